@@ -1,0 +1,275 @@
+//! Who this agent is: a key made in its cluster, and the certificate that the hub gave for it. Both are
+//! kept in the cluster, so that the agent itself keeps nothing.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{Namespace, Secret},
+};
+use kube::{
+    Api, Client,
+    api::{ObjectMeta, PostParams},
+};
+use muster_model::ids::{ClusterName, ContentHash, InvalidId};
+use muster_pki::{
+    Certified, Credentials, Identity as Subject, JoinToken, Key, PkiError, TrustBundle, rotate_at,
+};
+use muster_proto::v1::{self, enrolment_client::EnrolmentClient};
+use tonic::{Status, transport::Channel};
+
+use crate::dial::{DialError, dial};
+
+const SECRET: &str = "muster-agent-identity";
+const KEY: &str = "key.pem";
+const NEXT_KEY: &str = "next-key.pem";
+const REQUEST: &str = "request.pem";
+const CERTIFICATE: &str = "certificate.pem";
+const TRUST: &str = "trust.pem";
+const HUB: &str = "hub";
+/// Which token the certificate came from: another one means another enrolment.
+const TOKEN: &str = "token-hash";
+
+/// Why an agent has no identity.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The Secret can't be read or written.
+    #[error("the Secret {SECRET} can't be used")]
+    Cluster(#[source] Box<kube::Error>),
+    /// There is neither an identity nor a token to get one.
+    #[error(
+        "this cluster has not joined a fleet; start the agent once with --join-token, from `muster cluster join-token`"
+    )]
+    NotJoined,
+    /// A part of the Secret is missing or damaged.
+    #[error("the Secret {SECRET} is damaged; delete it and join again with a new token")]
+    Damaged,
+    /// Keys or certificates fail.
+    #[error("keys or certificates can't be used")]
+    Pki(#[from] PkiError),
+    /// The hub can't be reached.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The hub said no.
+    #[error("the hub refuses: {}", .0.message())]
+    Refused(Status),
+    /// The certificate names no cluster.
+    #[error("the hub's certificate is no agent's")]
+    NoAgent,
+    /// A name is none.
+    #[error("the hub's answer can't be read")]
+    Answer(#[from] InvalidId),
+}
+
+/// An agent's identity.
+pub struct Identity {
+    /// Where its hub is.
+    pub hub: String,
+    /// Whom it trusts.
+    pub trust: TrustBundle,
+    /// What it shows.
+    pub credentials: Credentials,
+    /// Its cluster.
+    pub cluster: ClusterName,
+    /// When a new certificate is due.
+    pub renew_at: SystemTime,
+}
+
+/// Where identities are kept.
+#[derive(Clone)]
+pub struct IdentityStore {
+    client: Client,
+    namespace: String,
+}
+
+type Data = BTreeMap<String, ByteString>;
+
+fn text(data: &Data, key: &str) -> Option<String> {
+    String::from_utf8(data.get(key)?.0.clone()).ok()
+}
+
+fn put(data: &mut Data, key: &str, value: impl Into<String>) {
+    data.insert(key.to_owned(), ByteString(value.into().into_bytes()));
+}
+
+fn cluster_error(error: kube::Error) -> IdentityError {
+    IdentityError::Cluster(Box::new(error))
+}
+
+impl IdentityStore {
+    /// In a namespace of a cluster.
+    #[must_use]
+    pub fn new(client: Client, namespace: &str) -> Self {
+        Self {
+            client,
+            namespace: namespace.to_owned(),
+        }
+    }
+
+    fn secrets(&self) -> Api<Secret> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// The identity that is kept; or a new one, for a token that was not used for it.
+    ///
+    /// # Errors
+    /// [`IdentityError`] where there is none and none can be had.
+    pub async fn open(&self, token: Option<&JoinToken>) -> Result<Identity, IdentityError> {
+        let kept = self
+            .secrets()
+            .get_opt(SECRET)
+            .await
+            .map_err(cluster_error)?;
+        let token_hash =
+            token.map(|token| ContentHash::of(token.secret.hash().as_bytes()).to_string());
+        if let Some(data) = kept.as_ref().and_then(|secret| secret.data.as_ref()) {
+            let same_token = token_hash.is_none() || text(data, TOKEN) == token_hash;
+            if same_token && data.contains_key(CERTIFICATE) {
+                return identity(data);
+            }
+        }
+        let (Some(token), Some(hash)) = (token, token_hash) else {
+            return Err(IdentityError::NotJoined);
+        };
+        self.enrol(kept, token, hash).await
+    }
+
+    /// The key and the request are kept before they are used: an agent that is killed between the
+    /// hub's answer and its own next breath asks again with the same ones, and is answered again.
+    async fn enrol(
+        &self,
+        kept: Option<Secret>,
+        token: &JoinToken,
+        hash: String,
+    ) -> Result<Identity, IdentityError> {
+        let mut secret = kept.unwrap_or_else(|| self.empty());
+        let begun = secret
+            .data
+            .as_ref()
+            .is_some_and(|data| text(data, TOKEN).as_ref() == Some(&hash));
+        if !begun {
+            let key = Key::generate()?;
+            let data = secret.data.insert(Data::new());
+            put(data, REQUEST, key.request()?);
+            put(data, KEY, key.to_pem());
+            put(data, TOKEN, hash);
+            put(data, HUB, token.hub.clone());
+            secret = self.save(secret).await?;
+        }
+        let data = secret.data.clone().unwrap_or_default();
+        let csr = text(&data, REQUEST).ok_or(IdentityError::Damaged)?;
+        let channel = dial(&token.hub, &token.trust, None).await?;
+        let request = v1::EnrolRequest {
+            token: token.secret.expose(),
+            csr,
+        };
+        let granted = EnrolmentClient::new(channel).enrol(request).await;
+        let granted = granted.map_err(IdentityError::Refused)?.into_inner();
+        self.keep(secret, granted, false).await
+    }
+
+    async fn keep(
+        &self,
+        mut secret: Secret,
+        granted: v1::Certificate,
+        next_key: bool,
+    ) -> Result<Identity, IdentityError> {
+        let data = secret.data.get_or_insert_default();
+        if next_key && let Some(key) = data.remove(NEXT_KEY) {
+            data.insert(KEY.to_owned(), key);
+        }
+        data.remove(REQUEST);
+        put(data, CERTIFICATE, granted.certificate);
+        put(data, TRUST, granted.trust);
+        let opened = identity(data)?;
+        self.save(secret).await?;
+        Ok(opened)
+    }
+
+    /// A new certificate for a new key.
+    ///
+    /// # Errors
+    /// [`IdentityError`] where the hub says no or the Secret can't be written; the old one stays.
+    pub async fn renew(&self, channel: Channel) -> Result<Identity, IdentityError> {
+        let mut secret = self.secrets().get(SECRET).await.map_err(cluster_error)?;
+        let key = Key::generate()?;
+        let csr = key.request()?;
+        put(secret.data.get_or_insert_default(), NEXT_KEY, key.to_pem());
+        let granted = EnrolmentClient::new(channel)
+            .renew(v1::RenewRequest { csr })
+            .await;
+        let granted = granted.map_err(IdentityError::Refused)?.into_inner();
+        self.keep(secret, granted, true).await
+    }
+
+    fn empty(&self) -> Secret {
+        let metadata = ObjectMeta {
+            name: Some(SECRET.to_owned()),
+            namespace: Some(self.namespace.clone()),
+            ..ObjectMeta::default()
+        };
+        Secret {
+            metadata,
+            ..Secret::default()
+        }
+    }
+
+    /// Writes the Secret; somebody else's write in between is an error, not overwritten.
+    async fn save(&self, secret: Secret) -> Result<Secret, IdentityError> {
+        let secrets = self.secrets();
+        if secret.metadata.resource_version.is_some() {
+            return secrets
+                .replace(SECRET, &PostParams::default(), &secret)
+                .await
+                .map_err(cluster_error);
+        }
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        if namespaces
+            .get_opt(&self.namespace)
+            .await
+            .map_err(cluster_error)?
+            .is_none()
+        {
+            let metadata = ObjectMeta {
+                name: Some(self.namespace.clone()),
+                ..ObjectMeta::default()
+            };
+            let namespace = Namespace {
+                metadata,
+                ..Namespace::default()
+            };
+            match namespaces.create(&PostParams::default(), &namespace).await {
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                created => drop(created.map_err(cluster_error)?),
+            }
+        }
+        secrets
+            .create(&PostParams::default(), &secret)
+            .await
+            .map_err(cluster_error)
+    }
+}
+
+fn identity(data: &Data) -> Result<Identity, IdentityError> {
+    let part = |key| text(data, key).ok_or(IdentityError::Damaged);
+    let credentials = Credentials::new(&part(CERTIFICATE)?, Key::from_pem(&part(KEY)?)?)?;
+    let certified = Certified::of(credentials.certificate())?;
+    let Subject::Agent { cluster, .. } = certified.identity else {
+        return Err(IdentityError::NoAgent);
+    };
+    Ok(Identity {
+        hub: part(HUB)?,
+        trust: TrustBundle::from_pem(&part(TRUST)?)?,
+        cluster,
+        renew_at: rotate_at(certified.not_before, certified.not_after),
+        credentials,
+    })
+}
+
+/// How long until a time; nothing where it has passed.
+pub(crate) fn until(time: SystemTime) -> Duration {
+    time.duration_since(SystemTime::now()).unwrap_or_default()
+}

@@ -1,0 +1,332 @@
+//! The agent of one cluster: takes what its hub says, keeps and applies it, reports what is. This file
+//! is the composition root.
+
+mod cluster;
+mod dial;
+mod identity;
+mod lead;
+mod real;
+mod stream;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use kube::Client;
+use lead::Lead;
+use muster_apply::Config as ApplyConfig;
+use muster_pki::JoinToken;
+use muster_runtime::{backoff::Backoff, http::Readiness, log::Chain, process, shutdown::Shutdown};
+use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+
+pub use cluster::{Arrived, ArrivedBundle, Cluster, Level, TakeError};
+pub use dial::{DialError, dial};
+pub use identity::{Identity, IdentityError, IdentityStore};
+pub use real::{OpenError, RealCluster};
+pub use stream::{StreamError, follow};
+
+/// The namespace where an agent keeps what is its own.
+pub const NAMESPACE: &str = "muster-system";
+/// Time for requests under way to end.
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
+/// Where the hub has said no, it is asked seldom: only a person can change its mind.
+const REFUSED: Duration = Duration::from_secs(20);
+
+/// An agent's settings.
+pub struct AgentConfig {
+    /// How its cluster is reached.
+    pub kube: kube::Config,
+    /// The namespace for what is its own.
+    pub namespace: String,
+    /// The token to join with, the first time.
+    pub join_token: Option<JoinToken>,
+    /// The hub's address, where it is another than the one that the token named.
+    pub hub: Option<String>,
+    /// Where probes and metrics are served, in plain HTTP.
+    pub http: Option<SocketAddr>,
+}
+
+/// Why an agent can't start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The client can't be made.
+    #[error("no client for the cluster can be made")]
+    Client(#[source] Box<kube::Error>),
+    /// No identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The cluster can't be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Another agent has taken the lead.
+    #[error("another agent has taken the lead in this cluster")]
+    LeadLost,
+    /// An address can't be listened on.
+    #[error("can't listen on {address}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+#[derive(Clone, Default)]
+struct Metrics {
+    connected: Gauge,
+    leading: Gauge,
+    generation: Gauge<u64, AtomicU64>,
+}
+
+impl Metrics {
+    fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let registry = registry.sub_registry_with_prefix("muster_agent");
+        registry.register(
+            "connected",
+            "Whether there is a stream to the hub",
+            metrics.connected.clone(),
+        );
+        registry.register(
+            "leading",
+            "Whether this agent acts in its cluster",
+            metrics.leading.clone(),
+        );
+        registry.register(
+            "generation",
+            "The generation in force",
+            metrics.generation.clone(),
+        );
+        metrics
+    }
+}
+
+/// Runs an agent until it is told to stop.
+///
+/// # Errors
+/// [`AgentError`] where it can't start, or has lost the lead.
+pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentError> {
+    let stop = shutdown.token();
+    let mut registry = Registry::default();
+    process::register(&mut registry);
+    let metrics = Metrics::register(&mut registry);
+    let readiness = Readiness::new();
+    let ready = readiness.part("agent");
+    if let Some(address) = config.http {
+        let listener = tokio::net::TcpListener::bind(address).await;
+        let listener = listener.map_err(|source| AgentError::Listen { address, source })?;
+        let routes = muster_runtime::http::routes(readiness, Arc::new(registry));
+        let served = muster_runtime::http::serve(listener, routes, shutdown.clone());
+        shutdown.spawn(async move {
+            if let Err(error) = served.await {
+                tracing::error!(%error, "probes and metrics are no longer served");
+            }
+        });
+    }
+    let client = muster_apply::connect(config.kube).map_err(|e| AgentError::Client(Box::new(e)))?;
+    let identities = IdentityStore::new(client.clone(), &config.namespace);
+    let opening = open_identity(&identities, config.join_token.as_ref(), &stop);
+    let Some(mut identity) = opening.await? else {
+        return Ok(());
+    };
+    if let Some(hub) = config.hub {
+        identity.hub = hub;
+    }
+    let lead = Arc::new(Lead::new(client.clone(), &config.namespace));
+    if lead.take(&stop).await.is_none() {
+        return Ok(());
+    }
+    metrics.leading.set(1);
+    let Some(cluster) = open_cluster(&client, &config.namespace, &stop).await? else {
+        return Ok(());
+    };
+    ready.ready();
+    let acting = stop.child_token();
+    let kept = tokio::spawn({
+        let (lead, acting) = (Arc::clone(&lead), acting.clone());
+        async move {
+            lead.keep(&acting).await;
+            acting.cancel();
+        }
+    });
+    serve(&cluster, identity, &identities, &metrics, &acting).await;
+    cluster.stop().await;
+    let lost = !stop.is_cancelled();
+    if lost {
+        return Err(AgentError::LeadLost);
+    }
+    // Renewals have ended when the lead is given back, so that none takes it again.
+    let _ = kept.await;
+    if let Err(error) = lead.release().await {
+        tracing::warn!(%error, "the lead was not given back; another agent waits until it runs out");
+    }
+    if let Err(unfinished) = shutdown.finish(STOP_WITHIN).await {
+        tracing::warn!(%unfinished, "stopped all the same");
+    }
+    Ok(())
+}
+
+/// The identity, however long hub or API server let it wait; not where only a person can help.
+async fn open_identity(
+    identities: &IdentityStore,
+    token: Option<&JoinToken>,
+    stop: &CancellationToken,
+) -> Result<Option<Identity>, IdentityError> {
+    let mut backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
+    loop {
+        match identities.open(token).await {
+            Ok(identity) => return Ok(Some(identity)),
+            Err(error @ (IdentityError::Cluster(_) | IdentityError::Dial(_))) => {
+                tracing::warn!(error = %Chain(&error), "the agent has no identity yet; trying again");
+            }
+            Err(IdentityError::Refused(status)) if status.code() == Code::Unavailable => {
+                tracing::warn!(
+                    why = status.message(),
+                    "the hub can't enrol just now; trying again"
+                );
+            }
+            Err(error) => return Err(error),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            () = tokio::time::sleep(backoff.next_delay()) => {}
+        }
+    }
+}
+
+async fn open_cluster(
+    client: &Client,
+    namespace: &str,
+    stop: &CancellationToken,
+) -> Result<Option<RealCluster>, OpenError> {
+    let mut backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
+    loop {
+        let config = ApplyConfig {
+            namespace: namespace.to_owned(),
+            ..ApplyConfig::default()
+        };
+        match RealCluster::open(client.clone(), config).await {
+            Ok(cluster) => return Ok(Some(cluster)),
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "the cluster can't be opened; trying again");
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            () = tokio::time::sleep(backoff.next_delay()) => {}
+        }
+    }
+}
+
+/// Follows the hub, stream after stream, until told to stop. Without a hub the cluster goes on with
+/// what is in force.
+async fn serve(
+    cluster: &RealCluster,
+    mut identity: Identity,
+    identities: &IdentityStore,
+    metrics: &Metrics,
+    stop: &CancellationToken,
+) {
+    let process = rand::random();
+    let mut backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
+    while !stop.is_cancelled() {
+        let renewing = stop.child_token();
+        let mut next = None;
+        let ended = match dial(&identity.hub, &identity.trust, Some(&identity.credentials)).await {
+            Ok(channel) => {
+                let following = follow(
+                    channel.clone(),
+                    &identity.cluster,
+                    process,
+                    cluster,
+                    &renewing,
+                    || {
+                        metrics.connected.set(1);
+                        tracing::info!(hub = identity.hub, cluster = %identity.cluster, "connected to the hub");
+                    },
+                );
+                tokio::select! {
+                    ended = following => ended.map_err(|error| (wait_of(&error), Chain(&error).to_string())),
+                    renewed = renew(identities, channel, &identity) => {
+                        next = Some(renewed);
+                        Ok(())
+                    }
+                }
+            }
+            Err(error) => Err((None, Chain(&error).to_string())),
+        };
+        if let Some(renewed) = next {
+            // The stream begins anew under the new certificate.
+            let hub = std::mem::take(&mut identity.hub);
+            identity = Identity { hub, ..renewed };
+        }
+        let was_connected = metrics.connected.set(0) == 1;
+        metrics.generation.set(
+            cluster
+                .known()
+                .in_force
+                .map_or(0, |number| number.generation.0),
+        );
+        if was_connected {
+            backoff.reset();
+        }
+        let Err((wait, why)) = ended else {
+            continue;
+        };
+        let wait = wait.unwrap_or_else(|| backoff.next_delay());
+        tracing::warn!(
+            why,
+            ?wait,
+            "no stream to the hub; the cluster goes on with what is in force"
+        );
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// A refusal by name is not asked again soon.
+fn wait_of(error: &StreamError) -> Option<Duration> {
+    match error {
+        StreamError::Status(status)
+            if matches!(
+                status.code(),
+                Code::PermissionDenied | Code::FailedPrecondition
+            ) =>
+        {
+            Some(REFUSED)
+        }
+        StreamError::Refused(_) | StreamError::Protocol { .. } => Some(REFUSED),
+        _ => None,
+    }
+}
+
+/// Waits until a new certificate is due and gets one, however often it takes.
+async fn renew(
+    identities: &IdentityStore,
+    channel: tonic::transport::Channel,
+    identity: &Identity,
+) -> Identity {
+    tokio::time::sleep(identity::until(identity.renew_at)).await;
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+    loop {
+        match identities.renew(channel.clone()).await {
+            Ok(identity) => {
+                tracing::info!("the agent has a new certificate");
+                return identity;
+            }
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "no new certificate yet; trying again");
+                tokio::time::sleep(backoff.next_delay()).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,370 @@
+//! A real cluster: what arrives is kept in it and applied to it, and its level is what the applier
+//! observes.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use kube::Client;
+use muster_apply::{
+    Applier, Config, Kept, KeptBundle, KeptError, KeptStore, Observed, ObservedBundle, Standing,
+    StartError,
+};
+use muster_model::ids::ContentHash;
+use muster_plan::delivery::{Known, Numbered, Term};
+use muster_plan::health::Health;
+use muster_proto::v1;
+use muster_runtime::log::Chain;
+use tokio::sync::watch;
+
+use crate::cluster::{Arrived, Cluster, Level, TakeError};
+
+/// Problems of one app that are reported.
+const PROBLEMS: usize = 10;
+
+/// Why a cluster can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The generation in force can't be read.
+    #[error("the generation in force can't be read from the cluster")]
+    Kept(#[from] KeptError),
+    /// Applying can't begin.
+    #[error("applying can't begin")]
+    Start(#[from] StartError),
+}
+
+/// A cluster behind an API server.
+pub struct RealCluster {
+    store: Arc<tokio::sync::Mutex<KeptStore>>,
+    applier: Applier,
+    state: Mutex<State>,
+    level: watch::Receiver<Arc<Level>>,
+}
+
+#[derive(Default)]
+struct State {
+    known: Known,
+    kept: Option<Arc<Kept>>,
+}
+
+impl RealCluster {
+    /// Opens a cluster and goes on with what is in force there.
+    ///
+    /// # Errors
+    /// [`OpenError`] where what is in force or the inventory can't be read.
+    pub async fn open(client: Client, config: Config) -> Result<Self, OpenError> {
+        let mut store = KeptStore::new(client.clone(), &config.namespace);
+        let applier = Applier::start(client, config).await?;
+        let state = match store.load().await {
+            Ok(Some(kept)) => State {
+                known: known(&kept),
+                kept: Some(Arc::new(kept)),
+            },
+            Ok(None) => State::default(),
+            Err(KeptError::DamagedBundle { app, pointer }) => {
+                // The number still counts. The hub sends the content again under the next one.
+                tracing::error!(%app, generation = %pointer.generation, "a bundle of the generation in force is lost from the cluster");
+                let number = Numbered {
+                    generation: pointer.generation,
+                    content: ContentHash::of(b""),
+                };
+                let known = Known {
+                    term: pointer.term,
+                    incarnation: pointer.incarnation,
+                    in_force: Some(number),
+                };
+                State { known, kept: None }
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(kept) = &state.kept {
+            applier.want(Arc::clone(kept));
+        }
+        let (sender, level) = watch::channel(Arc::default());
+        tokio::spawn(summarise(applier.observed(), sender));
+        let store = Arc::new(tokio::sync::Mutex::new(store));
+        tokio::spawn(tidy(applier.observed(), Arc::clone(&store)));
+        Ok(Self {
+            store,
+            applier,
+            state: Mutex::new(state),
+            level,
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends all work in the cluster. When this returns, no request is under way.
+    pub async fn stop(self) {
+        self.applier.stop().await;
+    }
+
+    async fn save(&self, kept: Kept) -> Result<Arc<Kept>, TakeError> {
+        let number = kept.generation.0;
+        let saved = self.store.lock().await.save(&kept).await;
+        saved.map_err(|source| TakeError {
+            number,
+            source: Box::new(source),
+        })?;
+        let kept = Arc::new(kept);
+        let mut state = self.state();
+        state.known = known(&kept);
+        state.kept = Some(Arc::clone(&kept));
+        Ok(kept)
+    }
+}
+
+fn known(kept: &Kept) -> Known {
+    Known {
+        term: kept.term,
+        incarnation: kept.incarnation.clone(),
+        in_force: Some(Numbered {
+            generation: kept.generation,
+            content: kept.hash,
+        }),
+    }
+}
+
+impl Cluster for RealCluster {
+    fn known(&self) -> Known {
+        self.state().known.clone()
+    }
+
+    fn holds(&self, hash: ContentHash) -> bool {
+        let state = self.state();
+        state
+            .kept
+            .as_ref()
+            .is_some_and(|kept| kept.bundles.iter().any(|b| b.hash() == hash))
+    }
+
+    async fn note_term(&self, term: Term, incarnation: &str) -> Result<(), TakeError> {
+        let Some(kept) = self.state().kept.clone() else {
+            return Ok(());
+        };
+        let noted = Kept {
+            term,
+            incarnation: incarnation.to_owned(),
+            ..Kept::clone(&kept)
+        };
+        self.save(noted).await?;
+        Ok(())
+    }
+
+    async fn take(&self, generation: Arrived) -> Result<(), TakeError> {
+        let number = generation.number.generation.0;
+        let before = self.state().kept.clone();
+        let held: HashMap<ContentHash, &KeptBundle> = before
+            .iter()
+            .flat_map(|kept| kept.bundles.iter().map(|bundle| (bundle.hash(), bundle)))
+            .collect();
+        let mut bundles = Vec::with_capacity(generation.bundles.len());
+        for arrived in generation.bundles {
+            let fail =
+                |source: Box<dyn std::error::Error + Send + Sync>| TakeError { number, source };
+            let bundle = match (arrived.encoded, held.get(&arrived.hash)) {
+                (Some(encoded), _) => {
+                    KeptBundle::from_encoded(&encoded).map_err(|error| fail(Box::new(error)))?
+                }
+                (None, Some(held)) => KeptBundle::clone(held),
+                (None, None) => return Err(fail("a bundle was neither held nor sent".into())),
+            };
+            bundles.push(bundle);
+        }
+        let kept = Kept {
+            generation: generation.number.generation,
+            hash: generation.number.content,
+            term: generation.term,
+            incarnation: generation.incarnation,
+            bundles,
+        };
+        let kept = self.save(kept).await?;
+        tracing::info!(generation = number, "generation is in force");
+        self.applier.want(kept);
+        Ok(())
+    }
+
+    fn level(&self) -> watch::Receiver<Arc<Level>> {
+        self.level.clone()
+    }
+
+    fn objects(&self, app: &str) -> Vec<v1::ObjectState> {
+        let observed = self.applier.observed().borrow().clone();
+        let bundles = observed
+            .bundles
+            .iter()
+            .filter(|b| app.is_empty() || b.app.as_str() == app);
+        let mut objects: Vec<v1::ObjectState> = bundles
+            .flat_map(|bundle| bundle.objects.iter().map(move |object| (bundle, object)))
+            .map(|(bundle, object)| {
+                let (state, why) = standing(&object.standing);
+                v1::ObjectState {
+                    app: bundle.app.to_string(),
+                    api_version: object.id.gvk.api_version(),
+                    kind: object.id.gvk.kind.clone(),
+                    namespace: object.id.namespace.clone().unwrap_or_default(),
+                    name: object.id.name.clone(),
+                    uid: object.uid.clone().unwrap_or_default(),
+                    state: state.to_owned(),
+                    health: object.health.to_string(),
+                    message: why
+                        .or(object.message.as_deref())
+                        .unwrap_or_default()
+                        .to_owned(),
+                }
+            })
+            .collect();
+        let leftovers = observed
+            .leftovers
+            .iter()
+            .filter(|l| app.is_empty() || l.app.as_str() == app);
+        objects.extend(leftovers.map(|leftover| v1::ObjectState {
+            app: leftover.app.to_string(),
+            api_version: leftover.id.gvk.api_version(),
+            kind: leftover.id.gvk.kind.clone(),
+            namespace: leftover.id.namespace.clone().unwrap_or_default(),
+            name: leftover.id.name.clone(),
+            state: "Leaving".to_owned(),
+            message: leftover.message.clone(),
+            ..v1::ObjectState::default()
+        }));
+        objects
+    }
+}
+
+fn standing(standing: &Standing) -> (&'static str, Option<&str>) {
+    match standing {
+        Standing::Pending => ("Pending", None),
+        Standing::Applied => ("Applied", None),
+        Standing::Waiting(why) => ("Waiting", Some(why)),
+        Standing::Failed(why) => ("Failed", Some(why)),
+    }
+}
+
+/// Turns what is observed into the level that is reported. An app that did not change is not looked at
+/// again.
+async fn summarise(mut observed: watch::Receiver<Arc<Observed>>, level: watch::Sender<Arc<Level>>) {
+    let mut before: HashMap<String, (Arc<ObservedBundle>, bool, Arc<v1::AppReport>)> =
+        HashMap::new();
+    loop {
+        let now = observed.borrow_and_update().clone();
+        let mut apps = BTreeMap::new();
+        let mut after = HashMap::new();
+        for bundle in &now.bundles {
+            let name = bundle.app.to_string();
+            let report = match before.get(&name) {
+                Some((same, settled, report))
+                    if Arc::ptr_eq(same, bundle) && *settled == now.settled =>
+                {
+                    Arc::clone(report)
+                }
+                _ => Arc::new(app_report(bundle)),
+            };
+            apps.insert(name.clone(), Arc::clone(&report));
+            after.insert(name, (Arc::clone(bundle), now.settled, report));
+        }
+        for leftover in &now.leftovers {
+            let report = apps.entry(leftover.app.to_string()).or_insert_with(|| {
+                Arc::new(v1::AppReport {
+                    app: leftover.app.to_string(),
+                    phase: v1::Phase::Received.into(),
+                    health: Health::Progressing.to_string(),
+                    ..v1::AppReport::default()
+                })
+            });
+            let report = Arc::make_mut(report);
+            if report.problems.len() < PROBLEMS {
+                report.problems.push(v1::ObjectProblem {
+                    object: leftover.id.to_string(),
+                    message: leftover.message.clone(),
+                });
+            }
+        }
+        before = after;
+        let in_force = now.generation.map(|(generation, content)| Numbered {
+            generation,
+            content,
+        });
+        let problems = now.problem.iter().cloned().collect();
+        level.send_replace(Arc::new(Level {
+            in_force,
+            apps,
+            problems,
+        }));
+        tokio::select! {
+            () = level.closed() => return,
+            changed = observed.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Removes what older generations left in the cluster, once a generation has settled.
+async fn tidy(
+    mut observed: watch::Receiver<Arc<Observed>>,
+    store: Arc<tokio::sync::Mutex<KeptStore>>,
+) {
+    let mut tidied = None;
+    loop {
+        let (settled, generation) = {
+            let now = observed.borrow_and_update();
+            (now.settled, now.generation)
+        };
+        if settled && generation.is_some() && generation != tidied {
+            match store.lock().await.sweep().await {
+                Ok(()) => tidied = generation,
+                Err(error) => {
+                    tracing::warn!(error = %Chain(&error), "older bundles were not removed; trying again with the next change")
+                }
+            }
+        }
+        if observed.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn app_report(bundle: &ObservedBundle) -> v1::AppReport {
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let counts = bundle.counts;
+    let phase = if counts.failed > 0 {
+        v1::Phase::Failed
+    } else if counts.applied == counts.total {
+        v1::Phase::Applied
+    } else {
+        v1::Phase::Received
+    };
+    let mut troubled: Vec<(u8, &muster_apply::ObservedObject, Option<&str>)> = bundle
+        .objects
+        .iter()
+        .filter_map(|object| match (&object.standing, object.health) {
+            (Standing::Failed(why), _) => Some((0, object, Some(why.as_str()))),
+            (_, Health::Degraded) => Some((1, object, object.message.as_deref())),
+            (Standing::Waiting(why), _) => Some((2, object, Some(why.as_str()))),
+            (Standing::Applied, Health::Progressing | Health::Missing) => {
+                Some((3, object, object.message.as_deref()))
+            }
+            _ => None,
+        })
+        .collect();
+    troubled.sort_by_key(|(rank, ..)| *rank);
+    let problems = troubled
+        .into_iter()
+        .take(PROBLEMS)
+        .map(|(_, object, why)| v1::ObjectProblem {
+            object: object.id.to_string(),
+            message: why.map_or_else(|| object.health.to_string(), str::to_owned),
+        });
+    v1::AppReport {
+        app: bundle.app.to_string(),
+        hash: bundle.hash.0.to_vec(),
+        phase: phase.into(),
+        objects: number(counts.total),
+        applied: number(counts.applied),
+        health: bundle.health.to_string(),
+        problems: problems.collect(),
+        gone: false,
+    }
+}

@@ -1,0 +1,381 @@
+//! One stream to the hub: says what is in force, takes what is wanted, reports what is. The rules of
+//! what may be taken are `muster_plan::delivery`'s.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use muster_model::ids::{ClusterName, ContentHash, Generation};
+use muster_plan::delivery::{Acceptance, Numbered, Refusal, Term, accept_generation, accept_term};
+use muster_proto::{PROTOCOL_VERSION, VERSION, v1};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, transport::Channel};
+
+use crate::cluster::{Arrived, ArrivedBundle, Cluster, Level, TakeError};
+
+/// The largest bundle that is unpacked, in bytes: a fleet's files are far smaller.
+const MAX_BUNDLE: u64 = 256 * 1024 * 1024;
+/// Reports follow each other no faster than this.
+const REPORT_EVERY: Duration = Duration::from_millis(100);
+/// Objects in one message.
+const OBJECTS: usize = 500;
+/// Messages that wait for a slow hub before the stream waits too.
+const OUTGOING: usize = 4;
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// The hub said no, or the connection broke.
+    #[error("{}", .0.message())]
+    Status(#[from] Status),
+    /// The hub closed the stream.
+    #[error("the hub closed the stream")]
+    Closed,
+    /// The hub may not be obeyed.
+    #[error("the hub is not obeyed")]
+    Refused(#[from] Refusal),
+    /// The hub speaks another protocol.
+    #[error(
+        "the hub (version {version}) speaks protocol {protocol}, this agent {PROTOCOL_VERSION}; upgrade the older one"
+    )]
+    Protocol {
+        /// The hub's release.
+        version: String,
+        /// Its protocol.
+        protocol: u32,
+    },
+    /// The hub sent something impossible.
+    #[error("the hub sent {0}")]
+    Nonsense(&'static str),
+    /// The generation can't be kept.
+    #[error(transparent)]
+    Take(#[from] TakeError),
+}
+
+/// A generation whose bundles are still arriving.
+struct Arriving {
+    number: Numbered,
+    entries: Vec<v1::BundleEntry>,
+    pieces: HashMap<ContentHash, Vec<u8>>,
+    complete: HashMap<ContentHash, Vec<u8>>,
+    missing: usize,
+}
+
+/// A stream under way.
+struct Stream<'a, C> {
+    cluster: &'a C,
+    outgoing: mpsc::Sender<v1::AgentMessage>,
+    term: Term,
+    incarnation: String,
+    arriving: Option<Arriving>,
+    reported: Option<Arc<Level>>,
+}
+
+/// Follows the hub until the stream ends or `stop` fires. `connected` hears when the hub has welcomed
+/// this agent.
+///
+/// # Errors
+/// [`StreamError`] says why it ended.
+pub async fn follow<C: Cluster>(
+    channel: Channel,
+    name: &ClusterName,
+    process: u64,
+    cluster: &C,
+    stop: &CancellationToken,
+    connected: impl FnOnce() + Send,
+) -> Result<(), StreamError> {
+    let known = cluster.known();
+    let mut levels = cluster.level();
+    let level = levels.borrow_and_update().clone();
+    let (outgoing, messages) = mpsc::channel(OUTGOING);
+    let hello = v1::Hello {
+        protocol: PROTOCOL_VERSION,
+        version: VERSION.to_owned(),
+        incarnation: known.incarnation.clone(),
+        term: Some(v1::Term {
+            number: known.term.number,
+            nonce: known.term.nonce,
+        }),
+        generation: known.in_force.map_or(0, |number| number.generation.0),
+        content: known
+            .in_force
+            .map_or_else(Vec::new, |number| number.content.0.to_vec()),
+        report: level.digest().0.to_vec(),
+        cluster: name.to_string(),
+        process,
+    };
+    let first = v1::AgentMessage {
+        message: Some(v1::agent_message::Message::Hello(hello)),
+    };
+    outgoing.try_send(first).map_err(|_| StreamError::Closed)?;
+    let mut client = v1::agents_client::AgentsClient::new(channel);
+    let mut incoming = client
+        .follow(ReceiverStream::new(messages))
+        .await?
+        .into_inner();
+    let Some(v1::HubMessage {
+        message: Some(v1::hub_message::Message::Welcome(welcome)),
+    }) = incoming.message().await?
+    else {
+        return Err(StreamError::Nonsense("no welcome"));
+    };
+    if welcome.protocol != PROTOCOL_VERSION {
+        let v1::Welcome {
+            version, protocol, ..
+        } = welcome;
+        return Err(StreamError::Protocol { version, protocol });
+    }
+    let mut stream = Stream {
+        cluster,
+        outgoing,
+        term: known.term,
+        incarnation: welcome.incarnation,
+        arriving: None,
+        reported: welcome.report_known.then_some(level),
+    };
+    if let Some(v1::Term { number, nonce }) = welcome.term {
+        let term = Term { number, nonce };
+        accept_term(&known, term)?;
+        stream.term = term;
+        if term != known.term && known.in_force.is_some() {
+            cluster.note_term(term, &stream.incarnation).await?;
+        }
+    }
+    connected();
+    // A tick that is due at once, and then no sooner than the interval after the last report.
+    let mut report_at = tokio::time::Instant::now();
+    let mut changed = true;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            message = incoming.message() => match message? {
+                Some(message) => stream.hear(message).await?,
+                None => return Err(StreamError::Closed),
+            },
+            () = tokio::time::sleep_until(report_at), if changed => {
+                let level = levels.borrow_and_update().clone();
+                changed = false;
+                stream.report(level).await?;
+                report_at = tokio::time::Instant::now() + REPORT_EVERY;
+            }
+            more = levels.changed(), if !changed => match more {
+                Ok(()) => changed = true,
+                Err(_) => return Ok(()),
+            },
+        }
+    }
+}
+
+impl<C: Cluster> Stream<'_, C> {
+    async fn hear(&mut self, message: v1::HubMessage) -> Result<(), StreamError> {
+        match message.message {
+            Some(v1::hub_message::Message::Generation(generation)) => {
+                self.offered(generation).await
+            }
+            Some(v1::hub_message::Message::Blob(piece)) => self.piece(piece).await,
+            Some(v1::hub_message::Message::ListObjects(request)) => self.objects(&request).await,
+            Some(v1::hub_message::Message::Welcome(_)) | None => {
+                Err(StreamError::Nonsense("a second welcome"))
+            }
+        }
+    }
+
+    /// The hub says what should run. A newer generation takes the place of one that is still arriving.
+    async fn offered(&mut self, generation: v1::Generation) -> Result<(), StreamError> {
+        let content = ContentHash::try_from(generation.content.as_slice())
+            .map_err(|_| StreamError::Nonsense("a generation without a hash"))?;
+        if generation.computed_content() != content {
+            return Err(StreamError::Nonsense(
+                "a generation whose hash is another's",
+            ));
+        }
+        let number = Numbered {
+            generation: Generation(generation.number),
+            content,
+        };
+        if accept_generation(self.cluster.known().in_force, number)? == Acceptance::Same {
+            return Ok(());
+        }
+        let mut lacking = Vec::new();
+        for entry in &generation.bundles {
+            let hash = entry
+                .content_hash()
+                .map_err(|_| StreamError::Nonsense("a bundle without a hash"))?;
+            if !self.cluster.holds(hash) && !lacking.contains(&hash) {
+                lacking.push(hash);
+            }
+        }
+        let before = self.arriving.take();
+        let mut arriving = Arriving {
+            number,
+            entries: generation.bundles,
+            pieces: HashMap::new(),
+            complete: HashMap::new(),
+            missing: 0,
+        };
+        // What has arrived for the older one need not come again.
+        if let Some(before) = before {
+            arriving.complete = before.complete;
+            arriving.complete.retain(|hash, _| lacking.contains(hash));
+        }
+        lacking.retain(|hash| !arriving.complete.contains_key(hash));
+        arriving.missing = lacking.len();
+        self.arriving = Some(arriving);
+        if lacking.is_empty() {
+            return self.complete().await;
+        }
+        let hashes = lacking.iter().map(|hash| hash.0.to_vec()).collect();
+        let need = v1::Need {
+            generation: number.generation.0,
+            hashes,
+        };
+        self.send(v1::agent_message::Message::Need(need)).await
+    }
+
+    async fn piece(&mut self, piece: v1::BlobPiece) -> Result<(), StreamError> {
+        let hash = ContentHash::try_from(piece.hash.as_slice())
+            .map_err(|_| StreamError::Nonsense("a piece without a hash"))?;
+        let Some(arriving) = &mut self.arriving else {
+            return Ok(());
+        };
+        let packed = arriving.pieces.entry(hash).or_default();
+        packed.extend_from_slice(&piece.data);
+        if !piece.last {
+            return Ok(());
+        }
+        let packed = arriving.pieces.remove(&hash).unwrap_or_default();
+        let encoded = unpack(&packed)?;
+        if ContentHash::of(&encoded) != hash {
+            return Err(StreamError::Nonsense("a bundle whose hash is another's"));
+        }
+        let wanted = arriving.entries.iter().any(|entry| entry.hash == hash.0);
+        if wanted && arriving.complete.insert(hash, encoded).is_none() {
+            arriving.missing = arriving.missing.saturating_sub(1);
+        }
+        if arriving.missing == 0 {
+            self.complete().await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// All is there: it takes force.
+    async fn complete(&mut self) -> Result<(), StreamError> {
+        let Some(Arriving {
+            number,
+            entries,
+            mut complete,
+            ..
+        }) = self.arriving.take()
+        else {
+            return Ok(());
+        };
+        let mut bundles = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let hash = entry
+                .content_hash()
+                .map_err(|_| StreamError::Nonsense("a bundle without a hash"))?;
+            bundles.push(ArrivedBundle {
+                app: entry
+                    .app
+                    .parse()
+                    .map_err(|_| StreamError::Nonsense("an app without a name"))?,
+                role: entry
+                    .role
+                    .parse()
+                    .map_err(|_| StreamError::Nonsense("an unknown role"))?,
+                hash,
+                encoded: complete.remove(&hash),
+            });
+        }
+        let (term, incarnation) = (self.term, self.incarnation.clone());
+        self.cluster
+            .take(Arrived {
+                number,
+                term,
+                incarnation,
+                bundles,
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// Sends what changed since the last report of this stream.
+    async fn report(&mut self, level: Arc<Level>) -> Result<(), StreamError> {
+        let before = self.reported.replace(Arc::clone(&level));
+        if before.as_ref().is_some_and(|before| before == &level) {
+            return Ok(());
+        }
+        let full = before.is_none();
+        let before = before.unwrap_or_default();
+        let changed = level
+            .apps
+            .iter()
+            .filter(|(name, app)| before.apps.get(*name) != Some(app));
+        let mut apps: Vec<v1::AppReport> =
+            changed.map(|(_, app)| v1::AppReport::clone(app)).collect();
+        let gone = before
+            .apps
+            .keys()
+            .filter(|name| !level.apps.contains_key(*name));
+        apps.extend(gone.map(|name| v1::AppReport {
+            app: name.clone(),
+            gone: true,
+            ..v1::AppReport::default()
+        }));
+        let report = v1::Report {
+            generation: level.in_force.map_or(0, |number| number.generation.0),
+            content: level
+                .in_force
+                .map_or_else(Vec::new, |number| number.content.0.to_vec()),
+            apps,
+            full,
+            digest: level.digest().0.to_vec(),
+            problems: level.problems.clone(),
+        };
+        self.send(v1::agent_message::Message::Report(report)).await
+    }
+
+    async fn objects(&mut self, request: &v1::ListObjects) -> Result<(), StreamError> {
+        let mut objects = self.cluster.objects(&request.app);
+        loop {
+            let rest = objects.split_off(objects.len().min(OBJECTS));
+            let last = rest.is_empty();
+            let list = v1::ObjectList {
+                request: request.request,
+                objects,
+                last,
+            };
+            self.send(v1::agent_message::Message::Objects(list)).await?;
+            if last {
+                return Ok(());
+            }
+            objects = rest;
+        }
+    }
+
+    async fn send(&self, message: v1::agent_message::Message) -> Result<(), StreamError> {
+        let message = v1::AgentMessage {
+            message: Some(message),
+        };
+        self.outgoing
+            .send(message)
+            .await
+            .map_err(|_| StreamError::Closed)
+    }
+}
+
+fn unpack(packed: &[u8]) -> Result<Vec<u8>, StreamError> {
+    use std::io::Read as _;
+    let bad = |_| StreamError::Nonsense("a bundle that can't be unpacked");
+    let mut encoded = Vec::new();
+    let decoder = zstd::Decoder::with_buffer(packed).map_err(bad)?;
+    decoder
+        .take(MAX_BUNDLE + 1)
+        .read_to_end(&mut encoded)
+        .map_err(bad)?;
+    if encoded.len() as u64 > MAX_BUNDLE {
+        return Err(StreamError::Nonsense("a bundle of over 256 MiB"));
+    }
+    Ok(encoded)
+}

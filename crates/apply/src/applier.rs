@@ -1,0 +1,220 @@
+//! The loop around the engine: whatever wakes it, it runs the same code on the newest generation.
+
+use std::{sync::Arc, time::Duration};
+
+use kube::Client;
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Config, InventoryError, Kept, Observed,
+    board::Board,
+    cluster::{Cluster, explain},
+    engine::{Doubt, Engine, Outcome, RunError},
+    inventory::Inventory,
+};
+
+/// Why applying can't begin.
+#[derive(Debug, thiserror::Error)]
+#[error("the inventory of what was applied can't be read")]
+pub struct StartError(#[from] InventoryError);
+
+/// Objects that drift together are looked at together.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Applies generations to one cluster until it is stopped.
+///
+/// Only one may run for a cluster at a time.
+pub struct Applier {
+    wanted: watch::Sender<Option<Arc<Kept>>>,
+    observed: watch::Receiver<Arc<Observed>>,
+    resync: Arc<Notify>,
+    stop: CancellationToken,
+    work: JoinHandle<()>,
+    publish: JoinHandle<()>,
+}
+
+impl Applier {
+    /// Reads the inventory and waits for a first generation. Nothing is changed before
+    /// [`Applier::want`].
+    ///
+    /// # Errors
+    /// [`StartError`] where the inventory can't be read; without it nothing can be pruned safely.
+    pub async fn start(client: Client, config: Config) -> Result<Self, StartError> {
+        let cluster = Cluster {
+            client: client.clone(),
+        };
+        let inventory = Arc::new(Inventory::load(cluster, &config.namespace).await?);
+        let board = Arc::new(Board::default());
+        let (wanted, wanted_changes) = watch::channel(None);
+        let (publisher, observed) = watch::channel(Arc::default());
+        let (resync, stop) = (Arc::new(Notify::new()), CancellationToken::new());
+        let publish = {
+            let (board, every) = (board.clone(), config.publish_every);
+            tokio::spawn(async move { board.publish(publisher, every).await })
+        };
+        let work = Work {
+            retry: Retry {
+                next: config.first_retry,
+                config: config.clone(),
+            },
+            engine: Engine::new(client, config, inventory, board.clone()),
+            board,
+            wanted: wanted_changes,
+            resync: resync.clone(),
+            stop: stop.clone(),
+        };
+        let work = tokio::spawn(work.run());
+        Ok(Self {
+            wanted,
+            observed,
+            resync,
+            stop,
+            work,
+            publish,
+        })
+    }
+
+    /// Makes this the wanted generation. A run for an older one is interrupted. One that is older
+    /// than the wanted one is ignored.
+    pub fn want(&self, kept: Arc<Kept>) {
+        self.wanted.send_if_modified(|wanted| {
+            let older = wanted
+                .as_ref()
+                .is_some_and(|now| kept.generation < now.generation);
+            if !older {
+                *wanted = Some(kept);
+            }
+            !older
+        });
+    }
+
+    /// Sends every object again, changed or not.
+    pub fn resync(&self) {
+        self.resync.notify_one();
+    }
+
+    /// The level of what is observed, newest wins.
+    #[must_use]
+    pub fn observed(&self) -> watch::Receiver<Arc<Observed>> {
+        self.observed.clone()
+    }
+
+    /// Ends the work. When this returns, no request is under way.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        // It ends by itself, and a panic in it has been reported.
+        let _ = (&mut self.work).await;
+    }
+}
+
+impl Drop for Applier {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.work.abort();
+        self.publish.abort();
+    }
+}
+
+/// When what failed is tried again.
+struct Retry {
+    next: Duration,
+    config: Config,
+}
+
+impl Retry {
+    fn reset(&mut self) {
+        self.next = self.config.first_retry;
+    }
+
+    fn take(&mut self) -> Duration {
+        let pause = self.next.mul_f64(rand::random_range(0.8..1.2));
+        self.next = (self.next * 2).min(self.config.longest_retry);
+        pause
+    }
+}
+
+struct Work {
+    engine: Engine,
+    board: Arc<Board>,
+    wanted: watch::Receiver<Option<Arc<Kept>>>,
+    resync: Arc<Notify>,
+    stop: CancellationToken,
+    retry: Retry,
+}
+
+impl Work {
+    async fn run(mut self) {
+        let mut doubt = Doubt::default();
+        while !self.stop.is_cancelled() {
+            let kept = self.wanted.borrow_and_update().clone();
+            let again = match kept {
+                Some(kept) => {
+                    doubt.drifted.extend(self.board.take_drifted());
+                    self.once(&kept, &mut doubt).await
+                }
+                None => None,
+            };
+            let (resync, board) = (self.resync.clone(), self.board.clone());
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                changed = self.wanted.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.retry.reset();
+                }
+                () = resync.notified() => doubt.everything = true,
+                () = board.drifted() => tokio::time::sleep(GATHER).await,
+                () = tokio::time::sleep_until(again.unwrap_or_else(Instant::now)),
+                    if again.is_some() => {}
+            }
+        }
+    }
+
+    /// One run; the answer is when to try again without a reason from outside. A doubt that a run
+    /// could not look into stays.
+    async fn once(&mut self, kept: &Kept, doubt: &mut Doubt) -> Option<Instant> {
+        let interrupt = self.stop.child_token();
+        let result = {
+            let mut run = std::pin::pin!(self.engine.run(kept, doubt, &interrupt));
+            loop {
+                tokio::select! {
+                    result = &mut run => break result,
+                    // The run is not dropped: its requests under way are awaited.
+                    _ = self.wanted.changed(), if !interrupt.is_cancelled() => {
+                        self.wanted.mark_changed();
+                        interrupt.cancel();
+                    }
+                }
+            }
+        };
+        match result {
+            Ok(Outcome::Interrupted) => return None,
+            Ok(outcome) => {
+                *doubt = Doubt::default();
+                self.board.settle(None);
+                if outcome == Outcome::Done {
+                    self.retry.reset();
+                    return None;
+                }
+            }
+            Err(error) => {
+                let problem = explain(&error);
+                tracing::warn!(generation = %kept.generation, problem, "the generation can't be applied");
+                self.board.settle(Some(problem));
+                if let RunError::Inventory(InventoryError::Superseded { .. }) = error
+                    && let Err(error) = self.engine.inventory().reload().await
+                {
+                    tracing::warn!(error = explain(&error), "the inventory can't be read again");
+                }
+            }
+        }
+        Some(Instant::now() + self.retry.take())
+    }
+}

@@ -1,0 +1,381 @@
+//! What is known about every wanted object at this moment, put together from what the engine did and
+//! what the watches see, and published as a level.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use muster_model::{
+    bundle::ObjectRef,
+    ids::{AppName, ContentHash, Generation, Role},
+};
+use muster_plan::health::{Assessment, Health, worst_of};
+use tokio::sync::{Notify, watch};
+
+use crate::inventory::Identity;
+
+/// How far the applying of one object got.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Standing {
+    /// Its turn has not come.
+    #[default]
+    Pending,
+    /// The API server has taken it.
+    Applied,
+    /// It can't be applied before something else has happened.
+    Waiting(String),
+    /// The API server refused it, for the reason given.
+    Failed(String),
+}
+
+/// One object of a bundle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedObject {
+    /// Which object, with the namespace that it is really in.
+    pub id: Arc<ObjectRef>,
+    /// Its UID, once a watch has seen it.
+    pub uid: Option<String>,
+    /// How far the applying got.
+    pub standing: Standing,
+    /// Its health.
+    pub health: Health,
+    /// What is wrong with it or being waited for.
+    pub message: Option<String>,
+}
+
+/// How many objects stand how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// All of them.
+    pub total: usize,
+    /// Taken by the API server.
+    pub applied: usize,
+    /// Waiting for something else.
+    pub waiting: usize,
+    /// Refused.
+    pub failed: usize,
+    /// Healthy or suspended.
+    pub healthy: usize,
+}
+
+/// One bundle of the generation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedBundle {
+    /// The app.
+    pub app: AppName,
+    /// Its role.
+    pub role: Role,
+    /// Hash of the bundle.
+    pub hash: ContentHash,
+    /// Its objects, in the bundle's order.
+    pub objects: Vec<ObservedObject>,
+    /// How many of them stand how.
+    pub counts: Counts,
+    /// The worst health of its objects.
+    pub health: Health,
+}
+
+/// An object that is no longer wanted and not gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leftover {
+    /// Which object.
+    pub id: ObjectRef,
+    /// The app that it came from.
+    pub app: AppName,
+    /// Why it is still there.
+    pub message: String,
+}
+
+/// The level of everything that is observed. An `Arc` that is the same as before has not changed.
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    /// The generation that this is about, with its content hash; `None` before the first.
+    pub generation: Option<(Generation, ContentHash)>,
+    /// Whether every object of it had its turn and the prune too, whatever came of them.
+    pub settled: bool,
+    /// What kept the whole generation from being applied, such as an API server that does not answer.
+    pub problem: Option<String>,
+    /// The bundles.
+    pub bundles: Vec<Arc<ObservedBundle>>,
+    /// What is not wanted and not gone, by app and object.
+    pub leftovers: Vec<Leftover>,
+}
+
+/// What a watch saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) uid: String,
+    /// `metadata.generation`, where the kind has one.
+    pub(crate) generation: Option<i64>,
+    pub(crate) assessment: Assessment,
+}
+
+/// A wanted object as the board is told of it.
+pub(crate) struct Row {
+    pub(crate) key: Identity,
+    pub(crate) id: Arc<ObjectRef>,
+    /// Its UID, where it needs no request.
+    pub(crate) applied: Option<String>,
+}
+
+/// A bundle as the board is told of it.
+pub(crate) struct Section {
+    pub(crate) app: AppName,
+    pub(crate) role: Role,
+    pub(crate) hash: ContentHash,
+    pub(crate) rows: Vec<Row>,
+}
+
+#[derive(Default)]
+struct Object {
+    standing: Standing,
+    /// `metadata.generation` that the API server answered; an older sight of it says nothing.
+    generation: Option<i64>,
+    /// The UID that the inventory has.
+    uid: Option<String>,
+    seen: Option<Seen>,
+}
+
+#[derive(Default)]
+struct State {
+    generation: Option<(Generation, ContentHash)>,
+    settled: bool,
+    problem: Option<String>,
+    sections: Vec<Section>,
+    section_of: HashMap<Identity, usize>,
+    objects: HashMap<Identity, Object>,
+    leftovers: BTreeMap<Identity, Leftover>,
+    /// Sections whose published form is no longer true.
+    stale: HashSet<usize>,
+    published: Vec<Arc<ObservedBundle>>,
+    /// Objects that are not as they were left.
+    drifted: HashSet<Identity>,
+}
+
+/// Shared by the engine and the watches.
+#[derive(Default)]
+pub(crate) struct Board {
+    state: Mutex<State>,
+    changed: Notify,
+    drift: Notify,
+}
+
+impl Board {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it holds the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a generation. What is known about objects that are still wanted stays known.
+    pub(crate) fn begin(&self, generation: (Generation, ContentHash), sections: Vec<Section>) {
+        let mut state = self.state();
+        let same = state.generation == Some(generation);
+        let mut objects = std::mem::take(&mut state.objects);
+        state.section_of.clear();
+        for (index, section) in sections.iter().enumerate() {
+            for row in &section.rows {
+                state.section_of.insert(row.key.clone(), index);
+                let mut object = objects.remove(&row.key).unwrap_or_default();
+                if row.applied.is_some() {
+                    object.standing = Standing::Applied;
+                    object.uid.clone_from(&row.applied);
+                } else if object.standing == Standing::Applied {
+                    // That was said of what it was before.
+                    object.standing = Standing::Pending;
+                }
+                state.objects.insert(row.key.clone(), object);
+            }
+        }
+        state.generation = Some(generation);
+        state.settled &= same;
+        state.stale = (0..sections.len()).collect();
+        state.sections = sections;
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Says how an object stands.
+    pub(crate) fn stand(&self, key: &Identity, standing: Standing) {
+        self.update(key, |object| {
+            let changed = object.standing != standing;
+            object.standing = standing;
+            changed
+        });
+    }
+
+    /// Says what the API server answered: the object's UID and, where its kind has one, its generation.
+    pub(crate) fn applied(&self, key: &Identity, uid: &str, generation: Option<i64>) {
+        self.update(key, |object| {
+            let changed = object.standing != Standing::Applied
+                || object.uid.as_deref() != Some(uid)
+                || object.generation != generation;
+            object.standing = Standing::Applied;
+            object.uid = Some(uid.to_owned());
+            object.generation = generation;
+            changed
+        });
+    }
+
+    /// Says what a watch saw; `None` where it saw the object go.
+    pub(crate) fn see(&self, key: &Identity, seen: Option<Seen>) {
+        self.update(key, |object| {
+            let changed = object.seen != seen;
+            object.seen = seen;
+            changed
+        });
+    }
+
+    fn update(&self, key: &Identity, change: impl FnOnce(&mut Object) -> bool) {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        if let Some(object) = state.objects.get_mut(key)
+            && change(object)
+        {
+            state.stale.extend(state.section_of.get(key));
+            drop(guard);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Says that everything had its turn, or what stood in the way of all of it.
+    pub(crate) fn settle(&self, problem: Option<String>) {
+        let mut state = self.state();
+        let settled = problem.is_none();
+        if state.settled != settled || state.problem != problem {
+            state.settled = settled;
+            state.problem = problem;
+            drop(state);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Says what is not wanted and not gone.
+    pub(crate) fn leave(&self, leftovers: BTreeMap<Identity, Leftover>) {
+        let mut state = self.state();
+        if state.leftovers != leftovers {
+            state.leftovers = leftovers;
+            drop(state);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Reports an object that is not as it was left.
+    pub(crate) fn drift(&self, key: Identity) {
+        self.state().drifted.insert(key);
+        self.drift.notify_one();
+    }
+
+    /// Takes what has drifted since the last call.
+    pub(crate) fn take_drifted(&self) -> HashSet<Identity> {
+        std::mem::take(&mut self.state().drifted)
+    }
+
+    /// Returns when something has drifted.
+    pub(crate) async fn drifted(&self) {
+        while self.state().drifted.is_empty() {
+            self.drift.notified().await;
+        }
+    }
+
+    /// Publishes the level whenever it has changed, at most once in `pause`.
+    pub(crate) async fn publish(&self, to: watch::Sender<Arc<Observed>>, pause: Duration) {
+        loop {
+            self.changed.notified().await;
+            to.send_replace(Arc::new(self.level()));
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    fn level(&self) -> Observed {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let known = std::mem::take(&mut state.published);
+        let mut known: HashMap<_, _> = known.into_iter().map(|b| (b.app.clone(), b)).collect();
+        for (index, section) in state.sections.iter().enumerate() {
+            let known = known.remove(&section.app);
+            let bundle = if let Some(known) = &known
+                && !state.stale.contains(&index)
+            {
+                known.clone()
+            } else {
+                let bundle = observe(section, &state.objects);
+                known
+                    .filter(|known| **known == bundle)
+                    .unwrap_or_else(|| Arc::new(bundle))
+            };
+            state.published.push(bundle);
+        }
+        state.stale.clear();
+        Observed {
+            generation: state.generation,
+            settled: state.settled,
+            problem: state.problem.clone(),
+            bundles: state.published.clone(),
+            leftovers: state.leftovers.values().cloned().collect(),
+        }
+    }
+}
+
+fn observe(section: &Section, objects: &HashMap<Identity, Object>) -> ObservedBundle {
+    let mut counts = Counts {
+        total: section.rows.len(),
+        ..Counts::default()
+    };
+    let row = |row: &Row| {
+        let none = Object::default();
+        let object = objects.get(&row.key).unwrap_or(&none);
+        let Assessment { health, message } = health(object);
+        match object.standing {
+            Standing::Pending => {}
+            Standing::Applied => counts.applied += 1,
+            Standing::Waiting(_) => counts.waiting += 1,
+            Standing::Failed(_) => counts.failed += 1,
+        }
+        counts.healthy += usize::from(matches!(health, Health::Healthy | Health::Suspended));
+        ObservedObject {
+            id: row.id.clone(),
+            uid: object.seen.as_ref().map(|seen| seen.uid.clone()),
+            standing: object.standing.clone(),
+            health,
+            message,
+        }
+    };
+    let objects: Vec<_> = section.rows.iter().map(row).collect();
+    ObservedBundle {
+        app: section.app.clone(),
+        role: section.role,
+        hash: section.hash,
+        health: worst_of(objects.iter().map(|object| object.health)),
+        objects,
+        counts,
+    }
+}
+
+/// The health of an object as it should be: a sight of it from before the last request proves nothing
+/// about what was asked for.
+fn health(object: &Object) -> Assessment {
+    let say = |health, message: &str| Assessment {
+        health,
+        message: Some(message.to_owned()),
+    };
+    match (&object.seen, &object.standing) {
+        (Some(seen), _) if object.uid.as_ref().is_some_and(|uid| *uid != seen.uid) => say(
+            Health::Progressing,
+            "another object of this name is there; it is being replaced",
+        ),
+        (Some(seen), Standing::Applied) if seen.generation < object.generation => {
+            say(Health::Progressing, "the change has not been observed yet")
+        }
+        (Some(seen), _) => seen.assessment.clone(),
+        (None, Standing::Applied) => say(Health::Progressing, "it has not been observed yet"),
+        (None, Standing::Waiting(message) | Standing::Failed(message)) => {
+            say(Health::Missing, message)
+        }
+        (None, Standing::Pending) => Assessment {
+            health: Health::Missing,
+            message: None,
+        },
+    }
+}

@@ -1,0 +1,345 @@
+//! Single requests to one cluster's API server: bounded in time, retried where the server asks for
+//! it, and with errors that say what the server said.
+
+use std::{collections::BTreeMap, error::Error, future::Future, time::Duration};
+
+use http::{Method, Request, header};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{
+    Api, Client,
+    api::{ObjectMeta, PostParams},
+    core::Status,
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio_util::sync::CancellationToken;
+
+use crate::{APP_LABEL, FIELD_MANAGER};
+
+/// How long the API server may work on one request, and how long its answer is awaited. The second is
+/// longer: a request whose answer was not awaited could still be carried out after a newer one.
+const SERVER_TIMEOUT: &str = "timeout=20s";
+pub(crate) const LONGEST_REQUEST: Duration = Duration::from_secs(25);
+
+/// How often a request is sent before its failure counts.
+const ATTEMPTS: u32 = 5;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// What a person reads about the answer that only names the object and not its content.
+const METADATA_ONLY: &str =
+    "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
+
+/// Why a request to the API server failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// The API server, or something in front of it, said no.
+    #[error("{}", .0.message)]
+    Refused(Box<Status>),
+    /// It could not be reached, or its answer not be read.
+    #[error("the API server did not answer")]
+    NoAnswer(#[source] Box<dyn Error + Send + Sync>),
+    /// No answer within the time.
+    #[error("the API server did not answer within {} s", .0.as_secs())]
+    TimedOut(Duration),
+}
+
+impl RequestError {
+    /// The HTTP status that was answered; 0 where there was no answer.
+    #[must_use]
+    pub fn code(&self) -> u16 {
+        match self {
+            Self::Refused(status) => status.code,
+            Self::NoAnswer(_) | Self::TimedOut(_) => 0,
+        }
+    }
+
+    /// Whether Kubernetes says that there is no such object.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused(status) if status.reason == "NotFound")
+    }
+
+    /// Whether there is nothing at all under this path: the kind is not served, or what answered is
+    /// no API server. It proves nothing about an object.
+    pub(crate) fn is_no_path(&self) -> bool {
+        self.code() == 404 && !self.is_not_found()
+    }
+
+    pub(crate) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Refused(status) if status.code == 409)
+    }
+
+    pub(crate) fn already_exists(&self) -> bool {
+        matches!(self, Self::Refused(status) if status.is_already_exists())
+    }
+
+    /// Whether the namespace of the object is on its way out: nothing can be created in it, and
+    /// waiting is the only remedy.
+    pub(crate) fn namespace_terminating(&self) -> bool {
+        matches!(self, Self::Refused(status) if status.details.as_ref().is_some_and(|details| {
+            details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating")
+        }))
+    }
+
+    /// Whether the same request may well succeed in a moment.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Refused(status) => matches!(status.code, 429 | 500 | 502 | 503 | 504),
+            Self::NoAnswer(_) | Self::TimedOut(_) => true,
+        }
+    }
+
+    fn pause(&self, attempt: u32) -> Duration {
+        let asked = match self {
+            Self::Refused(status) => {
+                let seconds = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);
+                // Priority and fairness answers in plain text, with a header of one second.
+                if status.code == 429 {
+                    seconds.max(1)
+                } else {
+                    seconds
+                }
+            }
+            Self::NoAnswer(_) | Self::TimedOut(_) => 0,
+        };
+        let pause = FIRST_PAUSE.saturating_mul(1 << attempt.min(16));
+        let pause = pause
+            .max(Duration::from_secs(asked.into()))
+            .min(LONGEST_PAUSE);
+        pause.mul_f64(rand::random_range(0.75..1.25))
+    }
+}
+
+impl From<kube::Error> for RequestError {
+    fn from(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => Self::Refused(status),
+            // Its own Display repeats its sources.
+            kube::Error::HyperError(source) => Self::NoAnswer(source.into()),
+            kube::Error::Service(source) => Self::NoAnswer(source),
+            other => Self::NoAnswer(other.into()),
+        }
+    }
+}
+
+/// An error with all its causes, for the message of an object.
+pub(crate) fn explain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Libraries below repeat their causes.
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// A client for the cluster that `config` names, with the retries left to this crate.
+///
+/// # Errors
+/// [`kube::Error`] where the configuration can't be used.
+pub fn connect(mut config: kube::Config) -> Result<Client, kube::Error> {
+    // The client's own retries know nothing of a newer generation that should interrupt them.
+    config.default_retry = false;
+    config.connect_timeout = Some(Duration::from_secs(5));
+    Client::try_from(config)
+}
+
+/// Awaits an answer for a bounded time.
+pub(crate) async fn bounded<T>(
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, RequestError> {
+    match tokio::time::timeout(LONGEST_REQUEST, request).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(RequestError::TimedOut(LONGEST_REQUEST)),
+    }
+}
+
+/// Repeats a request while its failure is transient, with growing, jittered pauses. A cancellation
+/// ends the pauses, never a request that is under way.
+pub(crate) async fn retried<T, F: Future<Output = Result<T, RequestError>>>(
+    cancel: &CancellationToken,
+    mut request: impl FnMut() -> F,
+) -> Result<T, RequestError> {
+    let mut attempt = 0;
+    loop {
+        match request().await {
+            Err(error) if error.is_transient() && attempt + 1 < ATTEMPTS => {
+                let pause = tokio::time::sleep(error.pause(attempt));
+                if cancel.run_until_cancelled(pause).await.is_none() {
+                    return Err(error);
+                }
+                attempt += 1;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// What is read of an answer: never the object's content.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Live {
+    #[serde(default)]
+    pub(crate) metadata: LiveMeta,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct LiveMeta {
+    pub(crate) uid: String,
+    pub(crate) generation: Option<i64>,
+    pub(crate) deletion_timestamp: Option<String>,
+    pub(crate) finalizers: Vec<String>,
+    labels: BTreeMap<String, String>,
+    managed_fields: Vec<Manager>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Manager {
+    manager: String,
+    operation: String,
+}
+
+impl LiveMeta {
+    /// Whether this agent has applied it, whatever the inventory says.
+    pub(crate) fn is_ours(&self) -> bool {
+        let applied = |m: &Manager| m.manager == FIELD_MANAGER && m.operation == "Apply";
+        self.labels.contains_key(APP_LABEL) && self.managed_fields.iter().any(applied)
+    }
+
+    pub(crate) fn app(&self) -> Option<&str> {
+        self.labels.get(APP_LABEL).map(String::as_str)
+    }
+}
+
+/// What became of a delete.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Deleted {
+    /// It is gone.
+    Gone,
+    /// It waits for its finalizers.
+    Terminating(Vec<String>),
+    /// The live object is not the one that was meant.
+    Other,
+}
+
+/// One cluster's API server.
+#[derive(Clone)]
+pub(crate) struct Cluster {
+    pub(crate) client: Client,
+}
+
+impl Cluster {
+    async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        uri: &str,
+        content: &str,
+        accept: &str,
+        body: Vec<u8>,
+    ) -> Result<T, RequestError> {
+        let request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .header(header::CONTENT_TYPE, content)
+            .header(header::ACCEPT, accept)
+            .body(body)
+            .map_err(|error| RequestError::NoAnswer(error.into()))?;
+        bounded(self.client.request(request)).await
+    }
+
+    /// Reads JSON.
+    pub(crate) async fn read<T: DeserializeOwned>(
+        &self,
+        uri: &str,
+        accept: &str,
+    ) -> Result<T, RequestError> {
+        self.send(Method::GET, uri, "application/json", accept, Vec::new())
+            .await
+    }
+
+    /// Applies one object by server-side apply, taking over what others set.
+    pub(crate) async fn apply(&self, path: &str, body: Vec<u8>) -> Result<LiveMeta, RequestError> {
+        let uri = format!(
+            "{path}?fieldManager={FIELD_MANAGER}&force=true&fieldValidation=Strict&{SERVER_TIMEOUT}"
+        );
+        // JSON is YAML.
+        let content = "application/apply-patch+yaml";
+        let live: Live = self
+            .send(Method::PATCH, &uri, content, METADATA_ONLY, body)
+            .await?;
+        Ok(live.metadata)
+    }
+
+    /// The metadata of an object; `None` where there is none.
+    pub(crate) async fn metadata(&self, path: &str) -> Result<Option<LiveMeta>, RequestError> {
+        match self.read::<Live>(path, METADATA_ONLY).await {
+            Ok(live) => Ok(Some(live.metadata)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes the object with this UID and no other.
+    pub(crate) async fn delete(&self, path: &str, uid: &str) -> Result<Deleted, RequestError> {
+        let options = serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": {"uid": uid},
+            "propagationPolicy": "Background",
+        });
+        let body = options.to_string().into_bytes();
+        let uri = format!("{path}?{SERVER_TIMEOUT}");
+        let answer = self
+            .send::<Live>(
+                Method::DELETE,
+                &uri,
+                "application/json",
+                METADATA_ONLY,
+                body,
+            )
+            .await;
+        match answer {
+            Ok(Live { metadata }) if metadata.deletion_timestamp.is_some() => {
+                Ok(Deleted::Terminating(metadata.finalizers))
+            }
+            // Some kinds answer with the object that was deleted, some with a Status.
+            Ok(_) => Ok(Deleted::Gone),
+            Err(error) if error.is_not_found() => Ok(Deleted::Gone),
+            Err(error) if error.is_conflict() => Ok(Deleted::Other),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes the namespace of the agent's own records exist.
+    pub(crate) async fn ensure_namespace(&self, name: &str) -> Result<(), RequestError> {
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let namespace = Namespace {
+            metadata: ObjectMeta {
+                name: Some(name.to_owned()),
+                ..own_metadata()
+            },
+            ..Namespace::default()
+        };
+        match bounded(namespaces.create(&PostParams::default(), &namespace)).await {
+            Err(error) if !error.already_exists() => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Metadata of the agent's own records, for people who list them.
+pub(crate) fn own_metadata() -> ObjectMeta {
+    let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    ObjectMeta {
+        labels: Some(BTreeMap::from([label(
+            "app.kubernetes.io/managed-by",
+            "muster",
+        )])),
+        ..ObjectMeta::default()
+    }
+}

@@ -1,0 +1,391 @@
+//! The agent's own record of what it has applied, kept in its cluster.
+//!
+//! It is written ahead: an object is in the record before the request that creates or changes it
+//! leaves, without the hash of what is applied, so that no death of the agent can orphan an object or
+//! make it believe in a content that was already replaced. It stands in [`PIECES`] ConfigMaps, spread
+//! by identity, so that a change rewrites little.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::{StreamExt as _, stream};
+use k8s_openapi::{ByteString, api::core::v1::ConfigMap};
+use kube::{
+    Api,
+    api::{ListParams, ObjectMeta, PostParams},
+};
+use muster_model::{
+    bundle::ObjectRef,
+    ids::{AppName, ContentHash},
+};
+use muster_plan::order::Definition;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::cluster::{Cluster, LONGEST_REQUEST, RequestError, bounded, own_metadata};
+
+/// How many ConfigMaps the record has. 10,000 objects make pieces of about 60 KB.
+const PIECES: usize = 16;
+const PIECE_LABEL: &str = "muster.dev/inventory";
+const DATA_KEY: &str = "objects.json.zst";
+/// Which process wrote a piece last: tells an own write whose answer was lost from another process.
+const WRITER_ANNOTATION: &str = "muster.dev/writer";
+
+/// A write meets a lost answer, a missing namespace or a busy server; after these it is given up.
+const WRITE_ATTEMPTS: u32 = 4;
+const WRITE_PAUSE: Duration = Duration::from_millis(200);
+
+/// Why the inventory can't be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum InventoryError {
+    /// A request failed.
+    #[error("the inventory in ConfigMap {name} can't be reached")]
+    Request {
+        /// Name of the ConfigMap.
+        name: String,
+        /// Why.
+        #[source]
+        source: RequestError,
+    },
+    /// A piece is not what this agent wrote.
+    #[error(
+        "the inventory in ConfigMap {name} is damaged; restore it from a backup of the cluster"
+    )]
+    Damaged {
+        /// Name of the ConfigMap.
+        name: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Another process writes it too.
+    #[error("another agent writes the inventory in ConfigMap {name}; only one may run")]
+    Superseded {
+        /// Name of the ConfigMap.
+        name: String,
+    },
+}
+
+/// An object's group, kind, namespace and name as one key; versions do not matter.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Identity(Arc<str>);
+
+impl Identity {
+    pub(crate) fn of(id: &ObjectRef) -> Self {
+        let (group, kind, namespace, name) = id.identity();
+        // No part can contain a slash.
+        Self(format!("{group}/{kind}/{}/{name}", namespace.unwrap_or_default()).into())
+    }
+
+    fn piece(&self) -> usize {
+        usize::from(ContentHash::of(self.0.as_bytes()).0[0]) % PIECES
+    }
+}
+
+/// What is known about one object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    pub(crate) id: ObjectRef,
+    pub(crate) app: AppName,
+    /// The UID that the API server answered; `None` before the first answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) uid: Option<String>,
+    /// What was applied; `None` from before a request leaves until its answer is recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) applied: Option<ContentHash>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) defines: Option<Definition>,
+}
+
+#[derive(Default)]
+struct Piece {
+    resource_version: Option<String>,
+    dirty: bool,
+}
+
+#[derive(Default)]
+struct State {
+    entries: HashMap<Identity, Arc<Entry>>,
+    /// When a request about an object left that was not answered yet; `None` where the answer was no.
+    begun: HashMap<Identity, Option<Instant>>,
+    /// When the record was read. A request of the process before may still be under way then.
+    read_at: Option<Instant>,
+    pieces: [Piece; PIECES],
+}
+
+/// The record, in memory and in the cluster.
+pub(crate) struct Inventory {
+    cluster: Cluster,
+    namespace: String,
+    api: Api<ConfigMap>,
+    writer: String,
+    state: Mutex<State>,
+}
+
+fn piece_name(index: usize) -> String {
+    format!("muster-inventory-{index}")
+}
+
+impl Inventory {
+    /// Reads the record from the cluster.
+    pub(crate) async fn load(cluster: Cluster, namespace: &str) -> Result<Self, InventoryError> {
+        let inventory = Self {
+            api: Api::namespaced(cluster.client.clone(), namespace),
+            cluster,
+            namespace: namespace.to_owned(),
+            writer: format!("{:016x}", rand::random::<u64>()),
+            state: Mutex::default(),
+        };
+        inventory.reload().await?;
+        Ok(inventory)
+    }
+
+    /// Reads it again, forgetting what was not written.
+    pub(crate) async fn reload(&self) -> Result<(), InventoryError> {
+        let list = bounded(self.api.list(&ListParams::default().labels(PIECE_LABEL))).await;
+        let list = list.map_err(|source| InventoryError::Request {
+            name: "muster-inventory-*".to_owned(),
+            source,
+        })?;
+        let mut state = State {
+            read_at: Some(Instant::now()),
+            ..State::default()
+        };
+        for map in list {
+            let name = map.metadata.name.unwrap_or_default();
+            let index = (0..PIECES).find(|index| piece_name(*index) == name);
+            let data = map.binary_data.and_then(|mut data| data.remove(DATA_KEY));
+            let entries = read(data).map_err(|source| InventoryError::Damaged { name, source })?;
+            state.entries.extend(
+                entries
+                    .into_iter()
+                    .map(|e| (Identity::of(&e.id), Arc::new(e))),
+            );
+            if let Some(piece) = index.and_then(|index| state.pieces.get_mut(index)) {
+                piece.resource_version = map.metadata.resource_version;
+            }
+        }
+        *self.state() = state;
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it holds the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn get(&self, key: &Identity) -> Option<Arc<Entry>> {
+        self.state().entries.get(key).cloned()
+    }
+
+    pub(crate) fn entries(&self) -> Vec<(Identity, Arc<Entry>)> {
+        self.state()
+            .entries
+            .iter()
+            .map(|(key, entry)| (key.clone(), entry.clone()))
+            .collect()
+    }
+
+    /// Writes down that a request about this object is about to leave.
+    pub(crate) fn begin(
+        &self,
+        key: &Identity,
+        id: &ObjectRef,
+        app: &AppName,
+        defines: Option<&Definition>,
+    ) {
+        let mut state = self.state();
+        let known = state.entries.get(key);
+        let entry = Entry {
+            id: id.clone(),
+            app: app.clone(),
+            uid: known.and_then(|entry| entry.uid.clone()),
+            applied: None,
+            defines: defines.cloned(),
+        };
+        if known.is_none_or(|known| **known != entry) {
+            state.put(key, entry);
+        }
+        state.begun.insert(key.clone(), Some(Instant::now()));
+    }
+
+    /// Remembers that the API server has said no to the request about this object.
+    pub(crate) fn refused(&self, key: &Identity) {
+        self.state().begun.insert(key.clone(), None);
+    }
+
+    /// Whether a request that left earlier can still make this object appear: of this process or, when
+    /// it was killed, of the one before.
+    pub(crate) fn may_appear(&self, key: &Identity) -> bool {
+        let state = self.state();
+        let begun = state.begun.get(key).copied().unwrap_or(state.read_at);
+        begun.is_some_and(|begun| begun.elapsed() < LONGEST_REQUEST)
+    }
+
+    /// Writes down what the API server answered.
+    pub(crate) fn applied(&self, key: &Identity, uid: &str, hash: ContentHash) {
+        let mut state = self.state();
+        if let Some(known) = state.entries.get(key) {
+            let (uid, applied) = (Some(uid.to_owned()), Some(hash));
+            let entry = Entry {
+                uid,
+                applied,
+                ..Entry::clone(known)
+            };
+            state.put(key, entry);
+        }
+    }
+
+    /// Drops an object that is gone or somebody else's.
+    pub(crate) fn forget(&self, key: &Identity) {
+        let mut state = self.state();
+        state.begun.remove(key);
+        if state.entries.remove(key).is_some() {
+            state.touch(key);
+        }
+    }
+
+    /// Writes every changed piece, all at once. Nothing to write is no request.
+    pub(crate) async fn flush(&self) -> Result<(), InventoryError> {
+        let changed: Vec<(usize, Option<String>, Vec<Arc<Entry>>)> = {
+            let mut state = self.state();
+            let mut by_piece: BTreeMap<usize, Vec<Arc<Entry>>> = (0..PIECES)
+                .filter(|i| state.pieces[*i].dirty)
+                .map(|i| (i, vec![]))
+                .collect();
+            if by_piece.is_empty() {
+                return Ok(());
+            }
+            for (key, entry) in &state.entries {
+                if let Some(piece) = by_piece.get_mut(&key.piece()) {
+                    piece.push(entry.clone());
+                }
+            }
+            let with_version = by_piece.into_iter().map(|(index, mut entries)| {
+                entries.sort_by(|a, b| a.id.cmp(&b.id));
+                let piece = &mut state.pieces[index];
+                piece.dirty = false;
+                (index, piece.resource_version.clone(), entries)
+            });
+            with_version.collect()
+        };
+        let results: Vec<(usize, Result<Option<String>, InventoryError>)> = stream::iter(changed)
+            .map(|(index, version, entries)| async move {
+                (index, self.write(index, version, &entries).await)
+            })
+            .buffer_unordered(PIECES)
+            .collect()
+            .await;
+        let mut state = self.state();
+        let mut failure = None;
+        for (index, result) in results {
+            match result {
+                Ok(version) => state.pieces[index].resource_version = version,
+                Err(error) => {
+                    state.pieces[index].dirty = true;
+                    failure = Some(error);
+                }
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Writes one piece over the version that is known and returns the new version.
+    async fn write(
+        &self,
+        index: usize,
+        mut version: Option<String>,
+        entries: &[Arc<Entry>],
+    ) -> Result<Option<String>, InventoryError> {
+        let name = piece_name(index);
+        let data = serde_json::to_vec(entries).map_err(io::Error::from);
+        let data = data
+            .and_then(|json| crate::packed::pack(&json))
+            .map_err(|source| InventoryError::Damaged {
+                name: name.clone(),
+                source,
+            })?;
+        let mut metadata = own_metadata();
+        metadata.name = Some(name.clone());
+        let labels = metadata.labels.get_or_insert_default();
+        labels.insert(PIECE_LABEL.to_owned(), index.to_string());
+        metadata.annotations = Some(BTreeMap::from([(
+            WRITER_ANNOTATION.to_owned(),
+            self.writer.clone(),
+        )]));
+        let request = |source| InventoryError::Request {
+            name: name.clone(),
+            source,
+        };
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let map = ConfigMap {
+                metadata: ObjectMeta {
+                    resource_version: version.clone(),
+                    ..metadata.clone()
+                },
+                binary_data: Some(BTreeMap::from([(
+                    DATA_KEY.to_owned(),
+                    ByteString(data.clone()),
+                )])),
+                ..ConfigMap::default()
+            };
+            let options = PostParams::default();
+            let answer = match &version {
+                Some(_) => bounded(self.api.replace(&name, &options, &map)).await,
+                None => bounded(self.api.create(&options, &map)).await,
+            };
+            match answer {
+                Ok(written) => return Ok(written.metadata.resource_version),
+                Err(error) if attempts == WRITE_ATTEMPTS => return Err(request(error)),
+                Err(error) if error.is_not_found() && version.is_none() => {
+                    let ensured = self.cluster.ensure_namespace(&self.namespace).await;
+                    ensured.map_err(request)?;
+                }
+                // Somebody deleted the piece: what is in memory is the whole truth.
+                Err(error) if error.is_not_found() => version = None,
+                Err(error) if error.is_conflict() => {
+                    let live = bounded(self.api.get_opt(&name)).await.map_err(request)?;
+                    let writer = |map: &ConfigMap| {
+                        map.metadata
+                            .annotations
+                            .as_ref()?
+                            .get(WRITER_ANNOTATION)
+                            .cloned()
+                    };
+                    match live {
+                        Some(live) if writer(&live).as_ref() != Some(&self.writer) => {
+                            return Err(InventoryError::Superseded { name });
+                        }
+                        live => version = live.and_then(|map| map.metadata.resource_version),
+                    }
+                }
+                Err(error) if error.is_transient() => tokio::time::sleep(WRITE_PAUSE).await,
+                Err(error) => return Err(request(error)),
+            }
+        }
+    }
+}
+
+impl State {
+    fn put(&mut self, key: &Identity, entry: Entry) {
+        self.entries.insert(key.clone(), Arc::new(entry));
+        self.touch(key);
+    }
+
+    fn touch(&mut self, key: &Identity) {
+        self.pieces[key.piece()].dirty = true;
+    }
+}
+
+fn read(data: Option<ByteString>) -> io::Result<Vec<Entry>> {
+    let Some(ByteString(packed)) = data else {
+        return Ok(Vec::new());
+    };
+    Ok(serde_json::from_slice(&crate::packed::unpack(&packed)?)?)
+}

@@ -1,0 +1,265 @@
+//! What kinds the API server serves, asked once and again only for what is missing.
+
+use std::{collections::HashMap, sync::Arc};
+
+use kube::core::{ApiResource, DynamicObject};
+use muster_model::bundle::{Gvk, ObjectRef};
+use serde::Deserialize;
+
+use crate::cluster::{Cluster, RequestError};
+
+/// One kind in one version, as the API server serves it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Kind {
+    pub(crate) gvk: Gvk,
+    plural: String,
+    pub(crate) namespaced: bool,
+}
+
+impl Kind {
+    /// Where an object of this kind is.
+    pub(crate) fn path(&self, id: &ObjectRef) -> String {
+        let root = version_path(&self.gvk.group, &self.gvk.version);
+        let Self { plural, .. } = self;
+        match id.namespace.as_deref().filter(|_| self.namespaced) {
+            Some(namespace) => format!("{root}/namespaces/{namespace}/{plural}/{}", id.name),
+            None => format!("{root}/{plural}/{}", id.name),
+        }
+    }
+
+    /// For kube's own requests.
+    pub(crate) fn resource(&self) -> ApiResource {
+        ApiResource {
+            group: self.gvk.group.clone(),
+            version: self.gvk.version.clone(),
+            api_version: self.gvk.api_version(),
+            kind: self.gvk.kind.clone(),
+            plural: self.plural.clone(),
+        }
+    }
+
+    pub(crate) fn api<K>(&self, client: kube::Client) -> kube::Api<K>
+    where
+        K: kube::Resource<
+                DynamicType = ApiResource,
+                Scope = <DynamicObject as kube::Resource>::Scope,
+            >,
+    {
+        kube::Api::all_with(client, &self.resource())
+    }
+}
+
+fn version_path(group: &str, version: &str) -> String {
+    if group.is_empty() {
+        format!("/api/{version}")
+    } else {
+        format!("/apis/{group}/{version}")
+    }
+}
+
+/// A lookup's result.
+#[derive(Debug)]
+pub(crate) enum Lookup {
+    Served(Arc<Kind>),
+    /// The kind is served, in other versions only; this is one of them.
+    OtherVersion(Arc<Kind>),
+    Unknown,
+}
+
+/// The kinds that are known to be served.
+#[derive(Debug, Default)]
+pub(crate) struct Kinds {
+    by_kind: HashMap<(String, String), Vec<Arc<Kind>>>,
+    loaded: bool,
+}
+
+#[derive(Deserialize)]
+struct Groups {
+    #[serde(default)]
+    items: Vec<Group>,
+}
+
+#[derive(Deserialize)]
+struct Group {
+    metadata: GroupMeta,
+    #[serde(default)]
+    versions: Vec<Version>,
+}
+
+#[derive(Deserialize)]
+struct GroupMeta {
+    #[serde(default)]
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: String,
+    #[serde(default)]
+    resources: Vec<Resource>,
+    #[serde(default)]
+    freshness: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Resource {
+    resource: String,
+    scope: String,
+    response_kind: Option<ResponseKind>,
+}
+
+#[derive(Deserialize)]
+struct ResponseKind {
+    kind: String,
+}
+
+/// All groups in one answer (KEP-3352), which Kubernetes 1.27 and later give.
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,\
+     application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
+
+impl Kinds {
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.loaded
+    }
+
+    pub(crate) fn find(&self, gvk: &Gvk) -> Lookup {
+        let kinds = self.by_kind.get(&(gvk.group.clone(), gvk.kind.clone()));
+        let mut kinds = kinds.into_iter().flatten();
+        match kinds.clone().find(|kind| kind.gvk.version == gvk.version) {
+            Some(kind) => Lookup::Served(kind.clone()),
+            None => match kinds.next() {
+                Some(kind) => Lookup::OtherVersion(kind.clone()),
+                None => Lookup::Unknown,
+            },
+        }
+    }
+
+    /// The kind in the version that is asked for, or else in one that is served.
+    pub(crate) fn any_version(&self, gvk: &Gvk) -> Option<Arc<Kind>> {
+        match self.find(gvk) {
+            Lookup::Served(kind) | Lookup::OtherVersion(kind) => Some(kind),
+            Lookup::Unknown => None,
+        }
+    }
+
+    /// Asks for all groups: two requests.
+    pub(crate) async fn refresh(&mut self, cluster: &Cluster) -> Result<(), RequestError> {
+        let (core, groups) = futures::try_join!(
+            cluster.read::<Groups>("/api", AGGREGATED),
+            cluster.read::<Groups>("/apis", AGGREGATED)
+        )?;
+        let mut fresh = Self {
+            loaded: true,
+            ..Self::default()
+        };
+        for group in core.items.into_iter().chain(groups.items) {
+            let name = &group.metadata.name;
+            for Version {
+                version,
+                resources,
+                freshness,
+            } in group.versions
+            {
+                for Resource {
+                    resource,
+                    scope,
+                    response_kind,
+                } in resources
+                {
+                    let kind = response_kind.map(|kind| kind.kind).unwrap_or_default();
+                    fresh.insert(name, &version, kind, resource, scope == "Namespaced");
+                }
+                // The server behind an aggregated API does not answer: what was known stays known.
+                if freshness == "Stale" {
+                    let known = self.by_kind.values().flatten();
+                    let known = known.filter(|k| k.gvk.group == *name && k.gvk.version == version);
+                    for kind in known {
+                        fresh.insert_kind(kind.clone());
+                    }
+                }
+            }
+        }
+        *self = fresh;
+        Ok(())
+    }
+
+    /// Asks for the kinds of one version of one group. False where there is no such version.
+    pub(crate) async fn refresh_version(
+        &mut self,
+        cluster: &Cluster,
+        group: &str,
+        version: &str,
+    ) -> Result<bool, RequestError> {
+        #[derive(Deserialize)]
+        struct List {
+            #[serde(default)]
+            resources: Vec<Listed>,
+        }
+        #[derive(Deserialize)]
+        struct Listed {
+            name: String,
+            kind: String,
+            #[serde(default)]
+            namespaced: bool,
+        }
+        let answer: Result<List, _> = cluster
+            .read(&version_path(group, version), "application/json")
+            .await;
+        let (served, resources) = match answer {
+            Ok(list) => (true, list.resources),
+            Err(error) if error.code() == 404 => (false, Vec::new()),
+            Err(error) => return Err(error),
+        };
+        self.forget_version(group, version);
+        for Listed {
+            name,
+            kind,
+            namespaced,
+        } in resources
+        {
+            if !name.contains('/') {
+                self.insert(group, version, kind, name, namespaced);
+            }
+        }
+        Ok(served)
+    }
+
+    /// Drops what is known of a version of a group, so that it is asked for again.
+    pub(crate) fn forget_version(&mut self, group: &str, version: &str) {
+        for kinds in self.by_kind.values_mut() {
+            kinds.retain(|kind| kind.gvk.group != group || kind.gvk.version != version);
+        }
+    }
+
+    fn insert(
+        &mut self,
+        group: &str,
+        version: &str,
+        kind: String,
+        plural: String,
+        namespaced: bool,
+    ) {
+        let gvk = Gvk {
+            group: group.to_owned(),
+            version: version.to_owned(),
+            kind,
+        };
+        self.insert_kind(Arc::new(Kind {
+            gvk,
+            plural,
+            namespaced,
+        }));
+    }
+
+    fn insert_kind(&mut self, kind: Arc<Kind>) {
+        let key = (kind.gvk.group.clone(), kind.gvk.kind.clone());
+        let kinds = self.by_kind.entry(key).or_default();
+        if !kinds
+            .iter()
+            .any(|known| known.gvk.version == kind.gvk.version)
+        {
+            kinds.push(kind);
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! An object without what is large and says nothing about its health: field managers, schemas, data.
+//! It is left out while the answer is read, so that a page of definitions of half a megabyte each
+//! never stands in memory as a tree.
+
+use std::{borrow::Cow, fmt};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::{ApiResource, DynamicObject, Resource};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::{Map, Number, Value};
+
+/// What is left out, wherever it stands.
+const LEFT_OUT: [&str; 3] = ["managedFields", "openAPIV3Schema", "binaryData"];
+
+/// An object as the API server has it, slimmed.
+#[derive(Debug, Clone)]
+pub(crate) struct Slim {
+    meta: ObjectMeta,
+    pub(crate) value: Value,
+}
+
+impl<'de> Deserialize<'de> for Slim {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Tree.deserialize(deserializer)?;
+        let text = |field: &str| value["metadata"][field].as_str().map(str::to_owned);
+        let meta = ObjectMeta {
+            name: text("name"),
+            namespace: text("namespace"),
+            uid: text("uid"),
+            resource_version: text("resourceVersion"),
+            ..ObjectMeta::default()
+        };
+        Ok(Self { meta, value })
+    }
+}
+
+impl Resource for Slim {
+    type DynamicType = ApiResource;
+    type Scope = <DynamicObject as Resource>::Scope;
+
+    fn kind(resource: &ApiResource) -> Cow<'_, str> {
+        DynamicObject::kind(resource)
+    }
+    fn group(resource: &ApiResource) -> Cow<'_, str> {
+        DynamicObject::group(resource)
+    }
+    fn version(resource: &ApiResource) -> Cow<'_, str> {
+        DynamicObject::version(resource)
+    }
+    fn plural(resource: &ApiResource) -> Cow<'_, str> {
+        DynamicObject::plural(resource)
+    }
+    fn api_version(resource: &ApiResource) -> Cow<'_, str> {
+        DynamicObject::api_version(resource)
+    }
+    fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.meta
+    }
+}
+
+struct Tree;
+
+impl<'de> DeserializeSeed<'de> for Tree {
+    type Value = Value;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Tree {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
+    }
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = sequence.next_element_seed(Tree)? {
+            values.push(value);
+        }
+        Ok(values.into())
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = entries.next_key::<Cow<'de, str>>()? {
+            if LEFT_OUT.contains(&key.as_ref()) {
+                entries.next_value::<IgnoredAny>()?;
+            } else {
+                map.insert(key.into_owned(), entries.next_value_seed(Tree)?);
+            }
+        }
+        Ok(map.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_large_is_left_out() {
+        let text = json!({
+            "kind": "Foo",
+            "metadata": {"name": "a", "uid": "u", "managedFields": [{"manager": "m"}]},
+            "spec": {"n": [1, -2, 0.5, null, true, "x"], "versions": [{"openAPIV3Schema": {"a": {}}}]},
+        })
+        .to_string();
+        let slim: Slim = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            slim.value,
+            json!({
+                "kind": "Foo",
+                "metadata": {"name": "a", "uid": "u"},
+                "spec": {"n": [1, -2, 0.5, null, true, "x"], "versions": [{}]},
+            })
+        );
+        assert_eq!(
+            (slim.meta.name.as_deref(), slim.meta.uid.as_deref()),
+            (Some("a"), Some("u"))
+        );
+    }
+}

@@ -1,0 +1,294 @@
+//! One cluster for all tests of this binary; each test has namespaces and kinds of its own in it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{Method, Request};
+use kube::{
+    Api, Client, Config as KubeConfig,
+    api::{DynamicObject, ListParams},
+    client::{Body, ClientBuilder},
+    config::{KubeConfigOptions, Kubeconfig},
+    core::{ApiResource, GroupVersionKind},
+};
+use muster_apply::{Applier, Config, Kept, KeptBundle, Observed, ObservedObject};
+use muster_model::{
+    bundle::{Bundle, BundleHeader, Gvk, Object, ObjectRef},
+    ids::{ContentHash, Generation, Role},
+};
+use muster_plan::delivery::Term;
+use muster_testkit::local::{Cluster, ClusterOptions};
+use serde_json::{Value, json};
+use tokio::sync::{OnceCell, watch};
+use tower::layer::layer_fn;
+
+static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
+
+/// Longer than anything takes; only a failing test waits so long.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+pub(crate) async fn cluster() -> &'static Cluster {
+    let start = || async {
+        let options = ClusterOptions {
+            nodes: 1,
+            ..ClusterOptions::new("apply")
+        };
+        Cluster::start(options)
+            .await
+            .expect("a control plane starts")
+    };
+    CLUSTER.get_or_init(start).await
+}
+
+/// Requests that went through a client.
+#[derive(Default)]
+pub(crate) struct Requests {
+    pub(crate) reads: AtomicUsize,
+    pub(crate) writes: AtomicUsize,
+}
+
+impl Requests {
+    pub(crate) fn writes(&self) -> usize {
+        self.writes.load(Ordering::SeqCst)
+    }
+
+    fn count(&self, request: &Request<Body>) {
+        let read = request.method() == Method::GET;
+        (if read { &self.reads } else { &self.writes }).fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// What one test works with.
+pub(crate) struct Fixture {
+    pub(crate) name: String,
+    pub(crate) client: Client,
+    pub(crate) requests: Arc<Requests>,
+    pub(crate) config: Config,
+}
+
+impl Fixture {
+    pub(crate) async fn new(name: &str) -> Self {
+        Self::of_kubeconfig(name, &cluster().await.kubeconfig().expect("a kubeconfig")).await
+    }
+
+    pub(crate) async fn of_kubeconfig(name: &str, kubeconfig: &str) -> Self {
+        let kubeconfig = Kubeconfig::from_yaml(kubeconfig).unwrap();
+        let options = KubeConfigOptions::default();
+        let mut config = KubeConfig::from_custom_kubeconfig(kubeconfig, &options)
+            .await
+            .unwrap();
+        config.default_retry = false;
+        let requests = Arc::new(Requests::default());
+        let counted = requests.clone();
+        let counting = layer_fn(move |service| {
+            let counted = counted.clone();
+            tower::util::MapRequest::new(service, move |request: Request<Body>| {
+                counted.count(&request);
+                request
+            })
+        });
+        let client = ClientBuilder::try_from(config)
+            .unwrap()
+            .with_layer(&counting)
+            .build();
+        let config = Config {
+            namespace: format!("muster-{name}"),
+            first_retry: Duration::from_millis(200),
+            longest_retry: Duration::from_millis(500),
+            publish_every: Duration::from_millis(5),
+            ..Config::default()
+        };
+        Self {
+            name: name.to_owned(),
+            client,
+            requests,
+            config,
+        }
+    }
+
+    pub(crate) async fn start(&self) -> Applied {
+        let applier = Applier::start(self.client.clone(), self.config.clone())
+            .await
+            .unwrap();
+        Applied {
+            observed: applier.observed(),
+            applier,
+        }
+    }
+
+    /// Objects of a kind that have the label, as `namespace/name`, of this test's namespaces.
+    pub(crate) async fn live(&self, api_version: &str, kind: &str) -> Vec<String> {
+        let list = self
+            .api(api_version, kind, None)
+            .list(&ListParams::default())
+            .await
+            .unwrap();
+        let ours = |object: &DynamicObject| {
+            let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+            let labels = object.metadata.labels.as_ref();
+            let name = object.metadata.name.as_deref().unwrap_or_default();
+            labels.is_some_and(|labels| labels.contains_key(muster_apply::APP_LABEL))
+                && (namespace.starts_with(&self.name) || name.starts_with(&self.name))
+        };
+        let mut names: Vec<String> = list
+            .into_iter()
+            .filter(ours)
+            .map(|o| match o.metadata.namespace {
+                Some(namespace) => format!("{namespace}/{}", o.metadata.name.unwrap()),
+                None => o.metadata.name.unwrap(),
+            })
+            .collect();
+        names.sort();
+        names
+    }
+
+    pub(crate) fn api(
+        &self,
+        api_version: &str,
+        kind: &str,
+        namespace: Option<&str>,
+    ) -> Api<DynamicObject> {
+        let Gvk {
+            group,
+            version,
+            kind,
+        } = Gvk::from_api_version(api_version, kind);
+        let resource = ApiResource::from_gvk(&GroupVersionKind {
+            group,
+            version,
+            kind,
+        });
+        match namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        }
+    }
+
+    pub(crate) fn config_maps(&self, namespace: &str) -> Api<DynamicObject> {
+        self.api("v1", "ConfigMap", Some(namespace))
+    }
+}
+
+/// A running applier.
+pub(crate) struct Applied {
+    pub(crate) applier: Applier,
+    observed: watch::Receiver<Arc<Observed>>,
+}
+
+impl Applied {
+    /// Wants a generation and waits until it is settled.
+    pub(crate) async fn settle(&mut self, kept: Kept) -> Arc<Observed> {
+        let generation = kept.generation;
+        self.applier.want(Arc::new(kept));
+        self.until(|o| o.settled && o.generation.is_some_and(|(g, _)| g == generation))
+            .await
+    }
+
+    /// Waits for a level.
+    pub(crate) async fn until(&mut self, is: impl Fn(&Observed) -> bool) -> Arc<Observed> {
+        let level = tokio::time::timeout(LONG, self.observed.wait_for(|o| is(o))).await;
+        if let Ok(level) = level {
+            return level.expect("the applier runs").clone();
+        }
+        panic!("it stays at {:#?}", self.applier.observed().borrow());
+    }
+}
+
+/// How an object stands and is, found by its text.
+pub(crate) fn object(observed: &Observed, text: &str) -> ObservedObject {
+    let mut objects = observed.bundles.iter().flat_map(|bundle| &bundle.objects);
+    let object = objects.find(|object| object.id.to_string() == text);
+    object
+        .unwrap_or_else(|| panic!("no {text} in {observed:#?}"))
+        .clone()
+}
+
+pub(crate) fn bundle_after(
+    app: &str,
+    namespace: &str,
+    after: &[&str],
+    objects: &[Value],
+) -> KeptBundle {
+    let object = |value: &Value| Object {
+        id: ObjectRef {
+            gvk: Gvk::from_api_version(
+                value["apiVersion"].as_str().unwrap(),
+                value["kind"].as_str().unwrap(),
+            ),
+            namespace: value["metadata"]["namespace"].as_str().map(Into::into),
+            name: value["metadata"]["name"].as_str().unwrap().into(),
+        },
+        json: value.to_string().into(),
+    };
+    let header = BundleHeader {
+        app: app.parse().unwrap(),
+        role: Role::Active,
+        namespace: namespace.into(),
+        after: after.iter().map(|app| app.parse().unwrap()).collect(),
+    };
+    let bundle = Bundle {
+        header,
+        objects: objects.iter().map(object).collect(),
+    };
+    KeptBundle::from_encoded(&bundle.encode()).unwrap()
+}
+
+pub(crate) fn bundle(app: &str, namespace: &str, objects: &[Value]) -> KeptBundle {
+    bundle_after(app, namespace, &[], objects)
+}
+
+pub(crate) fn kept(generation: u64, bundles: Vec<KeptBundle>) -> Kept {
+    let hashes: String = bundles.iter().map(|b| b.hash().to_string()).collect();
+    Kept {
+        generation: Generation(generation),
+        hash: ContentHash::of(hashes.as_bytes()),
+        term: Term {
+            number: 1,
+            nonce: 7,
+        },
+        incarnation: "i".into(),
+        bundles,
+    }
+}
+
+pub(crate) fn namespace(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+}
+
+pub(crate) fn config_map(name: &str, value: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"v": value}})
+}
+
+/// A definition whose kind is `Foo`, in a group of the test's own.
+pub(crate) fn definition(group: &str, scope: &str) -> Value {
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("foos.{group}")},
+        "spec": {
+            "group": group,
+            "names": {"kind": "Foo", "plural": "foos", "singular": "foo", "listKind": "FooList"},
+            "scope": scope,
+            "versions": [{
+                "name": "v1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object", "properties": {
+                    "spec": {"type": "object", "properties": {"size": {"type": "integer"}}},
+                }}},
+            }],
+        },
+    })
+}
+
+pub(crate) fn foo(group: &str, name: &str) -> Value {
+    json!({
+        "apiVersion": format!("{group}/v1"),
+        "kind": "Foo",
+        "metadata": {"name": name},
+        "spec": {"size": 1},
+    })
+}

@@ -1,0 +1,16 @@
+//! The apply engine on a real API server.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of a test fails by panicking, as the test does"
+)]
+
+mod definitions;
+mod drift;
+mod fixture;
+mod kept;
+mod killed;
+mod lifecycle;
+mod prune;
+mod quiet;
+mod unreachable;

@@ -1,0 +1,43 @@
+//! What has not changed costs no request.
+
+use crate::fixture::{Fixture, bundle, config_map, kept, namespace};
+
+#[tokio::test]
+async fn an_unchanged_generation_writes_nothing() {
+    let fixture = Fixture::new("quiet").await;
+    let mut applied = fixture.start().await;
+    let mut objects = vec![namespace("quiet-a")];
+    objects.extend((0..50).map(|i| config_map(&format!("c{i}"), "1")));
+    let bundles = vec![bundle("a", "quiet-a", &objects)];
+    applied.settle(kept(1, bundles.clone())).await;
+    applied.until(|o| o.bundles[0].counts.healthy == 51).await;
+
+    let before = fixture.requests.writes();
+    applied.settle(kept(2, bundles.clone())).await;
+    assert_eq!(fixture.requests.writes() - before, 0);
+    applied.applier.stop().await;
+
+    // Nor does a new process.
+    let mut applied = fixture.start().await;
+    applied.settle(kept(2, bundles.clone())).await;
+    applied.until(|o| o.bundles[0].counts.healthy == 51).await;
+    assert_eq!(fixture.requests.writes() - before, 0);
+
+    // One change is one write, and its record: before and after.
+    objects[7] = config_map("c6", "2");
+    applied
+        .settle(kept(3, vec![bundle("a", "quiet-a", &objects)]))
+        .await;
+    assert_eq!(fixture.requests.writes() - before, 3);
+
+    // A resync sends everything.
+    applied.applier.resync();
+    let wanted = before + 3 + 51;
+    muster_testkit::wait::eventually("all is sent", crate::fixture::LONG, async || {
+        anyhow::ensure!(fixture.requests.writes() >= wanted);
+        Ok(())
+    })
+    .await
+    .unwrap();
+    applied.applier.stop().await;
+}

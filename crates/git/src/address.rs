@@ -1,0 +1,340 @@
+//! Where a repository is: its URL, checked once, and shown without what is secret in it.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use percent_encoding::percent_decode_str;
+use url::{Host, Url};
+
+/// A repository's address. Its text never has a login or token in it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RemoteUrl(Place);
+
+/// The ways to a repository.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A directory of this machine.
+    Local(PathBuf),
+    /// HTTP: with TLS, or without it on this machine only.
+    Http {
+        /// Without user and password.
+        url: Url,
+        /// From the URL.
+        login: Option<Login>,
+    },
+    /// SSH.
+    Ssh(Ssh),
+}
+
+/// User and password of an HTTP URL. It has no `Debug`, so that it is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Login {
+    pub(crate) user: String,
+    pub(crate) password: Option<String>,
+}
+
+/// An SSH address.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Ssh {
+    pub(crate) user: String,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// As the server gets it: absolute, or relative to the user's home.
+    pub(crate) path: String,
+}
+
+/// Why a text is not the address of a repository.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    /// Nothing there.
+    #[error("the repository's address is empty; give a path or a URL")]
+    Empty,
+    /// HTTP to another machine without TLS.
+    #[error(
+        "http:// to {host} would send the token and the fleet's state unencrypted; use https:// \
+         (http:// is accepted for this machine only)"
+    )]
+    Plain {
+        /// The host.
+        host: String,
+    },
+    /// A kind of address that isn't supported.
+    #[error("{scheme}:// is not supported; use https://, ssh://, file:// or a path")]
+    Scheme {
+        /// The scheme.
+        scheme: String,
+    },
+    /// A `file://` URL of another machine, or none of an absolute path.
+    #[error("a file URL needs an absolute path of this machine, as in file:///srv/fleet.git")]
+    File,
+    /// No host.
+    #[error("the address has no host")]
+    NoHost,
+    /// No path to a repository.
+    #[error("the address has no path to a repository")]
+    NoPath,
+    /// SSH with a password.
+    #[error("a password in an ssh address is not supported; remove it and use a private key")]
+    SshPassword,
+    /// Not a URL at all.
+    #[error("the address is not a valid URL")]
+    Malformed(#[source] url::ParseError),
+    /// A relative path, while the working directory is gone.
+    #[error("{path:?} is not an absolute path, and the working directory can't be told")]
+    Relative {
+        /// The path.
+        path: PathBuf,
+    },
+}
+
+impl RemoteUrl {
+    pub(crate) fn place(&self) -> &Place {
+        &self.0
+    }
+
+    /// The directory, for a repository on this machine's disks.
+    #[must_use]
+    pub fn local_path(&self) -> Option<&Path> {
+        match &self.0 {
+            Place::Local(path) => Some(path),
+            Place::Http { .. } | Place::Ssh(_) => None,
+        }
+    }
+}
+
+impl FromStr for RemoteUrl {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, UrlError> {
+        if text.is_empty() {
+            return Err(UrlError::Empty);
+        }
+        let place = if text.contains("://") {
+            let url = Url::parse(text).map_err(UrlError::Malformed)?;
+            match url.scheme() {
+                "file" => Place::Local(url.to_file_path().map_err(|()| UrlError::File)?),
+                "http" | "https" => http(url)?,
+                "ssh" | "git+ssh" | "ssh+git" => Place::Ssh(ssh(&url)?),
+                other => {
+                    return Err(UrlError::Scheme {
+                        scheme: other.to_owned(),
+                    });
+                }
+            }
+        } else if let Some(ssh) = scp_like(text)? {
+            Place::Ssh(ssh)
+        } else {
+            let path = std::path::absolute(text);
+            Place::Local(path.map_err(|_| UrlError::Relative { path: text.into() })?)
+        };
+        Ok(Self(place))
+    }
+}
+
+fn http(mut url: Url) -> Result<Place, UrlError> {
+    let host = url.host().ok_or(UrlError::NoHost)?;
+    let here = match &host {
+        Host::Domain(name) => *name == "localhost",
+        Host::Ipv4(ip) => ip.is_loopback(),
+        Host::Ipv6(ip) => ip.is_loopback(),
+    };
+    if url.scheme() == "http" && !here {
+        return Err(UrlError::Plain {
+            host: host.to_string(),
+        });
+    }
+    if url.path().trim_matches('/').is_empty() {
+        return Err(UrlError::NoPath);
+    }
+    let login = (!url.username().is_empty() || url.password().is_some()).then(|| Login {
+        user: decoded(url.username()),
+        password: url.password().map(decoded),
+    });
+    // These can't fail for a URL that has a host.
+    let cleared = url.set_username("").and_then(|()| url.set_password(None));
+    cleared.map_err(|()| UrlError::NoHost)?;
+    url.set_query(None);
+    url.set_fragment(None);
+    Ok(Place::Http { url, login })
+}
+
+fn ssh(url: &Url) -> Result<Ssh, UrlError> {
+    if url.password().is_some() {
+        return Err(UrlError::SshPassword);
+    }
+    let host = match url.host().ok_or(UrlError::NoHost)? {
+        Host::Domain(name) => name.to_owned(),
+        Host::Ipv4(ip) => ip.to_string(),
+        Host::Ipv6(ip) => ip.to_string(),
+    };
+    let path = decoded(url.path());
+    // `ssh://host/~user/repo` is relative to that user's home.
+    let path = path
+        .strip_prefix('/')
+        .filter(|rest| rest.starts_with('~'))
+        .unwrap_or(&path);
+    if path.trim_matches('/').is_empty() {
+        return Err(UrlError::NoPath);
+    }
+    Ok(Ssh {
+        user: ssh_user(&decoded(url.username())),
+        host,
+        port: url.port().unwrap_or(22),
+        path: path.to_owned(),
+    })
+}
+
+/// `[user@]host:path`, unless a `/` comes before the colon, as `git` has it.
+fn scp_like(text: &str) -> Result<Option<Ssh>, UrlError> {
+    let (login, rest) = match text.split_once('@') {
+        Some((user, rest)) if !user.contains(['/', ':']) => (user, rest),
+        _ => ("", text),
+    };
+    let split = match rest
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once("]:"))
+    {
+        Some(split) => split,
+        None => match rest.split_once(':') {
+            Some(split) if !split.0.contains('/') => split,
+            _ => return Ok(None),
+        },
+    };
+    let (host, path) = split;
+    if host.is_empty() {
+        return Err(UrlError::NoHost);
+    }
+    if path.trim_matches('/').is_empty() {
+        return Err(UrlError::NoPath);
+    }
+    Ok(Some(Ssh {
+        user: ssh_user(login),
+        host: host.into(),
+        port: 22,
+        path: path.into(),
+    }))
+}
+
+/// Every Git host calls its user so; the local user's name is never the right one for a hub.
+fn ssh_user(user: &str) -> String {
+    if user.is_empty() { "git" } else { user }.to_owned()
+}
+
+fn decoded(text: &str) -> String {
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
+impl fmt::Display for RemoteUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Place::Local(path) => path.display().fmt(f),
+            Place::Http { url, .. } => url.fmt(f),
+            Place::Ssh(Ssh {
+                user,
+                host,
+                port,
+                path,
+            }) => {
+                let host = if host.contains(':') {
+                    format!("[{host}]")
+                } else {
+                    host.clone()
+                };
+                match (*port, path.starts_with('/')) {
+                    (22, _) => write!(f, "{user}@{host}:{path}"),
+                    (port, true) => write!(f, "ssh://{user}@{host}:{port}{path}"),
+                    (port, false) => write!(f, "ssh://{user}@{host}:{port}/{path}"),
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for RemoteUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RemoteUrl({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(text: &str) -> Result<String, UrlError> {
+        text.parse::<RemoteUrl>().map(|url| url.to_string())
+    }
+
+    #[test]
+    fn every_form_of_address_is_read_and_shown_without_secrets() {
+        for (text, expected) in [
+            ("/srv/fleet.git", "/srv/fleet.git"),
+            ("file:///srv/my%20fleet.git", "/srv/my fleet.git"),
+            (
+                "https://git.example.com/a/b.git",
+                "https://git.example.com/a/b.git",
+            ),
+            (
+                "https://me:s3cret@git.example.com:8443/a",
+                "https://git.example.com:8443/a",
+            ),
+            (
+                "https://s3cret@git.example.com/a?token=s3cret",
+                "https://git.example.com/a",
+            ),
+            ("http://localhost:8080/a", "http://localhost:8080/a"),
+            ("http://127.0.0.2/a", "http://127.0.0.2/a"),
+            ("http://[::1]/a", "http://[::1]/a"),
+            ("git@example.com:a/b.git", "git@example.com:a/b.git"),
+            ("example.com:a/b.git", "git@example.com:a/b.git"),
+            ("me@[fe80::1]:a", "me@[fe80::1]:a"),
+            ("ssh://example.com/a/b.git", "git@example.com:/a/b.git"),
+            (
+                "ssh://me@example.com:2222/a/b.git",
+                "ssh://me@example.com:2222/a/b.git",
+            ),
+            (
+                "ssh://example.com:2222/~me/b.git",
+                "ssh://git@example.com:2222/~me/b.git",
+            ),
+            (
+                "./with:colon",
+                &format!("{}/with:colon", std::env::current_dir().unwrap().display()),
+            ),
+        ] {
+            assert_eq!(shown(text).as_deref(), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_says_why() {
+        let host = || "git.example.com".to_owned();
+        for (text, expected) in [
+            ("", UrlError::Empty),
+            ("http://git.example.com/a", UrlError::Plain { host: host() }),
+            (
+                "git://git.example.com/a",
+                UrlError::Scheme {
+                    scheme: "git".into(),
+                },
+            ),
+            ("file://elsewhere/a", UrlError::File),
+            ("https://git.example.com/", UrlError::NoPath),
+            ("ssh://git.example.com", UrlError::NoPath),
+            ("ssh://me:pw@git.example.com/a", UrlError::SshPassword),
+            ("git@git.example.com:", UrlError::NoPath),
+            (":a", UrlError::NoHost),
+            ("https://", UrlError::Malformed(url::ParseError::EmptyHost)),
+        ] {
+            assert_eq!(shown(text), Err(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_secret_is_printed_for_debugging() {
+        let url: RemoteUrl = "https://me:s3cret@git.example.com/a".parse().unwrap();
+        assert_eq!(format!("{url:?}"), "RemoteUrl(https://git.example.com/a)");
+    }
+}

@@ -1,0 +1,521 @@
+//! The connection to a remote, with bounds on time.
+//!
+//! libgit2 blocks in the kernel for as long as the other side likes. So it is given a relay on the
+//! loopback interface instead of the remote's address: the relay connects with a timeout, ends what
+//! stalls, can be stopped from outside, and knows exactly what went wrong. TLS and SSH pass through
+//! it untouched, end to end.
+
+use std::{
+    io::{self, Read, Write},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+/// How long a remote may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// For a TCP connection to one of its addresses.
+    pub connect: Duration,
+    /// Without a byte in either direction.
+    pub stall: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            stall: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What went wrong with a connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    /// The host's name leads to no address.
+    #[error("the name {host} can't be resolved; check it, and the DNS of this machine")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// What the resolver said.
+        #[source]
+        source: io::Error,
+    },
+    /// None of the host's addresses takes connections.
+    #[error("no connection to {host} port {port}; is it up, and does a firewall stand between?")]
+    Connect {
+        /// The host.
+        host: String,
+        /// The port.
+        port: u16,
+        /// What the last of its addresses said.
+        #[source]
+        source: io::Error,
+    },
+    /// Silence.
+    #[error("{host} has sent nothing for {} s", after.as_secs())]
+    Stalled {
+        /// The host.
+        host: String,
+        /// The time without a byte.
+        after: Duration,
+    },
+    /// The other side ended the connection early.
+    #[error("the connection broke")]
+    Broken(#[source] git2::Error),
+    /// No relay on this machine.
+    #[error("this machine gives no loopback port or thread for the connection")]
+    Loopback(#[source] io::Error),
+}
+
+/// Where a relay leads.
+#[derive(Debug, Clone)]
+pub(crate) enum Route {
+    /// Every connection to this host and port.
+    To { host: String, port: u16 },
+    /// Where the client's `CONNECT` request says: an HTTP proxy for TLS.
+    Named,
+}
+
+/// Stops what is under way and all that would come after it.
+#[derive(Debug, Default)]
+pub(crate) struct Stop {
+    stopped: AtomicBool,
+    relay: Mutex<Weak<Shared>>,
+}
+
+impl Stop {
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        if let Some(relay) = lock(&self.relay).upgrade() {
+            relay.close();
+        }
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+}
+
+/// A relay on a loopback port, gone when dropped.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    route: Route,
+    limits: Limits,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    closed: bool,
+    open: Vec<TcpStream>,
+    failure: Option<ConnectionError>,
+}
+
+impl Relay {
+    pub(crate) fn open(route: Route, limits: Limits, stop: &Stop) -> Result<Self, ConnectionError> {
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(ConnectionError::Loopback)?;
+        let address = listener.local_addr().map_err(ConnectionError::Loopback)?;
+        let shared = Arc::new(Shared {
+            route,
+            limits,
+            state: Mutex::default(),
+        });
+        *lock(&stop.relay) = Arc::downgrade(&shared);
+        if stop.is_stopped() {
+            shared.close();
+        }
+        let accepting = shared.clone();
+        let acceptor = thread::Builder::new()
+            .name("git-relay".into())
+            .spawn(move || accepting.accept(&listener))
+            .map_err(ConnectionError::Loopback)?;
+        Ok(Self {
+            address,
+            shared,
+            acceptor: Some(acceptor),
+        })
+    }
+
+    /// The loopback port that leads to the remote.
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// What went wrong, if it was the connection; once.
+    pub(crate) fn failure(&self) -> Option<ConnectionError> {
+        lock(&self.shared.state).failure.take()
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.shared.close();
+        // The acceptor waits for a connection; this is one.
+        if TcpStream::connect(self.address).is_ok()
+            && let Some(acceptor) = self.acceptor.take()
+        {
+            // It ends without a result.
+            let _ = acceptor.join();
+        }
+    }
+}
+
+impl Shared {
+    fn close(&self) {
+        let mut state = lock(&self.state);
+        state.closed = true;
+        for stream in state.open.drain(..) {
+            // It may be closed already.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn fail(&self, failure: ConnectionError) {
+        let mut state = lock(&self.state);
+        if !state.closed {
+            state.failure.get_or_insert(failure);
+        }
+    }
+
+    /// Remembers the stream for [`Shared::close`]; false if that has come already.
+    fn keep(&self, stream: &TcpStream) -> io::Result<bool> {
+        let stream = stream.try_clone()?;
+        let mut state = lock(&self.state);
+        if !state.closed {
+            state.open.push(stream);
+        }
+        Ok(!state.closed)
+    }
+
+    fn accept(self: &Arc<Self>, listener: &TcpListener) {
+        for client in listener.incoming() {
+            if lock(&self.state).closed {
+                return;
+            }
+            let shared = self.clone();
+            let serve = move |client: io::Result<TcpStream>| -> io::Result<()> {
+                let client = client?;
+                thread::Builder::new()
+                    .name("git-relay".into())
+                    .spawn(move || {
+                        if let Err(error) = shared.serve(&client) {
+                            // libgit2 sees a closed connection and says so in its way.
+                            tracing::debug!(%error, "a connection to the Git remote ended");
+                        }
+                        // Explicitly, as `close` has a copy of it. It may be closed already.
+                        let _ = client.shutdown(Shutdown::Both);
+                    })?;
+                Ok(())
+            };
+            if let Err(error) = serve(client) {
+                self.fail(ConnectionError::Loopback(error));
+                return;
+            }
+        }
+    }
+
+    fn serve(&self, mut client: &TcpStream) -> io::Result<()> {
+        if !self.keep(client)? {
+            return Ok(());
+        }
+        let (host, port) = match &self.route {
+            Route::To { host, port } => (host.clone(), *port),
+            Route::Named => connect_request(client)?,
+        };
+        let remote = match self.dial(&host, port) {
+            Ok(remote) => remote,
+            Err(failure) => {
+                self.fail(failure);
+                return Ok(());
+            }
+        };
+        if !self.keep(&remote)? {
+            return remote.shutdown(Shutdown::Both);
+        }
+        if matches!(self.route, Route::Named) {
+            client.write_all(b"HTTP/1.1 200 Connected\r\n\r\n")?;
+        }
+        for stream in [client, &remote] {
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(self.limits.stall))?;
+            stream.set_write_timeout(Some(self.limits.stall))?;
+        }
+        let clock = Clock {
+            start: Instant::now(),
+            last: AtomicU64::new(0),
+        };
+        let copy = |from, to| {
+            let end = copy(from, to, &clock, self.limits.stall);
+            // Noted before libgit2 sees the connection end and asks why.
+            if end == End::Stalled {
+                self.fail(ConnectionError::Stalled {
+                    host: host.clone(),
+                    after: self.limits.stall,
+                });
+            }
+            if end != End::Finished {
+                for stream in [client, &remote] {
+                    // The other direction may have done so already.
+                    let _ = stream.shutdown(Shutdown::Both);
+                }
+            }
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| copy(client, &remote));
+            copy(&remote, client);
+        });
+        Ok(())
+    }
+
+    fn dial(&self, host: &str, port: u16) -> Result<TcpStream, ConnectionError> {
+        let resolve = |source| ConnectionError::Resolve {
+            host: host.to_owned(),
+            source,
+        };
+        let mut last = io::Error::from(io::ErrorKind::NotFound);
+        let addresses = (host, port).to_socket_addrs().map_err(resolve)?;
+        for address in addresses {
+            match TcpStream::connect_timeout(&address, self.limits.connect) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+        }
+        Err(ConnectionError::Connect {
+            host: host.to_owned(),
+            port,
+            source: last,
+        })
+    }
+}
+
+/// How one direction of a connection came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The sender had no more to say; the other direction goes on.
+    Finished,
+    /// Nothing moved in either direction.
+    Stalled,
+    /// An error on either side.
+    Broken,
+}
+
+fn copy(mut from: &TcpStream, mut to: &TcpStream, clock: &Clock, stall: Duration) -> End {
+    let mut buffer = [0; 64 * 1024];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => {
+                return match to.shutdown(Shutdown::Write) {
+                    Ok(()) => End::Finished,
+                    Err(_) => End::Broken,
+                };
+            }
+            Ok(length) => {
+                clock.tick();
+                match to.write_all(&buffer[..length]) {
+                    Ok(()) => clock.tick(),
+                    Err(error) if waited(&error) => return End::Stalled,
+                    Err(_) => return End::Broken,
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if waited(&error) => {
+                if clock.idle() >= stall {
+                    return End::Stalled;
+                }
+            }
+            Err(_) => return End::Broken,
+        }
+    }
+}
+
+/// When something last moved on a connection.
+struct Clock {
+    start: Instant,
+    /// Milliseconds after the start.
+    last: AtomicU64,
+}
+
+impl Clock {
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn tick(&self) {
+        self.last.store(self.now(), Ordering::Relaxed);
+    }
+
+    fn idle(&self) -> Duration {
+        Duration::from_millis(self.now().saturating_sub(self.last.load(Ordering::Relaxed)))
+    }
+}
+
+fn waited(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
+}
+
+/// Host and port of an HTTP `CONNECT` request (RFC 9110, section 9.3.6), read up to its end.
+fn connect_request(mut client: &TcpStream) -> io::Result<(String, u16)> {
+    let mut request = Vec::new();
+    let mut byte = [0];
+    while !request.ends_with(b"\r\n\r\n") {
+        if request.len() > 8 * 1024 {
+            return Err(io::Error::other("an endless request"));
+        }
+        client.read_exact(&mut byte)?;
+        request.push(byte[0]);
+    }
+    let text = String::from_utf8_lossy(&request);
+    let target = text
+        .strip_prefix("CONNECT ")
+        .and_then(|rest| rest.split_whitespace().next());
+    let parsed = target.and_then(|target| {
+        let (host, port) = target.rsplit_once(':')?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        Some((host.to_owned(), port.parse().ok()?))
+    });
+    if parsed.is_none() {
+        // Such as a redirect from https:// to http://, which would send the token unencrypted.
+        client.write_all(b"HTTP/1.1 405 Only TLS\r\n\r\n")?;
+    }
+    parsed.ok_or_else(|| io::Error::other("not a CONNECT request"))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUICK: Limits = Limits {
+        connect: Duration::from_secs(5),
+        stall: Duration::from_millis(150),
+    };
+
+    fn server() -> (TcpListener, Route) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        (
+            listener,
+            Route::To {
+                host: "127.0.0.1".into(),
+                port,
+            },
+        )
+    }
+
+    fn client(relay: &Relay) -> TcpStream {
+        TcpStream::connect((Ipv4Addr::LOCALHOST, relay.port())).unwrap()
+    }
+
+    fn read_to_end(mut stream: &TcpStream) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        // A reset is an end, too.
+        let _ = stream.read_to_end(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn bytes_pass_both_ways_until_both_have_ended() {
+        let (listener, route) = server();
+        let relay = Relay::open(route, Limits::default(), &Stop::default()).unwrap();
+        let mut near = client(&relay);
+        let (mut far, _) = listener.accept().unwrap();
+        near.write_all(b"ask").unwrap();
+        near.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_to_end(&far), b"ask");
+        far.write_all(b"answer").unwrap();
+        drop(far);
+        assert_eq!(read_to_end(&near), b"answer");
+        assert!(relay.failure().is_none());
+    }
+
+    #[test]
+    fn a_proxy_connects_where_it_is_told() {
+        let (listener, _) = server();
+        let relay = Relay::open(Route::Named, Limits::default(), &Stop::default()).unwrap();
+        let mut near = client(&relay);
+        let port = listener.local_addr().unwrap().port();
+        write!(near, "CONNECT 127.0.0.1:{port} HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        let (mut far, _) = listener.accept().unwrap();
+        far.write_all(b"hello").unwrap();
+        drop(far);
+        assert_eq!(read_to_end(&near), b"HTTP/1.1 200 Connected\r\n\r\nhello");
+    }
+
+    #[test]
+    fn a_proxy_takes_no_plain_http() {
+        let relay = Relay::open(Route::Named, Limits::default(), &Stop::default()).unwrap();
+        let mut near = client(&relay);
+        write!(near, "GET http://127.0.0.1/ HTTP/1.1\r\n\r\n").unwrap();
+        assert_eq!(read_to_end(&near), b"HTTP/1.1 405 Only TLS\r\n\r\n");
+    }
+
+    #[test]
+    fn silence_ends_the_connection() {
+        let (listener, route) = server();
+        let relay = Relay::open(route, QUICK, &Stop::default()).unwrap();
+        let near = client(&relay);
+        let far = listener.accept().unwrap();
+        assert_eq!(read_to_end(&near), b"");
+        assert!(matches!(
+            relay.failure(),
+            Some(ConnectionError::Stalled { .. })
+        ));
+        drop(far);
+    }
+
+    #[test]
+    fn a_closed_port_and_an_unknown_name_are_told_apart() {
+        let (listener, route) = server();
+        drop(listener);
+        let relay = Relay::open(route, QUICK, &Stop::default()).unwrap();
+        assert_eq!(read_to_end(&client(&relay)), b"");
+        assert!(matches!(
+            relay.failure(),
+            Some(ConnectionError::Connect { .. })
+        ));
+        let route = Route::To {
+            host: "no-such-host.invalid".into(),
+            port: 1,
+        };
+        let relay = Relay::open(route, QUICK, &Stop::default()).unwrap();
+        assert_eq!(read_to_end(&client(&relay)), b"");
+        assert!(matches!(
+            relay.failure(),
+            Some(ConnectionError::Resolve { .. })
+        ));
+    }
+
+    #[test]
+    fn a_stop_cuts_what_is_under_way_and_what_comes_later() {
+        let (listener, route) = server();
+        let stop = Stop::default();
+        let relay = Relay::open(route.clone(), Limits::default(), &stop).unwrap();
+        let near = client(&relay);
+        let far = listener.accept().unwrap();
+        stop.stop();
+        assert_eq!(read_to_end(&near), b"");
+        drop(far);
+        let relay = Relay::open(route, Limits::default(), &stop).unwrap();
+        assert_eq!(read_to_end(&client(&relay)), b"");
+    }
+}

@@ -1,0 +1,370 @@
+//! Whether an SSH host is the one it should be, by OpenSSH's `known_hosts` files (sshd(8),
+//! "SSH_KNOWN_HOSTS FILE FORMAT"). An unknown host is never accepted.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use base64::{
+    Engine,
+    prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD},
+};
+use ring::{digest, hmac};
+
+/// Why an SSH host is not trusted.
+#[derive(Debug, thiserror::Error)]
+pub enum HostKeyError {
+    /// No file knows the host by this kind of key.
+    #[error(
+        "its {kind} key with fingerprint {fingerprint} is not known; compare the fingerprint with \
+         the host's published one, and if it is right add this line to {file}: {line}"
+    )]
+    Unknown {
+        /// The key's type.
+        kind: String,
+        /// SHA-256 of the key, as `ssh-keygen -l` shows it.
+        fingerprint: String,
+        /// The file for the line.
+        file: PathBuf,
+        /// The line that makes the host known.
+        line: String,
+    },
+    /// The host is known by another key.
+    #[error(
+        "its {kind} key with fingerprint {fingerprint} is not the one in {file} line {number}: \
+         either the host has a new key or somebody stands between; ask the host's operator, then \
+         replace that line"
+    )]
+    Changed {
+        /// The key's type.
+        kind: String,
+        /// SHA-256 of the key offered.
+        fingerprint: String,
+        /// The file with the known key.
+        file: PathBuf,
+        /// Its line, counted from 1.
+        number: usize,
+    },
+    /// The key is marked as stolen.
+    #[error("its key with fingerprint {fingerprint} is revoked in {file} line {number}")]
+    Revoked {
+        /// SHA-256 of the key.
+        fingerprint: String,
+        /// The file.
+        file: PathBuf,
+        /// Its line, counted from 1.
+        number: usize,
+    },
+    /// A file can't be read.
+    #[error("{file} can't be read")]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The host showed no key.
+    #[error("it showed no key")]
+    NoKey,
+}
+
+/// Where the keys of hosts are by default; files that are not there count as empty.
+fn default_files() -> Vec<PathBuf> {
+    let home = std::env::home_dir().map(|home| home.join(".ssh/known_hosts"));
+    home.into_iter()
+        .chain([PathBuf::from("/etc/ssh/ssh_known_hosts")])
+        .collect()
+}
+
+/// Accepts the host only if a file has this very key for it.
+pub(crate) fn check(
+    file: Option<&Path>,
+    host: &str,
+    port: u16,
+    key: &[u8],
+) -> Result<(), HostKeyError> {
+    let files = file.map_or_else(default_files, |file| vec![file.to_owned()]);
+    let mut texts = Vec::new();
+    for path in &files {
+        match std::fs::read(path) {
+            // A comment may be in any encoding.
+            Ok(bytes) => texts.push((path.clone(), String::from_utf8_lossy(&bytes).into_owned())),
+            Err(error) if file.is_none() && error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => {
+                return Err(HostKeyError::File {
+                    file: path.clone(),
+                    source,
+                });
+            }
+        }
+    }
+    let add_to = files.into_iter().next().unwrap_or_default();
+    decide(&texts, &add_to, host, port, key)
+}
+
+fn decide(
+    files: &[(PathBuf, String)],
+    add_to: &Path,
+    host: &str,
+    port: u16,
+    key: &[u8],
+) -> Result<(), HostKeyError> {
+    let host = host.to_ascii_lowercase();
+    let name = if port == 22 {
+        host
+    } else {
+        format!("[{host}]:{port}")
+    };
+    let kind = kind(key).ok_or(HostKeyError::NoKey)?;
+    let hash = digest::digest(&digest::SHA256, key);
+    let fingerprint = format!("SHA256:{}", BASE64_STANDARD_NO_PAD.encode(hash));
+    let encoded = BASE64_STANDARD.encode(key);
+
+    let mut known = false;
+    let mut other = None;
+    for (file, text) in files {
+        for (number, line) in (1..).zip(text.lines()) {
+            let mut words = line.split_whitespace().peekable();
+            let marker = words.next_if(|word| word.starts_with('@'));
+            let (Some(hosts), Some(line_kind), Some(line_key)) =
+                (words.next(), words.next(), words.next())
+            else {
+                continue;
+            };
+            if hosts.starts_with('#') || line_kind != kind || !covers(hosts, &name) {
+                continue;
+            }
+            match marker {
+                Some("@revoked") if line_key == encoded => {
+                    let file = file.clone();
+                    return Err(HostKeyError::Revoked {
+                        fingerprint,
+                        file,
+                        number,
+                    });
+                }
+                // A CA signs host certificates, which libssh2 does not speak.
+                Some(_) => {}
+                None if line_key == encoded => known = true,
+                None => other = other.or(Some((file.clone(), number))),
+            }
+        }
+    }
+    match other {
+        _ if known => Ok(()),
+        Some((file, number)) => Err(HostKeyError::Changed {
+            kind: kind.to_owned(),
+            fingerprint,
+            file,
+            number,
+        }),
+        None => Err(HostKeyError::Unknown {
+            line: format!("{name} {kind} {encoded}"),
+            kind: kind.to_owned(),
+            fingerprint,
+            file: add_to.to_owned(),
+        }),
+    }
+}
+
+/// The key's type, which stands first in it (RFC 4253, section 6.6).
+fn kind(key: &[u8]) -> Option<&str> {
+    let (length, rest) = key.split_first_chunk::<4>()?;
+    let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+    std::str::from_utf8(rest.get(..length)?).ok()
+}
+
+fn covers(hosts: &str, name: &str) -> bool {
+    if let Some(hashed) = hosts.strip_prefix("|1|") {
+        return hashed_is(hashed, name).unwrap_or(false);
+    }
+    let mut covered = false;
+    for pattern in hosts.split(',') {
+        match pattern.strip_prefix('!') {
+            Some(pattern) if matches(pattern, name) => return false,
+            Some(_) => {}
+            None => covered |= matches(pattern, name),
+        }
+    }
+    covered
+}
+
+/// `salt|hash`: HMAC-SHA1 of the name.
+fn hashed_is(hashed: &str, name: &str) -> Option<bool> {
+    let (salt, hash) = hashed.split_once('|')?;
+    let salt = BASE64_STANDARD.decode(salt).ok()?;
+    let hash = BASE64_STANDARD.decode(hash).ok()?;
+    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, &salt);
+    Some(hmac::verify(&key, name.as_bytes(), &hash).is_ok())
+}
+
+/// `*` stands for any text, `?` for one character. Linear in memory, and a `*` is tried again only
+/// from the last one on, so that no pattern takes exponential time.
+fn matches(pattern: &str, name: &str) -> bool {
+    let (pattern, name) = (pattern.to_ascii_lowercase(), name.as_bytes());
+    let pattern = pattern.as_bytes();
+    let (mut p, mut n) = (0, 0);
+    let mut star = None;
+    while n < name.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p, n));
+                p += 1;
+            }
+            Some(c) if *c == b'?' || *c == name[n] => {
+                p += 1;
+                n += 1;
+            }
+            _ => match star {
+                Some((at, taken)) => {
+                    star = Some((at, taken + 1));
+                    p = at + 1;
+                    n = taken + 1;
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|c| *c == b'*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(content: u8) -> Vec<u8> {
+        let kind = b"ssh-ed25519";
+        [&[0, 0, 0, 11], &kind[..], &[0, 0, 0, 1, content]].concat()
+    }
+
+    fn encoded(content: u8) -> String {
+        format!("ssh-ed25519 {}", BASE64_STANDARD.encode(key(content)))
+    }
+
+    fn verdict(text: &str, host: &str, port: u16, key: &[u8]) -> String {
+        let files = [(PathBuf::from("hosts"), text.to_owned())];
+        match decide(&files, Path::new("hosts"), host, port, key) {
+            Ok(()) => "known".into(),
+            Err(HostKeyError::Unknown { line, .. }) => format!("unknown {line}"),
+            Err(HostKeyError::Changed { number, .. }) => format!("changed {number}"),
+            Err(HostKeyError::Revoked { number, .. }) => format!("revoked {number}"),
+            Err(other) => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn only_a_host_with_this_very_key_is_known() {
+        let one = encoded(1);
+        let changed = "changed 1".to_owned();
+        let known = "known".to_owned();
+        let unknown = |name: &str| format!("unknown {name} {one}");
+        for (text, host, port, expected) in [
+            (String::new(), "a.example", 22, unknown("a.example")),
+            (
+                format!("a.example {one} comment"),
+                "A.example",
+                22,
+                known.clone(),
+            ),
+            (
+                format!("b.example,a.example {one}"),
+                "a.example",
+                22,
+                known.clone(),
+            ),
+            (format!("*.example {one}"), "a.example", 22, known.clone()),
+            (
+                format!("?.example {one}"),
+                "ab.example",
+                22,
+                unknown("ab.example"),
+            ),
+            (
+                format!("*.example,!a.example {one}"),
+                "a.example",
+                22,
+                unknown("a.example"),
+            ),
+            (
+                format!("# a.example {one}"),
+                "a.example",
+                22,
+                unknown("a.example"),
+            ),
+            (
+                format!("a.example {one}"),
+                "a.example",
+                2222,
+                unknown("[a.example]:2222"),
+            ),
+            (
+                format!("[a.example]:2222 {one}"),
+                "a.example",
+                2222,
+                known.clone(),
+            ),
+            (
+                format!("a.example {}", encoded(2)),
+                "a.example",
+                22,
+                changed,
+            ),
+            (
+                format!("a.example {}\na.example {one}", encoded(2)),
+                "a.example",
+                22,
+                known.clone(),
+            ),
+            (
+                format!("a.example {one}\n@revoked * {one}"),
+                "a.example",
+                22,
+                "revoked 2".into(),
+            ),
+            (
+                format!("@cert-authority * {one}"),
+                "a.example",
+                22,
+                unknown("a.example"),
+            ),
+            (
+                "a.example ssh-rsa AAAA".into(),
+                "a.example",
+                22,
+                unknown("a.example"),
+            ),
+        ] {
+            assert_eq!(verdict(&text, host, port, &key(1)), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn hashed_names_are_known() {
+        let salt = [7; 20];
+        let hmac_key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, &salt);
+        let hash = hmac::sign(&hmac_key, b"a.example");
+        let name = format!(
+            "|1|{}|{}",
+            BASE64_STANDARD.encode(salt),
+            BASE64_STANDARD.encode(hash)
+        );
+        let text = format!("{name} {}", encoded(1));
+        assert_eq!(verdict(&text, "a.example", 22, &key(1)), "known");
+        assert!(verdict(&text, "b.example", 22, &key(1)).starts_with("unknown"));
+    }
+
+    #[test]
+    fn a_pattern_of_stars_takes_no_time() {
+        assert!(!matches(&"*a".repeat(60), &"a".repeat(59)));
+        assert!(matches("*a*b*", "xxaxxbxx"));
+        assert!(matches("**", ""));
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused() {
+        assert!(verdict("", "a", 22, b"").contains("NoKey"));
+        assert!(verdict("", "a", 22, &[255, 255, 255, 255, 0]).contains("NoKey"));
+    }
+}

@@ -1,0 +1,30 @@
+//! A Git repository as the hub sees it: mirrored into the hub's state directory, watched, and read
+//! as immutable snapshots straight from the object store. There is no work tree.
+//!
+//! [`RemoteConfig`] says where the repository is and how to log in, [`Mirror`] keeps a verified copy
+//! of one reference, [`Watcher`] refreshes it and publishes a [`RepoView`]; [`read_dir`] gives the
+//! same kind of tree for a plain directory.
+
+mod address;
+mod connection;
+mod directory;
+mod error;
+mod known_hosts;
+mod local;
+mod mirror;
+mod network;
+mod remote;
+mod snapshot;
+mod view;
+mod watch;
+
+pub use address::{RemoteUrl, UrlError};
+pub use connection::{ConnectionError, Limits};
+pub use directory::read_dir;
+pub use error::Error;
+pub use known_hosts::HostKeyError;
+pub use mirror::{Change, Mirror, Refreshed};
+pub use remote::{Auth, Reference, RemoteConfig};
+pub use snapshot::TooBig;
+pub use view::{Problem, RepoState, RepoView, Tip};
+pub use watch::{WatchConfig, Watcher};

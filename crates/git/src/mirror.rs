@@ -1,0 +1,595 @@
+//! The verified copy of one reference of a remote, in the hub's state directory.
+//!
+//! `repo.git` is a bare repository whose `refs/muster/tip` is moved last, after every file of the
+//! commit was read. What is found damaged is built anew in `rebuild.git` beside it and swapped in
+//! when whole, so that a good copy is never given up for nothing.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use git2::{ErrorCode, Oid, Repository, RepositoryInitOptions, RepositoryOpenFlags};
+use muster_model::{ids::ObjectId, tree::Snapshot};
+
+use crate::{
+    connection::{Limits, Stop},
+    error::Error,
+    local::{self, Local},
+    network::Network,
+    remote::RemoteConfig,
+    snapshot::{self, ReadError, object_id},
+};
+
+const TIP: &str = "refs/muster/tip";
+/// Every fetch adds a pack, and every lookup goes through all of them.
+const MAX_PACKS: usize = 64;
+
+/// A remote's reference, mirrored. One process has it at a time.
+pub struct Mirror {
+    dir: PathBuf,
+    config: RemoteConfig,
+    limits: Limits,
+    stop: Arc<Stop>,
+    /// `None` until the first refresh where there was nothing usable.
+    repo: Option<Repository>,
+    last: Option<Arc<Snapshot>>,
+    /// The commit for which a rebuild did not help.
+    beyond_repair: Option<Oid>,
+    _lock: File,
+}
+
+/// How a refresh changed the tip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Not at all.
+    None,
+    /// To a commit that follows the old one, or is the first.
+    Forward,
+    /// To a commit that does not have the old one behind it: a force-push, or a moved tag.
+    Forced {
+        /// The commit that is no longer there.
+        old: ObjectId,
+    },
+}
+
+/// What a refresh found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refreshed {
+    /// The files at the tip.
+    pub snapshot: Arc<Snapshot>,
+    /// How the tip moved.
+    pub change: Change,
+    /// Whether the mirror had to be built anew.
+    pub rebuilt: bool,
+}
+
+/// Where an attempt begins.
+struct Base<'a> {
+    repo: &'a Repository,
+    /// The tip before.
+    old: Option<Oid>,
+    /// The tip whose objects this repository has.
+    have: Option<Oid>,
+    known: Option<&'a Snapshot>,
+}
+
+/// How an attempt ended that did not give a snapshot.
+enum Failure {
+    /// The remote, the network or the configuration.
+    Told(Error),
+    /// Objects of this commit can't be read, whether by the remote's fault or the mirror's.
+    Damaged { commit: Option<Oid>, error: Error },
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Corrupt { .. } => Self::Damaged {
+                commit: None,
+                error,
+            },
+            error => Self::Told(error),
+        }
+    }
+}
+
+impl Mirror {
+    /// Opens the mirror in this directory, which is made where it is missing. What an earlier
+    /// process left half-written is dropped; the last good snapshot is there at once, without the
+    /// remote.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] where another process has it, [`Error::Storage`] where the directory can't
+    /// be used.
+    pub fn open(dir: &Path, config: RemoteConfig) -> Result<Self, Error> {
+        let storage = |path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::Storage { path, source }
+        };
+        fs::create_dir_all(dir).map_err(storage(dir))?;
+        let lock_path = dir.join("lock");
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path);
+        let lock = lock.map_err(storage(&lock_path))?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => Error::Locked {
+                dir: dir.to_owned(),
+            },
+            TryLockError::Error(source) => Error::Storage {
+                path: lock_path,
+                source,
+            },
+        })?;
+        let mut mirror = Self {
+            dir: dir.to_owned(),
+            config,
+            limits: Limits::default(),
+            stop: Arc::default(),
+            repo: None,
+            last: None,
+            beyond_repair: None,
+            _lock: lock,
+        };
+        // Killed between the two renames of a swap.
+        if !mirror.path().exists() && mirror.rebuild_path().exists() {
+            let (from, to) = (mirror.rebuild_path(), mirror.path());
+            fs::rename(&from, &to).map_err(storage(&from))?;
+        }
+        mirror
+            .remember_source()
+            .map_err(storage(&mirror.source_path()))?;
+        sweep(&mirror.path().join("objects/pack")).map_err(storage(&mirror.path()))?;
+        mirror.load();
+        Ok(mirror)
+    }
+
+    /// Other bounds on time than the default ones.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// What is mirrored.
+    #[must_use]
+    pub fn config(&self) -> &RemoteConfig {
+        &self.config
+    }
+
+    /// The last good snapshot.
+    #[must_use]
+    pub fn last(&self) -> Option<&Arc<Snapshot>> {
+        self.last.as_ref()
+    }
+
+    pub(crate) fn stop_handle(&self) -> Arc<Stop> {
+        self.stop.clone()
+    }
+
+    /// Asks the remote, fetches what is new, verifies it and moves the tip. Blocks: call it where
+    /// that is allowed.
+    ///
+    /// # Errors
+    /// Why there is nothing newer; [`Mirror::last`] and the mirror's files stay as they were.
+    pub fn refresh(&mut self) -> Result<Refreshed, Error> {
+        if self.stop.is_stopped() {
+            return Err(Error::Stopped);
+        }
+        let old = self
+            .last
+            .as_ref()
+            .map(|last| Oid::from_bytes(&last.commit.0));
+        let old = old.transpose().map_err(|error| self.protocol(error))?;
+        let repo = match self.repo.take() {
+            Some(repo) => repo,
+            None => self.init(&self.path())?,
+        };
+        let base = Base {
+            repo: &repo,
+            old,
+            have: old,
+            known: self.last.as_deref(),
+        };
+        let result = self.attempt(&base);
+        self.repo = Some(repo);
+        let (snapshot, change, rebuilt) = match result {
+            Ok(Some((snapshot, change))) => (snapshot, change, false),
+            Ok(None) => match &self.last {
+                Some(last) => return Ok(unchanged(last)),
+                None => return Err(self.protocol(git2::Error::from_str("nothing was fetched"))),
+            },
+            Err(Failure::Told(error)) => return Err(error),
+            Err(Failure::Damaged { commit, error }) => {
+                let hopeless = commit.is_some() && commit == self.beyond_repair;
+                if hopeless && self.is_whole() {
+                    return Err(error);
+                }
+                tracing::warn!(
+                    error = error.chain(),
+                    dir = %self.dir.display(),
+                    "objects can't be read; building the mirror anew from the remote"
+                );
+                match self.rebuild(old) {
+                    Ok((snapshot, change)) => (snapshot, change, true),
+                    Err(Failure::Told(error)) => return Err(error),
+                    Err(Failure::Damaged { commit, error }) => {
+                        self.beyond_repair = commit;
+                        return Err(error);
+                    }
+                }
+            }
+        };
+        self.beyond_repair = None;
+        let snapshot = Arc::new(snapshot);
+        self.last = Some(snapshot.clone());
+        Ok(Refreshed {
+            snapshot,
+            change,
+            rebuilt,
+        })
+    }
+
+    /// The files at any commit that the mirror has.
+    ///
+    /// # Errors
+    /// [`Error::NoReference`] where the mirror doesn't have it, others where it can't be read.
+    pub fn snapshot(&self, commit: ObjectId) -> Result<Snapshot, Error> {
+        let missing = || Error::NoReference {
+            remote: self.config.url.to_string(),
+            reference: format!("commit {commit}"),
+            there: format!("{} is followed", self.config.reference),
+        };
+        let id = Oid::from_bytes(&commit.0).map_err(|error| self.protocol(error))?;
+        let repo = self.repo.as_ref().ok_or_else(missing)?;
+        if repo
+            .find_commit(id)
+            .is_err_and(|error| error.code() == ErrorCode::NotFound)
+        {
+            return Err(missing());
+        }
+        let known = self.last.as_ref().map(|last| &*last.tree);
+        snapshot::read(repo, id, known).map_err(|error| self.unreadable(id, error))
+    }
+
+    /// Puts the packs of many fetches into one, and drops what no commit of the followed reference
+    /// has. It does nothing until there are many. Blocks.
+    ///
+    /// # Errors
+    /// Where the mirror's objects can't be read or written; nothing is lost then.
+    pub fn tidy(&mut self) -> Result<(), Error> {
+        let packs = self.path().join("objects/pack");
+        let storage = |source| Error::Storage {
+            path: packs.clone(),
+            source,
+        };
+        let names = pack_names(&packs).map_err(storage)?;
+        let (Some(repo), Some(last)) = (&self.repo, &self.last) else {
+            return Ok(());
+        };
+        if names.len() <= MAX_PACKS {
+            return Ok(());
+        }
+        let merged = Oid::from_bytes(&last.commit.0)
+            .and_then(|tip| local::pack(repo, &packs, tip, None))
+            .map_err(|error| storage(io::Error::other(error.message().to_owned())))?;
+        let Some(merged) = merged else { return Ok(()) };
+        // The handle has the old packs open.
+        self.repo = None;
+        for name in names.iter().filter(|name| **name != merged) {
+            for end in ["pack", "idx"] {
+                let file = packs.join(format!("pack-{name}.{end}"));
+                fs::remove_file(&file).map_err(|source| Error::Storage { path: file, source })?;
+            }
+        }
+        self.repo = Some(
+            self.open_repo(&self.path())
+                .map_err(|error| self.protocol(error))?,
+        );
+        Ok(())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.join("repo.git")
+    }
+
+    fn rebuild_path(&self) -> PathBuf {
+        self.dir.join("rebuild.git")
+    }
+
+    fn source_path(&self) -> PathBuf {
+        self.dir.join("source")
+    }
+
+    fn protocol(&self, source: git2::Error) -> Error {
+        Error::Protocol {
+            remote: self.config.url.to_string(),
+            source,
+        }
+    }
+
+    fn unreadable(&self, commit: Oid, error: ReadError) -> Error {
+        let remote = self.config.url.to_string();
+        match error {
+            ReadError::Git(source) => Error::Corrupt { remote, source },
+            ReadError::TooBig(source) => Error::TooBig {
+                remote,
+                commit: commit.to_string(),
+                source,
+            },
+        }
+    }
+
+    /// The tip belongs to one reference of one remote. With another one the objects stay, as most
+    /// will be the same, but what was the last good snapshot is not.
+    fn remember_source(&self) -> io::Result<()> {
+        let source = format!(
+            "{}\n{}\n",
+            self.config.url,
+            self.config.reference.full_name()
+        );
+        let path = self.source_path();
+        if fs::read_to_string(&path).is_ok_and(|text| text == source) {
+            return Ok(());
+        }
+        match fs::remove_file(self.path().join(TIP)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        fs::write(path, source)
+    }
+
+    fn open_repo(&self, path: &Path) -> Result<Repository, git2::Error> {
+        let none: [&Path; 0] = [];
+        let flags = RepositoryOpenFlags::NO_SEARCH | RepositoryOpenFlags::BARE;
+        Repository::open_ext(path, flags, none)
+    }
+
+    /// Takes over what is on disk if all of it can be read.
+    fn load(&mut self) {
+        let Ok(repo) = self.open_repo(&self.path()) else {
+            return;
+        };
+        let tip = match repo.refname_to_id(TIP) {
+            Ok(tip) => tip,
+            // Nothing was ever fetched whole.
+            Err(error) if error.code() == ErrorCode::NotFound => {
+                self.repo = Some(repo);
+                return;
+            }
+            Err(_) => return,
+        };
+        match snapshot::read(&repo, tip, None) {
+            Ok(snapshot) => {
+                self.repo = Some(repo);
+                self.last = Some(Arc::new(snapshot));
+            }
+            Err(error) => tracing::warn!(
+                error = self.unreadable(tip, error).chain(),
+                dir = %self.dir.display(),
+                "the mirror is damaged and will be built anew from the remote"
+            ),
+        }
+    }
+
+    /// Whether the last good commit can still be read from the disk.
+    fn is_whole(&self) -> bool {
+        let tip = self.open_repo(&self.path()).and_then(|repo| {
+            let tip = repo.refname_to_id(TIP)?;
+            Ok((repo, tip))
+        });
+        tip.is_ok_and(|(repo, tip)| snapshot::read(&repo, tip, None).is_ok())
+    }
+
+    /// A new empty repository, in place of whatever is there.
+    fn init(&self, path: &Path) -> Result<Repository, Error> {
+        let storage = |source| Error::Storage {
+            path: path.to_owned(),
+            source,
+        };
+        match fs::remove_dir_all(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(storage(error)),
+            _ => {}
+        }
+        let mut options = RepositoryInitOptions::new();
+        options.bare(true).external_template(false);
+        Repository::init_opts(path, &options)
+            .map_err(|error| storage(io::Error::other(error.message().to_owned())))
+    }
+
+    fn rebuild(&mut self, old: Option<Oid>) -> Result<(Snapshot, Change), Failure> {
+        let (path, fresh, aside) = (
+            self.path(),
+            self.rebuild_path(),
+            self.dir.join("damaged.git"),
+        );
+        let repo = self.init(&fresh)?;
+        let built = self.attempt(&Base {
+            repo: &repo,
+            old,
+            have: None,
+            known: None,
+        })?;
+        let built = built.ok_or_else(|| {
+            self.protocol(git2::Error::from_str("the remote's reference went away"))
+        })?;
+        drop(repo);
+        self.repo = None;
+        let swap = || -> io::Result<()> {
+            if aside.exists() {
+                fs::remove_dir_all(&aside)?;
+            }
+            if path.exists() {
+                fs::rename(&path, &aside)?;
+            }
+            fs::rename(&fresh, &path)?;
+            if aside.exists() {
+                fs::remove_dir_all(&aside)?;
+            }
+            Ok(())
+        };
+        swap().map_err(|source| Error::Storage {
+            path: self.dir.clone(),
+            source,
+        })?;
+        self.repo = Some(
+            self.open_repo(&path)
+                .map_err(|error| self.protocol(error))?,
+        );
+        Ok(built)
+    }
+
+    /// One way from the remote's reference to a verified tip; `None` where it has not moved.
+    fn attempt(&self, base: &Base<'_>) -> Result<Option<(Snapshot, Change)>, Failure> {
+        let Some(commit) = self.transfer(base)? else {
+            return Ok(None);
+        };
+        let damaged = |source| Failure::Damaged {
+            commit: Some(commit),
+            error: Error::Corrupt {
+                remote: self.config.url.to_string(),
+                source,
+            },
+        };
+        // A pack that came around the handle.
+        base.repo
+            .odb()
+            .and_then(|odb| odb.refresh())
+            .map_err(damaged)?;
+        let known = base.known.map(|known| &*known.tree);
+        let snapshot = snapshot::read(base.repo, commit, known).map_err(|error| match error {
+            ReadError::Git(source) => damaged(source),
+            too_big => Failure::Told(self.unreadable(commit, too_big)),
+        })?;
+        let change = match base.old {
+            Some(old) if old == commit => Change::None,
+            Some(old) => {
+                let follows = match base.repo.graph_descendant_of(commit, old) {
+                    // A rebuilt mirror has only what the new commit has.
+                    Err(error) if error.code() == ErrorCode::NotFound => false,
+                    other => other.map_err(damaged)?,
+                };
+                let old = object_id(old).map_err(damaged)?;
+                if follows {
+                    Change::Forward
+                } else {
+                    Change::Forced { old }
+                }
+            }
+            None => Change::Forward,
+        };
+        base.repo
+            .reference(TIP, commit, true, "refresh")
+            .map_err(|error| Error::Storage {
+                path: base.repo.path().to_owned(),
+                source: io::Error::other(error.message().to_owned()),
+            })?;
+        Ok(Some((snapshot, change)))
+    }
+
+    /// Brings the objects over; `None` where the remote's reference has not moved.
+    fn transfer(&self, base: &Base<'_>) -> Result<Option<Oid>, Failure> {
+        let not_a_commit = || Error::NotACommit {
+            remote: self.config.url.to_string(),
+            reference: self.config.reference.to_string(),
+        };
+        let Some(path) = self.config.url.local_path() else {
+            let network = Network::open(&self.config, self.limits, &self.stop)?;
+            let wanted = network.fetch(base.repo, base.have)?;
+            if !wanted.fetched {
+                return Ok(None);
+            }
+            let object = base.repo.find_object(wanted.id, None).map_err(|source| {
+                let remote = self.config.url.to_string();
+                Failure::Damaged {
+                    commit: Some(wanted.id),
+                    error: Error::Corrupt { remote, source },
+                }
+            })?;
+            let commit = object.peel_to_commit().map_err(|_| not_a_commit())?;
+            return Ok(Some(commit.id()));
+        };
+        let local = Local::open(&self.config, path)?;
+        let id = local.tip()?;
+        if base.have == Some(id) {
+            return Ok(None);
+        }
+        let commit = local.commit(id)?.ok_or_else(not_a_commit)?;
+        if base.have == Some(commit) {
+            return Ok(None);
+        }
+        local
+            .copy(&base.repo.path().join("objects/pack"), commit, base.have)
+            .map_err(|error| match error {
+                Error::Corrupt { .. } => Failure::Damaged {
+                    commit: Some(commit),
+                    error,
+                },
+                error => Failure::Told(error),
+            })?;
+        Ok(Some(commit))
+    }
+}
+
+impl std::fmt::Debug for Mirror {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mirror")
+            .field("dir", &self.dir)
+            .field("config", &self.config)
+            .finish()
+    }
+}
+
+fn unchanged(last: &Arc<Snapshot>) -> Refreshed {
+    Refreshed {
+        snapshot: last.clone(),
+        change: Change::None,
+        rebuilt: false,
+    }
+}
+
+/// The names of whole packs.
+fn pack_names(packs: &Path) -> io::Result<Vec<String>> {
+    let files = match fs::read_dir(packs) {
+        Ok(files) => files,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut names = Vec::new();
+    for file in files {
+        let file = file?.file_name();
+        let name = file
+            .to_str()
+            .and_then(|file| file.strip_prefix("pack-")?.strip_suffix(".idx"));
+        names.extend(name.map(str::to_owned));
+    }
+    Ok(names)
+}
+
+/// Removes what a process that was killed in the middle of a fetch left: everything but packs with
+/// their indexes.
+fn sweep(packs: &Path) -> io::Result<()> {
+    let whole = pack_names(packs)?;
+    let files = match fs::read_dir(packs) {
+        Ok(files) => files,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for file in files {
+        let file = file?;
+        let name = file.file_name().into_encoded_bytes();
+        let name = String::from_utf8_lossy(&name);
+        let stem = name
+            .strip_prefix("pack-")
+            .and_then(|name| name.split_once('.'));
+        if !stem.is_some_and(|(stem, _)| whole.iter().any(|whole| whole == stem)) {
+            fs::remove_file(file.path())?;
+        }
+    }
+    Ok(())
+}

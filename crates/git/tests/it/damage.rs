@@ -1,0 +1,276 @@
+//! Remotes and mirrors with damaged files, and a mirror's process killed in mid-fetch.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use muster_git::{Change, Error, Mirror, Reference, RemoteConfig};
+use muster_testkit::{
+    gitserver::{GitRepo, HttpsGit, SshGit},
+    process::Process,
+};
+
+use crate::{config, local, on, scratch, text, with};
+
+fn main_of(repo: &GitRepo) -> RemoteConfig {
+    on(Reference::Branch("main".into()), local(&repo.path()))
+}
+
+/// Text that does not compress, the same for the same seed.
+fn noise(seed: u64, length: usize) -> String {
+    let mut state = seed | 1;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        char::from(b'a' + (state % 26) as u8)
+    };
+    std::iter::repeat_with(next).take(length).collect()
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![dir.to_owned()];
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path)
+            } else {
+                found.push(path)
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn replace(path: &Path, content: &[u8]) {
+    // Objects are read-only, and other handles may have the old file mapped.
+    let _ = fs::remove_file(path);
+    fs::write(path, content).unwrap();
+}
+
+fn truncate(path: &Path) {
+    let bytes = fs::read(path).unwrap();
+    replace(path, &bytes[..bytes.len() / 2]);
+}
+
+#[test]
+fn a_damaged_remote_is_told_and_followed_again_once_restored() {
+    let repo = GitRepo::new().unwrap();
+    let https_server = HttpsGit::start(&repo.root()).unwrap();
+    let ssh_server = SshGit::start().unwrap();
+    let https = muster_git::Auth {
+        token_file: Some(https_server.token_file()),
+        ca_file: Some(https_server.ca_file()),
+        ..Default::default()
+    };
+    let ssh = muster_git::Auth {
+        ssh_key: Some(ssh_server.key_file()),
+        known_hosts: Some(ssh_server.known_hosts_file()),
+        ..Default::default()
+    };
+    let good = repo.publish("good", &[("a", "1")]).unwrap();
+    let mut mirrors = [
+        main_of(&repo),
+        with(https, config(&https_server.url("fleet.git"))),
+        with(ssh, config(&ssh_server.url(&repo.path()))),
+    ]
+    .map(|config| {
+        let dir = scratch();
+        let mut mirror = Mirror::open(dir.path(), config).unwrap();
+        mirror.refresh().unwrap();
+        (dir, mirror)
+    });
+    let next = repo
+        .publish(
+            "next",
+            &[("b", &noise(1, 10_000)), ("c", &noise(2, 10_000))],
+        )
+        .unwrap();
+
+    let object = |spec: &str| {
+        let id = repo.git(&["rev-parse", spec]).unwrap();
+        repo.path().join("objects").join(&id[..2]).join(&id[2..])
+    };
+    let (blob, tree, commit) = (object("HEAD:b"), object("HEAD^{tree}"), object("HEAD"));
+    let damages: [(&str, &Path, fn(&Path)); 4] = [
+        ("a missing file", &blob, |path| {
+            fs::remove_file(path).unwrap()
+        }),
+        ("half a file", &blob, truncate),
+        ("a missing tree", &tree, |path| {
+            fs::remove_file(path).unwrap()
+        }),
+        ("a missing commit", &commit, |path| {
+            fs::remove_file(path).unwrap()
+        }),
+    ];
+    for (what, path, damage) in damages {
+        let whole = fs::read(path).unwrap();
+        damage(path);
+        for (_, mirror) in &mut mirrors {
+            // Also when asked again.
+            for _ in 0..2 {
+                let url = mirror.config().url.to_string();
+                let error = mirror.refresh().unwrap_err();
+                let told = matches!(error, Error::Corrupt { .. });
+                // git itself hides a branch whose commit is gone.
+                let hidden = what == "a missing commit"
+                    && matches!(error, Error::NoReference { .. } | Error::Empty { .. });
+                assert!(told || hidden, "{what} of {url}: {error:?}");
+                assert_eq!(mirror.last().unwrap().commit.to_string(), good);
+            }
+        }
+        replace(path, &whole);
+    }
+    for (_, mirror) in &mut mirrors {
+        let refreshed = mirror.refresh().unwrap();
+        assert_eq!(refreshed.snapshot.commit.to_string(), next);
+        assert_eq!(refreshed.change, Change::Forward);
+    }
+
+    // The same with everything in one pack.
+    let last = repo.publish("last", &[("d", &noise(3, 10_000))]).unwrap();
+    repo.git_bare(&["repack", "-a", "-d", "--quiet"]).unwrap();
+    let packs = files(&repo.path().join("objects/pack"));
+    let pack = packs
+        .iter()
+        .find(|path| path.extension().is_some_and(|end| end == "pack"))
+        .unwrap();
+    let whole = fs::read(pack).unwrap();
+    truncate(pack);
+    for (_, mirror) in &mut mirrors {
+        let error = mirror.refresh().unwrap_err();
+        let url = mirror.config().url.to_string();
+        let told = matches!(error, Error::Corrupt { .. } | Error::NoReference { .. });
+        assert!(told, "half a pack of {url}: {error:?}");
+        assert_eq!(mirror.last().unwrap().commit.to_string(), next);
+    }
+    replace(pack, &whole);
+    for (_, mirror) in &mut mirrors {
+        assert_eq!(mirror.refresh().unwrap().snapshot.commit.to_string(), last);
+    }
+}
+
+#[test]
+fn whatever_happens_to_the_mirrors_files_it_is_built_anew() {
+    let repo = GitRepo::new().unwrap();
+    repo.publish("first", &[("a", &noise(1, 5000)), ("b/c", "2")])
+        .unwrap();
+    let damages: [fn(&Path); 3] = [
+        |path| fs::remove_file(path).unwrap(),
+        truncate,
+        |path| replace(path, b"\0\0garbage\n"),
+    ];
+    // Each file of a mirror, each way, while its process is down and while it runs.
+    let count = {
+        let dir = scratch();
+        Mirror::open(dir.path(), main_of(&repo))
+            .unwrap()
+            .refresh()
+            .unwrap();
+        files(dir.path()).len()
+    };
+    for number in 0..count {
+        for damage in damages {
+            for running in [false, true] {
+                let dir = scratch();
+                let mut mirror = Mirror::open(dir.path(), main_of(&repo)).unwrap();
+                mirror.refresh().unwrap();
+                let path = files(dir.path())[number].clone();
+                if !running {
+                    drop(mirror);
+                    damage(&path);
+                    mirror = Mirror::open(dir.path(), main_of(&repo)).unwrap();
+                    let seen = mirror.refresh();
+                    let seen = seen.unwrap_or_else(|error| panic!("{path:?}: {}", error.chain()));
+                    assert_eq!(text(&seen.snapshot, "b/c").as_deref(), Some("2"));
+                } else if path.file_name().unwrap() != "lock" {
+                    damage(&path);
+                }
+                let value = format!("{number} {running}");
+                let next = repo.publish("next", &[("d", &value)]).unwrap();
+                let seen = mirror.refresh();
+                let seen = seen.unwrap_or_else(|error| panic!("{path:?}: {}", error.chain()));
+                assert_eq!(seen.snapshot.commit.to_string(), next, "{path:?}");
+                drop(mirror);
+                let mirror = Mirror::open(dir.path(), main_of(&repo)).unwrap();
+                assert_eq!(mirror.last(), Some(&seen.snapshot), "{path:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_swap_that_was_cut_in_two_is_finished() {
+    let repo = GitRepo::new().unwrap();
+    repo.publish("first", &[("a", "1")]).unwrap();
+    let dir = scratch();
+    let mut mirror = Mirror::open(dir.path(), main_of(&repo)).unwrap();
+    let good = mirror.refresh().unwrap().snapshot;
+    drop(mirror);
+    fs::rename(dir.path().join("repo.git"), dir.path().join("rebuild.git")).unwrap();
+    let mirror = Mirror::open(dir.path(), main_of(&repo)).unwrap();
+    assert_eq!(mirror.last(), Some(&good));
+}
+
+const CHILD_DIR: &str = "MUSTER_TEST_MIRROR";
+const CHILD_REMOTE: &str = "MUSTER_TEST_REMOTE";
+
+/// What the process that is killed does.
+#[test]
+#[ignore = "the body of another test's child process"]
+fn child_fetches() {
+    let dir = PathBuf::from(std::env::var_os(CHILD_DIR).unwrap());
+    let remote = local(Path::new(&std::env::var_os(CHILD_REMOTE).unwrap()));
+    let mut mirror = Mirror::open(&dir, on(Reference::Branch("main".into()), remote)).unwrap();
+    mirror.refresh().unwrap();
+}
+
+#[test]
+fn a_process_killed_in_mid_fetch_leaves_a_mirror_that_works() {
+    let repo = GitRepo::new().unwrap();
+    let good = repo.publish("first", &[("a", "1")]).unwrap();
+    let dir = scratch();
+    Mirror::open(dir.path(), main_of(&repo))
+        .unwrap()
+        .refresh()
+        .unwrap();
+    let large: Vec<_> = (0..24)
+        .map(|i| (format!("{i}"), noise(i + 1, 1 << 20)))
+        .collect();
+    let large: Vec<_> = large
+        .iter()
+        .map(|(a, b)| (a.as_str(), b.as_str()))
+        .collect();
+    let next = repo.publish("large", &large).unwrap();
+
+    let (packs, log) = (dir.path().join("repo.git/objects/pack"), scratch());
+    let before = files(&packs);
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "damage::child_fetches", "--ignored"]);
+    command
+        .env(CHILD_DIR, dir.path())
+        .env(CHILD_REMOTE, repo.path());
+    let child = Process::spawn("fetch", command, &log.path().join("log")).unwrap();
+    let end = Instant::now() + Duration::from_secs(60);
+    while files(&packs) == before {
+        child.check().unwrap();
+        assert!(Instant::now() < end, "the fetch never began");
+    }
+    child.kill().unwrap();
+    let left = files(&packs);
+    assert!(left.len() > before.len(), "{left:?}");
+
+    let mut mirror = Mirror::open(dir.path(), main_of(&repo)).unwrap();
+    assert_eq!(mirror.last().unwrap().commit.to_string(), good);
+    assert_eq!(files(&packs), before, "leftovers are swept");
+    let refreshed = mirror.refresh().unwrap();
+    assert_eq!(refreshed.snapshot.commit.to_string(), next);
+    assert!(!refreshed.rebuilt);
+}

@@ -1,0 +1,47 @@
+//! What a hub is told when it starts.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use muster_git::RemoteConfig;
+
+/// A hub's settings.
+#[derive(Debug, Clone)]
+pub struct HubConfig {
+    /// The fleet repository.
+    pub remote: RemoteConfig,
+    /// How often the repository is looked at without a reason; `None` for the default of its kind.
+    pub interval: Option<Duration>,
+    /// Where the hub keeps its state.
+    pub state_dir: PathBuf,
+    /// Where agents and people connect, with mTLS.
+    pub listen: SocketAddr,
+    /// Where probes, metrics and the Git webhook are served, in plain HTTP.
+    pub http: SocketAddr,
+    /// The address that agents are given in their join tokens, as HOST:PORT.
+    pub advertise: Option<String>,
+    /// The webhook's secret, if it wants one.
+    pub hook_token: Option<String>,
+    /// How long an agent's certificate is valid.
+    pub agent_lifetime: Duration,
+}
+
+impl HubConfig {
+    /// The store's file.
+    #[must_use]
+    pub fn store_path(&self) -> PathBuf {
+        self.state_dir.join(STORE_FILE)
+    }
+
+    /// Where a login for people on this machine is written.
+    #[must_use]
+    pub fn login_path(&self) -> PathBuf {
+        self.state_dir.join(LOGIN_FILE)
+    }
+}
+
+/// The store's file within the state directory.
+pub const STORE_FILE: &str = "hub.db";
+/// The login's file within the state directory.
+pub const LOGIN_FILE: &str = "admin.yaml";
+/// How long an agent's certificate is valid where nothing else is said.
+pub const AGENT_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);

@@ -1,0 +1,509 @@
+//! From a snapshot to what every cluster should run. One loop, woken by a new snapshot, that does the
+//! whole of it each time: load, place, render, compose, number, write.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
+
+use bytes::Bytes;
+use muster_git::RepoView;
+use muster_model::{
+    ids::{AppName, ClusterName, ContentHash, Epoch, Generation},
+    load::{Loaded, Loader, Model, Roles},
+    problem::Problem,
+    tree::Snapshot,
+};
+use muster_plan::{
+    compose::{Offer, compose, problems_of},
+    delivery::Numbered,
+    placement::place,
+};
+use muster_render::{Rendered, RenderedBundle, Renderer, conflict};
+use muster_runtime::log::Chain;
+use muster_store::{CommitError, Expected, Store, Txn};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    blobs::{self, Blobs},
+    leadership::Leadership,
+    metrics::Metrics,
+    records::{self, AppRecord, InForce, ListedBundle, RecordError, RegionRecord},
+    wanted::{FleetState, Wanted, content_of},
+};
+
+/// The fleet's epoch until roles can move.
+const EPOCH: Epoch = Epoch(1);
+
+/// What the loop publishes.
+pub(crate) type Published = watch::Sender<Arc<FleetState>>;
+
+/// Why a commit did not come into force.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FleetError {
+    /// The records fail.
+    #[error("the hub's records fail")]
+    Record(#[from] RecordError),
+    /// The write fails.
+    #[error("the generations can't be written")]
+    Commit(#[from] CommitError),
+    /// A bundle can't be compressed or read back.
+    #[error("a bundle can't be compressed or read back")]
+    Blob(#[source] std::io::Error),
+    /// Rendering panicked.
+    #[error("rendering ended badly")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// A bundle as it is compared and chosen.
+#[derive(Debug, Clone)]
+struct Candidate {
+    listed: ListedBundle,
+    rendered: Arc<RenderedBundle>,
+}
+
+impl PartialEq for Candidate {
+    fn eq(&self, other: &Self) -> bool {
+        self.listed == other.listed
+    }
+}
+
+/// The loop.
+pub(crate) struct FleetLoop {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) blobs: Arc<Blobs>,
+    pub(crate) leadership: Arc<Leadership>,
+    pub(crate) views: watch::Receiver<RepoView>,
+    pub(crate) published: Arc<Published>,
+    pub(crate) metrics: Metrics,
+}
+
+/// What is kept from one commit to the next.
+#[derive(Default)]
+struct Workshop {
+    loader: Loader,
+    renderer: Renderer,
+    /// Sets of bundles in which no object stands twice, by content.
+    verified: HashSet<ContentHash>,
+    /// The bundles in force: what an app falls back to when its newest can't be had.
+    in_force: HashMap<ContentHash, Arc<RenderedBundle>>,
+}
+
+/// What a commit comes to.
+struct Outcome {
+    loaded: Loaded,
+    rendered: Rendered,
+    roles: Roles,
+}
+
+impl FleetLoop {
+    /// Runs until told to stop.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut workshop = Workshop::default();
+        let mut done: Option<muster_model::ids::ObjectId> = None;
+        let mut lead = self.leadership.watch();
+        loop {
+            let snapshot = self.views.borrow_and_update().snapshot.clone();
+            let leads = lead.borrow_and_update().is_some();
+            let mut failed = false;
+            if let Some(snapshot) = snapshot.filter(|s| leads && done != Some(s.commit)) {
+                let started = Instant::now();
+                let commit = snapshot.commit;
+                match self.bring_in(workshop, snapshot).await {
+                    Ok(kept) => {
+                        workshop = kept;
+                        done = Some(commit);
+                        let took = started.elapsed();
+                        self.metrics.commit_seconds.observe(took.as_secs_f64());
+                        tracing::info!(commit = %commit.short(), ?took, "commit is worked through");
+                    }
+                    Err(error) => {
+                        tracing::error!(commit = %commit.short(), error = %Chain(&error), "the commit could not be worked through; trying again");
+                        workshop = Workshop::default();
+                        self.metrics.commits_failed.inc();
+                        failed = true;
+                    }
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = self.views.changed() => if changed.is_err() { return },
+                changed = lead.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(std::time::Duration::from_secs(1)), if failed => {}
+            }
+        }
+    }
+
+    async fn bring_in(
+        &self,
+        mut workshop: Workshop,
+        snapshot: Arc<Snapshot>,
+    ) -> Result<Workshop, FleetError> {
+        let tree = Arc::clone(&snapshot.tree);
+        let (mut workshop, outcome) = tokio::task::spawn_blocking(move || {
+            let loaded = workshop.loader.load(&tree);
+            let roles = loaded.model.as_ref().map(place).unwrap_or_default();
+            let rendered = match &loaded.model {
+                Some(model) => workshop.renderer.render(model, &roles, EPOCH),
+                None => Rendered::default(),
+            };
+            (
+                workshop,
+                Outcome {
+                    loaded,
+                    rendered,
+                    roles,
+                },
+            )
+        })
+        .await?;
+        let before = self.published.borrow().clone();
+        let Some(model) = &outcome.loaded.model else {
+            // The whole last good snapshot stays in force; only the problems are new.
+            let mut in_force = InForce::clone(&before.in_force);
+            in_force.problems.clone_from(&outcome.loaded.problems);
+            self.publish(FleetState {
+                in_force: Arc::new(in_force),
+                wanted: before.wanted.clone(),
+            });
+            return Ok(workshop);
+        };
+        self.recall(&mut workshop, &outcome, &before).await?;
+        let (chosen, mut problems) = choose(&mut workshop, model, &outcome, &before);
+        problems.extend(outcome.loaded.problems.iter().cloned());
+        problems.extend(outcome.rendered.problems.iter().cloned());
+        problems.sort();
+        problems.dedup();
+        let in_force = Arc::new(describe(model, &outcome, &snapshot, problems));
+        let wanted = number(&chosen, &before, &in_force.commit);
+        let state = FleetState { in_force, wanted };
+        self.write(&before, &state, &chosen).await?;
+        let bundles = chosen.values().flat_map(BTreeMap::values);
+        workshop.in_force = bundles
+            .map(|c| (c.listed.hash, Arc::clone(&c.rendered)))
+            .collect();
+        workshop.verified = state
+            .wanted
+            .values()
+            .map(|wanted| wanted.number.content)
+            .collect();
+        self.publish(state);
+        Ok(workshop)
+    }
+
+    fn publish(&self, state: FleetState) {
+        self.published.send_replace(Arc::new(state));
+    }
+
+    /// Brings every bundle in force that is not rendered anew to hand, from the store after a restart.
+    async fn recall(
+        &self,
+        workshop: &mut Workshop,
+        outcome: &Outcome,
+        before: &FleetState,
+    ) -> Result<(), FleetError> {
+        let rendered = outcome.rendered.bundles.values().flat_map(BTreeMap::values);
+        let rendered: HashSet<ContentHash> = rendered.map(|bundle| bundle.hash).collect();
+        for listed in before
+            .wanted
+            .values()
+            .flat_map(|wanted| wanted.bundles.iter())
+        {
+            if rendered.contains(&listed.hash) || workshop.in_force.contains_key(&listed.hash) {
+                continue;
+            }
+            let Some(packed) = self
+                .blobs
+                .get(listed.hash)
+                .await
+                .map_err(RecordError::from)?
+            else {
+                tracing::error!(app = %listed.app, hash = %listed.hash.short(), "a bundle in force is not in the store");
+                continue;
+            };
+            let bytes = blobs::decompress(&packed).map_err(FleetError::Blob)?;
+            let bundle = RenderedBundle::from_encoded(bytes)
+                .map_err(|error| FleetError::Blob(std::io::Error::other(error)))?;
+            workshop.in_force.insert(listed.hash, Arc::new(bundle));
+        }
+        Ok(())
+    }
+
+    /// Writes what changed in one transaction, which holds only while this hub leads.
+    async fn write(
+        &self,
+        before: &FleetState,
+        after: &FleetState,
+        chosen: &BTreeMap<ClusterName, BTreeMap<AppName, Candidate>>,
+    ) -> Result<(), FleetError> {
+        let Some(lead) = self.leadership.now() else {
+            return Ok(());
+        };
+        let referenced = |state: &FleetState| -> (HashSet<ContentHash>, HashSet<ContentHash>) {
+            let contents = state
+                .wanted
+                .values()
+                .map(|wanted| wanted.number.content)
+                .collect();
+            let bundles = state
+                .wanted
+                .values()
+                .flat_map(|w| w.bundles.iter().map(|b| b.hash));
+            (contents, bundles.collect())
+        };
+        let ((old_contents, old_blobs), (contents, bundles)) =
+            (referenced(before), referenced(after));
+        let mut txn = Txn::new().when(records::TERM, Expected::Revision(lead.revision));
+        let mut fresh: HashMap<ContentHash, &Arc<RenderedBundle>> = HashMap::new();
+        for candidate in chosen.values().flat_map(BTreeMap::values) {
+            if !old_blobs.contains(&candidate.listed.hash) {
+                fresh.insert(candidate.listed.hash, &candidate.rendered);
+            }
+        }
+        let to_pack: Vec<(ContentHash, Arc<RenderedBundle>)> = fresh
+            .into_iter()
+            .map(|(hash, bundle)| (hash, Arc::clone(bundle)))
+            .collect();
+        let packed: Vec<(ContentHash, Bytes)> = tokio::task::spawn_blocking(move || {
+            let pack = |(hash, bundle): (ContentHash, Arc<RenderedBundle>)| {
+                blobs::compress(&bundle.bytes).map(|packed| (hash, packed))
+            };
+            to_pack.into_iter().map(pack).collect::<Result<_, _>>()
+        })
+        .await?
+        .map_err(FleetError::Blob)?;
+        for (hash, packed) in packed {
+            txn = txn.put(blobs::key(hash), packed.clone());
+            self.blobs.remember(hash, packed);
+        }
+        let mut written = HashSet::new();
+        for (cluster, wanted) in &after.wanted {
+            let content = wanted.number.content;
+            if !old_contents.contains(&content) && written.insert(content) {
+                let list: Vec<&ListedBundle> = wanted.bundles.iter().collect();
+                txn = txn.put(
+                    format!("{}{content}", records::CONTENT),
+                    records::encode(&list),
+                );
+            }
+            if before.wanted.get(cluster) != Some(wanted) {
+                txn = txn.put(
+                    records::wanted_key(cluster),
+                    records::encode(&wanted.record()),
+                );
+            }
+        }
+        // What went out of use stays for one more commit, for streams in the middle of sending it.
+        for (prefix, kept) in [
+            (records::BLOB, (&bundles, &old_blobs)),
+            (records::CONTENT, (&contents, &old_contents)),
+        ] {
+            for (key, _) in self.store.keys(prefix).await.map_err(RecordError::from)? {
+                let hash = key[prefix.len()..].parse::<ContentHash>();
+                if hash.is_ok_and(|hash| !kept.0.contains(&hash) && !kept.1.contains(&hash)) {
+                    txn = txn.delete(key);
+                }
+            }
+        }
+        txn = txn.put(records::IN_FORCE, records::encode(after.in_force.as_ref()));
+        match self.store.commit(txn).await {
+            Ok(_) => Ok(()),
+            Err(CommitError::Conflict { key })
+                if key == records::TERM && self.leadership.now() == Some(lead) =>
+            {
+                self.leadership.step_down();
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// A bundle in force as a candidate; the new one itself where they are the same.
+fn in_force(
+    workshop: &Workshop,
+    listed: &ListedBundle,
+    new: Option<&Candidate>,
+) -> Option<Candidate> {
+    if let Some(new) = new.filter(|new| new.listed == *listed) {
+        return Some(new.clone());
+    }
+    let rendered = workshop.in_force.get(&listed.hash)?;
+    Some(Candidate {
+        listed: listed.clone(),
+        rendered: Arc::clone(rendered),
+    })
+}
+
+/// For every cluster the bundles that it should run, and the problems that this choice met.
+fn choose(
+    workshop: &mut Workshop,
+    model: &Model,
+    outcome: &Outcome,
+    before: &FleetState,
+) -> (
+    BTreeMap<ClusterName, BTreeMap<AppName, Candidate>>,
+    Vec<Problem>,
+) {
+    let mut problems = Vec::new();
+    let mut all = BTreeMap::new();
+    let broken = |app: &AppName| {
+        outcome.loaded.broken.contains(app)
+            || (model.apps.contains_key(app) && !outcome.rendered.bundles.contains_key(app))
+    };
+    for cluster in model.clusters.keys() {
+        let last: HashMap<&AppName, &ListedBundle> = before
+            .wanted
+            .get(cluster)
+            .map(|wanted| {
+                wanted
+                    .bundles
+                    .iter()
+                    .map(|listed| (&listed.app, listed))
+                    .collect()
+            })
+            .unwrap_or_default();
+        let mut offers: BTreeMap<AppName, Offer<Candidate>> = BTreeMap::new();
+        for (app, places) in &outcome.rendered.bundles {
+            let (Some(rendered), Some(role)) = (
+                places.get(cluster),
+                outcome.roles.get(app).and_then(|roles| roles.get(cluster)),
+            ) else {
+                continue;
+            };
+            let listed = ListedBundle {
+                app: app.clone(),
+                role: *role,
+                hash: rendered.hash,
+            };
+            let new = Candidate {
+                listed,
+                rendered: Arc::clone(rendered),
+            };
+            let last = last
+                .get(app)
+                .and_then(|last| in_force(workshop, last, Some(&new)));
+            offers.insert(
+                app.clone(),
+                Offer {
+                    new: Some(new),
+                    last,
+                },
+            );
+        }
+        for (app, listed) in last.into_iter().filter(|(app, _)| broken(app)) {
+            let last = in_force(workshop, listed, None);
+            offers
+                .entry(app.clone())
+                .or_insert(Offer { new: None, last });
+        }
+        let verified = &mut workshop.verified;
+        let composed = compose(&offers, |chosen| {
+            let listed: Vec<ListedBundle> = chosen.values().map(|c| c.listed.clone()).collect();
+            let content = content_of(EPOCH.0, &listed);
+            if verified.contains(&content) {
+                return None;
+            }
+            let found = conflict(chosen.values().map(|candidate| &candidate.rendered));
+            if found.is_none() {
+                verified.insert(content);
+            }
+            found
+        });
+        for conflict in &composed.conflicts {
+            problems.extend(problems_of(cluster, conflict));
+        }
+        all.insert(cluster.clone(), composed.chosen);
+    }
+    (all, problems)
+}
+
+/// Numbers what changed.
+fn number(
+    chosen: &BTreeMap<ClusterName, BTreeMap<AppName, Candidate>>,
+    before: &FleetState,
+    commit: &str,
+) -> BTreeMap<ClusterName, Arc<Wanted>> {
+    let mut shared: HashMap<ContentHash, Arc<[ListedBundle]>> = HashMap::new();
+    let mut wanted = BTreeMap::new();
+    for (cluster, bundles) in chosen {
+        let list: Vec<ListedBundle> = bundles.values().map(|c| c.listed.clone()).collect();
+        let content = content_of(EPOCH.0, &list);
+        let now = before.wanted.get(cluster);
+        let state = match now {
+            Some(now) if now.number.content == content => Arc::clone(now),
+            _ => {
+                let generation = now
+                    .map_or(Generation(0), |now| now.number.generation)
+                    .next();
+                let bundles = shared.entry(content).or_insert_with(|| list.into());
+                Arc::new(Wanted {
+                    number: Numbered {
+                        generation,
+                        content,
+                    },
+                    commit: commit.to_owned(),
+                    epoch: EPOCH.0,
+                    bundles: Arc::clone(bundles),
+                })
+            }
+        };
+        wanted.insert(cluster.clone(), state);
+    }
+    wanted
+}
+
+fn describe(
+    model: &Model,
+    outcome: &Outcome,
+    snapshot: &Snapshot,
+    problems: Vec<Problem>,
+) -> InForce {
+    let regions = model.regions.iter().map(|(name, region)| {
+        let location = &region.spec.location;
+        RegionRecord {
+            name: name.to_string(),
+            continent: format!("{:?}", location.continent).to_uppercase(),
+            country: location.country.clone(),
+            city: location.city.clone().unwrap_or_default(),
+        }
+    });
+    let mut apps: Vec<AppRecord> = model
+        .apps
+        .iter()
+        .map(|(name, app)| AppRecord {
+            name: name.clone(),
+            tier: app.spec.tier.to_string(),
+            mode: app.spec.mode.to_string(),
+            owner: app.spec.owner.clone().unwrap_or_default(),
+            held: !outcome.rendered.bundles.contains_key(name),
+        })
+        .collect();
+    let unread = |name: &AppName| AppRecord {
+        name: name.clone(),
+        tier: String::new(),
+        mode: String::new(),
+        owner: String::new(),
+        held: true,
+    };
+    apps.extend(outcome.loaded.broken.iter().map(unread));
+    apps.sort_by(|a, b| a.name.cmp(&b.name));
+    apps.dedup_by(|a, b| a.name == b.name);
+    InForce {
+        commit: snapshot.commit.to_string(),
+        subject: snapshot.subject.clone(),
+        author: snapshot.author.clone(),
+        committed_at: snapshot.committed_at,
+        fleet: model.fleet.name.to_string(),
+        regions: regions.collect(),
+        apps,
+        clusters: model
+            .clusters
+            .iter()
+            .map(|(n, c)| (n.clone(), c.region.to_string()))
+            .collect(),
+        problems,
+    }
+}

@@ -1,0 +1,87 @@
+//! This hub's term: taken at the start, raised where an agent has seen a newer one, given up where
+//! another hub leads with a copy of this store.
+
+use std::sync::Arc;
+
+use muster_plan::delivery::Term;
+use muster_store::{CommitError, Expected, Store, Txn};
+use tokio::sync::watch;
+
+use crate::records::{self, Lead, RecordError};
+
+/// The term as every loop sees it; `None` once this hub has stepped down.
+pub(crate) struct Leadership {
+    store: Arc<dyn Store>,
+    lead: watch::Sender<Option<Lead>>,
+}
+
+/// Why the lead can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LeadError {
+    /// The records fail.
+    #[error("the hub's term can't be read")]
+    Record(#[from] RecordError),
+    /// The write fails.
+    #[error("the hub's term can't be written")]
+    Commit(#[from] CommitError),
+}
+
+async fn take(store: &dyn Store, above: u64) -> Result<Lead, LeadError> {
+    loop {
+        let held: Option<(Term, u64)> = records::read(store, records::TERM).await?;
+        let (number, revision) = held.map_or((0, None), |(term, rev)| (term.number, Some(rev)));
+        let term = Term {
+            number: number.max(above) + 1,
+            nonce: rand::random(),
+        };
+        let txn = Txn::new()
+            .when(records::TERM, Expected::unchanged(revision))
+            .put(records::TERM, records::encode(&term));
+        match store.commit(txn).await {
+            Ok(revision) => return Ok(Lead { term, revision }),
+            Err(CommitError::Conflict { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+impl Leadership {
+    /// Takes the lead with a term above every earlier one.
+    pub(crate) async fn begin(store: Arc<dyn Store>) -> Result<Self, LeadError> {
+        let lead = take(store.as_ref(), 0).await?;
+        Ok(Self {
+            store,
+            lead: watch::Sender::new(Some(lead)),
+        })
+    }
+
+    /// The lead now, and whenever it changes.
+    pub(crate) fn watch(&self) -> watch::Receiver<Option<Lead>> {
+        self.lead.subscribe()
+    }
+
+    /// The lead now.
+    pub(crate) fn now(&self) -> Option<Lead> {
+        *self.lead.borrow()
+    }
+
+    /// Takes the lead again above a number that an agent has seen.
+    pub(crate) async fn retake(&self, above: u64) -> Result<(), LeadError> {
+        if self.now().is_none_or(|lead| lead.term.number > above) {
+            return Ok(());
+        }
+        let lead = take(self.store.as_ref(), above).await?;
+        tracing::warn!(term = %lead.term, above, "took the lead again: an agent has seen a newer term");
+        self.lead.send_replace(Some(lead));
+        Ok(())
+    }
+
+    /// Gives up the lead until this hub is started again.
+    pub(crate) fn step_down(&self) {
+        if self.lead.send_replace(None).is_some() {
+            tracing::error!(
+                "stepped down: another hub leads with a copy of this hub's store; stop one of them"
+            );
+        }
+    }
+}

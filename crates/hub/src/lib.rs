@@ -1,0 +1,284 @@
+//! The hub: one repository in, every cluster's generation out. This file is the composition root; each
+//! loop has a module of its own.
+
+mod authority;
+mod blobs;
+mod config;
+mod fleet;
+mod leadership;
+mod metrics;
+mod observed;
+mod records;
+mod server;
+mod services;
+mod session;
+mod status;
+mod wanted;
+
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    routing::post,
+};
+use fleet::FleetLoop;
+use leadership::Leadership;
+use metrics::Metrics;
+use muster_git::{Mirror, WatchConfig, Watcher};
+use muster_pki::{AdminName, LoginError};
+use muster_proto::v1::{
+    admin_server::AdminServer, agents_server::AgentsServer, enrolment_server::EnrolmentServer,
+};
+use muster_runtime::{http::Readiness, process, shutdown::Shutdown};
+use muster_store::{SqliteStore, Store, StoreError};
+use observed::Observed;
+use prometheus_client::registry::Registry;
+use services::{Parts, Services};
+use session::Sessions;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
+use tokio_stream::wrappers::ReceiverStream;
+
+pub use authority::AuthorityError;
+pub use config::{AGENT_LIFETIME, HubConfig, LOGIN_FILE, STORE_FILE};
+pub use leadership::LeadError;
+pub use records::RecordError;
+
+/// How long a login for people on the hub's own machine works; it is made anew at every start.
+const LOCAL_LOGIN: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// Time for streams and writes to end in good order.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// What HTTP/2 keeps for each agent's connection, in bytes; bundles come in pieces anyway.
+const WINDOW: u32 = 256 * 1024;
+
+/// Why a hub can't start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    /// The store can't be opened.
+    #[error("the hub's state can't be opened")]
+    Store(#[from] StoreError),
+    /// The repository's mirror can't be opened.
+    #[error("the mirror of the fleet repository can't be opened")]
+    Git(#[source] Box<muster_git::Error>),
+    /// The records can't be read.
+    #[error("the hub's records can't be read")]
+    Record(#[from] RecordError),
+    /// The CA or a certificate can't be made.
+    #[error("the fleet's CA can't be used")]
+    Authority(#[from] AuthorityError),
+    /// The lead can't be taken.
+    #[error("the lead can't be taken")]
+    Lead(#[from] LeadError),
+    /// An address can't be listened on.
+    #[error("can't listen on {address}; is another hub running?")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The login can't be written.
+    #[error("the login for this machine can't be written to {path}", path = path.display())]
+    Login {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: LoginError,
+    },
+    /// The server ended.
+    #[error("the server ended")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, HubError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| HubError::Listen { address, source })
+}
+
+/// Where a running hub can be reached.
+#[derive(Debug, Clone)]
+pub struct Addresses {
+    /// Agents and people.
+    pub grpc: SocketAddr,
+    /// Probes, metrics, webhook.
+    pub http: SocketAddr,
+}
+
+/// Runs a hub until it is told to stop. `started` hears where it listens.
+///
+/// # Errors
+/// [`HubError`] where it can't start, or its listener fails.
+pub async fn run(
+    config: HubConfig,
+    shutdown: Shutdown,
+    started: impl FnOnce(&Addresses) + Send,
+) -> Result<(), HubError> {
+    let grpc = listen(config.listen).await?;
+    let http = listen(config.http).await?;
+    let address = |listener: &TcpListener, asked| listener.local_addr().unwrap_or(asked);
+    let addresses = Addresses {
+        grpc: address(&grpc, config.listen),
+        http: address(&http, config.http),
+    };
+    let advertise = config
+        .advertise
+        .clone()
+        .unwrap_or_else(|| advertised(addresses.grpc));
+
+    let mut registry = Registry::default();
+    process::register(&mut registry);
+    let metrics = Metrics::register(&mut registry);
+    let readiness = Readiness::new();
+    let ready = readiness.part("hub");
+
+    let path = config.store_path();
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&path)?);
+    let stop = shutdown.token();
+    let authority =
+        authority::Authority::open(Arc::clone(&store), advertise, config.agent_lifetime);
+    let authority = Arc::new(authority.await?);
+    let tls = authority.server_tls()?;
+    let state = wanted::load(store.as_ref()).await?;
+    let observed = Arc::new(Observed::load(store.as_ref()).await?);
+    for (cluster, instance) in authority.joined().await? {
+        observed.expect(&cluster, instance);
+    }
+    let leadership = Arc::new(Leadership::begin(Arc::clone(&store)).await?);
+    let blobs = Arc::new(blobs::Blobs::new(Arc::clone(&store)));
+    let published = Arc::new(watch::Sender::new(Arc::new(state)));
+
+    let mirror = Mirror::open(&config.state_dir.join("mirror"), config.remote.clone())
+        .map_err(|error| HubError::Git(Box::new(error)))?;
+    let mut watching = WatchConfig::for_remote(&config.remote);
+    watching.interval = config.interval.unwrap_or(watching.interval);
+    let repo = Arc::new(Watcher::spawn(mirror, watching, &stop));
+
+    let fleet = FleetLoop {
+        store: Arc::clone(&store),
+        blobs: Arc::clone(&blobs),
+        leadership: Arc::clone(&leadership),
+        views: repo.views(),
+        published: Arc::clone(&published),
+        metrics: metrics.clone(),
+    };
+    shutdown.spawn(fleet.run(stop.clone()));
+    shutdown.spawn(Arc::clone(&observed).keep(Arc::clone(&store), stop.clone()));
+    shutdown.spawn(Arc::clone(&authority).renew_hub(Arc::clone(&tls), stop.clone()));
+    let sessions = Sessions::new(
+        store,
+        Arc::clone(&leadership),
+        blobs,
+        Arc::clone(&observed),
+        Arc::clone(&published),
+        metrics.clone(),
+        stop.clone(),
+    );
+    write_login(&config, &authority).await?;
+
+    let hook = Hook {
+        repo: Arc::clone(&repo),
+        token: config.hook_token.clone(),
+    };
+    let routes = muster_runtime::http::routes(readiness, Arc::new(registry))
+        .merge(Router::new().route("/hook", post(hooked)).with_state(hook));
+    shutdown.spawn({
+        let shutdown = shutdown.clone();
+        async move {
+            if let Err(error) = muster_runtime::http::serve(http, routes, shutdown).await {
+                tracing::error!(%error, "probes and metrics are no longer served");
+            }
+        }
+    });
+
+    let (connections, incoming) = mpsc::channel(64);
+    shutdown.spawn(server::accept(
+        grpc,
+        tls,
+        metrics.clone(),
+        connections,
+        stop.clone(),
+    ));
+    let services = Services::new(Parts {
+        authority,
+        leadership,
+        observed,
+        published,
+        sessions,
+        views: repo.views(),
+        repo,
+        metrics,
+    });
+    let server = tonic::transport::Server::builder()
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .max_concurrent_streams(16)
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .add_service(EnrolmentServer::new(services.clone()))
+        .add_service(AgentsServer::new(services.clone()))
+        .add_service(AdminServer::new(services));
+    ready.ready();
+    started(&addresses);
+    let served = server
+        .serve_with_incoming_shutdown(ReceiverStream::new(incoming), stop.cancelled_owned())
+        .await;
+    shutdown.begin();
+    if let Err(unfinished) = shutdown.finish(STOP_WITHIN).await {
+        tracing::warn!(%unfinished, "stopped all the same");
+    }
+    Ok(served?)
+}
+
+/// What agents are told where nobody says: this machine's own address, as it is listened on.
+fn advertised(address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        format!("127.0.0.1:{}", address.port())
+    } else {
+        address.to_string()
+    }
+}
+
+/// A login for people on this machine, so that `muster status` works beside the hub.
+async fn write_login(config: &HubConfig, authority: &authority::Authority) -> Result<(), HubError> {
+    let path = config.login_path();
+    let name: AdminName = "local".parse().map_err(|_| AuthorityError::UnknownToken)?;
+    let login = authority.local_login(&name, LOCAL_LOGIN).await?;
+    login
+        .write(&path)
+        .map_err(|source| HubError::Login { path, source })
+}
+
+#[derive(Clone)]
+struct Hook {
+    repo: Arc<Watcher>,
+    token: Option<String>,
+}
+
+/// A Git host's webhook. Its content is not read: it only says that there is something new.
+async fn hooked(State(hook): State<Hook>, headers: HeaderMap) -> (StatusCode, &'static str) {
+    if let Some(token) = &hook.token {
+        let given = ["x-gitlab-token", "authorization", "x-muster-token"]
+            .into_iter()
+            .find_map(|name| {
+                let value = headers.get(name)?.to_str().ok()?;
+                Some(value.strip_prefix("Bearer ").unwrap_or(value).to_owned())
+            });
+        // Both are hashed first, so that the comparison's time says nothing about the token.
+        let hash = |text: &str| blake3::hash(text.as_bytes());
+        if given.is_none_or(|given| hash(&given) != hash(token)) {
+            return (
+                StatusCode::UNAUTHORIZED,
+                "the webhook's token is missing or wrong\n",
+            );
+        }
+    }
+    hook.repo.poke();
+    (StatusCode::ACCEPTED, "looking\n")
+}

@@ -1,0 +1,85 @@
+//! What the hub counts.
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+/// Why somebody was turned away.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Refused {
+    pub(crate) reason: String,
+}
+
+/// What kind of message.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Sent {
+    pub(crate) kind: SentKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum SentKind {
+    Generation,
+    Blob,
+}
+
+/// The hub's metrics. Clones are the same.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    pub(crate) agents: Gauge,
+    pub(crate) refused: Family<Refused, Counter>,
+    pub(crate) sent: Family<Sent, Counter>,
+    pub(crate) commit_seconds: Histogram,
+    pub(crate) commits_failed: Counter,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("muster_hub");
+        let metrics = Self {
+            agents: Gauge::default(),
+            refused: Family::default(),
+            sent: Family::default(),
+            commit_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 14)),
+            commits_failed: Counter::default(),
+        };
+        registry.register(
+            "agents_connected",
+            "Agents with a stream",
+            metrics.agents.clone(),
+        );
+        registry.register(
+            "refused",
+            "Connections and requests that were turned away, by reason",
+            metrics.refused.clone(),
+        );
+        registry.register("messages_sent", "Messages to agents", metrics.sent.clone());
+        registry.register(
+            "commit_seconds",
+            "From a snapshot to generations in the store",
+            metrics.commit_seconds.clone(),
+        );
+        registry.register(
+            "commits_failed",
+            "Commits that could not be worked through",
+            metrics.commits_failed.clone(),
+        );
+        metrics
+    }
+
+    /// Counts and logs somebody who was turned away.
+    pub(crate) fn refuse(&self, reason: &str, who: &str, why: &str) {
+        self.refused
+            .get_or_create(&Refused {
+                reason: reason.to_owned(),
+            })
+            .inc();
+        tracing::warn!(reason, who, why, "refused");
+    }
+}

@@ -1,0 +1,220 @@
+//! The last known level of every cluster: what its agent reported, and whether it is there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use muster_model::ids::{ClusterName, ContentHash, Generation, InstanceId};
+use muster_plan::delivery::Numbered;
+use muster_proto::v1;
+use muster_runtime::log::Chain;
+use muster_store::{Store, Txn};
+use prost::Message as _;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::records::{self, RecordError, now};
+
+/// How often levels that changed are written down. They are a convenience after a restart: agents
+/// report again whatever was lost.
+const WRITE_EVERY: Duration = Duration::from_secs(5);
+
+/// One cluster's last known level.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Level {
+    pub(crate) instance: Option<InstanceId>,
+    pub(crate) connected: bool,
+    /// Seconds since 1970 of the last message.
+    pub(crate) last_seen: u64,
+    pub(crate) version: String,
+    pub(crate) in_force: Option<Numbered>,
+    pub(crate) apps: BTreeMap<String, v1::AppReport>,
+    pub(crate) digest: Vec<u8>,
+    pub(crate) problems: Vec<String>,
+    /// Why the hub does not deliver to it, if it doesn't.
+    pub(crate) held: Option<String>,
+}
+
+/// All levels. A change of any of them is announced once for many.
+#[derive(Debug)]
+pub(crate) struct Observed {
+    levels: Mutex<HashMap<ClusterName, Level>>,
+    dirty: Mutex<BTreeSet<ClusterName>>,
+    changed: watch::Sender<u64>,
+    write: Notify,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Observed {
+    /// The levels that an earlier hub wrote down; nobody is connected.
+    pub(crate) async fn load(store: &dyn Store) -> Result<Self, RecordError> {
+        let mut levels = HashMap::new();
+        for (key, versioned) in store.range(records::OBSERVED).await? {
+            let cluster = key[records::OBSERVED.len()..].parse::<ClusterName>();
+            let (Ok(cluster), Ok(status)) = (
+                cluster,
+                v1::ObservedRecord::decode(versioned.value.as_ref()),
+            ) else {
+                continue;
+            };
+            let report = status.report.unwrap_or_default();
+            let level = Level {
+                instance: status.instance.parse().ok(),
+                last_seen: status.last_seen,
+                version: status.version,
+                in_force: number_of(report.generation, &report.content),
+                apps: report
+                    .apps
+                    .into_iter()
+                    .map(|app| (app.app.clone(), app))
+                    .collect(),
+                digest: report.digest,
+                problems: report.problems,
+                connected: false,
+                held: None,
+            };
+            levels.insert(cluster, level);
+        }
+        Ok(Self {
+            levels: Mutex::new(levels),
+            dirty: Mutex::default(),
+            changed: watch::Sender::new(0),
+            write: Notify::new(),
+        })
+    }
+
+    /// Changes a cluster's level.
+    pub(crate) fn update(&self, cluster: &ClusterName, change: impl FnOnce(&mut Level)) {
+        change(lock(&self.levels).entry(cluster.clone()).or_default());
+        lock(&self.dirty).insert(cluster.clone());
+        self.changed.send_modify(|count| *count += 1);
+        self.write.notify_one();
+    }
+
+    /// Takes in a report.
+    pub(crate) fn report(&self, cluster: &ClusterName, report: v1::Report) {
+        self.update(cluster, |level| {
+            level.last_seen = now();
+            level.in_force = number_of(report.generation, &report.content);
+            if report.full {
+                level.apps.clear();
+            }
+            for app in report.apps {
+                if app.gone {
+                    level.apps.remove(&app.app);
+                } else {
+                    level.apps.insert(app.app.clone(), app);
+                }
+            }
+            level.digest = report.digest;
+            level.problems = report.problems;
+        });
+    }
+
+    /// Notes that a cluster has an agent somewhere, though nothing was heard of it yet.
+    pub(crate) fn expect(&self, cluster: &ClusterName, instance: InstanceId) {
+        let mut levels = lock(&self.levels);
+        levels
+            .entry(cluster.clone())
+            .or_default()
+            .instance
+            .get_or_insert(instance);
+    }
+
+    /// A cluster's stream has ended. One that was removed meanwhile stays forgotten.
+    pub(crate) fn left(&self, cluster: &ClusterName) {
+        if lock(&self.levels).contains_key(cluster) {
+            self.update(cluster, |level| {
+                level.connected = false;
+                level.last_seen = now();
+            });
+        }
+    }
+
+    /// Forgets a cluster that was removed.
+    pub(crate) fn forget(&self, cluster: &ClusterName) {
+        lock(&self.levels).remove(cluster);
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// A cluster's level.
+    pub(crate) fn get(&self, cluster: &ClusterName) -> Option<Level> {
+        lock(&self.levels).get(cluster).cloned()
+    }
+
+    /// Fires at every change.
+    pub(crate) fn watch(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Writes changed levels down until told to stop, and once more then.
+    pub(crate) async fn keep(self: Arc<Self>, store: Arc<dyn Store>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = async { self.write.notified().await; tokio::time::sleep(WRITE_EVERY).await } => {}
+            }
+            if let Err(error) = self.write_down(store.as_ref()).await {
+                tracing::warn!(error = %Chain(&error), "levels of clusters were not written down");
+            }
+            if stop.is_cancelled() {
+                return;
+            }
+        }
+    }
+
+    async fn write_down(&self, store: &dyn Store) -> Result<(), muster_store::CommitError> {
+        let dirty = std::mem::take(&mut *lock(&self.dirty));
+        if dirty.is_empty() {
+            return Ok(());
+        }
+        let mut txn = Txn::new();
+        {
+            let levels = lock(&self.levels);
+            for cluster in dirty {
+                let Some(level) = levels.get(&cluster) else {
+                    continue;
+                };
+                let report = v1::Report {
+                    generation: level.in_force.map_or(0, |number| number.generation.0),
+                    content: level
+                        .in_force
+                        .map_or_else(Vec::new, |n| n.content.0.to_vec()),
+                    apps: level.apps.values().cloned().collect(),
+                    full: true,
+                    digest: level.digest.clone(),
+                    problems: level.problems.clone(),
+                };
+                let record = v1::ObservedRecord {
+                    instance: level
+                        .instance
+                        .as_ref()
+                        .map(ToString::to_string)
+                        .unwrap_or_default(),
+                    last_seen: level.last_seen,
+                    version: level.version.clone(),
+                    report: Some(report),
+                };
+                txn = txn.put(
+                    format!("{}{cluster}", records::OBSERVED),
+                    record.encode_to_vec(),
+                );
+            }
+        }
+        store.commit(txn).await.map(|_| ())
+    }
+}
+
+/// What a message says is in force.
+pub(crate) fn number_of(generation: u64, content: &[u8]) -> Option<Numbered> {
+    let content = ContentHash::try_from(content).ok()?;
+    (generation > 0).then_some(Numbered {
+        generation: Generation(generation),
+        content,
+    })
+}

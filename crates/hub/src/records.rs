@@ -1,0 +1,176 @@
+//! What the hub keeps in its store: keys and the documents behind them.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use muster_model::{
+    ids::{AppName, ClusterName, ContentHash, Generation, InstanceId, Role},
+    problem::Problem,
+};
+use muster_plan::delivery::Term;
+use muster_store::{Store, StoreError, Versioned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// The fleet's CA, certificate and key in PEM.
+pub(crate) const CA: &str = "ca/current";
+/// The [`Term`] of the hub that leads.
+pub(crate) const TERM: &str = "hub/term";
+/// The [`InForce`] commit.
+pub(crate) const IN_FORCE: &str = "repo/in-force";
+/// Prefix of [`WantedRecord`]s by cluster.
+pub(crate) const WANTED: &str = "wanted/";
+/// Prefix of lists of bundles ([`ListedBundle`]) by content hash.
+pub(crate) const CONTENT: &str = "content/";
+/// Prefix of compressed bundles by hash.
+pub(crate) const BLOB: &str = "blob/";
+/// Prefix of [`JoinRecord`]s by the hash of their secret.
+pub(crate) const JOIN: &str = "join/";
+/// Prefix of [`InstanceRecord`]s by cluster and instance.
+pub(crate) const INSTANCE: &str = "instance/";
+/// Prefix of the last known level of clusters.
+pub(crate) const OBSERVED: &str = "observed/";
+/// Prefix of [`AuditRecord`]s by time.
+pub(crate) const AUDIT: &str = "audit/";
+
+pub(crate) fn wanted_key(cluster: &ClusterName) -> String {
+    format!("{WANTED}{cluster}")
+}
+
+pub(crate) fn instance_key(cluster: &ClusterName, instance: &InstanceId) -> String {
+    format!("{INSTANCE}{cluster}/{instance}")
+}
+
+/// The commit in force and what it says of the fleet, for status before the repository is read again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct InForce {
+    pub(crate) commit: String,
+    pub(crate) subject: String,
+    pub(crate) author: String,
+    pub(crate) committed_at: i64,
+    pub(crate) fleet: String,
+    pub(crate) regions: Vec<RegionRecord>,
+    pub(crate) apps: Vec<AppRecord>,
+    /// Region by cluster.
+    pub(crate) clusters: Vec<(ClusterName, String)>,
+    pub(crate) problems: Vec<Problem>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RegionRecord {
+    pub(crate) name: String,
+    pub(crate) continent: String,
+    pub(crate) country: String,
+    pub(crate) city: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AppRecord {
+    pub(crate) name: AppName,
+    pub(crate) tier: String,
+    pub(crate) mode: String,
+    pub(crate) owner: String,
+    pub(crate) held: bool,
+}
+
+/// What a cluster should run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WantedRecord {
+    pub(crate) generation: Generation,
+    pub(crate) content: ContentHash,
+    pub(crate) commit: String,
+    pub(crate) epoch: u64,
+}
+
+/// A bundle of a generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ListedBundle {
+    pub(crate) app: AppName,
+    pub(crate) role: Role,
+    pub(crate) hash: ContentHash,
+}
+
+/// A join token that was handed out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct JoinRecord {
+    pub(crate) cluster: ClusterName,
+    pub(crate) expires: u64,
+    /// Who used it: the instance, and the hash of its request, so that an agent whose answer was lost
+    /// may ask again, and nobody else.
+    pub(crate) used: Option<(InstanceId, ContentHash)>,
+}
+
+/// An enrolment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct InstanceRecord {
+    pub(crate) enrolled: u64,
+    pub(crate) revoked: bool,
+}
+
+/// Something that a person ordered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AuditRecord {
+    pub(crate) at: u64,
+    pub(crate) who: String,
+    pub(crate) what: String,
+}
+
+/// What is wrong with the hub's own records.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The store fails.
+    #[error("the hub's store can't be used")]
+    Store(#[from] StoreError),
+    /// A record can't be read.
+    #[error("the record `{key}` in the hub's store can't be read; restore a backup")]
+    Damaged {
+        /// Its key.
+        key: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// A record in its type.
+pub(crate) fn decode<T: DeserializeOwned>(
+    key: &str,
+    versioned: &Versioned,
+) -> Result<T, RecordError> {
+    serde_json::from_slice(&versioned.value).map_err(|source| RecordError::Damaged {
+        key: key.to_owned(),
+        source,
+    })
+}
+
+/// A record's bytes.
+pub(crate) fn encode<T: Serialize>(record: &T) -> Vec<u8> {
+    serde_json::to_vec(record).unwrap_or_default()
+}
+
+/// The record under a key, with its revision.
+pub(crate) async fn read<T: DeserializeOwned>(
+    store: &dyn Store,
+    key: &str,
+) -> Result<Option<(T, u64)>, RecordError> {
+    match store.get(key).await? {
+        Some(versioned) => Ok(Some((decode(key, &versioned)?, versioned.revision))),
+        None => Ok(None),
+    }
+}
+
+/// The term that leads, with its revision in the store: the condition of every write of a leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lead {
+    pub(crate) term: Term,
+    pub(crate) revision: u64,
+}
+
+/// Seconds since 1970.
+pub(crate) fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_secs())
+}
+
+/// Seconds since 1970, now.
+pub(crate) fn now() -> u64 {
+    seconds(SystemTime::now())
+}

@@ -1,0 +1,386 @@
+//! The gRPC services: who calls is known from the certificate, and each call checks it.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures::Stream;
+use muster_git::{RepoView, Watcher};
+use muster_model::ids::{ClusterName, InstanceId};
+use muster_pki::{AdminName, Identity};
+use muster_proto::v1;
+use muster_runtime::log::Chain;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{
+    authority::{Authority, AuthorityError, Granted, Peer},
+    fleet::Published,
+    leadership::Leadership,
+    metrics::Metrics,
+    observed::Observed,
+    records::seconds,
+    session::{Caller, Sessions},
+    status,
+};
+
+/// How long a join token works where nothing else is asked for.
+const TOKEN_VALID: Duration = Duration::from_secs(60 * 60);
+/// How long a login works where nothing else is asked for.
+const LOGIN_VALID: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// A watched status is sent at most this often.
+const STATUS_EVERY: Duration = Duration::from_millis(500);
+/// Messages that wait for a slow agent before its session waits too.
+const OUTGOING: usize = 4;
+
+/// All services of a hub.
+#[derive(Clone)]
+pub(crate) struct Services(Arc<Parts>);
+
+pub(crate) struct Parts {
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) leadership: Arc<Leadership>,
+    pub(crate) observed: Arc<Observed>,
+    pub(crate) published: Arc<Published>,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) repo: Arc<Watcher>,
+    pub(crate) views: watch::Receiver<RepoView>,
+    pub(crate) metrics: Metrics,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Services {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
+        let peer = request.extensions().get::<Peer>().cloned();
+        peer.ok_or_else(|| Status::internal("the connection has no peer"))
+    }
+
+    /// The agent that calls.
+    fn agent<T>(&self, request: &Request<T>) -> Result<(Peer, ClusterName, InstanceId), Status> {
+        let peer = Self::peer(request)?;
+        match peer.certified.as_ref().map(|certified| &certified.identity) {
+            Some(Identity::Agent { cluster, instance }) => {
+                let (cluster, instance) = (cluster.clone(), instance.clone());
+                Ok((peer, cluster, instance))
+            }
+            Some(Identity::Admin(_)) => {
+                Err(self.turn_away(&peer, "not_an_agent", "this is no agent's certificate"))
+            }
+            None => Err(self.turn_away(
+                &peer,
+                "no_certificate",
+                "an agent needs a certificate: enrol with a join token",
+            )),
+        }
+    }
+
+    /// The person that calls.
+    fn admin<T>(&self, request: &Request<T>) -> Result<String, Status> {
+        let peer = Self::peer(request)?;
+        match peer.certified.as_ref().map(|certified| &certified.identity) {
+            Some(Identity::Admin(name)) => Ok(name.to_string()),
+            Some(Identity::Agent { .. }) => {
+                Err(self.turn_away(&peer, "not_an_admin", "an agent may not do this"))
+            }
+            None => Err(self.turn_away(
+                &peer,
+                "no_certificate",
+                "this needs a login: `muster login FILE`",
+            )),
+        }
+    }
+
+    fn turn_away(&self, peer: &Peer, reason: &str, why: &'static str) -> Status {
+        self.0
+            .metrics
+            .refuse(reason, &peer.address.to_string(), why);
+        Status::unauthenticated(why)
+    }
+
+    /// An authority's error as the caller sees it.
+    fn denied(&self, who: &str, error: &AuthorityError) -> Status {
+        match error.refusal() {
+            Some(reason) => {
+                self.0
+                    .metrics
+                    .refuse(reason, who, &Chain(error).to_string());
+                Status::permission_denied(error.to_string())
+            }
+            None => {
+                tracing::error!(error = %Chain(error), who, "a request failed");
+                Status::unavailable("the hub's store fails; see its log")
+            }
+        }
+    }
+
+    fn status(&self, request: &v1::StatusRequest) -> v1::Status {
+        let parts = &self.0;
+        let state = parts.published.borrow().clone();
+        let view = parts.views.borrow().state.clone();
+        let mut repo = v1::Repo {
+            url: view.remote,
+            reference: view.reference,
+            commit: state.in_force.commit.clone(),
+            subject: state.in_force.subject.clone(),
+            author: state.in_force.author.clone(),
+            committed_at: state.in_force.committed_at,
+            tip: view
+                .tip
+                .map(|tip| tip.commit.to_string())
+                .unwrap_or_default(),
+            last_read: view.last_attempt.map_or(0, time),
+            ..v1::Repo::default()
+        };
+        if let Some(problem) = view.problem {
+            repo.problem = problem.text;
+            repo.problem_since = time(problem.since);
+            repo.retry_at = time(problem.retry_at);
+        }
+        let mut status =
+            status::status(&state, |cluster| parts.observed.get(cluster), repo, request);
+        if parts.leadership.now().is_none() {
+            let problem = v1::RepoProblem {
+                scope: "fleet".to_owned(),
+                message: "this hub has stepped down: another hub leads with a copy of its store"
+                    .to_owned(),
+                help: "stop one of the two and start the other again".to_owned(),
+                ..v1::RepoProblem::default()
+            };
+            status.problems.insert(0, problem);
+        }
+        status
+    }
+}
+
+fn time(time: std::time::SystemTime) -> i64 {
+    i64::try_from(seconds(time)).unwrap_or_default()
+}
+
+fn certificate(granted: Granted) -> v1::Certificate {
+    v1::Certificate {
+        certificate: granted.certificate,
+        trust: granted.trust,
+        cluster: granted.cluster.to_string(),
+        instance: granted.instance.to_string(),
+    }
+}
+
+fn cluster_name(text: &str) -> Result<ClusterName, Status> {
+    text.parse()
+        .map_err(|error: muster_model::ids::InvalidId| Status::invalid_argument(error.to_string()))
+}
+
+#[tonic::async_trait]
+impl v1::enrolment_server::Enrolment for Services {
+    async fn enrol(&self, request: Request<v1::EnrolRequest>) -> Answer<v1::Certificate> {
+        let who = Self::peer(&request)?.address.to_string();
+        let v1::EnrolRequest { token, csr } = request.into_inner();
+        let granted = self.0.authority.enrol(&token, &csr).await;
+        Ok(Response::new(certificate(
+            granted.map_err(|error| self.denied(&who, &error))?,
+        )))
+    }
+
+    async fn renew(&self, request: Request<v1::RenewRequest>) -> Answer<v1::Certificate> {
+        let (peer, cluster, instance) = self.agent(&request)?;
+        let granted = self
+            .0
+            .authority
+            .renew(&cluster, &instance, &request.into_inner().csr)
+            .await;
+        let who = peer.address.to_string();
+        Ok(Response::new(certificate(
+            granted.map_err(|error| self.denied(&who, &error))?,
+        )))
+    }
+}
+
+#[tonic::async_trait]
+impl v1::agents_server::Agents for Services {
+    type FollowStream = ReceiverStream<Result<v1::HubMessage, Status>>;
+
+    async fn follow(
+        &self,
+        request: Request<Streaming<v1::AgentMessage>>,
+    ) -> Answer<Self::FollowStream> {
+        let (peer, cluster, instance) = self.agent(&request)?;
+        let admitted = self.0.authority.admit(&cluster, &instance).await;
+        admitted.map_err(|error| self.denied(&peer.address.to_string(), &error))?;
+        let not_after = peer.certified.as_ref().map(|certified| certified.not_after);
+        let caller = Caller {
+            cluster,
+            instance,
+            not_after: not_after.unwrap_or(std::time::UNIX_EPOCH),
+            address: peer.address,
+        };
+        let (outgoing, messages) = mpsc::channel(OUTGOING);
+        tokio::spawn(Arc::clone(&self.0.sessions).run(caller, request.into_inner(), outgoing));
+        Ok(Response::new(ReceiverStream::new(messages)))
+    }
+}
+
+#[tonic::async_trait]
+impl v1::admin_server::Admin for Services {
+    type WatchStatusStream = Messages<v1::Status>;
+    type GetObjectsStream = Messages<v1::ClusterObjects>;
+
+    async fn get_status(&self, request: Request<v1::StatusRequest>) -> Answer<v1::Status> {
+        self.admin(&request)?;
+        Ok(Response::new(self.status(request.get_ref())))
+    }
+
+    async fn watch_status(
+        &self,
+        request: Request<v1::StatusRequest>,
+    ) -> Answer<Self::WatchStatusStream> {
+        self.admin(&request)?;
+        let request = request.into_inner();
+        let services = self.clone();
+        let (sender, messages) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let mut observed = services.0.observed.watch();
+            let mut published = services.0.published.subscribe();
+            let mut views = services.0.views.clone();
+            while sender.send(Ok(services.status(&request))).await.is_ok() {
+                tokio::time::sleep(STATUS_EVERY).await;
+                tokio::select! {
+                    () = services.0.sessions.stop.cancelled() => return,
+                    () = sender.closed() => return,
+                    _ = observed.changed() => {}
+                    _ = published.changed() => {}
+                    _ = views.changed() => {}
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+    }
+
+    async fn get_objects(
+        &self,
+        request: Request<v1::ObjectsRequest>,
+    ) -> Answer<Self::GetObjectsStream> {
+        self.admin(&request)?;
+        let request = request.into_inner();
+        let state = self.0.published.borrow().clone();
+        let asked = |name: &ClusterName| {
+            request.clusters.is_empty() || request.clusters.iter().any(|c| c == name.as_str())
+        };
+        let clusters: Vec<ClusterName> = state
+            .in_force
+            .clusters
+            .iter()
+            .map(|(name, _)| name.clone())
+            .filter(asked)
+            .collect();
+        let (sender, messages) = mpsc::channel(4);
+        let services = self.clone();
+        tokio::spawn(async move {
+            let ask = |cluster: ClusterName| {
+                let (services, app) = (services.clone(), request.app.clone());
+                async move {
+                    let (objects, problem) = match services.0.sessions.objects(&cluster, &app).await
+                    {
+                        Ok(objects) => (objects, String::new()),
+                        Err(problem) => (Vec::new(), problem.to_owned()),
+                    };
+                    v1::ClusterObjects {
+                        cluster: cluster.to_string(),
+                        objects,
+                        problem,
+                    }
+                }
+            };
+            use futures::StreamExt as _;
+            let mut answers = futures::stream::iter(clusters).map(ask).buffered(32);
+            while let Some(answer) = answers.next().await {
+                if sender.send(Ok(answer)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+    }
+
+    async fn create_join_token(
+        &self,
+        request: Request<v1::JoinTokenRequest>,
+    ) -> Answer<v1::JoinToken> {
+        let who = self.admin(&request)?;
+        let v1::JoinTokenRequest {
+            cluster,
+            valid_seconds,
+        } = request.into_inner();
+        let cluster = cluster_name(&cluster)?;
+        let valid = match valid_seconds {
+            0 => TOKEN_VALID,
+            seconds => Duration::from_secs(seconds),
+        };
+        let state = self.0.published.borrow().clone();
+        let known = state
+            .in_force
+            .clusters
+            .iter()
+            .any(|(name, _)| *name == cluster);
+        let token = self.0.authority.join_token(cluster, valid, &who).await;
+        let token = token.map_err(|error| self.denied(&who, &error))?;
+        let expires_at = time(token.expires);
+        Ok(Response::new(v1::JoinToken {
+            token: token.expose(),
+            expires_at,
+            known,
+        }))
+    }
+
+    async fn remove_cluster(
+        &self,
+        request: Request<v1::RemoveClusterRequest>,
+    ) -> Answer<v1::RemoveClusterResponse> {
+        let who = self.admin(&request)?;
+        let cluster = cluster_name(&request.into_inner().cluster)?;
+        let revoked = self.0.authority.remove(&cluster, &who).await;
+        let revoked = revoked.map_err(|error| self.denied(&who, &error))?;
+        self.0.sessions.end(&cluster);
+        self.0.observed.forget(&cluster);
+        Ok(Response::new(v1::RemoveClusterResponse { revoked }))
+    }
+
+    async fn create_admin(
+        &self,
+        request: Request<v1::CreateAdminRequest>,
+    ) -> Answer<v1::AdminCertificate> {
+        let who = self.admin(&request)?;
+        let v1::CreateAdminRequest {
+            name,
+            valid_seconds,
+            csr,
+        } = request.into_inner();
+        let name: AdminName = name
+            .parse()
+            .map_err(|error: muster_pki::InvalidAdminName| {
+                Status::invalid_argument(error.to_string())
+            })?;
+        let valid = match valid_seconds {
+            0 => LOGIN_VALID,
+            seconds => Duration::from_secs(seconds),
+        };
+        let granted = self.0.authority.admin(&name, &csr, valid, &who).await;
+        let (certificate, trust) = granted.map_err(|error| self.denied(&who, &error))?;
+        Ok(Response::new(v1::AdminCertificate {
+            certificate,
+            trust,
+            hub: self.0.authority.advertised().to_owned(),
+            expires_at: time(std::time::SystemTime::now() + valid),
+        }))
+    }
+
+    async fn refresh(&self, request: Request<v1::RefreshRequest>) -> Answer<v1::RefreshResponse> {
+        self.admin(&request)?;
+        self.0.repo.poke();
+        Ok(Response::new(v1::RefreshResponse {}))
+    }
+}

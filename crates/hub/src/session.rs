@@ -1,0 +1,554 @@
+//! One agent's stream: it says what it has, is told what it should have, asks for what it lacks and
+//! reports what is. The task sends only when the agent takes; a slow agent holds up nobody else.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use futures::StreamExt as _;
+use muster_model::ids::{ClusterName, ContentHash, InstanceId};
+use muster_plan::delivery::{Known, Meeting, Numbered, Term, meet, number_for};
+use muster_proto::{PIECE_BYTES, PROTOCOL_VERSION, VERSION, v1};
+use muster_runtime::log::Chain;
+use muster_store::{Expected, Store, Txn};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+
+use crate::{
+    blobs::Blobs,
+    fleet::Published,
+    leadership::Leadership,
+    metrics::{Metrics, Sent, SentKind},
+    observed::{Observed, number_of},
+    records::{self, Lead, now},
+    wanted::{FleetState, Wanted},
+};
+
+/// An agent that does not say hello in this time is no agent.
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+/// How long two processes of one instance are both held after they took turns.
+const HELD_FOR: Duration = Duration::from_secs(60);
+
+/// What a stream takes to the agent.
+pub(crate) type Outgoing = mpsc::Sender<Result<v1::HubMessage, Status>>;
+
+/// A question to an agent about its objects.
+struct Question {
+    app: String,
+    answer: oneshot::Sender<Vec<v1::ObjectState>>,
+}
+
+/// The stream of one cluster that counts.
+struct Current {
+    id: u64,
+    instance: InstanceId,
+    process: u64,
+    stop: CancellationToken,
+    questions: mpsc::Sender<Question>,
+}
+
+/// Every stream.
+pub(crate) struct Sessions {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) leadership: Arc<Leadership>,
+    pub(crate) blobs: Arc<Blobs>,
+    pub(crate) observed: Arc<Observed>,
+    pub(crate) published: Arc<Published>,
+    pub(crate) metrics: Metrics,
+    pub(crate) stop: CancellationToken,
+    next: AtomicU64,
+    current: Mutex<HashMap<ClusterName, Current>>,
+    /// Processes that were replaced, by when: one that comes back proves that two are alive.
+    replaced: Mutex<HashMap<(ClusterName, u64), Instant>>,
+}
+
+/// Who a stream belongs to.
+pub(crate) struct Caller {
+    pub(crate) cluster: ClusterName,
+    pub(crate) instance: InstanceId,
+    pub(crate) not_after: SystemTime,
+    pub(crate) address: std::net::SocketAddr,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Sessions {
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the parts that the composition root made"
+    )]
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        leadership: Arc<Leadership>,
+        blobs: Arc<Blobs>,
+        observed: Arc<Observed>,
+        published: Arc<Published>,
+        metrics: Metrics,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            leadership,
+            blobs,
+            observed,
+            published,
+            metrics,
+            stop,
+            next: AtomicU64::new(0),
+            current: Mutex::default(),
+            replaced: Mutex::default(),
+        })
+    }
+
+    /// Runs a stream to its end.
+    pub(crate) async fn run(
+        self: Arc<Self>,
+        caller: Caller,
+        mut incoming: Streaming<v1::AgentMessage>,
+        outgoing: Outgoing,
+    ) {
+        let who = format!(
+            "{}/{} at {}",
+            caller.cluster, caller.instance, caller.address
+        );
+        let hello = tokio::time::timeout(HELLO_WITHIN, incoming.next()).await;
+        let Ok(Some(Ok(v1::AgentMessage {
+            message: Some(v1::agent_message::Message::Hello(hello)),
+        }))) = hello
+        else {
+            self.metrics
+                .refuse("no_hello", &who, "the stream did not begin with a hello");
+            let _ = outgoing
+                .send(Err(Status::invalid_argument(
+                    "a stream begins with a hello",
+                )))
+                .await;
+            return;
+        };
+        if let Err((reason, status)) = self.check(&caller, &hello) {
+            self.metrics.refuse(reason, &who, status.message());
+            let _ = outgoing.send(Err(status)).await;
+            return;
+        }
+        let (questions, asked) = mpsc::channel(4);
+        let stop = self.stop.child_token();
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let current = Current {
+            id,
+            instance: caller.instance.clone(),
+            process: hello.process,
+            stop: stop.clone(),
+            questions,
+        };
+        if let Err(status) = self.enter(&caller.cluster, current) {
+            self.metrics.refuse("two_processes", &who, status.message());
+            self.observed.update(&caller.cluster, |level| {
+                level.held = Some(status.message().to_owned());
+            });
+            let _ = outgoing.send(Err(status)).await;
+            return;
+        }
+        self.metrics.agents.inc();
+        tracing::info!(cluster = %caller.cluster, instance = %caller.instance, version = hello.version, generation = hello.generation, "agent connected");
+        let mut stream = Stream {
+            sessions: &self,
+            caller: &caller,
+            outgoing: &outgoing,
+            in_force: number_of(hello.generation, &hello.content),
+            offered: None,
+            asked: HashMap::new(),
+            last_question: 0,
+        };
+        let end = stream.live(&hello, incoming, asked, &stop).await;
+        self.metrics.agents.dec();
+        self.leave(&caller.cluster, id);
+        match &end {
+            Ok(why) => tracing::info!(cluster = %caller.cluster, why, "agent's stream ended"),
+            Err(status) => {
+                tracing::warn!(cluster = %caller.cluster, why = status.message(), "agent's stream was ended");
+                let _ = outgoing.try_send(Err(status.clone()));
+            }
+        }
+    }
+
+    fn check(&self, caller: &Caller, hello: &v1::Hello) -> Result<(), (&'static str, Status)> {
+        if hello.protocol != PROTOCOL_VERSION {
+            let why = format!(
+                "the agent (version {}) speaks protocol {}, this hub (version {VERSION}) {PROTOCOL_VERSION}; upgrade the older one",
+                hello.version, hello.protocol
+            );
+            return Err(("protocol", Status::failed_precondition(why)));
+        }
+        if hello.cluster != caller.cluster.as_str() {
+            let why = format!(
+                "the certificate is cluster {}'s, but the agent asks for {}",
+                caller.cluster, hello.cluster
+            );
+            return Err(("other_cluster", Status::permission_denied(why)));
+        }
+        Ok(())
+    }
+
+    /// Makes a stream the one of its cluster. The newest process wins, since the older stream is
+    /// usually a dead one that nobody has noticed; but one that comes back after it was replaced is
+    /// alive, and then neither is served.
+    fn enter(&self, cluster: &ClusterName, stream: Current) -> Result<(), Status> {
+        let mut current = lock(&self.current);
+        let mut replaced = lock(&self.replaced);
+        replaced.retain(|_, when| when.elapsed() < HELD_FOR);
+        if let Some(before) = current.get(cluster) {
+            if before.instance == stream.instance
+                && replaced.contains_key(&(cluster.clone(), stream.process))
+            {
+                before.stop.cancel();
+                replaced.insert((cluster.clone(), before.process), Instant::now());
+                replaced.insert((cluster.clone(), stream.process), Instant::now());
+                return Err(Status::failed_precondition(format!(
+                    "two agents take turns as cluster {cluster}: is this a copy of the cluster? \
+                     Stop one of them; both are held for a minute"
+                )));
+            }
+            if before.process != stream.process {
+                replaced.insert((cluster.clone(), before.process), Instant::now());
+            }
+            before.stop.cancel();
+        } else if replaced.contains_key(&(cluster.clone(), stream.process)) {
+            return Err(Status::failed_precondition(format!(
+                "two agents took turns as cluster {cluster}; both are held for a minute"
+            )));
+        }
+        current.insert(cluster.clone(), stream);
+        Ok(())
+    }
+
+    fn leave(&self, cluster: &ClusterName, id: u64) {
+        let mut current = lock(&self.current);
+        if current.get(cluster).is_some_and(|stream| stream.id == id) {
+            current.remove(cluster);
+        }
+        if !current.contains_key(cluster) {
+            self.observed.left(cluster);
+        }
+    }
+
+    /// Ends a cluster's stream.
+    pub(crate) fn end(&self, cluster: &ClusterName) {
+        if let Some(stream) = lock(&self.current).remove(cluster) {
+            stream.stop.cancel();
+        }
+    }
+
+    /// The objects of an app in a cluster, asked of its agent.
+    pub(crate) async fn objects(
+        &self,
+        cluster: &ClusterName,
+        app: &str,
+    ) -> Result<Vec<v1::ObjectState>, &'static str> {
+        let questions = lock(&self.current)
+            .get(cluster)
+            .map(|stream| stream.questions.clone());
+        let questions = questions.ok_or("its agent is not connected")?;
+        let (answer, answered) = oneshot::channel();
+        let question = Question {
+            app: app.to_owned(),
+            answer,
+        };
+        questions
+            .send(question)
+            .await
+            .map_err(|_| "its agent is not connected")?;
+        let answered = tokio::time::timeout(Duration::from_secs(10), answered).await;
+        answered
+            .map_err(|_| "its agent did not answer in 10 s")?
+            .map_err(|_| "its agent went away")
+    }
+}
+
+/// One live stream.
+struct Stream<'a> {
+    sessions: &'a Sessions,
+    caller: &'a Caller,
+    outgoing: &'a Outgoing,
+    in_force: Option<Numbered>,
+    /// What the agent was told last, and what it said then.
+    offered: Option<Numbered>,
+    asked: HashMap<u64, (oneshot::Sender<Vec<v1::ObjectState>>, Vec<v1::ObjectState>)>,
+    last_question: u64,
+}
+
+impl Stream<'_> {
+    async fn live(
+        &mut self,
+        hello: &v1::Hello,
+        mut incoming: Streaming<v1::AgentMessage>,
+        mut questions: mpsc::Receiver<Question>,
+        stop: &CancellationToken,
+    ) -> Result<&'static str, Status> {
+        let sessions = self.sessions;
+        let mut published = sessions.published.subscribe();
+        let mut lead = sessions.leadership.watch();
+        let term = hello.term.unwrap_or_default();
+        let known = Known {
+            term: Term {
+                number: term.number,
+                nonce: term.nonce,
+            },
+            incarnation: hello.incarnation.clone(),
+            in_force: self.in_force,
+        };
+        self.settle_term(&known).await?;
+        self.welcome(hello, &mut lead).await?;
+        let valid = self
+            .caller
+            .not_after
+            .duration_since(SystemTime::now())
+            .unwrap_or_default();
+        let expiry = tokio::time::sleep(valid);
+        tokio::pin!(expiry);
+        loop {
+            let leads = lead.borrow_and_update().is_some();
+            let state = published.borrow_and_update().clone();
+            if leads {
+                self.offer(&state).await?;
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Err(Status::aborted("this stream is no longer wanted")),
+                () = &mut expiry => return Err(Status::unauthenticated("the certificate has expired")),
+                message = incoming.next() => match message {
+                    None => return Ok("the agent closed it"),
+                    Some(Err(_)) => return Ok("the connection broke"),
+                    Some(Ok(message)) => self.hear(message).await?,
+                },
+                Some(question) = questions.recv() => self.ask(question).await?,
+                changed = published.changed() => if changed.is_err() { return Ok("the hub stops") },
+                changed = lead.changed() => {
+                    if changed.is_err() {
+                        return Ok("the hub stops");
+                    }
+                    // The agent must hear of the new term before anything else.
+                    return Err(Status::aborted("the hub's term has changed; connect again"));
+                }
+            }
+        }
+    }
+
+    async fn settle_term(&self, known: &Known) -> Result<(), Status> {
+        let sessions = self.sessions;
+        let Some(Lead { term, .. }) = sessions.leadership.now() else {
+            return Ok(());
+        };
+        match meet(term, sessions.store.incarnation(), known) {
+            Meeting::Lead => Ok(()),
+            Meeting::StepDown => {
+                sessions.leadership.step_down();
+                Ok(())
+            }
+            Meeting::Retake { above } => sessions.leadership.retake(above).await.map_err(|error| {
+                tracing::error!(error = %Chain(&error), "the lead can't be taken again");
+                Status::unavailable("the hub can't take the lead")
+            }),
+        }
+    }
+
+    async fn welcome(
+        &mut self,
+        hello: &v1::Hello,
+        lead: &mut watch::Receiver<Option<Lead>>,
+    ) -> Result<(), Status> {
+        let sessions = self.sessions;
+        let level = sessions.observed.get(&self.caller.cluster);
+        let known = level.is_some_and(|level| {
+            level.instance.as_ref() == Some(&self.caller.instance)
+                && !hello.report.is_empty()
+                && level.digest == hello.report
+        });
+        sessions.observed.update(&self.caller.cluster, |level| {
+            level.connected = true;
+            level.held = None;
+            level.last_seen = now();
+            level.instance = Some(self.caller.instance.clone());
+            level.version.clone_from(&hello.version);
+            level.in_force = self.in_force;
+        });
+        let term = lead.borrow_and_update().map(|lead| v1::Term {
+            number: lead.term.number,
+            nonce: lead.term.nonce,
+        });
+        let welcome = v1::Welcome {
+            protocol: PROTOCOL_VERSION,
+            version: VERSION.to_owned(),
+            incarnation: sessions.store.incarnation().to_owned(),
+            term,
+            report_known: known,
+        };
+        self.send(v1::hub_message::Message::Welcome(welcome)).await
+    }
+
+    /// Tells the agent what its cluster should run, unless it knows.
+    async fn offer(&mut self, state: &FleetState) -> Result<(), Status> {
+        let Some(wanted) = state.wanted.get(&self.caller.cluster) else {
+            return Ok(());
+        };
+        let number = number_for(wanted.number, self.in_force);
+        if number != wanted.number {
+            return self.renumber(wanted, number).await;
+        }
+        if self.offered == Some(number) || self.in_force == Some(number) {
+            return Ok(());
+        }
+        let bundles = wanted.bundles.iter().map(|listed| v1::BundleEntry {
+            app: listed.app.to_string(),
+            role: listed.role.to_string(),
+            hash: listed.hash.0.to_vec(),
+        });
+        let generation = v1::Generation {
+            number: number.generation.0,
+            content: number.content.0.to_vec(),
+            commit: wanted.commit.clone(),
+            epoch: wanted.epoch,
+            bundles: bundles.collect(),
+        };
+        self.offered = Some(number);
+        self.sessions
+            .metrics
+            .sent
+            .get_or_create(&Sent {
+                kind: SentKind::Generation,
+            })
+            .inc();
+        self.send(v1::hub_message::Message::Generation(generation))
+            .await
+    }
+
+    /// The agent has a higher number than the store: the store is older. The content is offered again
+    /// under a number that the agent can take, once that is written.
+    async fn renumber(&self, wanted: &Wanted, number: Numbered) -> Result<(), Status> {
+        let sessions = self.sessions;
+        let Some(lead) = sessions.leadership.now() else {
+            return Ok(());
+        };
+        let renumbered = Arc::new(wanted.renumbered(number.generation));
+        let txn = Txn::new()
+            .when(records::TERM, Expected::Revision(lead.revision))
+            .put(
+                records::wanted_key(&self.caller.cluster),
+                records::encode(&renumbered.record()),
+            );
+        sessions.store.commit(txn).await.map_err(|error| {
+            tracing::error!(error = %Chain(&error), "a generation can't be renumbered");
+            Status::unavailable("the hub's store fails")
+        })?;
+        tracing::warn!(cluster = %self.caller.cluster, held = %wanted.number.generation, now = %number.generation, "the agent has a newer generation than this hub's store: the store was restored");
+        sessions.published.send_modify(|state| {
+            let mut changed = FleetState::clone(state);
+            if let Some(entry) = changed.wanted.get_mut(&self.caller.cluster)
+                && entry.number == wanted.number
+            {
+                *entry = renumbered;
+            }
+            *state = Arc::new(changed);
+        });
+        Ok(())
+    }
+
+    async fn hear(&mut self, message: v1::AgentMessage) -> Result<(), Status> {
+        match message.message {
+            Some(v1::agent_message::Message::Need(need)) => self.supply(need).await,
+            Some(v1::agent_message::Message::Report(report)) => {
+                self.in_force = number_of(report.generation, &report.content).or(self.in_force);
+                self.sessions.observed.report(&self.caller.cluster, report);
+                Ok(())
+            }
+            Some(v1::agent_message::Message::Objects(list)) => {
+                if let Some((_, objects)) = self.asked.get_mut(&list.request) {
+                    objects.extend(list.objects);
+                }
+                if list.last
+                    && let Some((answer, objects)) = self.asked.remove(&list.request)
+                {
+                    // Whoever asked may have gone away.
+                    let _ = answer.send(objects);
+                }
+                Ok(())
+            }
+            Some(v1::agent_message::Message::Hello(_)) | None => {
+                Err(Status::invalid_argument("a stream has one hello"))
+            }
+        }
+    }
+
+    async fn supply(&self, need: v1::Need) -> Result<(), Status> {
+        let state = self.sessions.published.borrow().clone();
+        let wanted = state.wanted.get(&self.caller.cluster);
+        for hash in need.hashes {
+            let Ok(hash) = ContentHash::try_from(hash.as_slice()) else {
+                return Err(Status::invalid_argument("a hash has 32 bytes"));
+            };
+            // What another cluster runs is none of this one's business.
+            if !wanted.is_some_and(|wanted| wanted.bundles.iter().any(|b| b.hash == hash)) {
+                continue;
+            }
+            let blob = self.sessions.blobs.get(hash).await.map_err(|error| {
+                tracing::error!(error = %Chain(&error), "a bundle can't be read");
+                Status::unavailable("the hub's store fails")
+            })?;
+            let Some(blob) = blob else {
+                tracing::error!(hash = %hash.short(), "a bundle in force is not in the store");
+                continue;
+            };
+            self.sessions
+                .metrics
+                .sent
+                .get_or_create(&Sent {
+                    kind: SentKind::Blob,
+                })
+                .inc();
+            let mut offset = 0;
+            loop {
+                let end = blob.len().min(offset + PIECE_BYTES);
+                let last = end == blob.len();
+                let (hash, data) = (hash.0.to_vec(), blob.slice(offset..end));
+                self.send(v1::hub_message::Message::Blob(v1::BlobPiece {
+                    hash,
+                    data,
+                    last,
+                }))
+                .await?;
+                if last {
+                    break;
+                }
+                offset = end;
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask(&mut self, question: Question) -> Result<(), Status> {
+        self.last_question += 1;
+        let request = self.last_question;
+        self.asked.retain(|_, (answer, _)| !answer.is_closed());
+        self.asked.insert(request, (question.answer, Vec::new()));
+        let list = v1::ListObjects {
+            request,
+            app: question.app,
+        };
+        self.send(v1::hub_message::Message::ListObjects(list)).await
+    }
+
+    async fn send(&self, message: v1::hub_message::Message) -> Result<(), Status> {
+        let message = v1::HubMessage {
+            message: Some(message),
+        };
+        let sent = self.outgoing.send(Ok(message)).await;
+        sent.map_err(|_| Status::cancelled("the connection broke"))
+    }
+}

@@ -1,0 +1,155 @@
+//! The fleet as people and scripts see it: what is wanted beside what was last observed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use muster_model::ids::ClusterName;
+use muster_proto::{VERSION, v1};
+
+use crate::{
+    observed::Level,
+    records::{InForce, ListedBundle, now},
+    wanted::{FleetState, Wanted},
+};
+
+/// A cluster's state from what is wanted and its level.
+fn cluster(
+    name: &ClusterName,
+    region: &str,
+    wanted: Option<&Wanted>,
+    level: Option<&Level>,
+    in_force: &InForce,
+    apps_asked: &[String],
+) -> v1::ClusterStatus {
+    let none = Level::default();
+    let seen = level.unwrap_or(&none);
+    let synced = wanted
+        .is_some_and(|wanted| seen.in_force.map(|n| n.content) == Some(wanted.number.content));
+    let listed: BTreeMap<&str, &ListedBundle> = wanted
+        .map(|wanted| wanted.bundles.iter().map(|b| (b.app.as_str(), b)).collect())
+        .unwrap_or_default();
+    let names: BTreeSet<&str> = listed
+        .keys()
+        .copied()
+        .chain(seen.apps.keys().map(String::as_str))
+        .collect();
+    let asked = |name: &&str| apps_asked.is_empty() || apps_asked.iter().any(|asked| asked == name);
+    let apps: Vec<v1::ClusterApp> = names
+        .into_iter()
+        .filter(asked)
+        .map(|name| app(name, listed.get(name).copied(), seen.apps.get(name)))
+        .collect();
+    let failing =
+        |app: &v1::ClusterApp| app.phase() == v1::Phase::Failed || app.health == "Degraded";
+    let on_the_way = |app: &v1::ClusterApp| {
+        !app.synced
+            || app.phase() != v1::Phase::Applied
+            || matches!(app.health.as_str(), "Progressing" | "Missing" | "")
+    };
+    let state = if seen.instance.is_none() {
+        v1::ClusterState::Unjoined
+    } else if !seen.connected {
+        v1::ClusterState::Offline
+    } else if apps.iter().any(failing) || !seen.problems.is_empty() {
+        v1::ClusterState::Failing
+    } else if !synced || apps.iter().any(on_the_way) {
+        v1::ClusterState::Progressing
+    } else {
+        v1::ClusterState::Synced
+    };
+    v1::ClusterStatus {
+        name: name.to_string(),
+        region: region.to_owned(),
+        state: state.into(),
+        connected: seen.connected,
+        last_seen: i64::try_from(seen.last_seen).unwrap_or_default(),
+        agent_version: seen.version.clone(),
+        wanted: wanted.map_or(0, |wanted| wanted.number.generation.0),
+        in_force: seen.in_force.map_or(0, |number| number.generation.0),
+        commit: if synced {
+            in_force.commit.clone()
+        } else {
+            String::new()
+        },
+        apps,
+        problems: seen.problems.iter().chain(&seen.held).cloned().collect(),
+    }
+}
+
+fn app(
+    name: &str,
+    listed: Option<&ListedBundle>,
+    report: Option<&v1::AppReport>,
+) -> v1::ClusterApp {
+    let none = v1::AppReport::default();
+    let seen = report.unwrap_or(&none);
+    let synced = listed.is_some_and(|listed| listed.hash.0.as_slice() == seen.hash.as_slice());
+    v1::ClusterApp {
+        app: name.to_owned(),
+        role: listed
+            .map(|listed| listed.role.to_string())
+            .unwrap_or_default(),
+        synced,
+        phase: seen.phase,
+        health: seen.health.clone(),
+        objects: seen.objects,
+        applied: seen.applied,
+        problems: seen.problems.clone(),
+    }
+}
+
+/// The whole status, but for the repository's own.
+pub(crate) fn status(
+    state: &FleetState,
+    levels: impl Fn(&ClusterName) -> Option<Level>,
+    repo: v1::Repo,
+    request: &v1::StatusRequest,
+) -> v1::Status {
+    let in_force = &state.in_force;
+    let asked =
+        |name: &str| request.clusters.is_empty() || request.clusters.iter().any(|c| c == name);
+    let clusters = in_force
+        .clusters
+        .iter()
+        .filter(|(name, _)| asked(name.as_str()));
+    let clusters = clusters.map(|(name, region)| {
+        let wanted = state.wanted.get(name).map(AsRef::as_ref);
+        cluster(
+            name,
+            region,
+            wanted,
+            levels(name).as_ref(),
+            in_force,
+            &request.apps,
+        )
+    });
+    let apps = in_force.apps.iter().filter(|app| {
+        request.apps.is_empty() || request.apps.iter().any(|asked| asked == app.name.as_str())
+    });
+    v1::Status {
+        fleet: in_force.fleet.clone(),
+        hub_version: VERSION.to_owned(),
+        repo: Some(repo),
+        problems: in_force.problems.iter().map(Into::into).collect(),
+        clusters: clusters.collect(),
+        apps: apps
+            .map(|app| v1::AppSummary {
+                name: app.name.to_string(),
+                tier: app.tier.clone(),
+                mode: app.mode.clone(),
+                owner: app.owner.clone(),
+                held: app.held,
+            })
+            .collect(),
+        regions: in_force
+            .regions
+            .iter()
+            .map(|region| v1::RegionSummary {
+                name: region.name.clone(),
+                continent: region.continent.clone(),
+                country: region.country.clone(),
+                city: region.city.clone(),
+            })
+            .collect(),
+        now: i64::try_from(now()).unwrap_or_default(),
+    }
+}

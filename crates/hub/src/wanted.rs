@@ -1,0 +1,101 @@
+//! What every cluster should run, as sessions read it and the store keeps it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use muster_model::ids::{ClusterName, ContentHash, Generation};
+use muster_plan::delivery::Numbered;
+use muster_store::Store;
+
+use crate::records::{self, InForce, ListedBundle, RecordError, WantedRecord};
+
+/// What one cluster should run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) number: Numbered,
+    pub(crate) commit: String,
+    pub(crate) epoch: u64,
+    /// Clusters with equal content share it.
+    pub(crate) bundles: Arc<[ListedBundle]>,
+}
+
+/// The whole fleet at one commit.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FleetState {
+    pub(crate) in_force: Arc<InForce>,
+    pub(crate) wanted: BTreeMap<ClusterName, Arc<Wanted>>,
+}
+
+/// The hash of a list of bundles under an epoch.
+pub(crate) fn content_of(epoch: u64, bundles: &[ListedBundle]) -> ContentHash {
+    let entries = bundles
+        .iter()
+        .map(|b| (b.app.as_str(), b.role.as_str(), b.hash.0.as_slice()));
+    muster_proto::content_hash(epoch, entries)
+}
+
+impl Wanted {
+    pub(crate) fn record(&self) -> WantedRecord {
+        WantedRecord {
+            generation: self.number.generation,
+            content: self.number.content,
+            commit: self.commit.clone(),
+            epoch: self.epoch,
+        }
+    }
+
+    /// The same under another number.
+    pub(crate) fn renumbered(&self, generation: Generation) -> Self {
+        let number = Numbered {
+            generation,
+            content: self.number.content,
+        };
+        Self {
+            number,
+            ..self.clone()
+        }
+    }
+}
+
+/// The fleet as the store has it: what is in force until the repository has been read.
+pub(crate) async fn load(store: &dyn Store) -> Result<FleetState, RecordError> {
+    let in_force = match records::read::<InForce>(store, records::IN_FORCE).await? {
+        Some((record, _)) => Arc::new(record),
+        None => Arc::default(),
+    };
+    let mut lists: HashMap<ContentHash, Arc<[ListedBundle]>> = HashMap::new();
+    let mut wanted = BTreeMap::new();
+    for (key, versioned) in store.range(records::WANTED).await? {
+        let record: WantedRecord = records::decode(&key, &versioned)?;
+        let Ok(cluster) = key[records::WANTED.len()..].parse::<ClusterName>() else {
+            continue;
+        };
+        let bundles = match lists.get(&record.content) {
+            Some(bundles) => Arc::clone(bundles),
+            None => {
+                let key = format!("{}{}", records::CONTENT, record.content);
+                let list: Vec<ListedBundle> = records::read(store, &key)
+                    .await?
+                    .map(|(list, _)| list)
+                    .unwrap_or_default();
+                let bundles: Arc<[ListedBundle]> = list.into();
+                lists.insert(record.content, Arc::clone(&bundles));
+                bundles
+            }
+        };
+        let number = Numbered {
+            generation: record.generation,
+            content: record.content,
+        };
+        let state = Wanted {
+            number,
+            commit: record.commit,
+            epoch: record.epoch,
+            bundles,
+        };
+        wanted.insert(cluster, Arc::new(state));
+    }
+    Ok(FleetState { in_force, wanted })
+}

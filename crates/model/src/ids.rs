@@ -1,0 +1,345 @@
+//! Names and numbers of a fleet, each its own type, so that a cluster can't be passed where a region
+//! is meant and a generation can't be compared with an epoch.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// Why a text is not the name or number that it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{value:?} is not a valid {what}: {rule}")]
+pub struct InvalidId {
+    what: &'static str,
+    value: String,
+    rule: &'static str,
+}
+
+impl InvalidId {
+    pub(crate) fn new(what: &'static str, value: &str, rule: &'static str) -> Self {
+        Self {
+            what,
+            value: value.chars().take(80).collect(),
+            rule,
+        }
+    }
+}
+
+/// RFC 1123 label, as Kubernetes uses it for most names.
+pub(crate) const LABEL_PATTERN: &str = "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$";
+const LABEL_RULE: &str =
+    "use 1 to 63 lower-case letters, digits and '-', starting and ending with a letter or digit";
+
+fn is_label(value: &str) -> bool {
+    let inner = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = value.as_bytes();
+    (1..=63).contains(&bytes.len())
+        && bytes.iter().all(|b| inner(b) || *b == b'-')
+        && bytes.first().is_some_and(inner)
+        && bytes.last().is_some_and(inner)
+}
+
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(std::sync::Arc<str>);
+
+        impl $name {
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+            fn from_str(value: &str) -> Result<Self, InvalidId> {
+                if is_label(value) {
+                    Ok(Self(value.into()))
+                } else {
+                    Err(InvalidId::new($what, value, LABEL_RULE))
+                }
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+            fn try_from(value: String) -> Result<Self, InvalidId> {
+                value.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.0.as_ref().to_owned()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl schemars::JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({
+                    "type": "string",
+                    "pattern": LABEL_PATTERN,
+                    "patternErrorMessage": LABEL_RULE,
+                })
+            }
+        }
+    };
+}
+
+label!(
+    /// A region: clusters that fail together, and are drained together.
+    RegionName,
+    "region name"
+);
+label!(
+    /// A Kubernetes cluster of the fleet. Unique over all regions.
+    ClusterName,
+    "cluster name"
+);
+label!(
+    /// An app: the folder `apps/NAME`.
+    AppName,
+    "app name"
+);
+label!(
+    /// A tier: a promise of RPO and RTO.
+    TierName,
+    "tier name"
+);
+label!(
+    /// The fleet's name.
+    FleetName,
+    "fleet name"
+);
+label!(
+    /// One enrolment of an agent. A new enrolment under an old cluster name is a new instance.
+    InstanceId,
+    "instance id"
+);
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(
+            Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+        )]
+        #[serde(transparent)]
+        pub struct $name(pub u64);
+
+        impl $name {
+            /// The number after this one.
+            #[must_use]
+            pub fn next(self) -> Self {
+                Self(self.0 + 1)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+number!(
+    /// The number of what one cluster should run; it only grows.
+    Generation
+);
+number!(
+    /// The fleet's counter of role and traffic changes; it only grows.
+    Epoch
+);
+
+macro_rules! hash {
+    ($(#[$doc:meta])* $name:ident, $len:literal, $what:literal, $rule:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(pub [u8; $len]);
+
+        impl $name {
+            /// The first eight hexadecimal digits, for people.
+            #[must_use]
+            pub fn short(&self) -> String {
+                self.to_string().chars().take(8).collect()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+            fn from_str(value: &str) -> Result<Self, InvalidId> {
+                let invalid = || InvalidId::new($what, value, $rule);
+                let mut bytes = [0; $len];
+                if value.len() != 2 * $len || !value.is_ascii() {
+                    return Err(invalid());
+                }
+                for (i, byte) in bytes.iter_mut().enumerate() {
+                    *byte = u8::from_str_radix(&value[2 * i..2 * i + 2], 16).map_err(|_| invalid())?;
+                }
+                Ok(Self(bytes))
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+            fn try_from(value: String) -> Result<Self, InvalidId> {
+                value.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(hash: $name) -> String {
+                hash.to_string()
+            }
+        }
+
+        impl From<[u8; $len]> for $name {
+            fn from(bytes: [u8; $len]) -> Self {
+                Self(bytes)
+            }
+        }
+
+        impl TryFrom<&[u8]> for $name {
+            type Error = InvalidId;
+            fn try_from(value: &[u8]) -> Result<Self, InvalidId> {
+                value.try_into().map(Self).map_err(|_| InvalidId::new($what, "", $rule))
+            }
+        }
+    };
+}
+
+hash!(
+    /// A Git commit or blob id (SHA-1).
+    ObjectId,
+    20,
+    "Git object id",
+    "it has 40 hexadecimal digits"
+);
+hash!(
+    /// BLAKE3 of what it names: a bundle's content, or a generation's list of bundles.
+    ContentHash,
+    32,
+    "content hash",
+    "it has 64 hexadecimal digits"
+);
+
+impl ContentHash {
+    /// The hash of these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(*blake3::hash(bytes).as_bytes())
+    }
+}
+
+/// What an app is in one region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Serves here, as everywhere else.
+    Active,
+    /// The only writer.
+    Primary,
+    /// Follows the primary, ready to take over.
+    Standby,
+    /// Must not write.
+    Fenced,
+}
+
+impl Role {
+    /// Every role, in the order in which people think of them.
+    pub const ALL: [Self; 4] = [Self::Active, Self::Primary, Self::Standby, Self::Fenced];
+
+    /// The word that templates, status and the command line use.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Primary => "primary",
+            Self::Standby => "standby",
+            Self::Fenced => "fenced",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Role {
+    type Err = InvalidId;
+    fn from_str(value: &str) -> Result<Self, InvalidId> {
+        Self::ALL
+            .into_iter()
+            .find(|role| role.as_str() == value)
+            .ok_or_else(|| InvalidId::new("role", value, "use active, primary, standby or fenced"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_follow_rfc_1123() {
+        for good in ["a", "eu-west-1", &"x".repeat(63)] {
+            assert!(good.parse::<ClusterName>().is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "-a",
+            "a-",
+            "A",
+            "a_b",
+            "a.b",
+            "../a",
+            &"x".repeat(64),
+            "é",
+        ] {
+            assert!(bad.parse::<ClusterName>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn hashes_survive_their_text() {
+        let hash = ContentHash::of(b"x");
+        assert_eq!(hash.to_string().parse(), Ok(hash));
+        assert!("zz".repeat(32).parse::<ContentHash>().is_err());
+        assert!("é".repeat(32).parse::<ContentHash>().is_err());
+    }
+}

@@ -1,0 +1,12 @@
+//! The kinds of a fleet repository: typed names, documents and values, and the checks that tell what
+//! is wrong with them and where. No I/O: files come in as a [`tree::Tree`].
+
+pub mod bundle;
+mod decode;
+pub mod ids;
+pub mod kinds;
+pub mod load;
+pub mod problem;
+pub mod tree;
+pub mod values;
+pub mod yaml;

@@ -1,0 +1,160 @@
+//! What is wrong with a fleet repository, told so that a newcomer can mend it: file, line, column, the
+//! line itself, and what to do.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ids::AppName, yaml::Pos};
+
+/// How much a problem holds back.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Scope {
+    /// The whole commit: the last good snapshot stays in force.
+    Fleet,
+    /// One app: it stays at its last good bundle.
+    App(AppName),
+    /// Nothing: a hint.
+    Hint,
+}
+
+/// One problem of a fleet repository.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    /// What it holds back.
+    pub scope: Scope,
+    /// The file, from the repository's root.
+    pub file: String,
+    /// Where in the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Pos>,
+    /// What is wrong.
+    pub message: String,
+    /// The line at that place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<String>,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
+}
+
+impl Problem {
+    /// A problem of a whole file.
+    #[must_use]
+    pub fn new(scope: Scope, file: &str, message: impl Into<String>) -> Self {
+        let (file, message) = (file.to_owned(), message.into());
+        Self {
+            scope,
+            file,
+            at: None,
+            message,
+            line: None,
+            help: None,
+        }
+    }
+
+    /// The same problem at a place in its file's text.
+    #[must_use]
+    pub fn at(mut self, text: &str, at: Pos) -> Self {
+        let line = text.lines().nth(at.line.saturating_sub(1) as usize);
+        self.line = line.map(|line| line.chars().take(200).collect());
+        self.at = Some(at);
+        self
+    }
+
+    /// The same problem with advice.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if let Some(at) = self.at {
+            write!(f, ":{at}")?;
+        }
+        write!(f, ": {}", self.message)?;
+        if let (Some(at), Some(line)) = (self.at, &self.line) {
+            let number = at.line.to_string();
+            let gutter = " ".repeat(number.len());
+            // A tab before the column stays a tab, so that the caret stands below its character.
+            let before: String = line
+                .chars()
+                .take(at.col.saturating_sub(1) as usize)
+                .map(|c| if c == '\t' { '\t' } else { ' ' })
+                .collect();
+            write!(
+                f,
+                "\n {gutter} |\n {number} | {line}\n {gutter} | {before}^"
+            )?;
+        }
+        if let Some(help) = &self.help {
+            write!(f, "\n   = help: {help}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The candidate that was probably meant, if one is near enough.
+#[must_use]
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let allowed = (word.chars().count() / 3).max(1) + 1;
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
+        .filter(|(distance, _)| *distance <= allowed)
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// Advice for a word that is none of these: the nearest, or all of them if they are few.
+#[must_use]
+pub fn suggest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let candidates: Vec<&str> = candidates.into_iter().collect();
+    match nearest(word, candidates.iter().copied()) {
+        Some(near) => Some(format!("did you mean `{near}`?")),
+        None if candidates.is_empty() => None,
+        None => {
+            let more = if candidates.len() > 12 { ", …" } else { "" };
+            let known: Vec<_> = candidates.into_iter().take(12).collect();
+            Some(format!("there is: {}{more}", known.join(", ")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_shows_its_line() {
+        let problem = Problem::new(Scope::Fleet, "fleet.yaml", "unknown field `valuse`")
+            .at(
+                "kind: Fleet\nspec:\n\tvaluse: {}\n",
+                Pos { line: 3, col: 2 },
+            )
+            .help("did you mean `values`?");
+        insta::assert_snapshot!(problem.to_string(), @r"
+        fleet.yaml:3:2: unknown field `valuse`
+           |
+         3 | 	valuse: {}
+           | 	^
+           = help: did you mean `values`?
+        ");
+    }
+
+    #[test]
+    fn near_words_are_suggested() {
+        assert_eq!(nearest("valuse", ["values", "labels"]), Some("values"));
+        assert_eq!(nearest("zebra", ["values", "labels"]), None);
+        assert_eq!(
+            suggest("q", ["eu-west", "us-east"]).unwrap(),
+            "there is: eu-west, us-east"
+        );
+    }
+}

@@ -1,0 +1,198 @@
+//! Commands that need no hub: `validate`, `render`, `schema`.
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::{Context, bail};
+use muster_model::{
+    bundle::Bundle,
+    ids::{AppName, ClusterName, Epoch, Role},
+    load::{Loader, Model, Roles},
+    problem::{Problem, Scope, suggest},
+    yaml::to_yaml,
+};
+use muster_plan::placement::place;
+use muster_render::{Rendered, Renderer, conflict};
+use serde_json::{Value, json};
+
+use crate::{
+    output::{Output, print},
+    problems,
+};
+
+/// Everything that an offline command knows of a fleet repository.
+struct Checked {
+    model: Option<Model>,
+    roles: Roles,
+    rendered: Rendered,
+    problems: Vec<Problem>,
+}
+
+fn check(dir: &Path, roles: impl FnOnce(&Model) -> Roles) -> anyhow::Result<Checked> {
+    let tree = muster_git::read_dir(dir)
+        .with_context(|| format!("can't read the fleet repository in {}", dir.display()))?;
+    let loaded = Loader::default().load(&tree);
+    let mut problems = loaded.problems;
+    let (roles, rendered) = match &loaded.model {
+        Some(model) => {
+            let roles = roles(model);
+            let rendered = Renderer::default().render(model, &roles, Epoch(1));
+            (roles, rendered)
+        }
+        None => (Roles::new(), Rendered::default()),
+    };
+    problems.extend(rendered.problems.iter().cloned());
+    problems.extend(conflicts(&rendered));
+    problems.sort_by(|a, b| (&a.file, a.at, &a.message).cmp(&(&b.file, b.at, &b.message)));
+    problems.dedup();
+    Ok(Checked {
+        model: loaded.model,
+        roles,
+        rendered,
+        problems,
+    })
+}
+
+/// Objects that two apps of one cluster both hold.
+fn conflicts(rendered: &Rendered) -> Vec<Problem> {
+    let mut by_cluster: BTreeMap<&ClusterName, Vec<_>> = BTreeMap::new();
+    for (cluster, bundle) in rendered.bundles.values().flatten() {
+        by_cluster.entry(cluster).or_default().push(bundle);
+    }
+    let found = by_cluster.into_iter().filter_map(|(cluster, bundles)| {
+        let conflict = conflict(bundles.into_iter())?;
+        Some(muster_plan::compose::problems_of(cluster, &conflict))
+    });
+    found.flatten().collect()
+}
+
+/// `muster validate`: whether the repository is good.
+pub(crate) fn validate(dir: &Path, output: Output) -> anyhow::Result<bool> {
+    let checked = check(dir, place)?;
+    let good = !checked
+        .problems
+        .iter()
+        .any(|problem| problem.scope != Scope::Hint);
+    match output {
+        Output::Table => {
+            for problem in &checked.problems {
+                problems::show(problem);
+            }
+            if let Some(model) = checked.model.as_ref().filter(|_| good) {
+                let mut placed = 0;
+                let mut objects = 0;
+                for bundle in checked.rendered.bundles.values().flat_map(BTreeMap::values) {
+                    placed += 1;
+                    objects += bundle.objects;
+                }
+                print(&format!(
+                    "ok: fleet {}, {} regions, {} clusters, {} apps in {placed} places, {objects} objects\n",
+                    model.fleet.name,
+                    model.regions.len(),
+                    model.clusters.len(),
+                    model.apps.len(),
+                ));
+            } else {
+                let errors = checked
+                    .problems
+                    .iter()
+                    .filter(|p| p.scope != Scope::Hint)
+                    .count();
+                print(&format!(
+                    "{errors} problem{} in {}\n",
+                    if errors == 1 { "" } else { "s" },
+                    dir.display()
+                ));
+            }
+        }
+        Output::Json | Output::Yaml => {
+            output.document(&json!({"valid": good, "problems": checked.problems}));
+        }
+    }
+    Ok(good)
+}
+
+/// What `muster render` was asked for.
+pub(crate) struct RenderRequest<'a> {
+    pub(crate) dir: &'a Path,
+    pub(crate) cluster: &'a str,
+    pub(crate) app: Option<&'a str>,
+    pub(crate) role: Option<Role>,
+}
+
+/// `muster render`: what a cluster would get.
+pub(crate) fn render(request: &RenderRequest<'_>, output: Output) -> anyhow::Result<bool> {
+    let RenderRequest {
+        dir,
+        cluster,
+        app,
+        role,
+    } = *request;
+    let checked = check(dir, |model| {
+        let mut roles = place(model);
+        if let (Some(role), Ok(cluster)) = (role, cluster.parse::<ClusterName>()) {
+            for (name, places) in &mut roles {
+                let wanted = app.is_none_or(|app| app == name.as_str());
+                if let Some(place) = places.get_mut(&cluster).filter(|_| wanted) {
+                    *place = role;
+                }
+            }
+        }
+        roles
+    })?;
+    let concerns = |problem: &&Problem| match (&problem.scope, app) {
+        (Scope::Fleet, _) => true,
+        (Scope::App(name), Some(app)) => name.as_str() == app,
+        (Scope::App(name), None) => checked
+            .roles
+            .get(name)
+            .is_none_or(|places| places.keys().any(|place| place.as_str() == cluster)),
+        (Scope::Hint, _) => false,
+    };
+    let mut good = true;
+    for problem in checked.problems.iter().filter(concerns) {
+        problems::show(problem);
+        good = false;
+    }
+    let Some(model) = &checked.model else {
+        return Ok(false);
+    };
+    if !model.clusters.contains_key(cluster) {
+        let help = suggest(cluster, model.clusters.keys().map(ClusterName::as_str));
+        bail!(
+            "there is no cluster `{cluster}`; {}",
+            help.unwrap_or_default()
+        );
+    }
+    if let Some(app) = app
+        && !model.apps.contains_key(app)
+        && good
+    {
+        let help = suggest(app, model.apps.keys().map(AppName::as_str));
+        bail!("there is no app `{app}`; {}", help.unwrap_or_default());
+    }
+    let mut objects: Vec<Value> = Vec::new();
+    for (name, places) in &checked.rendered.bundles {
+        let Some(bundle) = places
+            .get(cluster)
+            .filter(|_| app.is_none_or(|app| app == name.as_str()))
+        else {
+            continue;
+        };
+        let bundle =
+            Bundle::decode(&bundle.bytes).context("a rendered bundle can't be read back")?;
+        if output == Output::Table {
+            print(&format!("# app {name}, role {}\n", bundle.header.role));
+        }
+        for object in &bundle.objects {
+            let value: Value = serde_json::from_str(&object.json)?;
+            match output {
+                Output::Table => print(&format!("---\n{}\n", to_yaml(&value))),
+                Output::Json | Output::Yaml => objects.push(value),
+            }
+        }
+    }
+    if output != Output::Table {
+        output.document(&json!({"apiVersion": "v1", "kind": "List", "items": objects}));
+    }
+    Ok(good)
+}

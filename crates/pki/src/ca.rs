@@ -1,0 +1,241 @@
+//! The fleet's certificate authority, owned by the hub.
+
+use std::{
+    fmt,
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
+};
+use rustls_pki_types::{CertificateDer, DnsName, pem::PemObject};
+
+use crate::{
+    Credentials, HUB_SERVER_NAME, Identity, Key, PkiError, TrustBundle,
+    identity::{parse, validity},
+};
+
+/// How far back the time of a certificate starts, for machines whose clocks are behind the hub's.
+pub const SKEW: Duration = Duration::from_secs(5 * 60);
+
+const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// An uncompressed point of P-256.
+const POINT: usize = 65;
+
+/// A self-signed certificate authority with its key.
+pub struct Ca {
+    certificate: CertificateDer<'static>,
+    not_after: SystemTime,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Ca {
+    /// Makes a new authority that is valid for ten years from `now`.
+    ///
+    /// # Errors
+    /// When the system gives no randomness.
+    pub fn create(now: SystemTime) -> Result<Self, PkiError> {
+        let key = Key::generate()?.0;
+        let mut params = CertificateParams::default();
+        let serial = serial();
+        params.not_before = (now - SKEW).into();
+        params.not_after = (now + LIFETIME).into();
+        // Two authorities of one fleet can be told apart by their names.
+        let short: String = serial
+            .iter()
+            .take(4)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        params.distinguished_name = named(&format!("muster CA {short}"));
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let certificate = params
+            .self_signed(&key)
+            .map_err(|source| PkiError::Sign { source })?;
+        Self::new(certificate.into(), key)
+    }
+
+    /// Reads certificate and key from the text that [`to_pem`](Self::to_pem) wrote.
+    ///
+    /// # Errors
+    /// When one of them is missing, broken, or not the other's.
+    pub fn from_pem(pem: &str) -> Result<Self, PkiError> {
+        let certificate =
+            CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| PkiError::Pem {
+                what: "certificate",
+            })?;
+        let key =
+            rustls_pki_types::PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| {
+                PkiError::Pem {
+                    what: "private key",
+                }
+            })?;
+        let key = KeyPair::from_pkcs8_der_and_sign_algo(&key, &PKCS_ECDSA_P256_SHA256)
+            .map_err(|source| PkiError::Key { source })?;
+        Self::new(certificate, key)
+    }
+
+    fn new(certificate: CertificateDer<'static>, key: KeyPair) -> Result<Self, PkiError> {
+        let parsed = parse(&certificate)?;
+        if !parsed.is_ca() {
+            return Err(PkiError::NotACa);
+        }
+        if parsed.public_key().subject_public_key.data != key.public_key_raw() {
+            return Err(PkiError::OtherKey);
+        }
+        let not_after = validity(&parsed).1;
+        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|source| {
+            PkiError::Certificate {
+                source: source.into(),
+            }
+        })?;
+        Ok(Self {
+            certificate,
+            not_after,
+            issuer,
+        })
+    }
+
+    /// Certificate and key in PEM form. Keep it as the secret that it is.
+    #[must_use]
+    pub fn to_pem(&self) -> String {
+        let certificate = pem::encode(&pem::Pem::new("CERTIFICATE", self.certificate.as_ref()));
+        certificate + &self.issuer.key().serialize_pem()
+    }
+
+    /// The authority's certificate.
+    #[must_use]
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// The end of the authority's time. Rotate it long before.
+    #[must_use]
+    pub fn not_after(&self) -> SystemTime {
+        self.not_after
+    }
+
+    /// A bundle that trusts this authority only.
+    ///
+    /// # Errors
+    /// When the certificate is malformed.
+    pub fn trust(&self) -> Result<TrustBundle, PkiError> {
+        TrustBundle::new([self.certificate.clone()])
+    }
+
+    /// Signs a client's certificate, valid for `lifetime` from `now`, and returns it in PEM form. From
+    /// the request only the public key is taken; who the client is, the caller knows.
+    ///
+    /// # Errors
+    /// When the request is malformed, not signed by its key, or over a key of another kind, and when
+    /// the authority has expired.
+    pub fn sign(
+        &self,
+        request: &str,
+        identity: &Identity,
+        lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<String, PkiError> {
+        let request = CertificateSigningRequestParams::from_pem(request)
+            .map_err(|source| PkiError::Request { source })?;
+        // The algorithm is the signature's, the length tells the key's.
+        let key = request.public_key;
+        if key.algorithm() != &PKCS_ECDSA_P256_SHA256 || key.der_bytes().len() != POINT {
+            return Err(PkiError::RequestKey);
+        }
+        let uri = identity.to_string();
+        let name = SanType::URI(uri.try_into().map_err(|source| PkiError::Sign { source })?);
+        let common_name = match identity {
+            Identity::Agent { cluster, .. } => cluster.to_string(),
+            Identity::Admin(name) => name.to_string(),
+        };
+        let client = ExtendedKeyUsagePurpose::ClientAuth;
+        self.issue(&key, &common_name, vec![name], client, lifetime, now)
+    }
+
+    /// Makes a key and certificate for the hub itself, valid for `lifetime` from `now`. It always names
+    /// [`HUB_SERVER_NAME`], and `names` besides: DNS names and IP addresses that browsers use.
+    ///
+    /// # Errors
+    /// When a name is neither, and when the authority has expired.
+    pub fn hub_credentials(
+        &self,
+        names: &[String],
+        lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<Credentials, PkiError> {
+        let mut all = Vec::with_capacity(names.len() + 1);
+        for name in std::iter::once(HUB_SERVER_NAME).chain(names.iter().map(String::as_str)) {
+            all.push(server_name(name)?);
+        }
+        let key = Key::generate()?;
+        let server = ExtendedKeyUsagePurpose::ServerAuth;
+        let certificate = self.issue(&key.0, "muster hub", all, server, lifetime, now)?;
+        Credentials::new(&certificate, key)
+    }
+
+    fn issue(
+        &self,
+        key: &impl PublicKeyData,
+        common_name: &str,
+        names: Vec<SanType>,
+        usage: ExtendedKeyUsagePurpose,
+        lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<String, PkiError> {
+        if now >= self.not_after {
+            return Err(PkiError::CaExpired);
+        }
+        let mut params = CertificateParams::default();
+        params.not_before = (now - SKEW).into();
+        params.not_after = (now + lifetime).min(self.not_after).into();
+        params.serial_number = Some(SerialNumber::from_slice(&serial()));
+        params.distinguished_name = named(common_name);
+        params.subject_alt_names = names;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![usage];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.use_authority_key_identifier_extension = true;
+        let certificate = params
+            .signed_by(key, &self.issuer)
+            .map_err(|source| PkiError::Sign { source })?;
+        Ok(certificate.pem())
+    }
+}
+
+impl fmt::Debug for Ca {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ca")
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+fn named(common_name: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, common_name);
+    name
+}
+
+fn server_name(name: &str) -> Result<SanType, PkiError> {
+    if let Ok(address) = name.parse::<IpAddr>() {
+        return Ok(SanType::IpAddress(address));
+    }
+    let invalid = || PkiError::ServerName {
+        name: name.to_owned(),
+    };
+    DnsName::try_from(name).map_err(|_| invalid())?;
+    Ok(SanType::DnsName(
+        name.to_owned().try_into().map_err(|_| invalid())?,
+    ))
+}
+
+/// A random number of 127 bits: RFC 5280 wants it positive, the highest bit is the sign.
+fn serial() -> [u8; 16] {
+    (rand::random::<u128>() >> 1).to_be_bytes()
+}

@@ -1,0 +1,241 @@
+//! Join tokens: one text with all that a new agent needs to reach its hub and be let in, once.
+
+use std::{
+    fmt,
+    str::FromStr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
+use muster_model::ids::ClusterName;
+use rustls_pki_types::CertificateDer;
+use serde::Deserialize;
+
+use crate::{PkiError, TrustBundle};
+
+const FAMILY: &str = "muster-join.";
+const VERSION: &str = "v1.";
+
+/// What one use of `muster cluster join-token` gives away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinToken {
+    /// Where the hub is reached: `HOST:PORT`.
+    pub hub: String,
+    /// What the agent may trust from the first byte on.
+    pub trust: TrustBundle,
+    /// The cluster that the token lets in, and no other.
+    pub cluster: ClusterName,
+    /// What proves that the hub gave it.
+    pub secret: JoinSecret,
+    /// When it stops being of use, in whole seconds.
+    pub expires: SystemTime,
+}
+
+/// The secret of a join token. The hub stores only its [`hash`](Self::hash).
+#[derive(Clone, PartialEq, Eq)]
+pub struct JoinSecret([u8; 32]);
+
+impl JoinSecret {
+    /// A new random secret.
+    #[must_use]
+    pub fn generate() -> Self {
+        Self(rand::random())
+    }
+
+    /// What the hub stores and compares: BLAKE3 in hexadecimal digits. A secret of 256 random bits
+    /// can't be guessed from it.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        blake3::hash(&self.0).to_hex().to_string()
+    }
+
+    /// The secret itself, as the agent sends it.
+    #[must_use]
+    pub fn expose(&self) -> String {
+        BASE64.encode(self.0)
+    }
+}
+
+impl FromStr for JoinSecret {
+    type Err = JoinTokenError;
+    fn from_str(text: &str) -> Result<Self, JoinTokenError> {
+        let bytes = BASE64.decode(text).map_err(|_| JoinTokenError::Damaged)?;
+        bytes
+            .try_into()
+            .map(Self)
+            .map_err(|_| JoinTokenError::Damaged)
+    }
+}
+
+impl fmt::Debug for JoinSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JoinSecret(..)")
+    }
+}
+
+/// Why a text is not a join token.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinTokenError {
+    /// It is something else.
+    #[error("this is no join token: one starts with muster-join.v1.")]
+    NotAToken,
+    /// It was made by a newer hub.
+    #[error("this join token was made by a newer muster: run the agent in the hub's version")]
+    Newer,
+    /// Something of it is missing or was changed.
+    #[error(
+        "the join token is cut short or changed: copy it whole, from muster-join. to its last letter"
+    )]
+    Damaged,
+    /// The authority in it can't be used.
+    #[error("the join token's certificate authority can't be used: make a new token")]
+    Trust {
+        /// What is wrong with it.
+        source: PkiError,
+    },
+}
+
+#[derive(Deserialize)]
+struct Content {
+    hub: String,
+    ca: Vec<String>,
+    cluster: ClusterName,
+    secret: String,
+    /// Unix time in seconds.
+    expires: u64,
+}
+
+impl JoinToken {
+    /// The token as one word to copy. Keep it as the secret that it is.
+    #[must_use]
+    pub fn expose(&self) -> String {
+        let expires = self.expires.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let ca: Vec<_> = self
+            .trust
+            .authorities()
+            .iter()
+            .map(|ca| BASE64.encode(ca))
+            .collect();
+        let content = serde_json::json!({
+            "hub": self.hub,
+            "ca": ca,
+            "cluster": self.cluster.as_str(),
+            "secret": self.secret.expose(),
+            "expires": expires.as_secs(),
+        });
+        format!("{FAMILY}{VERSION}{}", BASE64.encode(content.to_string()))
+    }
+}
+
+impl FromStr for JoinToken {
+    type Err = JoinTokenError;
+
+    /// Line breaks and spaces, as terminals and mails put them into long words, do not matter.
+    fn from_str(text: &str) -> Result<Self, JoinTokenError> {
+        let text: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+        let versioned = text.strip_prefix(FAMILY).ok_or(JoinTokenError::NotAToken)?;
+        let Some(content) = versioned.strip_prefix(VERSION) else {
+            let cut = VERSION.starts_with(versioned);
+            return Err(if cut {
+                JoinTokenError::Damaged
+            } else {
+                JoinTokenError::Newer
+            });
+        };
+        let json = BASE64
+            .decode(content)
+            .map_err(|_| JoinTokenError::Damaged)?;
+        let content: Content =
+            serde_json::from_slice(&json).map_err(|_| JoinTokenError::Damaged)?;
+        let ca: Result<Vec<_>, _> = content
+            .ca
+            .iter()
+            .map(|ca| BASE64.decode(ca).map(CertificateDer::from))
+            .collect();
+        Ok(Self {
+            hub: content.hub,
+            trust: TrustBundle::new(ca.map_err(|_| JoinTokenError::Damaged)?)
+                .map_err(|source| JoinTokenError::Trust { source })?,
+            cluster: content.cluster,
+            secret: content.secret.parse()?,
+            expires: UNIX_EPOCH
+                .checked_add(Duration::from_secs(content.expires))
+                .ok_or(JoinTokenError::Damaged)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Ca;
+
+    fn token() -> JoinToken {
+        let now = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        JoinToken {
+            hub: "hub.example.org:7443".to_owned(),
+            trust: Ca::create(now).unwrap().trust().unwrap(),
+            cluster: "eu-west-1".parse().unwrap(),
+            secret: JoinSecret::generate(),
+            expires: now,
+        }
+    }
+
+    #[test]
+    fn survives_a_copy_with_line_breaks() {
+        let token = token();
+        let text = token.expose();
+        assert!(text.starts_with("muster-join.v1."));
+        assert_eq!(text.parse::<JoinToken>().unwrap(), token);
+        let (a, b) = text.split_at(100);
+        assert_eq!(
+            format!(" {a}\r\n  {b}\n").parse::<JoinToken>().unwrap(),
+            token
+        );
+    }
+
+    #[test]
+    fn every_cut_is_told_from_something_else() {
+        let text = token().expose();
+        for length in FAMILY.len()..text.len() {
+            let error = text[..length].parse::<JoinToken>().unwrap_err();
+            assert!(
+                matches!(error, JoinTokenError::Damaged),
+                "{length}: {error:?}"
+            );
+        }
+        for other in ["", "muster", "eyJhbGciOiJIUzI1NiJ9", &text[1..]] {
+            let error = other.parse::<JoinToken>().unwrap_err();
+            assert!(
+                matches!(error, JoinTokenError::NotAToken),
+                "{other}: {error:?}"
+            );
+        }
+        let newer = text
+            .replacen("v1", "v2", 1)
+            .parse::<JoinToken>()
+            .unwrap_err();
+        assert!(matches!(newer, JoinTokenError::Newer), "{newer:?}");
+    }
+
+    #[test]
+    fn logs_do_not_show_the_secret() {
+        let token = token();
+        let debug = format!("{token:?}");
+        assert!(debug.contains("JoinSecret(..)") && !debug.contains(&token.secret.expose()));
+    }
+
+    #[test]
+    fn the_hub_compares_hashes() {
+        let secret = JoinSecret::generate();
+        assert_ne!(secret.hash(), JoinSecret::generate().hash());
+        assert_eq!(
+            secret.expose().parse::<JoinSecret>().unwrap().hash(),
+            secret.hash()
+        );
+        assert_eq!(
+            JoinSecret([0; 32]).hash(),
+            "2ada83c1819a5372dae1238fc1ded123c8104fdaa15862aaee69428a1820fcda"
+        );
+    }
+}

@@ -1,0 +1,27 @@
+//! Who is who between a hub, its agents and its people.
+//!
+//! The hub owns a certificate authority ([`Ca`]). Agents and people make their keys themselves
+//! ([`Key`]) and get short-lived certificates over them; the hub decides what a certificate says and
+//! takes nothing but the public key from a request. A connection is TLS 1.3 in both directions
+//! ([`ServerTls`], [`client_config`]), and whom a certificate names is an [`Identity`].
+//!
+//! Keys are ECDSA P-256. The names of clusters and instances are `muster-model`'s, which has no
+//! effects. Nothing here reads a clock: callers pass the time.
+
+mod ca;
+mod error;
+mod identity;
+mod join;
+mod key;
+mod login;
+mod tls;
+mod trust;
+
+pub use ca::{Ca, SKEW};
+pub use error::PkiError;
+pub use identity::{AdminName, Certified, Identity, InvalidAdminName, rotate_at};
+pub use join::{JoinSecret, JoinToken, JoinTokenError};
+pub use key::{Credentials, Key};
+pub use login::{Login, LoginError};
+pub use tls::{HUB_SERVER_NAME, ServerTls, client_config};
+pub use trust::TrustBundle;

@@ -1,0 +1,258 @@
+//! The built-in kinds whose status has a meaning of its own.
+
+use serde_json::Value;
+
+use super::{Assessment, condition, conditions, count, list, not_observed, text};
+
+/// `None` where the kind has no rule of its own.
+pub(super) fn assess(group: &str, kind: &str, object: &Value) -> Option<Assessment> {
+    let rule: fn(&Value) -> Assessment = match (group, kind) {
+        ("apps", "Deployment") => deployment,
+        ("apps", "StatefulSet") => stateful_set,
+        ("apps", "DaemonSet") => daemon_set,
+        ("apps", "ReplicaSet") | ("", "ReplicationController") => replica_set,
+        ("batch", "Job") => job,
+        ("batch", "CronJob") => cron_job,
+        ("", "Pod") => pod,
+        ("", "Service") => service,
+        ("", "PersistentVolumeClaim") => claim,
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => definition,
+        _ => return None,
+    };
+    Some(not_observed(object).unwrap_or_else(|| rule(object)))
+}
+
+/// How many are wanted; Kubernetes' default is one.
+fn wanted(object: &Value) -> i64 {
+    object["spec"]["replicas"].as_i64().unwrap_or(1)
+}
+
+fn not_begun(object: &Value) -> Option<Assessment> {
+    // A controller that has looked at it always writes the generation that it saw.
+    object["status"]["observedGeneration"]
+        .is_null()
+        .then(|| Assessment::progressing("its controller has not looked at it yet"))
+}
+
+fn deployment(object: &Value) -> Assessment {
+    if object["spec"]["paused"] == true {
+        return Assessment::suspended("the Deployment is paused");
+    }
+    if let Some(progressing) = condition(object, "Progressing")
+        && progressing.reason == "ProgressDeadlineExceeded"
+    {
+        let failure = condition(object, "ReplicaFailure").filter(|c| c.status == "True");
+        return Assessment::degraded(failure.unwrap_or(progressing).said());
+    }
+    if let Some(assessment) = not_begun(object) {
+        return assessment;
+    }
+    let status = &object["status"];
+    let (wanted, updated) = (wanted(object), count(status, "updatedReplicas"));
+    let (all, available) = (
+        count(status, "replicas"),
+        count(status, "availableReplicas"),
+    );
+    if updated < wanted {
+        let failure = condition(object, "ReplicaFailure").filter(|c| c.status == "True");
+        let why = failure
+            .map(|c| format!(": {}", c.said()))
+            .unwrap_or_default();
+        return Assessment::progressing(format!("{updated} of {wanted} replicas updated{why}"));
+    }
+    if all > updated {
+        let old = all - updated;
+        return Assessment::progressing(format!("{old} old replicas are still to go"));
+    }
+    if available < updated {
+        return Assessment::progressing(format!("{available} of {updated} replicas available"));
+    }
+    Assessment::HEALTHY
+}
+
+fn stateful_set(object: &Value) -> Assessment {
+    if let Some(assessment) = not_begun(object) {
+        return assessment;
+    }
+    let (spec, status) = (&object["spec"], &object["status"]);
+    let (wanted, ready) = (wanted(object), count(status, "readyReplicas"));
+    if ready < wanted {
+        return Assessment::progressing(format!("{ready} of {wanted} replicas ready"));
+    }
+    if text(&spec["updateStrategy"], "type") == "OnDelete" {
+        return Assessment::HEALTHY;
+    }
+    let partition = count(&spec["updateStrategy"]["rollingUpdate"], "partition");
+    let (target, updated) = (
+        (wanted - partition).max(0),
+        count(status, "updatedReplicas"),
+    );
+    let rolled_out = status["updateRevision"] == status["currentRevision"];
+    if !rolled_out && updated < target {
+        return Assessment::progressing(format!("{updated} of {target} replicas updated"));
+    }
+    Assessment::HEALTHY
+}
+
+fn daemon_set(object: &Value) -> Assessment {
+    if let Some(assessment) = not_begun(object) {
+        return assessment;
+    }
+    let status = &object["status"];
+    let wanted = count(status, "desiredNumberScheduled");
+    let updated = count(status, "updatedNumberScheduled");
+    let on_delete = text(&object["spec"]["updateStrategy"], "type") == "OnDelete";
+    if !on_delete && updated < wanted {
+        return Assessment::progressing(format!("updated on {updated} of {wanted} nodes"));
+    }
+    let available = count(status, "numberAvailable");
+    if available < wanted {
+        return Assessment::progressing(format!("available on {available} of {wanted} nodes"));
+    }
+    Assessment::HEALTHY
+}
+
+fn replica_set(object: &Value) -> Assessment {
+    if let Some(failure) = condition(object, "ReplicaFailure").filter(|c| c.status == "True") {
+        return Assessment::degraded(failure.said());
+    }
+    let (wanted, available) = (
+        wanted(object),
+        count(&object["status"], "availableReplicas"),
+    );
+    if available < wanted {
+        return Assessment::progressing(format!("{available} of {wanted} replicas available"));
+    }
+    Assessment::HEALTHY
+}
+
+fn job(object: &Value) -> Assessment {
+    let is = |kind: &str| conditions(object).find(|condition| condition.is(kind, "True"));
+    if let Some(failed) = is("Failed") {
+        return Assessment::degraded(failed.said());
+    }
+    if is("Complete").is_some() {
+        return Assessment::HEALTHY;
+    }
+    if object["spec"]["suspend"] == true || is("Suspended").is_some() {
+        return Assessment::suspended("the Job is suspended");
+    }
+    let wanted = object["spec"]["completions"].as_i64().unwrap_or(1);
+    let (done, failed) = (
+        count(&object["status"], "succeeded"),
+        count(&object["status"], "failed"),
+    );
+    let failures = if failed > 0 {
+        format!(", {failed} failed")
+    } else {
+        String::new()
+    };
+    Assessment::progressing(format!("{done} of {wanted} completions{failures}"))
+}
+
+fn cron_job(object: &Value) -> Assessment {
+    if object["spec"]["suspend"] == true {
+        return Assessment::suspended("the CronJob is suspended");
+    }
+    Assessment::HEALTHY
+}
+
+/// Reasons of a waiting container that do not pass by themselves.
+fn is_failure(reason: &str) -> bool {
+    reason.starts_with("Err")
+        || reason.ends_with("Error")
+        || reason.ends_with("BackOff")
+        || reason == "InvalidImageName"
+}
+
+fn pod(object: &Value) -> Assessment {
+    let status = &object["status"];
+    let said = || match (text(status, "message"), text(status, "reason")) {
+        ("", "") => None,
+        ("", text) | (text, _) => Some(text.to_owned()),
+    };
+    let containers = || {
+        ["initContainerStatuses", "containerStatuses"]
+            .into_iter()
+            .flat_map(|f| list(&status[f]))
+    };
+    let stuck = containers().find_map(|container| {
+        let waiting = &container["state"]["waiting"];
+        let (name, reason) = (text(container, "name"), text(waiting, "reason"));
+        is_failure(reason).then(|| match text(waiting, "message") {
+            "" => format!("container {name}: {reason}"),
+            message => format!("container {name}: {reason}: {message}"),
+        })
+    });
+    match text(status, "phase") {
+        "Succeeded" => Assessment::HEALTHY,
+        "Failed" => {
+            let exit = || {
+                containers().find_map(|container| {
+                    let code = container["state"]["terminated"]["exitCode"].as_i64()?;
+                    let name = text(container, "name");
+                    (code != 0).then(|| format!("container {name} ended with exit code {code}"))
+                })
+            };
+            Assessment::degraded(
+                said()
+                    .or_else(exit)
+                    .unwrap_or_else(|| "the Pod failed".into()),
+            )
+        }
+        _ if stuck.is_some() => Assessment::degraded(stuck.unwrap_or_default()),
+        "Running" => match condition(object, "Ready") {
+            Some(ready) if ready.status == "True" => Assessment::HEALTHY,
+            Some(ready) => Assessment::progressing(ready.said()),
+            None => Assessment::progressing("not ready yet"),
+        },
+        "Pending" => {
+            let scheduled = condition(object, "PodScheduled").filter(|c| c.status == "False");
+            Assessment::progressing(
+                scheduled
+                    .map(|c| c.said())
+                    .or_else(said)
+                    .unwrap_or_else(|| "pending".into()),
+            )
+        }
+        "Unknown" => Assessment::new(
+            super::Health::Unknown,
+            said().unwrap_or_else(|| "its node does not answer".into()),
+        ),
+        _ => Assessment::progressing("not scheduled yet"),
+    }
+}
+
+fn service(object: &Value) -> Assessment {
+    let waits = text(&object["spec"], "type") == "LoadBalancer"
+        && list(&object["status"]["loadBalancer"]["ingress"]).is_empty();
+    if waits {
+        return Assessment::progressing("no load balancer has been given to it yet");
+    }
+    Assessment::HEALTHY
+}
+
+fn claim(object: &Value) -> Assessment {
+    match text(&object["status"], "phase") {
+        "Bound" => Assessment::HEALTHY,
+        "Lost" => Assessment::degraded("its volume is lost"),
+        _ => Assessment::progressing("no volume is bound to it yet"),
+    }
+}
+
+fn definition(object: &Value) -> Assessment {
+    let false_is = |kind: &str| condition(object, kind).filter(|c| c.status == "False");
+    if let Some(names) = false_is("NamesAccepted") {
+        return Assessment::degraded(names.said());
+    }
+    match condition(object, "Established") {
+        Some(established) if established.status == "True" => {
+            match condition(object, "NonStructuralSchema").filter(|c| c.status == "True") {
+                Some(schema) => Assessment::degraded(schema.said()),
+                None => Assessment::HEALTHY,
+            }
+        }
+        Some(established) => Assessment::progressing(established.said()),
+        None => Assessment::progressing("not established yet"),
+    }
+}

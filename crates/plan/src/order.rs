@@ -1,0 +1,562 @@
+//! The order in which a set of objects is applied, derived from the set itself.
+//!
+//! Two things are told apart. What an object *needs* (its namespace, the definition of its kind) is a
+//! hard dependency: without it the request is pointless. What merely *should come first* (settings
+//! before workloads, an app before those that depend on it) only decides the stage: when it fails, the
+//! rest still goes on.
+
+use std::collections::{BTreeMap, HashMap};
+
+use muster_model::{
+    bundle::{Object, ObjectRef},
+    ids::AppName,
+};
+use serde::{Deserialize, Serialize};
+
+/// The kinds that an object brings into the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Definition {
+    /// The API group.
+    pub group: String,
+    /// The one kind that a CustomResourceDefinition defines; `None` for an APIService, which serves
+    /// every kind of one group and version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The one version that an APIService serves; `None` for a CustomResourceDefinition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Whether the kind's objects live in namespaces; `None` where only the API server knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespaced: Option<bool>,
+}
+
+impl Definition {
+    /// What this object defines; `None` where it is neither a CustomResourceDefinition nor an
+    /// APIService, or is one that can't be understood (the API server will say so).
+    #[must_use]
+    pub fn of(object: &Object) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Document<S> {
+            spec: S,
+        }
+        #[derive(Deserialize)]
+        struct Custom {
+            group: String,
+            names: Names,
+            scope: String,
+        }
+        #[derive(Deserialize)]
+        struct Names {
+            kind: String,
+        }
+        #[derive(Deserialize)]
+        struct Service {
+            group: String,
+            version: String,
+            #[serde(default)]
+            service: Option<serde::de::IgnoredAny>,
+        }
+        match Foundation::of(&object.id)? {
+            Foundation::Namespace => None,
+            Foundation::Definition => {
+                let Document { spec } =
+                    serde_json::from_str::<Document<Custom>>(&object.json).ok()?;
+                Some(Self {
+                    group: spec.group,
+                    kind: Some(spec.names.kind),
+                    version: None,
+                    namespaced: Some(spec.scope == "Namespaced"),
+                })
+            }
+            Foundation::ApiService => {
+                let Document { spec } =
+                    serde_json::from_str::<Document<Service>>(&object.json).ok()?;
+                // One without a service only names what the API server itself serves.
+                spec.service.is_some().then_some(Self {
+                    group: spec.group,
+                    kind: None,
+                    version: Some(spec.version),
+                    namespaced: None,
+                })
+            }
+        }
+    }
+
+    /// Whether objects of this type exist only because of this definition.
+    #[must_use]
+    pub fn covers(&self, id: &ObjectRef) -> bool {
+        self.group == id.gvk.group
+            && self.kind.as_ref().is_none_or(|kind| *kind == id.gvk.kind)
+            && self
+                .version
+                .as_ref()
+                .is_none_or(|version| *version == id.gvk.version)
+    }
+}
+
+/// The objects that others can need. They need nothing themselves, so that there are no cycles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Foundation {
+    Namespace,
+    Definition,
+    ApiService,
+}
+
+impl Foundation {
+    pub(crate) fn of(id: &ObjectRef) -> Option<Self> {
+        match (id.gvk.group.as_str(), id.gvk.kind.as_str()) {
+            ("", "Namespace") => Some(Self::Namespace),
+            ("apiextensions.k8s.io", "CustomResourceDefinition") => Some(Self::Definition),
+            ("apiregistration.k8s.io", "APIService") => Some(Self::ApiService),
+            _ => None,
+        }
+    }
+}
+
+/// One object to be ordered; its reference has its real namespace.
+#[derive(Debug, Clone, Copy)]
+pub struct Item<'a> {
+    /// Which object.
+    pub id: &'a ObjectRef,
+    /// The app that has it.
+    pub app: &'a AppName,
+    /// The kinds that it defines.
+    pub defines: Option<&'a Definition>,
+}
+
+/// Which apps come after which: an app with those that are applied before it.
+pub type After<'a> = BTreeMap<&'a AppName, &'a [AppName]>;
+
+/// An order of items, which are named by their index.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Order {
+    /// What may be sent at the same time, in the order in which it is sent. Deleting takes the
+    /// stages backwards.
+    pub stages: Vec<Vec<usize>>,
+    /// For each item, those without which it can't exist. All of them are in earlier stages.
+    pub needs: Vec<Vec<usize>>,
+}
+
+/// When in the life of an app a kind is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    /// Namespaces and definitions, before every app.
+    Foundation,
+    /// What workloads read, run as or are reached through.
+    Settings,
+    /// What runs.
+    Workload,
+    /// What acts on workloads or is acted on by them: autoscalers, routes, custom resources.
+    Consumer,
+    /// What stands between the API server and everybody's requests.
+    Gate,
+}
+
+impl Phase {
+    fn of(id: &ObjectRef) -> Self {
+        match Foundation::of(id) {
+            Some(Foundation::Namespace | Foundation::Definition) => return Self::Foundation,
+            Some(Foundation::ApiService) => return Self::Gate,
+            None => {}
+        }
+        match (id.gvk.group.as_str(), id.gvk.kind.as_str()) {
+            ("", "Pod" | "ReplicationController") | ("apps" | "batch", _) => Self::Workload,
+            ("networking.k8s.io", "Ingress") => Self::Consumer,
+            (
+                ""
+                | "rbac.authorization.k8s.io"
+                | "storage.k8s.io"
+                | "scheduling.k8s.io"
+                | "node.k8s.io"
+                | "policy"
+                | "networking.k8s.io"
+                | "flowcontrol.apiserver.k8s.io"
+                | "coordination.k8s.io"
+                | "resource.k8s.io",
+                _,
+            ) => Self::Settings,
+            ("admissionregistration.k8s.io", _) => Self::Gate,
+            _ => Self::Consumer,
+        }
+    }
+}
+
+/// Orders a set. The result depends only on what is in the set, not on how it is sorted, as long as no
+/// object is in it twice.
+#[must_use]
+pub fn order(items: &[Item<'_>], after: &After<'_>) -> Order {
+    let needs = needs(items);
+    let levels = levels(items, after);
+    let own: Vec<(usize, Phase)> = items
+        .iter()
+        .map(|item| match Phase::of(item.id) {
+            Phase::Foundation => (0, Phase::Foundation),
+            phase => (levels.get(item.app).copied().unwrap_or(0), phase),
+        })
+        .collect();
+    // An object that needs something of a later stage moves behind it. What is needed needs nothing,
+    // so one look is enough.
+    let place = |index: usize| {
+        let late = needs[index]
+            .iter()
+            .map(|&need| own[need])
+            .filter(|need| *need >= own[index]);
+        late.max().map_or((own[index], 0), |need| (need, 1))
+    };
+    let mut stages: BTreeMap<_, Vec<usize>> = BTreeMap::new();
+    for index in 0..items.len() {
+        stages.entry(place(index)).or_default().push(index);
+    }
+    let stages = stages.into_values().map(|mut stage| {
+        stage.sort_by_key(|&index| (items[index].id, items[index].app));
+        stage
+    });
+    Order {
+        stages: stages.collect(),
+        needs,
+    }
+}
+
+/// For each item, the items of the set that it can't exist without.
+fn needs(items: &[Item<'_>]) -> Vec<Vec<usize>> {
+    let mut namespaces = HashMap::new();
+    let mut definitions: HashMap<&str, Vec<(usize, &Definition)>> = HashMap::new();
+    for (index, item) in items.iter().enumerate() {
+        match Foundation::of(item.id) {
+            Some(Foundation::Namespace) => {
+                namespaces.insert(item.id.name.as_str(), index);
+            }
+            Some(_) => {
+                if let Some(defines) = item.defines {
+                    definitions
+                        .entry(&defines.group)
+                        .or_default()
+                        .push((index, defines));
+                }
+            }
+            None => {}
+        }
+    }
+    items
+        .iter()
+        .map(|item| {
+            if Foundation::of(item.id).is_some() {
+                return Vec::new();
+            }
+            let namespace = item
+                .id
+                .namespace
+                .as_deref()
+                .and_then(|name| namespaces.get(name));
+            let defined = definitions
+                .get(item.id.gvk.group.as_str())
+                .into_iter()
+                .flatten();
+            namespace
+                .copied()
+                .into_iter()
+                .chain(
+                    defined
+                        .filter(|(_, d)| d.covers(item.id))
+                        .map(|(index, _)| *index),
+                )
+                .collect()
+        })
+        .collect()
+}
+
+/// How many apps stand before each one. Apps that wait for each other in a circle (the hub refuses
+/// them, but an agent must not hang) stand together behind what is clear.
+fn levels<'a>(items: &[Item<'a>], after: &After<'_>) -> HashMap<&'a AppName, usize> {
+    let mut open: Vec<&AppName> = items.iter().map(|item| item.app).collect();
+    open.sort_unstable();
+    open.dedup();
+    let mut levels = HashMap::new();
+    for level in 0.. {
+        let waits = |app: &AppName| {
+            let before = after.get(app).copied().unwrap_or_default();
+            before
+                .iter()
+                .any(|before| before != app && open.binary_search(&before).is_ok())
+        };
+        let (waiting, clear): (Vec<_>, Vec<_>) = open.iter().copied().partition(|app| waits(app));
+        let circle = clear.is_empty();
+        levels.extend(
+            if circle { &waiting } else { &clear }
+                .iter()
+                .map(|app| (*app, level)),
+        );
+        if circle || waiting.is_empty() {
+            break;
+        }
+        open = waiting;
+    }
+    levels
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_model::bundle::Gvk;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn id(api: &str, kind: &str, namespace: Option<&str>, name: &str) -> ObjectRef {
+        ObjectRef {
+            gvk: Gvk::from_api_version(api, kind),
+            namespace: namespace.map(Into::into),
+            name: name.into(),
+        }
+    }
+
+    fn crd(group: &str, kind: &str) -> (ObjectRef, Option<Definition>) {
+        let name = format!("{}s.{group}", kind.to_lowercase());
+        let definition = Definition {
+            group: group.into(),
+            kind: Some(kind.into()),
+            version: None,
+            namespaced: Some(true),
+        };
+        (
+            id(
+                "apiextensions.k8s.io/v1",
+                "CustomResourceDefinition",
+                None,
+                &name,
+            ),
+            Some(definition),
+        )
+    }
+
+    fn names(items: &[Item<'_>], order: &Order) -> Vec<Vec<String>> {
+        let name = |&i: &usize| items[i].id.to_string();
+        order
+            .stages
+            .iter()
+            .map(|stage| stage.iter().map(name).collect())
+            .collect()
+    }
+
+    #[test]
+    fn a_set_is_staged_by_what_it_needs_and_by_its_apps() {
+        let (db, web): (AppName, AppName) = ("db".parse().unwrap(), "web".parse().unwrap());
+        let (crd, defines) = crd("db.example", "Cluster");
+        let ids = [
+            id("apps/v1", "Deployment", Some("web"), "web"),
+            id("v1", "ConfigMap", Some("web"), "web"),
+            id("v1", "Namespace", None, "web"),
+            id("db.example/v1", "Cluster", Some("web"), "pg"),
+            id(
+                "admissionregistration.k8s.io/v1",
+                "ValidatingWebhookConfiguration",
+                None,
+                "db",
+            ),
+        ];
+        let item = |id, app| Item {
+            id,
+            app,
+            defines: None,
+        };
+        let items = [
+            item(&ids[0], &web),
+            item(&ids[1], &web),
+            item(&ids[2], &web),
+            item(&ids[3], &db),
+            item(&ids[4], &db),
+            Item {
+                id: &crd,
+                app: &db,
+                defines: defines.as_ref(),
+            },
+        ];
+        let before = [db.clone()];
+        let order = order(&items, &After::from([(&web, &before[..])]));
+        assert_eq!(
+            names(&items, &order),
+            [
+                vec![
+                    "Namespace web",
+                    "CustomResourceDefinition.apiextensions.k8s.io clusters.db.example"
+                ],
+                vec!["Cluster.db.example web/pg"],
+                vec!["ValidatingWebhookConfiguration.admissionregistration.k8s.io db"],
+                vec!["ConfigMap web/web"],
+                vec!["Deployment.apps web/web"],
+            ]
+        );
+        assert_eq!(
+            order.needs,
+            [vec![2], vec![2], vec![], vec![2, 5], vec![], vec![]]
+        );
+    }
+
+    #[test]
+    fn apps_in_a_circle_are_still_applied() {
+        let (a, b): (AppName, AppName) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let ids = [
+            id("v1", "ConfigMap", Some("x"), "a"),
+            id("v1", "ConfigMap", Some("x"), "b"),
+        ];
+        let items = [
+            Item {
+                id: &ids[0],
+                app: &a,
+                defines: None,
+            },
+            Item {
+                id: &ids[1],
+                app: &b,
+                defines: None,
+            },
+        ];
+        let (after_a, after_b) = ([b.clone()], [a.clone()]);
+        let after = After::from([(&a, &after_a[..]), (&b, &after_b[..])]);
+        assert_eq!(order(&items, &after).stages, [[0, 1]]);
+    }
+
+    #[test]
+    fn definitions_are_read_from_objects() {
+        let object = |id: ObjectRef, json: &str| Object {
+            id,
+            json: json.into(),
+        };
+        let crd = object(
+            crd("x.example", "Foo").0,
+            r#"{"spec":{"group":"x.example","names":{"kind":"Foo","plural":"foos"},"scope":"Cluster","versions":[{"schema":{}}]}}"#,
+        );
+        assert_eq!(
+            Definition::of(&crd),
+            Some(Definition {
+                group: "x.example".into(),
+                kind: Some("Foo".into()),
+                version: None,
+                namespaced: Some(false)
+            })
+        );
+        let service = object(
+            id(
+                "apiregistration.k8s.io/v1",
+                "APIService",
+                None,
+                "v1.metrics",
+            ),
+            r#"{"spec":{"group":"metrics","version":"v1","service":{"name":"m"}}}"#,
+        );
+        let defined = Definition::of(&service).unwrap();
+        assert!(defined.covers(&id("metrics/v1", "NodeMetrics", None, "n")));
+        assert!(!defined.covers(&id("metrics/v2", "NodeMetrics", None, "n")));
+        assert_eq!(
+            Definition::of(&object(id("v1", "Namespace", None, "x"), "{}")),
+            None
+        );
+    }
+
+    type Element = (ObjectRef, AppName, Option<Definition>);
+
+    /// A set with namespaces, definitions, custom resources and ordinary objects, each at most once,
+    /// and arbitrary `after`.
+    fn sets() -> impl Strategy<Value = (Vec<Element>, Vec<(u8, u8)>)> {
+        let object = (0..8u8, 0..4u8, 0..4u8, 0..4u8).prop_map(|(kind, namespace, name, app)| {
+            let (ns, name) = (format!("ns{namespace}"), format!("n{name}"));
+            let (id, defines) = match kind {
+                0 => (id("v1", "Namespace", None, &ns), None),
+                1 => crd(&format!("g{namespace}.example"), "Foo"),
+                2 => (
+                    id(&format!("g{namespace}.example/v1"), "Foo", Some(&ns), &name),
+                    None,
+                ),
+                3 => (id("v1", "ConfigMap", Some(&ns), &name), None),
+                4 => (id("apps/v1", "Deployment", Some(&ns), &name), None),
+                5 => (
+                    id("apiregistration.k8s.io/v1", "APIService", None, &ns),
+                    Some(Definition {
+                        group: format!("g{namespace}.example"),
+                        kind: None,
+                        version: Some("v2".into()),
+                        namespaced: None,
+                    }),
+                ),
+                6 => (
+                    id(&format!("g{namespace}.example/v2"), "Bar", Some(&ns), &name),
+                    None,
+                ),
+                _ => (
+                    id(
+                        "admissionregistration.k8s.io/v1",
+                        "MutatingWebhookConfiguration",
+                        None,
+                        &name,
+                    ),
+                    None,
+                ),
+            };
+            (id, format!("app{app}").parse::<AppName>().unwrap(), defines)
+        });
+        let objects = proptest::collection::vec(object, 0..40).prop_map(|mut objects| {
+            objects.sort_by(|a, b| a.0.cmp(&b.0));
+            objects.dedup_by(|a, b| a.0 == b.0);
+            objects
+        });
+        (objects, proptest::collection::vec((0..4u8, 0..4u8), 0..6))
+    }
+
+    fn staged(objects: &[Element], edges: &[(u8, u8)]) -> (Order, Vec<Vec<String>>) {
+        let apps: Vec<AppName> = (0..4).map(|i| format!("app{i}").parse().unwrap()).collect();
+        let mut before: BTreeMap<&AppName, Vec<AppName>> = BTreeMap::new();
+        for (a, b) in edges {
+            before
+                .entry(&apps[usize::from(*a)])
+                .or_default()
+                .push(apps[usize::from(*b)].clone());
+        }
+        let after: After<'_> = before.iter().map(|(k, v)| (*k, v.as_slice())).collect();
+        let items: Vec<_> = objects
+            .iter()
+            .map(|(id, app, defines)| Item {
+                id,
+                app,
+                defines: defines.as_ref(),
+            })
+            .collect();
+        let order = order(&items, &after);
+        let names = names(&items, &order);
+        (order, names)
+    }
+
+    proptest! {
+        #[test]
+        fn each_object_once_and_dependencies_first(
+            (objects, edges) in sets(),
+            seed in any::<u64>(),
+        ) {
+            let (order, names) = staged(&objects, &edges);
+            let mut stage_of = vec![None; objects.len()];
+            for (stage, indices) in order.stages.iter().enumerate() {
+                prop_assert!(!indices.is_empty());
+                for &i in indices {
+                    prop_assert_eq!(stage_of[i].replace(stage), None);
+                }
+            }
+            for (i, (id, _, _)) in objects.iter().enumerate() {
+                prop_assert!(stage_of[i].is_some());
+                for (j, (other, _, defines)) in objects.iter().enumerate() {
+                    let namespace = other.gvk.kind == "Namespace"
+                        && id.namespace.as_ref() == Some(&other.name);
+                    let needed = namespace || defines.as_ref().is_some_and(|d| d.covers(id));
+                    prop_assert_eq!(order.needs[i].contains(&j), needed);
+                    prop_assert!(!needed || stage_of[j] < stage_of[i]);
+                }
+            }
+            // The same set in another sequence has the same stages.
+            let mut shuffled = objects.clone();
+            shuffled.sort_by_key(|(id, ..)| {
+                use std::hash::{DefaultHasher, Hash, Hasher};
+                let mut hasher = DefaultHasher::new();
+                (seed, id).hash(&mut hasher);
+                hasher.finish()
+            });
+            prop_assert_eq!(staged(&shuffled, &edges).1, names);
+        }
+    }
+}

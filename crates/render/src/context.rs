@@ -1,0 +1,352 @@
+//! What templates see, made so that it knows what was looked at. A rendering that looked only at
+//! `values.replicas` and `region.name` is the same for every cluster where these two are the same.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use minijinja::value::{Enumerator, Object, Serde, Value};
+use serde_json::Value as Json;
+
+/// A 128-bit digest of a value; equal values have equal ones.
+pub(crate) type Digest = u128;
+
+fn digest(bytes: &[u8]) -> Digest {
+    let mut short = [0; 16];
+    short.copy_from_slice(&blake3::hash(bytes).as_bytes()[..16]);
+    u128::from_le_bytes(short)
+}
+
+/// A layer of values, made ready for templates once.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    entries: BTreeMap<Arc<str>, Item>,
+    digest: Digest,
+}
+
+#[derive(Debug)]
+enum Item {
+    /// `null`: removes what lower layers say.
+    Removal,
+    /// A scalar or a list.
+    Leaf(Value, Digest),
+    Map(Arc<Layer>),
+}
+
+impl Layer {
+    pub(crate) fn new(map: &serde_json::Map<String, Json>) -> Arc<Self> {
+        let entries: BTreeMap<Arc<str>, Item> = map
+            .iter()
+            .map(|(key, value)| {
+                let item = match value {
+                    Json::Null => Item::Removal,
+                    Json::Object(map) => Item::Map(Self::new(map)),
+                    leaf => {
+                        let text = leaf.to_string();
+                        Item::Leaf(Value::from(Serde(leaf)), digest(text.as_bytes()))
+                    }
+                };
+                (Arc::from(key.as_str()), item)
+            })
+            .collect();
+        let mut hasher = blake3::Hasher::new();
+        for (key, item) in &entries {
+            let (kind, content) = match item {
+                Item::Removal => (0, 0),
+                Item::Leaf(_, digest) => (1, *digest),
+                Item::Map(layer) => (2, layer.digest),
+            };
+            hasher.update(&(key.len() as u64).to_le_bytes());
+            hasher.update(key.as_bytes());
+            hasher.update(&[kind]);
+            hasher.update(&u128::to_le_bytes(content));
+        }
+        let mut short = [0; 16];
+        short.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        Arc::new(Self {
+            entries,
+            digest: u128::from_le_bytes(short),
+        })
+    }
+
+    pub(crate) fn digest(&self) -> Digest {
+        self.digest
+    }
+}
+
+/// Layers seen as one map, topmost first.
+#[derive(Debug, Clone)]
+pub(crate) struct Overlay(Vec<Arc<Layer>>);
+
+enum Seen<'a> {
+    Absent,
+    Leaf(&'a Value, Digest),
+    Map(Overlay),
+}
+
+impl Overlay {
+    pub(crate) fn new(layers: impl IntoIterator<Item = Arc<Layer>>) -> Self {
+        Self(
+            layers
+                .into_iter()
+                .filter(|layer| !layer.entries.is_empty())
+                .collect(),
+        )
+    }
+
+    fn get(&self, key: &str) -> Seen<'_> {
+        let mut maps = Vec::new();
+        for layer in &self.0 {
+            match layer.entries.get(key) {
+                None => {}
+                Some(Item::Map(map)) => maps.push(Arc::clone(map)),
+                // What stands below a scalar, a list or a removal is hidden by it; what stands above
+                // hides it in turn.
+                Some(Item::Leaf(value, digest)) if maps.is_empty() => {
+                    return Seen::Leaf(value, *digest);
+                }
+                Some(Item::Leaf(..) | Item::Removal) => break,
+            }
+        }
+        if maps.is_empty() {
+            Seen::Absent
+        } else {
+            Seen::Map(Self(maps))
+        }
+    }
+
+    fn keys(&self) -> Vec<Arc<str>> {
+        let keys: BTreeSet<&Arc<str>> = self
+            .0
+            .iter()
+            .flat_map(|layer| layer.entries.keys())
+            .collect();
+        let there = |key: &&Arc<str>| !matches!(self.get(key), Seen::Absent);
+        keys.into_iter().filter(there).cloned().collect()
+    }
+
+    /// What a template would find there, without its being a read.
+    fn observe(&self, read: &Read) -> Digest {
+        let Some((last, parents)) = read.path.split_last() else {
+            return self.keys_digest();
+        };
+        let mut overlay = self.clone();
+        for part in parents {
+            match overlay.get(part) {
+                Seen::Map(next) => overlay = next,
+                Seen::Absent | Seen::Leaf(..) => return ABSENT,
+            }
+        }
+        match (overlay.get(last), read.what) {
+            (Seen::Map(map), What::Keys) => map.keys_digest(),
+            (seen, _) => seen.digest(),
+        }
+    }
+
+    fn keys_digest(&self) -> Digest {
+        let mut text = String::new();
+        for key in self.keys() {
+            text.push_str(&key);
+            text.push('\0');
+        }
+        digest(text.as_bytes())
+    }
+}
+
+const ABSENT: Digest = 0;
+const MAP: Digest = 1;
+
+impl Seen<'_> {
+    fn digest(&self) -> Digest {
+        match self {
+            Seen::Absent => ABSENT,
+            Seen::Leaf(_, digest) => *digest,
+            Seen::Map(_) => MAP,
+        }
+    }
+}
+
+/// What a rendering asked of a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum What {
+    /// The value there: a leaf, a map as such, or nothing.
+    Value,
+    /// The keys of the map there.
+    Keys,
+}
+
+/// One thing that a rendering looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Read {
+    path: Arc<[Arc<str>]>,
+    what: What,
+}
+
+/// Everything that templates see for one app in one cluster.
+#[derive(Debug, Clone)]
+pub(crate) struct Context(Overlay);
+
+impl Context {
+    /// `values` are layers, lowest last; the others plain maps.
+    pub(crate) fn new(values: Overlay, facts: &[Arc<Layer>]) -> Self {
+        // `values` is itself a key of the root, whose layers are the values' layers under that key.
+        let under = |layer: &Arc<Layer>| {
+            let entries = BTreeMap::from([(Arc::from("values"), Item::Map(Arc::clone(layer)))]);
+            Arc::new(Layer {
+                entries,
+                digest: layer.digest,
+            })
+        };
+        let mut layers: Vec<Arc<Layer>> = values.0.iter().map(under).collect();
+        if layers.is_empty() {
+            layers.push(under(&Arc::new(Layer {
+                entries: BTreeMap::new(),
+                digest: 0,
+            })));
+        }
+        layers.extend(facts.iter().cloned());
+        Self(Overlay(layers))
+    }
+
+    pub(crate) fn observe(&self, read: &Read) -> Digest {
+        self.0.observe(read)
+    }
+
+    /// A value for a template, and what it reads while it is used.
+    pub(crate) fn recorded(&self) -> (Value, Reads) {
+        let reads = Reads::default();
+        let tracked = Tracked {
+            path: Arc::new([]),
+            overlay: self.0.clone(),
+            reads: reads.clone(),
+        };
+        (Value::from_object(tracked), reads)
+    }
+
+    /// The keys of the map at a path, for a suggestion.
+    pub(crate) fn keys_at(&self, path: &[&str]) -> Vec<Arc<str>> {
+        let mut overlay = self.0.clone();
+        for part in path {
+            match overlay.get(part) {
+                Seen::Map(next) => overlay = next,
+                Seen::Absent | Seen::Leaf(..) => return Vec::new(),
+            }
+        }
+        overlay.keys()
+    }
+}
+
+/// Reads in the order of their first time, each with what it found.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Reads(Arc<Mutex<Vec<(Read, Digest)>>>);
+
+impl Reads {
+    fn add(&self, path: &Arc<[Arc<str>]>, what: What, found: Digest) {
+        let mut reads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !reads
+            .iter()
+            .any(|(read, _)| read.what == what && read.path == *path)
+        {
+            reads.push((
+                Read {
+                    path: Arc::clone(path),
+                    what,
+                },
+                found,
+            ));
+        }
+    }
+
+    pub(crate) fn take(&self) -> Vec<(Read, Digest)> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+struct Tracked {
+    path: Arc<[Arc<str>]>,
+    overlay: Overlay,
+    reads: Reads,
+}
+
+impl fmt::Debug for Tracked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tracked({})", self.path.join("."))
+    }
+}
+
+impl Object for Tracked {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.get_value_by_str(key.as_str()?)
+    }
+
+    fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
+        let path: Arc<[Arc<str>]> = self
+            .path
+            .iter()
+            .cloned()
+            .chain([Arc::from(key)])
+            .collect::<Vec<_>>()
+            .into();
+        let seen = self.overlay.get(key);
+        self.reads.add(&path, What::Value, seen.digest());
+        match seen {
+            Seen::Absent => None,
+            Seen::Leaf(value, _) => Some(value.clone()),
+            Seen::Map(overlay) => Some(Value::from_object(Self {
+                path,
+                overlay,
+                reads: self.reads.clone(),
+            })),
+        }
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        self.reads
+            .add(&self.path, What::Keys, self.overlay.keys_digest());
+        Enumerator::Values(self.overlay.keys().iter().map(Value::from).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_model::{kinds::Values, values::layer};
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn as_json(overlay: &Overlay) -> Json {
+        let entries = overlay.keys().into_iter().map(|key| {
+            let value = match overlay.get(&key) {
+                Seen::Absent => Json::Null,
+                Seen::Leaf(value, _) => serde_json::to_value(value).unwrap(),
+                Seen::Map(map) => as_json(&map),
+            };
+            (key.to_string(), value)
+        });
+        Json::Object(entries.collect())
+    }
+
+    fn values() -> impl Strategy<Value = Values> {
+        let leaf = prop_oneof![
+            Just(json!(null)),
+            (0..3_i32).prop_map(Json::from),
+            Just(json!([1, null]))
+        ];
+        let tree = leaf.prop_recursive(3, 12, 3, |inner| {
+            proptest::collection::btree_map("[abc]", inner, 0..3)
+                .prop_map(|map| Json::Object(map.into_iter().collect()))
+        });
+        proptest::collection::btree_map("[abc]", tree, 0..3).prop_map(|m| m.into_iter().collect())
+    }
+
+    proptest! {
+        #[test]
+        fn an_overlay_shows_what_layering_says(layers in proptest::collection::vec(values(), 0..5)) {
+            let overlay = Overlay::new(layers.iter().rev().map(Layer::new));
+            prop_assert_eq!(as_json(&overlay), Json::Object(layer(&layers)));
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! From written YAML to Kubernetes objects, one by one, with what is wrong with each and where.
+
+use muster_model::{
+    bundle::{Gvk, Object, ObjectRef},
+    yaml::{self, Node, Pos, Yaml},
+};
+
+/// The largest object that etcd takes with its default limit, in bytes.
+const MAX_OBJECT_BYTES: usize = 1_536 * 1024;
+
+/// Why a document is no object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NoObject {
+    pub(crate) at: Pos,
+    pub(crate) message: String,
+    pub(crate) help: Option<&'static str>,
+}
+
+/// The objects of a text, each with its place; lists are opened, empty documents left out.
+pub(crate) fn read(text: &str) -> Result<Vec<(Pos, Object)>, Vec<NoObject>> {
+    let nodes = yaml::parse(text).map_err(|error| {
+        vec![NoObject {
+            at: error.at,
+            message: error.message,
+            help: None,
+        }]
+    })?;
+    let (mut objects, mut wrong) = (Vec::new(), Vec::new());
+    for node in nodes.into_iter().filter(|node| !node.is_null()) {
+        open(node, &mut objects, &mut wrong);
+    }
+    if wrong.is_empty() {
+        Ok(objects)
+    } else {
+        Err(wrong)
+    }
+}
+
+fn open(node: Node, objects: &mut Vec<(Pos, Object)>, wrong: &mut Vec<NoObject>) {
+    let kind = node.get("kind").and_then(Node::as_str);
+    let list = kind.is_some_and(|kind| kind.ends_with("List"))
+        && node
+            .get("items")
+            .is_some_and(|items| matches!(items.value, Yaml::Seq(_)))
+        && node
+            .get("metadata")
+            .is_none_or(|metadata| metadata.get("name").is_none());
+    if !list {
+        match object(&node) {
+            Ok(object) => objects.push((node.at, object)),
+            Err(error) => wrong.push(error),
+        }
+        return;
+    }
+    if let Yaml::Map(entries) = node.value {
+        let items = entries.into_iter().find(|(key, ..)| key == "items");
+        if let Some((
+            ..,
+            Node {
+                value: Yaml::Seq(items),
+                ..
+            },
+        )) = items
+        {
+            items
+                .into_iter()
+                .for_each(|item| open(item, objects, wrong));
+        }
+    }
+}
+
+fn object(node: &Node) -> Result<Object, NoObject> {
+    let fail = |at: Pos, message: String, help| Err(NoObject { at, message, help });
+    if !matches!(node.value, Yaml::Map(_)) {
+        let what = match node.value {
+            Yaml::Seq(_) => "a list",
+            _ => "a scalar",
+        };
+        let help = Some("each document is one object with apiVersion, kind and metadata.name");
+        return fail(
+            node.at,
+            format!("this document is no Kubernetes object but {what}"),
+            help,
+        );
+    }
+    let field = |name: &str| match node.get(name).map(|node| (node, node.as_str())) {
+        Some((_, Some(text))) if !text.is_empty() => Ok(text),
+        Some((node, _)) => Err((node.at, format!("`{name}` must be a word"))),
+        None => Err((
+            node.at,
+            format!("this document is no Kubernetes object: it has no `{name}`"),
+        )),
+    };
+    let missing = |(at, message)| NoObject {
+        at,
+        message,
+        help: None,
+    };
+    let api_version = field("apiVersion").map_err(missing)?;
+    let kind = field("kind").map_err(missing)?;
+    let metadata = node.get("metadata");
+    let named = |key: &str| metadata.and_then(|metadata| metadata.get(key));
+    let name = match named("name") {
+        Some(name) => match name.as_str() {
+            Some(text) if !text.is_empty() => text.to_owned(),
+            _ => {
+                return fail(
+                    name.at,
+                    "`metadata.name` must be text; quote it".into(),
+                    None,
+                );
+            }
+        },
+        None => {
+            let at = metadata.map_or(node.at, |metadata| metadata.at);
+            let help = named("generateName")
+                .map(|_| "`generateName` makes a new object at every commit; give it a name");
+            return fail(at, format!("this {kind} has no `metadata.name`"), help);
+        }
+    };
+    let namespace = match named("namespace") {
+        None => None,
+        Some(namespace) => match namespace.as_str() {
+            Some(text) if !text.is_empty() => Some(text.to_owned()),
+            _ => {
+                return fail(
+                    namespace.at,
+                    "`metadata.namespace` must be text".into(),
+                    None,
+                );
+            }
+        },
+    };
+    let mut json = String::new();
+    write(node, &mut json);
+    if json.len() > MAX_OBJECT_BYTES {
+        let message = format!(
+            "this {kind} has {:.1} MiB; a cluster takes objects of up to 1.5 MiB",
+            json.len() as f64 / 1_048_576.0
+        );
+        return fail(
+            node.at,
+            message,
+            Some("split it, or keep large content elsewhere"),
+        );
+    }
+    let gvk = Gvk::from_api_version(api_version, kind);
+    Ok(Object {
+        id: ObjectRef {
+            gvk,
+            namespace,
+            name,
+        },
+        json: json.into(),
+    })
+}
+
+/// Compact JSON with sorted keys. Keys without a value are left out: `annotations:` with nothing below
+/// means none, and an API server refuses null for most fields.
+fn write(node: &Node, out: &mut String) {
+    match &node.value {
+        Yaml::Scalar(value) => out.push_str(&value.to_string()),
+        Yaml::Seq(items) => {
+            out.push('[');
+            for (i, item) in items.iter().enumerate() {
+                if i > 0 {
+                    out.push(',');
+                }
+                write(item, out);
+            }
+            out.push(']');
+        }
+        Yaml::Map(entries) => {
+            let mut sorted: Vec<_> = entries
+                .iter()
+                .filter(|(.., node)| !node.is_null())
+                .collect();
+            sorted.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+            out.push('{');
+            for (i, (key, _, value)) in sorted.into_iter().enumerate() {
+                if i > 0 {
+                    out.push(',');
+                }
+                out.push_str(&serde_json::Value::from(key.as_str()).to_string());
+                out.push(':');
+                write(value, out);
+            }
+            out.push('}');
+        }
+    }
+}
+
+/// Kinds of Kubernetes itself that stand outside namespaces; all others are taken to be namespaced
+/// where the hub compares what apps own.
+pub(crate) fn is_cluster_scoped(gvk: &Gvk) -> bool {
+    matches!(
+        (gvk.group.as_str(), gvk.kind.as_str()),
+        ("", "Namespace" | "Node" | "PersistentVolume")
+            | ("apiextensions.k8s.io", "CustomResourceDefinition")
+            | (
+                "rbac.authorization.k8s.io",
+                "ClusterRole" | "ClusterRoleBinding"
+            )
+            | (
+                "storage.k8s.io",
+                "StorageClass" | "CSIDriver" | "CSINode" | "VolumeAttachment"
+            )
+            | ("scheduling.k8s.io", "PriorityClass")
+            | ("node.k8s.io", "RuntimeClass")
+            | ("networking.k8s.io", "IngressClass")
+            | ("apiregistration.k8s.io", "APIService")
+            | ("admissionregistration.k8s.io", _)
+            | ("gateway.networking.k8s.io", "GatewayClass")
+            | ("flowcontrol.apiserver.k8s.io", _)
+            | ("certificates.k8s.io", "CertificateSigningRequest")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_opened_and_nothing_is_left_out() {
+        let text = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Namespace\n  metadata: {name: a, labels: }\n---\n# nothing\n---\napiVersion: v1\nkind: ConfigMapList\nitems:\n- {apiVersion: v1, kind: ConfigMap, metadata: {name: b, namespace: a}, data: {z: \"1\", a: \"2\"}}\n";
+        let objects = read(text).unwrap();
+        assert_eq!(objects.len(), 2);
+        assert_eq!(
+            objects[0].1.json.as_ref(),
+            r#"{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"a"}}"#
+        );
+        assert_eq!(objects[1].1.id.to_string(), "ConfigMap a/b");
+        assert!(objects[1].1.json.ends_with(r#""data":{"a":"2","z":"1"},"kind":"ConfigMap","metadata":{"name":"b","namespace":"a"}}"#) || objects[1].1.json.contains(r#""data":{"a":"2","z":"1"}"#));
+    }
+
+    #[test]
+    fn what_is_no_object_says_why_and_where() {
+        let wrong = |text: &str| {
+            let wrong = read(text).unwrap_err().remove(0);
+            (wrong.at.line, wrong.message)
+        };
+        let (line, message) =
+            wrong("apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n---\n- a\n");
+        assert_eq!(line, 5);
+        assert!(
+            message.contains("no Kubernetes object but a list"),
+            "{message}"
+        );
+        assert!(
+            wrong("kind: X\nmetadata: {name: a}")
+                .1
+                .contains("no `apiVersion`")
+        );
+        assert!(
+            wrong("apiVersion: v1\nkind: X\nmetadata: {name: 12}")
+                .1
+                .contains("quote it")
+        );
+        assert!(
+            wrong("apiVersion: v1\nkind: X\nmetadata: {generateName: a-}")
+                .1
+                .contains("metadata.name")
+        );
+    }
+}

@@ -1,0 +1,578 @@
+//! Renders whole fleets, in parallel, and keeps what stays true from one commit to the next.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use muster_model::{
+    bundle::{Bundle, BundleError, BundleHeader, Conflict, Object},
+    ids::{AppName, ClusterName, ContentHash, Epoch, Role},
+    load::{App, Cluster, Model, Roles, TextFile},
+    problem::{Problem, Scope},
+    values::layer,
+    yaml::Pos,
+};
+use rayon::prelude::*;
+use serde_json::{Value as Json, json};
+
+use crate::{
+    context::{Context, Digest, Layer, Overlay},
+    objects::{self, NoObject},
+    template::Templates,
+    trie::Trie,
+};
+
+/// A bundle with its bytes and hash.
+#[derive(Debug)]
+pub struct RenderedBundle {
+    /// Hash of `bytes`.
+    pub hash: ContentHash,
+    /// The encoded bundle.
+    pub bytes: Vec<u8>,
+    /// How many objects it has.
+    pub objects: usize,
+    /// Each object's identity as a hash, with the file that it comes from: what [`conflict`] compares.
+    identities: Vec<(u64, Arc<str>)>,
+    header: BundleHeader,
+}
+
+impl RenderedBundle {
+    /// From the bytes of a bundle that was rendered before.
+    ///
+    /// # Errors
+    /// Where the bytes are no bundle.
+    pub fn from_encoded(bytes: Vec<u8>) -> Result<Self, BundleError> {
+        let bundle = Bundle::decode(&bytes)?;
+        let file: Arc<str> = format!("apps/{} as it was last good", bundle.header.app).into();
+        let namespace = &bundle.header.namespace;
+        let own = |object: &Object| (identity(object, namespace), Arc::clone(&file));
+        Ok(Self {
+            hash: ContentHash::of(&bytes),
+            objects: bundle.objects.len(),
+            identities: bundle.objects.iter().map(own).collect(),
+            header: bundle.header,
+            bytes,
+        })
+    }
+}
+
+/// What rendering a fleet gave.
+#[derive(Debug, Default)]
+pub struct Rendered {
+    /// Bundles by app and cluster. An app with a problem anywhere has none.
+    pub bundles: BTreeMap<AppName, BTreeMap<ClusterName, Arc<RenderedBundle>>>,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+}
+
+/// What one file gave for a context.
+#[derive(Debug)]
+struct Output {
+    hash: ContentHash,
+    file: Arc<str>,
+    objects: Vec<Object>,
+}
+
+type FileResult = Result<Arc<Output>, Arc<Vec<Problem>>>;
+
+/// One app at one state of its files: compiled templates and everything that they gave so far.
+#[derive(Debug)]
+struct AppUnit {
+    scope: Scope,
+    templates: Templates,
+    /// Files that can't be compiled or read at all.
+    problems: Vec<Problem>,
+    files: Vec<(TextFile, RwLock<Trie<FileResult>>)>,
+    manifests: Vec<Arc<Output>>,
+    values: BTreeMap<String, Arc<Layer>>,
+    own_values: Arc<Layer>,
+    facts: Arc<Layer>,
+    kept: RwLock<Kept>,
+}
+
+/// Bundles of an app by what they were made from.
+#[derive(Debug, Default)]
+struct Kept {
+    by_inputs: HashMap<Digest, Result<Arc<RenderedBundle>, Arc<Vec<Problem>>>>,
+    by_outputs: HashMap<ContentHash, Arc<RenderedBundle>>,
+}
+
+/// Renders commit after commit.
+#[derive(Debug, Default)]
+pub struct Renderer {
+    apps: HashMap<AppName, (ContentHash, Arc<AppUnit>)>,
+}
+
+impl Renderer {
+    /// Renders every app in every cluster that has a role for it.
+    pub fn render(&mut self, model: &Model, roles: &Roles, epoch: Epoch) -> Rendered {
+        self.compile(model);
+        let clusters: BTreeMap<&ClusterName, ClusterFacts> = model
+            .clusters
+            .par_iter()
+            .map(|(name, c)| (name, facts(model, name, c)))
+            .collect();
+        let epoch = Layer::new(&map(json!({"epoch": epoch.0})));
+        let work: Vec<(&AppName, &ClusterName, Role)> = roles
+            .iter()
+            .flat_map(|(app, places)| {
+                places
+                    .iter()
+                    .map(move |(cluster, role)| (app, cluster, *role))
+            })
+            .collect();
+        let done: Vec<_> = work
+            .into_par_iter()
+            .with_min_len(16)
+            .filter_map(|(app, cluster, role)| {
+                let (_, unit) = self.apps.get(app)?;
+                let facts = clusters.get(cluster)?;
+                Some((app, cluster, unit.bundle(model, app, facts, role, &epoch)))
+            })
+            .collect();
+        let mut rendered = Rendered::default();
+        let mut broken: BTreeMap<&AppName, HashSet<Problem>> = BTreeMap::new();
+        for (app, cluster, result) in done {
+            match result {
+                Ok(bundle) => {
+                    let bundles = rendered.bundles.entry(app.clone()).or_default();
+                    bundles.insert(cluster.clone(), bundle);
+                }
+                Err(problems) => broken
+                    .entry(app)
+                    .or_default()
+                    .extend(problems.iter().cloned()),
+            }
+        }
+        for (app, problems) in broken {
+            // Half of a commit is no commit: what is wrong in one cluster holds the app in all.
+            rendered.bundles.remove(app);
+            rendered.problems.extend(problems);
+        }
+        rendered.problems.sort();
+        rendered
+    }
+
+    fn compile(&mut self, model: &Model) {
+        let mut before = std::mem::take(&mut self.apps);
+        let jobs: Vec<_> = model
+            .apps
+            .iter()
+            .map(|(name, app)| {
+                (
+                    name,
+                    app,
+                    fingerprint(name, app, model),
+                    before.remove(name),
+                )
+            })
+            .collect();
+        self.apps = jobs
+            .into_par_iter()
+            .map(|(name, app, fingerprint, before)| {
+                let unit = match before {
+                    Some((same, unit)) if same == fingerprint => {
+                        unit.trim(model.clusters.len());
+                        unit
+                    }
+                    _ => Arc::new(AppUnit::new(name, app, model)),
+                };
+                (name.clone(), (fingerprint, unit))
+            })
+            .collect();
+    }
+}
+
+/// Everything of an app and the library that its bundles depend on, besides where they run.
+fn fingerprint(name: &AppName, app: &App, model: &Model) -> ContentHash {
+    let mut hasher = blake3::Hasher::new();
+    let tier = model.tiers.get(&app.spec.tier);
+    let facts = json!([name, app.spec, tier, app.values, app.values_at]);
+    hasher.update(facts.to_string().as_bytes());
+    for file in model.lib.iter().chain(&app.templates).chain(&app.manifests) {
+        hasher.update(&(file.path.len() as u64).to_le_bytes());
+        hasher.update(file.path.as_bytes());
+        hasher.update(&file.id.0);
+    }
+    ContentHash(*hasher.finalize().as_bytes())
+}
+
+fn map(value: Json) -> serde_json::Map<String, Json> {
+    match value {
+        Json::Object(map) => map,
+        _ => serde_json::Map::new(),
+    }
+}
+
+/// What templates see of a cluster, whatever the app.
+struct ClusterFacts {
+    name: ClusterName,
+    region: String,
+    values: Arc<Layer>,
+    layers: Arc<Layer>,
+}
+
+fn facts(model: &Model, name: &ClusterName, cluster: &Cluster) -> ClusterFacts {
+    let region = model.regions.get(&cluster.region);
+    let none = serde_json::Map::new();
+    let values = layer([
+        &model.fleet.spec.values,
+        region.map_or(&none, |region| &region.spec.values),
+        &cluster.spec.values,
+    ]);
+    let location = region.map(|region| &region.spec.location);
+    let layers = Layer::new(&map(json!({
+        "fleet": {"name": model.fleet.name},
+        "region": {
+            "name": cluster.region,
+            "labels": region.map(|region| &region.labels),
+            "continent": location.map(|l| l.continent),
+            "country": location.map(|l| &l.country),
+            "city": location.and_then(|l| l.city.as_ref()),
+            "latitude": location.map(|l| l.latitude),
+            "longitude": location.map(|l| l.longitude),
+        },
+        "cluster": {"name": name, "labels": cluster.labels, "endpoints": cluster.spec.endpoints},
+    })));
+    let region = cluster.region.to_string();
+    ClusterFacts {
+        name: name.clone(),
+        region,
+        values: Layer::new(&values),
+        layers,
+    }
+}
+
+/// Partials are for others to include.
+fn is_partial(path: &str) -> bool {
+    path.rsplit('/')
+        .next()
+        .is_some_and(|name| name.starts_with('_'))
+}
+
+impl AppUnit {
+    fn new(name: &AppName, app: &App, model: &Model) -> Self {
+        let scope = Scope::App(name.clone());
+        let (templates, mut problems) =
+            Templates::compile(&scope, model.lib.iter().chain(&app.templates));
+        let mut manifests = Vec::new();
+        for file in &app.manifests {
+            match objects::read(&file.text) {
+                Ok(found) => manifests.push(Arc::new(output(&file.path, found))),
+                Err(wrong) => problems.extend(wrong.into_iter().map(|wrong| {
+                    explain(
+                        Problem::new(scope.clone(), &file.path, &wrong.message),
+                        &file.text,
+                        &wrong,
+                    )
+                })),
+            }
+        }
+        let tier = model.tiers.get(&app.spec.tier);
+        let facts = Layer::new(&map(json!({"app": {
+            "name": name,
+            "namespace": app.spec.namespace.as_deref().unwrap_or(name.as_str()),
+            "tier": app.spec.tier,
+            "mode": app.spec.mode,
+            "rpo": tier.map(|tier| &tier.rpo),
+            "rto": tier.map(|tier| &tier.rto),
+        }})));
+        let values = app
+            .values_at
+            .iter()
+            .map(|(at, v)| (at.clone(), Layer::new(v)))
+            .collect();
+        let rendered = app.templates.iter().filter(|file| !is_partial(&file.path));
+        Self {
+            scope,
+            templates,
+            problems,
+            files: rendered
+                .map(|file| (file.clone(), RwLock::default()))
+                .collect(),
+            manifests,
+            values,
+            own_values: Layer::new(&app.values),
+            facts,
+            kept: RwLock::default(),
+        }
+    }
+
+    /// Forgets what many commits left behind.
+    fn trim(&self, clusters: usize) {
+        let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
+        if kept.by_inputs.len() > 4 * clusters + 64 {
+            *kept = Kept::default();
+            for (_, trie) in &self.files {
+                *trie.write().unwrap_or_else(PoisonError::into_inner) = Trie::default();
+            }
+        }
+    }
+
+    fn bundle(
+        &self,
+        model: &Model,
+        name: &AppName,
+        cluster: &ClusterFacts,
+        role: Role,
+        epoch: &Arc<Layer>,
+    ) -> Result<Arc<RenderedBundle>, Arc<Vec<Problem>>> {
+        if !self.problems.is_empty() {
+            return Err(Arc::new(self.problems.clone()));
+        }
+        let role_layer = Layer::new(&map(json!({"app": {"role": role}})));
+        let above = [
+            self.values.get(cluster.name.as_str()),
+            self.values.get(&cluster.region),
+        ];
+        let layers: Vec<Arc<Layer>> = above
+            .into_iter()
+            .flatten()
+            .chain([&self.own_values, &cluster.values])
+            .cloned()
+            .collect();
+        let facts = [
+            role_layer,
+            Arc::clone(&self.facts),
+            Arc::clone(&cluster.layers),
+            Arc::clone(epoch),
+        ];
+        let inputs = digest_of(layers.iter().chain(&facts));
+        let kept = self
+            .kept
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .by_inputs
+            .get(&inputs)
+            .cloned();
+        if let Some(kept) = kept {
+            return kept;
+        }
+        let context = Context::new(Overlay::new(layers), &facts);
+        let result = self.assemble(model, name, &context, role);
+        let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
+        kept.by_inputs.insert(inputs, result.clone());
+        result
+    }
+
+    fn assemble(
+        &self,
+        model: &Model,
+        name: &AppName,
+        context: &Context,
+        role: Role,
+    ) -> Result<Arc<RenderedBundle>, Arc<Vec<Problem>>> {
+        let mut outputs = self.manifests.clone();
+        let mut problems = Vec::new();
+        for (file, trie) in &self.files {
+            match self.file(file, trie, context) {
+                Ok(output) => outputs.push(output),
+                Err(wrong) => problems.extend(wrong.iter().cloned()),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(Arc::new(problems));
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(role.as_str().as_bytes());
+        outputs.iter().for_each(|output| {
+            hasher.update(&output.hash.0);
+        });
+        let key = ContentHash(*hasher.finalize().as_bytes());
+        let kept = self
+            .kept
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .by_outputs
+            .get(&key)
+            .cloned();
+        if let Some(bundle) = kept {
+            return Ok(bundle);
+        }
+        let bundle = Arc::new(self.join(model, name, &outputs, role)?);
+        let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
+        kept.by_outputs.insert(key, Arc::clone(&bundle));
+        Ok(bundle)
+    }
+
+    fn join(
+        &self,
+        model: &Model,
+        name: &AppName,
+        outputs: &[Arc<Output>],
+        role: Role,
+    ) -> Result<RenderedBundle, Arc<Vec<Problem>>> {
+        let spec = model.apps.get(name).map(|app| &app.spec);
+        let namespace = spec
+            .and_then(|spec| spec.namespace.as_deref())
+            .unwrap_or(name.as_str());
+        let mut after = spec.map(|spec| spec.depends_on.clone()).unwrap_or_default();
+        after.sort();
+        after.dedup();
+        let header = BundleHeader {
+            app: name.clone(),
+            role,
+            namespace: namespace.to_owned(),
+            after,
+        };
+        let mut identities = Vec::new();
+        let mut seen: HashMap<u64, &Arc<str>> = HashMap::new();
+        let mut problems = Vec::new();
+        for output in outputs {
+            for object in &output.objects {
+                let identity = identity(object, namespace);
+                if let Some(first) = seen.insert(identity, &output.file) {
+                    let message = format!("{} stands in {first} too", object.id);
+                    problems.push(Problem::new(self.scope.clone(), &output.file, message));
+                }
+                identities.push((identity, Arc::clone(&output.file)));
+            }
+        }
+        if !problems.is_empty() {
+            return Err(Arc::new(problems));
+        }
+        let objects = outputs
+            .iter()
+            .flat_map(|output| output.objects.iter().cloned())
+            .collect();
+        let bundle = Bundle { header, objects };
+        let bytes = bundle.encode();
+        Ok(RenderedBundle {
+            hash: ContentHash::of(&bytes),
+            objects: bundle.objects.len(),
+            bytes,
+            identities,
+            header: bundle.header,
+        })
+    }
+
+    fn file(
+        &self,
+        file: &TextFile,
+        trie: &RwLock<Trie<FileResult>>,
+        context: &Context,
+    ) -> FileResult {
+        if let Some(kept) = trie
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(context)
+        {
+            return kept;
+        }
+        let (written, reads) = self.templates.render(&self.scope, &file.path, context);
+        let result = match written {
+            Err(problem) => Err(Arc::new(vec![problem])),
+            Ok(text) => match objects::read(&text) {
+                Ok(found) => Ok(Arc::new(output(&file.path, found))),
+                Err(wrong) => Err(Arc::new(
+                    wrong
+                        .iter()
+                        .map(|wrong| self.locate(file, context, &text, wrong))
+                        .collect(),
+                )),
+            },
+        };
+        trie.write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(reads.take(), result.clone());
+        result
+    }
+
+    /// A problem of written text at the place in the templates that wrote it.
+    fn locate(&self, file: &TextFile, context: &Context, text: &str, wrong: &NoObject) -> Problem {
+        match self.templates.origin(&file.path, context, wrong.at) {
+            Some((path, source, at)) => {
+                let message = format!("{} (in what the template writes)", wrong.message);
+                let problem = Problem::new(self.scope.clone(), &path, message).at(&source, at);
+                let written = text
+                    .lines()
+                    .nth(wrong.at.line as usize - 1)
+                    .unwrap_or_default();
+                let shown: String = written.chars().take(120).collect();
+                let help = format!("it wrote, in line {}: `{}`", wrong.at.line, shown.trim());
+                problem.help(
+                    wrong
+                        .help
+                        .map_or(help.clone(), |advice| format!("{advice}; {help}")),
+                )
+            }
+            None => explain(
+                Problem::new(self.scope.clone(), &file.path, &wrong.message),
+                text,
+                wrong,
+            ),
+        }
+    }
+}
+
+fn explain(problem: Problem, text: &str, wrong: &NoObject) -> Problem {
+    let problem = problem.at(text, wrong.at);
+    match wrong.help {
+        Some(help) => problem.help(help),
+        None => problem,
+    }
+}
+
+fn output(file: &str, found: Vec<(Pos, Object)>) -> Output {
+    let objects: Vec<Object> = found.into_iter().map(|(_, object)| object).collect();
+    let mut hasher = blake3::Hasher::new();
+    for object in &objects {
+        hasher.update(object.json.as_bytes());
+        hasher.update(b"\n");
+    }
+    Output {
+        hash: ContentHash(*hasher.finalize().as_bytes()),
+        file: file.into(),
+        objects,
+    }
+}
+
+fn digest_of<'a>(layers: impl Iterator<Item = &'a Arc<Layer>>) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    layers.for_each(|layer| {
+        hasher.update(&layer.digest().to_le_bytes());
+    });
+    let mut short = [0; 16];
+    short.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    u128::from_le_bytes(short)
+}
+
+/// A hash of what makes two objects the same one in a cluster.
+fn identity(object: &Object, app_namespace: &str) -> u64 {
+    let (group, kind, namespace, name) = object.id.identity();
+    let namespace = match namespace {
+        _ if objects::is_cluster_scoped(&object.id.gvk) => "",
+        Some(namespace) => namespace,
+        None => app_namespace,
+    };
+    let text = [group, kind, namespace, name].join("\0");
+    let hash = blake3::hash(text.as_bytes());
+    let mut short = [0; 8];
+    short.copy_from_slice(&hash.as_bytes()[..8]);
+    u64::from_le_bytes(short)
+}
+
+/// The first object that two bundles of one cluster both hold.
+#[must_use]
+pub fn conflict<'a>(bundles: impl Iterator<Item = &'a Arc<RenderedBundle>>) -> Option<Conflict> {
+    let mut owners: HashMap<u64, (&RenderedBundle, &Arc<str>)> = HashMap::new();
+    for bundle in bundles {
+        for (index, (identity, file)) in bundle.identities.iter().enumerate() {
+            if let Some((other, other_file)) = owners.insert(*identity, (bundle, file)) {
+                let object = Bundle::decode(&bundle.bytes)
+                    .ok()
+                    .and_then(|decoded| decoded.objects.get(index).map(|o| o.id.to_string()))
+                    .unwrap_or_default();
+                return Some(Conflict {
+                    object,
+                    claims: [
+                        (other.header.app.clone(), Arc::clone(other_file)),
+                        (bundle.header.app.clone(), Arc::clone(file)),
+                    ],
+                });
+            }
+        }
+    }
+    None
+}

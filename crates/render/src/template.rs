@@ -1,0 +1,245 @@
+//! One app's templates: compiled once, strict, without clock, chance or files, and limited in what
+//! they may use up.
+
+use std::error::Error as _;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use minijinja::{
+    AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, syntax::SyntaxConfig,
+    value::Value,
+};
+use muster_model::{
+    load::TextFile,
+    problem::{Problem, Scope, suggest},
+    yaml::{Pos, to_yaml},
+};
+
+use crate::context::{Context, Reads};
+
+/// Instructions that one template may take for one cluster; a large real one takes some ten thousand.
+const FUEL: u64 = 2_000_000;
+/// Bytes that one template may write for one cluster.
+const MAX_OUTPUT: usize = 16 * 1024 * 1024;
+
+/// The compiled templates of one app, with the fleet's macros.
+#[derive(Debug)]
+pub(crate) struct Templates {
+    environment: Environment<'static>,
+}
+
+fn environment() -> Result<Environment<'static>, Error> {
+    let mut env = Environment::new();
+    env.set_undefined_behavior(UndefinedBehavior::Strict);
+    env.set_auto_escape_callback(|_| AutoEscape::None);
+    env.set_fuel(Some(FUEL));
+    env.set_debug(true);
+    env.set_recursion_limit(200);
+    env.set_syntax(
+        SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .keep_trailing_newline(true)
+            .build()?,
+    );
+    Ok(env)
+}
+
+impl Templates {
+    /// Compiles an app's templates. What can't be compiled is a problem of its own file.
+    pub(crate) fn compile<'a>(
+        scope: &Scope,
+        files: impl Iterator<Item = &'a TextFile>,
+    ) -> (Self, Vec<Problem>) {
+        let mut problems = Vec::new();
+        let mut environment = match environment() {
+            Ok(environment) => environment,
+            Err(error) => {
+                problems.push(Problem::new(scope.clone(), "", error.to_string()));
+                Environment::new()
+            }
+        };
+        environment.add_filter("toyaml", |value: Value| {
+            serde_json::to_value(&value)
+                .map(|json| to_yaml(&json))
+                .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
+        });
+        environment.add_filter("b64encode", |text: String| BASE64_STANDARD.encode(text));
+        environment.add_function("fail", |message: String| -> Result<Value, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        });
+        for file in files {
+            let added = environment.add_template_owned(file.path.clone(), file.text.to_string());
+            if let Err(error) = added {
+                problems.push(problem(scope, &file.path, &error, None));
+            }
+        }
+        (Self { environment }, problems)
+    }
+
+    /// What a template writes for a context, and what it looked at for that.
+    pub(crate) fn render(
+        &self,
+        scope: &Scope,
+        path: &str,
+        context: &Context,
+    ) -> (Result<String, Problem>, Reads) {
+        let (root, reads) = context.recorded();
+        let rendered = self
+            .environment
+            .get_template(path)
+            .and_then(|template| template.render(root));
+        let result = match rendered {
+            Ok(text) if text.len() > MAX_OUTPUT => {
+                let message = format!("the template writes over {} MiB", MAX_OUTPUT / 1_048_576);
+                Err(Problem::new(scope.clone(), path, message))
+            }
+            Ok(text) => Ok(text),
+            Err(error) => Err(problem(scope, path, &error, Some(context))),
+        };
+        (result, reads)
+    }
+
+    /// Where in the templates a place of the written text comes from: file, its text and place.
+    pub(crate) fn origin(
+        &self,
+        path: &str,
+        context: &Context,
+        written: Pos,
+    ) -> Option<(String, String, Pos)> {
+        let (root, _) = context.recorded();
+        let (output, spans) = self
+            .environment
+            .get_template(path)
+            .ok()?
+            .render_with_spans(root)
+            .ok()?;
+        let line_start: usize = output
+            .split_inclusive('\n')
+            .take(written.line as usize - 1)
+            .map(str::len)
+            .sum();
+        let line = output[line_start..].lines().next().unwrap_or_default();
+        let into_line: usize = line
+            .chars()
+            .take(written.col as usize - 1)
+            .map(char::len_utf8)
+            .sum();
+        let offset = line_start + into_line;
+        let span = spans
+            .iter()
+            .find(|span| span.output_range().contains(&offset))
+            .or(spans.last())?;
+        let name = span.name().to_owned();
+        let template = self.environment.get_template(&name).ok()?;
+        let source = template.source().to_owned();
+        // Inside literal text the distance from its start is the same in both; an expression is one
+        // place.
+        let literal = output.get(span.output_range()) == source.get(span.source_range());
+        let into_span = if literal {
+            offset.saturating_sub(span.output_range().start)
+        } else {
+            0
+        };
+        let at = place(&source, span.source_range().start + into_span);
+        Some((name, source, at))
+    }
+}
+
+/// The place of a byte offset.
+fn place(text: &str, offset: usize) -> Pos {
+    let before = text.get(..offset.min(text.len())).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |n| n + 1);
+    let number = |n: usize| u32::try_from(n + 1).unwrap_or(u32::MAX);
+    Pos {
+        line: number(before.matches('\n').count()),
+        col: number(before[line_start..].chars().count()),
+    }
+}
+
+/// A template's error as a problem at its innermost place, with the way that led there.
+fn problem(scope: &Scope, path: &str, error: &Error, context: Option<&Context>) -> Problem {
+    let mut innermost = error;
+    let mut way = Vec::new();
+    let mut next = error.source();
+    while let Some(inner) = next {
+        if let Some(inner) = inner.downcast_ref::<Error>() {
+            if let (Some(name), Some(line)) = (innermost.name(), innermost.line()) {
+                way.push(format!("{name}:{line}"));
+            }
+            innermost = inner;
+        }
+        next = inner.source();
+    }
+    let file = innermost.name().unwrap_or(path);
+    if file != path && way.is_empty() {
+        way.push(path.to_owned());
+    }
+    let source = innermost.template_source().unwrap_or_default();
+    let expression = innermost
+        .range()
+        .and_then(|range| source.get(range))
+        .unwrap_or_default();
+    let (message, mut help) = describe(innermost, expression, context);
+    if !way.is_empty() {
+        let led = format!("it was reached from {}", way.join(", then "));
+        help = Some(help.map_or(led.clone(), |help| format!("{help}; {led}")));
+    }
+    let mut problem = Problem::new(scope.clone(), file, message);
+    if let Some(line) = innermost.line() {
+        let at = match innermost.range() {
+            Some(range) if !source.is_empty() => place(source, range.start),
+            _ => Pos {
+                line: u32::try_from(line).unwrap_or(u32::MAX),
+                col: 1,
+            },
+        };
+        problem = problem.at(source, at);
+    }
+    match help {
+        Some(help) => problem.help(help),
+        None => problem,
+    }
+}
+
+fn describe(
+    error: &Error,
+    expression: &str,
+    context: Option<&Context>,
+) -> (String, Option<String>) {
+    let detail = error.detail().map(str::to_owned);
+    match error.kind() {
+        ErrorKind::UndefinedError => {
+            let what = if expression.is_empty() { "a value".into() } else { format!("`{expression}`") };
+            let help = context.and_then(|context| missing_key(expression, context));
+            (format!("{what} is not defined"), help)
+        }
+        ErrorKind::OutOfFuel => (
+            format!("the template ran for over {FUEL} instructions and was stopped"),
+            Some("is there a loop that does not end, or one over far too much?".to_owned()),
+        ),
+        ErrorKind::TemplateNotFound => (
+            detail.unwrap_or_else(|| error.kind().to_string()),
+            Some("a template finds lib/ and its own app's templates, by the path from the repository's root".to_owned()),
+        ),
+        kind => (detail.map_or_else(|| kind.to_string(), |detail| format!("{kind}: {detail}")), None),
+    }
+}
+
+/// For a path such as `values.replcas`: which part of it is missing, and what was probably meant.
+fn missing_key(expression: &str, context: &Context) -> Option<String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
+    let path: Vec<&str> = expression
+        .split(|c: char| !plain(c))
+        .next()?
+        .split('.')
+        .collect();
+    for depth in 0..path.len() {
+        let keys = context.keys_at(&path[..depth]);
+        if keys.is_empty() || keys.iter().any(|key| key.as_ref() == path[depth]) {
+            continue;
+        }
+        return suggest(path[depth], keys.iter().map(AsRef::as_ref))
+            .map(|help| format!("there is no `{}`; {help}", path[..=depth].join(".")));
+    }
+    None
+}

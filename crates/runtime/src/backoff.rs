@@ -1,0 +1,92 @@
+//! How long to wait before trying again: longer each time up to a cap, and never in step with others.
+
+use std::time::Duration;
+
+use rand::{Rng, RngExt};
+
+/// Delays of exponential growth with full jitter: each is drawn evenly between the base and a ceiling
+/// that doubles with every failure.
+#[derive(Debug, Clone)]
+pub struct Backoff {
+    base: Duration,
+    cap: Duration,
+    ceiling: Duration,
+}
+
+impl Backoff {
+    /// Delays from `base` up to `cap`. The first is between `base` and twice that.
+    #[must_use]
+    pub fn new(base: Duration, cap: Duration) -> Self {
+        let cap = cap.max(base);
+        Self {
+            base,
+            cap,
+            ceiling: base,
+        }
+    }
+
+    /// The delay after one more failure.
+    pub fn next_delay(&mut self) -> Duration {
+        self.draw(&mut rand::rng())
+    }
+
+    /// Starts from the beginning, after a success that has lasted.
+    pub fn reset(&mut self) {
+        self.ceiling = self.base;
+    }
+
+    fn draw(&mut self, rng: &mut impl Rng) -> Duration {
+        self.ceiling = self.ceiling.saturating_mul(2).min(self.cap);
+        rng.random_range(self.base..=self.ceiling)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rand::{SeedableRng, rngs::StdRng};
+
+    use super::*;
+
+    const fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn the_ceiling_doubles_up_to_the_cap_and_starts_again() {
+        let mut rng = StdRng::seed_from_u64(7);
+        let mut backoff = Backoff::new(ms(100), ms(1000));
+        let mut ceilings = |backoff: &mut Backoff, count| -> Vec<_> {
+            let ceiling = |_| {
+                backoff.draw(&mut rng);
+                backoff.ceiling
+            };
+            (0..count).map(ceiling).collect()
+        };
+        let wanted = [200, 400, 800, 1000, 1000].map(ms);
+        assert_eq!(ceilings(&mut backoff, 5), wanted);
+        backoff.reset();
+        assert_eq!(ceilings(&mut backoff, 2), wanted[..2]);
+    }
+
+    #[test]
+    fn delays_are_spread() {
+        let mut rng = StdRng::seed_from_u64(7);
+        let mut backoff = Backoff::new(ms(0), ms(1000));
+        backoff.ceiling = ms(1000);
+        let sum: Duration = (0..1000).map(|_| backoff.draw(&mut rng)).sum();
+        assert!((ms(450)..ms(550)).contains(&(sum / 1000)), "{sum:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn delays_stay_in_bounds(base in 0..5000_u64, cap in 0..5000_u64, seed: u64) {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let mut backoff = Backoff::new(ms(base), ms(cap));
+            for _ in 0..200 {
+                let delay = backoff.draw(&mut rng);
+                prop_assert!(delay >= ms(base) && delay <= ms(cap.max(base)));
+            }
+        }
+    }
+}

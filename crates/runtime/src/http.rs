@@ -1,0 +1,127 @@
+//! The HTTP pages that a process shows to what runs it: `/healthz`, `/readyz` and `/metrics`. Other
+//! routes are merged in by their owners.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    io,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use axum::{
+    Router,
+    http::{StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+use prometheus_client::{encoding::text::encode, registry::Registry};
+use tokio::net::TcpListener;
+
+use crate::shutdown::Shutdown;
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Whether this process can do its work: every part says for itself, by name. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness(Arc<RwLock<BTreeMap<String, Result<(), String>>>>);
+
+impl Readiness {
+    /// Ready, until a part registers.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a part under its name. It is `starting` until it says something else.
+    #[must_use]
+    pub fn part(&self, name: impl Into<String>) -> Part {
+        let part = Part {
+            readiness: self.clone(),
+            name: name.into(),
+        };
+        part.not_ready("starting");
+        part
+    }
+
+    /// Whether all parts are ready, and what each says.
+    fn page(&self) -> (bool, String) {
+        let parts = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let mut page = String::new();
+        for (name, state) in parts.iter() {
+            let state = state.as_ref().map_or_else(String::as_str, |()| "ok");
+            let _ = writeln!(page, "{name}: {state}");
+        }
+        let ready = parts.values().all(Result::is_ok);
+        if ready {
+            page += "ready\n";
+        }
+        (ready, page)
+    }
+}
+
+/// One part's say in whether the process is ready.
+#[derive(Debug)]
+pub struct Part {
+    readiness: Readiness,
+    name: String,
+}
+
+impl Part {
+    /// The part can do its work.
+    pub fn ready(&self) {
+        self.set(Ok(()));
+    }
+
+    /// The part can't do its work, for a reason in a few words.
+    pub fn not_ready(&self, reason: impl Into<String>) {
+        self.set(Err(reason.into()));
+    }
+
+    fn set(&self, state: Result<(), String>) {
+        let mut parts = self
+            .readiness
+            .0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        parts.insert(self.name.clone(), state);
+    }
+}
+
+/// The three pages: `/healthz` answers as long as the process does, `/readyz` with 503 and the reasons
+/// while a part is not ready, `/metrics` in OpenMetrics' text form.
+pub fn routes(readiness: Readiness, metrics: Arc<Registry>) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route(
+            "/readyz",
+            get(async move || {
+                let (ready, page) = readiness.page();
+                let status = if ready {
+                    StatusCode::OK
+                } else {
+                    StatusCode::SERVICE_UNAVAILABLE
+                };
+                (status, page)
+            }),
+        )
+        .route(
+            "/metrics",
+            get(async move || {
+                let mut page = String::new();
+                match encode(&mut page, &metrics) {
+                    Ok(()) => ([(header::CONTENT_TYPE, OPEN_METRICS)], page).into_response(),
+                    Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+                }
+            }),
+        )
+}
+
+/// Serves `routes` until the shutdown begins, and then ends what it has begun.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(listener: TcpListener, routes: Router, shutdown: Shutdown) -> io::Result<()> {
+    axum::serve(listener, routes)
+        .with_graceful_shutdown(async move { shutdown.begun().await })
+        .await
+}

@@ -1,0 +1,158 @@
+//! Logging: what `MUSTER_LOG` asks for, on standard error, for people or for machines.
+
+use std::{
+    env,
+    error::Error,
+    fmt,
+    io::{self, IsTerminal},
+    str::FromStr,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use tracing_subscriber::{
+    EnvFilter,
+    filter::ParseError,
+    fmt::{format::Writer, time::FormatTime},
+};
+
+/// The environment variable that says what is logged, for example `debug` or `info,muster_git=trace`.
+pub const VARIABLE: &str = "MUSTER_LOG";
+
+const DEFAULT: &str = "info";
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// Lines for people; with colours and short times on a terminal.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// The text names no format.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a log format: use text or json")]
+pub struct InvalidLogFormat(String);
+
+impl FromStr for LogFormat {
+    type Err = InvalidLogFormat;
+    fn from_str(text: &str) -> Result<Self, InvalidLogFormat> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(InvalidLogFormat(text.to_owned())),
+        }
+    }
+}
+
+/// Why logging can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The variable holds something else.
+    #[error("{VARIABLE}={value:?} can't be understood: try debug, or info,muster_git=trace")]
+    Filter {
+        /// What it holds.
+        value: String,
+        /// What is wrong with it.
+        source: ParseError,
+    },
+    /// It has started already.
+    #[error("logging was started twice")]
+    Twice {
+        /// What the library said.
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+/// Starts logging for this process. To be called once, first of all.
+///
+/// # Errors
+/// When [`VARIABLE`] can't be understood, or logging has started already.
+pub fn init(format: LogFormat) -> Result<(), LogError> {
+    let value = env::var(VARIABLE).ok().filter(|value| !value.is_empty());
+    let value = value.unwrap_or_else(|| DEFAULT.to_owned());
+    let filter = EnvFilter::builder()
+        .parse(&value)
+        .map_err(|source| LogError::Filter { value, source })?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
+    let terminal = io::stderr().is_terminal();
+    match format {
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+        LogFormat::Text if terminal => {
+            let colours = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+            log.with_ansi(colours).with_timer(TimeOfDay).try_init()
+        }
+        LogFormat::Text => log.with_ansi(false).try_init(),
+    }
+    .map_err(|source| LogError::Twice { source })
+}
+
+/// The time of day in UTC, to the millisecond: who watches a terminal knows the date.
+struct TimeOfDay;
+
+impl FormatTime for TimeOfDay {
+    fn format_time(&self, w: &mut Writer<'_>) -> fmt::Result {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let (seconds, millis) = (now.as_secs() % 86_400, now.subsec_millis());
+        let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+        write!(w, "{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+    }
+}
+
+/// Shows an error with all that caused it in one line: `what: why: why that`.
+#[derive(Debug, Clone, Copy)]
+pub struct Chain<'a>(pub &'a (dyn Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut next = self.0.source();
+        while let Some(error) = next {
+            write!(f, ": {error}")?;
+            next = error.source();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_is_one_line() {
+        let source = "x".parse::<EnvFilter>().map(drop);
+        assert!(source.is_ok());
+        let source = EnvFilter::builder().parse("a=b=c").unwrap_err();
+        let why = source.to_string();
+        let error = LogError::Filter {
+            value: "a=b=c".to_owned(),
+            source,
+        };
+        let line = Chain(&error).to_string();
+        assert!(
+            line.starts_with("MUSTER_LOG=\"a=b=c\" can't be understood"),
+            "{line}"
+        );
+        assert!(
+            line.contains(&format!(": {why}")) && !line.contains('\n'),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn formats_have_names() {
+        assert_eq!("json".parse(), Ok(LogFormat::Json));
+        assert_eq!("text".parse(), Ok(LogFormat::Text));
+        let error = "xml".parse::<LogFormat>().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "\"xml\" is not a log format: use text or json"
+        );
+    }
+}

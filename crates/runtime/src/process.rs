@@ -1,0 +1,140 @@
+//! What the system knows about this process, as metrics under their usual names. Read from `/proc` with
+//! each scrape; where there is none, they are left out.
+
+use std::{fmt, fs};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{counter::ConstCounter, gauge::ConstGauge},
+    registry::{Registry, Unit},
+};
+
+/// Linux reports times in this many ticks per second to every program, whatever it counts in itself.
+const TICKS: f64 = 100.0;
+
+/// Adds the metrics of this process to a registry. Parts of Muster then register their own in it, under
+/// a prefix of theirs (`registry.sub_registry_with_prefix`).
+pub fn register(registry: &mut Registry) {
+    registry.register_collector(Box::new(Process));
+}
+
+#[derive(Debug)]
+struct Process;
+
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut gauge = |name: &str, help: &str, unit: Option<&Unit>, value: Option<f64>| {
+            let Some(value) = value else { return Ok(()) };
+            let gauge = ConstGauge::new(value);
+            gauge.encode(encoder.encode_descriptor(name, help, unit, gauge.metric_type())?)
+        };
+        let memory = "Memory of the process that is in RAM";
+        gauge(
+            "process_resident_memory",
+            memory,
+            Some(&Unit::Bytes),
+            resident_bytes(),
+        )?;
+        gauge(
+            "process_open_fds",
+            "Open file descriptors",
+            None,
+            open_files(),
+        )?;
+        let stat = Stat::read();
+        let start = "Start of the process as Unix time";
+        let started = stat.as_ref().and_then(Stat::started);
+        gauge("process_start_time", start, Some(&Unit::Seconds), started)?;
+        if let Some(stat) = stat {
+            let help = "CPU time that the process has used";
+            let used = ConstCounter::new(stat.cpu_ticks / TICKS);
+            let (unit, kind) = (Some(&Unit::Seconds), used.metric_type());
+            used.encode(encoder.encode_descriptor("process_cpu", help, unit, kind)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn resident_bytes() -> Option<f64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: f64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib * 1024.0)
+}
+
+fn open_files() -> Option<f64> {
+    // One of them is the folder that is being read.
+    fs::read_dir("/proc/self/fd")
+        .ok()
+        .map(|files| (files.count() - 1) as f64)
+}
+
+/// From `/proc/self/stat`, in ticks.
+#[derive(Debug, PartialEq)]
+struct Stat {
+    cpu_ticks: f64,
+    started_after_boot: f64,
+}
+
+impl Stat {
+    fn read() -> Option<Self> {
+        Self::parse(&fs::read_to_string("/proc/self/stat").ok()?)
+    }
+
+    /// The second field is the command's name in brackets, which may hold anything.
+    fn parse(stat: &str) -> Option<Self> {
+        let (_, fields) = stat.rsplit_once(") ")?;
+        let fields: Vec<_> = fields.split(' ').collect();
+        // The first of these is field 3 of proc(5).
+        let field = |number: usize| fields.get(number - 3)?.parse::<f64>().ok();
+        Some(Self {
+            cpu_ticks: field(14)? + field(15)?,
+            started_after_boot: field(22)?,
+        })
+    }
+
+    /// Unix time in seconds.
+    fn started(&self) -> Option<f64> {
+        let stat = fs::read_to_string("/proc/stat").ok()?;
+        let booted = stat.lines().find_map(|line| line.strip_prefix("btime "))?;
+        Some(booted.trim().parse::<f64>().ok()? + self.started_after_boot / TICKS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{SystemTime, UNIX_EPOCH};
+
+    use super::*;
+
+    #[test]
+    fn names_with_brackets_and_spaces_do_not_disturb() {
+        let stat = "7 (a) b ) S 1 7 7 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 4 0 12345 1 1 1";
+        assert_eq!(
+            Stat::parse(stat),
+            Some(Stat {
+                cpu_ticks: 200.0,
+                started_after_boot: 12345.0
+            })
+        );
+        assert_eq!(Stat::parse("7 (a) S 1"), None);
+    }
+
+    #[test]
+    fn this_process_has_started_a_moment_ago() {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_secs_f64();
+        let started = Stat::read().unwrap().started().unwrap();
+        assert!(
+            started <= now + 2.0 && started > now - 3600.0,
+            "{started} {now}"
+        );
+        assert!(resident_bytes().unwrap() > 100_000.0);
+        assert!(open_files().unwrap() >= 3.0);
+    }
+}

@@ -1,0 +1,191 @@
+//! Which keys changed, for loops that read the state and act on the difference.
+//!
+//! A watch keeps a set of keys, not a log: a key that changed ten times since the last look is told
+//! once, and a watcher that falls far behind is told to read everything again. So the slowest watcher
+//! costs the store a bounded amount of memory and never delays a commit.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    ops::Bound,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+/// A watch that has more keys to tell than this says [`Changes::All`] instead.
+const MOST_KEYS: usize = 4096;
+
+/// What changed since the last look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changes {
+    /// These keys were written or deleted. Read them for what they are now.
+    Keys(BTreeSet<String>),
+    /// Anything may have changed: read the whole prefix.
+    All,
+}
+
+/// Tells which keys under a prefix changed. Its first answer is [`Changes::All`], so that a loop over
+/// it reads the state once at its start and again with each change, with the same code.
+#[derive(Debug)]
+pub struct Watch(Arc<Watcher>);
+
+impl Watch {
+    /// Waits until something changed, and takes all that changed since the last call; `None` when the
+    /// store was closed. A change is told after it is durable. Cancel-safe.
+    pub async fn changes(&mut self) -> Option<Changes> {
+        loop {
+            {
+                let mut pending = self.0.lock();
+                if pending.closed {
+                    return None;
+                }
+                match mem::replace(&mut pending.changes, Changes::Keys(BTreeSet::new())) {
+                    Changes::Keys(keys) if keys.is_empty() => {}
+                    changes => return Some(changes),
+                }
+            }
+            self.0.notify.notified().await;
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Watcher {
+    prefix: String,
+    pending: Mutex<Pending>,
+    notify: Notify,
+}
+
+#[derive(Debug)]
+struct Pending {
+    changes: Changes,
+    closed: bool,
+}
+
+impl Watcher {
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, writes: &BTreeMap<String, Option<Bytes>>) {
+        let from = (Bound::Included(self.prefix.as_str()), Bound::Unbounded);
+        let mut keys = writes
+            .range::<str, _>(from)
+            .map(|(key, _)| key)
+            .take_while(|key| key.starts_with(&self.prefix))
+            .peekable();
+        if keys.peek().is_none() {
+            return;
+        }
+        let mut pending = self.lock();
+        if let Changes::Keys(known) = &mut pending.changes {
+            known.extend(keys.cloned());
+            if known.len() > MOST_KEYS {
+                pending.changes = Changes::All;
+            }
+        }
+        drop(pending);
+        self.notify.notify_one();
+    }
+}
+
+/// The watches of one store. Dropping it ends them.
+#[derive(Debug, Default)]
+pub(crate) struct Watchers(Mutex<Vec<Weak<Watcher>>>);
+
+impl Watchers {
+    pub(crate) fn watch(&self, prefix: &str) -> Watch {
+        let pending = Pending {
+            changes: Changes::All,
+            closed: false,
+        };
+        let watcher = Arc::new(Watcher {
+            prefix: prefix.to_owned(),
+            pending: Mutex::new(pending),
+            notify: Notify::new(),
+        });
+        self.lock().push(Arc::downgrade(&watcher));
+        Watch(watcher)
+    }
+
+    pub(crate) fn tell(&self, writes: &BTreeMap<String, Option<Bytes>>) {
+        self.lock().retain(|watcher| {
+            let watcher = watcher.upgrade();
+            if let Some(watcher) = &watcher {
+                watcher.tell(writes);
+            }
+            watcher.is_some()
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Watcher>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Watchers {
+    fn drop(&mut self) {
+        for watcher in self.lock().iter().filter_map(Weak::upgrade) {
+            watcher.lock().closed = true;
+            watcher.notify.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn writes(keys: impl IntoIterator<Item = String>) -> BTreeMap<String, Option<Bytes>> {
+        keys.into_iter().map(|key| (key, None)).collect()
+    }
+
+    fn keys(keys: &[&str]) -> Option<Changes> {
+        Some(Changes::Keys(
+            keys.iter().map(ToString::to_string).collect(),
+        ))
+    }
+
+    #[tokio::test]
+    async fn tells_everything_first_then_each_key_once() {
+        let watchers = Watchers::default();
+        let mut watch = watchers.watch("a/");
+        assert_eq!(watch.changes().await, Some(Changes::All));
+        watchers.tell(&writes([
+            "a".into(),
+            "a/1".into(),
+            "a/2".into(),
+            "b".into(),
+        ]));
+        watchers.tell(&writes(["a/1".into(), "a0".into()]));
+        assert_eq!(watch.changes().await, keys(&["a/1", "a/2"]));
+        watchers.tell(&writes(["a/3".into()]));
+        assert_eq!(watch.changes().await, keys(&["a/3"]));
+    }
+
+    #[tokio::test]
+    async fn a_watcher_far_behind_reads_everything_again() {
+        let watchers = Watchers::default();
+        let mut watch = watchers.watch("");
+        assert_eq!(watch.changes().await, Some(Changes::All));
+        watchers.tell(&writes((0..=MOST_KEYS).map(|n| n.to_string())));
+        watchers.tell(&writes(["x".into()]));
+        assert_eq!(watch.changes().await, Some(Changes::All));
+        watchers.tell(&writes(["x".into()]));
+        assert_eq!(watch.changes().await, keys(&["x"]));
+    }
+
+    #[tokio::test]
+    async fn ends_with_the_store_and_forgets_dropped_watches() {
+        let watchers = Watchers::default();
+        let mut watch = watchers.watch("");
+        drop(watchers.watch(""));
+        watchers.tell(&writes(["x".into()]));
+        assert_eq!(watchers.lock().len(), 1);
+        let waiting = tokio::spawn(async move { while watch.changes().await.is_some() {} });
+        drop(watchers);
+        waiting.await.unwrap();
+    }
+}

@@ -1,0 +1,199 @@
+//! nginx with `git http-backend`, behind TLS and a token.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+
+use super::{PORTS, START, listening, output, program, write};
+use crate::ports;
+use crate::process::Process;
+use crate::scratch::Scratch;
+
+/// What a client must send as its password, as any user's.
+const TOKEN: &str = "correct-horse-battery-staple";
+
+/// A directory of repositories over HTTPS on `127.0.0.1` and `localhost`, and over plain HTTP on
+/// another port. Ends when dropped.
+#[derive(Debug)]
+pub struct HttpsGit {
+    nginx: Option<Process>,
+    _cgi: Process,
+    port: u16,
+    plain_port: u16,
+    scratch: Scratch,
+}
+
+impl HttpsGit {
+    /// Serves the repositories in this directory, under a CA of its own.
+    ///
+    /// # Errors
+    /// When nginx, fcgiwrap or git are missing and cannot be installed, or do not start.
+    pub fn start(root: &Path) -> anyhow::Result<Self> {
+        let scratch = Scratch::temporary("https-git")?;
+        let directory = scratch.path();
+        certificates(directory)?;
+        // nginx looks a user up; the token is what counts.
+        let users = ["x-access-token", "ada"].map(|user| format!("{user}:{{PLAIN}}{TOKEN}\n"));
+        write(&directory.join("users"), &users.concat())?;
+        write(&directory.join("token"), &format!("{TOKEN}\n"))?;
+
+        let socket = directory.join("cgi.sock");
+        let mut command = Command::new(program("fcgiwrap", "fcgiwrap")?);
+        command.arg("-s").arg(format!("unix:{}", socket.display()));
+        let cgi = Process::spawn("fcgiwrap", command, &directory.join("cgi.log"))?;
+        let end = std::time::Instant::now() + START;
+        while !socket.exists() {
+            cgi.check()?;
+            anyhow::ensure!(std::time::Instant::now() < end, "fcgiwrap makes no socket");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+
+        let backend = output(Command::new("git").arg("--exec-path"))? + "/git-http-backend";
+        for attempt in 1.. {
+            let (port, plain_port) = (ports::free()?, ports::free()?);
+            let settings = settings(directory, root, &backend, port, plain_port);
+            write(&directory.join("nginx.conf"), &settings)?;
+            match nginx(directory, port) {
+                Ok(nginx) => {
+                    return Ok(Self {
+                        nginx: Some(nginx),
+                        _cgi: cgi,
+                        port,
+                        plain_port,
+                        scratch,
+                    });
+                }
+                Err(error) if attempt == PORTS => return Err(error),
+                Err(_) => {}
+            }
+        }
+        unreachable!("the loop ends by returning")
+    }
+
+    /// The address of a repository of the served directory.
+    pub fn url(&self, name: &str) -> String {
+        format!("https://127.0.0.1:{}/{name}", self.port)
+    }
+
+    /// The same without TLS.
+    pub fn plain_url(&self, name: &str) -> String {
+        format!("http://127.0.0.1:{}/{name}", self.plain_port)
+    }
+
+    /// The token that opens every repository.
+    pub fn token(&self) -> &'static str {
+        TOKEN
+    }
+
+    /// A file with the token.
+    pub fn token_file(&self) -> PathBuf {
+        self.scratch.path().join("token")
+    }
+
+    /// The CA's certificate.
+    pub fn ca_file(&self) -> PathBuf {
+        self.scratch.path().join("ca.pem")
+    }
+
+    /// Ends nginx; connections are refused from then on.
+    pub fn take_down(&mut self) {
+        self.nginx = None;
+    }
+
+    /// Starts nginx again on the same port.
+    ///
+    /// # Errors
+    /// When it does not start, as where the port was taken meanwhile.
+    pub fn bring_up(&mut self) -> anyhow::Result<()> {
+        self.nginx = Some(nginx(self.scratch.path(), self.port)?);
+        Ok(())
+    }
+
+    /// Stops nginx where it stands: connections are taken by the kernel, and nothing answers.
+    ///
+    /// # Errors
+    /// When it is down or cannot be signalled.
+    pub fn pause(&self) -> anyhow::Result<()> {
+        self.nginx.as_ref().context("nginx is down")?.pause()
+    }
+
+    /// Lets a paused nginx go on.
+    ///
+    /// # Errors
+    /// When it is down or cannot be signalled.
+    pub fn resume(&self) -> anyhow::Result<()> {
+        self.nginx.as_ref().context("nginx is down")?.resume()
+    }
+}
+
+fn nginx(directory: &Path, port: u16) -> anyhow::Result<Process> {
+    let mut command = Command::new(program("nginx", "nginx-light")?);
+    command.arg("-e").arg("stderr").arg("-p").arg(directory);
+    command.arg("-c").arg(directory.join("nginx.conf"));
+    let nginx = Process::spawn("nginx", command, &directory.join("nginx.log"))?;
+    listening(&nginx, port)?;
+    Ok(nginx)
+}
+
+fn settings(directory: &Path, root: &Path, backend: &str, port: u16, plain_port: u16) -> String {
+    let (dir, root) = (directory.display(), root.display());
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|what| format!("  {what}_temp_path {dir}/{what};\n"))
+        .concat();
+    format!(
+        r#"
+daemon off;
+master_process off;
+pid {dir}/nginx.pid;
+error_log stderr;
+events {{ worker_connections 256; }}
+http {{
+  access_log off;
+{temporary}
+  client_max_body_size 0;
+  auth_basic "git";
+  auth_basic_user_file {dir}/users;
+  ssl_certificate {dir}/server.pem;
+  ssl_certificate_key {dir}/server.key;
+  server {{
+    listen 127.0.0.1:{port} ssl;
+    listen 127.0.0.1:{plain_port};
+    location / {{
+      fastcgi_pass unix:{dir}/cgi.sock;
+      fastcgi_buffering off;
+      fastcgi_param SCRIPT_FILENAME {backend};
+      fastcgi_param GIT_PROJECT_ROOT {root};
+      fastcgi_param GIT_HTTP_EXPORT_ALL "";
+      fastcgi_param PATH_INFO $uri;
+      fastcgi_param QUERY_STRING $query_string;
+      fastcgi_param REQUEST_METHOD $request_method;
+      fastcgi_param CONTENT_TYPE $content_type;
+      fastcgi_param CONTENT_LENGTH $content_length;
+      fastcgi_param REMOTE_USER $remote_user;
+      fastcgi_param REMOTE_ADDR $remote_addr;
+      fastcgi_param SERVER_PROTOCOL $server_protocol;
+    }}
+  }}
+}}
+"#
+    )
+}
+
+/// A CA, and a server's certificate from it.
+fn certificates(directory: &Path) -> anyhow::Result<()> {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "CA of a test");
+    let key = KeyPair::generate()?;
+    write(&directory.join("ca.pem"), &params.self_signed(&key)?.pem())?;
+    let issuer = Issuer::new(params, key);
+    let names = ["127.0.0.1", "localhost"].map(str::to_owned);
+    let key = KeyPair::generate()?;
+    let server = CertificateParams::new(names)?.signed_by(&key, &issuer)?;
+    write(&directory.join("server.pem"), &server.pem())?;
+    write(&directory.join("server.key"), &key.serialize_pem())
+}

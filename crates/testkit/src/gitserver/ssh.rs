@@ -1,0 +1,133 @@
+//! sshd, for one key of the user who runs the test.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context;
+
+use super::{PORTS, listening, output, program, write};
+use crate::ports;
+use crate::process::Process;
+use crate::scratch::Scratch;
+
+/// sshd on a port of `127.0.0.1`, with a host key of its own. Ends when dropped.
+#[derive(Debug)]
+pub struct SshGit {
+    _sshd: Process,
+    port: u16,
+    user: String,
+    scratch: Scratch,
+}
+
+impl SshGit {
+    /// Starts sshd; its clients reach any repository that the current user may read.
+    ///
+    /// # Errors
+    /// When OpenSSH is missing and cannot be installed, or does not start.
+    pub fn start() -> anyhow::Result<Self> {
+        let scratch = Scratch::temporary("ssh-git")?;
+        let directory = scratch.path();
+        for name in ["host", "key", "stranger"] {
+            let mut keygen = Command::new(program("ssh-keygen", "openssh-client")?);
+            keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", name, "-f"]);
+            output(keygen.arg(directory.join(name)))?;
+        }
+        let read = |name: &str| {
+            fs::read_to_string(directory.join(name)).with_context(|| format!("no file {name}"))
+        };
+        write(&directory.join("authorized"), &read("key.pub")?)?;
+        let user = output(Command::new("id").arg("-un"))?;
+        // sshd wants to be called by its whole path, and as root to have this directory.
+        let sshd = program("sshd", "openssh-server")?;
+        if rustix::process::geteuid().is_root() {
+            fs::create_dir_all("/run/sshd").context("cannot make /run/sshd")?;
+        }
+        for attempt in 1.. {
+            let port = ports::free()?;
+            write(&directory.join("sshd_config"), &settings(directory, port))?;
+            let mut command = Command::new(&sshd);
+            command
+                .args(["-D", "-e", "-f"])
+                .arg(directory.join("sshd_config"));
+            let process = Process::spawn("sshd", command, &directory.join("sshd.log"))?;
+            match listening(&process, port) {
+                Ok(()) => {
+                    let known = |key: &str| format!("[127.0.0.1]:{port} {key}");
+                    write(&directory.join("known_hosts"), &known(&read("host.pub")?))?;
+                    let other = known(&read("stranger.pub")?);
+                    write(&directory.join("other_hosts"), &other)?;
+                    return Ok(Self {
+                        _sshd: process,
+                        port,
+                        user,
+                        scratch,
+                    });
+                }
+                Err(error) if attempt == PORTS => return Err(error),
+                Err(_) => {}
+            }
+        }
+        unreachable!("the loop ends by returning")
+    }
+
+    /// The address of a repository by its absolute path.
+    pub fn url(&self, repository: &Path) -> String {
+        format!(
+            "ssh://{}@127.0.0.1:{}{}",
+            self.user,
+            self.port,
+            repository.display()
+        )
+    }
+
+    /// The private key that sshd accepts.
+    pub fn key_file(&self) -> PathBuf {
+        self.scratch.path().join("key")
+    }
+
+    /// A private key that sshd does not accept.
+    pub fn strangers_key_file(&self) -> PathBuf {
+        self.scratch.path().join("stranger")
+    }
+
+    /// A `known_hosts` file with the host's key.
+    pub fn known_hosts_file(&self) -> PathBuf {
+        self.scratch.path().join("known_hosts")
+    }
+
+    /// A `known_hosts` file with another key for this host.
+    pub fn other_hosts_file(&self) -> PathBuf {
+        self.scratch.path().join("other_hosts")
+    }
+
+    /// The fingerprint of the host's key, as people see it.
+    ///
+    /// # Errors
+    /// When `ssh-keygen` fails.
+    pub fn fingerprint(&self) -> anyhow::Result<String> {
+        let mut keygen = Command::new(program("ssh-keygen", "openssh-client")?);
+        let text = output(keygen.arg("-lf").arg(self.scratch.path().join("host.pub")))?;
+        text.split(' ')
+            .nth(1)
+            .map(str::to_owned)
+            .context("ssh-keygen shows no fingerprint")
+    }
+}
+
+fn settings(directory: &Path, port: u16) -> String {
+    let dir = directory.display();
+    format!(
+        "ListenAddress 127.0.0.1
+Port {port}
+HostKey {dir}/host
+AuthorizedKeysFile {dir}/authorized
+PidFile none
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin prohibit-password
+"
+    )
+}

@@ -1,0 +1,13 @@
+//! Real parts for tests, the demo and the benchmarks: processes that never outlive us, Kubernetes
+//! control planes on loopback ports, upstream manifests.
+
+mod credentials;
+pub mod gitserver;
+mod guard;
+pub mod local;
+mod ports;
+pub mod process;
+pub mod scratch;
+pub mod tools;
+pub mod upstream;
+pub mod wait;

@@ -1,0 +1,352 @@
+//! Real control planes on loopback ports, without Docker and without root.
+//!
+//! A [`Cluster`] is an etcd and a kube-apiserver with RBAC, and on demand a controller manager, a
+//! scheduler and nodes played by kwok, so that Deployments become ready. It ends with its parent,
+//! however that dies, and leaves nothing but the directory that it was told to keep.
+
+mod commands;
+mod ready;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use anyhow::Context;
+use futures::future::try_join_all;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use rustix::process::Signal;
+
+use crate::credentials::{self, Credentials};
+use crate::ports;
+use crate::process::Process;
+use crate::scratch::Scratch;
+pub use crate::tools::Component;
+
+/// How often a start is tried with other ports when another process took one of them.
+const TRIES: usize = 5;
+/// How long a component may take to end by itself.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What a cluster should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterOptions {
+    /// Its name, also of the context in its kubeconfig.
+    pub name: String,
+    /// How many nodes kwok plays. With 0 there is no scheduler, and pods stay pending.
+    pub nodes: usize,
+    /// Whether Kubernetes' own controllers run. Nodes bring them along.
+    pub controllers: bool,
+    /// The region of the nodes (`topology.kubernetes.io/region`); the zones are named after it.
+    pub region: String,
+    /// Where its data is kept. `None` takes a temporary directory that ends with the cluster.
+    pub directory: Option<PathBuf>,
+}
+
+impl ClusterOptions {
+    /// An API server alone, in a temporary directory.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            nodes: 0,
+            controllers: false,
+            region: "local".to_owned(),
+            directory: None,
+        }
+    }
+
+    /// The programs that such a cluster runs, in the order of their start.
+    pub fn components(&self) -> Vec<Component> {
+        let mut components = vec![Component::Etcd, Component::ApiServer];
+        if self.controllers || self.nodes > 0 {
+            components.push(Component::ControllerManager);
+        }
+        if self.nodes > 0 {
+            components.extend([Component::Scheduler, Component::Kwok]);
+        }
+        components
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ports {
+    etcd: u16,
+    api_server: u16,
+    kwok: u16,
+}
+
+impl Ports {
+    fn choose(wanted: Option<u16>) -> anyhow::Result<Self> {
+        let api_server = match wanted.filter(|port| ports::is_free(*port)) {
+            Some(port) => port,
+            None => ports::free()?,
+        };
+        Ok(Self {
+            etcd: ports::free()?,
+            api_server,
+            kwok: ports::free()?,
+        })
+    }
+}
+
+/// A running control plane.
+#[derive(Debug)]
+pub struct Cluster {
+    options: ClusterOptions,
+    programs: BTreeMap<Component, PathBuf>,
+    ports: Ports,
+    credentials: Credentials,
+    processes: Mutex<BTreeMap<Component, Arc<Process>>>,
+    directory: Scratch,
+}
+
+impl Cluster {
+    /// Starts a cluster and waits until it is ready: its API server and default namespace, the
+    /// default service account where controllers run, and every node. Programs that are not in
+    /// the cache are built first (see [`Component::build`]).
+    ///
+    /// # Errors
+    /// When a program cannot be built or does not come up in time, with the end of its log.
+    pub async fn start(options: ClusterOptions) -> anyhow::Result<Self> {
+        let name = options.name.clone();
+        let failed = || format!("cannot start the cluster {name}");
+        let components = options.components();
+        let programs = tokio::task::spawn_blocking(move || {
+            components
+                .into_iter()
+                .map(|each| Ok((each, each.build()?)))
+                .collect()
+        });
+        let programs: anyhow::Result<_> = programs.await.context("the build of programs failed")?;
+        let programs = programs.with_context(failed)?;
+        let directory = match &options.directory {
+            Some(path) => Scratch::kept(path),
+            None => Scratch::temporary(&options.name),
+        };
+        let directory = directory.with_context(failed)?;
+        let credentials = Credentials::in_directory(directory.path().join("pki"))?;
+        let port_file = directory.path().join("port");
+        let wanted = std::fs::read_to_string(&port_file)
+            .ok()
+            .and_then(|port| port.parse().ok());
+        let mut cluster = Self {
+            options,
+            programs,
+            ports: Ports::choose(wanted)?,
+            credentials,
+            processes: Mutex::default(),
+            directory,
+        };
+        for left in (0..TRIES).rev() {
+            cluster.write_files()?;
+            match cluster.run().await {
+                Ok(()) => break,
+                Err(_) if left > 0 && cluster.lost_a_port() => {
+                    cluster.kill_all()?;
+                    cluster.ports = Ports::choose(None)?;
+                }
+                Err(error) => return Err(error).with_context(failed),
+            }
+        }
+        Ok(cluster)
+    }
+
+    /// Starts clusters side by side. If one fails, all end.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub async fn start_many(options: Vec<ClusterOptions>) -> anyhow::Result<Vec<Self>> {
+        try_join_all(options.into_iter().map(Self::start)).await
+    }
+
+    /// The name that was given at the start.
+    pub fn name(&self) -> &str {
+        &self.options.name
+    }
+
+    /// The address of the API server.
+    pub fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.ports.api_server)
+    }
+
+    /// The directory with all that the cluster has on disk.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The file with the administrator's kubeconfig. It is complete in itself.
+    pub fn kubeconfig_path(&self) -> PathBuf {
+        self.directory().join("kubeconfig")
+    }
+
+    /// The text of the administrator's kubeconfig.
+    ///
+    /// # Errors
+    /// When the certificates cannot be read any more.
+    pub fn kubeconfig(&self) -> anyhow::Result<String> {
+        self.credentials
+            .kubeconfig(self.name(), self.ports.api_server)
+    }
+
+    /// A new client with an administrator's rights. It belongs to the current Tokio runtime.
+    ///
+    /// # Errors
+    /// When the kubeconfig cannot be read.
+    pub async fn client(&self) -> anyhow::Result<Client> {
+        let kubeconfig = Kubeconfig::from_yaml(&self.kubeconfig()?)?;
+        let options = KubeConfigOptions::default();
+        let config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+        Ok(Client::try_from(config)?)
+    }
+
+    /// The file with all that a component has printed.
+    pub fn log(&self, component: Component) -> PathBuf {
+        self.directory().join(format!("{}.log", component.name()))
+    }
+
+    /// The process id of a component.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pid(&self, component: Component) -> anyhow::Result<u32> {
+        Ok(self.process(component)?.pid())
+    }
+
+    /// Stops a component where it stands (SIGSTOP): connections stay open and nothing answers.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pause(&self, component: Component) -> anyhow::Result<()> {
+        self.process(component)?.pause()
+    }
+
+    /// Lets a paused component go on.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn resume(&self, component: Component) -> anyhow::Result<()> {
+        self.process(component)?.resume()
+    }
+
+    /// Kills a component (SIGKILL). [`Cluster::start_component`] brings it back.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill(&self, component: Component) -> anyhow::Result<()> {
+        self.process(component)?.kill()?;
+        self.processes().remove(&component);
+        Ok(())
+    }
+
+    /// Asks a component to end and waits for it; after five seconds it is killed.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn stop(&self, component: Component) -> anyhow::Result<()> {
+        let process = self.process(component)?;
+        let stop = tokio::task::spawn_blocking(move || process.stop(GRACE));
+        stop.await
+            .context("the wait for a component's end was broken off")??;
+        self.processes().remove(&component);
+        Ok(())
+    }
+
+    /// Starts a component again on the same data and port, and waits until the cluster is ready.
+    ///
+    /// # Errors
+    /// When it runs already or does not come up in time.
+    pub async fn start_component(&self, component: Component) -> anyhow::Result<()> {
+        self.spawn(component)?;
+        self.ready().await
+    }
+
+    /// Stops and starts the API server, and waits until the cluster is ready.
+    ///
+    /// # Errors
+    /// When it does not come up in time.
+    pub async fn restart_api_server(&self) -> anyhow::Result<()> {
+        self.stop(Component::ApiServer).await?;
+        self.start_component(Component::ApiServer).await
+    }
+
+    /// Kills all components and starts the cluster again on the same data and ports.
+    ///
+    /// # Errors
+    /// When it does not come up in time.
+    pub async fn restart(&self) -> anyhow::Result<()> {
+        self.kill_all()?;
+        self.run().await
+    }
+
+    /// Starts what should run, in order, and waits until all is ready.
+    async fn run(&self) -> anyhow::Result<()> {
+        self.spawn(Component::Etcd)?;
+        self.spawn(Component::ApiServer)?;
+        self.api_server_ready().await?;
+        for component in self.options.components().into_iter().skip(2) {
+            self.spawn(component)?;
+        }
+        if self.options.nodes > 0 {
+            self.create_nodes()
+                .await
+                .context("cannot create the nodes")?;
+        }
+        self.ready().await
+    }
+
+    fn spawn(&self, component: Component) -> anyhow::Result<()> {
+        let mut processes = self.processes();
+        let name = format!("{} of {}", component.name(), self.name());
+        anyhow::ensure!(!processes.contains_key(&component), "{name} runs already");
+        let process = Process::spawn(&name, self.command(component)?, &self.log(component))?;
+        processes.insert(component, Arc::new(process));
+        Ok(())
+    }
+
+    fn write_files(&self) -> anyhow::Result<()> {
+        credentials::write(
+            &self.directory().join("port"),
+            &self.ports.api_server.to_string(),
+        )?;
+        credentials::write(&self.kubeconfig_path(), &self.kubeconfig()?)
+    }
+
+    /// Whether a component ended because another process had taken its port.
+    fn lost_a_port(&self) -> bool {
+        self.processes().values().any(|process| {
+            matches!(process.exited(), Ok(Some(_)))
+                && process.tail().contains("address already in use")
+        })
+    }
+
+    fn process(&self, component: Component) -> anyhow::Result<Arc<Process>> {
+        let process = self.processes().get(&component).cloned();
+        process.with_context(|| format!("{} of {} does not run", component.name(), self.name()))
+    }
+
+    fn processes(&self) -> MutexGuard<'_, BTreeMap<Component, Arc<Process>>> {
+        self.processes
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Ends everything at once: signals first, so that the waiting is for all together.
+    fn kill_all(&self) -> anyhow::Result<()> {
+        let processes = std::mem::take(&mut *self.processes());
+        for process in processes.values() {
+            process.signal(Signal::KILL)?;
+        }
+        processes
+            .values()
+            .try_for_each(|process| process.kill().map(drop))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Err(error) = self.kill_all() {
+            eprintln!("the cluster {} did not end cleanly: {error:#}", self.name());
+        }
+    }
+}

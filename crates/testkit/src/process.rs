@@ -1,0 +1,251 @@
+//! Child processes that never outlive us.
+//!
+//! A [`Process`] writes its output to a file, is ended and waited for when dropped, and is killed
+//! with all of its process group when this process dies, however it dies.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use rustix::io::Errno;
+use rustix::process::{Pid, kill_process_group};
+
+use crate::guard;
+
+pub use rustix::process::Signal;
+
+/// How long a process may take to end after SIGTERM when it is dropped.
+const GRACE: Duration = Duration::from_secs(3);
+/// How much of the end of a log an error shows, in bytes.
+const TAIL: u64 = 4096;
+
+/// A running child process in a process group of its own, with its log.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    pid: u32,
+    log: PathBuf,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    child: Child,
+    status: Option<ExitStatus>,
+}
+
+impl Process {
+    /// Starts the command. Its output is appended to `log`, its input is empty.
+    ///
+    /// # Errors
+    /// When the log cannot be opened or the program cannot be started.
+    pub fn spawn(name: &str, mut command: Command, log: &Path) -> anyhow::Result<Self> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        let open = || OpenOptions::new().create(true).append(true).open(log);
+        let output = open().with_context(|| format!("cannot open the log {}", log.display()))?;
+        let errors = output
+            .try_clone()
+            .context("cannot share the log between two streams")?;
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(errors)
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("cannot start {name} ({program})"))?;
+        let pid = child.id();
+        if let Err(error) = guard::add(pid) {
+            child
+                .kill()
+                .and_then(|()| child.wait().map(drop))
+                .with_context(|| {
+                    format!("{name} (pid {pid}) is not guarded and could not be ended")
+                })?;
+            return Err(error);
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            pid,
+            log: log.to_owned(),
+            state: Mutex::new(State {
+                child,
+                status: None,
+            }),
+        })
+    }
+
+    /// The name that was given at the start, for messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The process id, which is also the id of its process group.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The file with all that the process has printed.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// The last lines of the log, for error messages.
+    pub fn tail(&self) -> String {
+        tail(&self.log)
+    }
+
+    /// The exit status, once the process has ended.
+    ///
+    /// # Errors
+    /// When the operating system does not tell.
+    pub fn exited(&self) -> anyhow::Result<Option<ExitStatus>> {
+        self.reap(&mut self.state())
+    }
+
+    /// An error with the exit status and the tail of the log if the process has ended.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn check(&self) -> anyhow::Result<()> {
+        match self.exited()? {
+            None => Ok(()),
+            Some(status) => anyhow::bail!(
+                "{} ended ({status}); the end of {}:\n{}",
+                self.name,
+                self.log.display(),
+                self.tail()
+            ),
+        }
+    }
+
+    /// Sends a signal to the process and all of its group. Nothing happens once it has ended.
+    ///
+    /// # Errors
+    /// When the signal cannot be sent.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let mut state = self.state();
+        if self.reap(&mut state)?.is_some() {
+            return Ok(());
+        }
+        kill_process_group(Pid::from_child(&state.child), signal)
+            .with_context(|| format!("cannot signal {} (pid {})", self.name, self.pid))
+    }
+
+    /// Stops the process where it stands (SIGSTOP), until [`Process::resume`].
+    ///
+    /// # Errors
+    /// As [`Process::signal`].
+    pub fn pause(&self) -> anyhow::Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets a paused process go on.
+    ///
+    /// # Errors
+    /// As [`Process::signal`].
+    pub fn resume(&self) -> anyhow::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    /// Asks the process to end (SIGTERM), kills it after `grace`, and waits for its end.
+    ///
+    /// # Errors
+    /// When it cannot be signalled or waited for.
+    pub fn stop(&self, grace: Duration) -> anyhow::Result<ExitStatus> {
+        self.signal(Signal::TERM)?;
+        // A paused process takes no SIGTERM.
+        self.resume()?;
+        match self.wait(grace)? {
+            Some(status) => Ok(status),
+            None => self.kill(),
+        }
+    }
+
+    /// Kills the process and its group at once (SIGKILL) and waits for its end.
+    ///
+    /// # Errors
+    /// When it cannot be signalled or waited for.
+    pub fn kill(&self) -> anyhow::Result<ExitStatus> {
+        self.signal(Signal::KILL)?;
+        let status = self.wait(Duration::from_secs(30))?;
+        status.with_context(|| format!("{} (pid {}) survives SIGKILL", self.name, self.pid))
+    }
+
+    /// Waits for the end, at most `timeout`; `None` when it still runs then.
+    ///
+    /// # Errors
+    /// When the operating system does not tell.
+    pub fn wait(&self, timeout: Duration) -> anyhow::Result<Option<ExitStatus>> {
+        let end = Instant::now() + timeout;
+        loop {
+            let status = self.exited()?;
+            if status.is_some() || Instant::now() >= end {
+                return Ok(status);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The exit status if there is one. Whatever the process left behind in its group ends with
+    /// it, and the guard forgets the group.
+    fn reap(&self, state: &mut State) -> anyhow::Result<Option<ExitStatus>> {
+        if state.status.is_none() {
+            let status = state.child.try_wait();
+            state.status = status.with_context(|| format!("cannot ask after {}", self.name))?;
+            if state.status.is_some() {
+                match kill_process_group(Pid::from_child(&state.child), Signal::KILL) {
+                    Ok(()) | Err(Errno::SRCH) => {}
+                    Err(error) => {
+                        let left = format!("cannot end what {} left behind", self.name);
+                        return Err(error).context(left);
+                    }
+                }
+                guard::remove(self.pid)?;
+            }
+        }
+        Ok(state.status)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop(GRACE) {
+            eprintln!(
+                "{} (pid {}) could not be ended: {error:#}",
+                self.name, self.pid
+            );
+        }
+    }
+}
+
+/// The last lines of a file, for error messages; says so when it cannot be read.
+pub(crate) fn tail(path: &Path) -> String {
+    let read = || -> std::io::Result<String> {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        let start = length.saturating_sub(TAIL);
+        file.seek(SeekFrom::Start(start))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        let text = String::from_utf8_lossy(&bytes);
+        // The first line is cut, unless it is the file's first.
+        let text = if start == 0 {
+            &text
+        } else {
+            text.split_once('\n').map_or("", |cut| cut.1)
+        };
+        Ok(text.trim_end().to_owned())
+    };
+    read().unwrap_or_else(|error| format!("(the log cannot be read: {error})"))
+}

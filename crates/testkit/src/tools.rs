@@ -1,0 +1,314 @@
+//! The parts of a control plane, built once from Go modules into a cache outside the checkout.
+//!
+//! The pinned `go.mod` and `go.sum` are embedded, so that an installed binary can build them too.
+//! A file lock lets one process build while others wait; a finished binary appears by a rename.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use etcetera::BaseStrategy;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::process::Process;
+
+/// How often a build says on a plain output that it is still going on.
+const NEWS: Duration = Duration::from_secs(20);
+
+/// A program of a control plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Component {
+    /// The database of the API server.
+    Etcd,
+    /// kube-apiserver.
+    ApiServer,
+    /// kube-controller-manager.
+    ControllerManager,
+    /// kube-scheduler.
+    Scheduler,
+    /// kwok, which plays nodes and what runs on them.
+    Kwok,
+}
+
+/// A Go module with the programs that are built from it.
+struct Module {
+    label: &'static str,
+    path: &'static str,
+    go_mod: &'static str,
+    go_sum: &'static str,
+}
+
+static KUBERNETES: Module = Module {
+    label: "kubernetes",
+    path: "k8s.io/kubernetes",
+    go_mod: include_str!("../go/kubernetes/go.mod"),
+    go_sum: include_str!("../go/kubernetes/go.sum"),
+};
+static ETCD: Module = Module {
+    label: "etcd",
+    path: "go.etcd.io/etcd/server/v3",
+    go_mod: include_str!("../go/etcd/go.mod"),
+    go_sum: include_str!("../go/etcd/go.sum"),
+};
+static KWOK: Module = Module {
+    label: "kwok",
+    path: "sigs.k8s.io/kwok",
+    go_mod: include_str!("../go/kwok/go.mod"),
+    go_sum: include_str!("../go/kwok/go.sum"),
+};
+
+impl Component {
+    /// The program's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Etcd => "etcd",
+            Self::ApiServer => "kube-apiserver",
+            Self::ControllerManager => "kube-controller-manager",
+            Self::Scheduler => "kube-scheduler",
+            Self::Kwok => "kwok",
+        }
+    }
+
+    fn module(self) -> &'static Module {
+        match self {
+            Self::ApiServer | Self::ControllerManager | Self::Scheduler => &KUBERNETES,
+            Self::Etcd => &ETCD,
+            Self::Kwok => &KWOK,
+        }
+    }
+
+    fn package(self) -> String {
+        let module = self.module().path;
+        match self {
+            Self::Etcd => module.to_owned(),
+            _ => format!("{module}/cmd/{}", self.name()),
+        }
+    }
+
+    /// The path of the program, which is built first where the cache lacks it. Blocks: the first
+    /// build of all programs takes about ten minutes on two cores, and shows how far it is.
+    ///
+    /// # Errors
+    /// When Go is missing, too old or fails, or the cache cannot be written.
+    pub fn build(self) -> anyhow::Result<PathBuf> {
+        let module = self.module();
+        let version = module.version()?;
+        let directory = cache_dir()?.join("tools").join(module.folder(version));
+        let program = directory.join(self.name());
+        if program.exists() {
+            return Ok(program);
+        }
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("cannot make {}", directory.display()))?;
+        let _lock = lock(&directory.join(".lock"), self.name())?;
+        // Another process may have built it while this one waited.
+        if !program.exists() {
+            self.compile(version, &directory, &program)
+                .with_context(|| format!("cannot build {} {version}", self.name()))?;
+        }
+        Ok(program)
+    }
+
+    fn compile(self, version: &str, directory: &Path, program: &Path) -> anyhow::Result<()> {
+        let module = self.module();
+        let name = self.name();
+        let go_version = module.go_version();
+        // Whatever is there was left by a killed build: the lock is ours.
+        let workshop = directory.join(format!(".{name}.build"));
+        if workshop.exists() {
+            fs::remove_dir_all(&workshop)
+                .with_context(|| format!("cannot remove {}", workshop.display()))?;
+        }
+        fs::create_dir(&workshop)
+            .and_then(|()| fs::write(workshop.join("go.mod"), module.go_mod))
+            .and_then(|()| fs::write(workshop.join("go.sum"), module.go_sum))
+            .with_context(|| format!("cannot write to {}", workshop.display()))?;
+        anyhow::ensure!(
+            Command::new("go")
+                .arg("version")
+                .output()
+                .is_ok_and(|output| output.status.success()),
+            "it is built with Go {go_version} or newer, and no working `go` is on the PATH; \
+             install it (https://go.dev/dl/) and try again"
+        );
+
+        let mut flags = "-s -w".to_owned();
+        if module.label == KUBERNETES.label {
+            let mut numbers = version.trim_start_matches('v').split('.');
+            let (major, minor) = (numbers.next().unwrap_or("0"), numbers.next().unwrap_or("0"));
+            let prefix = "-X k8s.io/component-base/version.git";
+            flags.push_str(&format!(
+                " {prefix}Version={version} {prefix}Major={major} {prefix}Minor={minor}"
+            ));
+        }
+        let mut go = Command::new("go");
+        go.current_dir(&workshop)
+            .env("CGO_ENABLED", "0")
+            .env("GOWORK", "off")
+            .env_remove("GOOS")
+            .env_remove("GOARCH")
+            .args([
+                "build",
+                "-v",
+                "-mod=readonly",
+                "-trimpath",
+                "-buildvcs=false",
+                "-ldflags",
+            ])
+            .arg(flags)
+            .arg("-o")
+            .arg(workshop.join(name))
+            .arg(self.package());
+        let build = Process::spawn("go build", go, &workshop.join("log"))?;
+        let progress = Progress::new(format!("{name} {version}"));
+        let status = loop {
+            if let Some(status) = build.wait(Duration::from_millis(250))? {
+                break status;
+            }
+            progress.show(&build)?;
+        };
+        anyhow::ensure!(
+            status.success(),
+            "`go build` failed ({status}; Go {go_version} or newer is needed):\n{}",
+            build.tail()
+        );
+        fs::rename(workshop.join(name), program)
+            .and_then(|()| fs::remove_dir_all(&workshop))
+            .with_context(|| format!("cannot put {} in its place", program.display()))?;
+        progress.done();
+        Ok(())
+    }
+}
+
+impl Module {
+    fn version(&self) -> anyhow::Result<&'static str> {
+        let version = self.go_mod.lines().find_map(|line| {
+            let (path, rest) = line.trim().trim_start_matches("require ").split_once(' ')?;
+            (path == self.path && rest.starts_with('v')).then(|| rest.split(' ').next())?
+        });
+        version.with_context(|| format!("the go.mod of {} requires no {}", self.label, self.path))
+    }
+
+    fn go_version(&self) -> &'static str {
+        self.go_mod
+            .lines()
+            .find_map(|line| line.strip_prefix("go "))
+            .unwrap_or("1.26")
+    }
+
+    /// The folder in the cache: another version or other dependencies are another folder.
+    fn folder(&self, version: &str) -> String {
+        let hash = blake3::Hasher::new()
+            .update(self.go_mod.as_bytes())
+            .update(self.go_sum.as_bytes())
+            .finalize();
+        format!("{}-{version}-{}", self.label, &hash.to_hex()[..12])
+    }
+}
+
+/// The directory for what is built or downloaded once: `$MUSTER_CACHE`, or `muster` in the
+/// user's cache directory.
+///
+/// # Errors
+/// When the user has no home directory.
+pub fn cache_dir() -> anyhow::Result<PathBuf> {
+    if let Some(chosen) = std::env::var_os("MUSTER_CACHE").filter(|value| !value.is_empty()) {
+        return std::path::absolute(chosen).context("MUSTER_CACHE is no usable path");
+    }
+    let user = etcetera::choose_base_strategy()
+        .context("no home directory; set MUSTER_CACHE to a directory for what is built once")?;
+    Ok(user.cache_dir().join("muster"))
+}
+
+fn lock(path: &Path, what: &str) -> anyhow::Result<File> {
+    let failed = || format!("cannot lock {}", path.display());
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path);
+    let file = file.with_context(failed)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            say(&format!("waiting for another process that builds {what}"));
+            file.lock().with_context(failed)?;
+        }
+        Err(TryLockError::Error(error)) => return Err(error).with_context(failed),
+    }
+    Ok(file)
+}
+
+/// Says a line on standard error, also where a test's output is captured: ten silent minutes look
+/// like a hang.
+fn say(line: &str) {
+    // Nobody left to read it is no reason to stop a build.
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// How far a build is: a spinner on a terminal, a line now and then elsewhere.
+struct Progress {
+    what: String,
+    start: Instant,
+    spinner: Option<ProgressBar>,
+    said: std::cell::Cell<Instant>,
+}
+
+impl Progress {
+    fn new(what: String) -> Self {
+        static WARNING: Once = Once::new();
+        WARNING.call_once(|| {
+            say(
+                "Kubernetes is built from source now, once; cold, all programs together take \
+                 about ten minutes on two cores",
+            );
+        });
+        say(&format!("building {what}"));
+        let start = Instant::now();
+        let spinner = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new_spinner();
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} [{elapsed}]") {
+                bar.set_style(style);
+            }
+            bar.enable_steady_tick(Duration::from_millis(120));
+            bar
+        });
+        Self {
+            what,
+            start,
+            spinner,
+            said: std::cell::Cell::new(start),
+        }
+    }
+
+    /// `go build -v` prints a line for each package that it downloads or compiles.
+    fn show(&self, build: &Process) -> anyhow::Result<()> {
+        if self.spinner.is_none() && self.said.get().elapsed() < NEWS {
+            return Ok(());
+        }
+        let log = fs::read(build.log()).context("cannot read the log of the build")?;
+        let steps = log.iter().filter(|byte| **byte == b'\n').count();
+        let message = format!("{}: {steps} packages done", self.what);
+        match &self.spinner {
+            Some(spinner) => spinner.set_message(message),
+            None => say(&format!("{message}, {:.0?}", self.start.elapsed())),
+        }
+        self.said.set(Instant::now());
+        Ok(())
+    }
+
+    fn done(self) {
+        if let Some(spinner) = &self.spinner {
+            spinner.finish_and_clear();
+        }
+        say(&format!(
+            "built {} in {:.0?}",
+            self.what,
+            self.start.elapsed()
+        ));
+    }
+}

@@ -1,0 +1,39 @@
+//! Waiting for a level: poll until it is there, for a bounded time, and say what was seen last.
+
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
+/// Asks `check` until it answers `Ok`, at most for `timeout`.
+///
+/// An `Err` of `check` means "not yet, because …": the last one becomes the message when the time
+/// is over. To give up early, make the answer itself a `Result`: `Ok(Err(…))` ends the wait.
+///
+/// # Errors
+/// When the time is over, with `what` was awaited and what was seen last.
+pub async fn eventually<T>(
+    what: &str,
+    timeout: Duration,
+    mut check: impl AsyncFnMut() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let start = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    let mut seen = anyhow!("the first look took longer than that");
+    loop {
+        let left = timeout.saturating_sub(start.elapsed());
+        match tokio::time::timeout(left, check()).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => seen = error,
+            // A look that hangs says less than the one before it.
+            Err(_) => {}
+        }
+        if start.elapsed() + pause >= timeout {
+            return Err(seen.context(format!("waited {timeout:.0?} for {what}; last seen")));
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+    }
+}

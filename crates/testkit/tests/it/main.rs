@@ -1,0 +1,4 @@
+//! The real parts do what the tests of the other crates rely on.
+
+mod local;
+mod upstream;
