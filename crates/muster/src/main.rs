@@ -1,13 +1,22 @@
 //! `muster`: the hub, the agent and the commands of people, in one binary.
 
+mod admin;
+mod client;
+mod demo;
+mod get;
 mod offline;
 mod output;
 mod problems;
+mod servers;
+mod status;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory, Parser, Subcommand};
-use muster_model::{ids::Role, kinds::Kind};
+use muster_model::{
+    ids::Role,
+    kinds::{Kind, Span},
+};
 use output::Output;
 
 /// Keeps a fleet of Kubernetes clusters in the state that one Git repository says.
@@ -22,12 +31,17 @@ struct Cli {
     /// How to print.
     #[arg(short, long, value_enum, default_value_t, global = true)]
     output: Output,
+    /// The login to use, instead of one's own or that of a hub on this machine.
+    #[arg(long, value_name = "FILE", env = "MUSTER_LOGIN", global = true)]
+    login: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// A whole fleet on this machine, on real Kubernetes API servers.
+    Demo(demo::DemoArgs),
     /// Check a fleet repository, offline.
     Validate {
         /// The repository's folder.
@@ -54,10 +68,81 @@ enum Command {
         /// Fleet, Tier, Region, Cluster or App.
         kind: Kind,
     },
+    /// Run the hub, or look after its state.
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+    Hub {
+        #[command(flatten)]
+        run: servers::HubArgs,
+        #[command(subcommand)]
+        command: Option<HubCommand>,
+    },
+    /// Run the agent of a cluster.
+    Agent(servers::AgentArgs),
+    /// Show what is in sync where, problems first.
+    Status(status::StatusArgs),
+    /// List regions, clusters, apps or objects.
+    Get(get::GetArgs),
+    /// Let clusters join the fleet, or remove them.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// Keep a login that `muster hub admin` made as one's own.
+    #[command(name = "login")]
+    KeepLogin {
+        /// The login's file.
+        file: PathBuf,
+    },
     /// Print a completion script for a shell.
     Completion {
         /// The shell.
         shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum HubCommand {
+    /// Write a backup of the hub's state, also while it runs.
+    Backup {
+        /// The backup's file.
+        file: PathBuf,
+        /// Where the hub keeps its state.
+        #[arg(long, value_name = "DIR", env = "MUSTER_STATE_DIR")]
+        state_dir: Option<PathBuf>,
+    },
+    /// Put a backup in place of the hub's state, while no hub runs.
+    Restore {
+        /// The backup's file.
+        file: PathBuf,
+        /// Where the hub keeps its state.
+        #[arg(long, value_name = "DIR", env = "MUSTER_STATE_DIR")]
+        state_dir: Option<PathBuf>,
+    },
+    /// Make a login for a person or script.
+    Admin {
+        /// Their name, as the audit log will show it.
+        name: String,
+        /// How long it works, such as 30d.
+        #[arg(long)]
+        valid: Option<Span>,
+        /// Where to write it.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ClusterCommand {
+    /// Print a one-time token with which an agent joins as this cluster.
+    JoinToken {
+        /// The cluster.
+        name: String,
+        /// How long it works, such as 1h.
+        #[arg(long)]
+        valid: Option<Span>,
+    },
+    /// Revoke every certificate of a cluster's agents and end their streams.
+    Remove {
+        /// The cluster.
+        name: String,
     },
 }
 
@@ -74,8 +159,12 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<bool> {
-    let output = cli.output;
-    match cli.command {
+    let Cli {
+        output,
+        login,
+        command,
+    } = cli;
+    match command {
         Command::Validate { dir } => offline::validate(&dir, output),
         Command::Render {
             dir,
@@ -106,5 +195,49 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
             clap_complete::generate(shell, &mut Cli::command(), "muster", &mut std::io::stdout());
             Ok(true)
         }
+        Command::KeepLogin { file } => client::login(&file).map(|()| true),
+        Command::Hub {
+            command: Some(HubCommand::Backup { file, state_dir }),
+            ..
+        } => admin::backup(state_dir, &file).map(|()| true),
+        Command::Hub {
+            command: Some(HubCommand::Restore { file, state_dir }),
+            ..
+        } => admin::restore(state_dir, &file).map(|()| true),
+        connected => tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?
+            .block_on(run_connected(connected, login, output)),
     }
+}
+
+/// The commands that speak to somebody.
+async fn run_connected(
+    command: Command,
+    login: Option<PathBuf>,
+    output: Output,
+) -> anyhow::Result<bool> {
+    let connect = || client::connect(login.as_deref());
+    match command {
+        Command::Demo(args) => demo::run(&args).await?,
+        Command::Hub {
+            command: Some(HubCommand::Admin { name, valid, out }),
+            ..
+        } => {
+            admin::admin(connect().await?, &name, valid, &out).await?;
+        }
+        Command::Hub { run, .. } => servers::hub(&run).await?,
+        Command::Agent(args) => servers::agent(&args).await?,
+        Command::Status(args) => return status::run(connect().await?, &args, output).await,
+        Command::Get(args) => return get::run(connect().await?, &args, output).await,
+        Command::Cluster(ClusterCommand::JoinToken { name, valid }) => {
+            admin::join_token(connect().await?, &name, valid, output).await?;
+        }
+        Command::Cluster(ClusterCommand::Remove { name }) => {
+            return admin::remove(connect().await?, &name, output).await;
+        }
+        // The others were answered without a runtime.
+        _ => {}
+    }
+    Ok(true)
 }

@@ -1,0 +1,145 @@
+//! Orders to a hub: join tokens, removal, logins, backup and restore.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use muster_model::kinds::Span;
+use muster_pki::{Key, Login};
+use muster_proto::v1;
+use serde_json::json;
+use tonic::Status;
+
+use crate::{
+    client::{self, Client},
+    output::{Output, print},
+};
+
+/// A hub's refusal as an error.
+pub(crate) fn said(status: Status) -> anyhow::Error {
+    anyhow::anyhow!("the hub says: {}", status.message())
+}
+
+/// `muster cluster join-token NAME`.
+pub(crate) async fn join_token(
+    mut client: Client,
+    cluster: &str,
+    valid: Option<Span>,
+    output: Output,
+) -> anyhow::Result<()> {
+    let valid_seconds = valid.map_or(0, |span| span.duration.as_secs());
+    let request = v1::JoinTokenRequest {
+        cluster: cluster.to_owned(),
+        valid_seconds,
+    };
+    let token = client
+        .create_join_token(request)
+        .await
+        .map_err(said)?
+        .into_inner();
+    if !token.known {
+        anstream::eprintln!(
+            "note: the fleet repository has no cluster `{cluster}` yet; its agent may join, and waits until it has"
+        );
+    }
+    match output {
+        Output::Table => print(&format!("{}\n", token.token)),
+        Output::Json | Output::Yaml => output.document(&json!({
+            "cluster": cluster, "token": token.token, "expiresAt": token.expires_at,
+        })),
+    }
+    Ok(())
+}
+
+/// `muster cluster remove NAME`.
+pub(crate) async fn remove(
+    mut client: Client,
+    cluster: &str,
+    output: Output,
+) -> anyhow::Result<bool> {
+    let request = v1::RemoveClusterRequest {
+        cluster: cluster.to_owned(),
+    };
+    let removed = client
+        .remove_cluster(request)
+        .await
+        .map_err(said)?
+        .into_inner()
+        .revoked;
+    match output {
+        Output::Table if removed == 0 => print(&format!("no agent had joined as {cluster}\n")),
+        Output::Table => print(&format!(
+            "{cluster}: {removed} enrolment{} revoked. What runs there stays; its document in the fleet repository is yours to remove.\n",
+            if removed == 1 { "" } else { "s" }
+        )),
+        Output::Json | Output::Yaml => {
+            output.document(&json!({"cluster": cluster, "revoked": removed}))
+        }
+    }
+    Ok(removed > 0)
+}
+
+/// `muster hub admin NAME`: a login for a person or script. Its key is made here and never leaves.
+pub(crate) async fn admin(
+    mut client: Client,
+    name: &str,
+    valid: Option<Span>,
+    out: &Path,
+) -> anyhow::Result<()> {
+    if out.exists() {
+        bail!("{} exists already; name another file", out.display());
+    }
+    let key = Key::generate()?;
+    let request = v1::CreateAdminRequest {
+        name: name.to_owned(),
+        valid_seconds: valid.map_or(0, |span| span.duration.as_secs()),
+        csr: key.request()?,
+    };
+    let granted = client
+        .create_admin(request)
+        .await
+        .map_err(said)?
+        .into_inner();
+    let login = Login {
+        hub: granted.hub,
+        name: name.to_owned(),
+        ca: granted.trust,
+        certificate: granted.certificate,
+        key: key.to_pem(),
+    };
+    login.write(out)?;
+    print(&format!(
+        "{}: give it to {name}, who keeps it with `muster login {}`\n",
+        out.display(),
+        out.display()
+    ));
+    Ok(())
+}
+
+/// `muster hub backup FILE`, also beside a running hub.
+pub(crate) fn backup(state_dir: Option<PathBuf>, file: &Path) -> anyhow::Result<()> {
+    let store = client::store_file(state_dir)?;
+    muster_store::backup(&store, file)
+        .with_context(|| format!("no backup of {}", store.display()))?;
+    print(&format!(
+        "{}: a backup of {}. It holds the fleet's CA key: keep it as you keep secrets.\n",
+        file.display(),
+        store.display()
+    ));
+    Ok(())
+}
+
+/// `muster hub restore FILE`, while no hub runs.
+pub(crate) fn restore(state_dir: Option<PathBuf>, file: &Path) -> anyhow::Result<()> {
+    let store = client::store_file(state_dir)?;
+    let restored = muster_store::restore(file, &store)
+        .with_context(|| format!("{} is not restored; what was there stays", file.display()))?;
+    print(&format!(
+        "{} is restored from {}\n",
+        store.display(),
+        file.display()
+    ));
+    if let Some(kept) = restored.kept {
+        print(&format!("what was there before is in {}\n", kept.display()));
+    }
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! The command line's connection to its hub, and the login that opens it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow};
+use etcetera::BaseStrategy as _;
+use muster_hub::{LOGIN_FILE, STORE_FILE};
+use muster_pki::Login;
+use muster_proto::v1::admin_client::AdminClient;
+use tonic::transport::Channel;
+
+/// A client of the hub's admin service.
+pub(crate) type Client = AdminClient<Channel>;
+
+/// A status of a large fleet is a large message.
+const MAX_MESSAGE: usize = 256 * 1024 * 1024;
+
+/// Where a hub keeps its state where nothing else is said.
+pub(crate) fn default_state_dir() -> anyhow::Result<PathBuf> {
+    let base =
+        etcetera::choose_base_strategy().context("there is no home directory; use --state-dir")?;
+    let state = base.state_dir().unwrap_or_else(|| base.data_dir());
+    Ok(state.join("muster").join("hub"))
+}
+
+/// Where a person's login is kept.
+fn login_path() -> anyhow::Result<PathBuf> {
+    let base =
+        etcetera::choose_base_strategy().context("there is no home directory; use --login")?;
+    Ok(base.config_dir().join("muster").join("login.yaml"))
+}
+
+/// The login to use: the one that was named, a person's own, or that of a hub on this machine.
+fn find(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+    if let Some(path) = named {
+        return Ok(path.to_owned());
+    }
+    let own = login_path()?;
+    if own.exists() {
+        return Ok(own);
+    }
+    let local = default_state_dir()?.join(LOGIN_FILE);
+    if local.exists() {
+        return Ok(local);
+    }
+    Err(anyhow!(
+        "there is no login in {} and no hub's in {}; get one with `muster hub admin NAME` on the hub's \
+         machine and keep it with `muster login FILE`, or name it with --login",
+        own.display(),
+        local.display()
+    ))
+}
+
+/// Connects to the hub of a login.
+pub(crate) async fn connect(named: Option<&Path>) -> anyhow::Result<Client> {
+    let login = Login::read(&find(named)?)?;
+    let (trust, credentials) = login.open().context("the login can't be used")?;
+    let channel = muster_agent::dial(&login.hub, &trust, Some(&credentials)).await;
+    let channel = channel.context("is the hub running, and is this its address?")?;
+    Ok(AdminClient::new(channel).max_decoding_message_size(MAX_MESSAGE))
+}
+
+/// `muster login FILE`: keeps a login as one's own.
+pub(crate) fn login(file: &Path) -> anyhow::Result<()> {
+    let login = Login::read(file)?;
+    login.open().context("the login can't be used")?;
+    let path = login_path()?;
+    login.write(&path)?;
+    crate::output::print(&format!(
+        "logged in to {} as {} ({})\n",
+        login.hub,
+        login.name,
+        path.display()
+    ));
+    Ok(())
+}
+
+/// The store's file in a state directory.
+pub(crate) fn store_file(state_dir: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    Ok(match state_dir {
+        Some(dir) => dir,
+        None => default_state_dir()?,
+    }
+    .join(STORE_FILE))
+}

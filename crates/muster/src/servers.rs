@@ -1,0 +1,215 @@
+//! The long-running commands: `muster hub` and `muster agent`.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::Context;
+use clap::Args;
+use muster_git::{Auth, Reference, RemoteConfig};
+use muster_hub::HubConfig;
+use muster_model::kinds::Span;
+use muster_pki::JoinToken;
+use muster_runtime::{
+    log::{self, LogFormat},
+    shutdown::Shutdown,
+};
+
+use crate::client;
+
+/// How a server logs.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LogArgs {
+    /// How to log: text or json. MUSTER_LOG sets the level, such as debug.
+    #[arg(long, default_value = "text", env = "MUSTER_LOG_FORMAT")]
+    log_format: LogFormat,
+}
+
+/// The hub's flags. Only the repository has no default.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct HubArgs {
+    /// The fleet repository: a path, file://, https:// or ssh:// URL, or git@HOST:PATH.
+    #[arg(long, env = "MUSTER_REPO")]
+    pub(crate) repo: Option<String>,
+    /// The branch to follow; the repository's own default where this is left out.
+    #[arg(long, conflicts_with = "tag", env = "MUSTER_BRANCH")]
+    branch: Option<String>,
+    /// The tag to follow.
+    #[arg(long, env = "MUSTER_TAG")]
+    tag: Option<String>,
+    /// How often to look at the repository without a reason, such as 30s.
+    #[arg(long, env = "MUSTER_INTERVAL")]
+    interval: Option<Span>,
+    /// A file with the token for https://.
+    #[arg(long, value_name = "FILE", env = "MUSTER_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// A file with the private key for ssh://.
+    #[arg(long, value_name = "FILE", env = "MUSTER_SSH_KEY_FILE")]
+    ssh_key_file: Option<PathBuf>,
+    /// A file with the hosts that ssh:// may trust; ~/.ssh/known_hosts where this is left out.
+    #[arg(long, value_name = "FILE", env = "MUSTER_KNOWN_HOSTS_FILE")]
+    known_hosts_file: Option<PathBuf>,
+    /// A file with CAs that https:// may trust besides the system's.
+    #[arg(long, value_name = "FILE", env = "MUSTER_CA_FILE")]
+    ca_file: Option<PathBuf>,
+    /// Where the hub keeps its state.
+    #[arg(long, value_name = "DIR", env = "MUSTER_STATE_DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Where agents and people connect, with mTLS.
+    #[arg(long, default_value = "0.0.0.0:7443", env = "MUSTER_LISTEN")]
+    listen: SocketAddr,
+    /// Where probes, metrics and the webhook (/hook) are served, in plain HTTP.
+    #[arg(long, default_value = "127.0.0.1:7480", env = "MUSTER_HTTP")]
+    http: SocketAddr,
+    /// The address that agents are told, as HOST:PORT.
+    #[arg(long, value_name = "HOST:PORT", env = "MUSTER_ADVERTISE")]
+    advertise: Option<String>,
+    /// A file with the secret that the Git host's webhook must show.
+    #[arg(long, value_name = "FILE", env = "MUSTER_HOOK_TOKEN_FILE")]
+    hook_token_file: Option<PathBuf>,
+    /// How long an agent's certificate is valid; it is renewed after two thirds.
+    #[arg(long, default_value = "24h", env = "MUSTER_AGENT_LIFETIME")]
+    agent_lifetime: Span,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+impl HubArgs {
+    fn config(&self) -> anyhow::Result<HubConfig> {
+        let repo = self.repo.as_deref().context(
+            "which repository? `muster hub --repo URL`, such as https://git.example.com/fleet.git or a path",
+        )?;
+        let reference = match (&self.branch, &self.tag) {
+            (Some(branch), _) => Reference::Branch(branch.clone()),
+            (None, Some(tag)) => Reference::Tag(tag.clone()),
+            (None, None) => Reference::Default,
+        };
+        let hook_token = match &self.hook_token_file {
+            Some(file) => Some(
+                std::fs::read_to_string(file)
+                    .with_context(|| {
+                        format!("can't read the webhook's token in {}", file.display())
+                    })?
+                    .trim()
+                    .to_owned(),
+            ),
+            None => None,
+        };
+        let state_dir = match &self.state_dir {
+            Some(dir) => dir.clone(),
+            None => client::default_state_dir()?,
+        };
+        Ok(HubConfig {
+            remote: RemoteConfig {
+                url: repo
+                    .parse()
+                    .with_context(|| format!("{repo:?} is no repository's URL"))?,
+                reference,
+                auth: Auth {
+                    token_file: self.token_file.clone(),
+                    ssh_key: self.ssh_key_file.clone(),
+                    known_hosts: self.known_hosts_file.clone(),
+                    ca_file: self.ca_file.clone(),
+                    ..Auth::default()
+                },
+            },
+            interval: self
+                .interval
+                .as_ref()
+                .map(|interval| interval.duration.max(Duration::from_secs(1))),
+            state_dir,
+            listen: self.listen,
+            http: self.http,
+            advertise: self.advertise.clone(),
+            hook_token,
+            agent_lifetime: self.agent_lifetime.duration.max(Duration::from_secs(10)),
+        })
+    }
+}
+
+/// `muster hub`.
+pub(crate) async fn hub(args: &HubArgs) -> anyhow::Result<()> {
+    let config = args.config()?;
+    log::init(args.log.log_format)?;
+    let shutdown = Shutdown::on_signals()?;
+    let login = config.login_path();
+    muster_hub::run(config, shutdown, |addresses| {
+        tracing::info!(grpc = %addresses.grpc, http = %addresses.http, login = %login.display(), "the hub is up");
+    })
+    .await?;
+    Ok(())
+}
+
+/// The agent's flags.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AgentArgs {
+    /// The token from `muster cluster join-token`; needed once. A file's name after `@`.
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "MUSTER_JOIN_TOKEN",
+        hide_env_values = true
+    )]
+    join_token: Option<String>,
+    /// The hub's address, where it is another than the token says.
+    #[arg(long, value_name = "HOST:PORT", env = "MUSTER_HUB")]
+    hub: Option<String>,
+    /// How to reach the cluster; the pod's own service account, or ~/.kube/config, where left out.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig.
+    #[arg(long)]
+    context: Option<String>,
+    /// The namespace for what is the agent's own.
+    #[arg(long, default_value = muster_agent::NAMESPACE, env = "MUSTER_NAMESPACE")]
+    namespace: String,
+    /// Where probes and metrics are served, in plain HTTP; nowhere where this is left out.
+    #[arg(long, env = "MUSTER_HTTP")]
+    http: Option<SocketAddr>,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// `muster agent`.
+pub(crate) async fn agent(args: &AgentArgs) -> anyhow::Result<()> {
+    let text = match args
+        .join_token
+        .as_deref()
+        .map(|text| (text, text.strip_prefix('@')))
+    {
+        Some((_, Some(file))) => Some(
+            std::fs::read_to_string(file)
+                .with_context(|| format!("can't read the join token in {file}"))?,
+        ),
+        Some((text, None)) if !text.is_empty() => Some(text.to_owned()),
+        Some(_) | None => None,
+    };
+    let join_token = text.map(|text| text.parse::<JoinToken>()).transpose()?;
+    let kube = kube_config(args).await?;
+    log::init(args.log.log_format)?;
+    let config = muster_agent::AgentConfig {
+        kube,
+        namespace: args.namespace.clone(),
+        join_token,
+        hub: args.hub.clone(),
+        http: args.http,
+    };
+    muster_agent::run(config, Shutdown::on_signals()?).await?;
+    Ok(())
+}
+
+async fn kube_config(args: &AgentArgs) -> anyhow::Result<kube::Config> {
+    let options = kube::config::KubeConfigOptions {
+        context: args.context.clone(),
+        ..Default::default()
+    };
+    match &args.kubeconfig {
+        Some(file) => {
+            let read = kube::config::Kubeconfig::read_from(file)
+                .with_context(|| format!("can't read the kubeconfig {}", file.display()))?;
+            Ok(kube::Config::from_custom_kubeconfig(read, &options).await?)
+        }
+        None if args.context.is_some() => Ok(kube::Config::from_kubeconfig(&options).await?),
+        None => kube::Config::infer()
+            .await
+            .context("there is neither a pod's service account nor a kubeconfig; use --kubeconfig"),
+    }
+}
