@@ -14,39 +14,52 @@ use crate::scratch::Scratch;
 /// The bare repository's name below [`GitRepo::root`].
 const NAME: &str = "fleet.git";
 
-/// A bare repository `fleet.git` and a clone of it with a work tree, on branch `main`. Both are
-/// gone when this is dropped.
+/// A bare repository `fleet.git` and a clone of it with a work tree, on branch `main`.
 #[derive(Debug)]
 pub struct GitRepo {
-    scratch: Scratch,
+    directory: PathBuf,
+    /// Removed with this, where it is ours.
+    _scratch: Option<Scratch>,
 }
 
 impl GitRepo {
-    /// An empty repository and its clone.
+    /// An empty repository and its clone, which are gone when this is dropped.
     ///
     /// # Errors
     /// When `git` is missing or fails.
     pub fn new() -> anyhow::Result<Self> {
+        let scratch = Scratch::temporary("git")?;
+        let repo = Self::at(scratch.path())?;
+        Ok(Self {
+            _scratch: Some(scratch),
+            ..repo
+        })
+    }
+
+    /// A repository and its clone in a directory of the caller's; made where they are missing.
+    ///
+    /// # Errors
+    /// When `git` is missing or fails.
+    pub fn at(directory: &Path) -> anyhow::Result<Self> {
         let repo = Self {
-            scratch: Scratch::temporary("git")?,
+            directory: directory.to_owned(),
+            _scratch: None,
         };
-        let root = repo.root();
-        fs::create_dir(&root).with_context(|| format!("cannot make {}", root.display()))?;
-        let bare = repo.path();
+        let (root, bare, work) = (repo.root(), repo.path(), repo.work());
+        if work.exists() {
+            return Ok(repo);
+        }
+        fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
         let init = ["init", "--quiet", "--initial-branch=main"];
         output(git(&root).args(init).arg("--bare").arg(&bare))?;
-        output(git(&root).args(init).arg(repo.work()))?;
-        output(
-            git(&repo.work())
-                .args(["remote", "add", "origin"])
-                .arg(&bare),
-        )?;
+        output(git(&root).args(init).arg(&work))?;
+        repo.git(&["remote", "add", "origin", &bare.to_string_lossy()])?;
         Ok(repo)
     }
 
     /// The directory to serve: the repository is `fleet.git` in it.
     pub fn root(&self) -> PathBuf {
-        self.scratch.path().join("served")
+        self.directory.join("served")
     }
 
     /// The bare repository.
@@ -56,7 +69,7 @@ impl GitRepo {
 
     /// The clone with a work tree.
     pub fn work(&self) -> PathBuf {
-        self.scratch.path().join("work")
+        self.directory.join("work")
     }
 
     /// Runs `git` in the clone, for its output.

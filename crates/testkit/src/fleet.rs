@@ -1,0 +1,309 @@
+//! A whole fleet on this machine, as processes: control planes, a Git repository, a hub and an agent
+//! for each cluster. The demo shows it, the end-to-end tests break it, the benchmarks time it.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+
+use crate::{
+    gitserver::GitRepo,
+    local::{Cluster, ClusterOptions},
+    ports,
+    process::Process,
+    scratch::Scratch,
+    wait::eventually,
+};
+
+const START_WITHIN: Duration = Duration::from_secs(30);
+const GRACE: Duration = Duration::from_secs(15);
+
+/// What a fleet should be.
+#[derive(Debug, Clone)]
+pub struct FleetOptions {
+    /// The `muster` to run.
+    pub muster: PathBuf,
+    /// Name and region of each cluster.
+    pub clusters: Vec<(String, String)>,
+    /// Nodes of each cluster; with 0 no pod runs.
+    pub nodes: usize,
+    /// Where everything is kept; a temporary directory that ends with the fleet where `None`.
+    pub directory: Option<PathBuf>,
+    /// More arguments for the hub.
+    pub hub_arguments: Vec<String>,
+}
+
+/// A running fleet.
+#[derive(Debug)]
+pub struct Fleet {
+    options: FleetOptions,
+    scratch: Scratch,
+    repo: GitRepo,
+    clusters: BTreeMap<String, Cluster>,
+    hub: Option<Process>,
+    agents: BTreeMap<String, Process>,
+    tokens: BTreeMap<String, String>,
+    ports: (u16, u16),
+}
+
+impl Fleet {
+    /// Brings up repository and control planes; hub and agents are started by the caller.
+    ///
+    /// # Errors
+    /// When one of them does not come up.
+    pub async fn start(options: FleetOptions) -> anyhow::Result<Self> {
+        let scratch = match &options.directory {
+            Some(directory) => Scratch::kept(directory)?,
+            None => Scratch::temporary("fleet")?,
+        };
+        let wanted = options
+            .clusters
+            .iter()
+            .map(|(name, region)| ClusterOptions {
+                nodes: options.nodes,
+                controllers: true,
+                region: region.clone(),
+                directory: Some(scratch.path().join("clusters").join(name)),
+                ..ClusterOptions::new(name)
+            });
+        let clusters = Cluster::start_many(wanted.collect()).await?;
+        let repo = GitRepo::at(scratch.path())?;
+        Ok(Self {
+            repo,
+            clusters: clusters
+                .into_iter()
+                .map(|c| (c.name().to_owned(), c))
+                .collect(),
+            hub: None,
+            agents: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            ports: (preferred(7443)?, preferred(7480)?),
+            scratch,
+            options,
+        })
+    }
+
+    /// Where everything is.
+    pub fn directory(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// The fleet repository and its clone.
+    pub fn repo(&self) -> &GitRepo {
+        &self.repo
+    }
+
+    /// The control planes by name.
+    pub fn clusters(&self) -> &BTreeMap<String, Cluster> {
+        &self.clusters
+    }
+
+    /// The hub's state directory.
+    pub fn state_dir(&self) -> PathBuf {
+        self.scratch.path().join("hub")
+    }
+
+    /// The login for the hub.
+    pub fn login(&self) -> PathBuf {
+        self.state_dir().join("admin.yaml")
+    }
+
+    /// The hub's HTTP address: probes, metrics, webhook.
+    pub fn http(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.1)
+    }
+
+    /// The hub's process.
+    ///
+    /// # Errors
+    /// When it was not started.
+    pub fn hub(&self) -> anyhow::Result<&Process> {
+        self.hub.as_ref().context("the hub does not run")
+    }
+
+    /// The process of a cluster's agent.
+    ///
+    /// # Errors
+    /// When it was not started.
+    pub fn agent(&self, cluster: &str) -> anyhow::Result<&Process> {
+        self.agents
+            .get(cluster)
+            .with_context(|| format!("{cluster}'s agent does not run"))
+    }
+
+    fn muster(&self) -> Command {
+        let mut command = Command::new(&self.options.muster);
+        command.env("MUSTER_LOGIN", self.login());
+        command
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(format!("{name}.log"))
+    }
+
+    /// Starts the hub and waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not answer in time, with the end of its log.
+    pub async fn start_hub(&mut self) -> anyhow::Result<()> {
+        let mut command = self.muster();
+        command
+            .arg("hub")
+            .arg("--repo")
+            .arg(self.repo.path())
+            .arg("--state-dir")
+            .arg(self.state_dir());
+        command
+            .arg("--listen")
+            .arg(format!("127.0.0.1:{}", self.ports.0));
+        command
+            .arg("--http")
+            .arg(self.http())
+            .args(&self.options.hub_arguments);
+        let hub = self.hub.insert(Process::spawn(
+            "hub",
+            command,
+            &self.scratch.path().join("hub.log"),
+        )?);
+        let address = format!("127.0.0.1:{}", self.ports.1);
+        eventually("the hub", START_WITHIN, async || {
+            if let Err(error) = hub.check() {
+                return Ok(Err(error));
+            }
+            let page = get(&address, "/readyz").await?;
+            anyhow::ensure!(page.starts_with("HTTP/1.1 200"), "{page}");
+            Ok(Ok(()))
+        })
+        .await?
+    }
+
+    /// Kills the hub with SIGKILL.
+    ///
+    /// # Errors
+    /// When it can't be killed.
+    pub fn kill_hub(&mut self) -> anyhow::Result<()> {
+        self.hub.take().map_or(Ok(()), |hub| hub.kill().map(drop))
+    }
+
+    /// Stops the hub in good order.
+    ///
+    /// # Errors
+    /// When it can't be stopped.
+    pub fn stop_hub(&mut self) -> anyhow::Result<()> {
+        self.hub
+            .take()
+            .map_or(Ok(()), |hub| hub.stop(GRACE).map(drop))
+    }
+
+    /// Starts a cluster's agent; the first time with a join token.
+    ///
+    /// # Errors
+    /// When no token can be had or the process can't be started.
+    pub fn start_agent(&mut self, cluster: &str) -> anyhow::Result<()> {
+        if !self.tokens.contains_key(cluster) {
+            let token = self.run(&["cluster", "join-token", cluster])?;
+            self.tokens
+                .insert(cluster.to_owned(), token.trim().to_owned());
+        }
+        let kubeconfig = self
+            .clusters
+            .get(cluster)
+            .context("no such cluster")?
+            .kubeconfig_path();
+        let mut command = self.muster();
+        command.arg("agent").arg("--kubeconfig").arg(kubeconfig);
+        command.env("MUSTER_JOIN_TOKEN", &self.tokens[cluster]);
+        let name = format!("agent-{cluster}");
+        let agent = Process::spawn(&name, command, &self.log(&name))?;
+        self.agents.insert(cluster.to_owned(), agent);
+        Ok(())
+    }
+
+    /// Kills a cluster's agent with SIGKILL.
+    ///
+    /// # Errors
+    /// When it can't be killed.
+    pub fn kill_agent(&mut self, cluster: &str) -> anyhow::Result<()> {
+        self.agents
+            .remove(cluster)
+            .map_or(Ok(()), |agent| agent.kill().map(drop))
+    }
+
+    /// Starts every cluster's agent.
+    ///
+    /// # Errors
+    /// When one can't be started.
+    pub fn start_agents(&mut self) -> anyhow::Result<()> {
+        let names: Vec<String> = self.clusters.keys().cloned().collect();
+        names.iter().try_for_each(|name| self.start_agent(name))
+    }
+
+    /// Runs a `muster` command against this fleet's hub, for its output.
+    ///
+    /// # Errors
+    /// When it fails, with what it said.
+    pub fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = self.try_run(arguments)?;
+        if !output.status.success() {
+            bail!(
+                "`muster {}` failed: {}{}",
+                arguments.join(" "),
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs a `muster` command against this fleet's hub, whatever comes of it.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn try_run(&self, arguments: &[&str]) -> anyhow::Result<std::process::Output> {
+        self.muster()
+            .args(arguments)
+            .output()
+            .context("cannot run muster")
+    }
+
+    /// The fleet's status as JSON.
+    ///
+    /// # Errors
+    /// When the hub does not answer.
+    pub fn status(&self) -> anyhow::Result<serde_json::Value> {
+        let output = self.try_run(&["status", "-o", "json"])?;
+        serde_json::from_slice(&output.stdout).with_context(|| {
+            format!(
+                "muster status says: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            )
+        })
+    }
+}
+
+/// A page over plain HTTP, headers included.
+///
+/// # Errors
+/// When there is no answer.
+pub async fn get(address: &str, path: &str) -> anyhow::Result<String> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page).await?;
+    Ok(page)
+}
+
+/// A well-known port where it is free, so that commands need no address; any other where not.
+fn preferred(port: u16) -> anyhow::Result<u16> {
+    if ports::is_free(port) {
+        Ok(port)
+    } else {
+        ports::free()
+    }
+}
