@@ -417,6 +417,7 @@ impl Engine {
         };
         let path = kind.path(&object.id);
         let mut attempt = 0;
+        self.inventory.leaves(&object.key);
         let answer = loop {
             let answer = retried(cancel, || self.cluster.apply(&path, body.clone())).await;
             attempt += 1;

@@ -110,7 +110,8 @@ struct Piece {
 #[derive(Default)]
 struct State {
     entries: HashMap<Identity, Arc<Entry>>,
-    /// When a request about an object left that was not answered yet; `None` where the answer was no.
+    /// When a request about an object left whose answer is not known; `None` where none left, or the
+    /// answer was no.
     begun: HashMap<Identity, Option<Instant>>,
     /// When the record was read. A request of the process before may still be under way then.
     read_at: Option<Instant>,
@@ -207,10 +208,18 @@ impl Inventory {
             applied: None,
             defines: defines.cloned(),
         };
+        let new = known.is_none();
         if known.is_none_or(|known| **known != entry) {
             state.put(key, entry);
         }
-        state.begun.insert(key.clone(), Some(Instant::now()));
+        if new {
+            state.begun.insert(key.clone(), None);
+        }
+    }
+
+    /// Remembers that the request about this object leaves now.
+    pub(crate) fn leaves(&self, key: &Identity) {
+        self.state().begun.insert(key.clone(), Some(Instant::now()));
     }
 
     /// Remembers that the API server has said no to the request about this object.

@@ -95,6 +95,15 @@ impl RemoteUrl {
         &self.0
     }
 
+    /// The port of a network address; 0 for a directory.
+    pub(crate) fn port(&self) -> u16 {
+        match &self.0 {
+            Place::Local(_) => 0,
+            Place::Http { url, .. } => url.port_or_known_default().unwrap_or(0),
+            Place::Ssh(ssh) => ssh.port,
+        }
+    }
+
     /// The directory, for a repository on this machine's disks.
     #[must_use]
     pub fn local_path(&self) -> Option<&Path> {

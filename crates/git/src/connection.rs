@@ -1,20 +1,24 @@
 //! The connection to a remote, with bounds on time.
 //!
-//! libgit2 blocks in the kernel for as long as the other side likes. So it is given a relay on the
-//! loopback interface instead of the remote's address: the relay connects with a timeout, ends what
-//! stalls, can be stopped from outside, and knows exactly what went wrong. TLS and SSH pass through
-//! it untouched, end to end.
+//! libgit2 blocks in the kernel for as long as the other side likes. So over SSH it is given a
+//! relay on the loopback interface instead of the remote's address: the relay connects with a
+//! timeout, ends what stalls, can be stopped from outside, and knows exactly what went wrong. SSH
+//! passes through it untouched, end to end.
 
 use std::{
     io::{self, Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
+
+use tokio_util::sync::CancellationToken;
+
+use crate::error::Cause;
 
 /// How long a remote may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,38 +71,33 @@ pub enum ConnectionError {
     },
     /// The other side ended the connection early.
     #[error("the connection broke")]
-    Broken(#[source] git2::Error),
+    Broken(#[source] Cause),
     /// No relay on this machine.
     #[error("this machine gives no loopback port or thread for the connection")]
     Loopback(#[source] io::Error),
 }
 
-/// Where a relay leads.
-#[derive(Debug, Clone)]
-pub(crate) enum Route {
-    /// Every connection to this host and port.
-    To { host: String, port: u16 },
-    /// Where the client's `CONNECT` request says: an HTTP proxy for TLS.
-    Named,
-}
-
 /// Stops what is under way and all that would come after it.
 #[derive(Debug, Default)]
 pub(crate) struct Stop {
-    stopped: AtomicBool,
+    token: CancellationToken,
     relay: Mutex<Weak<Shared>>,
 }
 
 impl Stop {
     pub(crate) fn stop(&self) {
-        self.stopped.store(true, Ordering::SeqCst);
+        self.token.cancel();
         if let Some(relay) = lock(&self.relay).upgrade() {
             relay.close();
         }
     }
 
+    pub(crate) async fn stopped(&self) {
+        self.token.cancelled().await;
+    }
+
     pub(crate) fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::SeqCst)
+        self.token.is_cancelled()
     }
 }
 
@@ -112,7 +111,8 @@ pub(crate) struct Relay {
 
 #[derive(Debug)]
 struct Shared {
-    route: Route,
+    host: String,
+    port: u16,
     limits: Limits,
     state: Mutex<State>,
 }
@@ -125,12 +125,19 @@ struct State {
 }
 
 impl Relay {
-    pub(crate) fn open(route: Route, limits: Limits, stop: &Stop) -> Result<Self, ConnectionError> {
+    /// A port for this host and port, over which libgit2 reaches it.
+    pub(crate) fn open(
+        host: &str,
+        port: u16,
+        limits: Limits,
+        stop: &Stop,
+    ) -> Result<Self, ConnectionError> {
         let listener =
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(ConnectionError::Loopback)?;
         let address = listener.local_addr().map_err(ConnectionError::Loopback)?;
         let shared = Arc::new(Shared {
-            route,
+            host: host.to_owned(),
+            port,
             limits,
             state: Mutex::default(),
         });
@@ -228,15 +235,11 @@ impl Shared {
         }
     }
 
-    fn serve(&self, mut client: &TcpStream) -> io::Result<()> {
+    fn serve(&self, client: &TcpStream) -> io::Result<()> {
         if !self.keep(client)? {
             return Ok(());
         }
-        let (host, port) = match &self.route {
-            Route::To { host, port } => (host.clone(), *port),
-            Route::Named => connect_request(client)?,
-        };
-        let remote = match self.dial(&host, port) {
+        let remote = match self.dial() {
             Ok(remote) => remote,
             Err(failure) => {
                 self.fail(failure);
@@ -245,9 +248,6 @@ impl Shared {
         };
         if !self.keep(&remote)? {
             return remote.shutdown(Shutdown::Both);
-        }
-        if matches!(self.route, Route::Named) {
-            client.write_all(b"HTTP/1.1 200 Connected\r\n\r\n")?;
         }
         for stream in [client, &remote] {
             stream.set_nodelay(true)?;
@@ -263,7 +263,7 @@ impl Shared {
             // Noted before libgit2 sees the connection end and asks why.
             if end == End::Stalled {
                 self.fail(ConnectionError::Stalled {
-                    host: host.clone(),
+                    host: self.host.clone(),
                     after: self.limits.stall,
                 });
             }
@@ -281,22 +281,25 @@ impl Shared {
         Ok(())
     }
 
-    fn dial(&self, host: &str, port: u16) -> Result<TcpStream, ConnectionError> {
+    fn dial(&self) -> Result<TcpStream, ConnectionError> {
+        let host = || self.host.clone();
         let resolve = |source| ConnectionError::Resolve {
-            host: host.to_owned(),
+            host: host(),
             source,
         };
         let mut last = io::Error::from(io::ErrorKind::NotFound);
-        let addresses = (host, port).to_socket_addrs().map_err(resolve)?;
-        for address in addresses {
+        for address in (&*self.host, self.port)
+            .to_socket_addrs()
+            .map_err(resolve)?
+        {
             match TcpStream::connect_timeout(&address, self.limits.connect) {
                 Ok(stream) => return Ok(stream),
                 Err(error) => last = error,
             }
         }
         Err(ConnectionError::Connect {
-            host: host.to_owned(),
-            port,
+            host: host(),
+            port: self.port,
             source: last,
         })
     }
@@ -370,33 +373,6 @@ fn waited(error: &io::Error) -> bool {
     )
 }
 
-/// Host and port of an HTTP `CONNECT` request (RFC 9110, section 9.3.6), read up to its end.
-fn connect_request(mut client: &TcpStream) -> io::Result<(String, u16)> {
-    let mut request = Vec::new();
-    let mut byte = [0];
-    while !request.ends_with(b"\r\n\r\n") {
-        if request.len() > 8 * 1024 {
-            return Err(io::Error::other("an endless request"));
-        }
-        client.read_exact(&mut byte)?;
-        request.push(byte[0]);
-    }
-    let text = String::from_utf8_lossy(&request);
-    let target = text
-        .strip_prefix("CONNECT ")
-        .and_then(|rest| rest.split_whitespace().next());
-    let parsed = target.and_then(|target| {
-        let (host, port) = target.rsplit_once(':')?;
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        Some((host.to_owned(), port.parse().ok()?))
-    });
-    if parsed.is_none() {
-        // Such as a redirect from https:// to http://, which would send the token unencrypted.
-        client.write_all(b"HTTP/1.1 405 Only TLS\r\n\r\n")?;
-    }
-    parsed.ok_or_else(|| io::Error::other("not a CONNECT request"))
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -410,16 +386,10 @@ mod tests {
         stall: Duration::from_millis(150),
     };
 
-    fn server() -> (TcpListener, Route) {
+    fn server() -> (TcpListener, u16) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        (
-            listener,
-            Route::To {
-                host: "127.0.0.1".into(),
-                port,
-            },
-        )
+        (listener, port)
     }
 
     fn client(relay: &Relay) -> TcpStream {
@@ -435,8 +405,8 @@ mod tests {
 
     #[test]
     fn bytes_pass_both_ways_until_both_have_ended() {
-        let (listener, route) = server();
-        let relay = Relay::open(route, Limits::default(), &Stop::default()).unwrap();
+        let (listener, port) = server();
+        let relay = Relay::open("127.0.0.1", port, Limits::default(), &Stop::default()).unwrap();
         let mut near = client(&relay);
         let (mut far, _) = listener.accept().unwrap();
         near.write_all(b"ask").unwrap();
@@ -449,30 +419,9 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_connects_where_it_is_told() {
-        let (listener, _) = server();
-        let relay = Relay::open(Route::Named, Limits::default(), &Stop::default()).unwrap();
-        let mut near = client(&relay);
-        let port = listener.local_addr().unwrap().port();
-        write!(near, "CONNECT 127.0.0.1:{port} HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
-        let (mut far, _) = listener.accept().unwrap();
-        far.write_all(b"hello").unwrap();
-        drop(far);
-        assert_eq!(read_to_end(&near), b"HTTP/1.1 200 Connected\r\n\r\nhello");
-    }
-
-    #[test]
-    fn a_proxy_takes_no_plain_http() {
-        let relay = Relay::open(Route::Named, Limits::default(), &Stop::default()).unwrap();
-        let mut near = client(&relay);
-        write!(near, "GET http://127.0.0.1/ HTTP/1.1\r\n\r\n").unwrap();
-        assert_eq!(read_to_end(&near), b"HTTP/1.1 405 Only TLS\r\n\r\n");
-    }
-
-    #[test]
     fn silence_ends_the_connection() {
-        let (listener, route) = server();
-        let relay = Relay::open(route, QUICK, &Stop::default()).unwrap();
+        let (listener, port) = server();
+        let relay = Relay::open("127.0.0.1", port, QUICK, &Stop::default()).unwrap();
         let near = client(&relay);
         let far = listener.accept().unwrap();
         assert_eq!(read_to_end(&near), b"");
@@ -485,19 +434,15 @@ mod tests {
 
     #[test]
     fn a_closed_port_and_an_unknown_name_are_told_apart() {
-        let (listener, route) = server();
+        let (listener, port) = server();
         drop(listener);
-        let relay = Relay::open(route, QUICK, &Stop::default()).unwrap();
+        let relay = Relay::open("127.0.0.1", port, QUICK, &Stop::default()).unwrap();
         assert_eq!(read_to_end(&client(&relay)), b"");
         assert!(matches!(
             relay.failure(),
             Some(ConnectionError::Connect { .. })
         ));
-        let route = Route::To {
-            host: "no-such-host.invalid".into(),
-            port: 1,
-        };
-        let relay = Relay::open(route, QUICK, &Stop::default()).unwrap();
+        let relay = Relay::open("no-such-host.invalid", 1, QUICK, &Stop::default()).unwrap();
         assert_eq!(read_to_end(&client(&relay)), b"");
         assert!(matches!(
             relay.failure(),
@@ -507,15 +452,15 @@ mod tests {
 
     #[test]
     fn a_stop_cuts_what_is_under_way_and_what_comes_later() {
-        let (listener, route) = server();
+        let (listener, port) = server();
         let stop = Stop::default();
-        let relay = Relay::open(route.clone(), Limits::default(), &stop).unwrap();
+        let relay = Relay::open("127.0.0.1", port, Limits::default(), &stop).unwrap();
         let near = client(&relay);
         let far = listener.accept().unwrap();
         stop.stop();
         assert_eq!(read_to_end(&near), b"");
         drop(far);
-        let relay = Relay::open(route, Limits::default(), &stop).unwrap();
+        let relay = Relay::open("127.0.0.1", port, Limits::default(), &stop).unwrap();
         assert_eq!(read_to_end(&client(&relay)), b"");
     }
 }

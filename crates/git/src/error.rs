@@ -36,11 +36,14 @@ pub enum Error {
     /// A TLS certificate that can't be trusted.
     #[error(
         "the TLS certificate of {remote} can't be trusted: it is not for this host, has expired, or \
-         its CA is unknown; give the CA's certificate (and that of an intermediate CA) as extra CA file"
+         its CA is unknown; where it is a CA of yours, give its certificate as the extra CA file"
     )]
     Certificate {
         /// The remote.
         remote: String,
+        /// What the verification said.
+        #[source]
+        source: Cause,
     },
     /// No repository there.
     #[error(
@@ -52,7 +55,7 @@ pub enum Error {
         remote: String,
         /// What the remote said.
         #[source]
-        source: git2::Error,
+        source: Cause,
     },
     /// A repository without a commit.
     #[error("{remote} has no commit yet; push one")]
@@ -96,7 +99,7 @@ pub enum Error {
         remote: String,
         /// What can't be read.
         #[source]
-        source: git2::Error,
+        source: Cause,
     },
     /// The commit's tree is over what is read.
     #[error("commit {commit} of {remote} is too big for a fleet repository")]
@@ -142,7 +145,7 @@ pub enum Error {
         remote: String,
         /// What was said.
         #[source]
-        source: git2::Error,
+        source: Cause,
     },
     /// The watcher is stopping.
     #[error("the refresh was stopped")]
@@ -157,13 +160,26 @@ impl Error {
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
             text.push_str(": ");
-            // libgit2's own text, without the class and code that git2 adds.
-            match error.downcast_ref::<git2::Error>() {
-                Some(error) => text.push_str(error.message().trim()),
-                None => text.push_str(&error.to_string()),
-            }
+            text.push_str(&error.to_string());
             cause = error.source();
         }
         text
+    }
+}
+
+/// What the other side, or the library that spoke with it, said.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// libgit2; without the class and code that git2 adds.
+    #[error("{}", .0.message().trim())]
+    Git(git2::Error),
+    /// Anything else, in words.
+    #[error("{0}")]
+    Said(String),
+}
+
+impl From<git2::Error> for Cause {
+    fn from(error: git2::Error) -> Self {
+        Self::Git(error)
     }
 }

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 
 use git2::{ErrorClass, ErrorCode, Oid, Repository, RepositoryOpenFlags};
 
-use crate::{error::Error, network::no_reference, remote::RemoteConfig};
+use crate::{
+    error::Error,
+    remote::{RemoteConfig, no_reference},
+};
 
 /// An opened local repository.
 pub(crate) struct Local<'a> {
@@ -24,11 +27,11 @@ impl<'a> Local<'a> {
                 ErrorCode::Owner => Error::Owner { path: remote },
                 ErrorCode::NotFound => Error::NotFound {
                     remote,
-                    source: error,
+                    source: error.into(),
                 },
                 _ => Error::Protocol {
                     remote,
-                    source: error,
+                    source: error.into(),
                 },
             }
         })?;
@@ -38,7 +41,7 @@ impl<'a> Local<'a> {
     fn corrupt(&self, source: git2::Error) -> Error {
         Error::Corrupt {
             remote: self.config.url.to_string(),
-            source,
+            source: source.into(),
         }
     }
 

@@ -15,12 +15,14 @@ use git2::{ErrorCode, Oid, Repository, RepositoryInitOptions, RepositoryOpenFlag
 use muster_model::{ids::ObjectId, tree::Snapshot};
 
 use crate::{
+    address::Place,
     connection::{Limits, Stop},
     error::Error,
+    https,
     local::{self, Local},
-    network::Network,
-    remote::RemoteConfig,
+    remote::{RemoteConfig, Wanted},
     snapshot::{self, ReadError, object_id},
+    ssh,
 };
 
 const TIP: &str = "refs/muster/tip";
@@ -309,14 +311,17 @@ impl Mirror {
     fn protocol(&self, source: git2::Error) -> Error {
         Error::Protocol {
             remote: self.config.url.to_string(),
-            source,
+            source: source.into(),
         }
     }
 
     fn unreadable(&self, commit: Oid, error: ReadError) -> Error {
         let remote = self.config.url.to_string();
         match error {
-            ReadError::Git(source) => Error::Corrupt { remote, source },
+            ReadError::Git(source) => Error::Corrupt {
+                remote,
+                source: source.into(),
+            },
             ReadError::TooBig(source) => Error::TooBig {
                 remote,
                 commit: commit.to_string(),
@@ -449,11 +454,11 @@ impl Mirror {
         let Some(commit) = self.transfer(base)? else {
             return Ok(None);
         };
-        let damaged = |source| Failure::Damaged {
+        let damaged = |source: git2::Error| Failure::Damaged {
             commit: Some(commit),
             error: Error::Corrupt {
                 remote: self.config.url.to_string(),
-                source,
+                source: source.into(),
             },
         };
         // A pack that came around the handle.
@@ -494,32 +499,25 @@ impl Mirror {
 
     /// Brings the objects over; `None` where the remote's reference has not moved.
     fn transfer(&self, base: &Base<'_>) -> Result<Option<Oid>, Failure> {
-        let not_a_commit = || Error::NotACommit {
-            remote: self.config.url.to_string(),
-            reference: self.config.reference.to_string(),
-        };
-        let Some(path) = self.config.url.local_path() else {
-            let network = Network::open(&self.config, self.limits, &self.stop)?;
-            let wanted = network.fetch(base.repo, base.have)?;
-            if !wanted.fetched {
-                return Ok(None);
+        let bounds = (self.limits, &*self.stop);
+        let path = match self.config.url.place() {
+            Place::Local(path) => path,
+            Place::Http { url, login } => {
+                let login = login.as_ref();
+                let wanted = https::fetch(&self.config, url, login, bounds, base.repo, base.have)?;
+                return self.fetched(base.repo, &wanted);
             }
-            let object = base.repo.find_object(wanted.id, None).map_err(|source| {
-                let remote = self.config.url.to_string();
-                Failure::Damaged {
-                    commit: Some(wanted.id),
-                    error: Error::Corrupt { remote, source },
-                }
-            })?;
-            let commit = object.peel_to_commit().map_err(|_| not_a_commit())?;
-            return Ok(Some(commit.id()));
+            Place::Ssh(place) => {
+                let wanted = ssh::fetch(&self.config, place, bounds, base.repo, base.have)?;
+                return self.fetched(base.repo, &wanted);
+            }
         };
         let local = Local::open(&self.config, path)?;
         let id = local.tip()?;
         if base.have == Some(id) {
             return Ok(None);
         }
-        let commit = local.commit(id)?.ok_or_else(not_a_commit)?;
+        let commit = local.commit(id)?.ok_or_else(|| self.not_a_commit())?;
         if base.have == Some(commit) {
             return Ok(None);
         }
@@ -533,6 +531,34 @@ impl Mirror {
                 error => Failure::Told(error),
             })?;
         Ok(Some(commit))
+    }
+
+    /// The commit that came over a network; `None` where there was nothing to fetch.
+    fn fetched(&self, repo: &Repository, wanted: &Wanted) -> Result<Option<Oid>, Failure> {
+        if !wanted.fetched {
+            return Ok(None);
+        }
+        // The pack may be one that this handle has not seen.
+        let object = repo
+            .odb()
+            .and_then(|odb| odb.refresh())
+            .and_then(|()| repo.find_object(wanted.id, None));
+        let object = object.map_err(|source| Failure::Damaged {
+            commit: Some(wanted.id),
+            error: Error::Corrupt {
+                remote: self.config.url.to_string(),
+                source: source.into(),
+            },
+        })?;
+        let commit = object.peel_to_commit().map_err(|_| self.not_a_commit())?;
+        Ok(Some(commit.id()))
+    }
+
+    fn not_a_commit(&self) -> Error {
+        Error::NotACommit {
+            remote: self.config.url.to_string(),
+            reference: self.config.reference.to_string(),
+        }
     }
 }
 

@@ -2,7 +2,12 @@
 
 use std::{fmt, path::PathBuf};
 
-use crate::address::RemoteUrl;
+use git2::Oid;
+
+use crate::{address::RemoteUrl, error::Error};
+
+/// References that an error names.
+const NAMED: usize = 5;
 
 /// Which of the repository's references is followed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -74,5 +79,110 @@ impl RemoteConfig {
             reference: Reference::default(),
             auth: Auth::default(),
         }
+    }
+}
+
+/// What a fetch over a network ended with.
+pub(crate) struct Wanted {
+    /// What the reference points to, perhaps an annotated tag.
+    pub(crate) id: Oid,
+    /// Whether objects were asked for; not where the mirror has its commit.
+    pub(crate) fetched: bool,
+}
+
+/// The followed reference as a remote lists it.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// What it points to.
+    pub(crate) id: Oid,
+    /// What a tag leads to in the end, which may be no commit.
+    pub(crate) commit: Oid,
+}
+
+/// The followed reference among those of the remote, where an annotated tag also stands as `NAME^{}`
+/// with what it leads to.
+pub(crate) fn choose(config: &RemoteConfig, heads: &[(&str, Oid)]) -> Result<Found, Error> {
+    if heads.is_empty() {
+        return Err(Error::Empty {
+            remote: config.url.to_string(),
+        });
+    }
+    let name = config.reference.full_name();
+    let of = |name: &str| heads.iter().find(|head| head.0 == name).map(|head| head.1);
+    let id = of(&name).ok_or_else(|| no_reference(config, heads.iter().map(|head| head.0)))?;
+    Ok(Found {
+        id,
+        commit: of(&format!("{name}^{{}}")).unwrap_or(id),
+    })
+}
+
+/// The error for a reference that isn't there, with a few of those that are.
+pub(crate) fn no_reference<'a>(
+    config: &RemoteConfig,
+    names: impl Iterator<Item = &'a str>,
+) -> Error {
+    let (prefix, kind) = match config.reference {
+        Reference::Tag(_) => ("refs/tags/", "tag"),
+        Reference::Branch(_) | Reference::Default => ("refs/heads/", "branch"),
+    };
+    let mut others = names
+        .filter(|name| !name.ends_with("^{}"))
+        .filter_map(|name| name.strip_prefix(prefix))
+        .collect::<Vec<_>>();
+    others.sort_unstable();
+    let more = others.len().saturating_sub(NAMED);
+    others.truncate(NAMED);
+    let there = match (others.is_empty(), more) {
+        (true, _) => format!("it has no {kind} at all"),
+        (false, 0) => format!("it has: {}", others.join(", ")),
+        (false, more) => format!("it has: {} and {more} more", others.join(", ")),
+    };
+    Error::NoReference {
+        remote: config.url.to_string(),
+        reference: config.reference.to_string(),
+        there,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(reference: Reference, names: &[&str]) -> String {
+        let url = "/srv/fleet.git".parse().unwrap();
+        let config = RemoteConfig {
+            reference,
+            ..RemoteConfig::new(url)
+        };
+        let heads: Vec<_> = names.iter().map(|name| (*name, Oid::ZERO_SHA1)).collect();
+        choose(&config, &heads).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_missing_reference_is_told_with_those_that_exist() {
+        let branch = || Reference::Branch("main".into());
+        let heads = [
+            "HEAD",
+            "refs/heads/b",
+            "refs/heads/a",
+            "refs/tags/v1",
+            "refs/tags/v1^{}",
+        ];
+        assert_eq!(
+            error(branch(), &heads),
+            "/srv/fleet.git lacks branch main; it has: a, b"
+        );
+        assert_eq!(
+            error(Reference::Tag("v2".into()), &heads),
+            "/srv/fleet.git lacks tag v2; it has: v1"
+        );
+        let many: Vec<_> = (0..7).map(|i| format!("refs/heads/{i}")).collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
+        assert!(error(branch(), &many).ends_with("it has: 0, 1, 2, 3, 4 and 2 more"));
+        assert!(error(branch(), &["HEAD"]).ends_with("it has no branch at all"));
+        assert_eq!(
+            error(branch(), &[]),
+            "/srv/fleet.git has no commit yet; push one"
+        );
     }
 }

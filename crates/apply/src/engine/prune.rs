@@ -137,11 +137,12 @@ impl Engine {
         if cancel.is_cancelled() {
             return None;
         }
-        let path = match kind {
-            Ok(Some(kind)) => kind.path(&entry.id),
+        let kind = match kind {
+            Ok(Some(kind)) => kind,
             Ok(None) => return Some(Gone::Yes),
             Err(why) => return Some(Gone::No(why)),
         };
+        let path = kind.path(&entry.id);
         let result = match (&entry.uid, &entry.applied) {
             (Some(uid), Some(_)) if !self.terminating.contains(key) => {
                 self.delete_live(&path, uid, cancel).await
@@ -150,7 +151,7 @@ impl Engine {
         };
         Some(result.unwrap_or_else(|error| {
             if error.is_no_path() {
-                self.vanish(&entry.id.gvk);
+                self.vanish(&kind.gvk);
             }
             Gone::No(explain(&error))
         }))

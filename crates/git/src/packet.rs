@@ -1,0 +1,144 @@
+//! Git's packets ("pkt-line", gitprotocol-common(5)) within an HTTP answer.
+
+use reqwest::Response;
+
+/// The packet that ends a message.
+pub(crate) const FLUSH: &str = "0000";
+/// The packet that ends a section of a message.
+pub(crate) const SEPARATOR: &str = "0001";
+
+/// A packet with this text.
+pub(crate) fn line(text: &str) -> String {
+    format!("{:04x}{text}", text.len() + 4)
+}
+
+/// A packet of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Packet {
+    Data(Vec<u8>),
+    /// The end of a message or a section.
+    Boundary,
+    /// What the server can't do.
+    Error(String),
+    /// No more packets: the server ended before it should have.
+    End,
+}
+
+/// An answer, packet by packet.
+pub(crate) struct Answer {
+    response: Response,
+    buffer: Buffer,
+}
+
+impl Answer {
+    pub(crate) fn new(response: Response) -> Self {
+        Self {
+            response,
+            buffer: Buffer::default(),
+        }
+    }
+
+    /// The next packet; inside, why what came is none.
+    pub(crate) async fn next(&mut self) -> Result<Result<Packet, String>, reqwest::Error> {
+        loop {
+            match self.buffer.take() {
+                Ok(None) => {}
+                Ok(Some(packet)) => return Ok(Ok(packet)),
+                Err(text) => return Ok(Err(text)),
+            }
+            match self.response.chunk().await? {
+                Some(chunk) => self.buffer.add(&chunk),
+                None => return Ok(Ok(Packet::End)),
+            }
+        }
+    }
+}
+
+/// Bytes that have come and are not taken.
+#[derive(Default)]
+struct Buffer {
+    bytes: Vec<u8>,
+    taken: usize,
+}
+
+impl Buffer {
+    fn add(&mut self, chunk: &[u8]) {
+        self.bytes.drain(..self.taken);
+        self.taken = 0;
+        self.bytes.extend_from_slice(chunk);
+    }
+
+    fn take(&mut self) -> Result<Option<Packet>, String> {
+        let rest = &self.bytes[self.taken..];
+        let Some((head, rest)) = rest.split_first_chunk::<4>() else {
+            return Ok(None);
+        };
+        let length = std::str::from_utf8(head).ok().and_then(|text| {
+            // `+1f` would be a number, too.
+            let digits = text.bytes().all(|digit| digit.is_ascii_hexdigit());
+            digits
+                .then(|| usize::from_str_radix(text, 16).ok())
+                .flatten()
+        });
+        let data = match length {
+            Some(0..=2) => {
+                self.taken += 4;
+                return Ok(Some(Packet::Boundary));
+            }
+            None | Some(3) => return Err("it answers with something that is not Git's".to_owned()),
+            Some(length) => match rest.get(..length - 4) {
+                Some(data) => data.to_vec(),
+                None => return Ok(None),
+            },
+        };
+        self.taken += 4 + data.len();
+        Ok(Some(match data.strip_prefix(b"ERR ") {
+            Some(text) => Packet::Error(String::from_utf8_lossy(text).trim_end().to_owned()),
+            None => Packet::Data(data),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_are_taken_however_they_arrive() {
+        let bytes = [
+            &*line("one\n"),
+            SEPARATOR,
+            &line(""),
+            &line("ERR no\n"),
+            FLUSH,
+        ]
+        .concat();
+        let expected = [
+            Packet::Data(b"one\n".to_vec()),
+            Packet::Boundary,
+            Packet::Data(Vec::new()),
+            Packet::Error("no".into()),
+            Packet::Boundary,
+        ];
+        for size in 1..=bytes.len() {
+            let mut buffer = Buffer::default();
+            let mut seen = Vec::new();
+            for chunk in bytes.as_bytes().chunks(size) {
+                buffer.add(chunk);
+                while let Some(packet) = buffer.take().unwrap() {
+                    seen.push(packet);
+                }
+            }
+            assert_eq!(seen, expected);
+        }
+    }
+
+    #[test]
+    fn what_is_no_packet_is_refused() {
+        for text in ["<html>", "0003", "+00a123456", "éé"] {
+            let mut buffer = Buffer::default();
+            buffer.add(text.as_bytes());
+            assert!(buffer.take().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Files that can't be read as they stand: broken YAML, odd bytes, links, submodules, bad paths.
+
+use muster_model::tree::Entry;
+
+use crate::{Fleet, app, region};
+
+#[test]
+fn broken_yaml_in_the_fleet_holds_the_commit() {
+    let mut fleet = Fleet::new();
+    fleet.file(
+        "fleet.yaml",
+        "apiVersion: muster.dev/v1alpha1\nkind: Fleet\nmetadata:\n  name: harbour\n labels: {}\n",
+    );
+    insta::assert_snapshot!(fleet.told(), @r"
+    held back: the whole commit
+
+    fleet.yaml:5:2: not valid YAML: while parsing a block mapping, did not find expected key
+       |
+     5 |  labels: {}
+       |  ^
+       = help: see the line above it, too
+    ");
+}
+
+#[test]
+fn broken_yaml_in_an_app_holds_that_app() {
+    let mut fleet = Fleet::new();
+    fleet.file("apps/wiki/app.yaml", app("wiki", "  owner: \"the wiki team\n"));
+    fleet.file("apps/shop/values.yaml", "replicas: [1, 2\nimage: shop\n");
+    insta::assert_snapshot!(fleet.told(), @r#"
+    held back: app shop, wiki
+
+    apps/shop/values.yaml:2:6: not valid YAML: illegal placement of ':' indicator
+       |
+     2 | image: shop
+       |      ^
+       = help: see the line above it, too
+
+    apps/wiki/app.yaml:8:10: not valid YAML: while scanning a quoted scalar, found unexpected end of stream
+       |
+     8 |   owner: "the wiki team
+       |          ^
+       = help: see the line above it, too
+    "#);
+}
+
+#[test]
+fn a_tab_as_indentation() {
+    let mut fleet = Fleet::new();
+    fleet.file("apps/wiki/values.yaml", "image:\n\tname: wiki\n");
+    insta::assert_snapshot!(fleet.told(), @r"
+    held back: app wiki
+
+    apps/wiki/values.yaml:2:2: not valid YAML: tabs disallowed within this context (block indentation)
+       |
+     2 | 	name: wiki
+       | 	^
+       = help: see the line above it, too
+    ");
+}
+
+#[test]
+fn a_key_that_stands_twice() {
+    let mut fleet = Fleet::new();
+    fleet.file(
+        "apps/wiki/values.yaml",
+        "replicas: 2\nimage: wiki\nreplicas: 3\n",
+    );
+    insta::assert_snapshot!(fleet.told(), @r#"
+    held back: app wiki
+
+    apps/wiki/values.yaml:3:1: the key "replicas" stands twice in this map, first at 1:1
+       |
+     3 | replicas: 3
+       | ^
+       = help: see the line above it, too
+    "#);
+}
+
+#[test]
+fn a_template_expression_outside_a_template() {
+    let mut fleet = Fleet::new();
+    fleet.file("apps/wiki/values.yaml", "image: {{ region.name }}\n");
+    insta::assert_snapshot!(fleet.told(), @r"
+    held back: app wiki
+
+    apps/wiki/values.yaml:1:9: a key must be a scalar; `{{ }}` here needs quotes
+       |
+     1 | image: {{ region.name }}
+       |         ^
+       = help: see the line above it, too
+    ");
+}
+
+#[test]
+fn bytes_that_are_no_text() {
+    let mut fleet = Fleet::new();
+    fleet.file("apps/wiki/values.yaml", b"name: ok\nmotto: caf\xe9\n");
+    fleet.file("apps/shop/templates/settings.yaml", b"\xff\xfea\0");
+    insta::assert_snapshot!(fleet.told(), @r"
+    held back: app shop, wiki
+
+    apps/shop/app.yaml: this app has no objects
+       = help: add templates/NAME.yaml or manifests/NAME.yaml
+
+    apps/shop/templates/settings.yaml: not UTF-8: the byte 0xff at offset 0 (line 1) belongs to no character
+       = help: save the file as UTF-8
+
+    apps/wiki/values.yaml: not UTF-8: the byte 0xe9 at offset 19 (line 2) belongs to no character
+       = help: save the file as UTF-8
+    ");
+}
+
+#[test]
+fn a_file_of_ten_megabytes() {
+    let mut fleet = Fleet::new();
+    let large = || Entry::TooLarge {
+        size: 10 * 1024 * 1024,
+    };
+    fleet.entry("apps/wiki/manifests/dump.yaml", large());
+    fleet.entry("apps/wiki/notes.pdf", large());
+    fleet.entry("docs/film.mp4", large());
+    insta::assert_snapshot!(fleet.told(), @r"
+    held back: app wiki
+
+    apps/wiki/manifests/dump.yaml: the file has 10.0 MiB; at most 8 MiB are read
+       = help: split it: one object can't exceed 1.5 MiB in Kubernetes anyway
+    ");
+}
+
+#[test]
+fn a_symbolic_link_out_of_the_repository() {
+    let mut fleet = Fleet::new();
+    let link = |target: &str| Entry::Symlink {
+        target: target.to_owned(),
+    };
+    fleet.entry("apps/wiki/values.yaml", link("/etc/passwd"));
+    fleet.entry("apps/shop/templates/more.yaml", link("../../../../secrets"));
+    insta::assert_snapshot!(fleet.told(), @r"
+    held back: app shop, wiki
+
+    apps/shop/templates/more.yaml: a symbolic link to `../../../../secrets`; links are not followed
+       = help: put the file itself here, or share a macro in lib/
+
+    apps/wiki/values.yaml: a symbolic link to `/etc/passwd`; links are not followed
+       = help: put the file itself here, or share a macro in lib/
+    ");
+}
+
+#[test]
+fn links_and_submodules_in_the_place_of_folders() {
+    let mut fleet = Fleet::new();
+    fleet.entry(
+        "lib",
+        Entry::Symlink {
+            target: "../shared".to_owned(),
+        },
+    );
+    fleet.entry("apps/blog", Entry::Submodule);
+    fleet.without("apps/wiki/templates/settings.yaml");
+    fleet.entry("apps/wiki/templates", Entry::Submodule);
+    insta::assert_snapshot!(fleet.told(), @r"
+    held back: app blog, wiki
+
+    apps/blog: a Git submodule; its files are not part of this repository
+       = help: copy the manifests into the repository
+
+    apps/wiki/app.yaml: this app has no objects
+       = help: add templates/NAME.yaml or manifests/NAME.yaml
+    ");
+}
+
+#[test]
+fn a_submodule_in_an_app() {
+    let mut fleet = Fleet::new();
+    fleet.entry("apps/wiki/manifests/upstream", Entry::Submodule);
+    insta::assert_snapshot!(fleet.told(), @r"
+    held back: app wiki
+
+    apps/wiki/manifests/upstream: a Git submodule; its files are not part of this repository
+       = help: copy the manifests into the repository
+    ");
+}
+
+#[test]
+fn a_path_that_leaves_the_repository() {
+    let mut fleet = Fleet::new();
+    fleet.file("apps/wiki/templates/../../../outside.yaml", "a: 1\n");
+    insta::assert_snapshot!(fleet.told(), @r"
+    held back: app wiki
+
+    apps/wiki/templates/../../../outside.yaml: this path is not allowed: a part of it is empty, `.`, `..` or `.git`, or holds a backslash or bytes that are not UTF-8
+       = help: rename the file
+    ");
+    let mut fleet = Fleet::new();
+    fleet.file("regions/../apps/x.yaml", "a: 1\n");
+    insta::assert_snapshot!(fleet.told(), @r"
+    held back: the whole commit
+
+    regions/../apps/x.yaml: this path is not allowed: a part of it is empty, `.`, `..` or `.git`, or holds a backslash or bytes that are not UTF-8
+       = help: rename the file
+    ");
+}
+
+#[test]
+fn a_path_that_is_no_text() {
+    let mut fleet = Fleet::new();
+    // What is not UTF-8 in a path is read as the replacement character.
+    fleet.file("apps/wiki/templates/caf\u{fffd}.yaml", "a: 1\n");
+    insta::assert_snapshot!(fleet.told(), @r"
+    held back: app wiki
+
+    apps/wiki/templates/caf�.yaml: this path is not allowed: a part of it is empty, `.`, `..` or `.git`, or holds a backslash or bytes that are not UTF-8
+       = help: rename the file
+    ");
+}
+
+#[test]
+fn everything_that_is_wrong_is_told_at_once() {
+    let mut fleet = Fleet::new();
+    fleet.file(
+        "regions/eu-west/region.yaml",
+        region("eu-west").replace("EU", "Europe").replace("IE", "Ireland"),
+    );
+    fleet.file("tiers.yaml", "apiVersion: v1\n");
+    fleet.file(
+        "apps/wiki/app.yaml",
+        app("wiki", "  ownr: docs\n  placement:\n    region: [eu-west]\n").replace("gold", "Gold"),
+    );
+    fleet.file("apps/shop/values.yaml", "a: 1\na: 2\n");
+    insta::assert_snapshot!(fleet.told(), @r#"
+    held back: the whole commit
+
+    apps/shop/app.yaml:6:9: there is no tier `gold`
+       |
+     6 |   tier: gold
+       |         ^
+
+    apps/shop/values.yaml:2:1: the key "a" stands twice in this map, first at 1:1
+       |
+     2 | a: 2
+       | ^
+       = help: see the line above it, too
+
+    apps/wiki/app.yaml:6:9: `Gold` is no valid `tier`
+       |
+     6 |   tier: Gold
+       |         ^
+       = help: use 1 to 63 lower-case letters, digits and '-', starting and ending with a letter or digit
+
+    apps/wiki/app.yaml:8:3: unknown field `ownr`
+       |
+     8 |   ownr: docs
+       |   ^
+       = help: did you mean `owner`?
+
+    apps/wiki/app.yaml:10:5: unknown field `region`
+        |
+     10 |     region: [eu-west]
+        |     ^
+       = help: did you mean `regions`?
+
+    regions/eu-west/region.yaml:7:16: `continent` must be one of AF, AN, AS, EU, NA, OC, SA
+       |
+     7 |     continent: Europe
+       |                ^
+
+    regions/eu-west/region.yaml:8:14: `Ireland` is no valid `country`
+       |
+     8 |     country: Ireland
+       |              ^
+       = help: use an ISO 3166-1 code of two capital letters, such as IE
+
+    tiers.yaml:1:13: `apiVersion` must be `muster.dev/v1alpha1` in this file
+       |
+     1 | apiVersion: v1
+       |             ^
+    "#);
+}

@@ -1,0 +1,265 @@
+//! Documents that are YAML but not what their place asks for.
+
+use crate::{Fleet, TIERS, app, cluster, region};
+
+#[test]
+fn an_empty_repository() {
+    let mut fleet = Fleet::new();
+    fleet.0.clear();
+    insta::assert_snapshot!(fleet.told(), @r"
+    held back: the whole commit
+
+    fleet.yaml: there is no fleet.yaml
+       = help: a fleet repository has one at its root, of kind Fleet
+    ");
+}
+
+#[test]
+fn unknown_fields_come_with_the_one_that_was_meant() {
+    let mut fleet = Fleet::new();
+    fleet.file(
+        "apps/wiki/app.yaml",
+        app("wiki", "  dependson: [shop]\n  colour: blue\n"),
+    );
+    insta::assert_snapshot!(fleet.told(), @r"
+    held back: app wiki
+
+    apps/wiki/app.yaml:8:3: unknown field `dependson`
+       |
+     8 |   dependson: [shop]
+       |   ^
+       = help: did you mean `dependsOn`?
+
+    apps/wiki/app.yaml:9:3: unknown field `colour`
+       |
+     9 |   colour: blue
+       |   ^
+       = help: there is: dependsOn, description, mode, namespace, owner, placement, tier
+    ");
+}
+
+#[test]
+fn a_document_of_another_kind() {
+    let mut fleet = Fleet::new();
+    fleet.file("apps/wiki/app.yaml", crate::TEMPLATE);
+    fleet.file("apps/shop/app.yaml", "- a\n- b\n");
+    insta::assert_snapshot!(fleet.told(), @r"
+    held back: app shop, wiki
+
+    apps/shop/app.yaml:1:1: a App document must be a map
+       |
+     1 | - a
+       | ^
+
+    apps/wiki/app.yaml:1:13: `apiVersion` must be `muster.dev/v1alpha1` in this file
+       |
+     1 | apiVersion: v1
+       |             ^
+    ");
+}
+
+#[test]
+fn missing_and_empty_documents() {
+    let mut fleet = Fleet::new();
+    fleet.without("apps/wiki/app.yaml");
+    fleet.file("apps/shop/app.yaml", "# to be written\n");
+    insta::assert_snapshot!(fleet.told(), @r"
+    held back: app shop, wiki
+
+    apps/shop/app.yaml: no App document here
+
+    apps/wiki/app.yaml: this app has no app.yaml
+       = help: add one of kind App, or remove the folder
+    ");
+}
+
+#[test]
+fn missing_fields() {
+    let mut fleet = Fleet::new();
+    fleet.file(
+        "apps/wiki/app.yaml",
+        "apiVersion: muster.dev/v1alpha1\nkind: App\nmetadata:\n  labels: {}\nspec:\n  mode: active-active\n",
+    );
+    insta::assert_snapshot!(fleet.told(), @r"
+    held back: app wiki
+
+    apps/wiki/app.yaml:4:3: missing field `name` in `metadata`
+       |
+     4 |   labels: {}
+       |   ^
+
+    apps/wiki/app.yaml:6:3: missing field `tier` in `spec`
+       |
+     6 |   mode: active-active
+       |   ^
+    ");
+}
+
+#[test]
+fn values_of_the_wrong_type() {
+    let mut fleet = Fleet::new();
+    let bad = app("wiki", "  dependsOn: shop\n  owner: 12\n").replace("active-active", "active");
+    fleet.file("apps/wiki/app.yaml", bad);
+    fleet.file("apps/shop/values.yaml", "- replicas\n");
+    fleet.file("tiers.yaml", TIERS.replace("15m", "soon"));
+    insta::assert_snapshot!(fleet.told(), @r#"
+    held back: the whole commit
+
+    apps/shop/app.yaml:6:9: there is no tier `gold`
+       |
+     6 |   tier: gold
+       |         ^
+       = help: there is: silver
+
+    apps/shop/values.yaml:1:1: values must be a map
+       |
+     1 | - replicas
+       | ^
+
+    apps/wiki/app.yaml:7:9: `mode` must be one of active-active, active-passive, singleton
+       |
+     7 |   mode: active
+       |         ^
+
+    apps/wiki/app.yaml:8:14: `dependsOn`: "shop" is not of type "array"
+       |
+     8 |   dependsOn: shop
+       |              ^
+
+    apps/wiki/app.yaml:9:10: `owner`: 12 is not of types "null", "string"
+       |
+     9 |   owner: 12
+       |          ^
+
+    tiers.yaml:7:8: `soon` is no valid `rto`
+       |
+     7 |   rto: soon
+       |        ^
+       = help: write a duration as 30s, 15m, 1h30m or 7d
+    "#);
+}
+
+#[test]
+fn a_place_off_the_map() {
+    let mut fleet = Fleet::new();
+    let bad = region("us-east").replace("53.3", "153.3").replace("IE", "us");
+    fleet.file("regions/us-east/region.yaml", bad);
+    insta::assert_snapshot!(fleet.told(), @r"
+    held back: the whole commit
+
+    regions/us-east/region.yaml:8:14: `us` is no valid `country`
+       |
+     8 |     country: us
+       |              ^
+       = help: use an ISO 3166-1 code of two capital letters, such as IE
+
+    regions/us-east/region.yaml:9:15: `latitude`: 153.3 is greater than the maximum of 90
+       |
+     9 |     latitude: 153.3
+       |               ^
+    ");
+}
+
+#[test]
+fn a_name_that_is_not_its_folders() {
+    let mut fleet = Fleet::new();
+    fleet.file("apps/wiki/app.yaml", app("wikki", ""));
+    fleet.file("apps/Shop_2/app.yaml", app("shop", ""));
+    insta::assert_snapshot!(fleet.told(), @r#"
+    held back: app wiki
+
+    hint: apps/Shop_2: "Shop_2" is not a valid app name: use 1 to 63 lower-case letters, digits and '-', starting and ending with a letter or digit
+
+    apps/wiki/app.yaml:4:9: `metadata.name` is `wikki`, but its place says `wiki`
+       |
+     4 |   name: wikki
+       |         ^
+    "#);
+    let mut fleet = Fleet::new();
+    fleet.file("regions/us-east/us-east-1.yaml", cluster("us-east-2"));
+    insta::assert_snapshot!(fleet.told(), @r"
+    held back: the whole commit
+
+    regions/us-east/us-east-1.yaml:4:9: `metadata.name` is `us-east-2`, but its place says `us-east-1`
+       |
+     4 |   name: us-east-2
+       |         ^
+    ");
+}
+
+#[test]
+fn a_region_without_its_document() {
+    let mut fleet = Fleet::new();
+    fleet.without("regions/us-east/region.yaml");
+    insta::assert_snapshot!(fleet.told(), @r"
+    held back: the whole commit
+
+    regions/us-east/region.yaml: this region has no region.yaml
+       = help: add one of kind Region, or remove the folder
+    ");
+}
+
+#[test]
+fn a_cluster_in_two_regions() {
+    let mut fleet = Fleet::new();
+    fleet.file("regions/us-east/eu-west-1.yaml", cluster("eu-west-1"));
+    insta::assert_snapshot!(fleet.told(), @r"
+    held back: the whole commit
+
+    regions/us-east/eu-west-1.yaml:4:9: a cluster `eu-west-1` stands in region `eu-west` too; names are unique in a fleet
+       |
+     4 |   name: eu-west-1
+       |         ^
+    ");
+}
+
+#[test]
+fn a_cluster_with_a_regions_name() {
+    let mut fleet = Fleet::new();
+    fleet.file("regions/us-east/eu-west.yaml", cluster("eu-west"));
+    insta::assert_snapshot!(fleet.told(), @r"
+    held back: the whole commit
+
+    regions/us-east/eu-west.yaml: a region has this name too, so `values/NAME.yaml` would be ambiguous
+    ");
+}
+
+#[test]
+fn a_tier_that_stands_twice() {
+    let mut fleet = Fleet::new();
+    fleet.file("tiers.yaml", TIERS.replace("silver", "gold"));
+    insta::assert_snapshot!(fleet.told(), @r"
+    held back: the whole commit
+
+    tiers.yaml:12:9: the tier `gold` stands here twice
+        |
+     12 |   name: gold
+        |         ^
+    ");
+}
+
+#[test]
+fn two_documents_where_one_belongs() {
+    let mut fleet = Fleet::new();
+    let two = format!("{}---\n{}", app("wiki", ""), app("shop", ""));
+    fleet.file("apps/wiki/app.yaml", two);
+    fleet.file("apps/shop/values.yaml", "a: 1\n---\na: 2\n");
+    insta::assert_snapshot!(fleet.told(), @r"
+    held back: app shop, wiki
+
+    apps/shop/values.yaml:3:1: values are one YAML document
+       |
+     3 | a: 2
+       | ^
+
+    apps/wiki/app.yaml:9:1: this file holds one App document, and this is another
+       |
+     9 | apiVersion: muster.dev/v1alpha1
+       | ^
+
+    apps/wiki/app.yaml:12:9: `metadata.name` is `shop`, but its place says `wiki`
+        |
+     12 |   name: shop
+        |         ^
+    ");
+}

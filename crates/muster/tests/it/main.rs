@@ -1,0 +1,4 @@
+//! The whole of Muster as processes, on real control planes and a real repository.
+
+mod killed;
+mod upstream;
