@@ -202,12 +202,12 @@ impl Session<'_> {
         while let Packet::Data(data) = self.next(&mut answer).await? {
             let text = String::from_utf8_lossy(&data).into_owned();
             let wrong = || self.said(format!("it lists a reference in an unknown way: {text:?}"));
+            let id = |text: &str| Oid::from_str(text).map_err(|_| wrong());
             let mut words = text.trim_end().split(' ');
-            let (Some(id), Some(name)) = (words.next(), words.next()) else {
+            let (Some(first), Some(name)) = (words.next(), words.next()) else {
                 return Err(wrong());
             };
-            let id = |text: &str| Oid::from_str(text).map_err(|_| wrong());
-            heads.push((name.to_owned(), id(words_id(&text))?));
+            heads.push((name.to_owned(), id(first)?));
             for word in words {
                 if let Some(peeled) = word.strip_prefix("peeled:") {
                     heads.push((format!("{name}^{{}}"), id(peeled)?));
@@ -382,11 +382,6 @@ impl Session<'_> {
         };
         Error::Unreachable { remote, source }
     }
-}
-
-/// The id that begins a line of `ls-refs`.
-fn words_id(line: &str) -> &str {
-    line.split(' ').next().unwrap_or_default()
 }
 
 fn written(error: &io::Error) -> Cause {

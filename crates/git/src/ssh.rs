@@ -14,7 +14,7 @@ use git2::{
 use crate::{
     address::Ssh,
     connection::{ConnectionError, Limits, Relay, Stop},
-    error::Error,
+    error::{Cause, Error},
     known_hosts,
     remote::{Auth, RemoteConfig, Wanted, choose},
 };
@@ -161,8 +161,9 @@ impl Session<'_> {
         }
         let text = error.message().to_ascii_lowercase();
         let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
-        let source = error.clone().into();
-        match error.class() {
+        let (class, code) = (error.class(), error.code());
+        let source = Cause::Git(error);
+        match class {
             ErrorClass::Ssh if says(&["authenticat", "private key", "public key"]) => self.denied(
                 "the private key can't be used (one with a passphrase can't be), or may not read \
                  the repository",
@@ -175,7 +176,7 @@ impl Session<'_> {
                 Error::Corrupt { remote, source }
             }
             // `git upload-pack` gave up on its own repository, with the connection unharmed.
-            _ if error.code() == ErrorCode::Eof
+            _ if code == ErrorCode::Eof
                 || says(&["remote error", "upload-pack", "could not read from remote"]) =>
             {
                 Error::Corrupt { remote, source }

@@ -81,7 +81,8 @@ where
 /// `apiVersion` and `kind` come first: where they are wrong the rest is another kind's business.
 fn header(node: &Node, kind: Kind, context: Context<'_>) -> Result<(), Problem> {
     if !matches!(node.value, Yaml::Map(_)) {
-        return Err(context.problem(node.at, format!("a {kind} document must be a map")));
+        let message = format!("a document of kind {kind} must be a map");
+        return Err(context.problem(node.at, message));
     }
     for (field, wanted) in [("apiVersion", API_VERSION), ("kind", kind.as_str())] {
         match node.get(field) {
@@ -91,7 +92,8 @@ fn header(node: &Node, kind: Kind, context: Context<'_>) -> Result<(), Problem> 
             }
             Some(found) if found.as_str() != Some(wanted) => {
                 let message = format!("`{field}` must be `{wanted}` in this file");
-                return Err(context.problem(found.at, message));
+                let help = "Kubernetes objects belong in an app's templates/ or manifests/";
+                return Err(context.problem(found.at, message).help(help));
             }
             Some(_) => {}
         }
@@ -182,6 +184,53 @@ fn explain(
                 None => vec![context.problem(node.at, format!("`{field}`: {error}"))],
             }
         }
+        ValidationErrorKind::Type { .. } => {
+            let allowed = rule.and_then(|rule| rule.get("type"));
+            let allowed: Vec<&str> = match allowed {
+                Some(Value::Array(types)) => types.iter().filter_map(Value::as_str).collect(),
+                Some(Value::String(one)) => vec![one],
+                _ => Vec::new(),
+            };
+            let wanted: Vec<&str> = allowed
+                .iter()
+                .filter(|name| **name != "null")
+                .map(|name| in_words(name))
+                .collect();
+            let (found, shown) = match &node.value {
+                Yaml::Map(_) => ("a map", None),
+                Yaml::Seq(_) => ("a list", None),
+                Yaml::Scalar(Value::Null) => ("nothing", None),
+                Yaml::Scalar(value @ Value::Number(_)) => ("a number", Some(value)),
+                Yaml::Scalar(value @ Value::Bool(_)) => ("true or false", Some(value)),
+                Yaml::Scalar(value) => ("text", Some(value)),
+            };
+            let message = format!("`{field}` must be {}, not {found}", wanted.join(" or "));
+            let problem = context.problem(node.at, message);
+            vec![match shown {
+                Some(shown) if allowed.contains(&"array") => {
+                    let text = shown
+                        .as_str()
+                        .map_or_else(|| shown.to_string(), str::to_owned);
+                    problem.help(format!("a list of one is written `[{text}]`"))
+                }
+                Some(Value::Number(_) | Value::Bool(_)) if allowed.contains(&"string") => {
+                    problem.help("put it in quotes")
+                }
+                _ => problem,
+            }]
+        }
         _ => vec![context.problem(node.at, format!("`{field}`: {error}"))],
+    }
+}
+
+/// JSON Schema's types as people call them.
+fn in_words(name: &str) -> &str {
+    match name {
+        "string" => "text",
+        "integer" | "number" => "a number",
+        "boolean" => "true or false",
+        "array" => "a list",
+        "object" => "a map",
+        other => other,
     }
 }

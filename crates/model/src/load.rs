@@ -4,7 +4,7 @@
 //! or a cluster holds back the commit.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     str::FromStr,
     sync::Arc,
 };
@@ -161,11 +161,14 @@ struct Load<'a> {
 impl<'a> Load<'a> {
     fn model(&mut self) -> Option<Model> {
         self.check_paths();
+        for folder in ["regions", "lib", "apps"] {
+            self.check_folder(&Scope::Fleet, folder);
+        }
         let fleet = self.fleet();
         let tiers = self.tiers();
         let (regions, clusters) = self.regions();
         let lib = self.texts(&Scope::Fleet, "lib/", |_| true);
-        let apps = self.apps(&tiers, &regions, &clusters);
+        let apps = self.apps(&tiers, &clusters);
         Some(Model {
             fleet: fleet?,
             tiers,
@@ -189,6 +192,16 @@ impl<'a> Load<'a> {
                 self.problems
                     .push(Problem::new(scope, path, message).help("rename the file"));
             }
+        }
+    }
+
+    /// What stands in the place of a folder and is none: all that should be in it is missing.
+    fn check_folder(&mut self, scope: &Scope, path: &str) {
+        if matches!(
+            self.tree.entries.get(path),
+            Some(Entry::Symlink { .. } | Entry::Submodule)
+        ) {
+            self.text(scope, path);
         }
     }
 
@@ -240,11 +253,8 @@ impl<'a> Load<'a> {
                 file: path,
                 text,
             };
-            let documents = yaml::parse(text).map_err(|error| {
-                context
-                    .problem(error.at, error.message)
-                    .help("see the line above it, too")
-            });
+            let documents =
+                yaml::parse(text).map_err(|error| context.problem(error.at, error.message));
             Arc::new(documents.map(|nodes| nodes.into_iter().filter(|n| !n.is_null()).collect()))
         });
         self.parsed.insert(key, Arc::clone(&parsed));
@@ -273,11 +283,12 @@ impl<'a> Load<'a> {
             text,
         };
         if nodes.is_empty() {
-            self.problems.push(Problem::new(
+            let problem = Problem::new(
                 scope.clone(),
                 path,
-                format!("no {kind} document here"),
-            ));
+                format!("this file is empty; it should hold a document of kind {kind}"),
+            );
+            self.problems.push(problem);
         }
         if nodes.len() > 1 && kind != Kind::Tier {
             let message = format!("this file holds one {kind} document, and this is another");
@@ -317,20 +328,23 @@ impl<'a> Load<'a> {
             let Document { metadata, spec, .. }: Document<TierName, TierSpec> = document;
             if tiers.insert(metadata.name.clone(), spec).is_some() {
                 let message = format!("the tier `{}` stands here twice", metadata.name);
-                self.place(&Scope::Fleet, "tiers.yaml", at, message);
+                self.place(&Scope::Fleet, "tiers.yaml", at, message, None);
             }
         }
         tiers
     }
 
     /// A problem at a place of a file that is known to be text.
-    fn place(&mut self, scope: &Scope, file: &str, at: Pos, message: String) {
+    fn place(&mut self, scope: &Scope, file: &str, at: Pos, message: String, help: Option<&str>) {
         let text = match self.tree.entries.get(file) {
             Some(Entry::File { bytes, .. }) => std::str::from_utf8(bytes).unwrap_or_default(),
             _ => "",
         };
-        self.problems
-            .push(Context { scope, file, text }.problem(at, message));
+        let problem = Context { scope, file, text }.problem(at, message);
+        self.problems.push(match help {
+            Some(help) => problem.help(help),
+            None => problem,
+        });
     }
 
     /// The name must be what the folder or file says, so that one can be found from the other.
@@ -338,7 +352,8 @@ impl<'a> Load<'a> {
         if name != expected {
             let scope = app_of(file).map_or(Scope::Fleet, Scope::App);
             let message = format!("`metadata.name` is `{name}`, but its place says `{expected}`");
-            self.place(&scope, file, at, message);
+            let help = "a name and the folder or file that it stands in agree; rename one of them";
+            self.place(&scope, file, at, message, Some(help));
         }
         name == expected
     }
@@ -389,7 +404,7 @@ impl<'a> Load<'a> {
                             "a cluster `{}` stands in region `{}` too; names are unique in a fleet",
                             metadata.name, other.region
                         );
-                        self.place(&Scope::Fleet, &path, at, message);
+                        self.place(&Scope::Fleet, &path, at, message, None);
                     }
                 }
             }
@@ -399,9 +414,11 @@ impl<'a> Load<'a> {
             .filter(|name| regions.contains_key(name.as_str()))
         {
             let file = format!("regions/{}/{name}.yaml", clusters[name].region);
-            let message = "a region has this name too, so `values/NAME.yaml` would be ambiguous";
+            let message = format!(
+                "a region has the name `{name}` too, so an app's `values/{name}.yaml` could mean either"
+            );
             self.problems
-                .push(Problem::new(Scope::Fleet, &file, message));
+                .push(Problem::new(Scope::Fleet, &file, message).help("rename the cluster"));
         }
         (regions, clusters)
     }
@@ -409,11 +426,20 @@ impl<'a> Load<'a> {
     fn apps(
         &mut self,
         tiers: &BTreeMap<TierName, TierSpec>,
-        regions: &BTreeMap<RegionName, Region>,
         clusters: &BTreeMap<ClusterName, Cluster>,
     ) -> BTreeMap<AppName, App> {
         let folders = self.folders("apps/");
         let mut apps = BTreeMap::new();
+        // A document that can't be read has told so itself: whoever refers to it is right to.
+        let names = Names {
+            tiers,
+            clusters,
+            tiers_read: self.problems.iter().all(|p| p.file != "tiers.yaml"),
+            all_read: self.problems.iter().all(|p| p.scope != Scope::Fleet),
+            region_names: self.folders("regions/"),
+            cluster_names: self.cluster_names(),
+            apps: &folders,
+        };
         for folder in &folders {
             // A folder with a bad name can't be an app that ran before, so it holds back nothing but
             // itself; yet someone must hear of it.
@@ -422,12 +448,6 @@ impl<'a> Load<'a> {
             };
             let scope = Scope::App(name.clone());
             if let Some(app) = self.app(&scope, folder) {
-                let names = Names {
-                    tiers,
-                    regions,
-                    clusters,
-                    apps: &folders,
-                };
                 self.check_app(&scope, &name, &app, &names);
                 apps.insert(name, app);
             }
@@ -438,6 +458,9 @@ impl<'a> Load<'a> {
 
     fn app(&mut self, scope: &Scope, folder: &str) -> Option<App> {
         let base = format!("apps/{folder}/");
+        for inside in ["values", "templates", "manifests"] {
+            self.check_folder(scope, &format!("{base}{inside}"));
+        }
         let path = format!("{base}app.yaml");
         if !self.tree.entries.contains_key(&path) {
             let problem = Problem::new(scope.clone(), &path, "this app has no app.yaml");
@@ -512,26 +535,22 @@ impl<'a> Load<'a> {
             });
         };
         let spec = &app.spec;
-        if !known.tiers.contains_key(&spec.tier) {
+        if known.tiers_read && !known.tiers.contains_key(&spec.tier) {
             let help = suggest(spec.tier.as_str(), known.tiers.keys().map(TierName::as_str));
             unknown(&["spec", "tier"], "tier", spec.tier.as_str(), help);
         }
         for (i, region) in spec.placement.regions.iter().enumerate() {
-            if !known.regions.contains_key(region) {
-                let help = suggest(
-                    region.as_str(),
-                    known.regions.keys().map(RegionName::as_str),
-                );
+            if !known.region_names.contains(region.as_str()) {
+                let names = known.region_names.iter().map(String::as_str);
+                let help = suggest(region.as_str(), names);
                 let path = ["spec", "placement", "regions", &i.to_string()];
                 unknown(&path, "region", region.as_str(), help);
             }
         }
         for (i, cluster) in spec.placement.clusters.iter().enumerate() {
-            if !known.clusters.contains_key(cluster) {
-                let help = suggest(
-                    cluster.as_str(),
-                    known.clusters.keys().map(ClusterName::as_str),
-                );
+            if !known.cluster_names.contains(cluster.as_str()) {
+                let names = known.cluster_names.iter().map(String::as_str);
+                let help = suggest(cluster.as_str(), names);
                 let path = ["spec", "placement", "clusters", &i.to_string()];
                 unknown(&path, "cluster", cluster.as_str(), help);
             }
@@ -563,32 +582,49 @@ impl<'a> Load<'a> {
                 spec.mode,
                 modes.join(" or ")
             );
-            self.place(scope, &file.path, place(&["spec", "mode"]), message);
+            self.place(scope, &file.path, place(&["spec", "mode"]), message, None);
         }
         for stem in app.values_at.keys() {
-            if !known.regions.contains_key(stem.as_str())
-                && !known.clusters.contains_key(stem.as_str())
-            {
+            if !known.region_names.contains(stem) && !known.cluster_names.contains(stem) {
                 let path = format!("apps/{name}/values/{stem}.yaml");
                 let message = format!("there is no region or cluster `{stem}`");
-                let names = known.regions.keys().map(RegionName::as_str);
-                let names = names.chain(known.clusters.keys().map(ClusterName::as_str));
+                let names = known.region_names.iter().chain(&known.cluster_names);
                 let problem = Problem::new(scope.clone(), &path, message);
-                self.problems.push(match suggest(stem, names) {
-                    Some(help) => problem.help(help),
-                    None => problem,
-                });
+                self.problems
+                    .push(match suggest(stem, names.map(String::as_str)) {
+                        Some(help) => problem.help(help),
+                        None => problem,
+                    });
             }
         }
         let fits = known
             .clusters
             .iter()
             .any(|(name, cluster)| spec.placement.allows(name, cluster));
-        if !fits && !known.clusters.is_empty() {
+        // Names that are not there were told above.
+        let named = spec.placement.regions.iter().map(RegionName::as_str);
+        let all_known = named
+            .into_iter()
+            .all(|name| known.region_names.contains(name))
+            && (spec.placement.clusters.iter())
+                .all(|name| known.cluster_names.contains(name.as_str()));
+        if !fits && !known.clusters.is_empty() && known.all_read && all_known {
             let message = "no cluster of the fleet fits this placement".to_owned();
-            self.place(scope, &file.path, place(&["spec", "placement"]), message);
+            let at = place(&["spec", "placement"]);
+            let help = "a cluster has to pass `regions`, `clusters` and `clusterSelector`, as far as they are given";
+            self.place(scope, &file.path, at, message, Some(help));
         }
-        if app.templates.is_empty() && app.manifests.is_empty() {
+        // Where there are some that can't be read, that was told above.
+        let base = format!("apps/{name}/");
+        let none = |folder: &str| {
+            let folder = format!("{base}{folder}");
+            !self
+                .tree
+                .entries
+                .keys()
+                .any(|path| path.starts_with(&folder))
+        };
+        if none("templates") && none("manifests") {
             let problem = Problem::new(scope.clone(), &file.path, "this app has no objects");
             self.problems
                 .push(problem.help("add templates/NAME.yaml or manifests/NAME.yaml"));
@@ -597,24 +633,16 @@ impl<'a> Load<'a> {
 
     fn check_cycles(&mut self, apps: &BTreeMap<AppName, App>) {
         for (name, app) in apps {
-            let mut reached = BTreeSet::new();
-            let mut next: Vec<&AppName> = app.spec.depends_on.iter().collect();
-            while let Some(other) = next.pop() {
-                if reached.insert(other)
-                    && let Some(app) = apps.get(other)
-                {
-                    next.extend(&app.spec.depends_on);
-                }
-            }
-            if reached.contains(name) {
+            if let Some(way) = circle(name, apps) {
                 let node = yaml::parse(&app.file.text)
                     .ok()
                     .and_then(|mut nodes| nodes.pop());
                 let path = ["spec", "dependsOn"];
                 let at = node.map_or(Pos { line: 1, col: 1 }, |n| n.descend(path.into_iter()).at);
-                let message = format!("`{name}` depends on itself, through `dependsOn`");
+                let message = format!("this app waits for itself: {way}");
                 let scope = Scope::App(name.clone());
-                self.place(&scope, &app.file.path, at, message);
+                let help = "remove one of these from a `dependsOn`";
+                self.place(&scope, &app.file.path, at, message, Some(help));
             }
         }
     }
@@ -678,6 +706,19 @@ impl<'a> Load<'a> {
             .collect()
     }
 
+    /// The names of all files that should be clusters.
+    fn cluster_names(&self) -> BTreeSet<String> {
+        let name = |path: String| {
+            let (_, file) = path.strip_prefix("regions/")?.split_once('/')?;
+            let name = file.strip_suffix(".yaml").filter(|name| *name != "region");
+            name.map(str::to_owned)
+        };
+        self.files("regions/")
+            .into_iter()
+            .filter_map(name)
+            .collect()
+    }
+
     /// The files below a folder.
     fn files(&self, base: &str) -> Vec<String> {
         self.tree
@@ -715,9 +756,35 @@ impl<'a> Load<'a> {
 /// Every name that an app may refer to.
 struct Names<'a> {
     tiers: &'a BTreeMap<TierName, TierSpec>,
-    regions: &'a BTreeMap<RegionName, Region>,
     clusters: &'a BTreeMap<ClusterName, Cluster>,
+    /// Whether the tiers had no problem.
+    tiers_read: bool,
+    /// Whether no document of the fleet's had one.
+    all_read: bool,
+    /// Of regions and clusters also those whose documents have problems.
+    region_names: BTreeSet<String>,
+    cluster_names: BTreeSet<String>,
     apps: &'a BTreeSet<String>,
+}
+
+/// The shortest way from an app through `dependsOn` back to itself, for people.
+fn circle(name: &AppName, apps: &BTreeMap<AppName, App>) -> Option<String> {
+    let after = |name: &AppName| apps.get(name).map(|app| app.spec.depends_on.as_slice());
+    let mut ways: VecDeque<Vec<&AppName>> = VecDeque::new();
+    let mut reached = BTreeSet::new();
+    ways.extend(after(name)?.iter().map(|first| vec![first]));
+    while let Some(way) = ways.pop_front() {
+        let last = *way.last()?;
+        if last == name {
+            let words: Vec<&str> = way.iter().map(|app| app.as_str()).collect();
+            return Some(format!("{name} → {}", words.join(" → ")));
+        }
+        if reached.insert(last) {
+            let longer = |next| way.iter().copied().chain([next]).collect();
+            ways.extend(after(last).unwrap_or_default().iter().map(longer));
+        }
+    }
+    None
 }
 
 impl crate::kinds::Placement {

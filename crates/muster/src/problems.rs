@@ -7,6 +7,11 @@ use crate::output::print;
 
 /// Prints a problem: where, what, the line, and what to do.
 pub(crate) fn show(problem: &Problem) {
+    print(&format!("{}\n", text(problem)));
+}
+
+/// A problem as text with styles: where, what, the line, and what to do.
+pub(crate) fn text(problem: &Problem) -> String {
     let (colour, word) = match problem.scope {
         Scope::Hint => (AnsiColor::Yellow, "hint"),
         Scope::Fleet | Scope::App(_) => (AnsiColor::Red, "error"),
@@ -17,9 +22,6 @@ pub(crate) fn show(problem: &Problem) {
     let (first, rest) = text
         .split_once('\n')
         .map_or((text.as_str(), None), |(a, b)| (a, Some(b)));
-    print(&format!("{label}{word}{label:#}: {bold}{first}{bold:#}\n"));
-    if let Some(rest) = rest {
-        print(&format!("{rest}\n"));
-    }
-    print("\n");
+    let rest = rest.map_or_else(String::new, |rest| format!("{rest}\n"));
+    format!("{label}{word}{label:#}: {bold}{first}{bold:#}\n{rest}")
 }

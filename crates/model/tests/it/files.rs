@@ -25,7 +25,10 @@ fn broken_yaml_in_the_fleet_holds_the_commit() {
 #[test]
 fn broken_yaml_in_an_app_holds_that_app() {
     let mut fleet = Fleet::new();
-    fleet.file("apps/wiki/app.yaml", app("wiki", "  owner: \"the wiki team\n"));
+    fleet.file(
+        "apps/wiki/app.yaml",
+        app("wiki", "  owner: \"the wiki team\n"),
+    );
     fleet.file("apps/shop/values.yaml", "replicas: [1, 2\nimage: shop\n");
     insta::assert_snapshot!(fleet.told(), @r#"
     held back: app shop, wiki
@@ -220,12 +223,18 @@ fn everything_that_is_wrong_is_told_at_once() {
     let mut fleet = Fleet::new();
     fleet.file(
         "regions/eu-west/region.yaml",
-        region("eu-west").replace("EU", "Europe").replace("IE", "Ireland"),
+        region("eu-west")
+            .replace("EU", "Europe")
+            .replace("IE", "Ireland"),
     );
     fleet.file("tiers.yaml", "apiVersion: v1\n");
     fleet.file(
         "apps/wiki/app.yaml",
-        app("wiki", "  ownr: docs\n  placement:\n    region: [eu-west]\n").replace("gold", "Gold"),
+        app(
+            "wiki",
+            "  ownr: docs\n  placement:\n    region: [eu-west]\n",
+        )
+        .replace("gold", "Gold"),
     );
     fleet.file("apps/shop/values.yaml", "a: 1\na: 2\n");
     insta::assert_snapshot!(fleet.told(), @r#"

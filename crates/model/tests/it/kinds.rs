@@ -142,7 +142,9 @@ fn values_of_the_wrong_type() {
 #[test]
 fn a_place_off_the_map() {
     let mut fleet = Fleet::new();
-    let bad = region("us-east").replace("53.3", "153.3").replace("IE", "us");
+    let bad = region("us-east")
+        .replace("53.3", "153.3")
+        .replace("IE", "us");
     fleet.file("regions/us-east/region.yaml", bad);
     insta::assert_snapshot!(fleet.told(), @r"
     held back: the whole commit

@@ -151,14 +151,23 @@ impl Fleet {
             None => "the whole commit".to_owned(),
             Some(_) if loaded.broken.is_empty() => "nothing".to_owned(),
             Some(model) => {
-                assert!(loaded.broken.iter().all(|app| !model.apps.contains_key(app)));
+                assert!(
+                    loaded
+                        .broken
+                        .iter()
+                        .all(|app| !model.apps.contains_key(app))
+                );
                 let names: Vec<&str> = loaded.broken.iter().map(|app| app.as_str()).collect();
                 format!("app {}", names.join(", "))
             }
         };
         let mut told = format!("held back: {held}\n");
         for problem in &loaded.problems {
-            let hint = if problem.scope == Scope::Hint { "hint: " } else { "" };
+            let hint = if problem.scope == Scope::Hint {
+                "hint: "
+            } else {
+                ""
+            };
             told.push_str(&format!("\n{hint}{problem}\n"));
         }
         told

@@ -5,15 +5,18 @@ use crate::{Fleet, TIERS, app, cluster};
 #[test]
 fn unknown_names_come_with_the_ones_that_were_meant() {
     let mut fleet = Fleet::new();
-    let spec = "\
-  dependsOn: [shopp]
-  placement:
-    regions: [eu-wst, us-east]
-    clusters:
-      - us-east-1
-      - us-east-11
-";
-    fleet.file("apps/wiki/app.yaml", app("wiki", spec).replace("gold", "glod"));
+    let spec = concat!(
+        "  dependsOn: [shopp]\n",
+        "  placement:\n",
+        "    regions: [eu-wst, us-east]\n",
+        "    clusters:\n",
+        "      - us-east-1\n",
+        "      - us-east-11\n",
+    );
+    fleet.file(
+        "apps/wiki/app.yaml",
+        app("wiki", spec).replace("gold", "glod"),
+    );
     insta::assert_snapshot!(fleet.told(), @r"
     held back: app wiki
 
@@ -97,7 +100,10 @@ fn an_app_that_waits_for_itself() {
 #[test]
 fn a_mode_that_cannot_keep_its_tiers_promise() {
     let mut fleet = Fleet::new();
-    let tiers = TIERS.replace("  rto: 15m\n", "  rto: 15m\n  modes: [active-passive, singleton]\n");
+    let tiers = TIERS.replace(
+        "  rto: 15m\n",
+        "  rto: 15m\n  modes: [active-passive, singleton]\n",
+    );
     fleet.file("tiers.yaml", tiers);
     fleet.without("apps/shop/app.yaml");
     fleet.without("apps/shop/templates/settings.yaml");
@@ -135,7 +141,10 @@ fn a_fault_is_told_once_and_not_again_by_everything_that_refers_to_it() {
     fleet.file("apps/wiki/values/us-east-1.yaml", "a: 1\n");
     fleet.file("apps/wiki/values/us-east.yaml", "a: 1\n");
     fleet.file("regions/us-east/region.yaml", "kind: Region\n");
-    fleet.file("regions/us-east/us-east-1.yaml", cluster("us-east-1") + "spce: {}\n");
+    fleet.file(
+        "regions/us-east/us-east-1.yaml",
+        cluster("us-east-1") + "spce: {}\n",
+    );
     fleet.file("tiers.yaml", TIERS.replace("rpo: 1m", "rpo: one"));
     insta::assert_snapshot!(fleet.told(), @r"
     held back: the whole commit

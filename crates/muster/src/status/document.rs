@@ -1,0 +1,397 @@
+//! The fleet's status as a document: what `-o json` prints, and what pages and lists are made from.
+//!
+//! Field names are a contract for scripts. Times are RFC 3339; what is not known is `null`.
+
+use std::collections::BTreeSet;
+
+use clap::Args;
+use jiff::Timestamp;
+use muster_model::problem::{Problem, Scope};
+use muster_proto::v1;
+use serde::Serialize;
+
+/// How a cluster stands, or an app in it; the worse, the greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum State {
+    /// As wanted, and healthy.
+    Synced,
+    /// On the way to what is wanted.
+    Progressing,
+    /// No agent has ever joined.
+    Unjoined,
+    /// The agent has no stream to the hub: everything else is its last known level.
+    Offline,
+    /// Something is refused or degraded.
+    Failing,
+}
+
+impl State {
+    /// The word for people, the same as in JSON.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Synced => "synced",
+            Self::Progressing => "progressing",
+            Self::Unjoined => "unjoined",
+            Self::Offline => "offline",
+            Self::Failing => "failing",
+        }
+    }
+}
+
+/// The whole status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Document {
+    /// The fleet's name; empty before the first good commit.
+    pub(crate) fleet: String,
+    pub(crate) hub_version: String,
+    /// The hub's clock.
+    pub(crate) now: Option<Timestamp>,
+    /// Everything that was asked for runs at the newest commit and is healthy, and nothing is held back.
+    pub(crate) synced: bool,
+    pub(crate) repo: Repo,
+    /// What is wrong with the fleet repository, as `muster validate -o json` has it.
+    pub(crate) problems: Vec<Problem>,
+    pub(crate) regions: Vec<Region>,
+    pub(crate) clusters: Vec<Cluster>,
+    pub(crate) apps: Vec<App>,
+}
+
+/// The fleet repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Repo {
+    pub(crate) url: String,
+    /// What of it is followed, in words.
+    pub(crate) reference: String,
+    /// The commit in force.
+    pub(crate) commit: Option<String>,
+    pub(crate) subject: String,
+    pub(crate) author: String,
+    pub(crate) committed_at: Option<Timestamp>,
+    /// The newest commit that was seen.
+    pub(crate) tip: Option<String>,
+    /// The newest commit is not in force: it has a problem, or is being worked through.
+    pub(crate) behind: bool,
+    /// Why the repository can't be read.
+    pub(crate) problem: Option<String>,
+    pub(crate) problem_since: Option<Timestamp>,
+    pub(crate) retry_at: Option<Timestamp>,
+    pub(crate) last_read: Option<Timestamp>,
+}
+
+/// A region. The numbers are of its clusters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Region {
+    pub(crate) name: String,
+    pub(crate) continent: String,
+    pub(crate) country: String,
+    pub(crate) city: String,
+    pub(crate) clusters: usize,
+    pub(crate) synced: usize,
+}
+
+/// A cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Cluster {
+    pub(crate) name: String,
+    pub(crate) region: String,
+    pub(crate) state: State,
+    pub(crate) connected: bool,
+    /// When its agent last said something; a steady agent says nothing.
+    pub(crate) last_seen: Option<Timestamp>,
+    pub(crate) agent_version: Option<String>,
+    pub(crate) wanted_generation: u64,
+    pub(crate) generation: u64,
+    /// The commit that it is at.
+    pub(crate) commit: Option<String>,
+    /// What concerns no single app.
+    pub(crate) problems: Vec<String>,
+    pub(crate) apps: Vec<Placed>,
+}
+
+impl Cluster {
+    /// How many of its apps are synced and healthy, or were when it was last seen.
+    pub(crate) fn apps_synced(&self) -> usize {
+        self.apps.iter().filter(|app| app.is_well()).count()
+    }
+
+    /// Objects applied, and all.
+    pub(crate) fn objects(&self) -> (u32, u32) {
+        self.apps.iter().fold((0, 0), |(applied, all), app| {
+            (applied + app.applied, all + app.objects)
+        })
+    }
+}
+
+/// An app in a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Placed {
+    pub(crate) app: String,
+    /// Empty where it is leaving the cluster.
+    pub(crate) role: String,
+    pub(crate) state: State,
+    /// What the cluster has is what is wanted.
+    pub(crate) synced: bool,
+    /// `received`, `applied` or `failed`.
+    pub(crate) phase: Option<&'static str>,
+    /// In Argo CD's words.
+    pub(crate) health: Option<String>,
+    pub(crate) objects: u32,
+    pub(crate) applied: u32,
+    pub(crate) problems: Vec<ObjectProblem>,
+}
+
+/// What is wrong with an object.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ObjectProblem {
+    pub(crate) object: String,
+    pub(crate) message: String,
+}
+
+/// An app. The numbers are of the clusters that it is placed in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct App {
+    pub(crate) name: String,
+    pub(crate) tier: String,
+    pub(crate) mode: String,
+    pub(crate) owner: String,
+    /// It stays at its last good state, because of a problem in the fleet repository.
+    pub(crate) held: bool,
+    pub(crate) clusters: usize,
+    pub(crate) synced: usize,
+}
+
+/// What is asked for; everything where nothing is named.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Filter {
+    /// Only the clusters of this region; may be repeated.
+    #[arg(long = "region", value_name = "REGION")]
+    pub(crate) regions: Vec<String>,
+    /// Only this cluster; may be repeated.
+    #[arg(long = "cluster", value_name = "CLUSTER")]
+    pub(crate) clusters: Vec<String>,
+    /// Only this app; may be repeated.
+    #[arg(long = "app", value_name = "APP")]
+    pub(crate) apps: Vec<String>,
+}
+
+impl Filter {
+    /// What the hub is asked.
+    pub(crate) fn request(&self) -> v1::StatusRequest {
+        v1::StatusRequest {
+            clusters: self.clusters.clone(),
+            apps: self.apps.clone(),
+        }
+    }
+}
+
+fn asked(names: &[String], name: &str) -> bool {
+    names.is_empty() || names.iter().any(|asked| asked == name)
+}
+
+fn time(seconds: i64) -> Option<Timestamp> {
+    (seconds != 0)
+        .then(|| Timestamp::from_second(seconds).ok())
+        .flatten()
+}
+
+fn known(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+impl Document {
+    /// The part of a status that is asked for.
+    pub(crate) fn of(status: v1::Status, filter: &Filter) -> Self {
+        let repo = repo(status.repo.unwrap_or_default());
+        let clusters: Vec<Cluster> = status
+            .clusters
+            .into_iter()
+            .filter(|c| asked(&filter.regions, &c.region) && asked(&filter.clusters, &c.name))
+            .map(|c| cluster(c, &filter.apps))
+            .filter(|c| filter.apps.is_empty() || !c.apps.is_empty())
+            .collect();
+        let everywhere = filter.regions.is_empty() && filter.clusters.is_empty();
+        let whole = everywhere && filter.apps.is_empty();
+        let regions_left: BTreeSet<&str> = clusters.iter().map(|c| c.region.as_str()).collect();
+        let regions = status
+            .regions
+            .into_iter()
+            .filter(|r| whole || regions_left.contains(r.name.as_str()))
+            .map(|r| region(r, &clusters))
+            .collect();
+        let apps = status
+            .apps
+            .into_iter()
+            .filter(|a| asked(&filter.apps, &a.name))
+            .map(|a| app(a, &clusters))
+            .filter(|a| everywhere || a.clusters > 0)
+            .collect();
+        let problems: Vec<Problem> = status
+            .problems
+            .iter()
+            .map(Problem::from)
+            .filter(|problem| match &problem.scope {
+                Scope::App(app) => asked(&filter.apps, app.as_str()),
+                Scope::Fleet | Scope::Hint => true,
+            })
+            .collect();
+        let synced = repo.commit.is_some()
+            && !repo.behind
+            && repo.problem.is_none()
+            && problems.iter().all(|problem| problem.scope == Scope::Hint)
+            && clusters.iter().all(|cluster| cluster.state == State::Synced);
+        Self {
+            fleet: status.fleet,
+            hub_version: status.hub_version,
+            now: time(status.now),
+            synced,
+            repo,
+            problems,
+            regions,
+            clusters,
+            apps,
+        }
+    }
+}
+
+fn repo(repo: v1::Repo) -> Repo {
+    Repo {
+        behind: !repo.tip.is_empty() && repo.tip != repo.commit,
+        url: repo.url,
+        reference: repo.reference,
+        commit: known(repo.commit),
+        subject: repo.subject,
+        author: repo.author,
+        committed_at: time(repo.committed_at),
+        tip: known(repo.tip),
+        problem: known(repo.problem),
+        problem_since: time(repo.problem_since),
+        retry_at: time(repo.retry_at),
+        last_read: time(repo.last_read),
+    }
+}
+
+fn region(region: v1::RegionSummary, clusters: &[Cluster]) -> Region {
+    let own = || clusters.iter().filter(|c| c.region == region.name);
+    Region {
+        clusters: own().count(),
+        synced: own().filter(|c| c.state == State::Synced).count(),
+        name: region.name,
+        continent: region.continent,
+        country: region.country,
+        city: region.city,
+    }
+}
+
+fn cluster(cluster: v1::ClusterStatus, apps_asked: &[String]) -> Cluster {
+    let state = match cluster.state() {
+        v1::ClusterState::Unspecified | v1::ClusterState::Unjoined => State::Unjoined,
+        v1::ClusterState::Offline => State::Offline,
+        v1::ClusterState::Failing => State::Failing,
+        v1::ClusterState::Progressing => State::Progressing,
+        v1::ClusterState::Synced => State::Synced,
+    };
+    let apps: Vec<Placed> = cluster
+        .apps
+        .into_iter()
+        .filter(|app| asked(apps_asked, &app.app))
+        .map(|app| placed(app, state))
+        .collect();
+    // The hub's word is about the whole generation; where some apps are asked for, only they count.
+    let state = match state {
+        State::Synced | State::Progressing | State::Failing if !apps_asked.is_empty() => {
+            let worst = apps.iter().map(|app| app.state).max();
+            let own = (!cluster.problems.is_empty()).then_some(State::Failing);
+            own.max(worst).unwrap_or(state)
+        }
+        state => state,
+    };
+    Cluster {
+        name: cluster.name,
+        region: cluster.region,
+        state,
+        connected: cluster.connected,
+        last_seen: time(cluster.last_seen),
+        agent_version: known(cluster.agent_version),
+        wanted_generation: cluster.wanted,
+        generation: cluster.in_force,
+        commit: known(cluster.commit),
+        problems: cluster.problems,
+        apps,
+    }
+}
+
+fn placed(app: v1::ClusterApp, cluster: State) -> Placed {
+    let phase = match app.phase() {
+        v1::Phase::Unspecified => None,
+        v1::Phase::Received => Some("received"),
+        v1::Phase::Applied => Some("applied"),
+        v1::Phase::Failed => Some("failed"),
+    };
+    let problems = app.problems.into_iter().map(|problem| ObjectProblem {
+        object: problem.object,
+        message: problem.message,
+    });
+    let mut placed = Placed {
+        app: app.app,
+        role: app.role,
+        state: cluster,
+        synced: app.synced,
+        phase,
+        health: known(app.health),
+        objects: app.objects,
+        applied: app.applied,
+        problems: problems.collect(),
+    };
+    if !matches!(cluster, State::Unjoined | State::Offline) {
+        placed.state = if placed.is_failing() {
+            State::Failing
+        } else if placed.is_well() {
+            State::Synced
+        } else {
+            State::Progressing
+        };
+    }
+    placed
+}
+
+impl Placed {
+    /// By its last known level, whether or not the cluster is there.
+    fn is_failing(&self) -> bool {
+        self.phase == Some("failed") || self.health.as_deref() == Some("Degraded")
+    }
+
+    fn is_well(&self) -> bool {
+        self.synced
+            && self.phase == Some("applied")
+            && !matches!(
+                self.health.as_deref(),
+                None | Some("Progressing" | "Missing" | "Degraded")
+            )
+    }
+}
+
+fn app(app: v1::AppSummary, clusters: &[Cluster]) -> App {
+    let places = || {
+        let all = clusters.iter().flat_map(|cluster| &cluster.apps);
+        all.filter(|placed| placed.app == app.name)
+    };
+    App {
+        clusters: places().count(),
+        synced: places()
+            .filter(|placed| placed.state == State::Synced)
+            .count(),
+        name: app.name,
+        tier: app.tier,
+        mode: app.mode,
+        owner: app.owner,
+        held: app.held,
+    }
+}

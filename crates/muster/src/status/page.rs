@@ -1,0 +1,614 @@
+//! The status as a page for people: what is wrong first, then the fleet, its clusters, its apps.
+//!
+//! A fleet of a few clusters is shown whole. Of a large one the regions and apps are counted, and only
+//! the clusters that are not in sync are named.
+
+use std::collections::BTreeMap;
+
+use muster_model::problem::{Problem, Scope};
+
+use super::{
+    document::{App, Cluster, Document, Placed, State},
+    look::{Cell, Grid, Look, Tone, count, names, short},
+};
+use crate::problems;
+
+/// Problems of one sort that are shown one by one.
+const MOST: usize = 10;
+/// Objects of a failing app that are shown.
+const MOST_OBJECTS: usize = 3;
+/// Clusters that are named in a sentence.
+const MOST_NAMES: usize = 4;
+/// A fleet of more clusters is summed up by region.
+const MOST_CLUSTERS: usize = 16;
+/// A fleet of more clusters has no columns for them.
+const MOST_COLUMNS: usize = 8;
+
+/// The whole page.
+pub(crate) fn page(document: &Document, look: Look) -> String {
+    let mut page = Page {
+        document,
+        look,
+        text: String::new(),
+    };
+    let groups = [
+        Page::repository,
+        Page::held,
+        Page::absent,
+        Page::failing,
+        Page::progressing,
+        Page::hints,
+        Page::header,
+        Page::clusters,
+        Page::apps,
+    ];
+    for group in groups {
+        page.group(group);
+    }
+    page.text
+}
+
+/// The status in one line.
+pub(crate) fn summary(document: &Document) -> String {
+    let repo = &document.repo;
+    let mut parts = Vec::new();
+    if repo.problem.is_some() {
+        parts.push("the repository is unreachable".to_owned());
+    }
+    if let Some(tip) = repo.tip.as_deref().filter(|_| repo.behind) {
+        let held = document.problems.iter().any(|p| p.scope == Scope::Fleet);
+        let how = if held { "held back" } else { "worked through" };
+        parts.push(format!("{} is {how}", short(tip)));
+    }
+    let held = document.apps.iter().filter(|app| app.held);
+    let held: Vec<&str> = held.map(|app| app.name.as_str()).collect();
+    if !held.is_empty() {
+        parts.push(format!("{} held back", names(held, MOST_NAMES)));
+    }
+    let all = &document.clusters;
+    let in_state = |state| all.iter().filter(move |cluster| cluster.state == state);
+    parts.push(format!(
+        "{} of {} in sync",
+        in_state(State::Synced).count(),
+        count(all.len(), "cluster")
+    ));
+    for state in [State::Failing, State::Offline, State::Unjoined, State::Progressing] {
+        let clusters: Vec<&str> = in_state(state).map(|c| c.name.as_str()).collect();
+        if !clusters.is_empty() {
+            parts.push(format!("{} {}", names(clusters, MOST_NAMES), state.word()));
+        }
+    }
+    let at = repo.commit.as_deref().map_or("no commit yet", short);
+    format!("{at}: {}", parts.join("; "))
+}
+
+struct Page<'a> {
+    document: &'a Document,
+    look: Look,
+    text: String,
+}
+
+impl Page<'_> {
+    /// Puts an empty line between groups that say something.
+    fn group(&mut self, group: fn(&mut Self)) {
+        let before = self.text.len();
+        group(self);
+        if before > 0 && self.text.len() > before {
+            self.text.insert(before, '\n');
+        }
+    }
+
+    /// A sentence on something that is not as it should be.
+    fn item(&mut self, tone: Tone, mark: char, text: &str) {
+        let label = match tone {
+            Tone::Bad => "error:",
+            Tone::Busy => "in progress:",
+            _ => "warning:",
+        };
+        let style = tone.style().bold();
+        let first = if self.look.styled {
+            format!("{} ", self.look.paint(style, &mark.to_string()))
+        } else {
+            format!("{label} ")
+        };
+        self.text.push_str(&self.look.fold(&first, "  ", text));
+    }
+
+    /// More on the item above.
+    fn more(&mut self, text: &str) {
+        self.text.push_str(&self.look.fold("    ", "      ", text));
+    }
+
+    fn strong(&self, text: &str) -> String {
+        self.look.paint(Tone::Strong.style(), text)
+    }
+
+    fn repository(&mut self) {
+        let repo = &self.document.repo;
+        let Some(problem) = &repo.problem else {
+            return;
+        };
+        let since = self.look.age(repo.problem_since);
+        let since = since.map_or_else(String::new, |age| format!(" for {age}"));
+        let title = self.strong("the repository is unreachable");
+        self.item(Tone::Bad, '✗', &format!("{title}{since}: {problem}"));
+        let stays = match &repo.commit {
+            Some(commit) => format!("{} stays in force", short(commit)),
+            None => "no commit is in force yet".to_owned(),
+        };
+        let next = match (repo.retry_at, self.look.now) {
+            (Some(retry), Some(now)) if retry > now => {
+                let wait = super::look::length(retry.as_second() - now.as_second());
+                format!("the next try is in {wait}")
+            }
+            _ => "the next try is now".to_owned(),
+        };
+        self.more(&format!("{stays}; {next}"));
+    }
+
+    fn held(&mut self) {
+        let repo = &self.document.repo;
+        let errors: Vec<&Problem> = self
+            .document
+            .problems
+            .iter()
+            .filter(|problem| problem.scope != Scope::Hint)
+            .collect();
+        let whole = errors.iter().any(|problem| problem.scope == Scope::Fleet);
+        if let Some(tip) = repo.tip.as_deref().filter(|_| repo.behind) {
+            let tip = self.strong(short(tip));
+            let stays = match &repo.commit {
+                Some(commit) => format!("{} stays in force", short(commit)),
+                None => "no commit is in force yet".to_owned(),
+            };
+            if whole {
+                let text = format!("commit {tip} is held back; {stays}");
+                self.item(Tone::Bad, '✗', &text);
+            } else {
+                let text = format!("commit {tip} is being worked through; {stays}");
+                self.item(Tone::Busy, '↻', &text);
+            }
+        }
+        let held: Vec<&str> = self.held_apps().collect();
+        if !held.is_empty() {
+            let apps = self.strong(&names(held.iter().copied(), MOST_NAMES));
+            let verb = if held.len() == 1 { "is" } else { "are" };
+            let text = format!("{apps} {verb} held back; what was last good stays in force");
+            self.item(Tone::Bad, '✗', &text);
+        }
+        for problem in errors.iter().take(MOST) {
+            self.problem(problem);
+        }
+        self.rest(errors.len(), MOST, "problem");
+    }
+
+    fn held_apps(&self) -> impl Iterator<Item = &str> {
+        let apps = self.document.apps.iter().filter(|app| app.held);
+        apps.map(|app| app.name.as_str())
+    }
+
+    fn problem(&mut self, problem: &Problem) {
+        if !self.text.is_empty() && !self.text.ends_with("\n\n") {
+            self.text.push('\n');
+        }
+        let text = problems::text(problem);
+        let text = if self.look.styled {
+            text
+        } else {
+            anstream::adapter::strip_str(&text).to_string()
+        };
+        for line in text.lines() {
+            // The source line keeps its columns, so that the caret stays below its place.
+            let source = problem.line.is_some() && line.contains(" | ") || line.ends_with('^');
+            if source || self.look.width.is_none() {
+                self.text.push_str(line);
+                self.text.push('\n');
+            } else {
+                self.text.push_str(&self.look.fold("", "  ", line));
+            }
+        }
+    }
+
+    /// Says how many were not shown.
+    fn rest(&mut self, all: usize, shown: usize, noun: &str) {
+        if all > shown {
+            let text = format!("{} more; `muster status -o json` has all", count(all - shown, noun));
+            self.more(&text);
+        }
+    }
+
+    /// Clusters that are not there, and what keeps whole clusters.
+    fn absent(&mut self) {
+        let all = &self.document.clusters;
+        let offline: Vec<&Cluster> = of_state(all, State::Offline).collect();
+        if offline.len() <= MOST_NAMES {
+            for cluster in offline {
+                let since = self.look.age(cluster.last_seen);
+                let name = self.strong(&cluster.name);
+                let text = match since {
+                    Some(age) => format!("{name} is offline: its last known level is {age} old"),
+                    None => format!("{name} is offline: nothing was heard of it yet"),
+                };
+                self.item(Tone::Warning, '○', &text);
+            }
+        } else {
+            let oldest = offline.iter().filter_map(|cluster| cluster.last_seen).min();
+            let since = self.look.age(oldest);
+            let since = since.map_or_else(String::new, |age| format!(", the first for {age}"));
+            let title = self.strong(&format!("{} are offline", count(offline.len(), "cluster")));
+            let which = names(offline.iter().map(|c| c.name.as_str()), MOST_NAMES);
+            self.item(Tone::Warning, '○', &format!("{title}{since}: {which}"));
+        }
+        let unjoined: Vec<&str> = of_state(all, State::Unjoined)
+            .map(|cluster| cluster.name.as_str())
+            .collect();
+        if let Some(first) = unjoined.first() {
+            let verb = if unjoined.len() == 1 { "has" } else { "have" };
+            let which = self.strong(&names(unjoined.iter().copied(), MOST_NAMES));
+            let text =
+                format!("{which} {verb} never joined: `muster cluster join-token {first}`");
+            self.item(Tone::Warning, '○', &text);
+        }
+        let mut troubled: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for cluster in all {
+            for problem in &cluster.problems {
+                troubled.entry(problem).or_default().push(&cluster.name);
+            }
+        }
+        for (problem, clusters) in troubled.iter().take(MOST) {
+            let which = self.strong(&names(clusters.iter().copied(), MOST_NAMES));
+            self.item(Tone::Bad, '✗', &format!("{which}: {problem}"));
+        }
+        self.rest(troubled.len(), MOST, "problem");
+    }
+
+    fn failing(&mut self) {
+        self.by_app(State::Failing);
+    }
+
+    fn progressing(&mut self) {
+        self.by_app(State::Progressing);
+        // Clusters that have not yet taken what is wanted, where no app says so.
+        let silent = of_state(&self.document.clusters, State::Progressing)
+            .filter(|c| c.apps.iter().all(|app| app.state == State::Synced));
+        let silent: Vec<&str> = silent.map(|cluster| cluster.name.as_str()).collect();
+        if !silent.is_empty() {
+            let which = self.strong(&names(silent.iter().copied(), MOST_NAMES));
+            let verb = if silent.len() == 1 { "takes" } else { "take" };
+            self.item(Tone::Busy, '↻', &format!("{which} {verb} a new generation"));
+        }
+    }
+
+    /// The apps of a state, each once with all its clusters.
+    fn by_app(&mut self, state: State) {
+        let mut apps: BTreeMap<&str, Vec<(&Cluster, &Placed)>> = BTreeMap::new();
+        for cluster in &self.document.clusters {
+            for placed in cluster.apps.iter().filter(|app| app.state == state) {
+                apps.entry(&placed.app).or_default().push((cluster, placed));
+            }
+        }
+        for (app, places) in apps.iter().take(MOST) {
+            let mut text = self.strong(app);
+            let verb = if state == State::Failing {
+                " fails in "
+            } else {
+                " is on its way in "
+            };
+            text.push_str(verb);
+            if places.len() > MOST_NAMES + 1 {
+                text.push_str(&format!("{}: ", count(places.len(), "cluster")));
+            }
+            let clusters = places.iter().map(|(cluster, _)| cluster.name.as_str());
+            text.push_str(&names(clusters, MOST_NAMES));
+            if let [(_, placed)] = places.as_slice() {
+                text.push_str(&format!(" ({})", standing(placed)));
+            }
+            let (tone, mark) = (state.tone(), state.mark());
+            self.item(tone, mark, &text);
+            self.objects(places);
+        }
+        self.rest(apps.len(), MOST, "app");
+    }
+
+    fn objects(&mut self, places: &[(&Cluster, &Placed)]) {
+        let mut found: Vec<(&super::document::ObjectProblem, Vec<&str>)> = Vec::new();
+        for (cluster, placed) in places {
+            for problem in &placed.problems {
+                match found.iter_mut().find(|(known, _)| *known == problem) {
+                    Some((_, clusters)) => clusters.push(&cluster.name),
+                    None => found.push((problem, vec![&cluster.name])),
+                }
+            }
+        }
+        for (problem, clusters) in found.iter().take(MOST_OBJECTS) {
+            let place = match (clusters.as_slice(), places.len()) {
+                (all, of) if all.len() == of => String::new(),
+                ([one], _) => format!(" ({one})"),
+                (some, _) => format!(" ({})", count(some.len(), "cluster")),
+            };
+            self.more(&format!("{}{place}: {}", problem.object, problem.message));
+        }
+        let left = found.len().saturating_sub(MOST_OBJECTS);
+        if left > 0 {
+            let app = places.first().map_or("", |(_, placed)| placed.app.as_str());
+            let more = count(left, "more object");
+            self.more(&format!("{more}; `muster get objects --app {app}` has all"));
+        }
+    }
+
+    fn hints(&mut self) {
+        let all = &self.document.problems;
+        let hints: Vec<&Problem> = all.iter().filter(|p| p.scope == Scope::Hint).collect();
+        for problem in hints.iter().take(MOST) {
+            self.problem(problem);
+        }
+        self.rest(hints.len(), MOST, "hint");
+    }
+
+    fn header(&mut self) {
+        let Document {
+            fleet,
+            repo,
+            clusters,
+            ..
+        } = self.document;
+        let mut title = match fleet.as_str() {
+            "" => self.strong("a fleet without a name yet"),
+            name => self.strong(name),
+        };
+        if let Some(commit) = &repo.commit {
+            let commit = self.look.paint(Tone::Warning.style(), short(commit));
+            title.push_str(&format!(" at {commit} {}", repo.subject));
+        } else {
+            title.push_str(": no commit is in force yet");
+        }
+        self.text.push_str(&self.look.fold("", "  ", &title));
+        let mut origin = Vec::new();
+        if !repo.author.is_empty() {
+            let age = self.look.age(repo.committed_at);
+            let age = age.map_or_else(String::new, |age| format!(", {age} ago"));
+            origin.push(format!("by {}{age}", repo.author));
+        }
+        origin.push(format!("{}, {}", repo.url, repo.reference));
+        let origin = origin.join("; ");
+        self.faint(&origin);
+        let synced = of_state(clusters, State::Synced).count();
+        let (applied, objects) = clusters.iter().map(Cluster::objects).fold(
+            (0_u64, 0_u64),
+            |(applied, all), (more_applied, more)| {
+                (applied + u64::from(more_applied), all + u64::from(more))
+            },
+        );
+        let state = if self.document.synced {
+            State::Synced
+        } else {
+            clusters.iter().map(|c| c.state).max().unwrap_or(State::Progressing)
+        };
+        let objects = if applied == objects {
+            count(usize::try_from(objects).unwrap_or(usize::MAX), "object")
+        } else {
+            format!("{applied} of {objects} objects applied")
+        };
+        let clusters = if synced == clusters.len() {
+            format!("{} in sync", count(synced, "cluster"))
+        } else {
+            format!("{synced} of {} in sync", count(clusters.len(), "cluster"))
+        };
+        let apps = count(self.document.apps.len(), "app");
+        let text = format!("{clusters}, {apps}, {objects}");
+        let text = self.look.paint(state.tone().style(), &text);
+        self.text.push_str(&self.look.fold("  ", "  ", &text));
+    }
+
+    fn faint(&mut self, text: &str) {
+        let text = self.look.paint(Tone::Faint.style(), text);
+        self.text.push_str(&self.look.fold("  ", "  ", &text));
+    }
+
+    fn clusters(&mut self) {
+        let all = &self.document.clusters;
+        if all.is_empty() {
+            return;
+        }
+        if all.len() <= MOST_CLUSTERS {
+            let grid = cluster_grid(all.iter(), self.look);
+            self.text.push_str(&grid.draw(self.look));
+            return;
+        }
+        let mut grid = Grid::new([
+            "REGION", "CLUSTERS", "SYNCED", "PROGRESSING", "FAILING", "OFFLINE", "UNJOINED", "OBJECTS",
+        ])
+        .spare(&["OBJECTS", "UNJOINED"]);
+        for region in &self.document.regions {
+            let own: Vec<&Cluster> = all.iter().filter(|c| c.region == region.name).collect();
+            let number = |state| {
+                let number = own.iter().filter(|cluster| cluster.state == state).count();
+                match number {
+                    0 => Cell::or_dash(None),
+                    n => Cell::new(State::tone(state), n.to_string()),
+                }
+            };
+            grid.row([
+                region.name.as_str().into(),
+                own.len().to_string().into(),
+                number(State::Synced),
+                number(State::Progressing),
+                number(State::Failing),
+                number(State::Offline),
+                number(State::Unjoined),
+                objects(own.iter().copied()),
+            ]);
+        }
+        self.text.push_str(&grid.draw(self.look));
+        let mut astray: Vec<&Cluster> = all.iter().filter(|c| c.state != State::Synced).collect();
+        astray.sort_by_key(|cluster| std::cmp::Reverse(cluster.state));
+        if astray.is_empty() {
+            return;
+        }
+        self.text.push('\n');
+        let shown = astray.iter().copied().take(MOST_CLUSTERS);
+        let grid = cluster_grid(shown, self.look);
+        self.text.push_str(&grid.draw(self.look));
+        if astray.len() > MOST_CLUSTERS {
+            let left = count(astray.len() - MOST_CLUSTERS, "more cluster");
+            self.faint(&format!("and {left} not in sync: `muster get clusters` lists all"));
+        }
+    }
+
+    fn apps(&mut self) {
+        let apps = &self.document.apps;
+        if apps.is_empty() || self.document.clusters.is_empty() {
+            return;
+        }
+        let matrix = (self.document.clusters.len() <= MOST_COLUMNS).then(|| self.matrix());
+        let fits = |grid: &Grid| self.look.width.is_none_or(|w| grid.natural_width() <= w);
+        let grid = match matrix {
+            Some(grid) if fits(&grid) => grid,
+            _ => self.app_summary(),
+        };
+        self.text.push_str(&grid.draw(self.look));
+    }
+
+    /// Apps by clusters.
+    fn matrix(&self) -> Grid {
+        let clusters = &self.document.clusters;
+        let header = clusters.iter().map(|cluster| cluster.name.to_uppercase());
+        let mut grid = Grid::new(std::iter::once("APP".to_owned()).chain(header));
+        for app in &self.document.apps {
+            let cell = |cluster: &Cluster| {
+                let placed = cluster.apps.iter().find(|placed| placed.app == app.name);
+                placed.map_or_else(|| Cell::or_dash(None), |placed| self.place(placed))
+            };
+            grid.row(std::iter::once(app_name(app)).chain(clusters.iter().map(cell)));
+        }
+        grid
+    }
+
+    /// An app's role and state in a cluster.
+    fn place(&self, placed: &Placed) -> Cell {
+        let role = match placed.role.as_str() {
+            "" => "leaving",
+            role => role,
+        };
+        let words = match placed.state {
+            State::Progressing if placed.applied < placed.objects => {
+                format!("{role} {}/{}", placed.applied, placed.objects)
+            }
+            State::Synced => role.to_owned(),
+            _ if self.look.styled => role.to_owned(),
+            state => format!("{role} {}", state.word()),
+        };
+        Cell::state(self.look, placed.state, &words)
+    }
+
+    /// Apps with their numbers, and where they are not in sync.
+    fn app_summary(&self) -> Grid {
+        let mut grid = Grid::new(["APP", "TIER", "MODE", "SYNCED", "NOT IN SYNC"])
+            .spare(&["MODE", "TIER"]);
+        let mut astray: BTreeMap<&str, BTreeMap<State, Vec<&str>>> = BTreeMap::new();
+        for cluster in &self.document.clusters {
+            for placed in cluster.apps.iter().filter(|p| p.state != State::Synced) {
+                let states = astray.entry(&placed.app).or_default();
+                states.entry(placed.state).or_default().push(&cluster.name);
+            }
+        }
+        for app in &self.document.apps {
+            let states = astray.get(app.name.as_str());
+            let worst = states.and_then(|states| states.keys().next_back().copied());
+            let parts = states.into_iter().flatten().rev().map(|(state, clusters)| {
+                let number = clusters.len();
+                let which = names(clusters.iter().copied(), 2);
+                format!("{number} {} ({which})", state.word())
+            });
+            let parts = parts.collect::<Vec<_>>().join(", ");
+            let synced = format!("{}/{}", app.synced, app.clusters);
+            grid.row([
+                app_name(app),
+                Cell::or_dash(Some(&app.tier)),
+                Cell::or_dash(Some(&app.mode)),
+                Cell::state(self.look, worst.unwrap_or(State::Synced), &synced),
+                Cell::or_dash(Some(&parts)),
+            ]);
+        }
+        grid
+    }
+}
+
+fn of_state(clusters: &[Cluster], state: State) -> impl Iterator<Item = &Cluster> {
+    clusters.iter().filter(move |cluster| cluster.state == state)
+}
+
+fn app_name(app: &App) -> Cell {
+    if app.held {
+        Cell::new(Tone::Bad, format!("{} (held back)", app.name))
+    } else {
+        app.name.as_str().into()
+    }
+}
+
+/// How an app that is not synced stands, in words.
+fn standing(placed: &Placed) -> String {
+    let Placed {
+        objects, applied, ..
+    } = placed;
+    if placed.role.is_empty() {
+        return "it is leaving".to_owned();
+    }
+    if !placed.synced && placed.state == State::Progressing {
+        return "not yet at what is wanted".to_owned();
+    }
+    if applied < objects {
+        return format!("{applied} of {objects} objects applied");
+    }
+    match placed.health.as_deref() {
+        Some(health) => format!("{}, {health}", count(*objects as usize, "object")),
+        None => count(*objects as usize, "object"),
+    }
+}
+
+/// Objects applied of all.
+fn objects<'a>(clusters: impl Iterator<Item = &'a Cluster>) -> Cell {
+    let (applied, all) = clusters.map(Cluster::objects).fold((0_u64, 0_u64), |sum, more| {
+        (sum.0 + u64::from(more.0), sum.1 + u64::from(more.1))
+    });
+    format!("{applied}/{all}").into()
+}
+
+/// Clusters, one a line. A region is named once.
+pub(crate) fn cluster_grid<'a>(
+    clusters: impl Iterator<Item = &'a Cluster>,
+    look: Look,
+) -> Grid {
+    let mut grid = Grid::new([
+        "REGION", "CLUSTER", "STATE", "GENERATION", "COMMIT", "APPS", "OBJECTS", "AGENT",
+    ])
+    .spare(&["AGENT", "GENERATION", "OBJECTS", "REGION"]);
+    let mut last = None;
+    for cluster in clusters {
+        let region = cluster.region.as_str();
+        let words = match (cluster.state, look.age(cluster.last_seen)) {
+            (State::Offline, Some(age)) => format!("offline {age}"),
+            (state, _) => state.word().to_owned(),
+        };
+        let (generation, wanted) = (cluster.generation, cluster.wanted_generation);
+        let arrow = if look.styled { " → " } else { "->" };
+        let generation = match (generation, wanted) {
+            (0, 0) => String::new(),
+            (is, wanted) if is == wanted => is.to_string(),
+            (0, wanted) => format!("none{arrow}{wanted}"),
+            (is, wanted) => format!("{is}{arrow}{wanted}"),
+        };
+        grid.row([
+            if last == Some(region) { "" } else { region }.into(),
+            cluster.name.as_str().into(),
+            Cell::state(look, cluster.state, &words),
+            Cell::or_dash(Some(&generation)),
+            Cell::or_dash(cluster.commit.as_deref().map(short)),
+            format!("{}/{}", cluster.apps_synced(), cluster.apps.len()).into(),
+            objects(std::iter::once(cluster)),
+            Cell::or_dash(cluster.agent_version.as_deref()),
+        ]);
+        last = Some(region);
+    }
+    grid
+}

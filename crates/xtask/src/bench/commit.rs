@@ -1,0 +1,145 @@
+//! From the end of `git push` until the object is in the API servers of four real clusters.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, ensure};
+use futures::{StreamExt as _, TryStreamExt as _};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api, Client,
+    api::{WatchEvent, WatchParams},
+};
+use muster_testkit::{
+    fleet::{Fleet, FleetOptions},
+    wait::eventually,
+};
+use tokio::sync::watch;
+
+use super::fanout::memory;
+
+const CLUSTERS: [(&str, &str); 4] =
+    [("one", "east"), ("two", "east"), ("three", "west"), ("four", "north")];
+/// Objects that each cluster carries besides, so that it is no empty one.
+const ITEMS: usize = 980;
+
+/// What one run found.
+pub(crate) struct Commits {
+    /// Until the last of the four clusters has the object, one for each commit.
+    pub(crate) all: Vec<Duration>,
+    /// Until a cluster has it, all clusters and commits.
+    pub(crate) each: Vec<Duration>,
+    /// Resident memory of the hub at the end, in bytes.
+    pub(crate) hub: u64,
+    /// Resident memory of each agent at the end, in bytes, with its objects applied.
+    pub(crate) agents: Vec<u64>,
+    /// Objects of each cluster.
+    pub(crate) objects: usize,
+}
+
+fn document(kind: &str, name: &str, spec: &str) -> String {
+    format!("apiVersion: muster.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n")
+}
+
+const MARK: &str = "apiVersion: v1
+kind: Namespace
+metadata: {name: mark}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: mark}
+data: {n: \"{{ values.n }}\", cluster: {{ cluster.name }}}
+";
+
+const LOAD: &str = "apiVersion: v1
+kind: Namespace
+metadata: {name: load}
+{% for item in range(values.items) %}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: item-{{ item }}}
+data: {item: \"{{ item }}\", text: \"a few words that make it no empty object\"}
+{% endfor %}
+";
+
+/// Follows the mark in one cluster: what number it has, and since when.
+async fn follow(client: Client, seen: watch::Sender<(usize, Instant)>) -> anyhow::Result<()> {
+    let marks: Api<ConfigMap> = Api::namespaced(client, "mark");
+    loop {
+        let params = WatchParams::default().fields("metadata.name=mark");
+        let mut events = marks.watch(&params, "0").await?.boxed();
+        while let Some(Ok(event)) = events.next().await {
+            let at = Instant::now();
+            if let WatchEvent::Added(mark) | WatchEvent::Modified(mark) = event {
+                let n = mark.data.and_then(|data| data.get("n")?.parse().ok());
+                seen.send_replace((n.unwrap_or_default(), at));
+            }
+        }
+    }
+}
+
+/// Runs the whole of it.
+pub(crate) async fn run(muster: PathBuf, commits: usize) -> anyhow::Result<Commits> {
+    let mut fleet = Fleet::start(FleetOptions {
+        muster,
+        clusters: CLUSTERS.map(|(name, region)| (name.to_owned(), region.to_owned())).to_vec(),
+        nodes: 0,
+        directory: None,
+        hub_arguments: Vec::new(),
+    })
+    .await?;
+    let mut files = vec![
+        ("fleet.yaml".to_owned(), document("Fleet", "commits", "{}")),
+        ("tiers.yaml".to_owned(), document("Tier", "basic", "{rpo: 1h, rto: 1h}")),
+        ("apps/mark/values.yaml".to_owned(), "n: 0\n".to_owned()),
+        ("apps/mark/templates/all.yaml".to_owned(), MARK.to_owned()),
+        ("apps/load/values.yaml".to_owned(), format!("items: {ITEMS}\n")),
+        ("apps/load/templates/all.yaml".to_owned(), LOAD.to_owned()),
+    ];
+    for app in ["mark", "load"] {
+        let path = format!("apps/{app}/app.yaml");
+        files.push((path, document("App", app, "{tier: basic, mode: active-active}")));
+    }
+    for (name, region) in CLUSTERS {
+        let place = "{location: {continent: EU, country: IE, latitude: 53.3, longitude: -6.2}}";
+        files.push((format!("regions/{region}/region.yaml"), document("Region", region, place)));
+        files.push((format!("regions/{region}/{name}.yaml"), document("Cluster", name, "{}")));
+    }
+    let listed: Vec<(&str, &str)> = files.iter().map(|(p, t)| (p.as_str(), t.as_str())).collect();
+    fleet.repo().publish("begin", &listed)?;
+    fleet.start_hub().await?;
+    fleet.start_agents()?;
+    eventually("all in sync", Duration::from_secs(300), async || {
+        let status = fleet.status()?;
+        ensure!(status["synced"] == true, "{status}");
+        Ok(())
+    })
+    .await?;
+    let mut followers = tokio::task::JoinSet::new();
+    let mut marks = Vec::new();
+    for cluster in fleet.clusters().values() {
+        let (sender, seen) = watch::channel((0, Instant::now()));
+        followers.spawn(follow(cluster.client().await?, sender));
+        marks.push(seen);
+    }
+    let (mut all, mut each) = (Vec::new(), Vec::new());
+    for n in 1..=commits {
+        fleet.repo().publish(&format!("commit {n}"), &[("apps/mark/values.yaml", &format!("n: {n}\n"))])?;
+        let pushed = Instant::now();
+        let arrived = futures::stream::iter(marks.iter_mut()).then(async |mark| {
+            let seen = tokio::time::timeout(Duration::from_secs(60), mark.wait_for(|(m, _)| *m == n)).await;
+            let (_, at) = *seen.context("the commit did not arrive in a minute")??;
+            anyhow::Ok(at.saturating_duration_since(pushed))
+        });
+        let arrived: Vec<Duration> = arrived.try_collect().await?;
+        all.push(arrived.iter().max().copied().unwrap_or_default());
+        each.extend(arrived);
+    }
+    let (hub, _) = memory(fleet.hub()?.pid())?;
+    let agents = CLUSTERS.map(|(name, _)| fleet.agent(name).and_then(|agent| memory(agent.pid())));
+    let agents = agents.into_iter().map(|agent| Ok(agent?.0)).collect::<anyhow::Result<_>>()?;
+    Ok(Commits { all, each, hub, agents, objects: ITEMS + 3 })
+}

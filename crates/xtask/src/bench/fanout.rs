@@ -1,0 +1,309 @@
+//! One commit to thousands of clusters: real streams, real mTLS, a real hub process; only what stands
+//! behind each agent is simulated, with an apply that is instant.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, ensure};
+use futures::{StreamExt as _, TryStreamExt as _};
+use muster_agent::{Arrived, Cluster, Level, TakeError, dial, follow};
+use muster_model::ids::{ClusterName, ContentHash};
+use muster_pki::{Credentials, JoinToken, Key, Login, TrustBundle};
+use muster_plan::delivery::{Known, Term};
+use muster_proto::v1::{self, admin_client::AdminClient, enrolment_client::EnrolmentClient};
+use muster_testkit::{
+    fleet::{Fleet, FleetOptions},
+    wait::eventually,
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+const REGIONS: usize = 20;
+const APPS: usize = 10;
+const MAX_MESSAGE: usize = 256 * 1024 * 1024;
+
+/// What one run found.
+pub(crate) struct Fanout {
+    /// Connected agents.
+    pub(crate) agents: usize,
+    /// From the end of `git push` until the hub has the last acknowledgement, one for each commit.
+    pub(crate) last: Vec<Duration>,
+    /// From the end of `git push` until an agent has the new generation in force, all agents and commits.
+    pub(crate) each: Vec<Duration>,
+    /// From the first connection until all are connected and in sync.
+    pub(crate) joined: Duration,
+    /// The hub's resident memory before the first agent, in bytes.
+    pub(crate) before: u64,
+    /// The same with all agents idle.
+    pub(crate) idle: u64,
+    /// The same at its highest.
+    pub(crate) peak: u64,
+}
+
+/// An agent's cluster whose apply is instant.
+struct Instantly {
+    state: Mutex<State>,
+    level: watch::Sender<Arc<Level>>,
+    taken: watch::Sender<(u64, Instant)>,
+}
+
+#[derive(Default)]
+struct State {
+    known: Known,
+    held: HashSet<ContentHash>,
+}
+
+impl Instantly {
+    fn new() -> Self {
+        Self {
+            state: Mutex::default(),
+            level: watch::Sender::new(Arc::default()),
+            taken: watch::Sender::new((0, Instant::now())),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Cluster for Instantly {
+    fn known(&self) -> Known {
+        self.state().known.clone()
+    }
+
+    fn holds(&self, hash: ContentHash) -> bool {
+        self.state().held.contains(&hash)
+    }
+
+    async fn note_term(&self, term: Term, incarnation: &str) -> Result<(), TakeError> {
+        let mut state = self.state();
+        state.known.term = term;
+        incarnation.clone_into(&mut state.known.incarnation);
+        Ok(())
+    }
+
+    async fn take(&self, generation: Arrived) -> Result<(), TakeError> {
+        {
+            let mut state = self.state();
+            state.known = Known {
+                term: generation.term,
+                incarnation: generation.incarnation,
+                in_force: Some(generation.number),
+            };
+            state.held = generation.bundles.iter().map(|bundle| bundle.hash).collect();
+        }
+        let apps = generation.bundles.iter().map(|bundle| {
+            let report = v1::AppReport {
+                app: bundle.app.to_string(),
+                hash: bundle.hash.0.to_vec(),
+                phase: v1::Phase::Applied.into(),
+                objects: 5,
+                applied: 5,
+                health: "Healthy".to_owned(),
+                problems: Vec::new(),
+                gone: false,
+            };
+            (report.app.clone(), Arc::new(report))
+        });
+        let (in_force, apps) = (Some(generation.number), apps.collect());
+        self.level.send_replace(Arc::new(Level { in_force, apps, problems: Vec::new() }));
+        self.taken.send_replace((generation.number.generation.0, Instant::now()));
+        Ok(())
+    }
+
+    fn level(&self) -> watch::Receiver<Arc<Level>> {
+        self.level.subscribe()
+    }
+
+    fn objects(&self, _app: &str) -> Vec<v1::ObjectState> {
+        Vec::new()
+    }
+}
+
+fn document(kind: &str, name: &str, spec: &str) -> String {
+    format!("apiVersion: muster.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n")
+}
+
+fn cluster_name(index: usize) -> String {
+    format!("c{index:04}")
+}
+
+/// A template of five usual objects; the ConfigMap says which cluster it is in, so that every cluster's
+/// bundle is another one: the worst case for a hub.
+const TEMPLATE: &str = include_str!("fanout.template.yaml");
+
+/// The fleet repository, all but the values that each commit changes.
+fn files(clusters: usize) -> BTreeMap<String, String> {
+    let mut files = BTreeMap::from([
+        ("fleet.yaml".to_owned(), document("Fleet", "fanout", "{}")),
+        ("tiers.yaml".to_owned(), document("Tier", "basic", "{rpo: 1h, rto: 1h}")),
+    ]);
+    for region in 0..REGIONS {
+        let place = "{location: {continent: EU, country: IE, latitude: 53.3, longitude: -6.2}}";
+        files.insert(
+            format!("regions/r{region:02}/region.yaml"),
+            document("Region", &format!("r{region:02}"), place),
+        );
+    }
+    for index in 0..clusters {
+        let (name, region) = (cluster_name(index), index % REGIONS);
+        files.insert(format!("regions/r{region:02}/{name}.yaml"), document("Cluster", &name, "{}"));
+    }
+    for app in 0..APPS {
+        let name = format!("app{app}");
+        files.insert(
+            format!("apps/{name}/app.yaml"),
+            document("App", &name, "{tier: basic, mode: active-active}"),
+        );
+        files.insert(format!("apps/{name}/templates/all.yaml"), TEMPLATE.to_owned());
+        files.insert(format!("apps/{name}/values.yaml"), values(0));
+    }
+    files
+}
+
+fn values(commit: usize) -> String {
+    format!("image: registry.example.com/app:v{commit}\nreplicas: 3\nport: 8080\n")
+}
+
+/// Resident memory of a process now and at its highest, in bytes.
+pub(crate) fn memory(pid: u32) -> anyhow::Result<(u64, u64)> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = |name: &str| -> anyhow::Result<u64> {
+        let line = status.lines().find(|line| line.starts_with(name)).context("a process without memory")?;
+        let kib: u64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
+        Ok(kib * 1024)
+    };
+    Ok((line("VmRSS:")?, line("VmHWM:")?))
+}
+
+/// An admin client with a fleet's own login.
+async fn admin(login: &Path) -> anyhow::Result<AdminClient<Channel>> {
+    let login = Login::read(login)?;
+    let (trust, credentials) = login.open()?;
+    let channel = dial(&login.hub, &trust, Some(&credentials)).await?;
+    Ok(AdminClient::new(channel).max_decoding_message_size(MAX_MESSAGE))
+}
+
+/// One agent: joins, and follows the hub until it is told to stop.
+async fn join(
+    mut admin: AdminClient<Channel>,
+    name: String,
+) -> anyhow::Result<(ClusterName, String, TrustBundle, Credentials)> {
+    let request = v1::JoinTokenRequest { cluster: name.clone(), valid_seconds: 0 };
+    let token: JoinToken = admin.create_join_token(request).await?.into_inner().token.parse()?;
+    let key = Key::generate()?;
+    let channel = dial(&token.hub, &token.trust, None).await?;
+    let request = v1::EnrolRequest { token: token.secret.expose(), csr: key.request()? };
+    let granted = EnrolmentClient::new(channel).enrol(request).await?.into_inner();
+    let credentials = Credentials::new(&granted.certificate, key)?;
+    Ok((name.parse()?, token.hub, TrustBundle::from_pem(&granted.trust)?, credentials))
+}
+
+/// Runs the whole of it with this many agents.
+pub(crate) async fn run(muster: PathBuf, agents: usize, commits: usize) -> anyhow::Result<Fanout> {
+    let mut fleet = Fleet::start(FleetOptions {
+        muster,
+        clusters: Vec::new(),
+        nodes: 0,
+        directory: None,
+        hub_arguments: Vec::new(),
+    })
+    .await?;
+    let files = files(agents);
+    let listed: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+    fleet.repo().publish("begin", &listed)?;
+    fleet.start_hub().await?;
+    let mut admin = admin(&fleet.login()).await?;
+    eventually("the first commit", Duration::from_secs(60), async || {
+        let status = admin.get_status(v1::StatusRequest::default()).await?.into_inner();
+        ensure!(status.clusters.len() == agents, "{} clusters", status.clusters.len());
+        Ok(())
+    })
+    .await?;
+    let pid = fleet.hub()?.pid();
+    let joined: Vec<_> = futures::stream::iter((0..agents).map(|index| join(admin.clone(), cluster_name(index))))
+        .buffer_unordered(16)
+        .try_collect()
+        .await?;
+    let (before, _) = memory(pid)?;
+    let began = Instant::now();
+    let stop = CancellationToken::new();
+    let mut clusters = Vec::with_capacity(agents);
+    let mut following = tokio::task::JoinSet::new();
+    for (process, (name, hub, trust, credentials)) in (1_u64..).zip(joined) {
+        let cluster = Arc::new(Instantly::new());
+        clusters.push(Arc::clone(&cluster));
+        let stop = stop.clone();
+        following.spawn(async move {
+            while !stop.is_cancelled() {
+                let channel = match dial(&hub, &trust, Some(&credentials)).await {
+                    Ok(channel) => channel,
+                    Err(error) => {
+                        eprintln!("{name}: {error}");
+                        continue;
+                    }
+                };
+                if let Err(error) = follow(channel, &name, process, cluster.as_ref(), &stop, || {}).await {
+                    eprintln!("{name}: {error}");
+                }
+            }
+        });
+    }
+    acknowledged(&mut admin, agents, Duration::from_secs(300)).await?;
+    let joined = began.elapsed();
+    let (idle, _) = settled(pid).await?;
+    let (mut last, mut each) = (Vec::new(), Vec::new());
+    for commit in 1..=commits {
+        let before: Vec<u64> = clusters.iter().map(|cluster| cluster.taken.borrow().0).collect();
+        let path = format!("apps/app{}/values.yaml", commit % APPS);
+        fleet.repo().publish(&format!("commit {commit}"), &[(&path, &values(commit))])?;
+        let pushed = Instant::now();
+        for (cluster, before) in clusters.iter().zip(before) {
+            let mut taken = cluster.taken.subscribe();
+            let taken = tokio::time::timeout(Duration::from_secs(60), taken.wait_for(|(n, _)| *n > before));
+            let (_, at) = *taken.await.context("a cluster did not get the commit in a minute")??;
+            each.push(at.saturating_duration_since(pushed));
+        }
+        acknowledged(&mut admin, agents, Duration::from_secs(60)).await?;
+        last.push(pushed.elapsed());
+    }
+    let (_, peak) = memory(pid)?;
+    stop.cancel();
+    following.join_all().await;
+    Ok(Fanout { agents, last, each, joined, before, idle, peak })
+}
+
+/// Waits until the hub itself has every cluster's acknowledgement of what is wanted.
+async fn acknowledged(
+    admin: &mut AdminClient<Channel>,
+    agents: usize,
+    within: Duration,
+) -> anyhow::Result<()> {
+    eventually("the last acknowledgement", within, async || {
+        let status = admin.get_status(v1::StatusRequest::default()).await?.into_inner();
+        let done = status.clusters.iter().filter(|cluster| cluster.in_force == cluster.wanted && cluster.connected);
+        let done = done.count();
+        ensure!(done == agents, "{done} of {agents} clusters");
+        Ok(())
+    })
+    .await
+}
+
+/// Memory once it no longer falls: what a burst of handshakes took is given back after a while.
+async fn settled(pid: u32) -> anyhow::Result<(u64, u64)> {
+    let mut lowest = memory(pid)?;
+    let mut same = 0;
+    while same < 5 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = memory(pid)?;
+        same = if now.0 + 256 * 1024 < lowest.0 { 0 } else { same + 1 };
+        lowest = if now.0 < lowest.0 { now } else { lowest };
+    }
+    Ok(lowest)
+}
