@@ -17,9 +17,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 const LEASE: &str = "muster-agent";
-/// Without a renewal the lease is another's after this time.
+/// Without a renewal its holder may no longer act after this time.
 const TTL: Duration = Duration::from_secs(15);
 const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// What another waits after it saw the last renewal: the lease's own time, and the longest that a request
+/// of the last holder may still be under way at the API server.
+const TAKE_OVER: Duration = Duration::from_secs(15 + 25);
 /// A holder stops acting this long before another may begin.
 const STOP_BEFORE: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -156,7 +159,7 @@ impl Lead {
                     seen.insert((version, Instant::now())).1
                 }
             };
-            if since.elapsed() < TTL {
+            if since.elapsed() < TAKE_OVER {
                 return Ok(false);
             }
         }

@@ -21,6 +21,7 @@ use muster_apply::Config as ApplyConfig;
 use muster_pki::JoinToken;
 use muster_runtime::{backoff::Backoff, http::Readiness, log::Chain, process, shutdown::Shutdown};
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -148,6 +149,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
         return Ok(());
     };
     ready.ready();
+    tokio::spawn(show_generation(cluster.level(), metrics.generation.clone()));
     let acting = stop.child_token();
     let kept = tokio::spawn({
         let (lead, acting) = (Arc::clone(&lead), acting.clone());
@@ -268,12 +270,6 @@ async fn serve(
             identity = Identity { hub, ..renewed };
         }
         let was_connected = metrics.connected.set(0) == 1;
-        metrics.generation.set(
-            cluster
-                .known()
-                .in_force
-                .map_or(0, |number| number.generation.0),
-        );
         if was_connected {
             backoff.reset();
         }
@@ -289,6 +285,17 @@ async fn serve(
         tokio::select! {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// Shows the generation in force until the cluster is closed.
+async fn show_generation(mut level: watch::Receiver<Arc<Level>>, gauge: Gauge<u64, AtomicU64>) {
+    loop {
+        let number = level.borrow_and_update().in_force;
+        gauge.set(number.map_or(0, |number| number.generation.0));
+        if level.changed().await.is_err() {
+            return;
         }
     }
 }

@@ -346,24 +346,15 @@ impl Session<'_> {
     fn failed(&self, error: reqwest::Error) -> Error {
         let error = error.without_url();
         let remote = self.remote.clone();
-        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-        let mut text = String::new();
-        while let Some(inner) = cause {
-            let tls = inner.downcast_ref::<rustls::Error>();
-            // An error within an io::Error is not its source.
-            let wrapped = inner
-                .downcast_ref::<io::Error>()
-                .and_then(io::Error::get_ref);
-            let tls = tls.or_else(|| wrapped.and_then(|error| error.downcast_ref()));
-            if let Some(rustls::Error::InvalidCertificate(source)) = tls {
+        let text = match root_of(&error) {
+            Root::Certificate(source) => {
                 return Error::Certificate {
                     remote,
                     source: Cause::Said(source.to_string()),
                 };
             }
-            text = inner.to_string();
-            cause = inner.source();
-        }
+            Root::Other(text) => text,
+        };
         let host = self.host.clone();
         let source = if error.is_connect() {
             let port = self.config.url.port();
@@ -381,6 +372,27 @@ impl Session<'_> {
             ConnectionError::Broken(Cause::Said(text))
         };
         Error::Unreachable { remote, source }
+    }
+}
+
+/// What is behind an error of the HTTP client.
+enum Root {
+    Certificate(rustls::Error),
+    Other(String),
+}
+
+fn root_of(error: &(dyn std::error::Error + 'static)) -> Root {
+    if let Some(tls @ rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
+        return Root::Certificate(tls.clone());
+    }
+    // The error within an io::Error is not its source.
+    let within = error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref);
+    match (within, error.source()) {
+        (Some(inner), _) => root_of(inner),
+        (None, Some(inner)) => root_of(inner),
+        (None, None) => Root::Other(error.to_string()),
     }
 }
 

@@ -1,9 +1,15 @@
 //! A remote that is a directory of this machine: its reference is read and its objects are copied
 //! without any process or protocol between.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    io::{self, BufReader},
+    path::{Path, PathBuf},
+};
 
-use git2::{ErrorClass, ErrorCode, Oid, Repository, RepositoryOpenFlags};
+use flate2::bufread::ZlibDecoder;
+use git2::{ErrorClass, ErrorCode, Object, ObjectType, Oid, Repository, RepositoryOpenFlags};
 
 use crate::{
     error::Error,
@@ -14,6 +20,7 @@ use crate::{
 pub(crate) struct Local<'a> {
     config: &'a RemoteConfig,
     repo: Repository,
+    objects: Vec<PathBuf>,
 }
 
 impl<'a> Local<'a> {
@@ -35,7 +42,12 @@ impl<'a> Local<'a> {
                 },
             }
         })?;
-        Ok(Self { config, repo })
+        let objects = object_directories(&repo);
+        Ok(Self {
+            config,
+            repo,
+            objects,
+        })
     }
 
     fn corrupt(&self, source: git2::Error) -> Error {
@@ -80,46 +92,117 @@ impl<'a> Local<'a> {
 
     /// The commit behind an object of this repository, if it is one.
     pub(crate) fn commit(&self, id: Oid) -> Result<Option<Oid>, Error> {
-        let object = self
-            .repo
-            .find_object(id, None)
-            .map_err(|error| self.corrupt(error))?;
-        Ok(object.peel_to_commit().ok().map(|commit| commit.id()))
+        let mut id = id;
+        loop {
+            let object = self.object(id).map_err(|error| self.corrupt(error))?;
+            match (object.kind(), object.as_tag()) {
+                (Some(ObjectType::Commit), _) => return Ok(Some(id)),
+                (_, Some(tag)) => id = tag.target_id(),
+                _ => return Ok(None),
+            }
+        }
     }
 
-    /// Writes what `commit` has and `have` lacks as a pack into a directory of packs.
-    pub(crate) fn copy(&self, packs: &Path, commit: Oid, have: Option<Oid>) -> Result<(), Error> {
-        // After a force-push and a collection here, the old commit may be gone.
-        let have = have.filter(|id| self.repo.find_commit(*id).is_ok());
-        pack(&self.repo, packs, commit, have).map_err(|error| match error.class() {
-            ErrorClass::Os => Error::Storage {
-                path: packs.to_owned(),
-                source: std::io::Error::other(error.message().to_owned()),
-            },
-            _ => self.corrupt(error),
-        })?;
+    /// Writes what `commit` leads to and `mirror` lacks as a pack of the mirror.
+    pub(crate) fn copy(&self, mirror: &Repository, commit: Oid) -> Result<(), Error> {
+        let packs = mirror.path().join("objects/pack");
+        self.pack_new(mirror, &packs, commit)
+            .map_err(|error| match error.class() {
+                ErrorClass::Os => Error::Storage {
+                    path: packs,
+                    source: io::Error::other(error.message().to_owned()),
+                },
+                _ => self.corrupt(error),
+            })
+    }
+
+    /// The mirror takes objects only together with all that they lead to, so the walk ends at those
+    /// that it has.
+    fn pack_new(&self, mirror: &Repository, packs: &Path, tip: Oid) -> Result<(), git2::Error> {
+        let there = mirror.odb()?;
+        let mut builder = self.repo.packbuilder()?;
+        let mut seen = HashSet::new();
+        let mut open = vec![tip];
+        while let Some(id) = open.pop() {
+            if there.exists(id) || !seen.insert(id) {
+                continue;
+            }
+            let object = self.object(id)?;
+            builder.insert_object(id, None)?;
+            if let Some(commit) = object.as_commit() {
+                open.push(commit.tree_id());
+                open.extend(commit.parent_ids());
+            } else if let Some(tree) = object.as_tree() {
+                let inner = tree
+                    .iter()
+                    .filter(|entry| entry.kind() != Some(ObjectType::Commit));
+                open.extend(inner.map(|entry| entry.id()));
+            }
+        }
+        if !seen.is_empty() {
+            builder.write(packs, 0)?;
+        }
         Ok(())
+    }
+
+    fn object(&self, id: Oid) -> Result<Object<'_>, git2::Error> {
+        for objects in &self.objects {
+            check_loose(objects, id)?;
+        }
+        self.repo.find_object(id, None)
     }
 }
 
-/// Writes the objects of `commit` without those of `have` as one pack; its name is given, unless
-/// there is nothing to write.
+/// The directories with a repository's objects: its own, and those it borrows from.
+fn object_directories(repo: &Repository) -> Vec<PathBuf> {
+    let mut found = vec![repo.commondir().join("objects")];
+    let mut next = 0;
+    while next < found.len() {
+        // Where there is no such file, nothing is borrowed.
+        let text = fs::read_to_string(found[next].join("info/alternates")).unwrap_or_default();
+        for line in text
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        {
+            let directory = found[next].join(line);
+            if !found.contains(&directory) {
+                found.push(directory);
+            }
+        }
+        next += 1;
+    }
+    found
+}
+
+/// libgit2 reads a loose object that is cut off for ever, so its end is looked for first.
+fn check_loose(objects: &Path, id: Oid) -> Result<(), git2::Error> {
+    let name = id.to_string();
+    let path = objects.join(&name[..2]).join(&name[2..]);
+    let result = File::open(&path)
+        .and_then(|file| io::copy(&mut ZlibDecoder::new(BufReader::new(file)), &mut io::sink()));
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            let text = format!("the file of object {id} is damaged: {error}");
+            Err(git2::Error::new(
+                ErrorCode::GenericError,
+                ErrorClass::Zlib,
+                text,
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes all that a commit leads to as one pack; its name is given.
 pub(crate) fn pack(
     repo: &Repository,
     packs: &Path,
     commit: Oid,
-    have: Option<Oid>,
 ) -> Result<Option<String>, git2::Error> {
     let mut walk = repo.revwalk()?;
     walk.push(commit)?;
-    if let Some(have) = have {
-        walk.hide(have)?;
-    }
     let mut builder = repo.packbuilder()?;
     builder.insert_walk(&mut walk)?;
-    if builder.object_count() == 0 {
-        return Ok(None);
-    }
     builder.write(packs, 0)?;
     Ok(builder.name()?.map(str::to_owned))
 }

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use git2::{ErrorCode, Oid, Repository, RepositoryInitOptions, RepositoryOpenFlags};
+use git2::{ErrorClass, ErrorCode, Oid, Repository, RepositoryInitOptions, RepositoryOpenFlags};
 use muster_model::{ids::ObjectId, tree::Snapshot};
 
 use crate::{
@@ -40,7 +40,18 @@ pub struct Mirror {
     last: Option<Arc<Snapshot>>,
     /// The commit for which a rebuild did not help.
     beyond_repair: Option<Oid>,
-    _lock: File,
+    _lock: Lock,
+}
+
+/// A locked file.
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Not left to the closing of the file: a process that another thread is just starting may
+        // have a copy of it. Where this fails, the closing does it.
+        let _ = self.0.unlock();
+    }
 }
 
 /// How a refresh changed the tip.
@@ -136,7 +147,7 @@ impl Mirror {
             repo: None,
             last: None,
             beyond_repair: None,
-            _lock: lock,
+            _lock: Lock(lock),
         };
         // Killed between the two renames of a swap.
         if !mirror.path().exists() && mirror.rebuild_path().exists() {
@@ -278,7 +289,7 @@ impl Mirror {
             return Ok(());
         }
         let merged = Oid::from_bytes(&last.commit.0)
-            .and_then(|tip| local::pack(repo, &packs, tip, None))
+            .and_then(|tip| local::pack(repo, &packs, tip))
             .map_err(|error| storage(io::Error::other(error.message().to_owned())))?;
         let Some(merged) = merged else { return Ok(()) };
         // The handle has the old packs open.
@@ -490,9 +501,13 @@ impl Mirror {
         };
         base.repo
             .reference(TIP, commit, true, "refresh")
-            .map_err(|error| Error::Storage {
-                path: base.repo.path().to_owned(),
-                source: io::Error::other(error.message().to_owned()),
+            .map_err(|error| match error.class() {
+                ErrorClass::Os => Failure::Told(Error::Storage {
+                    path: base.repo.path().to_owned(),
+                    source: io::Error::other(error.message().to_owned()),
+                }),
+                // What was there before is no reference.
+                _ => damaged(error),
             })?;
         Ok(Some((snapshot, change)))
     }
@@ -521,15 +536,13 @@ impl Mirror {
         if base.have == Some(commit) {
             return Ok(None);
         }
-        local
-            .copy(&base.repo.path().join("objects/pack"), commit, base.have)
-            .map_err(|error| match error {
-                Error::Corrupt { .. } => Failure::Damaged {
-                    commit: Some(commit),
-                    error,
-                },
-                error => Failure::Told(error),
-            })?;
+        local.copy(base.repo, commit).map_err(|error| match error {
+            Error::Corrupt { .. } => Failure::Damaged {
+                commit: Some(commit),
+                error,
+            },
+            error => Failure::Told(error),
+        })?;
         Ok(Some(commit))
     }
 

@@ -10,7 +10,7 @@ use muster_pki::{
     AdminName, Ca, Certified, Credentials, Identity, JoinSecret, JoinToken, Key, Login, PkiError,
     ServerTls, TrustBundle,
 };
-use muster_store::{CommitError, Expected, Store, Txn};
+use muster_store::{CommitError, Expected, RESTORED_KEY, Store, Txn};
 use tokio_util::sync::CancellationToken;
 
 use crate::records::{self, AuditRecord, InstanceRecord, JoinRecord, RecordError, now, seconds};
@@ -31,7 +31,7 @@ pub enum AuthorityError {
     #[error("this join token was used already; make one with `muster cluster join-token`")]
     UsedToken,
     /// The instance was removed.
-    #[error("this instance of cluster {0} was removed; it needs a new join token")]
+    #[error("this instance of cluster {0} was removed or is not known here; it needs a new join token")]
     Revoked(ClusterName),
     /// A request or certificate is not what it should be.
     #[error("the certificate request can't be granted")]
@@ -102,6 +102,32 @@ impl Authority {
             advertise,
             lifetime,
         })
+    }
+
+    /// A store that was restored from a backup may hold join tokens that were used since: all are void.
+    pub(crate) async fn after_restore(&self) -> Result<(), AuthorityError> {
+        let Some(restored) = self
+            .store
+            .get(RESTORED_KEY)
+            .await
+            .map_err(RecordError::from)?
+        else {
+            return Ok(());
+        };
+        let at = String::from_utf8_lossy(&restored.value);
+        tracing::warn!(%at, "this hub's state was restored from a backup; join tokens from before are void");
+        let mut txn = Txn::new().delete(RESTORED_KEY);
+        for key in self
+            .store
+            .keys(records::JOIN)
+            .await
+            .map_err(RecordError::from)?
+        {
+            txn = txn.delete(key.0);
+        }
+        let txn = audited(txn, "hub", format!("restored from the backup of {at}"));
+        self.store.commit(txn).await?;
+        Ok(())
     }
 
     /// TLS for the hub's listener, renewed in time until told to stop.
@@ -237,7 +263,7 @@ impl Authority {
         instance: &InstanceId,
         csr: &str,
     ) -> Result<Granted, AuthorityError> {
-        self.admit(cluster, instance).await?;
+        admit(self.store.as_ref(), cluster, instance).await?;
         self.grant(cluster, instance, csr)
     }
 
@@ -259,19 +285,6 @@ impl Authority {
             cluster: cluster.clone(),
             instance: instance.clone(),
         })
-    }
-
-    /// Whether an instance is still one of the fleet.
-    pub(crate) async fn admit(
-        &self,
-        cluster: &ClusterName,
-        instance: &InstanceId,
-    ) -> Result<(), AuthorityError> {
-        let key = records::instance_key(cluster, instance);
-        match records::read::<InstanceRecord>(self.store.as_ref(), &key).await? {
-            Some((record, _)) if !record.revoked => Ok(()),
-            Some(_) | None => Err(AuthorityError::Revoked(cluster.clone())),
-        }
     }
 
     /// Every instance that was not removed, by cluster.
@@ -367,6 +380,19 @@ impl Authority {
     /// Where the hub is reached.
     pub(crate) fn advertised(&self) -> &str {
         &self.advertise
+    }
+}
+
+/// Whether an instance is still one of the fleet.
+pub(crate) async fn admit(
+    store: &dyn Store,
+    cluster: &ClusterName,
+    instance: &InstanceId,
+) -> Result<(), AuthorityError> {
+    let key = records::instance_key(cluster, instance);
+    match records::read::<InstanceRecord>(store, &key).await? {
+        Some((record, _)) if !record.revoked => Ok(()),
+        Some(_) | None => Err(AuthorityError::Revoked(cluster.clone())),
     }
 }
 

@@ -2,7 +2,7 @@
 //! whole of it each time: load, place, render, compose, number, write.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Instant,
 };
@@ -52,6 +52,17 @@ pub(crate) enum FleetError {
     /// A bundle can't be compressed or read back.
     #[error("a bundle can't be compressed or read back")]
     Blob(#[source] std::io::Error),
+    /// A bundle that a cluster runs is lost. To go on without it would delete its objects.
+    #[error("the bundle {hash} of app `{app}`, which is in force, is not in the store; restore a backup", hash = hash.short())]
+    Lost {
+        /// Whose.
+        app: AppName,
+        /// Which.
+        hash: ContentHash,
+    },
+    /// Another term leads, and nothing was written.
+    #[error("this hub's term has ended")]
+    NotLeading,
     /// Rendering panicked.
     #[error("rendering ended badly")]
     Task(#[from] tokio::task::JoinError),
@@ -171,12 +182,16 @@ impl FleetLoop {
             return Ok(workshop);
         };
         self.recall(&mut workshop, &outcome, &before).await?;
-        let (chosen, mut problems) = choose(&mut workshop, model, &outcome, &before);
+        let Chosen {
+            chosen,
+            mut problems,
+            held,
+        } = choose(&mut workshop, model, &outcome, &before);
         problems.extend(outcome.loaded.problems.iter().cloned());
         problems.extend(outcome.rendered.problems.iter().cloned());
         problems.sort();
         problems.dedup();
-        let in_force = Arc::new(describe(model, &outcome, &snapshot, problems));
+        let in_force = Arc::new(describe(model, &outcome, &snapshot, problems, &held));
         let wanted = number(&chosen, &before, &in_force.commit);
         let state = FleetState { in_force, wanted };
         self.write(&before, &state, &chosen).await?;
@@ -220,8 +235,8 @@ impl FleetLoop {
                 .await
                 .map_err(RecordError::from)?
             else {
-                tracing::error!(app = %listed.app, hash = %listed.hash.short(), "a bundle in force is not in the store");
-                continue;
+                let (app, hash) = (listed.app.clone(), listed.hash);
+                return Err(FleetError::Lost { app, hash });
             };
             let bytes = blobs::decompress(&packed).map_err(FleetError::Blob)?;
             let bundle = RenderedBundle::from_encoded(bytes)
@@ -238,9 +253,7 @@ impl FleetLoop {
         after: &FleetState,
         chosen: &BTreeMap<ClusterName, BTreeMap<AppName, Candidate>>,
     ) -> Result<(), FleetError> {
-        let Some(lead) = self.leadership.now() else {
-            return Ok(());
-        };
+        let lead = self.leadership.now().ok_or(FleetError::NotLeading)?;
         let referenced = |state: &FleetState| -> (HashSet<ContentHash>, HashSet<ContentHash>) {
             let contents = state
                 .wanted
@@ -310,11 +323,9 @@ impl FleetLoop {
         txn = txn.put(records::IN_FORCE, records::encode(after.in_force.as_ref()));
         match self.store.commit(txn).await {
             Ok(_) => Ok(()),
-            Err(CommitError::Conflict { key })
-                if key == records::TERM && self.leadership.now() == Some(lead) =>
-            {
-                self.leadership.step_down();
-                Ok(())
+            Err(CommitError::Conflict { key }) if key == records::TERM => {
+                self.leadership.lost(lead).await;
+                Err(FleetError::NotLeading)
             }
             Err(error) => Err(error.into()),
         }
@@ -337,17 +348,22 @@ fn in_force(
     })
 }
 
-/// For every cluster the bundles that it should run, and the problems that this choice met.
+/// For every cluster the bundles that it should run, the problems that this choice met, and the apps
+/// that wait somewhere because of them.
+struct Chosen {
+    chosen: BTreeMap<ClusterName, BTreeMap<AppName, Candidate>>,
+    problems: Vec<Problem>,
+    held: BTreeSet<AppName>,
+}
+
 fn choose(
     workshop: &mut Workshop,
     model: &Model,
     outcome: &Outcome,
     before: &FleetState,
-) -> (
-    BTreeMap<ClusterName, BTreeMap<AppName, Candidate>>,
-    Vec<Problem>,
-) {
+) -> Chosen {
     let mut problems = Vec::new();
+    let mut held = BTreeSet::new();
     let mut all = BTreeMap::new();
     let broken = |app: &AppName| {
         outcome.loaded.broken.contains(app)
@@ -415,9 +431,18 @@ fn choose(
         for conflict in &composed.conflicts {
             problems.extend(problems_of(cluster, conflict));
         }
+        let kept_back = |(app, offer): (&AppName, &Offer<Candidate>)| {
+            let waits = offer.new.is_some() && offer.new.as_ref() != composed.chosen.get(app);
+            waits.then(|| app.clone())
+        };
+        held.extend(offers.iter().filter_map(kept_back));
         all.insert(cluster.clone(), composed.chosen);
     }
-    (all, problems)
+    Chosen {
+        chosen: all,
+        problems,
+        held,
+    }
 }
 
 /// Numbers what changed.
@@ -460,6 +485,7 @@ fn describe(
     outcome: &Outcome,
     snapshot: &Snapshot,
     problems: Vec<Problem>,
+    held: &BTreeSet<AppName>,
 ) -> InForce {
     let regions = model.regions.iter().map(|(name, region)| {
         let location = &region.spec.location;
@@ -478,7 +504,7 @@ fn describe(
             tier: app.spec.tier.to_string(),
             mode: app.spec.mode.to_string(),
             owner: app.spec.owner.clone().unwrap_or_default(),
-            held: !outcome.rendered.bundles.contains_key(name),
+            held: held.contains(name) || !outcome.rendered.bundles.contains_key(name),
         })
         .collect();
     let unread = |name: &AppName| AppRecord {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use muster_plan::delivery::Term;
 use muster_store::{CommitError, Expected, Store, Txn};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use crate::records::{self, Lead, RecordError};
 
@@ -13,6 +13,8 @@ use crate::records::{self, Lead, RecordError};
 pub(crate) struct Leadership {
     store: Arc<dyn Store>,
     lead: watch::Sender<Option<Lead>>,
+    /// Held while the lead is taken: many agents may ask for it at once.
+    taking: Mutex<()>,
 }
 
 /// Why the lead can't be had.
@@ -52,6 +54,7 @@ impl Leadership {
         Ok(Self {
             store,
             lead: watch::Sender::new(Some(lead)),
+            taking: Mutex::new(()),
         })
     }
 
@@ -67,6 +70,7 @@ impl Leadership {
 
     /// Takes the lead again above a number that an agent has seen.
     pub(crate) async fn retake(&self, above: u64) -> Result<(), LeadError> {
+        let _taking = self.taking.lock().await;
         if self.now().is_none_or(|lead| lead.term.number > above) {
             return Ok(());
         }
@@ -74,6 +78,14 @@ impl Leadership {
         tracing::warn!(term = %lead.term, above, "took the lead again: an agent has seen a newer term");
         self.lead.send_replace(Some(lead));
         Ok(())
+    }
+
+    /// A write under this lead was refused: gives it up, unless it is just being taken anew.
+    pub(crate) async fn lost(&self, lead: Lead) {
+        let _taking = self.taking.lock().await;
+        if self.now() == Some(lead) {
+            self.step_down();
+        }
     }
 
     /// Gives up the lead until this hub is started again.

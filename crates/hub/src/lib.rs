@@ -144,6 +144,7 @@ pub async fn run(
     let authority =
         authority::Authority::open(Arc::clone(&store), advertise, config.agent_lifetime);
     let authority = Arc::new(authority.await?);
+    authority.after_restore().await?;
     let tls = authority.server_tls()?;
     let state = wanted::load(store.as_ref()).await?;
     let observed = Arc::new(Observed::load(store.as_ref()).await?);

@@ -210,10 +210,13 @@ impl Observed {
     }
 }
 
+/// The highest term and generation that are believed: the numbers after it are never used up.
+pub(crate) const MAX_NUMBER: u64 = i64::MAX as u64;
+
 /// What a message says is in force.
 pub(crate) fn number_of(generation: u64, content: &[u8]) -> Option<Numbered> {
     let content = ContentHash::try_from(content).ok()?;
-    (generation > 0).then_some(Numbered {
+    (1..=MAX_NUMBER).contains(&generation).then_some(Numbered {
         generation: Generation(generation),
         content,
     })

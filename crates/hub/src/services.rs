@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    authority::{Authority, AuthorityError, Granted, Peer},
+    authority::{Authority, AuthorityError, Granted, Peer, admit},
     fleet::Published,
     leadership::Leadership,
     metrics::Metrics,
@@ -209,7 +209,7 @@ impl v1::agents_server::Agents for Services {
         request: Request<Streaming<v1::AgentMessage>>,
     ) -> Answer<Self::FollowStream> {
         let (peer, cluster, instance) = self.agent(&request)?;
-        let admitted = self.0.authority.admit(&cluster, &instance).await;
+        let admitted = admit(self.0.sessions.store.as_ref(), &cluster, &instance).await;
         admitted.map_err(|error| self.denied(&peer.address.to_string(), &error))?;
         let not_after = peer.certified.as_ref().map(|certified| certified.not_after);
         let caller = Caller {

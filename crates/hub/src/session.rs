@@ -1,8 +1,9 @@
 //! One agent's stream: it says what it has, is told what it should have, asks for what it lacks and
-//! reports what is. The task sends only when the agent takes; a slow agent holds up nobody else.
+//! reports what is. The task always listens and sends only when the agent takes, so that a slow agent
+//! holds up nobody else, and two that both have much to say don't wait for each other.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -10,6 +11,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use bytes::Bytes;
 use futures::StreamExt as _;
 use muster_model::ids::{ClusterName, ContentHash, InstanceId};
 use muster_plan::delivery::{Known, Meeting, Numbered, Term, meet, number_for};
@@ -21,18 +23,21 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use crate::{
+    authority::admit,
     blobs::Blobs,
     fleet::Published,
     leadership::Leadership,
     metrics::{Metrics, Sent, SentKind},
-    observed::{Observed, number_of},
-    records::{self, Lead, now},
+    observed::{MAX_NUMBER, Observed, number_of},
+    records::{self, Lead, WantedRecord, now},
     wanted::{FleetState, Wanted},
 };
 
 /// An agent that does not say hello in this time is no agent.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
-/// How long two processes of one instance are both held after they took turns.
+/// An agent that does not list its objects in this time is not waited for.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How long two processes of one cluster are both held after they took turns.
 const HELD_FOR: Duration = Duration::from_secs(60);
 
 /// What a stream takes to the agent.
@@ -47,7 +52,6 @@ struct Question {
 /// The stream of one cluster that counts.
 struct Current {
     id: u64,
-    instance: InstanceId,
     process: u64,
     stop: CancellationToken,
     questions: mpsc::Sender<Question>,
@@ -143,7 +147,6 @@ impl Sessions {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let current = Current {
             id,
-            instance: caller.instance.clone(),
             process: hello.process,
             stop: stop.clone(),
             questions,
@@ -156,6 +159,12 @@ impl Sessions {
             let _ = outgoing.send(Err(status)).await;
             return;
         }
+        // Who was removed since the call began would not be found by the removal.
+        if let Err(error) = admit(self.store.as_ref(), &caller.cluster, &caller.instance).await {
+            self.leave(&caller.cluster, id);
+            let _ = outgoing.send(Err(Status::permission_denied(error.to_string()))).await;
+            return;
+        }
         self.metrics.agents.inc();
         tracing::info!(cluster = %caller.cluster, instance = %caller.instance, version = hello.version, generation = hello.generation, "agent connected");
         let mut stream = Stream {
@@ -166,6 +175,10 @@ impl Sessions {
             offered: None,
             asked: HashMap::new(),
             last_question: 0,
+            outbox: VecDeque::new(),
+            generation: None,
+            needed: VecDeque::new(),
+            sending: None,
         };
         let end = stream.live(&hello, incoming, asked, &stop).await;
         self.metrics.agents.dec();
@@ -194,6 +207,12 @@ impl Sessions {
             );
             return Err(("other_cluster", Status::permission_denied(why)));
         }
+        // One agent must not be able to use up the fleet's numbers.
+        let term = hello.term.unwrap_or_default();
+        if term.number > MAX_NUMBER || hello.generation > MAX_NUMBER {
+            let why = "the agent names a term or generation that no hub can have given";
+            return Err(("impossible_number", Status::invalid_argument(why)));
+        }
         Ok(())
     }
 
@@ -205,9 +224,7 @@ impl Sessions {
         let mut replaced = lock(&self.replaced);
         replaced.retain(|_, when| when.elapsed() < HELD_FOR);
         if let Some(before) = current.get(cluster) {
-            if before.instance == stream.instance
-                && replaced.contains_key(&(cluster.clone(), stream.process))
-            {
+            if replaced.contains_key(&(cluster.clone(), stream.process)) {
                 before.stop.cancel();
                 replaced.insert((cluster.clone(), before.process), Instant::now());
                 replaced.insert((cluster.clone(), stream.process), Instant::now());
@@ -261,14 +278,13 @@ impl Sessions {
             app: app.to_owned(),
             answer,
         };
-        questions
-            .send(question)
-            .await
-            .map_err(|_| "its agent is not connected")?;
-        let answered = tokio::time::timeout(Duration::from_secs(10), answered).await;
-        answered
-            .map_err(|_| "its agent did not answer in 10 s")?
-            .map_err(|_| "its agent went away")
+        let asking = async {
+            let asked = questions.send(question).await;
+            asked.map_err(|_| "its agent is not connected")?;
+            answered.await.map_err(|_| "its agent went away")
+        };
+        let answered = tokio::time::timeout(ANSWER_WITHIN, asking).await;
+        answered.map_err(|_| "its agent did not answer in 10 s")?
     }
 }
 
@@ -282,6 +298,12 @@ struct Stream<'a> {
     offered: Option<Numbered>,
     asked: HashMap<u64, (oneshot::Sender<Vec<v1::ObjectState>>, Vec<v1::ObjectState>)>,
     last_question: u64,
+    /// What waits until the agent takes it: small messages, the newest generation, and bundles.
+    outbox: VecDeque<v1::hub_message::Message>,
+    generation: Option<v1::Generation>,
+    needed: VecDeque<ContentHash>,
+    /// The bundle whose pieces are being sent, and how far.
+    sending: Option<(ContentHash, Bytes, usize)>,
 }
 
 impl Stream<'_> {
@@ -305,7 +327,7 @@ impl Stream<'_> {
             in_force: self.in_force,
         };
         self.settle_term(&known).await?;
-        self.welcome(hello, &mut lead).await?;
+        self.welcome(hello, &mut lead);
         let valid = self
             .caller
             .not_after
@@ -319,6 +341,7 @@ impl Stream<'_> {
             if leads {
                 self.offer(&state).await?;
             }
+            let to_send = self.has_to_send();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err(Status::aborted("this stream is no longer wanted")),
@@ -326,9 +349,15 @@ impl Stream<'_> {
                 message = incoming.next() => match message {
                     None => return Ok("the agent closed it"),
                     Some(Err(_)) => return Ok("the connection broke"),
-                    Some(Ok(message)) => self.hear(message).await?,
+                    Some(Ok(message)) => self.hear(message)?,
                 },
-                Some(question) = questions.recv() => self.ask(question).await?,
+                permit = self.outgoing.reserve(), if to_send => match permit {
+                    Ok(permit) => if let Some(message) = self.next_message().await? {
+                        permit.send(Ok(v1::HubMessage { message: Some(message) }));
+                    },
+                    Err(_) => return Ok("the connection broke"),
+                },
+                Some(question) = questions.recv() => self.ask(question),
                 changed = published.changed() => if changed.is_err() { return Ok("the hub stops") },
                 changed = lead.changed() => {
                     if changed.is_err() {
@@ -359,11 +388,7 @@ impl Stream<'_> {
         }
     }
 
-    async fn welcome(
-        &mut self,
-        hello: &v1::Hello,
-        lead: &mut watch::Receiver<Option<Lead>>,
-    ) -> Result<(), Status> {
+    fn welcome(&mut self, hello: &v1::Hello, lead: &mut watch::Receiver<Option<Lead>>) {
         let sessions = self.sessions;
         let level = sessions.observed.get(&self.caller.cluster);
         let known = level.is_some_and(|level| {
@@ -390,7 +415,8 @@ impl Stream<'_> {
             term,
             report_known: known,
         };
-        self.send(v1::hub_message::Message::Welcome(welcome)).await
+        self.outbox
+            .push_back(v1::hub_message::Message::Welcome(welcome));
     }
 
     /// Tells the agent what its cluster should run, unless it knows.
@@ -418,15 +444,10 @@ impl Stream<'_> {
             bundles: bundles.collect(),
         };
         self.offered = Some(number);
-        self.sessions
-            .metrics
-            .sent
-            .get_or_create(&Sent {
-                kind: SentKind::Generation,
-            })
-            .inc();
-        self.send(v1::hub_message::Message::Generation(generation))
-            .await
+        self.generation = Some(generation);
+        // The agent says anew what it lacks for this one.
+        self.needed.clear();
+        Ok(())
     }
 
     /// The agent has a higher number than the store: the store is older. The content is offered again
@@ -437,16 +458,22 @@ impl Stream<'_> {
             return Ok(());
         };
         let renumbered = Arc::new(wanted.renumbered(number.generation));
+        let failed = |error: &(dyn std::error::Error + 'static)| {
+            tracing::error!(error = %Chain(error), "a generation can't be renumbered");
+            Status::unavailable("the hub's store fails")
+        };
+        let key = records::wanted_key(&self.caller.cluster);
+        let kept = records::read::<WantedRecord>(sessions.store.as_ref(), &key).await;
+        let kept = kept.map_err(|error| failed(&error))?;
+        if kept.as_ref().is_some_and(|(record, _)| record.content != wanted.number.content) {
+            // A newer commit is on its way; its number will be looked at in turn.
+            return Ok(());
+        }
         let txn = Txn::new()
             .when(records::TERM, Expected::Revision(lead.revision))
-            .put(
-                records::wanted_key(&self.caller.cluster),
-                records::encode(&renumbered.record()),
-            );
-        sessions.store.commit(txn).await.map_err(|error| {
-            tracing::error!(error = %Chain(&error), "a generation can't be renumbered");
-            Status::unavailable("the hub's store fails")
-        })?;
+            .when(key.clone(), Expected::unchanged(kept.map(|(_, revision)| revision)))
+            .put(key, records::encode(&renumbered.record()));
+        sessions.store.commit(txn).await.map_err(|error| failed(&error))?;
         tracing::warn!(cluster = %self.caller.cluster, held = %wanted.number.generation, now = %number.generation, "the agent has a newer generation than this hub's store: the store was restored");
         sessions.published.send_modify(|state| {
             let mut changed = FleetState::clone(state);
@@ -460,9 +487,9 @@ impl Stream<'_> {
         Ok(())
     }
 
-    async fn hear(&mut self, message: v1::AgentMessage) -> Result<(), Status> {
+    fn hear(&mut self, message: v1::AgentMessage) -> Result<(), Status> {
         match message.message {
-            Some(v1::agent_message::Message::Need(need)) => self.supply(need).await,
+            Some(v1::agent_message::Message::Need(need)) => self.need(need),
             Some(v1::agent_message::Message::Report(report)) => {
                 self.in_force = number_of(report.generation, &report.content).or(self.in_force);
                 self.sessions.observed.report(&self.caller.cluster, report);
@@ -486,7 +513,11 @@ impl Stream<'_> {
         }
     }
 
-    async fn supply(&self, need: v1::Need) -> Result<(), Status> {
+    /// Notes what the agent lacks of the generation that it was told last.
+    fn need(&mut self, need: v1::Need) -> Result<(), Status> {
+        if self.offered.map(|number| number.generation.0) != Some(need.generation) {
+            return Ok(());
+        }
         let state = self.sessions.published.borrow().clone();
         let wanted = state.wanted.get(&self.caller.cluster);
         for hash in need.hashes {
@@ -494,45 +525,15 @@ impl Stream<'_> {
                 return Err(Status::invalid_argument("a hash has 32 bytes"));
             };
             // What another cluster runs is none of this one's business.
-            if !wanted.is_some_and(|wanted| wanted.bundles.iter().any(|b| b.hash == hash)) {
-                continue;
-            }
-            let blob = self.sessions.blobs.get(hash).await.map_err(|error| {
-                tracing::error!(error = %Chain(&error), "a bundle can't be read");
-                Status::unavailable("the hub's store fails")
-            })?;
-            let Some(blob) = blob else {
-                tracing::error!(hash = %hash.short(), "a bundle in force is not in the store");
-                continue;
-            };
-            self.sessions
-                .metrics
-                .sent
-                .get_or_create(&Sent {
-                    kind: SentKind::Blob,
-                })
-                .inc();
-            let mut offset = 0;
-            loop {
-                let end = blob.len().min(offset + PIECE_BYTES);
-                let last = end == blob.len();
-                let (hash, data) = (hash.0.to_vec(), blob.slice(offset..end));
-                self.send(v1::hub_message::Message::Blob(v1::BlobPiece {
-                    hash,
-                    data,
-                    last,
-                }))
-                .await?;
-                if last {
-                    break;
-                }
-                offset = end;
+            let its_own = wanted.is_some_and(|w| w.bundles.iter().any(|b| b.hash == hash));
+            if its_own && !self.needed.contains(&hash) {
+                self.needed.push_back(hash);
             }
         }
         Ok(())
     }
 
-    async fn ask(&mut self, question: Question) -> Result<(), Status> {
+    fn ask(&mut self, question: Question) {
         self.last_question += 1;
         let request = self.last_question;
         self.asked.retain(|_, (answer, _)| !answer.is_closed());
@@ -541,14 +542,61 @@ impl Stream<'_> {
             request,
             app: question.app,
         };
-        self.send(v1::hub_message::Message::ListObjects(list)).await
+        self.outbox
+            .push_back(v1::hub_message::Message::ListObjects(list));
     }
 
-    async fn send(&self, message: v1::hub_message::Message) -> Result<(), Status> {
-        let message = v1::HubMessage {
-            message: Some(message),
+    fn has_to_send(&self) -> bool {
+        !self.outbox.is_empty()
+            || self.sending.is_some()
+            || self.generation.is_some()
+            || !self.needed.is_empty()
+    }
+
+    /// What the agent gets next. A bundle that was begun is ended before another generation.
+    async fn next_message(&mut self) -> Result<Option<v1::hub_message::Message>, Status> {
+        if let Some(message) = self.outbox.pop_front() {
+            return Ok(Some(message));
+        }
+        if let Some(piece) = self.next_piece() {
+            return Ok(Some(v1::hub_message::Message::Blob(piece)));
+        }
+        let count = |kind| {
+            let sent = &self.sessions.metrics.sent;
+            sent.get_or_create(&Sent { kind }).inc();
         };
-        let sent = self.outgoing.send(Ok(message)).await;
-        sent.map_err(|_| Status::cancelled("the connection broke"))
+        if let Some(generation) = self.generation.take() {
+            count(SentKind::Generation);
+            return Ok(Some(v1::hub_message::Message::Generation(generation)));
+        }
+        while let Some(hash) = self.needed.pop_front() {
+            let blob = self.sessions.blobs.get(hash).await.map_err(|error| {
+                tracing::error!(error = %Chain(&error), "a bundle can't be read");
+                Status::unavailable("the hub's store fails")
+            })?;
+            let Some(blob) = blob else {
+                tracing::error!(hash = %hash.short(), "a bundle in force is not in the store");
+                continue;
+            };
+            count(SentKind::Blob);
+            self.sending = Some((hash, blob, 0));
+            return Ok(self.next_piece().map(v1::hub_message::Message::Blob));
+        }
+        Ok(None)
+    }
+
+    fn next_piece(&mut self) -> Option<v1::BlobPiece> {
+        let (hash, blob, offset) = self.sending.as_mut()?;
+        let end = blob.len().min(*offset + PIECE_BYTES);
+        let piece = v1::BlobPiece {
+            hash: hash.0.to_vec(),
+            data: blob.slice(*offset..end),
+            last: end == blob.len(),
+        };
+        *offset = end;
+        if piece.last {
+            self.sending = None;
+        }
+        Some(piece)
     }
 }

@@ -76,10 +76,12 @@ pub(crate) async fn load(store: &dyn Store) -> Result<FleetState, RecordError> {
             Some(bundles) => Arc::clone(bundles),
             None => {
                 let key = format!("{}{}", records::CONTENT, record.content);
-                let list: Vec<ListedBundle> = records::read(store, &key)
-                    .await?
-                    .map(|(list, _)| list)
-                    .unwrap_or_default();
+                let Some((list, _)) = records::read::<Vec<ListedBundle>>(store, &key).await? else {
+                    // A cluster that left the fleet: its content was swept away. If it comes back,
+                    // its number comes from its agent.
+                    tracing::debug!(%cluster, "the content of this cluster is no longer kept");
+                    continue;
+                };
                 let bundles: Arc<[ListedBundle]> = list.into();
                 lists.insert(record.content, Arc::clone(&bundles));
                 bundles

@@ -231,7 +231,7 @@ impl<'a> Load<'a> {
             ),
             Entry::Symlink { target } => (
                 format!("a symbolic link to `{target}`; links are not followed"),
-                "put the file itself here, or share a macro in lib/",
+                "put the files themselves here; what apps share belongs in lib/",
             ),
             Entry::Submodule => (
                 "a Git submodule; its files are not part of this repository".to_owned(),

@@ -1,17 +1,450 @@
-//! `muster get`.
+//! `muster get`: lists for people and scripts.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use futures::TryStreamExt as _;
+use muster_proto::v1;
+use serde::Serialize;
+use serde_json::{Value, json};
 
-use crate::{client::Client, output::Output};
+use crate::{
+    admin::said,
+    client::Client,
+    output::{Output, print},
+    status::{
+        ask,
+        document::{App, Cluster, Document, Filter, Region, State},
+        look::{Cell, Grid, Look, Tone, one_line},
+        no_such, page, value,
+    },
+};
 
-/// What to list.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct GetArgs {
-    /// Only this one.
-    name: Option<String>,
+/// What there are lists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Noun {
+    /// Regions with the number of their clusters.
+    #[value(alias = "region")]
+    Regions,
+    /// Clusters and how they stand.
+    #[value(alias = "cluster")]
+    Clusters,
+    /// Apps and in how many clusters they run as wanted.
+    #[value(alias = "app")]
+    Apps,
+    /// The objects in the clusters, asked of the agents.
+    #[value(alias = "object")]
+    Objects,
 }
 
-/// Lists. False where the name is nobody's.
-pub(crate) async fn run(_client: Client, _args: &GetArgs, _output: Output) -> anyhow::Result<bool> {
-    Ok(true)
+/// What to list. Exits 1 where a name is nobody's, or an agent can't be asked.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct GetArgs {
+    /// Of what.
+    #[arg(value_name = "WHAT")]
+    noun: Noun,
+    /// Only this one; an object also as NAMESPACE/NAME.
+    name: Option<String>,
+    #[command(flatten)]
+    filter: Filter,
+}
+
+/// Lists. False where the name is nobody's or an agent can't be asked.
+pub(crate) async fn run(
+    mut client: Client,
+    args: &GetArgs,
+    output: Output,
+) -> anyhow::Result<bool> {
+    let document = ask(&mut client, &args.filter).await?;
+    let name = args.name.as_deref();
+    let look = Look::of_stdout(document.now);
+    let (list, grid, complete) = match args.noun {
+        Noun::Regions => {
+            let regions = narrow("region", document.regions, |r| &r.name, name)?;
+            (
+                json!({"regions": value(&regions)?}),
+                region_grid(&regions, look),
+                true,
+            )
+        }
+        Noun::Clusters => {
+            let clusters = narrow("cluster", document.clusters, |c| &c.name, name)?;
+            let grid = page::cluster_grid(clusters.iter(), look);
+            (json!({"clusters": value(&clusters)?}), grid, true)
+        }
+        Noun::Apps => {
+            let apps = narrow("app", document.apps, |a| &a.name, name)?;
+            (json!({"apps": value(&apps)?}), app_grid(&apps, look), true)
+        }
+        Noun::Objects => {
+            let objects = objects(&mut client, &document, &args.filter).await?;
+            let objects = objects.narrow(name)?;
+            let complete = objects.unanswered.is_empty();
+            if output == Output::Table {
+                for Unanswered { cluster, problem } in &objects.unanswered {
+                    anstream::eprintln!(
+                        "\x1b[1;33mwarning\x1b[0m: no objects of {cluster}: {problem}"
+                    );
+                }
+            }
+            (
+                value(&objects)?,
+                object_grid(&objects.objects, look),
+                complete,
+            )
+        }
+    };
+    show(&list, grid, look, output);
+    Ok(complete)
+}
+
+fn show(list: &Value, grid: Grid, look: Look, output: Output) {
+    match output {
+        Output::Table if grid.is_empty() => anstream::eprintln!("there are none"),
+        Output::Table => print(&grid.draw(look)),
+        Output::Json | Output::Yaml => output.document(list),
+    }
+}
+
+/// The one of a name, or all.
+fn narrow<T>(
+    noun: &str,
+    all: Vec<T>,
+    name_of: impl Fn(&T) -> &String,
+    name: Option<&str>,
+) -> anyhow::Result<Vec<T>> {
+    let Some(name) = name else {
+        return Ok(all);
+    };
+    let (mut found, others): (Vec<T>, Vec<T>) =
+        all.into_iter().partition(|item| name_of(item) == name);
+    if found.is_empty() {
+        let known = others.iter().map(|item| name_of(item).as_str());
+        anyhow::bail!(no_such(noun, name, known));
+    }
+    found.truncate(1);
+    Ok(found)
+}
+
+/// Numbers of clusters, in the tone of whether they are all in sync.
+fn synced(look: Look, synced: usize, all: usize) -> Cell {
+    let text = format!("{synced}/{all}");
+    match all {
+        0 => Cell::new(Tone::Faint, text),
+        all if all == synced => Cell::state(look, State::Synced, &text),
+        _ => Cell::state(look, State::Progressing, &text),
+    }
+}
+
+fn region_grid(regions: &[Region], look: Look) -> Grid {
+    let mut grid = Grid::new(["NAME", "CONTINENT", "COUNTRY", "CITY", "CLUSTERS SYNCED"])
+        .spare(&["CONTINENT", "COUNTRY"]);
+    for region in regions {
+        grid.row([
+            region.name.as_str().into(),
+            Cell::or_dash(Some(&region.continent)),
+            Cell::or_dash(Some(&region.country)),
+            Cell::or_dash(Some(&region.city)),
+            synced(look, region.synced, region.clusters),
+        ]);
+    }
+    grid
+}
+
+fn app_grid(apps: &[App], look: Look) -> Grid {
+    let mut grid = Grid::new([
+        "NAME",
+        "TIER",
+        "MODE",
+        "OWNER",
+        "CLUSTERS SYNCED",
+        "HELD BACK",
+    ])
+    .spare(&["OWNER", "MODE", "TIER"]);
+    for app in apps {
+        let held = if app.held {
+            Cell::new(Tone::Bad, "yes")
+        } else {
+            Cell::or_dash(None)
+        };
+        grid.row([
+            app.name.as_str().into(),
+            Cell::or_dash(Some(&app.tier)),
+            Cell::or_dash(Some(&app.mode)),
+            Cell::or_dash(Some(&one_line(&app.owner))),
+            synced(look, app.synced, app.clusters),
+            held,
+        ]);
+    }
+    grid
+}
+
+/// The objects that agents told of.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Objects {
+    objects: Vec<Object>,
+    /// Clusters whose objects are not there.
+    unanswered: Vec<Unanswered>,
+}
+
+/// An object in a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Object {
+    cluster: String,
+    app: String,
+    api_version: String,
+    kind: String,
+    /// Empty where it has none.
+    namespace: String,
+    name: String,
+    uid: String,
+    /// `Pending`, `Applied`, `Waiting`, `Failed` or `Leaving`.
+    state: String,
+    /// In Argo CD's words.
+    health: String,
+    message: String,
+}
+
+impl Object {
+    fn full_name(&self) -> String {
+        match self.namespace.as_str() {
+            "" => self.name.clone(),
+            namespace => format!("{namespace}/{}", self.name),
+        }
+    }
+}
+
+/// A cluster whose agent can't be asked, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Unanswered {
+    cluster: String,
+    problem: String,
+}
+
+impl Objects {
+    fn of(answers: Vec<v1::ClusterObjects>, apps: &[String]) -> Self {
+        let mut all = Self::default();
+        for answer in answers {
+            let cluster = answer.cluster;
+            let asked = |app: &str| apps.is_empty() || apps.iter().any(|asked| asked == app);
+            let own = answer
+                .objects
+                .into_iter()
+                .filter(|object| asked(&object.app));
+            all.objects.extend(own.map(|object| Object {
+                cluster: cluster.clone(),
+                app: object.app,
+                api_version: object.api_version,
+                kind: object.kind,
+                namespace: object.namespace,
+                name: object.name,
+                uid: object.uid,
+                state: object.state,
+                health: object.health,
+                message: object.message,
+            }));
+            if !answer.problem.is_empty() {
+                let problem = answer.problem;
+                all.unanswered.push(Unanswered { cluster, problem });
+            }
+        }
+        all
+    }
+
+    /// Those of a name. Where agents did not answer, nobody knows that it is nobody's.
+    fn narrow(mut self, name: Option<&str>) -> anyhow::Result<Self> {
+        let Some(name) = name else {
+            return Ok(self);
+        };
+        let all = std::mem::take(&mut self.objects);
+        let (found, others): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .partition(|object| object.name == name || object.full_name() == name);
+        if found.is_empty() && self.unanswered.is_empty() {
+            let mut known: Vec<&str> = others.iter().map(|object| object.name.as_str()).collect();
+            known.sort_unstable();
+            known.dedup();
+            anyhow::bail!(no_such("object", name, known));
+        }
+        self.objects = found;
+        Ok(self)
+    }
+}
+
+async fn objects(
+    client: &mut Client,
+    document: &Document,
+    filter: &Filter,
+) -> anyhow::Result<Objects> {
+    let app = match filter.apps.as_slice() {
+        [one] => one.clone(),
+        _ => String::new(),
+    };
+    let clusters: Vec<String> = document
+        .clusters
+        .iter()
+        .map(|c: &Cluster| c.name.clone())
+        .collect();
+    if clusters.is_empty() {
+        // The hub would take none for all.
+        return Ok(Objects::default());
+    }
+    let request = v1::ObjectsRequest { clusters, app };
+    let answers = client
+        .get_objects(request)
+        .await
+        .map_err(said)?
+        .into_inner();
+    let answers: Vec<v1::ClusterObjects> = answers.try_collect().await.map_err(said)?;
+    Ok(Objects::of(answers, &filter.apps))
+}
+
+fn object_grid(objects: &[Object], look: Look) -> Grid {
+    let mut grid = Grid::new([
+        "CLUSTER",
+        "APP",
+        "KIND",
+        "NAMESPACE/NAME",
+        "STATE",
+        "HEALTH",
+        "MESSAGE",
+    ]);
+    for object in objects {
+        let state = match object.state.as_str() {
+            "Applied" => Tone::Good,
+            "Failed" => Tone::Bad,
+            _ => Tone::Busy,
+        };
+        let health = match object.health.as_str() {
+            "Healthy" => Tone::Good,
+            "Degraded" => Tone::Bad,
+            "Progressing" | "Missing" => Tone::Busy,
+            _ => Tone::Faint,
+        };
+        let toned = |tone, text: &str| match text {
+            "" => Cell::or_dash(None),
+            text => Cell::new(tone, text),
+        };
+        grid.row([
+            object.cluster.as_str().into(),
+            object.app.as_str().into(),
+            object.kind.as_str().into(),
+            object.full_name().into(),
+            toned(state, &object.state),
+            toned(health, &object.health),
+            one_line(&object.message).into(),
+        ]);
+    }
+    if look.width.is_some() && objects.iter().all(|object| object.message.is_empty()) {
+        grid = grid.spare(&["MESSAGE"]);
+    }
+    grid
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(name: &str, namespace: &str, health: &str, message: &str) -> v1::ObjectState {
+        v1::ObjectState {
+            app: "payments".to_owned(),
+            api_version: "apps/v1".to_owned(),
+            kind: "Deployment".to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid: String::new(),
+            state: "Applied".to_owned(),
+            health: health.to_owned(),
+            message: message.to_owned(),
+        }
+    }
+
+    fn answers() -> Objects {
+        let told = v1::ClusterObjects {
+            cluster: "eu-west-1".to_owned(),
+            objects: vec![
+                state(
+                    "api",
+                    "payments",
+                    "Degraded",
+                    "container api: ImagePullBackOff:\nback-off",
+                ),
+                state("ledger", "payments", "Healthy", ""),
+                state("payments", "", "Healthy", ""),
+            ],
+            problem: String::new(),
+        };
+        let silent = v1::ClusterObjects {
+            cluster: "eu-west-2".to_owned(),
+            objects: vec![],
+            problem: "its agent is not connected".to_owned(),
+        };
+        Objects::of(vec![told, silent], &[])
+    }
+
+    #[test]
+    fn objects_as_a_table() {
+        let objects = answers();
+        insta::assert_snapshot!(object_grid(&objects.objects, Look::default()).draw(Look::default()), @r"
+        CLUSTER    APP       KIND        NAMESPACE/NAME   STATE    HEALTH    MESSAGE
+        eu-west-1  payments  Deployment  payments/api     Applied  Degraded  container api: ImagePullBackOff: back-off
+        eu-west-1  payments  Deployment  payments/ledger  Applied  Healthy
+        eu-west-1  payments  Deployment  payments         Applied  Healthy
+        ");
+        let narrow = Look {
+            width: Some(80),
+            ..Look::default()
+        };
+        insta::assert_snapshot!(object_grid(&objects.objects, narrow).draw(narrow), @r"
+        CLUSTER    APP       KIND        NAMESPACE/NAME   STATE    HEALTH    MESSAGE
+        eu-west-1  payments  Deployment  payments/api     Applied  Degraded  container api: ImagePullBackOff: back-off
+        eu-west-1  payments  Deployment  payments/ledger  Applied  Healthy
+        eu-west-1  payments  Deployment  payments         Applied  Healthy
+        ");
+    }
+
+    #[test]
+    fn objects_as_json() {
+        let named = answers().narrow(Some("payments/api")).unwrap();
+        insta::assert_snapshot!(format!("{:#}", value(&named).unwrap()), @r#"
+        {
+          "objects": [
+            {
+              "apiVersion": "apps/v1",
+              "app": "payments",
+              "cluster": "eu-west-1",
+              "health": "Degraded",
+              "kind": "Deployment",
+              "message": "container api: ImagePullBackOff:\nback-off",
+              "name": "api",
+              "namespace": "payments",
+              "state": "Applied",
+              "uid": ""
+            }
+          ],
+          "unanswered": [
+            {
+              "cluster": "eu-west-2",
+              "problem": "its agent is not connected"
+            }
+          ]
+        }
+        "#);
+    }
+
+    #[test]
+    fn a_name_is_nobodys_only_where_everybody_answered() {
+        let objects = answers();
+        assert_eq!(objects.clone().narrow(Some("apo")).unwrap().objects, vec![]);
+        let answered = Objects {
+            unanswered: vec![],
+            ..objects
+        };
+        let error = answered.narrow(Some("apo")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "there is no object `apo`; did you mean `api`?"
+        );
+    }
 }

@@ -18,10 +18,19 @@ pub(crate) fn text(problem: &Problem) -> String {
     };
     let label = colour.on_default().bold();
     let bold = Style::new().bold();
-    let text = problem.to_string();
+    let text: String = problem.to_string().chars().map(harmless).collect();
     let (first, rest) = text
         .split_once('\n')
         .map_or((text.as_str(), None), |(a, b)| (a, Some(b)));
     let rest = rest.map_or_else(String::new, |rest| format!("{rest}\n"));
     format!("{label}{word}{label:#}: {bold}{first}{bold:#}\n{rest}")
+}
+
+/// A character as it may reach a terminal: what others wrote moves no cursor.
+pub(crate) fn harmless(c: char) -> char {
+    if c.is_control() && !matches!(c, '\n' | '\t') {
+        '\u{fffd}'
+    } else {
+        c
+    }
 }

@@ -1,22 +1,121 @@
-//! `muster status`.
+//! `muster status`: once, for as long as one watches, or until all is in sync.
 
+pub(crate) mod document;
+mod live;
+pub(crate) mod look;
+pub(crate) mod page;
+mod wait;
+
+#[cfg(test)]
+mod tests;
+
+use anyhow::bail;
 use clap::Args;
+use muster_model::{kinds::Span, problem::suggest};
+use muster_proto::v1;
+use serde::Serialize;
 
-use crate::{client::Client, output::Output};
+use crate::{
+    admin::said,
+    client::Client,
+    output::{Output, print},
+};
+use document::{Document, Filter};
+use look::Look;
 
-/// What to show.
+/// What to show. Exits 0 where all of it is in sync and healthy, otherwise 1.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    filter: Filter,
     /// Stay and show every change.
     #[arg(short, long)]
     watch: bool,
+    /// Look at the repository now, and return when the newest commit runs everywhere and is healthy, or
+    /// after this time, such as 30s.
+    #[arg(
+        long,
+        value_name = "TIME",
+        num_args = 0..=1,
+        default_missing_value = "5m",
+        conflicts_with = "watch"
+    )]
+    wait: Option<Span>,
 }
 
 /// Shows the fleet. False where something is wrong.
 pub(crate) async fn run(
-    _client: Client,
-    _args: &StatusArgs,
-    _output: Output,
+    mut client: Client,
+    args: &StatusArgs,
+    output: Output,
 ) -> anyhow::Result<bool> {
-    Ok(true)
+    let document = ask(&mut client, &args.filter).await?;
+    if args.watch {
+        return live::watch(client, &args.filter, output, document).await;
+    }
+    let document = match &args.wait {
+        Some(span) => wait::wait(client, &args.filter, span.duration, document).await?,
+        None => document,
+    };
+    match output {
+        Output::Table => print(&page::page(&document, Look::of_stdout(document.now))),
+        Output::Json | Output::Yaml => output.document(&value(&document)?),
+    }
+    Ok(document.synced)
+}
+
+/// Asks the hub once. A name that is nobody's is an error that says what was probably meant.
+pub(crate) async fn ask(client: &mut Client, filter: &Filter) -> anyhow::Result<Document> {
+    let status = client.get_status(filter.request()).await.map_err(said)?;
+    let status = status.into_inner();
+    if unknown(&status, filter).is_some() {
+        // The names that there are, for the advice.
+        let whole = client.get_status(v1::StatusRequest::default()).await;
+        if let Some(error) = unknown(&whole.map_err(said)?.into_inner(), filter) {
+            bail!(error);
+        }
+    }
+    Ok(Document::of(status, filter))
+}
+
+/// What to tell who asks for something that is not there.
+fn unknown(status: &v1::Status, filter: &Filter) -> Option<String> {
+    let regions = || status.regions.iter().map(|region| region.name.as_str());
+    let clusters = || status.clusters.iter().map(|cluster| cluster.name.as_str());
+    let placed = || status.clusters.iter().flat_map(|cluster| &cluster.apps);
+    let apps = || status.apps.iter().map(|app| app.name.as_str());
+    let any_app =
+        |name: &str| apps().any(|app| app == name) || placed().any(|placed| placed.app == name);
+    let strange_app = || filter.apps.iter().find(|name| !any_app(name));
+    nobody("region", &filter.regions, regions)
+        .or_else(|| nobody("cluster", &filter.clusters, clusters))
+        .or_else(|| strange_app().map(|name| no_such("app", name, apps())))
+}
+
+fn nobody<'a, I: Iterator<Item = &'a str>>(
+    noun: &str,
+    asked: &[String],
+    known: impl Fn() -> I,
+) -> Option<String> {
+    let strange = asked
+        .iter()
+        .find(|name| !known().any(|known| known == *name))?;
+    Some(no_such(noun, strange, known()))
+}
+
+/// "There is no such thing", with advice.
+pub(crate) fn no_such<'a>(
+    noun: &str,
+    name: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> String {
+    match suggest(name, known) {
+        Some(help) => format!("there is no {noun} `{name}`; {help}"),
+        None => format!("there is no {noun} `{name}`"),
+    }
+}
+
+/// Something as JSON.
+pub(crate) fn value(document: &impl Serialize) -> anyhow::Result<serde_json::Value> {
+    Ok(serde_json::to_value(document)?)
 }

@@ -225,8 +225,13 @@ impl Context {
         (Value::from_object(tracked), reads)
     }
 
-    /// The keys of the map at a path, for a suggestion.
-    pub(crate) fn keys_at(&self, path: &[&str]) -> Vec<Arc<str>> {
+    /// The keys of the map at a path, which count as read.
+    pub(crate) fn keys_at(&self, path: &[&str], reads: &Reads) -> Vec<Arc<str>> {
+        let read = Read {
+            path: path.iter().copied().map(Arc::from).collect(),
+            what: What::Keys,
+        };
+        reads.add(&read.path, What::Keys, self.observe(&read));
         let mut overlay = self.0.clone();
         for part in path {
             match overlay.get(part) {

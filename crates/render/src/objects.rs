@@ -74,7 +74,7 @@ fn object(node: &Node) -> Result<Object, NoObject> {
     if !matches!(node.value, Yaml::Map(_)) {
         let what = match node.value {
             Yaml::Seq(_) => "a list",
-            _ => "a scalar",
+            _ => "plain text",
         };
         let help = Some("each document is one object with apiVersion, kind and metadata.name");
         return fail(

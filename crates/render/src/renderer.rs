@@ -1,7 +1,7 @@
 //! Renders whole fleets, in parallel, and keeps what stays true from one commit to the next.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, PoisonError, RwLock},
 };
 
@@ -132,23 +132,33 @@ impl Renderer {
             })
             .collect();
         let mut rendered = Rendered::default();
-        let mut broken: BTreeMap<&AppName, HashSet<Problem>> = BTreeMap::new();
+        let mut broken: BTreeMap<&AppName, BTreeMap<Problem, Vec<&ClusterName>>> = BTreeMap::new();
         for (app, cluster, result) in done {
             match result {
                 Ok(bundle) => {
                     let bundles = rendered.bundles.entry(app.clone()).or_default();
                     bundles.insert(cluster.clone(), bundle);
                 }
-                Err(problems) => broken
-                    .entry(app)
-                    .or_default()
-                    .extend(problems.iter().cloned()),
+                Err(problems) => {
+                    let places = broken.entry(app).or_default();
+                    for problem in problems.iter() {
+                        places.entry(problem.clone()).or_default().push(cluster);
+                    }
+                }
             }
         }
         for (app, problems) in broken {
             // Half of a commit is no commit: what is wrong in one cluster holds the app in all.
             rendered.bundles.remove(app);
-            rendered.problems.extend(problems);
+            let all = roles.get(app).map_or(0, BTreeMap::len);
+            let told = |(problem, places): (Problem, Vec<&ClusterName>)| {
+                if places.len() == all {
+                    problem
+                } else {
+                    only_in(problem, &places, all)
+                }
+            };
+            rendered.problems.extend(problems.into_iter().map(told));
         }
         rendered.problems.sort();
         rendered
@@ -423,8 +433,14 @@ impl AppUnit {
             for object in &output.objects {
                 let identity = identity(object, namespace);
                 if let Some(first) = seen.insert(identity, &output.file) {
-                    let message = format!("{} stands in {first} too", object.id);
-                    problems.push(Problem::new(self.scope.clone(), &output.file, message));
+                    let place = if first.as_ref() == output.file.as_ref() {
+                        "this file twice".to_owned()
+                    } else {
+                        format!("{first} too")
+                    };
+                    let message = format!("{} stands in {place}", object.id);
+                    let problem = Problem::new(self.scope.clone(), &output.file, message);
+                    problems.push(problem.help("an app has an object once; remove one"));
                 }
                 identities.push((identity, Arc::clone(&output.file)));
             }
@@ -490,12 +506,16 @@ impl AppUnit {
                     .nth(wrong.at.line as usize - 1)
                     .unwrap_or_default();
                 let shown: String = written.chars().take(120).collect();
-                let help = format!("it wrote, in line {}: `{}`", wrong.at.line, shown.trim());
-                problem.help(
-                    wrong
-                        .help
-                        .map_or(help.clone(), |advice| format!("{advice}; {help}")),
-                )
+                let wrote = format!("it wrote, in line {}: `{}`", wrong.at.line, shown.trim());
+                let from_value = problem.line.as_ref().is_some_and(|line| line.contains("{{"));
+                let advice = match wrong.help {
+                    None if from_value => Some("text with special characters wants `| tojson`"),
+                    advice => advice,
+                };
+                problem.help(match advice {
+                    Some(advice) => format!("{advice}; {wrote}"),
+                    None => wrote,
+                })
             }
             None => explain(
                 Problem::new(self.scope.clone(), &file.path, &wrong.message),
@@ -504,6 +524,19 @@ impl AppUnit {
             ),
         }
     }
+}
+
+/// A problem that some clusters don't have, with the names of those that do.
+fn only_in(mut problem: Problem, places: &[&ClusterName], all: usize) -> Problem {
+    let mut names: Vec<&str> = places.iter().map(|name| name.as_str()).collect();
+    names.sort_unstable();
+    let more = if names.len() > 3 { ", …" } else { "" };
+    let shown = names.get(..3).unwrap_or(&names).join(", ");
+    let few = names.len();
+    problem
+        .message
+        .push_str(&format!(", in {few} of {all} clusters: {shown}{more}"));
+    problem
 }
 
 fn explain(problem: Problem, text: &str, wrong: &NoObject) -> Problem {

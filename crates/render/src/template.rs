@@ -10,14 +10,19 @@ use minijinja::{
 };
 use muster_model::{
     load::TextFile,
-    problem::{Problem, Scope, suggest},
+    problem::{Problem, Scope, nearest, suggest},
     yaml::{Pos, to_yaml},
 };
 
 use crate::context::{Context, Reads};
 
-/// Instructions that one template may take for one cluster; a large real one takes some ten thousand.
+/// Steps that one template may take for one cluster; a large real one takes some ten thousand. Text
+/// counts, too: 64 bytes are one step, so that none outgrows the memory.
 const FUEL: u64 = 2_000_000;
+/// How deep templates and macros may call each other.
+const MAX_DEPTH: usize = 200;
+/// Places that are named on the way to an error.
+const MAX_WAY: usize = 4;
 /// Bytes that one template may write for one cluster.
 const MAX_OUTPUT: usize = 16 * 1024 * 1024;
 
@@ -33,7 +38,7 @@ fn environment() -> Result<Environment<'static>, Error> {
     env.set_auto_escape_callback(|_| AutoEscape::None);
     env.set_fuel(Some(FUEL));
     env.set_debug(true);
-    env.set_recursion_limit(200);
+    env.set_recursion_limit(MAX_DEPTH);
     env.set_syntax(
         SyntaxConfig::builder()
             .trim_blocks(true)
@@ -65,8 +70,10 @@ impl Templates {
         });
         environment.add_filter("b64encode", |text: String| BASE64_STANDARD.encode(text));
         environment.add_function("fail", |message: String| -> Result<Value, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, message))
+            Err(Error::new(ErrorKind::InvalidOperation, message).with_source(Failed))
         });
+        // It shows what no reading tells of.
+        environment.remove_global("debug");
         for file in files {
             let added = environment.add_template_owned(file.path.clone(), file.text.to_string());
             if let Err(error) = added {
@@ -94,7 +101,7 @@ impl Templates {
                 Err(Problem::new(scope.clone(), path, message))
             }
             Ok(text) => Ok(text),
-            Err(error) => Err(problem(scope, path, &error, Some(context))),
+            Err(error) => Err(problem(scope, path, &error, Some((context, &reads)))),
         };
         (result, reads)
     }
@@ -145,6 +152,11 @@ impl Templates {
     }
 }
 
+/// Marks what a template's author said with `fail`.
+#[derive(Debug, thiserror::Error)]
+#[error("the template refuses")]
+struct Failed;
+
 /// The place of a byte offset.
 fn place(text: &str, offset: usize) -> Pos {
     let before = text.get(..offset.min(text.len())).unwrap_or(text);
@@ -157,7 +169,12 @@ fn place(text: &str, offset: usize) -> Pos {
 }
 
 /// A template's error as a problem at its innermost place, with the way that led there.
-fn problem(scope: &Scope, path: &str, error: &Error, context: Option<&Context>) -> Problem {
+fn problem(
+    scope: &Scope,
+    path: &str,
+    error: &Error,
+    context: Option<(&Context, &Reads)>,
+) -> Problem {
     let mut innermost = error;
     let mut way = Vec::new();
     let mut next = error.source();
@@ -175,18 +192,29 @@ fn problem(scope: &Scope, path: &str, error: &Error, context: Option<&Context>) 
         way.push(path.to_owned());
     }
     let source = innermost.template_source().unwrap_or_default();
-    let expression = innermost
-        .range()
+    let range = innermost.range().map(|range| {
+        // For `a.b.c` the range begins at the part that failed; people look for the whole.
+        let before = source.get(..range.start).unwrap_or_default();
+        let word = before.trim_end_matches(in_path).len();
+        let inside = source.get(range.clone()).unwrap_or_default();
+        if inside.starts_with('.') { word..range.end } else { range }
+    });
+    let expression = range
+        .clone()
         .and_then(|range| source.get(range))
         .unwrap_or_default();
     let (message, mut help) = describe(innermost, expression, context);
     if !way.is_empty() {
+        if way.len() > MAX_WAY {
+            let left_out = way.len() - MAX_WAY;
+            way.splice(2..2 + left_out, [format!("{left_out} more")]);
+        }
         let led = format!("it was reached from {}", way.join(", then "));
         help = Some(help.map_or(led.clone(), |help| format!("{help}; {led}")));
     }
     let mut problem = Problem::new(scope.clone(), file, message);
     if let Some(line) = innermost.line() {
-        let at = match innermost.range() {
+        let at = match range {
             Some(range) if !source.is_empty() => place(source, range.start),
             _ => Pos {
                 line: u32::try_from(line).unwrap_or(u32::MAX),
@@ -201,45 +229,73 @@ fn problem(scope: &Scope, path: &str, error: &Error, context: Option<&Context>) 
     }
 }
 
+fn in_path(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '_' | '.')
+}
+
 fn describe(
     error: &Error,
     expression: &str,
-    context: Option<&Context>,
+    context: Option<(&Context, &Reads)>,
 ) -> (String, Option<String>) {
     let detail = error.detail().map(str::to_owned);
-    match error.kind() {
-        ErrorKind::UndefinedError => {
+    let kind = error.kind();
+    match (kind, detail) {
+        (ErrorKind::UndefinedError, _) => {
             let what = if expression.is_empty() { "a value".into() } else { format!("`{expression}`") };
-            let help = context.and_then(|context| missing_key(expression, context));
+            let help = context.and_then(|(context, reads)| missing_key(expression, context, reads));
             (format!("{what} is not defined"), help)
         }
-        ErrorKind::OutOfFuel => (
-            format!("the template ran for over {FUEL} instructions and was stopped"),
-            Some("is there a loop that does not end, or one over far too much?".to_owned()),
+        (ErrorKind::OutOfFuel, _) => (
+            format!("the template was stopped after {FUEL} steps (64 bytes of text count as one)"),
+            Some("is there a loop that does not end, or a text that grows in one?".to_owned()),
         ),
-        ErrorKind::TemplateNotFound => (
-            detail.unwrap_or_else(|| error.kind().to_string()),
+        (ErrorKind::TemplateNotFound, detail) => (
+            detail.unwrap_or_else(|| kind.to_string()),
             Some("a template finds lib/ and its own app's templates, by the path from the repository's root".to_owned()),
         ),
-        kind => (detail.map_or_else(|| kind.to_string(), |detail| format!("{kind}: {detail}")), None),
+        (ErrorKind::UnknownFunction, Some(detail)) => (
+            format!("{kind}: {detail}"),
+            Some("templates have no clock, no chance and no files: only values, filters and macros".to_owned()),
+        ),
+        (ErrorKind::InvalidOperation, Some(detail)) if detail == "recursion limit exceeded" => (
+            format!("templates or macros call each other over {MAX_DEPTH} levels deep"),
+            Some("does one include or call itself?".to_owned()),
+        ),
+        (_, Some(detail)) if error.source().is_some_and(<dyn std::error::Error>::is::<Failed>) => {
+            (detail, None)
+        }
+        (_, Some(detail)) => (format!("{kind}: {detail}"), None),
+        (_, None) => (kind.to_string(), None),
     }
 }
 
 /// For a path such as `values.replcas`: which part of it is missing, and what was probably meant.
-fn missing_key(expression: &str, context: &Context) -> Option<String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
+/// What is suggested depends on the names that are there, so these count as read.
+fn missing_key(expression: &str, context: &Context, reads: &Reads) -> Option<String> {
     let path: Vec<&str> = expression
-        .split(|c: char| !plain(c))
+        .split(|c: char| !in_path(c))
         .next()?
         .split('.')
         .collect();
     for depth in 0..path.len() {
-        let keys = context.keys_at(&path[..depth]);
-        if keys.is_empty() || keys.iter().any(|key| key.as_ref() == path[depth]) {
+        let keys = context.keys_at(&path[..depth], reads);
+        if keys.iter().any(|key| key.as_ref() == path[depth]) {
             continue;
         }
-        return suggest(path[depth], keys.iter().map(AsRef::as_ref))
-            .map(|help| format!("there is no `{}`; {help}", path[..=depth].join(".")));
+        let keys = keys.iter().map(AsRef::as_ref);
+        if depth == 0 {
+            // It may as well be a variable of the template's own.
+            return nearest(path[0], keys).map(|near| format!("did you mean `{near}`?"));
+        }
+        let missing = path[..=depth].join(".");
+        return match suggest(path[depth], keys) {
+            Some(help) => Some(format!("there is no `{missing}`; {help}")),
+            None if path[0] == "values" => Some(format!(
+                "set `{missing}` in a values file, or ask first whether it `is defined`"
+            )),
+            None => None,
+        };
     }
     None
 }

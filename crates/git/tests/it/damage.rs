@@ -19,6 +19,9 @@ fn main_of(repo: &GitRepo) -> RemoteConfig {
     on(Reference::Branch("main".into()), local(&repo.path()))
 }
 
+/// What is done to a file.
+type Damage = fn(&Path);
+
 /// Text that does not compress, the same for the same seed.
 fn noise(seed: u64, length: usize) -> String {
     let mut state = seed | 1;
@@ -98,7 +101,7 @@ fn a_damaged_remote_is_told_and_followed_again_once_restored() {
         repo.path().join("objects").join(&id[..2]).join(&id[2..])
     };
     let (blob, tree, commit) = (object("HEAD:b"), object("HEAD^{tree}"), object("HEAD"));
-    let damages: [(&str, &Path, fn(&Path)); 4] = [
+    let damages: [(&str, &Path, Damage); 4] = [
         ("a missing file", &blob, |path| {
             fs::remove_file(path).unwrap()
         }),
@@ -162,7 +165,7 @@ fn whatever_happens_to_the_mirrors_files_it_is_built_anew() {
     let repo = GitRepo::new().unwrap();
     repo.publish("first", &[("a", &noise(1, 500)), ("b/c", "2")])
         .unwrap();
-    let damages: [fn(&Path); 3] = [
+    let damages: [Damage; 3] = [
         |path| fs::remove_file(path).unwrap(),
         truncate,
         |path| replace(path, b"\0\0garbage\n"),
@@ -245,7 +248,7 @@ fn a_process_killed_in_mid_fetch_leaves_a_mirror_that_works() {
         .unwrap()
         .refresh()
         .unwrap();
-    let large: Vec<_> = (0..24)
+    let large: Vec<_> = (0..8)
         .map(|i| (format!("{i}"), noise(i + 1, 1 << 20)))
         .collect();
     let large: Vec<_> = large

@@ -1,5 +1,10 @@
 //! Mirrors of real repositories over every transport, with everything that can go wrong.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy spares test functions only, not their helpers"
+)]
+
 use std::path::Path;
 
 use muster_git::{Auth, Error, Mirror, Reference, Refreshed, RemoteConfig};

@@ -312,9 +312,11 @@ fn a_repository_that_is_not_there() {
 fn an_empty_repository() {
     let repo = GitRepo::new().unwrap();
     let server = HttpsGit::start(&repo.root()).unwrap();
+    let ssh_server = SshGit::start().unwrap();
     for config in [
         local(&repo.path()),
         with(https(&server), config(&server.url("fleet.git"))),
+        with(ssh(&ssh_server), config(&ssh_server.url(&repo.path()))),
     ] {
         let error = once(config).unwrap_err();
         assert!(matches!(error, Error::Empty { .. }), "{error:?}");

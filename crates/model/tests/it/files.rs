@@ -14,11 +14,10 @@ fn broken_yaml_in_the_fleet_holds_the_commit() {
     insta::assert_snapshot!(fleet.told(), @r"
     held back: the whole commit
 
-    fleet.yaml:5:2: not valid YAML: while parsing a block mapping, did not find expected key
+    fleet.yaml:5:2: not valid YAML, here or in a line above: while parsing a block mapping, did not find expected key
        |
      5 |  labels: {}
        |  ^
-       = help: see the line above it, too
     ");
 }
 
@@ -33,17 +32,15 @@ fn broken_yaml_in_an_app_holds_that_app() {
     insta::assert_snapshot!(fleet.told(), @r#"
     held back: app shop, wiki
 
-    apps/shop/values.yaml:2:6: not valid YAML: illegal placement of ':' indicator
+    apps/shop/values.yaml:2:6: not valid YAML, here or in a line above: illegal placement of ':' indicator
        |
      2 | image: shop
        |      ^
-       = help: see the line above it, too
 
-    apps/wiki/app.yaml:8:10: not valid YAML: while scanning a quoted scalar, found unexpected end of stream
+    apps/wiki/app.yaml:8:10: not valid YAML, here or in a line above: while scanning a quoted scalar, found unexpected end of stream
        |
      8 |   owner: "the wiki team
        |          ^
-       = help: see the line above it, too
     "#);
 }
 
@@ -54,11 +51,10 @@ fn a_tab_as_indentation() {
     insta::assert_snapshot!(fleet.told(), @r"
     held back: app wiki
 
-    apps/wiki/values.yaml:2:2: not valid YAML: tabs disallowed within this context (block indentation)
+    apps/wiki/values.yaml:2:2: not valid YAML, here or in a line above: tabs disallowed within this context (block indentation)
        |
      2 | 	name: wiki
        | 	^
-       = help: see the line above it, too
     ");
 }
 
@@ -76,7 +72,6 @@ fn a_key_that_stands_twice() {
        |
      3 | replicas: 3
        | ^
-       = help: see the line above it, too
     "#);
 }
 
@@ -87,11 +82,10 @@ fn a_template_expression_outside_a_template() {
     insta::assert_snapshot!(fleet.told(), @r"
     held back: app wiki
 
-    apps/wiki/values.yaml:1:9: a key must be a scalar; `{{ }}` here needs quotes
+    apps/wiki/values.yaml:1:9: a map or list can't be a key; `{{ }}` works only in templates, and is a map in a map elsewhere
        |
      1 | image: {{ region.name }}
        |         ^
-       = help: see the line above it, too
     ");
 }
 
@@ -102,9 +96,6 @@ fn bytes_that_are_no_text() {
     fleet.file("apps/shop/templates/settings.yaml", b"\xff\xfea\0");
     insta::assert_snapshot!(fleet.told(), @r"
     held back: app shop, wiki
-
-    apps/shop/app.yaml: this app has no objects
-       = help: add templates/NAME.yaml or manifests/NAME.yaml
 
     apps/shop/templates/settings.yaml: not UTF-8: the byte 0xff at offset 0 (line 1) belongs to no character
        = help: save the file as UTF-8
@@ -143,10 +134,10 @@ fn a_symbolic_link_out_of_the_repository() {
     held back: app shop, wiki
 
     apps/shop/templates/more.yaml: a symbolic link to `../../../../secrets`; links are not followed
-       = help: put the file itself here, or share a macro in lib/
+       = help: put the files themselves here; what apps share belongs in lib/
 
     apps/wiki/values.yaml: a symbolic link to `/etc/passwd`; links are not followed
-       = help: put the file itself here, or share a macro in lib/
+       = help: put the files themselves here; what apps share belongs in lib/
     ");
 }
 
@@ -163,13 +154,16 @@ fn links_and_submodules_in_the_place_of_folders() {
     fleet.without("apps/wiki/templates/settings.yaml");
     fleet.entry("apps/wiki/templates", Entry::Submodule);
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: app blog, wiki
+    held back: the whole commit
 
     apps/blog: a Git submodule; its files are not part of this repository
        = help: copy the manifests into the repository
 
-    apps/wiki/app.yaml: this app has no objects
-       = help: add templates/NAME.yaml or manifests/NAME.yaml
+    apps/wiki/templates: a Git submodule; its files are not part of this repository
+       = help: copy the manifests into the repository
+
+    lib: a symbolic link to `../shared`; links are not followed
+       = help: put the files themselves here; what apps share belongs in lib/
     ");
 }
 
@@ -240,16 +234,10 @@ fn everything_that_is_wrong_is_told_at_once() {
     insta::assert_snapshot!(fleet.told(), @r#"
     held back: the whole commit
 
-    apps/shop/app.yaml:6:9: there is no tier `gold`
-       |
-     6 |   tier: gold
-       |         ^
-
     apps/shop/values.yaml:2:1: the key "a" stands twice in this map, first at 1:1
        |
      2 | a: 2
        | ^
-       = help: see the line above it, too
 
     apps/wiki/app.yaml:6:9: `Gold` is no valid `tier`
        |
@@ -284,5 +272,6 @@ fn everything_that_is_wrong_is_told_at_once() {
        |
      1 | apiVersion: v1
        |             ^
+       = help: Kubernetes objects belong in an app's templates/ or manifests/
     "#);
 }

@@ -246,7 +246,9 @@ impl Document {
             && !repo.behind
             && repo.problem.is_none()
             && problems.iter().all(|problem| problem.scope == Scope::Hint)
-            && clusters.iter().all(|cluster| cluster.state == State::Synced);
+            && clusters
+                .iter()
+                .all(|cluster| cluster.state == State::Synced);
         Self {
             fleet: status.fleet,
             hub_version: status.hub_version,

@@ -2,8 +2,7 @@
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::{
-    Attribute, Color, ContentArrangement, Table,
-    presets::NOTHING,
+    Attribute, Color, ColumnConstraint, ContentArrangement, Table, presets::NOTHING,
 };
 use jiff::Timestamp;
 
@@ -49,7 +48,8 @@ impl Look {
         };
         let options = textwrap::Options::new(width)
             .initial_indent(first)
-            .subsequent_indent(rest);
+            .subsequent_indent(rest)
+            .word_splitter(textwrap::WordSplitter::NoHyphenation);
         format!("{}\n", textwrap::fill(text, options))
     }
 
@@ -180,8 +180,10 @@ pub(crate) struct Grid {
     spare: Vec<&'static str>,
 }
 
-/// Columns between two columns.
+/// Between two columns.
 const GAP: usize = 2;
+/// A column is not folded narrower than this.
+const FOLDED: usize = 16;
 
 impl Grid {
     pub(crate) fn new<T: Into<String>>(header: impl IntoIterator<Item = T>) -> Self {
@@ -200,8 +202,17 @@ impl Grid {
         self.rows.push(cells.into_iter().collect());
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// How wide it is where nothing is folded.
     pub(crate) fn natural_width(&self) -> usize {
+        self.width_of_first(self.header.len())
+    }
+
+    /// How wide the first columns are.
+    fn width_of_first(&self, columns: usize) -> usize {
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
             let texts = cells.map(|cell| cell.text.as_str());
@@ -211,8 +222,8 @@ impl Grid {
                 .max()
                 .unwrap_or_default()
         };
-        let widths: usize = (0..self.header.len()).map(width).sum();
-        widths + GAP * self.header.len().saturating_sub(1)
+        let widths: usize = (0..columns).map(width).sum();
+        widths + GAP * columns.saturating_sub(1)
     }
 
     fn leave_out(&mut self, column: &str) {
@@ -224,7 +235,7 @@ impl Grid {
         }
     }
 
-    /// The table as text. Cells that are too long for the width are folded.
+    /// The table as text. The last column is folded at the width, where that leaves it readable.
     pub(crate) fn draw(mut self, look: Look) -> String {
         for column in std::mem::take(&mut self.spare) {
             if look.width.is_none_or(|width| self.natural_width() <= width) {
@@ -238,19 +249,30 @@ impl Grid {
             table.enforce_styling();
             table.style_text_only();
         }
-        if let Some(width) = look.width {
-            // The last column's gap may stick out.
-            let width = u16::try_from(width + GAP).unwrap_or(u16::MAX);
-            table.set_width(width).set_content_arrangement(ContentArrangement::Dynamic);
-        }
+        let columns = self.header.len();
+        let before_last = self.width_of_first(columns.saturating_sub(1)) + GAP;
+        let folded = look.width.filter(|width| before_last + FOLDED <= *width);
         let dressed = |cell: Cell| cell.tone.dress(comfy_table::Cell::new(cell.text));
-        let header = self.header.into_iter().map(|name| dressed(Cell::new(Tone::Faint, name)));
+        let header = self
+            .header
+            .into_iter()
+            .map(|name| dressed(Cell::new(Tone::Faint, name)));
         table.set_header(header.collect::<Vec<_>>());
         for row in self.rows {
             table.add_row(row.into_iter().map(dressed).collect::<Vec<_>>());
         }
         for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
+            column.set_padding((0, GAP as u16));
+        }
+        if let Some(width) = folded {
+            // The last column's gap may stick out.
+            let width = u16::try_from(width + GAP).unwrap_or(u16::MAX);
+            table
+                .set_width(width)
+                .set_content_arrangement(ContentArrangement::Dynamic);
+            for column in table.column_iter_mut().take(columns.saturating_sub(1)) {
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            }
         }
         let mut text = table.trim_fmt();
         text.push('\n');
@@ -270,6 +292,12 @@ pub(crate) fn names<'a>(names: impl IntoIterator<Item = &'a str>, most: usize) -
         return all.join(", ");
     }
     format!("{} and {} more", all[..most].join(", "), all.len() - most)
+}
+
+/// What others wrote, in one line that moves no cursor.
+pub(crate) fn one_line(text: &str) -> String {
+    let text: String = text.chars().map(crate::problems::harmless).collect();
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The short form of a commit.

@@ -9,7 +9,7 @@ use muster_model::problem::{Problem, Scope};
 
 use super::{
     document::{App, Cluster, Document, Placed, State},
-    look::{Cell, Grid, Look, Tone, count, names, short},
+    look::{Cell, Grid, Look, Tone, count, length, names, one_line, short},
 };
 use crate::problems;
 
@@ -21,6 +21,8 @@ const MOST_OBJECTS: usize = 3;
 const MOST_NAMES: usize = 4;
 /// A fleet of more clusters is summed up by region.
 const MOST_CLUSTERS: usize = 16;
+/// Clusters of a state that are listed of a large fleet.
+const MOST_OF_STATE: usize = 5;
 /// A fleet of more clusters has no columns for them.
 const MOST_COLUMNS: usize = 8;
 
@@ -72,10 +74,15 @@ pub(crate) fn summary(document: &Document) -> String {
         in_state(State::Synced).count(),
         count(all.len(), "cluster")
     ));
-    for state in [State::Failing, State::Offline, State::Unjoined, State::Progressing] {
+    for state in [
+        State::Failing,
+        State::Offline,
+        State::Unjoined,
+        State::Progressing,
+    ] {
         let clusters: Vec<&str> = in_state(state).map(|c| c.name.as_str()).collect();
         if !clusters.is_empty() {
-            parts.push(format!("{} {}", names(clusters, MOST_NAMES), state.word()));
+            parts.push(format!("{} {}", names(clusters, 2), state.word()));
         }
     }
     let at = repo.commit.as_deref().map_or("no commit yet", short);
@@ -93,7 +100,7 @@ impl Page<'_> {
     fn group(&mut self, group: fn(&mut Self)) {
         let before = self.text.len();
         group(self);
-        if before > 0 && self.text.len() > before {
+        if before > 0 && self.text.len() > before && !self.text[before..].starts_with('\n') {
             self.text.insert(before, '\n');
         }
     }
@@ -131,14 +138,18 @@ impl Page<'_> {
         let since = self.look.age(repo.problem_since);
         let since = since.map_or_else(String::new, |age| format!(" for {age}"));
         let title = self.strong("the repository is unreachable");
-        self.item(Tone::Bad, '✗', &format!("{title}{since}: {problem}"));
+        self.item(
+            Tone::Bad,
+            '✗',
+            &format!("{title}{since}: {}", one_line(problem)),
+        );
         let stays = match &repo.commit {
             Some(commit) => format!("{} stays in force", short(commit)),
             None => "no commit is in force yet".to_owned(),
         };
         let next = match (repo.retry_at, self.look.now) {
             (Some(retry), Some(now)) if retry > now => {
-                let wait = super::look::length(retry.as_second() - now.as_second());
+                let wait = length(retry.as_second() - now.as_second());
                 format!("the next try is in {wait}")
             }
             _ => "the next try is now".to_owned(),
@@ -212,7 +223,10 @@ impl Page<'_> {
     /// Says how many were not shown.
     fn rest(&mut self, all: usize, shown: usize, noun: &str) {
         if all > shown {
-            let text = format!("{} more; `muster status -o json` has all", count(all - shown, noun));
+            let text = format!(
+                "{} more; `muster status -o json` has all",
+                count(all - shown, noun)
+            );
             self.more(&text);
         }
     }
@@ -245,8 +259,7 @@ impl Page<'_> {
         if let Some(first) = unjoined.first() {
             let verb = if unjoined.len() == 1 { "has" } else { "have" };
             let which = self.strong(&names(unjoined.iter().copied(), MOST_NAMES));
-            let text =
-                format!("{which} {verb} never joined: `muster cluster join-token {first}`");
+            let text = format!("{which} {verb} never joined: `muster cluster join-token {first}`");
             self.item(Tone::Warning, '○', &text);
         }
         let mut troubled: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -257,7 +270,7 @@ impl Page<'_> {
         }
         for (problem, clusters) in troubled.iter().take(MOST) {
             let which = self.strong(&names(clusters.iter().copied(), MOST_NAMES));
-            self.item(Tone::Bad, '✗', &format!("{which}: {problem}"));
+            self.item(Tone::Bad, '✗', &format!("{which}: {}", one_line(problem)));
         }
         self.rest(troubled.len(), MOST, "problem");
     }
@@ -326,7 +339,11 @@ impl Page<'_> {
                 ([one], _) => format!(" ({one})"),
                 (some, _) => format!(" ({})", count(some.len(), "cluster")),
             };
-            self.more(&format!("{}{place}: {}", problem.object, problem.message));
+            self.more(&format!(
+                "{}{place}: {}",
+                problem.object,
+                one_line(&problem.message)
+            ));
         }
         let left = found.len().saturating_sub(MOST_OBJECTS);
         if left > 0 {
@@ -358,20 +375,17 @@ impl Page<'_> {
         };
         if let Some(commit) = &repo.commit {
             let commit = self.look.paint(Tone::Warning.style(), short(commit));
-            title.push_str(&format!(" at {commit} {}", repo.subject));
+            title.push_str(&format!(" at {commit} {}", one_line(&repo.subject)));
         } else {
             title.push_str(": no commit is in force yet");
         }
         self.text.push_str(&self.look.fold("", "  ", &title));
-        let mut origin = Vec::new();
         if !repo.author.is_empty() {
             let age = self.look.age(repo.committed_at);
             let age = age.map_or_else(String::new, |age| format!(", {age} ago"));
-            origin.push(format!("by {}{age}", repo.author));
+            self.faint(&format!("by {}{age}", one_line(&repo.author)));
         }
-        origin.push(format!("{}, {}", repo.url, repo.reference));
-        let origin = origin.join("; ");
-        self.faint(&origin);
+        self.faint(&format!("{}, {}", repo.url, repo.reference));
         let synced = of_state(clusters, State::Synced).count();
         let (applied, objects) = clusters.iter().map(Cluster::objects).fold(
             (0_u64, 0_u64),
@@ -382,7 +396,11 @@ impl Page<'_> {
         let state = if self.document.synced {
             State::Synced
         } else {
-            clusters.iter().map(|c| c.state).max().unwrap_or(State::Progressing)
+            clusters
+                .iter()
+                .map(|c| c.state)
+                .max()
+                .unwrap_or(State::Progressing)
         };
         let objects = if applied == objects {
             count(usize::try_from(objects).unwrap_or(usize::MAX), "object")
@@ -416,7 +434,14 @@ impl Page<'_> {
             return;
         }
         let mut grid = Grid::new([
-            "REGION", "CLUSTERS", "SYNCED", "PROGRESSING", "FAILING", "OFFLINE", "UNJOINED", "OBJECTS",
+            "REGION",
+            "CLUSTERS",
+            "SYNCED",
+            "PROGRESSING",
+            "FAILING",
+            "OFFLINE",
+            "UNJOINED",
+            "OBJECTS",
         ])
         .spare(&["OBJECTS", "UNJOINED"]);
         for region in &self.document.regions {
@@ -440,18 +465,28 @@ impl Page<'_> {
             ]);
         }
         self.text.push_str(&grid.draw(self.look));
-        let mut astray: Vec<&Cluster> = all.iter().filter(|c| c.state != State::Synced).collect();
-        astray.sort_by_key(|cluster| std::cmp::Reverse(cluster.state));
-        if astray.is_empty() {
+        let astray = all.iter().filter(|c| c.state != State::Synced).count();
+        if astray == 0 {
             return;
         }
         self.text.push('\n');
-        let shown = astray.iter().copied().take(MOST_CLUSTERS);
-        let grid = cluster_grid(shown, self.look);
+        let states = [
+            State::Failing,
+            State::Offline,
+            State::Unjoined,
+            State::Progressing,
+        ];
+        let shown: Vec<&Cluster> = states
+            .into_iter()
+            .flat_map(|state| of_state(all, state).take(MOST_OF_STATE))
+            .collect();
+        let grid = cluster_grid(shown.iter().copied(), self.look);
         self.text.push_str(&grid.draw(self.look));
-        if astray.len() > MOST_CLUSTERS {
-            let left = count(astray.len() - MOST_CLUSTERS, "more cluster");
-            self.faint(&format!("and {left} not in sync: `muster get clusters` lists all"));
+        if astray > shown.len() {
+            let left = count(astray - shown.len(), "more cluster");
+            self.faint(&format!(
+                "and {left} not in sync; `muster get clusters` lists all"
+            ));
         }
     }
 
@@ -503,8 +538,8 @@ impl Page<'_> {
 
     /// Apps with their numbers, and where they are not in sync.
     fn app_summary(&self) -> Grid {
-        let mut grid = Grid::new(["APP", "TIER", "MODE", "SYNCED", "NOT IN SYNC"])
-            .spare(&["MODE", "TIER"]);
+        let mut grid =
+            Grid::new(["APP", "TIER", "MODE", "SYNCED", "NOT IN SYNC"]).spare(&["MODE", "TIER"]);
         let mut astray: BTreeMap<&str, BTreeMap<State, Vec<&str>>> = BTreeMap::new();
         for cluster in &self.document.clusters {
             for placed in cluster.apps.iter().filter(|p| p.state != State::Synced) {
@@ -535,7 +570,9 @@ impl Page<'_> {
 }
 
 fn of_state(clusters: &[Cluster], state: State) -> impl Iterator<Item = &Cluster> {
-    clusters.iter().filter(move |cluster| cluster.state == state)
+    clusters
+        .iter()
+        .filter(move |cluster| cluster.state == state)
 }
 
 fn app_name(app: &App) -> Cell {
@@ -568,19 +605,25 @@ fn standing(placed: &Placed) -> String {
 
 /// Objects applied of all.
 fn objects<'a>(clusters: impl Iterator<Item = &'a Cluster>) -> Cell {
-    let (applied, all) = clusters.map(Cluster::objects).fold((0_u64, 0_u64), |sum, more| {
-        (sum.0 + u64::from(more.0), sum.1 + u64::from(more.1))
-    });
+    let (applied, all) = clusters
+        .map(Cluster::objects)
+        .fold((0_u64, 0_u64), |sum, more| {
+            (sum.0 + u64::from(more.0), sum.1 + u64::from(more.1))
+        });
     format!("{applied}/{all}").into()
 }
 
-/// Clusters, one a line. A region is named once.
-pub(crate) fn cluster_grid<'a>(
-    clusters: impl Iterator<Item = &'a Cluster>,
-    look: Look,
-) -> Grid {
+/// Clusters, one a line. On a terminal a region is named once; elsewhere a line stands for itself.
+pub(crate) fn cluster_grid<'a>(clusters: impl Iterator<Item = &'a Cluster>, look: Look) -> Grid {
     let mut grid = Grid::new([
-        "REGION", "CLUSTER", "STATE", "GENERATION", "COMMIT", "APPS", "OBJECTS", "AGENT",
+        "REGION",
+        "CLUSTER",
+        "STATE",
+        "GENERATION",
+        "COMMIT",
+        "APPS",
+        "OBJECTS",
+        "AGENT",
     ])
     .spare(&["AGENT", "GENERATION", "OBJECTS", "REGION"]);
     let mut last = None;
@@ -599,7 +642,7 @@ pub(crate) fn cluster_grid<'a>(
             (is, wanted) => format!("{is}{arrow}{wanted}"),
         };
         grid.row([
-            if last == Some(region) { "" } else { region }.into(),
+            if look.styled && last == Some(region) { "" } else { region }.into(),
             cluster.name.as_str().into(),
             Cell::state(look, cluster.state, &words),
             Cell::or_dash(Some(&generation)),

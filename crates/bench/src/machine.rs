@@ -1,0 +1,26 @@
+//! The machine that figures were measured on, and what a process costs it.
+
+use std::fs;
+
+/// Processor, cores and memory in a line.
+pub(crate) fn describe() -> String {
+    let cpu = field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown processor".into());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let memory = field("/proc/meminfo", "MemTotal")
+        .and_then(|text| text.trim_end_matches(" kB").parse::<u64>().ok())
+        .map_or("?".into(), |kib| format!("{:.0}", kib as f64 / 1_048_576.0));
+    format!("{cpu}, {cores} cores, {memory} GiB of memory, Linux")
+}
+
+/// The most memory that this process has had so far, in MiB (`VmHWM`).
+pub(crate) fn peak_memory_mib() -> f64 {
+    field("/proc/self/status", "VmHWM")
+        .and_then(|text| text.trim_end_matches(" kB").parse::<f64>().ok())
+        .map_or(f64::NAN, |kib| kib / 1024.0)
+}
+
+fn field(file: &str, name: &str) -> Option<String> {
+    let text = fs::read_to_string(file).ok()?;
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}

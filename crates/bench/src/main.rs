@@ -1,0 +1,63 @@
+//! Measures Muster beside its peers: prints tables, writes the figures to `bench/results`, and keeps
+//! the README's block of figures up to date. Run it as `cargo xtask bench`.
+
+mod fleet;
+mod machine;
+mod peers;
+mod render;
+mod report;
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+use crate::report::Section;
+
+/// Measure Muster beside its peers.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
+struct Cli {
+    /// What to measure
+    #[arg(value_enum, default_value = "all")]
+    bench: Choice,
+    /// How often each measurement is repeated
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: u32,
+    /// Write the figures as JSON to this file too
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Choice {
+    /// Everything below
+    All,
+    /// Objects per second for 50 apps by 200 clusters, beside Helm and Kustomize
+    Render,
+}
+
+/// A benchmark: its choice, and what measures it, given the number of repetitions.
+type Bench = (Choice, fn(u32) -> anyhow::Result<Section>);
+
+const BENCHES: [Bench; 1] = [(Choice::Render, render::measure)];
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    anyhow::ensure!(
+        !cfg!(debug_assertions),
+        "these are figures of a debug build; run `cargo xtask bench`"
+    );
+    let mut sections = Vec::new();
+    for (choice, measure) in BENCHES {
+        if cli.bench == Choice::All || cli.bench == choice {
+            let section = measure(cli.repeat)?;
+            println!("\n{}", section.table());
+            section.save()?;
+            sections.push(section);
+        }
+    }
+    if let Some(file) = cli.out {
+        report::write(&file, &serde_json::to_string_pretty(&sections)?)?;
+    }
+    report::update_readme()
+}

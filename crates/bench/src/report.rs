@@ -1,0 +1,228 @@
+//! Figures with their spread, as a table for people, a file for programs and a block of the README.
+
+use std::{fs, path::{Path, PathBuf}};
+
+use anyhow::Context;
+use serde::Serialize;
+
+use crate::machine;
+
+const BEGIN: &str = "<!-- bench:begin -->";
+const END: &str = "<!-- bench:end -->";
+
+/// What one benchmark found.
+#[derive(Debug, Serialize)]
+pub(crate) struct Section {
+    /// Names its files.
+    pub(crate) name: &'static str,
+    pub(crate) title: String,
+    pub(crate) rows: Vec<Row>,
+    /// What a reader must know to judge the figures.
+    pub(crate) notes: Vec<String>,
+    machine: String,
+}
+
+/// One thing that was measured a number of times.
+#[derive(Debug, Serialize)]
+pub(crate) struct Row {
+    pub(crate) what: String,
+    pub(crate) unit: &'static str,
+    pub(crate) spread: Spread,
+    /// How many times better the benchmark's own figure is than this one.
+    pub(crate) ratio: Option<f64>,
+    samples: Vec<f64>,
+}
+
+/// Where samples lie.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(crate) struct Spread {
+    pub(crate) min: f64,
+    pub(crate) median: f64,
+    pub(crate) p99: f64,
+    pub(crate) max: f64,
+}
+
+impl Spread {
+    /// Of at least one sample. Percentiles are the nearest rank, so they are samples themselves.
+    pub(crate) fn of(samples: &[f64]) -> Self {
+        let mut sorted = samples.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let rank = |percent: usize| {
+            let rank = (sorted.len() * percent).div_ceil(100).max(1);
+            sorted.get(rank - 1).copied().unwrap_or(f64::NAN)
+        };
+        Self {
+            min: rank(0),
+            median: rank(50),
+            p99: rank(99),
+            max: rank(100),
+        }
+    }
+}
+
+impl Row {
+    pub(crate) fn new(what: impl Into<String>, unit: &'static str, samples: Vec<f64>) -> Self {
+        Self {
+            what: what.into(),
+            unit,
+            spread: Spread::of(&samples),
+            ratio: None,
+            samples,
+        }
+    }
+
+    /// Beside a figure of ours of which more is better.
+    pub(crate) fn beside(mut self, ours: &Self) -> Self {
+        self.ratio = Some(ours.spread.median / self.spread.median);
+        self
+    }
+}
+
+impl Section {
+    pub(crate) fn new(
+        name: &'static str,
+        title: impl Into<String>,
+        rows: Vec<Row>,
+        notes: Vec<String>,
+    ) -> Self {
+        Self {
+            name,
+            title: title.into(),
+            rows,
+            notes,
+            machine: machine::describe(),
+        }
+    }
+
+    /// As Markdown.
+    pub(crate) fn table(&self) -> String {
+        let mut text = format!("### {}\n\n", self.title);
+        text.push_str("| | unit | min | median | P99 | max | Muster is |\n");
+        text.push_str("|---|---|--:|--:|--:|--:|--:|\n");
+        for row in &self.rows {
+            let Spread {
+                min,
+                median,
+                p99,
+                max,
+            } = row.spread;
+            let ratio = row.ratio.map_or(String::new(), |ratio| format!("{} ×", number(ratio)));
+            let figures = [min, median, p99, max].map(number).join(" | ");
+            text.push_str(&format!("| {} | {} | {figures} | {ratio} |\n", row.what, row.unit));
+        }
+        text.push('\n');
+        for note in self.notes.iter().chain([&format!("Measured on {}.", self.machine)]) {
+            text.push_str(&format!("- {note}\n"));
+        }
+        text
+    }
+
+    /// Writes `bench/results/NAME.json` and `NAME.md`.
+    pub(crate) fn save(&self) -> anyhow::Result<()> {
+        let folder = root().join("bench/results");
+        let json = serde_json::to_string_pretty(self)?;
+        write(&folder.join(format!("{}.json", self.name)), &format!("{json}\n"))?;
+        write(&folder.join(format!("{}.md", self.name)), &self.table())
+    }
+}
+
+/// The repository that this program was built from.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+pub(crate) fn write(file: &Path, text: &str) -> anyhow::Result<()> {
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
+    }
+    fs::write(file, text).with_context(|| format!("can't write {}", file.display()))
+}
+
+/// Puts the newest figures of every benchmark between the README's markers, where it has them.
+pub(crate) fn update_readme() -> anyhow::Result<()> {
+    let results = root().join("bench/results");
+    let mut files: Vec<PathBuf> = fs::read_dir(&results)
+        .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
+        .with_context(|| format!("can't read {}", results.display()))?;
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "md"));
+    files.sort();
+    let tables: Result<Vec<String>, _> = files.iter().map(fs::read_to_string).collect();
+    let readme = root().join("README.md");
+    let Ok(text) = fs::read_to_string(&readme) else {
+        return Ok(());
+    };
+    match replace_block(&text, &tables.context("can't read the figures")?.join("\n")) {
+        Some(new) if new != text => write(&readme, &new),
+        _ => Ok(()),
+    }
+}
+
+/// The text with another block between the markers; nothing where it has no markers.
+fn replace_block(text: &str, block: &str) -> Option<String> {
+    let (before, rest) = text.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}\n{block}{END}{after}"))
+}
+
+/// Three significant digits, thousands apart.
+fn number(value: f64) -> String {
+    if !value.is_finite() {
+        return "?".into();
+    }
+    if value < 100.0 {
+        let digits = if value < 1.0 { 3 } else if value < 10.0 { 2 } else { 1 };
+        return format!("{value:.digits$}");
+    }
+    let digits = format!("{value:.0}");
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spreads_are_nearest_ranks() {
+        let samples: Vec<f64> = (1..=200).rev().map(f64::from).collect();
+        let spread = Spread {
+            min: 1.0,
+            median: 100.0,
+            p99: 198.0,
+            max: 200.0,
+        };
+        assert_eq!(Spread::of(&samples), spread);
+        assert_eq!(Spread::of(&[3.0]).p99, 3.0);
+    }
+
+    #[test]
+    fn tables_say_how_much_better() {
+        let ours = Row::new("muster", "objects/s", vec![100_000.0, 200_000.0, 300_000.0]);
+        let peer = Row::new("peer", "objects/s", vec![4_000.0]).beside(&ours);
+        let section = Section::new("x", "Things", vec![ours, peer], vec!["A note.".into()]);
+        let table = section.table();
+        assert!(
+            table.starts_with(
+                "### Things\n\n| | unit | min | median | P99 | max | Muster is |\n\
+                 |---|---|--:|--:|--:|--:|--:|\n\
+                 | muster | objects/s | 100,000 | 200,000 | 300,000 | 300,000 |  |\n\
+                 | peer | objects/s | 4,000 | 4,000 | 4,000 | 4,000 | 50.0 × |\n\n- A note.\n"
+            ),
+            "{table}"
+        );
+    }
+
+    #[test]
+    fn only_the_block_of_a_text_changes() {
+        let text = "a\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nb\n";
+        let new = "a\n<!-- bench:begin -->\nnew\n<!-- bench:end -->\nb\n";
+        assert_eq!(replace_block(text, "new\n").as_deref(), Some(new));
+        assert_eq!(replace_block("no markers", "new"), None);
+    }
+}

@@ -1,0 +1,272 @@
+//! Agents whose clusters are in memory: what arrives is applied at once.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use anyhow::ensure;
+use muster_agent::{Arrived, Cluster, Level, TakeError, dial, follow};
+use muster_model::{
+    bundle::Bundle,
+    ids::{ClusterName, ContentHash, Role},
+};
+use muster_pki::{Credentials, JoinToken, Key, TrustBundle};
+use muster_plan::delivery::{Known, Term};
+use muster_proto::v1::{self, enrolment_client::EnrolmentClient};
+use muster_runtime::log::Chain;
+use muster_testkit::wait::eventually;
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::fixture::{Hub, SOON};
+
+/// How soon an agent comes back; real ones take longer.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// A cluster in memory.
+pub(crate) struct Memory {
+    state: Mutex<State>,
+    level: watch::Sender<Arc<Level>>,
+    /// What it says of its objects when it is asked.
+    pub(crate) objects: Vec<v1::ObjectState>,
+}
+
+#[derive(Default)]
+struct State {
+    known: Known,
+    bundles: BTreeMap<String, (Role, Bundle)>,
+    held: HashMap<ContentHash, Vec<u8>>,
+    taken: usize,
+    arrived: usize,
+}
+
+impl Memory {
+    pub(crate) fn new() -> Arc<Self> {
+        Self::with_objects(Vec::new())
+    }
+
+    pub(crate) fn with_objects(objects: Vec<v1::ObjectState>) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::default(),
+            level: watch::Sender::default(),
+            objects,
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// The apps that it runs, each with its role and the JSON of its objects.
+    pub(crate) fn runs(&self) -> BTreeMap<String, (Role, Vec<String>)> {
+        let state = self.state();
+        let runs = state.bundles.iter().map(|(app, (role, bundle))| {
+            let objects = bundle.objects.iter().map(|object| object.json.to_string());
+            (app.clone(), (*role, objects.collect()))
+        });
+        runs.collect()
+    }
+
+    /// The data of an app's only object.
+    pub(crate) fn data(&self, app: &str) -> String {
+        let runs = self.runs();
+        let Some((_, objects)) = runs.get(app) else {
+            return "nothing".to_owned();
+        };
+        let object: serde_json::Value = serde_json::from_str(&objects[0]).unwrap();
+        object["data"].to_string()
+    }
+
+    /// The generation in force; 0 where there is none.
+    pub(crate) fn generation(&self) -> u64 {
+        self.known().in_force.map_or(0, |number| number.generation.0)
+    }
+
+    /// How many generations came into force, and how many bundles were sent for them.
+    pub(crate) fn deliveries(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.taken, state.arrived)
+    }
+
+    pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let waiting = eventually(what, SOON, async || {
+            ensure!(holds(self), "generation {}: {:?}", self.generation(), self.runs());
+            Ok(())
+        });
+        waiting.await.unwrap();
+    }
+}
+
+impl Cluster for Memory {
+    fn known(&self) -> Known {
+        self.state().known.clone()
+    }
+
+    fn holds(&self, hash: ContentHash) -> bool {
+        self.state().held.contains_key(&hash)
+    }
+
+    async fn note_term(&self, term: Term, incarnation: &str) -> Result<(), TakeError> {
+        let mut state = self.state();
+        state.known.term = term;
+        state.known.incarnation = incarnation.to_owned();
+        Ok(())
+    }
+
+    async fn take(&self, generation: Arrived) -> Result<(), TakeError> {
+        let mut level = Level {
+            in_force: Some(generation.number),
+            ..Level::default()
+        };
+        let mut state = self.state();
+        let before = std::mem::take(&mut state.held);
+        state.bundles.clear();
+        state.taken += 1;
+        for bundle in generation.bundles {
+            state.arrived += usize::from(bundle.encoded.is_some());
+            let encoded = bundle.encoded.or_else(|| before.get(&bundle.hash).cloned());
+            let encoded = encoded.unwrap();
+            assert_eq!(ContentHash::of(&encoded), bundle.hash);
+            let decoded = Bundle::decode(&encoded).unwrap();
+            let objects = u32::try_from(decoded.objects.len()).unwrap();
+            let report = v1::AppReport {
+                app: bundle.app.to_string(),
+                hash: bundle.hash.0.to_vec(),
+                phase: v1::Phase::Applied.into(),
+                objects,
+                applied: objects,
+                health: "Healthy".to_owned(),
+                ..v1::AppReport::default()
+            };
+            level.apps.insert(bundle.app.to_string(), Arc::new(report));
+            state.bundles.insert(bundle.app.to_string(), (bundle.role, decoded));
+            state.held.insert(bundle.hash, encoded);
+        }
+        state.known = Known {
+            term: generation.term,
+            incarnation: generation.incarnation,
+            in_force: Some(generation.number),
+        };
+        drop(state);
+        self.level.send_replace(Arc::new(level));
+        Ok(())
+    }
+
+    fn level(&self) -> watch::Receiver<Arc<Level>> {
+        self.level.subscribe()
+    }
+
+    fn objects(&self, _: &str) -> Vec<v1::ObjectState> {
+        self.objects.clone()
+    }
+}
+
+/// Who an agent is.
+pub(crate) struct Badge {
+    pub(crate) cluster: ClusterName,
+    pub(crate) trust: TrustBundle,
+    pub(crate) credentials: Credentials,
+}
+
+/// Enrols with a request that was made before.
+pub(crate) async fn enrol_with(token: &JoinToken, csr: &str) -> Result<v1::Certificate, Status> {
+    let channel = dial(&token.hub, &token.trust, None).await.unwrap();
+    let request = v1::EnrolRequest {
+        token: token.secret.expose(),
+        csr: csr.to_owned(),
+    };
+    let granted = EnrolmentClient::new(channel).enrol(request).await?;
+    Ok(granted.into_inner())
+}
+
+impl Badge {
+    pub(crate) async fn new(hub: &Hub, cluster: &str) -> Arc<Self> {
+        let token = hub.token(cluster).await;
+        let key = Key::generate().unwrap();
+        let granted = enrol_with(&token, &key.request().unwrap()).await.unwrap();
+        Arc::new(Self {
+            cluster: granted.cluster.parse().unwrap(),
+            trust: TrustBundle::from_pem(&granted.trust).unwrap(),
+            credentials: Credentials::new(&granted.certificate, key).unwrap(),
+        })
+    }
+}
+
+/// An agent that comes back whenever its stream ends.
+pub(crate) struct Agent {
+    pub(crate) badge: Arc<Badge>,
+    pub(crate) memory: Arc<Memory>,
+    stop: CancellationToken,
+    running: JoinHandle<()>,
+    /// Why its last stream ended.
+    ended: watch::Receiver<String>,
+}
+
+impl Agent {
+    /// Joins a cluster and runs its agent.
+    pub(crate) async fn join(hub: &Hub, cluster: &str) -> Self {
+        let badge = Badge::new(hub, cluster).await;
+        Self::run(hub.address(), badge, Memory::new())
+    }
+
+    /// Joins all clusters of the fixture's fleet.
+    pub(crate) async fn join_all(hub: &Hub) -> [Self; 3] {
+        [
+            Self::join(hub, "eu-1").await,
+            Self::join(hub, "eu-2").await,
+            Self::join(hub, "us-1").await,
+        ]
+    }
+
+    /// Runs the agent of a cluster that has joined.
+    pub(crate) fn run(hub: String, badge: Arc<Badge>, memory: Arc<Memory>) -> Self {
+        let stop = CancellationToken::new();
+        let (sender, ended) = watch::channel(String::new());
+        let running = tokio::spawn({
+            let (badge, memory, stop) = (Arc::clone(&badge), Arc::clone(&memory), stop.clone());
+            let process = rand::random();
+            async move {
+                while !stop.is_cancelled() {
+                    let end = match dial(&hub, &badge.trust, Some(&badge.credentials)).await {
+                        Ok(channel) => {
+                            let name = &badge.cluster;
+                            let streamed =
+                                follow(channel, name, process, memory.as_ref(), &stop, || {});
+                            streamed.await.map_err(|error| Chain(&error).to_string())
+                        }
+                        Err(error) => Err(Chain(&error).to_string()),
+                    };
+                    sender.send_replace(end.err().unwrap_or_default());
+                    let _ = tokio::time::timeout(AGAIN, stop.cancelled()).await;
+                }
+            }
+        });
+        Self {
+            badge,
+            memory,
+            stop,
+            running,
+            ended,
+        }
+    }
+
+    /// Ends it; its cluster stays as it is.
+    pub(crate) async fn stop(self) -> (Arc<Badge>, Arc<Memory>) {
+        self.stop.cancel();
+        self.running.await.unwrap();
+        (self.badge, self.memory)
+    }
+
+    /// Waits until a stream ends for a reason that contains this text.
+    pub(crate) async fn until_ended(&self, why: &str) {
+        let waiting = eventually(&format!("a stream ends: {why}"), SOON, async || {
+            let ended = self.ended.borrow().clone();
+            ensure!(ended.contains(why), "the last one ended: {ended}");
+            Ok(())
+        });
+        waiting.await.unwrap();
+    }
+}

@@ -1,0 +1,17 @@
+//! The hub as a whole: a real Git repository, real mTLS and gRPC, its store on disk. Agents are the
+//! agent's own stream code; only the cluster behind it is memory instead of an API server.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy sees only the test functions as tests"
+)]
+
+mod agents;
+mod delivery;
+mod fixture;
+mod kept_out;
+mod lifetimes;
+mod raw;
+mod repository;
+mod slow;
+mod terms;

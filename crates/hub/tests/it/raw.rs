@@ -1,0 +1,82 @@
+//! A stream word by word, for what no agent of ours would say.
+
+use muster_agent::dial;
+use muster_proto::{PROTOCOL_VERSION, v1};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use crate::{agents::Badge, fixture::Hub};
+
+pub(crate) struct Raw {
+    pub(crate) say: mpsc::Sender<v1::AgentMessage>,
+    pub(crate) hear: Streaming<v1::HubMessage>,
+}
+
+/// What an agent says first that has nothing yet.
+pub(crate) fn hello(badge: &Badge) -> v1::Hello {
+    v1::Hello {
+        protocol: PROTOCOL_VERSION,
+        version: "test".to_owned(),
+        cluster: badge.cluster.to_string(),
+        process: rand::random(),
+        ..v1::Hello::default()
+    }
+}
+
+impl Raw {
+    /// Opens a stream with this as its first message.
+    pub(crate) async fn open(
+        hub: &Hub,
+        badge: &Badge,
+        first: v1::agent_message::Message,
+    ) -> Result<Self, Status> {
+        let channel = dial(&hub.address(), &badge.trust, Some(&badge.credentials)).await;
+        let (say, messages) = mpsc::channel(64);
+        let message = v1::AgentMessage {
+            message: Some(first),
+        };
+        say.send(message).await.unwrap();
+        let mut client = v1::agents_client::AgentsClient::new(channel.unwrap());
+        let hear = client.follow(ReceiverStream::new(messages)).await?;
+        Ok(Self {
+            say,
+            hear: hear.into_inner(),
+        })
+    }
+
+    pub(crate) async fn hello(hub: &Hub, badge: &Badge, hello: v1::Hello) -> Result<Self, Status> {
+        Self::open(hub, badge, v1::agent_message::Message::Hello(hello)).await
+    }
+
+    pub(crate) async fn next(&mut self) -> Result<v1::hub_message::Message, Status> {
+        let message = self.hear.message().await?;
+        Ok(message.and_then(|message| message.message).unwrap())
+    }
+
+    pub(crate) async fn welcome(&mut self) -> v1::Welcome {
+        match self.next().await.unwrap() {
+            v1::hub_message::Message::Welcome(welcome) => welcome,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) async fn generation(&mut self) -> v1::Generation {
+        match self.next().await.unwrap() {
+            v1::hub_message::Message::Generation(generation) => generation,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// How the hub ends a stream that begins like this.
+pub(crate) async fn refusal(
+    hub: &Hub,
+    badge: &Badge,
+    first: v1::agent_message::Message,
+) -> Status {
+    match Raw::open(hub, badge, first).await {
+        Err(status) => status,
+        Ok(mut raw) => raw.next().await.unwrap_err(),
+    }
+}

@@ -1,0 +1,296 @@
+//! The status for as long as one watches it. A hub that goes away is waited for.
+
+use std::{
+    io::{IsTerminal as _, Write as _},
+    time::{Duration, Instant},
+};
+
+use jiff::{SignedDuration, Zoned};
+use muster_proto::v1;
+use muster_runtime::shutdown::Shutdown;
+use tokio::sync::mpsc;
+use tonic::Code;
+
+use super::{
+    document::{Document, Filter},
+    look::{Look, Tone, length},
+    page,
+};
+use crate::{
+    admin::said,
+    client::Client,
+    output::{Output, print},
+};
+
+/// How long to wait before a hub that went away is asked again.
+pub(crate) const RETRY: Duration = Duration::from_secs(1);
+
+/// What is heard of the hub.
+enum News {
+    Status(Box<v1::Status>),
+    /// The hub is gone, and why.
+    Lost(String),
+    /// The hub refuses; asking again changes nothing.
+    Refused(tonic::Status),
+}
+
+/// Whether a call may succeed later as it is.
+pub(crate) fn passes(status: &tonic::Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Unavailable
+            | Code::Unknown
+            | Code::Cancelled
+            | Code::Aborted
+            | Code::DeadlineExceeded
+            | Code::Internal
+    )
+}
+
+/// Follows the status until nobody listens any more.
+async fn follow(mut client: Client, request: v1::StatusRequest, news: mpsc::Sender<News>) {
+    loop {
+        let why = match client.watch_status(request.clone()).await {
+            Ok(stream) => {
+                let mut stream = stream.into_inner();
+                loop {
+                    match stream.message().await {
+                        Ok(Some(status)) => {
+                            if news.send(News::Status(Box::new(status))).await.is_err() {
+                                return;
+                            }
+                        }
+                        Ok(None) => break "it has stopped".to_owned(),
+                        Err(status) if passes(&status) => break "the connection broke".to_owned(),
+                        Err(status) => {
+                            // Nobody listens where this fails.
+                            let _ = news.send(News::Refused(status)).await;
+                            return;
+                        }
+                    }
+                }
+            }
+            Err(status) if passes(&status) => "no connection".to_owned(),
+            Err(status) => {
+                // Nobody listens where this fails.
+                let _ = news.send(News::Refused(status)).await;
+                return;
+            }
+        };
+        if news.send(News::Lost(why)).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// `--watch`, until Ctrl-C. False where something was wrong at the end.
+pub(crate) async fn watch(
+    client: Client,
+    filter: &Filter,
+    output: Output,
+    first: Document,
+) -> anyhow::Result<bool> {
+    let stop = Shutdown::on_signals()?;
+    let (sender, news) = mpsc::channel(1);
+    let following = tokio::spawn(follow(client, filter.request(), sender));
+    let mut watch = Watch {
+        filter,
+        news,
+        stop,
+        last: first,
+        heard: Instant::now(),
+        lost: None,
+    };
+    let ended = if output == Output::Table && std::io::stdout().is_terminal() {
+        watch.on_screen().await
+    } else {
+        watch.in_lines(output).await
+    };
+    following.abort();
+    ended.map(|()| watch.last.synced && watch.lost.is_none())
+}
+
+struct Watch<'a> {
+    filter: &'a Filter,
+    news: mpsc::Receiver<News>,
+    stop: Shutdown,
+    last: Document,
+    /// When `last` was heard.
+    heard: Instant,
+    /// Since when the hub is gone, and why.
+    lost: Option<(Instant, String)>,
+}
+
+impl Watch<'_> {
+    /// Takes in news. True where there is a new document.
+    fn take(&mut self, news: Option<News>) -> anyhow::Result<bool> {
+        match news {
+            Some(News::Status(status)) => {
+                self.last = Document::of(*status, self.filter);
+                self.heard = Instant::now();
+                self.lost = None;
+                Ok(true)
+            }
+            Some(News::Lost(why)) => {
+                let since = self
+                    .lost
+                    .take()
+                    .map_or_else(Instant::now, |(since, _)| since);
+                self.lost = Some((since, why));
+                Ok(false)
+            }
+            Some(News::Refused(status)) => Err(said(status)),
+            None => anyhow::bail!("the status can't be followed any more"),
+        }
+    }
+
+    /// One line for each change, or one document.
+    async fn in_lines(&mut self, output: Output) -> anyhow::Result<()> {
+        let mut said = String::new();
+        let mut lost = false;
+        loop {
+            let new = tokio::select! {
+                () = self.stop.begun() => return Ok(()),
+                news = self.news.recv() => self.take(news)?,
+            };
+            if let Some((_, why)) = self.lost.as_ref().filter(|_| !lost) {
+                anstream::eprintln!("note: the hub is gone ({why}); asking again each second");
+            } else if lost && self.lost.is_none() {
+                anstream::eprintln!("note: the hub is back");
+            }
+            lost = self.lost.is_some();
+            if !new {
+                continue;
+            }
+            match output {
+                Output::Json => print(&format!("{}\n", super::value(&self.last)?)),
+                Output::Yaml => {
+                    print("---\n");
+                    output.document(&super::value(&self.last)?);
+                }
+                Output::Table => {
+                    let now = page::summary(&self.last);
+                    if now != said {
+                        let time = self.last.now.map_or_else(String::new, |t| format!("{t} "));
+                        print(&format!("{time}{now}\n"));
+                        said = now;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The page, drawn again in place at each change and each second.
+    async fn on_screen(&mut self) -> anyhow::Result<()> {
+        let _screen = Screen::enter()?;
+        let mut resized =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::window_change())?;
+        let mut second = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                () = self.stop.begun() => return Ok(()),
+                news = self.news.recv() => { self.take(news)?; }
+                _ = resized.recv() => {}
+                _ = second.tick() => {}
+            }
+            let height = terminal_size::terminal_size_of(std::io::stdout())
+                .map_or(24, |(_, height)| usize::from(height.0));
+            draw(&self.frame(height))?;
+        }
+    }
+
+    fn frame(&self, height: usize) -> String {
+        let passed = SignedDuration::try_from(self.heard.elapsed()).unwrap_or_default();
+        let now = self.last.now.and_then(|now| now.checked_add(passed).ok());
+        let look = Look::of_stdout(now);
+        let time = Zoned::now().strftime("%H:%M:%S");
+        let title = format!("muster status, {time}. Ctrl-C ends.");
+        let lost = self.lost.as_ref().map(|(since, why)| Lost {
+            seconds: i64::try_from(since.elapsed().as_secs()).unwrap_or(i64::MAX),
+            why,
+        });
+        frame(&self.last, look, &title, lost.as_ref(), height)
+    }
+}
+
+/// A hub that is gone.
+pub(crate) struct Lost<'a> {
+    pub(crate) seconds: i64,
+    pub(crate) why: &'a str,
+}
+
+/// A screen: what is below its last line is counted instead of shown.
+pub(crate) fn frame(
+    document: &Document,
+    look: Look,
+    title: &str,
+    lost: Option<&Lost<'_>>,
+    height: usize,
+) -> String {
+    let mut text = look.fold("", "", &look.paint(Tone::Faint.style(), title));
+    if let Some(Lost { seconds, why }) = lost {
+        let mark = look.paint(Tone::Bad.style().bold(), "✗");
+        let title = look.paint(Tone::Strong.style(), "the hub is gone");
+        let age = length(*seconds);
+        let sentence =
+            format!("{title} for {age} ({why}); asking again each second. Its last word was:");
+        text.push_str(&look.fold(&format!("{mark} "), "  ", &sentence));
+    }
+    text.push('\n');
+    text.push_str(&page::page(document, look));
+    let lines = text.lines().count();
+    if lines < height {
+        return text;
+    }
+    let shown = height.saturating_sub(2);
+    let more = format!("… {} more lines", lines - shown);
+    let mut cut: String = text
+        .lines()
+        .take(shown)
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    cut.push_str(&look.paint(Tone::Faint.style(), &more));
+    cut.push('\n');
+    cut
+}
+
+/// Writes a frame over the one before.
+fn draw(frame: &str) -> std::io::Result<()> {
+    use anstream::{AutoStream, ColorChoice};
+    let frame = match AutoStream::choice(&std::io::stdout()) {
+        ColorChoice::Never => anstream::adapter::strip_str(frame).to_string(),
+        ColorChoice::Auto | ColorChoice::Always | ColorChoice::AlwaysAnsi => frame.to_owned(),
+    };
+    let mut text = String::from("\x1b[H");
+    for line in frame.lines() {
+        text.push_str(line);
+        text.push_str("\x1b[K\r\n");
+    }
+    text.push_str("\x1b[J");
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// The terminal's other screen, without cursor and without wrapping, for as long as this lives.
+struct Screen;
+
+impl Screen {
+    fn enter() -> std::io::Result<Self> {
+        let screen = Self;
+        let mut out = std::io::stdout().lock();
+        out.write_all(b"\x1b[?1049h\x1b[?25l\x1b[?7l")?;
+        out.flush()?;
+        Ok(screen)
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        let mut out = std::io::stdout().lock();
+        // Nobody can be told where the terminal is gone.
+        let _ = out.write_all(b"\x1b[?7h\x1b[?25h\x1b[?1049l");
+        let _ = out.flush();
+    }
+}

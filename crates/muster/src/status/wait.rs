@@ -1,0 +1,139 @@
+//! `--wait`: returns when the newest commit runs everywhere and is healthy.
+
+use std::{
+    io::IsTerminal as _,
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use muster_proto::v1;
+
+use super::{
+    document::{Document, Filter},
+    live::{RETRY, passes},
+    page,
+};
+use crate::{admin::said, client::Client};
+
+/// How often the hub is asked.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// Whether the hub has read the repository since the waiting began. Its times are in whole seconds and
+/// of a reading's end, so that only the second reading has certainly begun later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Freshness {
+    after: i64,
+    readings: u8,
+}
+
+impl Freshness {
+    /// Counts from this moment of the hub's clock.
+    pub(crate) fn since(now: i64) -> Self {
+        Self {
+            after: now,
+            readings: 0,
+        }
+    }
+
+    /// Takes in when the repository was last read. True once that was late enough.
+    pub(crate) fn saw(&mut self, last_read: i64) -> bool {
+        if last_read > self.after {
+            self.after = last_read;
+            self.readings = self.readings.saturating_add(1);
+        }
+        self.readings >= 2
+    }
+}
+
+/// Where the waiting is told of: a line that changes on a terminal, a line for each change elsewhere.
+struct Progress {
+    bar: Option<ProgressBar>,
+    said: String,
+}
+
+impl Progress {
+    fn new() -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            if let Ok(style) = ProgressStyle::with_template("{spinner:.cyan} {wide_msg}") {
+                bar.set_style(style);
+            }
+            bar.enable_steady_tick(Duration::from_millis(100));
+            bar
+        });
+        let said = String::new();
+        Self { bar, said }
+    }
+
+    fn say(&mut self, text: String) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(text);
+        } else if text != self.said {
+            anstream::eprintln!("{text}");
+            self.said = text;
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Waits, and returns the last that was seen.
+pub(crate) async fn wait(
+    mut client: Client,
+    filter: &Filter,
+    patience: Duration,
+    first: Document,
+) -> anyhow::Result<Document> {
+    let deadline = Instant::now() + patience;
+    let mut progress = Progress::new();
+    let mut freshness = Freshness::since(first.now.map_or(0, |now| now.as_second()));
+    let mut last = first;
+    let mut fresh = false;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let seen = tokio::time::timeout(left, look(&mut client, filter, !fresh)).await;
+        match seen.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer"))) {
+            Ok(document) => {
+                let read = document.repo.last_read.map_or(0, |time| time.as_second());
+                fresh = freshness.saw(read);
+                last = document;
+                if fresh && last.synced {
+                    return Ok(last);
+                }
+                progress.say(page::summary(&last));
+            }
+            Err(status) if passes(&status) => {
+                progress.say("the hub does not answer; asking again each second".to_owned());
+                tokio::time::sleep(RETRY).await;
+            }
+            Err(status) => return Err(said(status)),
+        }
+        if Instant::now() >= deadline {
+            drop(progress);
+            anstream::eprintln!("not in sync at the newest commit after {patience:?}");
+            // In sync at the commit before counts for nothing.
+            last.synced = false;
+            return Ok(last);
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// Asks for the status, and before that to read the repository.
+async fn look(
+    client: &mut Client,
+    filter: &Filter,
+    refresh: bool,
+) -> Result<Document, tonic::Status> {
+    if refresh {
+        client.refresh(v1::RefreshRequest {}).await?;
+    }
+    let status = client.get_status(filter.request()).await?;
+    Ok(Document::of(status.into_inner(), filter))
+}

@@ -1,0 +1,412 @@
+//! Wrong templates: where the message points, what it says, and that other apps come out all the same.
+
+use muster_plan::compose::{Offer, compose, problems_of};
+use muster_render::{Renderer, conflict};
+
+use crate::Fleet;
+
+const GOOD: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: settings\n";
+
+/// A fleet with a good app beside the one that the test gets wrong.
+fn fleet(template: &str) -> Fleet {
+    let mut fleet = Fleet::new();
+    fleet.app("shop", GOOD).app("wiki", template);
+    fleet
+}
+
+#[test]
+fn a_template_that_is_none() {
+    let told = fleet("apiVersion: v1\n{% if values.on %}\nkind: ConfigMap\n").told();
+    insta::assert_snapshot!(told, @r"
+    rendered: shop
+
+    apps/wiki/templates/main.yaml:3:1: syntax error: unexpected end of input, expected end of block
+       |
+     3 | kind: ConfigMap
+       | ^
+    ");
+    let told = fleet("name: {{ values.name | upcase }}\n{% for a b %}\n").told();
+    insta::assert_snapshot!(told, @r"
+    rendered: shop
+
+    apps/wiki/templates/main.yaml:2:10: syntax error: unexpected identifier, expected in
+       |
+     2 | {% for a b %}
+       |          ^
+    ");
+}
+
+#[test]
+fn a_value_that_is_not_defined() {
+    let mut fleet = fleet(&format!("{GOOD}data:\n  replicas: \"{{{{ values.replcas }}}}\"\n"));
+    fleet.file("apps/wiki/values.yaml", "replicas: 3\nimage: {name: wiki}\n");
+    insta::assert_snapshot!(fleet.told(), @r#"
+    rendered: shop
+
+    apps/wiki/templates/main.yaml:6:17: `values.replcas` is not defined
+       |
+     6 |   replicas: "{{ values.replcas }}"
+       |                 ^
+       = help: there is no `values.replcas`; did you mean `replicas`?
+    "#);
+    fleet.file(
+        "apps/wiki/templates/main.yaml",
+        format!("{GOOD}data:\n  image: {{{{ values.imgae.name }}}}\n  city: {{{{ regio.city }}}}\n"),
+    );
+    insta::assert_snapshot!(fleet.told(), @r"
+    rendered: shop
+
+    apps/wiki/templates/main.yaml:6:13: `values.imgae.name` is not defined
+       |
+     6 |   image: {{ values.imgae.name }}
+       |             ^
+       = help: there is no `values.imgae`; did you mean `image`?
+    ");
+}
+
+#[test]
+fn a_value_that_is_not_defined_in_one_cluster_holds_the_app_in_all() {
+    let mut fleet = fleet(&format!("{GOOD}data: {{size: \"{{{{ values.size }}}}\"}}\n"));
+    fleet.file("apps/wiki/values/eu-west.yaml", "size: 2\n");
+    insta::assert_snapshot!(fleet.told(), @r#"
+    rendered: shop
+
+    apps/wiki/templates/main.yaml:5:18: `values.size` is not defined, in 1 of 3 clusters: us-east-1
+       |
+     5 | data: {size: "{{ values.size }}"}
+       |                  ^
+       = help: set `values.size` in a values file, or ask first whether it `is defined`
+    "#);
+}
+
+#[test]
+fn an_unknown_filter_function_or_include() {
+    let told = fleet("a: {{ values | uppr }}\n").told();
+    insta::assert_snapshot!(told, @r"
+    rendered: shop
+
+    apps/wiki/templates/main.yaml:1:16: unknown filter: filter uppr is unknown
+       |
+     1 | a: {{ values | uppr }}
+       |                ^
+    ");
+    let told = fleet("a: {{ now() }}\n").told();
+    insta::assert_snapshot!(told, @r"
+    rendered: shop
+
+    apps/wiki/templates/main.yaml:1:7: unknown function: now is unknown
+       |
+     1 | a: {{ now() }}
+       |       ^
+       = help: templates have no clock, no chance and no files: only values, filters and macros
+    ");
+    let told = fleet("{% include \"lib/pdb.j2\" %}\n").told();
+    insta::assert_snapshot!(told, @r#"
+    rendered: shop
+
+    apps/wiki/templates/main.yaml:1:4: tried to include non-existing template 'lib/pdb.j2'
+       |
+     1 | {% include "lib/pdb.j2" %}
+       |    ^
+       = help: a template finds lib/ and its own app's templates, by the path from the repository's root
+    "#);
+    let told = fleet("{% include \"/etc/passwd\" %}\n").told();
+    insta::assert_snapshot!(told, @r#"
+    rendered: shop
+
+    apps/wiki/templates/main.yaml:1:4: tried to include non-existing template '/etc/passwd'
+       |
+     1 | {% include "/etc/passwd" %}
+       |    ^
+       = help: a template finds lib/ and its own app's templates, by the path from the repository's root
+    "#);
+}
+
+#[test]
+fn a_mistake_deep_in_an_include() {
+    let mut fleet = fleet("{% include \"apps/wiki/templates/_outer.yaml\" %}\n");
+    fleet.file(
+        "apps/wiki/templates/_outer.yaml",
+        "# outer\n{% import \"lib/names.j2\" as names %}\n{{ names.object(values) }}\n",
+    );
+    fleet.file(
+        "lib/names.j2",
+        "{% macro object(v) %}\napiVersion: v1\nkind: {{ v.kind }}\n{% endmacro %}\n",
+    );
+    fleet.file("apps/wiki/values.yaml", "knid: Service\n");
+    insta::assert_snapshot!(fleet.told(), @r"
+    rendered: shop
+
+    lib/names.j2:3:10: `v.kind` is not defined
+       |
+     3 | kind: {{ v.kind }}
+       |          ^
+       = help: it was reached from apps/wiki/templates/main.yaml:1
+    ");
+}
+
+#[test]
+fn the_way_through_includes_is_told() {
+    let mut fleet = fleet("{% include \"apps/wiki/templates/_a.yaml\" %}\n");
+    let include = |name: &str| format!("#\n#\n{{% include \"{name}\" %}}\n");
+    fleet.file("apps/wiki/templates/_a.yaml", include("lib/b.j2"));
+    fleet.file("lib/b.j2", include("lib/c.j2"));
+    fleet.file("lib/c.j2", "kind: {{ cluster.lables.rack }}\n");
+    insta::assert_snapshot!(fleet.told(), @r"
+    rendered: shop
+
+    lib/c.j2:1:10: `cluster.lables.rack` is not defined
+       |
+     1 | kind: {{ cluster.lables.rack }}
+       |          ^
+       = help: there is no `cluster.lables`; did you mean `labels`?; it was reached from apps/wiki/templates/main.yaml:1, then apps/wiki/templates/_a.yaml:3, then lib/b.j2:3
+    ");
+}
+
+#[test]
+fn an_endless_loop() {
+    let told = fleet("{% for a in range(9999) %}\n{% for b in range(9999) %}\n{% endfor %}\n{% endfor %}\n").told();
+    insta::assert_snapshot!(told, @r"
+    rendered: shop
+
+    apps/wiki/templates/main.yaml:2:1: the template was stopped after 2000000 steps (64 bytes of text count as one)
+       |
+     2 | {% for b in range(9999) %}
+       | ^
+       = help: is there a loop that does not end, or a text that grows in one?
+    ");
+    let told = fleet("{% macro again() %}{{ again() }}{% endmacro %}\n{{ again() }}\n").told();
+    insta::assert_snapshot!(told, @r"
+    rendered: shop
+
+    apps/wiki/templates/main.yaml:1:23: templates or macros call each other over 200 levels deep
+       |
+     1 | {% macro again() %}{{ again() }}{% endmacro %}
+       |                       ^
+       = help: does one include or call itself?
+    ");
+    let told = fleet("{% include \"apps/wiki/templates/main.yaml\" %}\n").told();
+    insta::assert_snapshot!(told, @r#"
+    rendered: shop
+
+    apps/wiki/templates/main.yaml:1:4: templates or macros call each other over 200 levels deep
+       |
+     1 | {% include "apps/wiki/templates/main.yaml" %}
+       |    ^
+       = help: does one include or call itself?; it was reached from apps/wiki/templates/main.yaml:1, then apps/wiki/templates/main.yaml:1, then 15 more, then apps/wiki/templates/main.yaml:1, then apps/wiki/templates/main.yaml:1
+    "#);
+}
+
+#[test]
+fn a_text_that_grows_without_end() {
+    let told = fleet(
+        "{% set t = namespace(text=\"0123456789\") %}\n{% for i in range(60) %}\n{% set t.text = t.text ~ t.text %}\n{% endfor %}\n",
+    )
+    .told();
+    insta::assert_snapshot!(told, @r"
+    rendered: shop
+
+    apps/wiki/templates/main.yaml:3:17: the template was stopped after 2000000 steps (64 bytes of text count as one)
+       |
+     3 | {% set t.text = t.text ~ t.text %}
+       |                 ^
+       = help: is there a loop that does not end, or a text that grows in one?
+    ");
+    let told = fleet("data: {{ \"x\" * 90000000 }}\n").told();
+    insta::assert_snapshot!(told, @r#"
+    rendered: shop
+
+    apps/wiki/templates/main.yaml:1:27: the template was stopped after 2000000 steps (64 bytes of text count as one)
+       |
+     1 | data: {{ "x" * 90000000 }}
+       |                           ^
+       = help: is there a loop that does not end, or a text that grows in one?
+    "#);
+    let told = fleet("{% for i in range(90) %}\n{{ \"x\" * 300000 }}\n{% endfor %}\n").told();
+    insta::assert_snapshot!(told, @r"
+    rendered: shop
+
+    apps/wiki/templates/main.yaml: the template writes over 16 MiB
+    ");
+}
+
+#[test]
+fn what_is_written_is_not_yaml() {
+    let mut fleet = fleet(&format!("{GOOD}  labels:\n    team: {{{{ values.team }}}}\n"));
+    fleet.file("apps/wiki/values.yaml", "team: \"docs: and more\"\n");
+    insta::assert_snapshot!(fleet.told(), @r"
+    rendered: shop
+
+    apps/wiki/templates/main.yaml:6:14: not valid YAML, here or in a line above: mapping values are not allowed in this context (in what the template writes)
+       |
+     6 |     team: {{ values.team }}
+       |              ^
+       = help: text with special characters wants `| tojson`; it wrote, in line 6: `team: docs: and more`
+    ");
+}
+
+#[test]
+fn a_document_that_is_no_object() {
+    let told = fleet(&format!("{GOOD}---\n- just\n- a list\n---\nhello\n---\nkind: Service\n")).told();
+    insta::assert_snapshot!(told, @r"
+    rendered: shop
+
+    apps/wiki/templates/main.yaml:6:1: this document is no Kubernetes object but a list (in what the template writes)
+       |
+     6 | - just
+       | ^
+       = help: each document is one object with apiVersion, kind and metadata.name; it wrote, in line 6: `- just`
+
+    apps/wiki/templates/main.yaml:9:1: this document is no Kubernetes object but plain text (in what the template writes)
+       |
+     9 | hello
+       | ^
+       = help: each document is one object with apiVersion, kind and metadata.name; it wrote, in line 9: `hello`
+
+    apps/wiki/templates/main.yaml:11:1: this document is no Kubernetes object: it has no `apiVersion` (in what the template writes)
+        |
+     11 | kind: Service
+        | ^
+       = help: it wrote, in line 11: `kind: Service`
+    ");
+    let told = fleet("apiVersion: v1\nkind: Service\nmetadata:\n  labels: {a: b}\n---\napiVersion: batch/v1\nkind: Job\nmetadata:\n  generateName: run-\n---\napiVersion: v1\nkind: Secret\nmetadata:\n  name: 42\n").told();
+    insta::assert_snapshot!(told, @r"
+    rendered: shop
+
+    apps/wiki/templates/main.yaml:4:3: this Service has no `metadata.name` (in what the template writes)
+       |
+     4 |   labels: {a: b}
+       |   ^
+       = help: it wrote, in line 4: `labels: {a: b}`
+
+    apps/wiki/templates/main.yaml:9:3: this Job has no `metadata.name` (in what the template writes)
+       |
+     9 |   generateName: run-
+       |   ^
+       = help: `generateName` makes a new object at every commit; give it a name; it wrote, in line 9: `generateName: run-`
+
+    apps/wiki/templates/main.yaml:14:9: `metadata.name` must be text; quote it (in what the template writes)
+        |
+     14 |   name: 42
+        |         ^
+       = help: it wrote, in line 14: `name: 42`
+    ");
+}
+
+#[test]
+fn an_object_that_is_too_large() {
+    let told = fleet(&format!("{GOOD}data:\n  blob: {{{{ \"x\" * 1700000 }}}}\n")).told();
+    insta::assert_snapshot!(told, @r"
+    rendered: shop
+
+    apps/wiki/templates/main.yaml:1:1: this ConfigMap has 1.6 MiB; a cluster takes objects of up to 1.5 MiB (in what the template writes)
+       |
+     1 | apiVersion: v1
+       | ^
+       = help: split it, or keep large content elsewhere; it wrote, in line 1: `apiVersion: v1`
+    ");
+}
+
+#[test]
+fn one_object_twice_in_an_app() {
+    let mut fleet = fleet(GOOD);
+    fleet.file("apps/wiki/manifests/settings.yaml", GOOD);
+    insta::assert_snapshot!(fleet.told(), @r"
+    rendered: shop
+
+    apps/wiki/templates/main.yaml: ConfigMap settings stands in apps/wiki/manifests/settings.yaml too
+       = help: an app has an object once; remove one
+    ");
+    fleet.file("apps/wiki/manifests/settings.yaml", format!("{GOOD}  namespace: wiki\n"));
+    insta::assert_snapshot!(fleet.told(), @r"
+    rendered: shop
+
+    apps/wiki/templates/main.yaml: ConfigMap settings stands in apps/wiki/manifests/settings.yaml too
+       = help: an app has an object once; remove one
+    ");
+}
+
+#[test]
+fn a_manifest_is_no_template() {
+    let mut fleet = fleet(GOOD);
+    fleet.file(
+        "apps/wiki/manifests/service.yaml",
+        "apiVersion: v1\nkind: Service\nmetadata:\n  name: {{ app.name }}\n",
+    );
+    insta::assert_snapshot!(fleet.told(), @r"
+    rendered: shop
+
+    apps/wiki/manifests/service.yaml:4:10: a map or list can't be a key; `{{ }}` works only in templates, and is a map in a map elsewhere
+       |
+     4 |   name: {{ app.name }}
+       |          ^
+    ");
+}
+
+#[test]
+fn several_mistakes_in_several_files() {
+    let mut fleet = fleet("a: {{ values.nothing }}\n");
+    fleet.file("apps/wiki/templates/other.yaml", "- 1\n---\n- 2\n");
+    fleet.file("apps/wiki/templates/third.yaml", "{{ fail(\"set values.domain first\") }}\n");
+    insta::assert_snapshot!(fleet.told(), @r#"
+    rendered: shop
+
+    apps/wiki/templates/main.yaml:1:7: `values.nothing` is not defined
+       |
+     1 | a: {{ values.nothing }}
+       |       ^
+       = help: set `values.nothing` in a values file, or ask first whether it `is defined`
+
+    apps/wiki/templates/other.yaml:1:1: this document is no Kubernetes object but a list (in what the template writes)
+       |
+     1 | - 1
+       | ^
+       = help: each document is one object with apiVersion, kind and metadata.name; it wrote, in line 1: `- 1`
+
+    apps/wiki/templates/other.yaml:3:1: this document is no Kubernetes object but a list (in what the template writes)
+       |
+     3 | - 2
+       | ^
+       = help: each document is one object with apiVersion, kind and metadata.name; it wrote, in line 3: `- 2`
+
+    apps/wiki/templates/third.yaml:1:4: set values.domain first
+       |
+     1 | {{ fail("set values.domain first") }}
+       |    ^
+    "#);
+}
+
+#[test]
+fn two_apps_with_one_object() {
+    let shared = format!("{GOOD}  namespace: shared\n");
+    let mut fleet = Fleet::new();
+    fleet.app("shop", &shared).app("wiki", &shared);
+    let rendered = fleet.render(&mut Renderer::default());
+    let cluster = "eu-west-1".parse().unwrap();
+    let offers = |last: Option<&str>| {
+        let offers = rendered.bundles.iter().map(|(app, places)| {
+            let bundle = &places[&cluster];
+            let last = (Some(app.as_str()) == last).then(|| bundle.hash);
+            (app.clone(), Offer { new: Some(bundle.hash), last })
+        });
+        offers.collect()
+    };
+    let find = |chosen: &std::collections::BTreeMap<_, _>| {
+        conflict(chosen.keys().map(|app| &rendered.bundles[app][&cluster]))
+    };
+    let composed = compose(&offers(Some("wiki")), find);
+    let chosen: Vec<&str> = composed.chosen.keys().map(|app| app.as_str()).collect();
+    assert_eq!(chosen, ["wiki"]);
+    assert!(compose(&offers(None), find).chosen.is_empty());
+    let told: Vec<String> = problems_of(&cluster, &composed.conflicts[0])
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    insta::assert_snapshot!(told.join("\n\n"), @r"
+    apps/shop/templates/main.yaml: ConfigMap shared/settings is also in app `wiki`, in apps/wiki/templates/main.yaml; cluster eu-west-1 would get it from both
+       = help: an object belongs to one app; remove it from the other
+
+    apps/wiki/templates/main.yaml: ConfigMap shared/settings is also in app `shop`, in apps/shop/templates/main.yaml; cluster eu-west-1 would get it from both
+       = help: an object belongs to one app; remove it from the other
+    ");
+}

@@ -1,0 +1,178 @@
+//! The rules of `deny.toml` that matter most, checked without `cargo-deny`: licences, sources and
+//! bans. Those who have `cargo-deny` get advisories and duplicates on top of that.
+
+use std::{collections::BTreeMap, fs};
+
+use anyhow::Context;
+use serde::Deserialize;
+use spdx::{Expression, LicenseReq, ParseMode};
+
+use crate::metadata::{Metadata, Package};
+
+/// The parts of `deny.toml` that are read here.
+#[derive(Debug, Deserialize)]
+struct Rules {
+    licenses: Licenses,
+    bans: Bans,
+    sources: Sources,
+}
+
+#[derive(Debug, Deserialize)]
+struct Licenses {
+    allow: Vec<String>,
+    #[serde(default)]
+    exceptions: Vec<Exception>,
+}
+
+/// Further licences for one crate.
+#[derive(Debug, Deserialize)]
+struct Exception {
+    #[serde(rename = "crate")]
+    name: String,
+    allow: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Bans {
+    #[serde(default)]
+    deny: Vec<Ban>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Ban {
+    #[serde(rename = "crate")]
+    name: String,
+    reason: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Sources {
+    allow_registry: Vec<String>,
+}
+
+/// Checks this workspace against its `deny.toml`.
+pub(crate) fn check_workspace() -> anyhow::Result<Vec<String>> {
+    let metadata = Metadata::read()?;
+    let file = metadata.workspace_root.join("deny.toml");
+    let text = fs::read_to_string(&file);
+    let text = text.with_context(|| format!("can't read {}", file.display()))?;
+    let rules = toml::from_str(&text);
+    let rules = rules.with_context(|| format!("can't understand {}", file.display()))?;
+    Ok(check(&rules, &metadata.packages))
+}
+
+fn check(rules: &Rules, packages: &[Package]) -> Vec<String> {
+    let exceptions: BTreeMap<&str, &[String]> = rules
+        .licenses
+        .exceptions
+        .iter()
+        .map(|exception| (exception.name.as_str(), exception.allow.as_slice()))
+        .collect();
+    let mut problems = Vec::new();
+    for package in packages {
+        let what = format!("{} {}", package.name, package.version);
+        let more = exceptions
+            .get(package.name.as_str())
+            .copied()
+            .unwrap_or_default();
+        if let Err(why) = licence(package.license.as_deref(), &rules.licenses.allow, more) {
+            problems.push(format!("{what}: {why}"));
+        }
+        if let Some(ban) = rules.bans.deny.iter().find(|ban| ban.name == package.name) {
+            problems.push(format!("{what} is banned: {}", ban.reason));
+        }
+        if let Some(source) = &package.source {
+            let registry = source.strip_prefix("registry+");
+            if !registry.is_some_and(|from| rules.sources.allow_registry.iter().any(|a| a == from))
+            {
+                problems.push(format!(
+                    "{what} comes from {source}, which deny.toml does not allow"
+                ));
+            }
+        }
+    }
+    problems
+}
+
+/// Whether a licence expression can be met with what is allowed.
+fn licence(expression: Option<&str>, allow: &[String], more: &[String]) -> Result<(), String> {
+    let text = expression.ok_or("it names no licence")?;
+    // Old manifests write `MIT/Apache-2.0` and the like.
+    let parsed = Expression::parse_mode(text, ParseMode::LAX)
+        .map_err(|error| format!("its licence `{text}` can't be understood: {}", error.reason))?;
+    let allowed = |wanted: &LicenseReq| {
+        let wanted = wanted.to_string();
+        allow.iter().chain(more).any(|name| *name == wanted)
+    };
+    if parsed.evaluate(allowed) {
+        Ok(())
+    } else {
+        Err(format!("its licence `{text}` is not allowed by deny.toml"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules() -> Rules {
+        toml::from_str(
+            r#"
+            [licenses]
+            allow = ["MIT", "Apache-2.0 WITH LLVM-exception"]
+            exceptions = [{ crate = "odd", allow = ["Zlib"] }]
+            [bans]
+            deny = [{ crate = "openssl", reason = "rustls is used" }]
+            [sources]
+            allow-registry = ["https://example.org/index"]
+            "#,
+        )
+        .unwrap()
+    }
+
+    fn package(name: &str, license: Option<&str>, source: Option<&str>) -> Package {
+        Package {
+            id: name.into(),
+            name: name.into(),
+            version: "1.0.0".into(),
+            license: license.map(Into::into),
+            source: source.map(Into::into),
+        }
+    }
+
+    #[test]
+    fn what_deny_toml_allows_is_no_problem() {
+        let good = [
+            package("ours", Some("MIT"), None),
+            package(
+                "either",
+                Some("GPL-3.0-only/MIT"),
+                Some("registry+https://example.org/index"),
+            ),
+            package("llvm", Some("Apache-2.0 WITH LLVM-exception"), None),
+            package("odd", Some("MIT AND Zlib"), None),
+        ];
+        assert_eq!(check(&rules(), &good), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_thing_that_is_not_allowed_is_named() {
+        let bad = [
+            package("copyleft", Some("MIT AND GPL-3.0-only"), None),
+            package("silent", None, None),
+            package("zlib", Some("Zlib"), None),
+            package("openssl", Some("MIT"), Some("git+https://example.org/fork")),
+        ];
+        assert_eq!(
+            check(&rules(), &bad),
+            [
+                "copyleft 1.0.0: its licence `MIT AND GPL-3.0-only` is not allowed by deny.toml",
+                "silent 1.0.0: it names no licence",
+                "zlib 1.0.0: its licence `Zlib` is not allowed by deny.toml",
+                "openssl 1.0.0 is banned: rustls is used",
+                "openssl 1.0.0 comes from git+https://example.org/fork, which deny.toml does not allow",
+            ]
+        );
+    }
+}

@@ -1,0 +1,353 @@
+//! `cargo xtask test`: every check and every test, one part after the other, with nothing hidden. A
+//! part that fails does not keep the others from running.
+
+use std::{
+    collections::BTreeSet,
+    io::{self, BufRead, BufReader, IsTerminal, Write},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+
+use crate::{arrows, cargo, dependencies, metadata::Metadata, prerequisites, report};
+
+/// Tests at a time: some bring up whole control planes of 400 MB, so many cores must not mean many of
+/// those.
+const MAX_THREADS: usize = 8;
+
+/// How many tests passed and failed. A check that failed counts as a failed test.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Count {
+    passed: u64,
+    failed: u64,
+}
+
+/// The parts that ran, each with its time, and what came of them.
+#[derive(Debug, Default)]
+struct Run {
+    count: Count,
+    times: Vec<(Duration, String)>,
+    failures: Vec<String>,
+}
+
+/// Runs everything, or with a filter the tests that it names. True when nothing failed.
+pub(crate) fn run(filter: Option<&str>) -> anyhow::Result<bool> {
+    prerequisites::check(&prerequisites::BUILD)?;
+    let metadata = Metadata::read()?;
+    let members = metadata.members();
+    let package = filter.and_then(|filter| {
+        let named = |member: &&&str| **member == filter || **member == format!("muster-{filter}");
+        members.iter().find(named).copied()
+    });
+    let mut run = Run::default();
+    if filter.is_none() {
+        run.command(
+            "formatting",
+            cargo(&metadata).args(["fmt", "--all", "--check"]),
+        )?;
+        let clippy = [
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ];
+        run.command("lints", cargo(&metadata).args(clippy))?;
+        run.check("arrows between crates", || Ok(arrows::check(&metadata)))?;
+        run.check("licences, sources and bans", dependencies::check_workspace)?;
+    }
+    if package.is_none_or(|package| package != "xtask") {
+        let tools = [
+            "run",
+            "--package",
+            "muster-testkit",
+            "--example",
+            "build-tools",
+        ];
+        run.command("building the local clusters", cargo(&metadata).args(tools))?;
+    }
+    let scope: Vec<&str> = match package {
+        Some(package) => vec!["--package", package],
+        None => vec!["--workspace"],
+    };
+    let mut build = cargo(&metadata);
+    build.arg("test").args(&scope).arg("--no-run");
+    if run.command("building the tests", &mut build)? {
+        let mut tests = cargo(&metadata);
+        tests
+            .arg("test")
+            .args(&scope)
+            .arg("--no-fail-fast")
+            .arg("--");
+        let threads = thread::available_parallelism().map_or(2, usize::from);
+        tests.arg(format!("--test-threads={}", threads.min(MAX_THREADS)));
+        tests.args(filter.filter(|_| package.is_none()));
+        run.tests(&mut tests)?;
+    }
+    Ok(run.finish())
+}
+
+impl Run {
+    fn begin(&self, part: &str) {
+        println!("\n== {part}");
+    }
+
+    fn end(&mut self, part: &str, started: Instant, good: bool) {
+        self.times.push((started.elapsed(), part.to_owned()));
+        if !good {
+            self.count.failed += 1;
+            self.failures.push(part.to_owned());
+        }
+    }
+
+    /// A command whose success is the check.
+    fn command(&mut self, part: &str, command: &mut Command) -> anyhow::Result<bool> {
+        self.begin(part);
+        let started = Instant::now();
+        let status = command.status();
+        let good = status
+            .with_context(|| format!("can't start {command:?}"))?
+            .success();
+        self.end(part, started, good);
+        Ok(good)
+    }
+
+    fn check(
+        &mut self,
+        part: &str,
+        check: impl FnOnce() -> anyhow::Result<Vec<String>>,
+    ) -> anyhow::Result<()> {
+        self.begin(part);
+        let started = Instant::now();
+        let problems = check()?;
+        let good = report(part, &problems);
+        self.end(part, started, good);
+        Ok(())
+    }
+
+    /// `cargo test`, shown as it goes, counted and timed by what it prints.
+    fn tests(&mut self, command: &mut Command) -> anyhow::Result<()> {
+        self.begin("tests");
+        let (reader, writer) = io::pipe().context("can't make a pipe")?;
+        let errors = writer.try_clone().context("can't share a pipe")?;
+        let colour = if io::stdout().is_terminal() {
+            "always"
+        } else {
+            "never"
+        };
+        command
+            .env("CARGO_TERM_COLOR", colour)
+            .stdout(writer)
+            .stderr(errors);
+        let mut child = command.spawn().context("can't start `cargo test`")?;
+        // The command keeps our ends of the pipe open, and reading would never end.
+        command.stdout(io::stdout()).stderr(io::stderr());
+        let mut tally = Tally::default();
+        let mut started = Instant::now();
+        for line in BufReader::new(reader).split(b'\n') {
+            let line = line.context("can't read what the tests print")?;
+            let line = String::from_utf8_lossy(&line);
+            writeln!(io::stdout(), "{line}").context("can't print")?;
+            match tally.line(&line) {
+                Some(Event::Started) => started = Instant::now(),
+                Some(Event::Ended(suite)) => self.times.push((started.elapsed(), suite)),
+                None => {}
+            }
+        }
+        let status = child.wait().context("can't wait for `cargo test`")?;
+        tally.end(status.success());
+        self.count.passed += tally.count.passed;
+        self.count.failed += tally.count.failed;
+        self.failures.extend(tally.failures);
+        Ok(())
+    }
+
+    /// Prints what took how long and what came of it all.
+    fn finish(mut self) -> bool {
+        self.times.sort_by(|a, b| b.cmp(a));
+        println!("\n== times");
+        for (time, part) in &self.times {
+            println!("{:>8.1} s  {part}", time.as_secs_f64());
+        }
+        if !self.failures.is_empty() {
+            println!("\n== failed");
+            for failure in &self.failures {
+                println!("{failure}");
+            }
+        }
+        let Count { passed, failed } = self.count;
+        println!("\n{passed} passed, {failed} failed");
+        failed == 0
+    }
+}
+
+/// Reads `cargo test`'s output.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    count: Count,
+    /// The test program that runs, until its result is there.
+    suite: Option<String>,
+    failures: Vec<String>,
+    /// Tests whose failure was said already: names are printed twice.
+    named: BTreeSet<String>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Event {
+    Started,
+    /// The test program that ended.
+    Ended(String),
+}
+
+impl Tally {
+    fn line(&mut self, line: &str) -> Option<Event> {
+        let line = plain(line);
+        let line = line.trim();
+        let suite = line
+            .strip_prefix("Running ")
+            .filter(|rest| rest.ends_with(')'))
+            .map(suite_name)
+            .or_else(|| {
+                line.strip_prefix("Doc-tests ")
+                    .map(|name| format!("{name}: examples"))
+            });
+        if let Some(suite) = suite {
+            self.lost();
+            self.suite = Some(suite);
+            return Some(Event::Started);
+        }
+        if let Some(rest) = line.strip_prefix("test result: ") {
+            let number = |word: &str| {
+                let part = rest
+                    .split([';', '.'])
+                    .find_map(|part| part.trim().strip_suffix(word));
+                part.and_then(|number| number.trim().parse::<u64>().ok())
+                    .unwrap_or(0)
+            };
+            self.count.passed += number("passed");
+            self.count.failed += number("failed");
+            return self.suite.take().map(Event::Ended);
+        }
+        if let Some(name) = line
+            .strip_prefix("test ")
+            .and_then(|r| r.strip_suffix(" ... FAILED"))
+        {
+            let suite = self.suite.as_deref().unwrap_or("tests");
+            let failure = format!("{suite}: {name}");
+            if self.named.insert(failure.clone()) {
+                self.failures.push(failure);
+            }
+        }
+        None
+    }
+
+    /// A program that ended without a result was killed or crashed: a failure that no test reports.
+    fn lost(&mut self) {
+        if let Some(suite) = self.suite.take() {
+            self.count.failed += 1;
+            self.failures
+                .push(format!("{suite}: ended without a result"));
+        }
+    }
+
+    fn end(&mut self, good: bool) {
+        self.lost();
+        if !good && self.count.failed == 0 {
+            self.count.failed += 1;
+            self.failures.push("cargo test".to_owned());
+        }
+    }
+}
+
+/// `unittests src/lib.rs (target/debug/deps/muster_model-0123)` as `muster_model: src/lib.rs`.
+fn suite_name(rest: &str) -> String {
+    let (what, program) = rest.split_once(" (").unwrap_or((rest, ""));
+    let program = program
+        .trim_end_matches(')')
+        .rsplit('/')
+        .next()
+        .unwrap_or_default();
+    let program = program.rsplit_once('-').map_or(program, |(name, _)| name);
+    format!("{program}: {}", what.trim_start_matches("unittests "))
+}
+
+/// A line without its colours.
+fn plain(line: &str) -> String {
+    let mut text = String::with_capacity(line.len());
+    let mut parts = line.split('\u{1b}');
+    text.push_str(parts.next().unwrap_or_default());
+    for part in parts {
+        text.push_str(part.split_once('m').map_or("", |(_, rest)| rest));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(text: &str, good: bool) -> (Tally, Vec<Event>) {
+        let mut tally = Tally::default();
+        let events = text.lines().filter_map(|line| tally.line(line)).collect();
+        tally.end(good);
+        (tally, events)
+    }
+
+    #[test]
+    fn results_of_all_programs_are_added() {
+        let text = "\u{1b}[1m\u{1b}[32m     Running\u{1b}[0m unittests src/lib.rs (target/debug/deps/muster_model-0a1b)\n\
+            test yaml::reads ... ok\n\
+            test result: \u{1b}[32mok\u{1b}[0m. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\
+            \x20    Running tests/it/main.rs (target/debug/deps/it-9)\n\
+            test killed ... FAILED\n\
+            failures:\n    killed\n\
+            test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 3.00s\n\
+            \x20  Doc-tests muster_model\n\
+            test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s\n";
+        let (tally, events) = tally(text, false);
+        assert_eq!(
+            tally.count,
+            Count {
+                passed: 15,
+                failed: 1
+            }
+        );
+        assert_eq!(tally.failures, ["it: tests/it/main.rs: killed"]);
+        assert_eq!(
+            events,
+            [
+                Event::Started,
+                Event::Ended("muster_model: src/lib.rs".into()),
+                Event::Started,
+                Event::Ended("it: tests/it/main.rs".into()),
+                Event::Started,
+                Event::Ended("muster_model: examples".into()),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_program_that_dies_is_a_failure() {
+        let text = "     Running tests/it/main.rs (target/debug/deps/it-9)\ntest a ... ok\n";
+        let (tally, _) = tally(text, false);
+        assert_eq!(
+            (tally.count, tally.failures),
+            (
+                Count {
+                    passed: 0,
+                    failed: 1
+                },
+                vec!["it: tests/it/main.rs: ended without a result".to_owned()]
+            )
+        );
+    }
+
+    #[test]
+    fn a_failure_without_a_word_is_a_failure() {
+        assert_eq!(tally("", false).0.count.failed, 1);
+        assert_eq!(tally("", true).0.count.failed, 0);
+    }
+}
