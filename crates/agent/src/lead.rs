@@ -139,7 +139,6 @@ impl Lead {
             let lease = Lease {
                 metadata,
                 spec: Some(self.spec(0)),
-                ..Lease::default()
             };
             return won(self.leases.create(&PostParams::default(), &lease).await);
         };

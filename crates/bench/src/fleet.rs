@@ -5,7 +5,10 @@
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use anyhow::Context;
-use muster_model::{ids::ObjectId, tree::{Entry, Tree}};
+use muster_model::{
+    ids::ObjectId,
+    tree::{Entry, Tree},
+};
 use serde_json::{Value, json};
 
 /// Objects of one app in one cluster.
@@ -13,20 +16,53 @@ pub(crate) const OBJECTS: usize = 5;
 
 const LIB: &str = include_str!("../../../bench/fleet/lib/meta.j2");
 const TEMPLATES: [(&str, &str); OBJECTS] = [
-    ("deployment", include_str!("../../../bench/fleet/templates/deployment.yaml")),
-    ("service", include_str!("../../../bench/fleet/templates/service.yaml")),
-    ("configmap", include_str!("../../../bench/fleet/templates/configmap.yaml")),
-    ("scaling", include_str!("../../../bench/fleet/templates/scaling.yaml")),
-    ("network", include_str!("../../../bench/fleet/templates/network.yaml")),
+    (
+        "deployment",
+        include_str!("../../../bench/fleet/templates/deployment.yaml"),
+    ),
+    (
+        "service",
+        include_str!("../../../bench/fleet/templates/service.yaml"),
+    ),
+    (
+        "configmap",
+        include_str!("../../../bench/fleet/templates/configmap.yaml"),
+    ),
+    (
+        "scaling",
+        include_str!("../../../bench/fleet/templates/scaling.yaml"),
+    ),
+    (
+        "network",
+        include_str!("../../../bench/fleet/templates/network.yaml"),
+    ),
 ];
 
 const CHART: [(&str, &str); OBJECTS + 1] = [
-    ("_meta.tpl", include_str!("../../../bench/peers/helm/chart/templates/_meta.tpl")),
-    ("deployment.yaml", include_str!("../../../bench/peers/helm/chart/templates/deployment.yaml")),
-    ("service.yaml", include_str!("../../../bench/peers/helm/chart/templates/service.yaml")),
-    ("configmap.yaml", include_str!("../../../bench/peers/helm/chart/templates/configmap.yaml")),
-    ("scaling.yaml", include_str!("../../../bench/peers/helm/chart/templates/scaling.yaml")),
-    ("network.yaml", include_str!("../../../bench/peers/helm/chart/templates/network.yaml")),
+    (
+        "_meta.tpl",
+        include_str!("../../../bench/peers/helm/chart/templates/_meta.tpl"),
+    ),
+    (
+        "deployment.yaml",
+        include_str!("../../../bench/peers/helm/chart/templates/deployment.yaml"),
+    ),
+    (
+        "service.yaml",
+        include_str!("../../../bench/peers/helm/chart/templates/service.yaml"),
+    ),
+    (
+        "configmap.yaml",
+        include_str!("../../../bench/peers/helm/chart/templates/configmap.yaml"),
+    ),
+    (
+        "scaling.yaml",
+        include_str!("../../../bench/peers/helm/chart/templates/scaling.yaml"),
+    ),
+    (
+        "network.yaml",
+        include_str!("../../../bench/peers/helm/chart/templates/network.yaml"),
+    ),
 ];
 
 /// The size and the manner of a fleet.
@@ -50,7 +86,8 @@ impl Shape {
 
     /// Every cluster: its region's number and its own in there.
     pub(crate) fn places(self) -> impl Iterator<Item = (usize, usize)> {
-        (0..self.regions).flat_map(move |region| (0..self.clusters_per_region).map(move |c| (region, c)))
+        (0..self.regions)
+            .flat_map(move |region| (0..self.clusters_per_region).map(move |c| (region, c)))
     }
 }
 
@@ -94,10 +131,20 @@ fn cluster_values(region: usize, cluster: usize) -> Value {
 /// The values of an app; `commit` counts its changes.
 fn app_values(app: usize, commit: usize) -> Value {
     let settings: BTreeMap<String, Value> = (0..8)
-        .map(|i| (format!("setting{i}"), json!(format!("value {} of {i}", app * 31 + i))))
+        .map(|i| {
+            (
+                format!("setting{i}"),
+                json!(format!("value {} of {i}", app * 31 + i)),
+            )
+        })
         .collect();
     let env: BTreeMap<String, Value> = (0..6)
-        .map(|i| (format!("FEATURE_{i}"), json!((app + i).is_multiple_of(2).to_string())))
+        .map(|i| {
+            (
+                format!("FEATURE_{i}"),
+                json!((app + i).is_multiple_of(2).to_string()),
+            )
+        })
         .collect();
     json!({
         "image": {"repository": format!("shop/{}", app_name(app)), "tag": format!("2.{app}.{commit}")},
@@ -136,15 +183,24 @@ impl Repository {
     pub(crate) fn new(shape: Shape) -> Self {
         let mut repository = Self(Tree::default());
         let mut add = |path: String, text: String| repository.put(path, &text);
-        add("fleet.yaml".into(), document("Fleet", "bench", &json!({"values": fleet_values(shape)})));
-        add("tiers.yaml".into(), document("Tier", "standard", &json!({"rpo": "1h", "rto": "1h"})));
+        add(
+            "fleet.yaml".into(),
+            document("Fleet", "bench", &json!({"values": fleet_values(shape)})),
+        );
+        add(
+            "tiers.yaml".into(),
+            document("Tier", "standard", &json!({"rpo": "1h", "rto": "1h"})),
+        );
         for region in 0..shape.regions {
             let name = region_name(region);
             let location = json!({
                 "continent": "EU", "country": "IE", "latitude": 53.0, "longitude": region,
             });
             let spec = json!({"location": location, "values": region_values(region)});
-            add(format!("regions/{name}/region.yaml"), document("Region", &name, &spec));
+            add(
+                format!("regions/{name}/region.yaml"),
+                document("Region", &name, &spec),
+            );
         }
         for (region, cluster) in shape.places() {
             let name = cluster_name(region, cluster);
@@ -156,9 +212,15 @@ impl Repository {
         for app in 0..shape.apps {
             let name = app_name(app);
             let spec = json!({"tier": "standard", "mode": "active-active"});
-            add(format!("apps/{name}/app.yaml"), document("App", &name, &spec));
+            add(
+                format!("apps/{name}/app.yaml"),
+                document("App", &name, &spec),
+            );
             for (template, text) in TEMPLATES {
-                add(format!("apps/{name}/templates/{template}.yaml"), text.into());
+                add(
+                    format!("apps/{name}/templates/{template}.yaml"),
+                    text.into(),
+                );
             }
         }
         for app in 0..shape.apps {
@@ -201,7 +263,10 @@ pub(crate) fn write_charts(shape: Shape, dir: &Path) -> anyhow::Result<()> {
         let name = app_name(app);
         let chart = json!({"apiVersion": "v2", "name": name, "version": "1.0.0"});
         write(format!("charts/{name}/Chart.yaml"), &yaml(&chart))?;
-        write(format!("charts/{name}/values.yaml"), &yaml(&app_values(app, 0)))?;
+        write(
+            format!("charts/{name}/values.yaml"),
+            &yaml(&app_values(app, 0)),
+        )?;
         for (file, text) in CHART {
             write(format!("charts/{name}/templates/{file}"), text)?;
         }
@@ -210,10 +275,16 @@ pub(crate) fn write_charts(shape: Shape, dir: &Path) -> anyhow::Result<()> {
         values[key] = json!({"name": name});
         yaml(&values)
     };
-    write("values/fleet.yaml".into(), &with(fleet_values(shape), "fleet", "bench"))?;
+    write(
+        "values/fleet.yaml".into(),
+        &with(fleet_values(shape), "fleet", "bench"),
+    )?;
     for region in 0..shape.regions {
         let name = region_name(region);
-        write(format!("values/{name}.yaml"), &with(region_values(region), "region", &name))?;
+        write(
+            format!("values/{name}.yaml"),
+            &with(region_values(region), "region", &name),
+        )?;
     }
     for (region, cluster) in shape.places() {
         let name = cluster_name(region, cluster);
@@ -237,11 +308,17 @@ pub(crate) fn write_overlay(
     if !folder.join("base").exists() {
         let mut resources = Vec::new();
         for object in base {
-            let file = format!("{}.yaml", object["kind"].as_str().context("no kind")?.to_lowercase());
+            let file = format!(
+                "{}.yaml",
+                object["kind"].as_str().context("no kind")?.to_lowercase()
+            );
             write(&format!("base/{file}"), &yaml(object))?;
             resources.push(file);
         }
-        write("base/kustomization.yaml", &yaml(&json!({"resources": resources})))?;
+        write(
+            "base/kustomization.yaml",
+            &yaml(&json!({"resources": resources})),
+        )?;
     }
     fs::create_dir_all(folder.join(cluster)).context("can't make an overlay")?;
     let mut patches = Vec::new();
@@ -252,12 +329,18 @@ pub(crate) fn write_overlay(
         }
         patch["metadata"]["name"] = to["metadata"]["name"].clone();
         patch["metadata"]["namespace"] = to["metadata"]["namespace"].clone();
-        let file = format!("{}.yaml", to["kind"].as_str().context("no kind")?.to_lowercase());
+        let file = format!(
+            "{}.yaml",
+            to["kind"].as_str().context("no kind")?.to_lowercase()
+        );
         write(&format!("{cluster}/{file}"), &yaml(&patch))?;
         patches.push(json!({"path": file}));
     }
     let kustomization = json!({"resources": ["../base"], "patches": patches});
-    write(&format!("{cluster}/kustomization.yaml"), &yaml(&kustomization))
+    write(
+        &format!("{cluster}/kustomization.yaml"),
+        &yaml(&kustomization),
+    )
 }
 
 /// A strategic merge patch from one object to another of the same keys: maps by what differs in them,
@@ -266,7 +349,9 @@ fn difference(from: &Value, to: &Value) -> Value {
     let (Value::Object(before), Value::Object(after)) = (from, to) else {
         return to.clone();
     };
-    let changed = after.iter().filter(|(key, value)| before.get(*key) != Some(value));
+    let changed = after
+        .iter()
+        .filter(|(key, value)| before.get(*key) != Some(value));
     let patch = |(key, value): (&String, &Value)| {
         let from = before.get(key).unwrap_or(&Value::Null);
         (key.clone(), difference(from, value))

@@ -1,6 +1,6 @@
 //! The machine that figures were measured on, and what a process costs it.
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
 /// Processor, cores and memory in a line.
 pub(crate) fn describe() -> String {
@@ -17,6 +17,17 @@ pub(crate) fn peak_memory_mib() -> f64 {
     field("/proc/self/status", "VmHWM")
         .and_then(|text| text.trim_end_matches(" kB").parse::<f64>().ok())
         .map_or(f64::NAN, |kib| kib / 1024.0)
+}
+
+/// The release build of `muster` beside this program.
+pub(crate) fn muster() -> anyhow::Result<PathBuf> {
+    let muster = std::env::current_exe()?.with_file_name("muster");
+    anyhow::ensure!(
+        muster.exists(),
+        "{} is missing; run `cargo xtask bench`",
+        muster.display()
+    );
+    Ok(muster)
 }
 
 fn field(file: &str, name: &str) -> Option<String> {

@@ -1,6 +1,8 @@
 //! Measures Muster beside its peers: prints tables, writes the figures to `bench/results`, and keeps
 //! the README's block of figures up to date. Run it as `cargo xtask bench`.
 
+mod commit;
+mod fanout;
 mod fleet;
 mod machine;
 mod peers;
@@ -32,6 +34,10 @@ struct Cli {
 enum Choice {
     /// Everything below
     All,
+    /// From `git push` to the object in four real clusters
+    Commit,
+    /// One commit to 500 and 2,000 simulated clusters
+    Fanout,
     /// Objects per second for 50 apps by 200 clusters, beside Helm and Kustomize
     Render,
 }
@@ -39,7 +45,11 @@ enum Choice {
 /// A benchmark: its choice, and what measures it, given the number of repetitions.
 type Bench = (Choice, fn(u32) -> anyhow::Result<Section>);
 
-const BENCHES: [Bench; 1] = [(Choice::Render, render::measure)];
+const BENCHES: [Bench; 3] = [
+    (Choice::Render, render::measure),
+    (Choice::Commit, commit::measure),
+    (Choice::Fanout, fanout::measure),
+];
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();

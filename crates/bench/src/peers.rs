@@ -4,7 +4,10 @@ use std::{
     ffi::OsStr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{atomic::{AtomicUsize, Ordering}, Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -29,7 +32,11 @@ impl Peer {
         match self {
             Self::Helm => ("helm", "helm", "helm.sh/helm/v3/cmd/helm"),
             Self::HelmEngine => ("helm-engine", "helm", "."),
-            Self::Kustomize => ("kustomize", "kustomize", "sigs.k8s.io/kustomize/kustomize/v5"),
+            Self::Kustomize => (
+                "kustomize",
+                "kustomize",
+                "sigs.k8s.io/kustomize/kustomize/v5",
+            ),
         }
     }
 

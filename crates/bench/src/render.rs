@@ -8,12 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
-use muster_model::{
-    bundle::Bundle,
-    ids::Epoch,
-    load::Loader,
-    tree::Tree,
-};
+use muster_model::{bundle::Bundle, ids::Epoch, load::Loader, tree::Tree};
 use muster_plan::placement::place;
 use muster_render::{Rendered, Renderer};
 use muster_testkit::scratch::Scratch;
@@ -21,7 +16,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    fleet::{OBJECTS, Repository, Shape, app_name, cluster_name, helm_values, write_charts, write_overlay},
+    fleet::{
+        OBJECTS, Repository, Shape, app_name, cluster_name, helm_values, write_charts,
+        write_overlay,
+    },
     machine,
     peers::{self, Peer},
     report::{Row, Section},
@@ -83,7 +81,11 @@ pub(crate) fn measure(repeat: u32) -> anyhow::Result<Section> {
         |m| m.cold,
         &worst,
     );
-    let commit = row("Muster, after a commit to one app (its objects only)", |m| m.commit, &ours);
+    let commit = row(
+        "Muster, after a commit to one app (its objects only)",
+        |m| m.commit,
+        &ours,
+    );
     let commit_ms = Row::new(
         "Muster, after a commit to one app: until all bundles are known",
         "ms",
@@ -104,7 +106,11 @@ pub(crate) fn measure(repeat: u32) -> anyhow::Result<Section> {
     ]
     .map(|row| row.beside(&cold));
     let against_worst = engines_ratio(&worst_cold, &peers);
-    let helm_memory = engines.iter().map(|e| e.peak_memory_kib).fold(0.0, f64::max) / 1024.0;
+    let helm_memory = engines
+        .iter()
+        .map(|e| e.peak_memory_kib)
+        .fold(0.0, f64::max)
+        / 1024.0;
     let notes = vec![
         format!(
             "{} apps by {} clusters in {} regions, {OBJECTS} objects each: {} objects. A Deployment \
@@ -178,7 +184,10 @@ impl Muster {
             let took = started.elapsed().as_secs_f64();
             let bundles = rendered.bundles.values().flat_map(BTreeMap::values);
             let objects: usize = bundles.map(|bundle| bundle.objects).sum();
-            anyhow::ensure!(objects == shape.objects(), "{objects} objects were rendered");
+            anyhow::ensure!(
+                objects == shape.objects(),
+                "{objects} objects were rendered"
+            );
             Ok(took)
         };
         let cold = timed(&repository.0)?;
@@ -231,14 +240,20 @@ struct Sample {
 impl Sample {
     fn new(dir: &Path, helm: &Path, kustomize: &Path) -> anyhow::Result<Self> {
         let repository = Repository::new(FLEET);
-        let rendered = render(&mut Loader::default(), &mut Renderer::default(), &repository.0)?;
+        let rendered = render(
+            &mut Loader::default(),
+            &mut Renderer::default(),
+            &repository.0,
+        )?;
         let objects = |app: usize, region: usize, cluster: usize| -> anyhow::Result<Vec<Value>> {
             let places = rendered.bundles.get(app_name(app).as_str());
             let name = cluster_name(region, cluster);
             let bundle = places.and_then(|places| places.get(name.as_str()));
             let bundle = Bundle::decode(&bundle.context("an app was not rendered")?.bytes)?;
             let parsed = bundle.objects.iter().map(|o| serde_json::from_str(&o.json));
-            parsed.collect::<Result<_, _>>().context("an object is no JSON")
+            parsed
+                .collect::<Result<_, _>>()
+                .context("an object is no JSON")
         };
         // Spread over apps, regions and clusters; none twice.
         let pairs: Vec<_> = (0..PROCESS_PAIRS)
@@ -268,7 +283,13 @@ impl Sample {
         let run = |(app, region, cluster): &(usize, usize, usize)| {
             let app = app_name(*app);
             let chart = self.dir.join("charts").join(&app).display().to_string();
-            let mut args = vec!["template".into(), app.clone(), chart, "--namespace".into(), app];
+            let mut args = vec![
+                "template".into(),
+                app.clone(),
+                chart,
+                "--namespace".into(),
+                app,
+            ];
             for file in helm_values(*region, *cluster) {
                 args.push("--values".into());
                 args.push(self.dir.join("values").join(file).display().to_string());
@@ -319,7 +340,8 @@ impl Sample {
     fn engine_releases(&self) -> Vec<Value> {
         let step = FLEET.clusters() / ENGINE_CLUSTERS;
         let clusters: Vec<_> = FLEET.places().step_by(step).collect();
-        let releases = (0..FLEET.apps).flat_map(|app| clusters.iter().map(move |place| (app, *place)));
+        let releases =
+            (0..FLEET.apps).flat_map(|app| clusters.iter().map(move |place| (app, *place)));
         releases
             .map(|(app, (region, cluster))| {
                 json!({"app": app_name(app), "values": helm_values(region, cluster)})

@@ -1,6 +1,9 @@
 //! Figures with their spread, as a table for people, a file for programs and a block of the README.
 
-use std::{fs, path::{Path, PathBuf}};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context;
 use serde::Serialize;
@@ -106,12 +109,21 @@ impl Section {
                 p99,
                 max,
             } = row.spread;
-            let ratio = row.ratio.map_or(String::new(), |ratio| format!("{} ×", number(ratio)));
+            let ratio = row
+                .ratio
+                .map_or(String::new(), |ratio| format!("{} ×", number(ratio)));
             let figures = [min, median, p99, max].map(number).join(" | ");
-            text.push_str(&format!("| {} | {} | {figures} | {ratio} |\n", row.what, row.unit));
+            text.push_str(&format!(
+                "| {} | {} | {figures} | {ratio} |\n",
+                row.what, row.unit
+            ));
         }
         text.push('\n');
-        for note in self.notes.iter().chain([&format!("Measured on {}.", self.machine)]) {
+        for note in self
+            .notes
+            .iter()
+            .chain([&format!("Measured on {}.", self.machine)])
+        {
             text.push_str(&format!("- {note}\n"));
         }
         text
@@ -121,7 +133,10 @@ impl Section {
     pub(crate) fn save(&self) -> anyhow::Result<()> {
         let folder = root().join("bench/results");
         let json = serde_json::to_string_pretty(self)?;
-        write(&folder.join(format!("{}.json", self.name)), &format!("{json}\n"))?;
+        write(
+            &folder.join(format!("{}.json", self.name)),
+            &format!("{json}\n"),
+        )?;
         write(&folder.join(format!("{}.md", self.name)), &self.table())
     }
 }
@@ -142,7 +157,11 @@ pub(crate) fn write(file: &Path, text: &str) -> anyhow::Result<()> {
 pub(crate) fn update_readme() -> anyhow::Result<()> {
     let results = root().join("bench/results");
     let mut files: Vec<PathBuf> = fs::read_dir(&results)
-        .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
+        .and_then(|entries| {
+            entries
+                .map(|entry| entry.map(|entry| entry.path()))
+                .collect()
+        })
         .with_context(|| format!("can't read {}", results.display()))?;
     files.retain(|file| file.extension().is_some_and(|extension| extension == "md"));
     files.sort();
@@ -170,7 +189,13 @@ fn number(value: f64) -> String {
         return "?".into();
     }
     if value < 100.0 {
-        let digits = if value < 1.0 { 3 } else if value < 10.0 { 2 } else { 1 };
+        let digits = if value < 1.0 {
+            3
+        } else if value < 10.0 {
+            2
+        } else {
+            1
+        };
         return format!("{value:.digits$}");
     }
     let digits = format!("{value:.0}");

@@ -31,7 +31,9 @@ pub enum AuthorityError {
     #[error("this join token was used already; make one with `muster cluster join-token`")]
     UsedToken,
     /// The instance was removed.
-    #[error("this instance of cluster {0} was removed or is not known here; it needs a new join token")]
+    #[error(
+        "this instance of cluster {0} was removed or is not known here; it needs a new join token"
+    )]
     Revoked(ClusterName),
     /// A request or certificate is not what it should be.
     #[error("the certificate request can't be granted")]

@@ -162,7 +162,9 @@ impl Sessions {
         // Who was removed since the call began would not be found by the removal.
         if let Err(error) = admit(self.store.as_ref(), &caller.cluster, &caller.instance).await {
             self.leave(&caller.cluster, id);
-            let _ = outgoing.send(Err(Status::permission_denied(error.to_string()))).await;
+            let _ = outgoing
+                .send(Err(Status::permission_denied(error.to_string())))
+                .await;
             return;
         }
         self.metrics.agents.inc();
@@ -465,15 +467,25 @@ impl Stream<'_> {
         let key = records::wanted_key(&self.caller.cluster);
         let kept = records::read::<WantedRecord>(sessions.store.as_ref(), &key).await;
         let kept = kept.map_err(|error| failed(&error))?;
-        if kept.as_ref().is_some_and(|(record, _)| record.content != wanted.number.content) {
+        if kept
+            .as_ref()
+            .is_some_and(|(record, _)| record.content != wanted.number.content)
+        {
             // A newer commit is on its way; its number will be looked at in turn.
             return Ok(());
         }
         let txn = Txn::new()
             .when(records::TERM, Expected::Revision(lead.revision))
-            .when(key.clone(), Expected::unchanged(kept.map(|(_, revision)| revision)))
+            .when(
+                key.clone(),
+                Expected::unchanged(kept.map(|(_, revision)| revision)),
+            )
             .put(key, records::encode(&renumbered.record()));
-        sessions.store.commit(txn).await.map_err(|error| failed(&error))?;
+        sessions
+            .store
+            .commit(txn)
+            .await
+            .map_err(|error| failed(&error))?;
         tracing::warn!(cluster = %self.caller.cluster, held = %wanted.number.generation, now = %number.generation, "the agent has a newer generation than this hub's store: the store was restored");
         sessions.published.send_modify(|state| {
             let mut changed = FleetState::clone(state);

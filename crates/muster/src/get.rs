@@ -85,20 +85,20 @@ pub(crate) async fn run(
                     );
                 }
             }
-            (
-                value(&objects)?,
-                object_grid(&objects.objects, look),
-                complete,
-            )
+            (value(&objects)?, object_grid(&objects.objects), complete)
         }
     };
-    show(&list, grid, look, output);
+    show(&list, grid, look, output, complete);
     Ok(complete)
 }
 
-fn show(list: &Value, grid: Grid, look: Look, output: Output) {
+fn show(list: &Value, grid: Grid, look: Look, output: Output, complete: bool) {
     match output {
-        Output::Table if grid.is_empty() => anstream::eprintln!("there are none"),
+        Output::Table if grid.is_empty() => {
+            if complete {
+                anstream::eprintln!("there are none");
+            }
+        }
         Output::Table => print(&grid.draw(look)),
         Output::Json | Output::Yaml => output.document(list),
     }
@@ -300,7 +300,7 @@ async fn objects(
     Ok(Objects::of(answers, &filter.apps))
 }
 
-fn object_grid(objects: &[Object], look: Look) -> Grid {
+fn object_grid(objects: &[Object]) -> Grid {
     let mut grid = Grid::new([
         "CLUSTER",
         "APP",
@@ -336,10 +336,18 @@ fn object_grid(objects: &[Object], look: Look) -> Grid {
             one_line(&object.message).into(),
         ]);
     }
-    if look.width.is_some() && objects.iter().all(|object| object.message.is_empty()) {
-        grid = grid.spare(&["MESSAGE"]);
+    let Some(first) = objects.first() else {
+        return grid;
+    };
+    // What is the same in all rows says little.
+    let mut spare = Vec::new();
+    if objects.iter().all(|object| object.cluster == first.cluster) {
+        spare.push("CLUSTER");
     }
-    grid
+    if objects.iter().all(|object| object.app == first.app) {
+        spare.push("APP");
+    }
+    grid.spare(&spare)
 }
 
 #[cfg(test)]
@@ -386,7 +394,7 @@ mod tests {
     #[test]
     fn objects_as_a_table() {
         let objects = answers();
-        insta::assert_snapshot!(object_grid(&objects.objects, Look::default()).draw(Look::default()), @r"
+        insta::assert_snapshot!(object_grid(&objects.objects).draw(Look::default()), @r"
         CLUSTER    APP       KIND        NAMESPACE/NAME   STATE    HEALTH    MESSAGE
         eu-west-1  payments  Deployment  payments/api     Applied  Degraded  container api: ImagePullBackOff: back-off
         eu-west-1  payments  Deployment  payments/ledger  Applied  Healthy
@@ -396,11 +404,12 @@ mod tests {
             width: Some(80),
             ..Look::default()
         };
-        insta::assert_snapshot!(object_grid(&objects.objects, narrow).draw(narrow), @r"
-        CLUSTER    APP       KIND        NAMESPACE/NAME   STATE    HEALTH    MESSAGE
-        eu-west-1  payments  Deployment  payments/api     Applied  Degraded  container api: ImagePullBackOff: back-off
-        eu-west-1  payments  Deployment  payments/ledger  Applied  Healthy
-        eu-west-1  payments  Deployment  payments         Applied  Healthy
+        insta::assert_snapshot!(object_grid(&objects.objects).draw(narrow), @r"
+        KIND        NAMESPACE/NAME   STATE    HEALTH    MESSAGE
+        Deployment  payments/api     Applied  Degraded  container api: ImagePullBackOff:
+                                                        back-off
+        Deployment  payments/ledger  Applied  Healthy
+        Deployment  payments         Applied  Healthy
         ");
     }
 

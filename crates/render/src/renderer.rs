@@ -507,7 +507,10 @@ impl AppUnit {
                     .unwrap_or_default();
                 let shown: String = written.chars().take(120).collect();
                 let wrote = format!("it wrote, in line {}: `{}`", wrong.at.line, shown.trim());
-                let from_value = problem.line.as_ref().is_some_and(|line| line.contains("{{"));
+                let from_value = problem
+                    .line
+                    .as_ref()
+                    .is_some_and(|line| line.contains("{{"));
                 let advice = match wrong.help {
                     None if from_value => Some("text with special characters wants `| tojson`"),
                     advice => advice,

@@ -197,7 +197,11 @@ fn problem(
         let before = source.get(..range.start).unwrap_or_default();
         let word = before.trim_end_matches(in_path).len();
         let inside = source.get(range.clone()).unwrap_or_default();
-        if inside.starts_with('.') { word..range.end } else { range }
+        if inside.starts_with('.') {
+            word..range.end
+        } else {
+            range
+        }
     });
     let expression = range
         .clone()

@@ -102,7 +102,13 @@ fn demo(args: &[String]) -> anyhow::Result<bool> {
 fn bench(args: &[String]) -> anyhow::Result<bool> {
     prerequisites::check(&prerequisites::BUILD)?;
     let metadata = Metadata::read()?;
-    eprintln!("building the benchmarks (the first time takes some minutes)");
+    eprintln!("building muster and the benchmarks (the first time takes some minutes)");
+    let built = cargo(&metadata)
+        .args(["build", "--release", "--package", "muster"])
+        .status();
+    if !built.context("can't start cargo")?.success() {
+        return Ok(false);
+    }
     let status = cargo(&metadata)
         .args(["run", "--release", "--package", "muster-bench", "--"])
         .args(args)

@@ -82,7 +82,9 @@ impl Memory {
 
     /// The generation in force; 0 where there is none.
     pub(crate) fn generation(&self) -> u64 {
-        self.known().in_force.map_or(0, |number| number.generation.0)
+        self.known()
+            .in_force
+            .map_or(0, |number| number.generation.0)
     }
 
     /// How many generations came into force, and how many bundles were sent for them.
@@ -93,7 +95,12 @@ impl Memory {
 
     pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
         let waiting = eventually(what, SOON, async || {
-            ensure!(holds(self), "generation {}: {:?}", self.generation(), self.runs());
+            ensure!(
+                holds(self),
+                "generation {}: {:?}",
+                self.generation(),
+                self.runs()
+            );
             Ok(())
         });
         waiting.await.unwrap();
@@ -142,7 +149,9 @@ impl Cluster for Memory {
                 ..v1::AppReport::default()
             };
             level.apps.insert(bundle.app.to_string(), Arc::new(report));
-            state.bundles.insert(bundle.app.to_string(), (bundle.role, decoded));
+            state
+                .bundles
+                .insert(bundle.app.to_string(), (bundle.role, decoded));
             state.held.insert(bundle.hash, encoded);
         }
         state.known = Known {
@@ -262,7 +271,8 @@ impl Agent {
 
     /// Waits until a stream ends for a reason that contains this text.
     pub(crate) async fn until_ended(&self, why: &str) {
-        let waiting = eventually(&format!("a stream ends: {why}"), SOON, async || {
+        let what = format!("a stream ends: {why}");
+        let waiting = eventually(&what, SOON, async || {
             let ended = self.ended.borrow().clone();
             ensure!(ended.contains(why), "the last one ended: {ended}");
             Ok(())

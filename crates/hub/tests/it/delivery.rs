@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::ensure;
+use muster_agent::Cluster as _;
 use muster_model::ids::Role;
 use muster_proto::v1;
 
@@ -30,26 +31,45 @@ async fn a_commit_reaches_every_cluster_and_changes_only_those_that_it_concerns(
     hub.until_synced(&first).await;
     let app = |name: &str, role| (name.to_owned(), role);
     let [eu_1, eu_2, us_1] = &agents;
-    assert_eq!(roles(eu_1), [app("db", Role::Primary), app("web", Role::Active)].into());
+    assert_eq!(
+        roles(eu_1),
+        [app("db", Role::Primary), app("web", Role::Active)].into()
+    );
     assert_eq!(roles(eu_2), [app("web", Role::Active)].into());
-    assert_eq!(roles(us_1), [app("db", Role::Standby), app("web", Role::Active)].into());
+    assert_eq!(
+        roles(us_1),
+        [app("db", Role::Standby), app("web", Role::Active)].into()
+    );
     assert_eq!(eu_1.memory.data("db"), r#"{"role":"primary","size":"1"}"#);
     assert_eq!(us_1.memory.data("db"), r#"{"role":"standby","size":"1"}"#);
-    assert_eq!(hub.wanted().await, numbers([("eu-1", 1), ("eu-2", 1), ("us-1", 1)]));
+    assert_eq!(
+        hub.wanted().await,
+        numbers([("eu-1", 1), ("eu-2", 1), ("us-1", 1)])
+    );
     assert_eq!(eu_1.memory.deliveries(), (1, 2));
 
     // `db` runs in two clusters: the third keeps its generation, and the others get that bundle alone.
     let second = publish(&repo, "a larger db", [("apps/db/values.yaml", "size: 2\n")]);
     hub.until_synced(&second).await;
-    assert_eq!(hub.wanted().await, numbers([("eu-1", 2), ("eu-2", 1), ("us-1", 2)]));
+    assert_eq!(
+        hub.wanted().await,
+        numbers([("eu-1", 2), ("eu-2", 1), ("us-1", 2)])
+    );
     assert_eq!(eu_1.memory.data("db"), r#"{"role":"primary","size":"2"}"#);
     assert_eq!(eu_1.memory.deliveries(), (2, 3));
     assert_eq!(eu_2.memory.deliveries(), (1, 1));
 
     // One cluster's own value.
-    let third = publish(&repo, "eu-2 is larger", [("apps/web/values/eu-2.yaml", "size: 7\n")]);
+    let third = publish(
+        &repo,
+        "eu-2 is larger",
+        [("apps/web/values/eu-2.yaml", "size: 7\n")],
+    );
     hub.until_synced(&third).await;
-    assert_eq!(hub.wanted().await, numbers([("eu-1", 2), ("eu-2", 2), ("us-1", 2)]));
+    assert_eq!(
+        hub.wanted().await,
+        numbers([("eu-1", 2), ("eu-2", 2), ("us-1", 2)])
+    );
     assert_eq!(eu_2.memory.data("web"), r#"{"size":"7"}"#);
 
     // What left the repository leaves the clusters.
@@ -57,7 +77,10 @@ async fn a_commit_reaches_every_cluster_and_changes_only_those_that_it_concerns(
     let fourth = publish(&repo, "no db", [("notes.txt", "gone")]);
     hub.until_synced(&fourth).await;
     assert_eq!(roles(eu_1), [app("web", Role::Active)].into());
-    assert_eq!(hub.wanted().await, numbers([("eu-1", 3), ("eu-2", 2), ("us-1", 3)]));
+    assert_eq!(
+        hub.wanted().await,
+        numbers([("eu-1", 3), ("eu-2", 2), ("us-1", 3)])
+    );
 }
 
 fn held(status: &v1::Status) -> Vec<&str> {
@@ -70,7 +93,8 @@ async fn a_broken_app_stays_as_it_was_while_the_others_move_on() {
     let repo = repository();
     let hub = Hub::new(&repo).await;
     let [eu_1, eu_2, _us_1] = Agent::join_all(&hub).await;
-    hub.until_synced(&repo.git(&["rev-parse", "HEAD"]).unwrap()).await;
+    hub.until_synced(&repo.git(&["rev-parse", "HEAD"]).unwrap())
+        .await;
 
     let broken = publish(
         &repo,
@@ -83,7 +107,11 @@ async fn a_broken_app_stays_as_it_was_while_the_others_move_on() {
     hub.until_synced(&broken).await;
     let status = hub.status().await;
     assert_eq!(held(&status), ["web"]);
-    let problems: Vec<_> = status.problems.iter().map(|p| (p.app.as_str(), p.file.as_str(), p.line)).collect();
+    let problems: Vec<_> = status
+        .problems
+        .iter()
+        .map(|p| (p.app.as_str(), p.file.as_str(), p.line))
+        .collect();
     assert_eq!(problems, [("web", "apps/web/templates/web.yaml", 4)]);
     assert_eq!(eu_1.memory.data("web"), r#"{"size":"1"}"#);
     assert_eq!(eu_1.memory.data("db"), r#"{"role":"primary","size":"2"}"#);
@@ -141,12 +169,18 @@ async fn a_broken_fleet_document_holds_everything() {
     let (commit, problems) = hub.until("the problem is told", told).await;
     assert_eq!(commit, good);
     assert_eq!(problems.len(), 1);
-    assert_eq!((problems[0].scope.as_str(), problems[0].file.as_str()), ("fleet", "regions/eu/region.yaml"));
+    assert_eq!(
+        (problems[0].scope.as_str(), problems[0].file.as_str()),
+        ("fleet", "regions/eu/region.yaml")
+    );
     // The same after a restart, where the broken commit is all that the hub sees.
     let hub = hub.restart().await;
     let (commit, again) = hub.until("the problem is told again", told).await;
     assert_eq!((commit, again), (good, problems));
-    assert_eq!((agent.memory.generation(), agent.memory.data("web")), (1, r#"{"size":"1"}"#.to_owned()));
+    assert_eq!(
+        (agent.memory.generation(), agent.memory.data("web")),
+        (1, r#"{"size":"1"}"#.to_owned())
+    );
 
     let region = fleet().remove("regions/eu/region.yaml").unwrap();
     let mended = publish(&repo, "mended", [("regions/eu/region.yaml", region)]);
@@ -159,13 +193,17 @@ async fn an_object_of_another_app_is_not_taken_over() {
     let repo = repository();
     let hub = Hub::new(&repo).await;
     let agent = Agent::join(&hub, "eu-2").await;
-    hub.until_synced(&repo.git(&["rev-parse", "HEAD"]).unwrap()).await;
+    hub.until_synced(&repo.git(&["rev-parse", "HEAD"]).unwrap())
+        .await;
     let shared = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: web, namespace: web}\ndata: {from: copy}\n";
     let both = publish(
         &repo,
         "a second app with web's object",
         [
-            ("apps/copy/app.yaml", document("App", "copy", "tier: gold, mode: active-active")),
+            (
+                "apps/copy/app.yaml",
+                document("App", "copy", "tier: gold, mode: active-active"),
+            ),
             ("apps/copy/templates/web.yaml", shared.to_owned()),
             ("apps/web/values.yaml", "size: 2\n".to_owned()),
         ],
@@ -173,9 +211,16 @@ async fn an_object_of_another_app_is_not_taken_over() {
     hub.until_in_force(&both).await;
     let status = hub.status().await;
     let told: Vec<_> = status.problems.iter().map(|p| p.app.as_str()).collect();
-    assert!(told.contains(&"copy") && told.contains(&"web"), "{:?}", status.problems);
+    assert!(
+        told.contains(&"copy") && told.contains(&"web"),
+        "{:?}",
+        status.problems
+    );
     // Both changed in one commit. The one that ran keeps what it had; the newcomer gets nothing.
-    agent.memory.until("web alone", |memory| memory.runs().keys().eq(["web"])).await;
+    agent
+        .memory
+        .until("web alone", |memory| memory.runs().keys().eq(["web"]))
+        .await;
 
     let apart = config_map("copy", "from: copy");
     let apart = publish(&repo, "apart", [("apps/copy/templates/web.yaml", apart)]);
@@ -205,11 +250,23 @@ async fn a_restarted_hub_sends_nothing_again() {
     assert_eq!(hub.wanted().await, wanted);
     // The level that was reported to the earlier hub is known by its digest.
     let mut first = hello(&badge);
-    first.report = muster_agent::Cluster::level(memory.as_ref()).borrow().digest().0.to_vec();
-    let welcome = Raw::hello(&hub, &badge, first.clone()).await.unwrap().welcome().await;
+    first.report = muster_agent::Cluster::level(memory.as_ref())
+        .borrow()
+        .digest()
+        .0
+        .to_vec();
+    let welcome = Raw::hello(&hub, &badge, first.clone())
+        .await
+        .unwrap()
+        .welcome()
+        .await;
     assert!(welcome.report_known);
     first.report = vec![0; 32];
-    let welcome = Raw::hello(&hub, &badge, first).await.unwrap().welcome().await;
+    let welcome = Raw::hello(&hub, &badge, first)
+        .await
+        .unwrap()
+        .welcome()
+        .await;
     assert!(!welcome.report_known);
 
     let _us_1 = Agent::run(hub.address(), badge, memory);
@@ -225,16 +282,26 @@ async fn a_cluster_that_leaves_the_fleet_and_comes_back_goes_on() {
     let repo = repository();
     let hub = Hub::new(&repo).await;
     let agent = Agent::join(&hub, "eu-2").await;
-    hub.until_synced(&repo.git(&["rev-parse", "HEAD"]).unwrap()).await;
-    repo.git(&["rm", "--quiet", "regions/eu/eu-2.yaml"]).unwrap();
+    hub.until_synced(&repo.git(&["rev-parse", "HEAD"]).unwrap())
+        .await;
+    repo.git(&["rm", "--quiet", "regions/eu/eu-2.yaml"])
+        .unwrap();
     for size in 2..5 {
-        let commit = publish(&repo, "without eu-2", [("apps/web/values.yaml", format!("size: {size}\n"))]);
+        let commit = publish(
+            &repo,
+            "without eu-2",
+            [("apps/web/values.yaml", format!("size: {size}\n"))],
+        );
         hub.until_in_force(&commit).await;
     }
     let hub = hub.restart().await;
     // Nobody ordered anything: its objects stay.
     assert_eq!(agent.memory.data("web"), r#"{"size":"1"}"#);
-    let back = publish(&repo, "with eu-2", [("regions/eu/eu-2.yaml", document("Cluster", "eu-2", ""))]);
+    let back = publish(
+        &repo,
+        "with eu-2",
+        [("regions/eu/eu-2.yaml", document("Cluster", "eu-2", ""))],
+    );
     hub.until_synced(&back).await;
     assert_eq!(agent.memory.data("web"), r#"{"size":"4"}"#);
     assert!(agent.memory.generation() >= 2);

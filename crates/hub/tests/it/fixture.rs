@@ -69,7 +69,8 @@ pub(crate) fn fleet() -> BTreeMap<String, String> {
     ])
 }
 
-pub(crate) const WEB: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: web}\ndata: {size: \"{{ values.size }}\"}\n";
+pub(crate) const WEB: &str =
+    "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: web}\ndata: {size: \"{{ values.size }}\"}\n";
 
 /// A repository with [`fleet`] as its first commit.
 pub(crate) fn repository() -> GitRepo {
@@ -85,7 +86,10 @@ pub(crate) fn publish(
     files: impl IntoIterator<Item = (impl AsRef<str>, impl AsRef<str>)>,
 ) -> String {
     let files: Vec<_> = files.into_iter().collect();
-    let files: Vec<_> = files.iter().map(|(path, text)| (path.as_ref(), text.as_ref())).collect();
+    let files: Vec<_> = files
+        .iter()
+        .map(|(path, text)| (path.as_ref(), text.as_ref()))
+        .collect();
     repo.publish(subject, &files).unwrap()
 }
 
@@ -124,14 +128,10 @@ impl Hub {
         let state = tempfile::tempdir().unwrap();
         let mut config = config(&repo.path(), state.path());
         change(&mut config);
-        let hub = Self::start(config).await;
-        Self {
-            _state: Some(state),
-            ..hub
-        }
+        Self::start(config, Some(state)).await
     }
 
-    pub(crate) async fn start(config: HubConfig) -> Self {
+    pub(crate) async fn start(config: HubConfig, state: Option<TempDir>) -> Self {
         // A hub that ended lets go of its store a moment later.
         let starting = eventually("the hub starts", SOON, async || {
             let shutdown = Shutdown::new();
@@ -156,7 +156,7 @@ impl Hub {
             addresses,
             shutdown,
             running,
-            _state: None,
+            _state: state,
         }
     }
 
@@ -172,10 +172,7 @@ impl Hub {
         let grpc = self.addresses.grpc;
         let (mut config, state) = self.stop().await;
         config.listen = grpc;
-        Self {
-            _state: state,
-            ..Self::start(config).await
-        }
+        Self::start(config, state).await
     }
 
     pub(crate) fn address(&self) -> String {
@@ -214,8 +211,9 @@ impl Hub {
     }
 
     pub(crate) async fn status(&self) -> v1::Status {
-        let status = self.admin().await.get_status(v1::StatusRequest::default());
-        status.await.unwrap().into_inner()
+        let mut admin = self.admin().await;
+        let status = admin.get_status(v1::StatusRequest::default()).await;
+        status.unwrap().into_inner()
     }
 
     /// Waits for a status, and gives what the look found.
@@ -261,7 +259,11 @@ impl Hub {
     /// The generation that each cluster should run.
     pub(crate) async fn wanted(&self) -> BTreeMap<String, u64> {
         let status = self.status().await;
-        status.clusters.into_iter().map(|c| (c.name, c.wanted)).collect()
+        status
+            .clusters
+            .into_iter()
+            .map(|c| (c.name, c.wanted))
+            .collect()
     }
 
     /// A counter, over all its labels that contain this text.
@@ -283,7 +285,10 @@ impl Hub {
     /// A request to the plain HTTP side: the answer's code and text.
     pub(crate) async fn http(&self, method: &str, path: &str, headers: &[&str]) -> (u16, String) {
         let mut stream = TcpStream::connect(self.addresses.http).await.unwrap();
-        let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+        let headers: String = headers
+            .iter()
+            .map(|header| format!("{header}\r\n"))
+            .collect();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: hub\r\nConnection: close\r\nContent-Length: 0\r\n{headers}\r\n"
         );

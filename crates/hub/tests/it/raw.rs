@@ -70,11 +70,7 @@ impl Raw {
 }
 
 /// How the hub ends a stream that begins like this.
-pub(crate) async fn refusal(
-    hub: &Hub,
-    badge: &Badge,
-    first: v1::agent_message::Message,
-) -> Status {
+pub(crate) async fn refusal(hub: &Hub, badge: &Badge, first: v1::agent_message::Message) -> Status {
     match Raw::open(hub, badge, first).await {
         Err(status) => status,
         Ok(mut raw) => raw.next().await.unwrap_err(),

@@ -1,1 +1,121 @@
+//! The repository's own troubles, and how the hub hears of a commit.
 
+use std::{fs, time::Duration};
+
+use anyhow::ensure;
+use muster_git::RemoteConfig;
+use muster_proto::v1;
+use muster_testkit::gitserver::HttpsGit;
+
+use crate::{
+    agents::Agent,
+    fixture::{Hub, publish, repository},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_force_push_is_followed() {
+    let repo = repository();
+    let hub = Hub::new(&repo).await;
+    let agent = Agent::join(&hub, "eu-2").await;
+    let first = repo.git(&["rev-parse", "HEAD"]).unwrap();
+    let second = publish(&repo, "larger", [("apps/web/values.yaml", "size: 2\n")]);
+    hub.until_synced(&second).await;
+    repo.git(&["reset", "--quiet", "--hard", &first]).unwrap();
+    let other = repo
+        .commit("another way", &[("apps/web/values.yaml", "size: 3\n")])
+        .unwrap();
+    repo.force_push().unwrap();
+    hub.until_synced(&other).await;
+    assert_eq!(agent.memory.data("web"), r#"{"size":"3"}"#);
+    // Back to content that ran before: a higher number all the same.
+    repo.git(&["reset", "--quiet", "--hard", &first]).unwrap();
+    repo.force_push().unwrap();
+    hub.until_synced(&first).await;
+    assert_eq!(
+        (agent.memory.generation(), agent.memory.data("web")),
+        (4, r#"{"size":"1"}"#.to_owned())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_that_is_gone_is_told_and_comes_back() {
+    let repo = repository();
+    let hub = Hub::with(&repo, |config| {
+        config.interval = Some(Duration::from_millis(200))
+    })
+    .await;
+    let agent = Agent::join(&hub, "eu-2").await;
+    let first = repo.git(&["rev-parse", "HEAD"]).unwrap();
+    hub.until_synced(&first).await;
+    let aside = repo.root().join("aside.git");
+    fs::rename(repo.path(), &aside).unwrap();
+    let problem = |status: &v1::Status| {
+        let repo = status.repo.clone().unwrap_or_default();
+        ensure!(!repo.problem.is_empty());
+        Ok(repo)
+    };
+    let told = hub.until("the trouble is told", problem).await;
+    assert_eq!(told.commit, first);
+    assert!(told.problem_since > 0 && told.retry_at > 0, "{told:?}");
+    // A hub that starts meanwhile has the last good commit in its mirror.
+    let hub = hub.restart().await;
+    hub.until("the trouble is told again", problem).await;
+    hub.until_synced(&first).await;
+    assert_eq!(agent.memory.generation(), 1);
+
+    fs::rename(&aside, repo.path()).unwrap();
+    let second = publish(&repo, "larger", [("apps/web/values.yaml", "size: 2\n")]);
+    hub.until_synced(&second).await;
+    assert_eq!(hub.status().await.repo.unwrap().problem, "");
+    assert_eq!(agent.memory.data("web"), r#"{"size":"2"}"#);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_webhook_wakes_the_hub_for_those_who_know_its_token() {
+    let repo = repository();
+    let served = HttpsGit::start(&repo.root()).unwrap();
+    let hub = Hub::with(&repo, |config| {
+        let mut remote = RemoteConfig::new(served.url("fleet.git").parse().unwrap());
+        remote.auth.token_file = Some(served.token_file());
+        remote.auth.ca_file = Some(served.ca_file());
+        config.remote = remote;
+        config.interval = Some(Duration::from_secs(3600));
+        config.hook_token = Some("open-sesame".to_owned());
+    })
+    .await;
+    let first = repo.git(&["rev-parse", "HEAD"]).unwrap();
+    hub.until_in_force(&first).await;
+    let second = publish(&repo, "larger", [("apps/web/values.yaml", "size: 2\n")]);
+    for headers in [
+        &[][..],
+        &["X-Muster-Token: open"],
+        &["Authorization: Bearer sesame"],
+    ] {
+        assert_eq!(hub.http("POST", "/hook", headers).await.0, 401);
+    }
+    assert_eq!(hub.http("GET", "/hook", &[]).await.0, 405);
+    assert_eq!(hub.status().await.repo.unwrap().tip, first);
+    assert_eq!(
+        hub.http("POST", "/hook", &["X-Gitlab-Token: open-sesame"])
+            .await
+            .0,
+        202
+    );
+    hub.until_in_force(&second).await;
+    let third = publish(&repo, "larger", [("apps/web/values.yaml", "size: 3\n")]);
+    assert_eq!(
+        hub.http("POST", "/hook", &["Authorization: Bearer open-sesame"])
+            .await
+            .0,
+        202
+    );
+    hub.until_in_force(&third).await;
+    // And a person may say so.
+    let fourth = publish(&repo, "larger", [("apps/web/values.yaml", "size: 4\n")]);
+    hub.admin()
+        .await
+        .refresh(v1::RefreshRequest {})
+        .await
+        .unwrap();
+    hub.until_in_force(&fourth).await;
+}

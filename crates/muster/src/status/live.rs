@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How long to wait before a hub that went away is asked again.
-pub(crate) const RETRY: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What is heard of the hub.
 enum News {

@@ -49,7 +49,9 @@ impl Look {
         let options = textwrap::Options::new(width)
             .initial_indent(first)
             .subsequent_indent(rest)
-            .word_splitter(textwrap::WordSplitter::NoHyphenation);
+            .word_separator(textwrap::WordSeparator::AsciiSpace)
+            .word_splitter(textwrap::WordSplitter::NoHyphenation)
+            .wrap_algorithm(textwrap::WrapAlgorithm::FirstFit);
         format!("{}\n", textwrap::fill(text, options))
     }
 
@@ -183,7 +185,7 @@ pub(crate) struct Grid {
 /// Between two columns.
 const GAP: usize = 2;
 /// A column is not folded narrower than this.
-const FOLDED: usize = 16;
+const FOLDED: usize = 24;
 
 impl Grid {
     pub(crate) fn new<T: Into<String>>(header: impl IntoIterator<Item = T>) -> Self {
@@ -235,28 +237,66 @@ impl Grid {
         }
     }
 
-    /// The table as text. The last column is folded at the width, where that leaves it readable.
+    /// The last column's cells, which are then no longer in the table.
+    fn take_last(&mut self) -> Vec<Cell> {
+        self.header.pop();
+        self.rows.iter_mut().filter_map(Vec::pop).collect()
+    }
+
+    /// The table as text. Where the width is too small, the last column is folded; where that would not
+    /// leave it readable, its texts stand below their rows.
     pub(crate) fn draw(mut self, look: Look) -> String {
+        let width = look.width.unwrap_or(usize::MAX);
         for column in std::mem::take(&mut self.spare) {
-            if look.width.is_none_or(|width| self.natural_width() <= width) {
+            if self.natural_width() <= width {
                 break;
             }
             self.leave_out(column);
         }
+        let before_last = self.header.len().saturating_sub(1);
+        let fits = self.natural_width() <= width;
+        let folds = !fits && self.width_of_first(before_last) + GAP + FOLDED <= width;
+        let below = if fits || folds {
+            Vec::new()
+        } else {
+            self.take_last()
+        };
+        let mut table = self.table(look);
+        if folds {
+            // The last column's gap may stick out.
+            let width = u16::try_from(width + GAP).unwrap_or(u16::MAX);
+            table
+                .set_width(width)
+                .set_content_arrangement(ContentArrangement::Dynamic);
+            for column in table.column_iter_mut().take(before_last) {
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            }
+        }
+        // Where texts stand below, each row is one line, after that of the header.
+        let below = std::iter::once(None).chain(below.iter().map(Some));
+        let below = below.chain(std::iter::repeat(None));
+        let mut text = String::new();
+        for (line, cell) in table.lines().zip(below) {
+            text.push_str(line.trim_end());
+            text.push('\n');
+            if let Some(cell) = cell.filter(|cell| !cell.text.is_empty()) {
+                let cell = look.paint(cell.tone.style(), &cell.text);
+                text.push_str(&look.fold("    ", "    ", &cell));
+            }
+        }
+        text
+    }
+
+    fn table(self, look: Look) -> Table {
         let mut table = Table::new();
         table.load_style(NOTHING).force_no_tty();
         if look.styled {
             table.enforce_styling();
             table.style_text_only();
         }
-        let columns = self.header.len();
-        let before_last = self.width_of_first(columns.saturating_sub(1)) + GAP;
-        let folded = look.width.filter(|width| before_last + FOLDED <= *width);
         let dressed = |cell: Cell| cell.tone.dress(comfy_table::Cell::new(cell.text));
-        let header = self
-            .header
-            .into_iter()
-            .map(|name| dressed(Cell::new(Tone::Faint, name)));
+        let header = self.header.into_iter();
+        let header = header.map(|name| dressed(Cell::new(Tone::Faint, name)));
         table.set_header(header.collect::<Vec<_>>());
         for row in self.rows {
             table.add_row(row.into_iter().map(dressed).collect::<Vec<_>>());
@@ -264,19 +304,7 @@ impl Grid {
         for column in table.column_iter_mut() {
             column.set_padding((0, GAP as u16));
         }
-        if let Some(width) = folded {
-            // The last column's gap may stick out.
-            let width = u16::try_from(width + GAP).unwrap_or(u16::MAX);
-            table
-                .set_width(width)
-                .set_content_arrangement(ContentArrangement::Dynamic);
-            for column in table.column_iter_mut().take(columns.saturating_sub(1)) {
-                column.set_constraint(ColumnConstraint::ContentWidth);
-            }
-        }
-        let mut text = table.trim_fmt();
-        text.push('\n');
-        text
+        table
     }
 }
 

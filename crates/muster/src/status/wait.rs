@@ -10,7 +10,7 @@ use muster_proto::v1;
 
 use super::{
     document::{Document, Filter},
-    live::{RETRY, passes},
+    live::passes,
     page,
 };
 use crate::{admin::said, client::Client};
@@ -95,11 +95,10 @@ pub(crate) async fn wait(
     let mut freshness = Freshness::since(first.now.map_or(0, |now| now.as_second()));
     let mut last = first;
     let mut fresh = false;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let seen = tokio::time::timeout(left, look(&mut client, filter, !fresh)).await;
-        match seen.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer"))) {
-            Ok(document) => {
+    while Instant::now() < deadline {
+        let seen = look(&mut client, filter, !fresh);
+        match tokio::time::timeout_at(deadline.into(), seen).await {
+            Ok(Ok(document)) => {
                 let read = document.repo.last_read.map_or(0, |time| time.as_second());
                 fresh = freshness.saw(read);
                 last = document;
@@ -108,21 +107,19 @@ pub(crate) async fn wait(
                 }
                 progress.say(page::summary(&last));
             }
-            Err(status) if passes(&status) => {
-                progress.say("the hub does not answer; asking again each second".to_owned());
-                tokio::time::sleep(RETRY).await;
+            Ok(Err(status)) if passes(&status) => {
+                progress.say("the hub is gone; asking again".to_owned());
             }
-            Err(status) => return Err(said(status)),
-        }
-        if Instant::now() >= deadline {
-            drop(progress);
-            anstream::eprintln!("not in sync at the newest commit after {patience:?}");
-            // In sync at the commit before counts for nothing.
-            last.synced = false;
-            return Ok(last);
+            Ok(Err(status)) => return Err(said(status)),
+            Err(_over) => break,
         }
         tokio::time::sleep(EVERY).await;
     }
+    drop(progress);
+    anstream::eprintln!("not in sync at the newest commit after {patience:?}");
+    // In sync at the commit before counts for nothing.
+    last.synced = false;
+    Ok(last)
 }
 
 /// Asks for the status, and before that to read the repository.

@@ -64,7 +64,9 @@ fn piece() -> impl Strategy<Value = String> {
         12 => format!("m.twice({a} | default(1))"),
         13 => "m.look(values)".to_owned(),
         14 => format!("'x' if {a} | default(0) else 'y'"),
-        15 => format!("(({a} if {a} is iterable else []) | list) + (({b} if {b} is iterable else []) | list)"),
+        15 => format!(
+            "(({a} if {a} is iterable else []) | list) + (({b} if {b} is iterable else []) | list)"
+        ),
         16 => format!("({a} if {a} is mapping else {{}}) | items | list"),
         17 => a,
         _ => format!("{a} | default('none')"),
@@ -89,7 +91,11 @@ fn pieces(prefix: &'static str) -> impl Strategy<Value = String> {
             // What is included twice would write its keys twice.
             .scan(false, |included, piece| {
                 let again = std::mem::replace(included, *included || piece == INCLUDE);
-                Some(if again && piece == INCLUDE { String::new() } else { piece })
+                Some(if again && piece == INCLUDE {
+                    String::new()
+                } else {
+                    piece
+                })
             })
             .collect()
     })
@@ -153,7 +159,10 @@ fn edit() -> impl Strategy<Value = Edit> {
     let region = (select(vec!["eu-west", "us-east"]), values()).prop_map(move |(name, values)| {
         let location = json!({"continent": "EU", "country": "IE", "latitude": 1, "longitude": 2});
         let spec = json!({"spec": {"location": location, "values": values}});
-        some(format!("regions/{name}/region.yaml"), document("Region", name, &spec))
+        some(
+            format!("regions/{name}/region.yaml"),
+            document("Region", name, &spec),
+        )
     });
     let cluster = (select(&CLUSTERS), values(), any::<bool>(), 0..8_u8).prop_map(
         move |(place, values, label, keep)| {
@@ -169,17 +178,39 @@ fn edit() -> impl Strategy<Value = Edit> {
         },
     );
     let app = (select(vec!["one", "two"]), any::<bool>()).prop_map(move |(name, active)| {
-        let mode = if active { "active-active" } else { "active-passive" };
+        let mode = if active {
+            "active-active"
+        } else {
+            "active-passive"
+        };
         let spec = json!({"spec": {"tier": "gold", "mode": mode}});
-        some(format!("apps/{name}/app.yaml"), document("App", name, &spec))
+        some(
+            format!("apps/{name}/app.yaml"),
+            document("App", name, &spec),
+        )
     });
-    let layers = vec!["values", "values/eu-west", "values/us-east", "values/eu-west-1"];
+    let layers = vec![
+        "values",
+        "values/eu-west",
+        "values/us-east",
+        "values/eu-west-1",
+    ];
     let app_values = (select(vec!["one", "two"]), select(layers), values()).prop_map(
         move |(app, layer, values)| {
-            some(format!("apps/{app}/{layer}.yaml"), Value::Object(values).to_string())
+            some(
+                format!("apps/{app}/{layer}.yaml"),
+                Value::Object(values).to_string(),
+            )
         },
     );
-    let templates = (select(vec!["one/templates/main", "one/templates/more", "two/templates/main"]), template())
+    let templates = (
+        select(vec![
+            "one/templates/main",
+            "one/templates/more",
+            "two/templates/main",
+        ]),
+        template(),
+    )
         .prop_map(move |(path, text)| {
             // Two templates of an app write two objects.
             let text = text.replace("name: it", &format!("name: {}", path.replace('/', "-")));
@@ -216,7 +247,12 @@ fn start() -> Fleet {
 }
 
 /// All that can be told of a rendering.
-fn seen(rendered: &Rendered) -> (BTreeMap<(AppName, ClusterName), (String, String)>, Vec<String>) {
+fn seen(
+    rendered: &Rendered,
+) -> (
+    BTreeMap<(AppName, ClusterName), (String, String)>,
+    Vec<String>,
+) {
     let mut bundles = BTreeMap::new();
     for (app, places) in &rendered.bundles {
         for (cluster, bundle) in places {
@@ -280,7 +316,10 @@ fn clusters_that_look_the_same_to_an_app_share_its_bundle() {
     assert!(!Arc::ptr_eq(&first, &other));
     // What the template does not look at makes no new bundle.
     let spec = json!({"labels": {"rack": "7"}, "spec": {"values": {"colour": "blue"}}});
-    fleet.file("regions/eu-west/eu-west-2.yaml", document("Cluster", "eu-west-2", &spec));
+    fleet.file(
+        "regions/eu-west/eu-west-2.yaml",
+        document("Cluster", "eu-west-2", &spec),
+    );
     let [first_again, second_again, _] = bundles(&fleet.render(&mut renderer));
     assert!(Arc::ptr_eq(&first, &first_again));
     assert!(Arc::ptr_eq(&first, &second_again));

@@ -38,8 +38,13 @@ fn a_template_that_is_none() {
 
 #[test]
 fn a_value_that_is_not_defined() {
-    let mut fleet = fleet(&format!("{GOOD}data:\n  replicas: \"{{{{ values.replcas }}}}\"\n"));
-    fleet.file("apps/wiki/values.yaml", "replicas: 3\nimage: {name: wiki}\n");
+    let mut fleet = fleet(&format!(
+        "{GOOD}data:\n  replicas: \"{{{{ values.replcas }}}}\"\n"
+    ));
+    fleet.file(
+        "apps/wiki/values.yaml",
+        "replicas: 3\nimage: {name: wiki}\n",
+    );
     insta::assert_snapshot!(fleet.told(), @r#"
     rendered: shop
 
@@ -51,7 +56,9 @@ fn a_value_that_is_not_defined() {
     "#);
     fleet.file(
         "apps/wiki/templates/main.yaml",
-        format!("{GOOD}data:\n  image: {{{{ values.imgae.name }}}}\n  city: {{{{ regio.city }}}}\n"),
+        format!(
+            "{GOOD}data:\n  image: {{{{ values.imgae.name }}}}\n  city: {{{{ regio.city }}}}\n"
+        ),
     );
     insta::assert_snapshot!(fleet.told(), @r"
     rendered: shop
@@ -66,7 +73,9 @@ fn a_value_that_is_not_defined() {
 
 #[test]
 fn a_value_that_is_not_defined_in_one_cluster_holds_the_app_in_all() {
-    let mut fleet = fleet(&format!("{GOOD}data: {{size: \"{{{{ values.size }}}}\"}}\n"));
+    let mut fleet = fleet(&format!(
+        "{GOOD}data: {{size: \"{{{{ values.size }}}}\"}}\n"
+    ));
     fleet.file("apps/wiki/values/eu-west.yaml", "size: 2\n");
     insta::assert_snapshot!(fleet.told(), @r#"
     rendered: shop
@@ -165,7 +174,10 @@ fn the_way_through_includes_is_told() {
 
 #[test]
 fn an_endless_loop() {
-    let told = fleet("{% for a in range(9999) %}\n{% for b in range(9999) %}\n{% endfor %}\n{% endfor %}\n").told();
+    let told = fleet(
+        "{% for a in range(9999) %}\n{% for b in range(9999) %}\n{% endfor %}\n{% endfor %}\n",
+    )
+    .told();
     insta::assert_snapshot!(told, @r"
     rendered: shop
 
@@ -232,7 +244,9 @@ fn a_text_that_grows_without_end() {
 
 #[test]
 fn what_is_written_is_not_yaml() {
-    let mut fleet = fleet(&format!("{GOOD}  labels:\n    team: {{{{ values.team }}}}\n"));
+    let mut fleet = fleet(&format!(
+        "{GOOD}  labels:\n    team: {{{{ values.team }}}}\n"
+    ));
     fleet.file("apps/wiki/values.yaml", "team: \"docs: and more\"\n");
     insta::assert_snapshot!(fleet.told(), @r"
     rendered: shop
@@ -247,7 +261,10 @@ fn what_is_written_is_not_yaml() {
 
 #[test]
 fn a_document_that_is_no_object() {
-    let told = fleet(&format!("{GOOD}---\n- just\n- a list\n---\nhello\n---\nkind: Service\n")).told();
+    let told = fleet(&format!(
+        "{GOOD}---\n- just\n- a list\n---\nhello\n---\nkind: Service\n"
+    ))
+    .told();
     insta::assert_snapshot!(told, @r"
     rendered: shop
 
@@ -317,7 +334,10 @@ fn one_object_twice_in_an_app() {
     apps/wiki/templates/main.yaml: ConfigMap settings stands in apps/wiki/manifests/settings.yaml too
        = help: an app has an object once; remove one
     ");
-    fleet.file("apps/wiki/manifests/settings.yaml", format!("{GOOD}  namespace: wiki\n"));
+    fleet.file(
+        "apps/wiki/manifests/settings.yaml",
+        format!("{GOOD}  namespace: wiki\n"),
+    );
     insta::assert_snapshot!(fleet.told(), @r"
     rendered: shop
 
@@ -347,7 +367,10 @@ fn a_manifest_is_no_template() {
 fn several_mistakes_in_several_files() {
     let mut fleet = fleet("a: {{ values.nothing }}\n");
     fleet.file("apps/wiki/templates/other.yaml", "- 1\n---\n- 2\n");
-    fleet.file("apps/wiki/templates/third.yaml", "{{ fail(\"set values.domain first\") }}\n");
+    fleet.file(
+        "apps/wiki/templates/third.yaml",
+        "{{ fail(\"set values.domain first\") }}\n",
+    );
     insta::assert_snapshot!(fleet.told(), @r#"
     rendered: shop
 
@@ -387,7 +410,13 @@ fn two_apps_with_one_object() {
         let offers = rendered.bundles.iter().map(|(app, places)| {
             let bundle = &places[&cluster];
             let last = (Some(app.as_str()) == last).then(|| bundle.hash);
-            (app.clone(), Offer { new: Some(bundle.hash), last })
+            (
+                app.clone(),
+                Offer {
+                    new: Some(bundle.hash),
+                    last,
+                },
+            )
         });
         offers.collect()
     };

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::report::{Row, Section};
 use anyhow::{Context, ensure};
 use futures::{StreamExt as _, TryStreamExt as _};
 use muster_agent::{Arrived, Cluster, Level, TakeError, dial, follow};
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
+const COMMITS: usize = 30;
 const REGIONS: usize = 20;
 const APPS: usize = 10;
 const MAX_MESSAGE: usize = 256 * 1024 * 1024;
@@ -96,7 +98,11 @@ impl Cluster for Instantly {
                 incarnation: generation.incarnation,
                 in_force: Some(generation.number),
             };
-            state.held = generation.bundles.iter().map(|bundle| bundle.hash).collect();
+            state.held = generation
+                .bundles
+                .iter()
+                .map(|bundle| bundle.hash)
+                .collect();
         }
         let apps = generation.bundles.iter().map(|bundle| {
             let report = v1::AppReport {
@@ -112,8 +118,13 @@ impl Cluster for Instantly {
             (report.app.clone(), Arc::new(report))
         });
         let (in_force, apps) = (Some(generation.number), apps.collect());
-        self.level.send_replace(Arc::new(Level { in_force, apps, problems: Vec::new() }));
-        self.taken.send_replace((generation.number.generation.0, Instant::now()));
+        self.level.send_replace(Arc::new(Level {
+            in_force,
+            apps,
+            problems: Vec::new(),
+        }));
+        self.taken
+            .send_replace((generation.number.generation.0, Instant::now()));
         Ok(())
     }
 
@@ -127,7 +138,9 @@ impl Cluster for Instantly {
 }
 
 fn document(kind: &str, name: &str, spec: &str) -> String {
-    format!("apiVersion: muster.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n")
+    format!(
+        "apiVersion: muster.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+    )
 }
 
 fn cluster_name(index: usize) -> String {
@@ -142,7 +155,10 @@ const TEMPLATE: &str = include_str!("fanout.template.yaml");
 fn files(clusters: usize) -> BTreeMap<String, String> {
     let mut files = BTreeMap::from([
         ("fleet.yaml".to_owned(), document("Fleet", "fanout", "{}")),
-        ("tiers.yaml".to_owned(), document("Tier", "basic", "{rpo: 1h, rto: 1h}")),
+        (
+            "tiers.yaml".to_owned(),
+            document("Tier", "basic", "{rpo: 1h, rto: 1h}"),
+        ),
     ]);
     for region in 0..REGIONS {
         let place = "{location: {continent: EU, country: IE, latitude: 53.3, longitude: -6.2}}";
@@ -153,7 +169,10 @@ fn files(clusters: usize) -> BTreeMap<String, String> {
     }
     for index in 0..clusters {
         let (name, region) = (cluster_name(index), index % REGIONS);
-        files.insert(format!("regions/r{region:02}/{name}.yaml"), document("Cluster", &name, "{}"));
+        files.insert(
+            format!("regions/r{region:02}/{name}.yaml"),
+            document("Cluster", &name, "{}"),
+        );
     }
     for app in 0..APPS {
         let name = format!("app{app}");
@@ -161,7 +180,10 @@ fn files(clusters: usize) -> BTreeMap<String, String> {
             format!("apps/{name}/app.yaml"),
             document("App", &name, "{tier: basic, mode: active-active}"),
         );
-        files.insert(format!("apps/{name}/templates/all.yaml"), TEMPLATE.to_owned());
+        files.insert(
+            format!("apps/{name}/templates/all.yaml"),
+            TEMPLATE.to_owned(),
+        );
         files.insert(format!("apps/{name}/values.yaml"), values(0));
     }
     files
@@ -175,8 +197,15 @@ fn values(commit: usize) -> String {
 pub(crate) fn memory(pid: u32) -> anyhow::Result<(u64, u64)> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = |name: &str| -> anyhow::Result<u64> {
-        let line = status.lines().find(|line| line.starts_with(name)).context("a process without memory")?;
-        let kib: u64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
+        let line = status
+            .lines()
+            .find(|line| line.starts_with(name))
+            .context("a process without memory")?;
+        let kib: u64 = line
+            .split_whitespace()
+            .nth(1)
+            .context("no number")?
+            .parse()?;
         Ok(kib * 1024)
     };
     Ok((line("VmRSS:")?, line("VmHWM:")?))
@@ -195,14 +224,33 @@ async fn join(
     mut admin: AdminClient<Channel>,
     name: String,
 ) -> anyhow::Result<(ClusterName, String, TrustBundle, Credentials)> {
-    let request = v1::JoinTokenRequest { cluster: name.clone(), valid_seconds: 0 };
-    let token: JoinToken = admin.create_join_token(request).await?.into_inner().token.parse()?;
+    let request = v1::JoinTokenRequest {
+        cluster: name.clone(),
+        valid_seconds: 0,
+    };
+    let token: JoinToken = admin
+        .create_join_token(request)
+        .await?
+        .into_inner()
+        .token
+        .parse()?;
     let key = Key::generate()?;
     let channel = dial(&token.hub, &token.trust, None).await?;
-    let request = v1::EnrolRequest { token: token.secret.expose(), csr: key.request()? };
-    let granted = EnrolmentClient::new(channel).enrol(request).await?.into_inner();
+    let request = v1::EnrolRequest {
+        token: token.secret.expose(),
+        csr: key.request()?,
+    };
+    let granted = EnrolmentClient::new(channel)
+        .enrol(request)
+        .await?
+        .into_inner();
     let credentials = Credentials::new(&granted.certificate, key)?;
-    Ok((name.parse()?, token.hub, TrustBundle::from_pem(&granted.trust)?, credentials))
+    Ok((
+        name.parse()?,
+        token.hub,
+        TrustBundle::from_pem(&granted.trust)?,
+        credentials,
+    ))
 }
 
 /// Runs the whole of it with this many agents.
@@ -216,21 +264,32 @@ pub(crate) async fn run(muster: PathBuf, agents: usize, commits: usize) -> anyho
     })
     .await?;
     let files = files(agents);
-    let listed: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+    let listed: Vec<(&str, &str)> = files
+        .iter()
+        .map(|(path, text)| (path.as_str(), text.as_str()))
+        .collect();
     fleet.repo().publish("begin", &listed)?;
     fleet.start_hub().await?;
     let mut admin = admin(&fleet.login()).await?;
     eventually("the first commit", Duration::from_secs(60), async || {
-        let status = admin.get_status(v1::StatusRequest::default()).await?.into_inner();
-        ensure!(status.clusters.len() == agents, "{} clusters", status.clusters.len());
+        let status = admin
+            .get_status(v1::StatusRequest::default())
+            .await?
+            .into_inner();
+        ensure!(
+            status.clusters.len() == agents,
+            "{} clusters",
+            status.clusters.len()
+        );
         Ok(())
     })
     .await?;
     let pid = fleet.hub()?.pid();
-    let joined: Vec<_> = futures::stream::iter((0..agents).map(|index| join(admin.clone(), cluster_name(index))))
-        .buffer_unordered(16)
-        .try_collect()
-        .await?;
+    let joined: Vec<_> =
+        futures::stream::iter((0..agents).map(|index| join(admin.clone(), cluster_name(index))))
+            .buffer_unordered(16)
+            .try_collect()
+            .await?;
     let (before, _) = memory(pid)?;
     let began = Instant::now();
     let stop = CancellationToken::new();
@@ -249,7 +308,9 @@ pub(crate) async fn run(muster: PathBuf, agents: usize, commits: usize) -> anyho
                         continue;
                     }
                 };
-                if let Err(error) = follow(channel, &name, process, cluster.as_ref(), &stop, || {}).await {
+                if let Err(error) =
+                    follow(channel, &name, process, cluster.as_ref(), &stop, || {}).await
+                {
                     eprintln!("{name}: {error}");
                 }
             }
@@ -260,14 +321,24 @@ pub(crate) async fn run(muster: PathBuf, agents: usize, commits: usize) -> anyho
     let (idle, _) = settled(pid).await?;
     let (mut last, mut each) = (Vec::new(), Vec::new());
     for commit in 1..=commits {
-        let before: Vec<u64> = clusters.iter().map(|cluster| cluster.taken.borrow().0).collect();
+        let before: Vec<u64> = clusters
+            .iter()
+            .map(|cluster| cluster.taken.borrow().0)
+            .collect();
         let path = format!("apps/app{}/values.yaml", commit % APPS);
-        fleet.repo().publish(&format!("commit {commit}"), &[(&path, &values(commit))])?;
+        fleet
+            .repo()
+            .publish(&format!("commit {commit}"), &[(&path, &values(commit))])?;
         let pushed = Instant::now();
         for (cluster, before) in clusters.iter().zip(before) {
             let mut taken = cluster.taken.subscribe();
-            let taken = tokio::time::timeout(Duration::from_secs(60), taken.wait_for(|(n, _)| *n > before));
-            let (_, at) = *taken.await.context("a cluster did not get the commit in a minute")??;
+            let taken = tokio::time::timeout(
+                Duration::from_secs(60),
+                taken.wait_for(|(n, _)| *n > before),
+            );
+            let (_, at) = *taken
+                .await
+                .context("a cluster did not get the commit in a minute")??;
             each.push(at.saturating_duration_since(pushed));
         }
         acknowledged(&mut admin, agents, Duration::from_secs(60)).await?;
@@ -276,7 +347,15 @@ pub(crate) async fn run(muster: PathBuf, agents: usize, commits: usize) -> anyho
     let (_, peak) = memory(pid)?;
     stop.cancel();
     following.join_all().await;
-    Ok(Fanout { agents, last, each, joined, before, idle, peak })
+    Ok(Fanout {
+        agents,
+        last,
+        each,
+        joined,
+        before,
+        idle,
+        peak,
+    })
 }
 
 /// Waits until the hub itself has every cluster's acknowledgement of what is wanted.
@@ -286,8 +365,14 @@ async fn acknowledged(
     within: Duration,
 ) -> anyhow::Result<()> {
     eventually("the last acknowledgement", within, async || {
-        let status = admin.get_status(v1::StatusRequest::default()).await?.into_inner();
-        let done = status.clusters.iter().filter(|cluster| cluster.in_force == cluster.wanted && cluster.connected);
+        let status = admin
+            .get_status(v1::StatusRequest::default())
+            .await?
+            .into_inner();
+        let done = status
+            .clusters
+            .iter()
+            .filter(|cluster| cluster.in_force == cluster.wanted && cluster.connected);
         let done = done.count();
         ensure!(done == agents, "{done} of {agents} clusters");
         Ok(())
@@ -302,8 +387,68 @@ async fn settled(pid: u32) -> anyhow::Result<(u64, u64)> {
     while same < 5 {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let now = memory(pid)?;
-        same = if now.0 + 256 * 1024 < lowest.0 { 0 } else { same + 1 };
+        same = if now.0 + 256 * 1024 < lowest.0 {
+            0
+        } else {
+            same + 1
+        };
         lowest = if now.0 < lowest.0 { now } else { lowest };
     }
     Ok(lowest)
+}
+
+/// Measures with 500 agents and with 2,000, so that the growth shows.
+pub(crate) fn measure(_: u32) -> anyhow::Result<Section> {
+    let muster = crate::machine::muster()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let mut rows = Vec::new();
+    for agents in [500, 2_000] {
+        let found = runtime.block_on(run(muster.clone(), agents, COMMITS))?;
+        let seconds = |times: &[Duration]| times.iter().map(Duration::as_secs_f64).collect();
+        let agents = found.agents;
+        let each = (found.idle.saturating_sub(found.before)) as f64 / agents as f64 / 1024.0;
+        let mebibytes = |bytes: u64| vec![bytes as f64 / 1_048_576.0];
+        rows.push(Row::new(
+            format!("{agents} agents: push to the last acknowledgement"),
+            "s",
+            seconds(&found.last),
+        ));
+        rows.push(Row::new(
+            format!("{agents} agents: push to an agent"),
+            "s",
+            seconds(&found.each),
+        ));
+        rows.push(Row::new(
+            format!("{agents} agents: connect all and bring them in sync"),
+            "s",
+            vec![found.joined.as_secs_f64()],
+        ));
+        rows.push(Row::new(
+            format!("{agents} agents: hub, for each idle agent"),
+            "KiB",
+            vec![each],
+        ));
+        rows.push(Row::new(
+            format!("{agents} agents: hub, resident, idle"),
+            "MiB",
+            mebibytes(found.idle),
+        ));
+        rows.push(Row::new(
+            format!("{agents} agents: hub, resident, at its highest"),
+            "MiB",
+            mebibytes(found.peak),
+        ));
+    }
+    let notes = vec![
+        format!("{COMMITS} commits; each changes one of {APPS} apps in every cluster, and every cluster's bundle of it is another one, which is a hub's worst case."),
+        "Real streams, real mTLS, one hub process; the agents' apply is instant and they share the machine with the hub.".to_owned(),
+    ];
+    Ok(Section::new(
+        "fanout",
+        "One commit to thousands of clusters",
+        rows,
+        notes,
+    ))
 }

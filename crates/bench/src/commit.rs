@@ -18,10 +18,18 @@ use muster_testkit::{
 };
 use tokio::sync::watch;
 
-use super::fanout::memory;
+use crate::{
+    fanout::memory,
+    report::{Row, Section},
+};
 
-const CLUSTERS: [(&str, &str); 4] =
-    [("one", "east"), ("two", "east"), ("three", "west"), ("four", "north")];
+const CLUSTERS: [(&str, &str); 4] = [
+    ("one", "east"),
+    ("two", "east"),
+    ("three", "west"),
+    ("four", "north"),
+];
+const COMMITS: usize = 50;
 /// Objects that each cluster carries besides, so that it is no empty one.
 const ITEMS: usize = 980;
 
@@ -40,7 +48,9 @@ pub(crate) struct Commits {
 }
 
 fn document(kind: &str, name: &str, spec: &str) -> String {
-    format!("apiVersion: muster.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n")
+    format!(
+        "apiVersion: muster.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+    )
 }
 
 const MARK: &str = "apiVersion: v1
@@ -85,7 +95,9 @@ async fn follow(client: Client, seen: watch::Sender<(usize, Instant)>) -> anyhow
 pub(crate) async fn run(muster: PathBuf, commits: usize) -> anyhow::Result<Commits> {
     let mut fleet = Fleet::start(FleetOptions {
         muster,
-        clusters: CLUSTERS.map(|(name, region)| (name.to_owned(), region.to_owned())).to_vec(),
+        clusters: CLUSTERS
+            .map(|(name, region)| (name.to_owned(), region.to_owned()))
+            .to_vec(),
         nodes: 0,
         directory: None,
         hub_arguments: Vec::new(),
@@ -93,22 +105,40 @@ pub(crate) async fn run(muster: PathBuf, commits: usize) -> anyhow::Result<Commi
     .await?;
     let mut files = vec![
         ("fleet.yaml".to_owned(), document("Fleet", "commits", "{}")),
-        ("tiers.yaml".to_owned(), document("Tier", "basic", "{rpo: 1h, rto: 1h}")),
+        (
+            "tiers.yaml".to_owned(),
+            document("Tier", "basic", "{rpo: 1h, rto: 1h}"),
+        ),
         ("apps/mark/values.yaml".to_owned(), "n: 0\n".to_owned()),
         ("apps/mark/templates/all.yaml".to_owned(), MARK.to_owned()),
-        ("apps/load/values.yaml".to_owned(), format!("items: {ITEMS}\n")),
+        (
+            "apps/load/values.yaml".to_owned(),
+            format!("items: {ITEMS}\n"),
+        ),
         ("apps/load/templates/all.yaml".to_owned(), LOAD.to_owned()),
     ];
     for app in ["mark", "load"] {
         let path = format!("apps/{app}/app.yaml");
-        files.push((path, document("App", app, "{tier: basic, mode: active-active}")));
+        files.push((
+            path,
+            document("App", app, "{tier: basic, mode: active-active}"),
+        ));
     }
     for (name, region) in CLUSTERS {
         let place = "{location: {continent: EU, country: IE, latitude: 53.3, longitude: -6.2}}";
-        files.push((format!("regions/{region}/region.yaml"), document("Region", region, place)));
-        files.push((format!("regions/{region}/{name}.yaml"), document("Cluster", name, "{}")));
+        files.push((
+            format!("regions/{region}/region.yaml"),
+            document("Region", region, place),
+        ));
+        files.push((
+            format!("regions/{region}/{name}.yaml"),
+            document("Cluster", name, "{}"),
+        ));
     }
-    let listed: Vec<(&str, &str)> = files.iter().map(|(p, t)| (p.as_str(), t.as_str())).collect();
+    let listed: Vec<(&str, &str)> = files
+        .iter()
+        .map(|(p, t)| (p.as_str(), t.as_str()))
+        .collect();
     fleet.repo().publish("begin", &listed)?;
     fleet.start_hub().await?;
     fleet.start_agents()?;
@@ -127,10 +157,15 @@ pub(crate) async fn run(muster: PathBuf, commits: usize) -> anyhow::Result<Commi
     }
     let (mut all, mut each) = (Vec::new(), Vec::new());
     for n in 1..=commits {
-        fleet.repo().publish(&format!("commit {n}"), &[("apps/mark/values.yaml", &format!("n: {n}\n"))])?;
+        fleet.repo().publish(
+            &format!("commit {n}"),
+            &[("apps/mark/values.yaml", &format!("n: {n}\n"))],
+        )?;
         let pushed = Instant::now();
         let arrived = futures::stream::iter(marks.iter_mut()).then(async |mark| {
-            let seen = tokio::time::timeout(Duration::from_secs(60), mark.wait_for(|(m, _)| *m == n)).await;
+            let seen =
+                tokio::time::timeout(Duration::from_secs(60), mark.wait_for(|(m, _)| *m == n))
+                    .await;
             let (_, at) = *seen.context("the commit did not arrive in a minute")??;
             anyhow::Ok(at.saturating_duration_since(pushed))
         });
@@ -140,6 +175,49 @@ pub(crate) async fn run(muster: PathBuf, commits: usize) -> anyhow::Result<Commi
     }
     let (hub, _) = memory(fleet.hub()?.pid())?;
     let agents = CLUSTERS.map(|(name, _)| fleet.agent(name).and_then(|agent| memory(agent.pid())));
-    let agents = agents.into_iter().map(|agent| Ok(agent?.0)).collect::<anyhow::Result<_>>()?;
-    Ok(Commits { all, each, hub, agents, objects: ITEMS + 3 })
+    let agents = agents
+        .into_iter()
+        .map(|agent| Ok(agent?.0))
+        .collect::<anyhow::Result<_>>()?;
+    Ok(Commits {
+        all,
+        each,
+        hub,
+        agents,
+        objects: ITEMS + 3,
+    })
+}
+
+/// Measures, for the report.
+pub(crate) fn measure(_: u32) -> anyhow::Result<Section> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let found = runtime.block_on(run(crate::machine::muster()?, COMMITS))?;
+    let milliseconds = |times: &[Duration]| times.iter().map(|t| t.as_secs_f64() * 1e3).collect();
+    let mebibytes = |bytes: &u64| *bytes as f64 / 1_048_576.0;
+    let rows = vec![
+        Row::new(
+            "push to the last of four clusters",
+            "ms",
+            milliseconds(&found.all),
+        ),
+        Row::new("push to a cluster", "ms", milliseconds(&found.each)),
+        Row::new("hub, resident memory", "MiB", vec![mebibytes(&found.hub)]),
+        Row::new(
+            "agent, resident memory",
+            "MiB",
+            found.agents.iter().map(mebibytes).collect(),
+        ),
+    ];
+    let notes = vec![
+        format!(
+            "{COMMITS} commits, from the moment `git push` returns until a watch on the API server of each of four real clusters shows the object; the hub watches a local path."
+        ),
+        format!(
+            "Each cluster carries {} objects; API servers, etcds, hub, agents and this program share the machine.",
+            found.objects
+        ),
+    ];
+    Ok(Section::new("commit", "Commit to applied", rows, notes))
 }
