@@ -72,7 +72,7 @@ enum Command {
     #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
     Hub {
         #[command(flatten)]
-        run: servers::HubArgs,
+        run: Box<servers::HubArgs>,
         #[command(subcommand)]
         command: Option<HubCommand>,
     },

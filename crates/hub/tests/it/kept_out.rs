@@ -90,7 +90,7 @@ async fn certificates_that_are_not_of_this_fleet() {
         instance: "i-0000000000000000".parse().unwrap(),
     };
     let stranger = signed(&ca, &good, &stranger, now);
-    insta::assert_snapshot!(told(&hub, &stranger, "eu-1").await.unwrap(), @"");
+    insta::assert_snapshot!(told(&hub, &stranger, "eu-1").await.unwrap(), @"this instance of cluster eu-1 was removed or is not known here; it needs a new join token");
     assert_eq!(hub.refused("revoked").await, 1);
 
     // No certificate at all.
@@ -105,7 +105,7 @@ async fn certificates_that_are_not_of_this_fleet() {
         || {},
     )
     .await;
-    insta::assert_snapshot!(refused.unwrap_err(), @"");
+    insta::assert_snapshot!(refused.unwrap_err(), @"an agent needs a certificate: enrol with a join token");
     let renewing = EnrolmentClient::new(channel.clone())
         .renew(v1::RenewRequest::default())
         .await;
@@ -124,7 +124,7 @@ async fn certificates_for_something_else() {
     let badge = Badge::new(&hub, "eu-1").await;
 
     // Cluster eu-1's certificate, asking for eu-2.
-    insta::assert_snapshot!(told(&hub, &badge, "eu-2").await.unwrap(), @"");
+    insta::assert_snapshot!(told(&hub, &badge, "eu-2").await.unwrap(), @"the certificate is cluster eu-1's, but the agent asks for eu-2");
     assert_eq!(hub.refused("other_cluster").await, 1);
 
     // An agent that would be a person, on every call.
@@ -190,7 +190,7 @@ async fn words_that_no_agent_says() {
     };
     let refused = refusal(&hub, &badge, Message::Hello(old)).await;
     assert_eq!(refused.code(), Code::FailedPrecondition);
-    insta::assert_snapshot!(refused.message(), @"");
+    insta::assert_snapshot!(refused.message(), @"the agent (version 9.9.9) speaks protocol 99, this hub (version 0.1.0) 1; upgrade the older one");
     assert_eq!(hub.refused("protocol").await, 1);
 
     let refused = refusal(&hub, &badge, Message::Report(v1::Report::default())).await;
@@ -245,13 +245,13 @@ async fn join_tokens_work_once_and_not_for_long() {
     let other = Key::generate().unwrap().request().unwrap();
     let used = enrol_with(&token, &other).await.unwrap_err();
     assert_eq!(used.code(), Code::PermissionDenied);
-    insta::assert_snapshot!(used.message(), @"");
+    insta::assert_snapshot!(used.message(), @"this join token was used already; make one with `muster cluster join-token`");
     assert_eq!(hub.refused("used_token").await, 1);
 
     let mut unknown = token.clone();
     unknown.secret = JoinSecret::generate();
     let refused = enrol_with(&unknown, &other).await.unwrap_err();
-    insta::assert_snapshot!(refused.message(), @"");
+    insta::assert_snapshot!(refused.message(), @"this join token is not known here; make one with `muster cluster join-token`");
     assert_eq!(hub.refused("unknown_token").await, 1);
 
     // Cut off by somebody's terminal.
@@ -287,7 +287,7 @@ async fn join_tokens_work_once_and_not_for_long() {
     });
     expiring.await.unwrap();
     let refused = enrol_with(&short, &other).await.unwrap_err();
-    insta::assert_snapshot!(refused.message(), @"");
+    insta::assert_snapshot!(refused.message(), @"this join token has expired; make one with `muster cluster join-token`");
     assert!(hub.refused("expired_token").await >= 2);
 }
 
@@ -331,7 +331,10 @@ async fn a_removed_cluster_is_out_until_it_joins_again() {
     let (_, memory) = agent.stop().await;
     let badge = Badge::new(&hub, "eu-2").await;
     let agent = Agent::run(hub.address(), badge, Arc::clone(&memory));
-    agent.memory.until("the newest commit", |memory| memory.generation() == 2).await;
+    agent
+        .memory
+        .until("the newest commit", |memory| memory.generation() == 2)
+        .await;
     assert_eq!(agent.memory.data("web"), r#"{"size":"2"}"#);
     hub.until_synced(&commit).await;
 }
@@ -352,7 +355,7 @@ async fn two_agents_that_take_turns_are_both_held() {
         Ok(told.unwrap().clone())
     };
     let told = hub.until("both are held", held).await;
-    insta::assert_snapshot!(told, @"");
+    insta::assert_snapshot!(told, @"two agents take turns as cluster eu-1: is this a copy of the cluster? Stop one of them; both are held for a minute");
     first.until_ended("turns").await;
     second.until_ended("turns").await;
     assert!(hub.refused("two_processes").await >= 2);

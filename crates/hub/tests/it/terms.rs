@@ -142,7 +142,7 @@ async fn of_two_hubs_on_copies_of_one_store_one_steps_down() {
         ensure!(problem.contains("stepped down"));
         Ok(problem)
     };
-    insta::assert_snapshot!(second.until("it has stepped down", told).await, @"");
+    insta::assert_snapshot!(second.until("it has stepped down", told).await, @"this hub has stepped down: another hub leads with a copy of its store");
     // The one that stepped down watches, and changes nothing.
     let next = publish(
         &repo,

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -211,7 +211,10 @@ async fn watch_counters(client: Client, cluster: &'static str, backwards: Arc<Mu
                     "{cluster}/{namespace}: {} after {} ({} {uid})",
                     n, last.1, last.0
                 );
-                backwards.lock().unwrap().push(step);
+                backwards
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(step);
             }
             *last = (uid, n);
         }
@@ -295,7 +298,10 @@ async fn killed_at_random_every_cluster_ends_at_the_last_commit() -> anyhow::Res
         }
     }
     watchers.shutdown().await;
-    let backwards = backwards.lock().unwrap().clone();
+    let backwards = backwards
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
     ensure!(backwards.is_empty(), "applied backwards: {backwards:#?}");
     Ok(())
 }

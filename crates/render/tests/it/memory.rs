@@ -246,13 +246,11 @@ fn start() -> Fleet {
     fleet
 }
 
+/// Hash and text of every bundle.
+type Bundles = BTreeMap<(AppName, ClusterName), (String, String)>;
+
 /// All that can be told of a rendering.
-fn seen(
-    rendered: &Rendered,
-) -> (
-    BTreeMap<(AppName, ClusterName), (String, String)>,
-    Vec<String>,
-) {
+fn seen(rendered: &Rendered) -> (Bundles, Vec<String>) {
     let mut bundles = BTreeMap::new();
     for (app, places) in &rendered.bundles {
         for (cluster, bundle) in places {
