@@ -40,6 +40,8 @@ enum Choice {
     Fanout,
     /// Objects per second for 50 apps by 200 clusters, beside Helm and Kustomize
     Render,
+    /// The same without the peers, for profiles; writes no file
+    RenderAlone,
 }
 
 /// A benchmark: its choice, and what measures it, given the number of repetitions.
@@ -57,6 +59,10 @@ fn main() -> anyhow::Result<()> {
         !cfg!(debug_assertions),
         "these are figures of a debug build; run `cargo xtask bench`"
     );
+    if cli.bench == Choice::RenderAlone {
+        println!("\n{}", render::alone(cli.repeat)?.table());
+        return Ok(());
+    }
     let mut sections = Vec::new();
     for (choice, measure) in BENCHES {
         if cli.bench == Choice::All || cli.bench == choice {

@@ -39,128 +39,179 @@ const PROCESS_PAIRS: usize = 40;
 
 const PER_SECOND: &str = "objects/s";
 
-/// Runs the benchmark.
+/// Measures Muster and its peers in turn.
 pub(crate) fn measure(repeat: u32) -> anyhow::Result<Section> {
-    let helm = Peer::Helm.build()?;
-    let engine = Peer::HelmEngine.build()?;
-    let kustomize = Peer::Kustomize.build()?;
+    let memory = Memory::measure()?;
     let scratch = Scratch::temporary("bench-render")?;
+    let peers = Peers::new(Sample::new(scratch.path())?)?;
+    rounds(repeat, memory, Some(peers))
+}
 
-    let before = machine::peak_memory_mib();
-    let first = Muster::measure(FLEET)?;
-    let memory = machine::peak_memory_mib();
-    eprintln!("muster: {:.0} objects/s", first.cold);
+/// Measures Muster alone.
+pub(crate) fn alone(repeat: u32) -> anyhow::Result<Section> {
+    rounds(repeat, Memory::measure()?, None)
+}
 
-    write_charts(FLEET, scratch.path())?;
-    let sample = Sample::new(scratch.path(), &helm, &kustomize)?;
-    let same = sample.compare()?;
-    eprintln!("{same} objects of muster, helm and kustomize are the same");
+/// The process's peak memory in MiB around a first round, which is not timed.
+struct Memory {
+    before: f64,
+    after: f64,
+}
 
-    let mut ours: Vec<Muster> = Vec::new();
-    let mut worst: Vec<Muster> = Vec::new();
-    let mut engines: Vec<Engine> = Vec::new();
-    let (mut helms, mut kustomizes) = (Vec::new(), Vec::new());
+impl Memory {
+    fn measure() -> anyhow::Result<Self> {
+        let before = machine::peak_memory_mib();
+        Muster::measure(FLEET)?;
+        let after = machine::peak_memory_mib();
+        Ok(Self { before, after })
+    }
+}
+
+fn rounds(repeat: u32, memory: Memory, mut peers: Option<Peers>) -> anyhow::Result<Section> {
+    let (mut usual, mut worst) = (Vec::new(), Vec::new());
     for round in 1..=repeat {
-        eprintln!("round {round} of {repeat}");
-        ours.push(Muster::measure(FLEET)?);
+        eprintln!("round {round} of {}", repeat);
+        usual.push(Muster::measure(FLEET)?);
         worst.push(Muster::measure(Shape {
             all_differ: true,
             ..FLEET
         })?);
-        engines.push(sample.helm_engine(&engine)?);
-        helms.push(sample.whole_processes(&sample.helm, &sample.helm_runs())?);
-        kustomizes.push(sample.whole_processes(&sample.kustomize, &sample.kustomize_runs())?);
+        if let Some(peers) = &mut peers {
+            peers.round()?;
+        }
     }
 
-    let row = |what: &str, figure: fn(&Muster) -> f64, all: &[Muster]| {
+    let per_second = |what: &str, figure: fn(&Muster) -> f64, all: &[Muster]| {
         Row::new(what, PER_SECOND, all.iter().map(figure).collect())
     };
-    let cold = row("Muster, cold", |m| m.cold, &ours);
-    let worst_cold = row(
-        "Muster, cold, every object different in every cluster",
-        |m| m.cold,
-        &worst,
-    );
-    let commit = row(
-        "Muster, after a commit to one app (its objects only)",
+    let cold = per_second("Muster, cold", |m| m.cold, &usual);
+    let worst = per_second("Muster, cold, no object like another", |m| m.cold, &worst);
+    let commit = per_second(
+        "Muster, after a commit to one app: its objects",
         |m| m.commit,
-        &ours,
+        &usual,
     );
     let commit_ms = Row::new(
-        "Muster, after a commit to one app: until all bundles are known",
+        "Muster, after a commit to one app: until all is known",
         "ms",
-        ours.iter().map(|m| m.commit_ms).collect(),
+        usual.iter().map(|m| m.commit_ms).collect(),
     );
-    let engine_row = |what: &str, figure: fn(&Engine) -> f64| {
-        Row::new(what, PER_SECOND, engines.iter().map(figure).collect())
-    };
-    let peers = [
-        engine_row("Helm's engine in process, text only", |e| {
-            e.objects / e.text_seconds
-        }),
-        engine_row("Helm's engine in process, text read into objects", |e| {
-            e.objects / e.object_seconds
-        }),
-        Row::new("`helm template`, whole processes", PER_SECOND, helms),
-        Row::new("`kustomize build`, whole processes", PER_SECOND, kustomizes),
-    ]
-    .map(|row| row.beside(&cold));
-    let against_worst = engines_ratio(&worst_cold, &peers);
-    let helm_memory = engines
-        .iter()
-        .map(|e| e.peak_memory_kib)
-        .fold(0.0, f64::max)
-        / 1024.0;
-    let notes = vec![
+    let mut notes = vec![
         format!(
-            "{} apps by {} clusters in {} regions, {OBJECTS} objects each: {} objects. A Deployment \
-             depends on its region, a ConfigMap on its cluster, the rest on the app alone; a template \
-             is run again only where something that it read is different.",
+            "{} apps by {} clusters in {} regions, {OBJECTS} objects each. A Deployment depends on its \
+             region, a ConfigMap on its cluster, the rest on the app alone; a template is run again \
+             only where something that it read is different. In the row \"no object like another\" \
+             every object names its cluster, so that nothing can be shared.",
             FLEET.apps,
             FLEET.clusters(),
             FLEET.regions,
-            FLEET.objects(),
         ),
-        "Muster: files in memory to checked, placed, encoded and hashed bundles of all clusters, with \
-         values layered; nothing is kept from one round to the next."
+        "Muster: from files in memory to checked, placed, encoded and hashed bundles of all clusters, \
+         values layered on the way; nothing is kept from one round to the next."
             .to_owned(),
         format!(
-            "Where every object differs in every cluster, nothing can be shared: Muster is then \
-             {against_worst}."
-        ),
-        format!(
-            "Helm v3.22.0 in process: charts loaded and values merged before the clock starts, {} \
-             releases a round. Whole processes: {PROCESS_PAIRS} releases a round with Helm v3.22.0 and \
-             Kustomize v5.8.2 (base and overlay). All use every core; {repeat} rounds in turn, after \
-             one that does not count.",
-            sample.engine_releases().len(),
-        ),
-        format!(
-            "Before the rounds, {same} objects were rendered by all three and compared: they are equal."
-        ),
-        format!(
-            "Peak memory: Muster {memory:.0} MiB for the whole fleet and a commit ({before:.0} MiB \
-             before it began), Helm's engine {helm_memory:.0} MiB for its sample."
+            "Muster's peak memory for the whole fleet and a commit: {:.0} MiB ({:.0} MiB \
+             before it began).",
+            memory.after, memory.before
         ),
     ];
-    let mut rows = vec![cold, worst_cold, commit, commit_ms];
-    rows.extend(peers);
-    Ok(Section::new(
-        "render",
-        format!("Rendering {} objects", FLEET.objects()),
-        rows,
-        notes,
-    ))
+    let mut rows = Vec::new();
+    if let Some(peers) = peers {
+        notes.extend(peers.notes(repeat, &worst));
+        rows.extend(peers.rows().map(|row| row.beside(&cold)));
+    }
+    rows.splice(0..0, [cold, worst, commit, commit_ms]);
+    let title = format!("Rendering {} objects", FLEET.objects());
+    Ok(Section::new("render", title, rows, notes))
 }
 
-/// How the worst case compares with Helm's engine, in words.
-fn engines_ratio(worst: &Row, peers: &[Row; 4]) -> String {
-    let [text, objects, ..] = peers;
-    format!(
-        "{:.1} times as fast as Helm's engine without and {:.1} times as fast as with reading its text",
-        worst.spread.median / text.spread.median,
-        worst.spread.median / objects.spread.median,
-    )
+/// What the peers took, round by round.
+struct Peers {
+    sample: Sample,
+    helm: PathBuf,
+    engine: PathBuf,
+    kustomize: PathBuf,
+    /// How many objects were found to be equal.
+    same: usize,
+    engines: Vec<Engine>,
+    helms: Vec<f64>,
+    kustomizes: Vec<f64>,
+}
+
+impl Peers {
+    /// Builds the peers and makes sure that they render what Muster renders.
+    fn new(sample: Sample) -> anyhow::Result<Self> {
+        let helm = Peer::Helm.build()?;
+        let engine = Peer::HelmEngine.build()?;
+        let kustomize = Peer::Kustomize.build()?;
+        let same = sample.compare(&helm, &sample.helm_runs())?;
+        sample.compare(&kustomize, &sample.kustomize_runs())?;
+        eprintln!("{same} objects of Muster, Helm and Kustomize are equal");
+        Ok(Self {
+            sample,
+            helm,
+            engine,
+            kustomize,
+            same,
+            engines: Vec::new(),
+            helms: Vec::new(),
+            kustomizes: Vec::new(),
+        })
+    }
+
+    fn round(&mut self) -> anyhow::Result<()> {
+        let sample = &self.sample;
+        let processes = |program: &Path, runs: &[Vec<String>]| -> anyhow::Result<f64> {
+            let took = peers::time_all(program, runs)?;
+            Ok((runs.len() * OBJECTS) as f64 / took.as_secs_f64())
+        };
+        self.engines.push(sample.helm_engine(&self.engine)?);
+        self.helms.push(processes(&self.helm, &sample.helm_runs())?);
+        let kustomize = processes(&self.kustomize, &sample.kustomize_runs())?;
+        self.kustomizes.push(kustomize);
+        Ok(())
+    }
+
+    fn rows(&self) -> [Row; 4] {
+        let engine = |what: &str, seconds: fn(&Engine) -> f64| {
+            let samples = self.engines.iter().map(|e| e.objects / seconds(e));
+            Row::new(what, PER_SECOND, samples.collect())
+        };
+        let processes = |what: &str, samples: &[f64]| Row::new(what, PER_SECOND, samples.to_vec());
+        [
+            engine("Helm's engine in process, text alone", |e| e.text_seconds),
+            engine("Helm's engine in process, text read into objects", |e| {
+                e.object_seconds
+            }),
+            processes("`helm template`, a process a release", &self.helms),
+            processes("`kustomize build`, a process a release", &self.kustomizes),
+        ]
+    }
+
+    fn notes(&self, repeat: u32, worst: &Row) -> [String; 3] {
+        let [text, objects, ..] = self.rows();
+        let memory = self.engines.iter().map(|e| e.peak_memory_kib);
+        [
+            format!(
+                "Helm v3.22.0 in process: charts loaded and values merged before the clock starts, {} \
+                 releases a round, peak memory {:.0} MiB. Whole processes: {PROCESS_PAIRS} releases a \
+                 round with Helm v3.22.0 and Kustomize v5.8.2 (base and overlay). All use every core. \
+                 {repeat} rounds, in each of which everyone has a turn.",
+                self.sample.engine_releases().len(),
+                memory.fold(0.0, f64::max) / 1024.0,
+            ),
+            format!(
+                "The ratios are to Muster's first row. With no object like another Muster is {:.1} times \
+                 as fast as Helm's engine and {:.1} times as fast as with its text read into objects.",
+                worst.spread.median / text.spread.median,
+                worst.spread.median / objects.spread.median,
+            ),
+            format!(
+                "Before the rounds {} objects were rendered by all three and compared: they are equal.",
+                self.same
+            ),
+        ]
+    }
 }
 
 /// One round of Muster's figures.
@@ -229,8 +280,6 @@ struct Engine {
 /// The part of the fleet that peers render.
 struct Sample {
     dir: PathBuf,
-    helm: PathBuf,
-    kustomize: PathBuf,
     /// App, region and cluster of each whole process.
     pairs: Vec<(usize, usize, usize)>,
     /// What Muster renders for these.
@@ -238,7 +287,8 @@ struct Sample {
 }
 
 impl Sample {
-    fn new(dir: &Path, helm: &Path, kustomize: &Path) -> anyhow::Result<Self> {
+    fn new(dir: &Path) -> anyhow::Result<Self> {
+        write_charts(FLEET, dir)?;
         let repository = Repository::new(FLEET);
         let rendered = render(
             &mut Loader::default(),
@@ -272,8 +322,6 @@ impl Sample {
         }
         Ok(Self {
             dir: dir.to_owned(),
-            helm: helm.to_owned(),
-            kustomize: kustomize.to_owned(),
             pairs,
             wanted,
         })
@@ -308,31 +356,25 @@ impl Sample {
         self.pairs.iter().map(run).collect()
     }
 
-    /// Checks that all three render the same objects, and says how many.
-    fn compare(&self) -> anyhow::Result<usize> {
+    /// Checks that a peer renders the same objects, and says how many.
+    fn compare(&self, program: &Path, runs: &[Vec<String>]) -> anyhow::Result<usize> {
         let mut count = 0;
-        for (program, runs) in [
-            (&self.helm, self.helm_runs()),
-            (&self.kustomize, self.kustomize_runs()),
-        ] {
-            count = 0;
-            for (args, wanted) in runs.iter().zip(&self.wanted) {
-                let text = peers::output(program, args)?;
-                let parsed = muster_model::yaml::parse(&text).context("a peer prints bad YAML")?;
-                let found = parsed.into_iter().map(|node| node.into_json());
-                let found = by_kind(found.filter(|object| !object.is_null()))?;
-                let wanted = by_kind(wanted.iter().cloned())?;
-                for (kind, object) in &wanted {
-                    anyhow::ensure!(
-                        found.get(kind) == Some(object),
-                        "{} {args:?} renders another {kind}:\n{}\nthan muster:\n{object}",
-                        program.display(),
-                        found.get(kind).unwrap_or(&Value::Null),
-                    );
-                }
-                anyhow::ensure!(found.len() == wanted.len(), "{args:?} renders more objects");
-                count += wanted.len();
+        for (args, wanted) in runs.iter().zip(&self.wanted) {
+            let text = peers::output(program, args)?;
+            let parsed = muster_model::yaml::parse(&text).context("a peer prints bad YAML")?;
+            let found = parsed.into_iter().map(|node| node.into_json());
+            let found = by_kind(found.filter(|object| !object.is_null()))?;
+            let wanted = by_kind(wanted.iter().cloned())?;
+            for (kind, object) in &wanted {
+                anyhow::ensure!(
+                    found.get(kind) == Some(object),
+                    "{} {args:?} renders another {kind}:\n{}\nthan Muster:\n{object}",
+                    program.display(),
+                    found.get(kind).unwrap_or(&Value::Null),
+                );
             }
+            anyhow::ensure!(found.len() == wanted.len(), "{args:?} renders more objects");
+            count += wanted.len();
         }
         Ok(count)
     }
@@ -366,12 +408,6 @@ impl Sample {
         let expected = (releases.len() * OBJECTS) as f64;
         anyhow::ensure!(engine.objects == expected, "{} objects", engine.objects);
         Ok(engine)
-    }
-
-    /// Objects a second of a program that renders one release a run.
-    fn whole_processes(&self, program: &Path, runs: &[Vec<String>]) -> anyhow::Result<f64> {
-        let took = peers::time_all(program, runs)?;
-        Ok((runs.len() * OBJECTS) as f64 / took.as_secs_f64())
     }
 }
 

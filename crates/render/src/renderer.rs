@@ -32,9 +32,9 @@ pub struct RenderedBundle {
     pub bytes: Vec<u8>,
     /// How many objects it has.
     pub objects: usize,
-    /// Each object's identity as a hash, with the file that it comes from: what [`conflict`] compares.
-    identities: Vec<(u64, Arc<str>)>,
-    header: BundleHeader,
+    /// What it was joined from; bundles that look alike share parts.
+    parts: Vec<Arc<Part>>,
+    app: AppName,
 }
 
 impl RenderedBundle {
@@ -45,13 +45,12 @@ impl RenderedBundle {
     pub fn from_encoded(bytes: Vec<u8>) -> Result<Self, BundleError> {
         let bundle = Bundle::decode(&bytes)?;
         let file: Arc<str> = format!("apps/{} as it was last good", bundle.header.app).into();
-        let namespace = &bundle.header.namespace;
-        let own = |object: &Object| (identity(object, namespace), Arc::clone(&file));
+        let part = Part::new(&file, &bundle.header.namespace, bundle.objects);
         Ok(Self {
             hash: ContentHash::of(&bytes),
-            objects: bundle.objects.len(),
-            identities: bundle.objects.iter().map(own).collect(),
-            header: bundle.header,
+            objects: part.identities.len(),
+            parts: vec![Arc::new(part)],
+            app: bundle.header.app,
             bytes,
         })
     }
@@ -66,15 +65,42 @@ pub struct Rendered {
     pub problems: Vec<Problem>,
 }
 
-/// What one file gave for a context.
+/// The objects that one file gave for a context, encoded as they stand in a bundle.
 #[derive(Debug)]
-struct Output {
+struct Part {
     hash: ContentHash,
     file: Arc<str>,
-    objects: Vec<Object>,
+    /// A line break and an object, for each.
+    lines: String,
+    /// Each object's identity as a hash: what [`conflict`] compares.
+    identities: Vec<u64>,
 }
 
-type FileResult = Result<Arc<Output>, Arc<Vec<Problem>>>;
+impl Part {
+    fn new(file: &str, app_namespace: &str, objects: Vec<Object>) -> Self {
+        let size = objects.iter().map(|object| object.json.len() + 1).sum();
+        let mut lines = String::with_capacity(size);
+        for object in &objects {
+            lines.push('\n');
+            lines.push_str(&object.json);
+        }
+        Self {
+            hash: ContentHash::of(lines.as_bytes()),
+            file: file.into(),
+            lines,
+            identities: objects.iter().map(|o| identity(o, app_namespace)).collect(),
+        }
+    }
+
+    /// The name of an object, for a message.
+    fn name(&self, index: usize) -> String {
+        let line = self.lines.split('\n').nth(index + 1).unwrap_or_default();
+        let object = objects::read(line).ok().and_then(|mut found| found.pop());
+        object.map_or_else(String::new, |(_, object)| object.id.to_string())
+    }
+}
+
+type FileResult = Result<Arc<Part>, Arc<Vec<Problem>>>;
 
 /// One app at one state of its files: compiled templates and everything that they gave so far.
 #[derive(Debug)]
@@ -84,7 +110,8 @@ struct AppUnit {
     /// Files that can't be compiled or read at all.
     problems: Vec<Problem>,
     files: Vec<(TextFile, RwLock<Trie<FileResult>>)>,
-    manifests: Vec<Arc<Output>>,
+    manifests: Vec<Arc<Part>>,
+    namespace: String,
     values: BTreeMap<String, Arc<Layer>>,
     own_values: Arc<Layer>,
     facts: Arc<Layer>,
@@ -266,10 +293,17 @@ impl AppUnit {
         let scope = Scope::App(name.clone());
         let (templates, mut problems) =
             Templates::compile(&scope, model.lib.iter().chain(&app.templates));
+        let namespace = app.spec.namespace.as_deref().unwrap_or(name.as_str());
         let mut manifests = Vec::new();
         for file in &app.manifests {
             match objects::read(&file.text) {
-                Ok(found) => manifests.push(Arc::new(output(&file.path, found))),
+                Ok(found) => {
+                    manifests.push(Arc::new(Part::new(
+                        &file.path,
+                        namespace,
+                        objects_of(found),
+                    )));
+                }
                 Err(wrong) => problems.extend(wrong.into_iter().map(|wrong| {
                     explain(
                         Problem::new(scope.clone(), &file.path, &wrong.message),
@@ -282,7 +316,7 @@ impl AppUnit {
         let tier = model.tiers.get(&app.spec.tier);
         let facts = Layer::new(&map(json!({"app": {
             "name": name,
-            "namespace": app.spec.namespace.as_deref().unwrap_or(name.as_str()),
+            "namespace": namespace,
             "tier": app.spec.tier,
             "mode": app.spec.mode,
             "rpo": tier.map(|tier| &tier.rpo),
@@ -302,6 +336,7 @@ impl AppUnit {
                 .map(|file| (file.clone(), RwLock::default()))
                 .collect(),
             manifests,
+            namespace: namespace.to_owned(),
             values,
             own_values: Layer::new(&app.values),
             facts,
@@ -373,11 +408,11 @@ impl AppUnit {
         context: &Context,
         role: Role,
     ) -> Result<Arc<RenderedBundle>, Arc<Vec<Problem>>> {
-        let mut outputs = self.manifests.clone();
+        let mut parts = self.manifests.clone();
         let mut problems = Vec::new();
         for (file, trie) in &self.files {
             match self.file(file, trie, context) {
-                Ok(output) => outputs.push(output),
+                Ok(part) => parts.push(part),
                 Err(wrong) => problems.extend(wrong.iter().cloned()),
             }
         }
@@ -386,8 +421,8 @@ impl AppUnit {
         }
         let mut hasher = blake3::Hasher::new();
         hasher.update(role.as_str().as_bytes());
-        outputs.iter().for_each(|output| {
-            hasher.update(&output.hash.0);
+        parts.iter().for_each(|part| {
+            hasher.update(&part.hash.0);
         });
         let key = ContentHash(*hasher.finalize().as_bytes());
         let kept = self
@@ -400,7 +435,7 @@ impl AppUnit {
         if let Some(bundle) = kept {
             return Ok(bundle);
         }
-        let bundle = Arc::new(self.join(model, name, &outputs, role)?);
+        let bundle = Arc::new(self.join(model, name, parts, role)?);
         let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
         kept.by_outputs.insert(key, Arc::clone(&bundle));
         Ok(bundle)
@@ -410,56 +445,50 @@ impl AppUnit {
         &self,
         model: &Model,
         name: &AppName,
-        outputs: &[Arc<Output>],
+        parts: Vec<Arc<Part>>,
         role: Role,
     ) -> Result<RenderedBundle, Arc<Vec<Problem>>> {
-        let spec = model.apps.get(name).map(|app| &app.spec);
-        let namespace = spec
-            .and_then(|spec| spec.namespace.as_deref())
-            .unwrap_or(name.as_str());
-        let mut after = spec.map(|spec| spec.depends_on.clone()).unwrap_or_default();
+        let depends_on = model.apps.get(name).map(|app| app.spec.depends_on.clone());
+        let mut after = depends_on.unwrap_or_default();
         after.sort();
         after.dedup();
         let header = BundleHeader {
             app: name.clone(),
             role,
-            namespace: namespace.to_owned(),
+            namespace: self.namespace.clone(),
             after,
         };
-        let mut identities = Vec::new();
-        let mut seen: HashMap<u64, &Arc<str>> = HashMap::new();
+        let mut seen: HashMap<u64, &Part> = HashMap::new();
         let mut problems = Vec::new();
-        for output in outputs {
-            for object in &output.objects {
-                let identity = identity(object, namespace);
-                if let Some(first) = seen.insert(identity, &output.file) {
-                    let place = if first.as_ref() == output.file.as_ref() {
+        for part in &parts {
+            for (index, identity) in part.identities.iter().enumerate() {
+                if let Some(first) = seen.insert(*identity, part) {
+                    let place = if first.file == part.file {
                         "this file twice".to_owned()
                     } else {
-                        format!("{first} too")
+                        format!("{} too", first.file)
                     };
-                    let message = format!("{} stands in {place}", object.id);
-                    let problem = Problem::new(self.scope.clone(), &output.file, message);
+                    let message = format!("{} stands in {place}", part.name(index));
+                    let problem = Problem::new(self.scope.clone(), &part.file, message);
                     problems.push(problem.help("an app has an object once; remove one"));
                 }
-                identities.push((identity, Arc::clone(&output.file)));
             }
         }
         if !problems.is_empty() {
             return Err(Arc::new(problems));
         }
-        let objects = outputs
+        let objects = Vec::new();
+        let mut bytes = Bundle { header, objects }.encode();
+        bytes.reserve_exact(parts.iter().map(|part| part.lines.len()).sum());
+        parts
             .iter()
-            .flat_map(|output| output.objects.iter().cloned())
-            .collect();
-        let bundle = Bundle { header, objects };
-        let bytes = bundle.encode();
+            .for_each(|part| bytes.extend_from_slice(part.lines.as_bytes()));
         Ok(RenderedBundle {
             hash: ContentHash::of(&bytes),
-            objects: bundle.objects.len(),
+            objects: seen.len(),
             bytes,
-            identities,
-            header: bundle.header,
+            app: name.clone(),
+            parts,
         })
     }
 
@@ -480,7 +509,10 @@ impl AppUnit {
         let result = match written {
             Err(problem) => Err(Arc::new(vec![problem])),
             Ok(text) => match objects::read(&text) {
-                Ok(found) => Ok(Arc::new(output(&file.path, found))),
+                Ok(found) => {
+                    let part = Part::new(&file.path, &self.namespace, objects_of(found));
+                    Ok(Arc::new(part))
+                }
                 Err(wrong) => Err(Arc::new(
                     wrong
                         .iter()
@@ -550,18 +582,8 @@ fn explain(problem: Problem, text: &str, wrong: &NoObject) -> Problem {
     }
 }
 
-fn output(file: &str, found: Vec<(Pos, Object)>) -> Output {
-    let objects: Vec<Object> = found.into_iter().map(|(_, object)| object).collect();
-    let mut hasher = blake3::Hasher::new();
-    for object in &objects {
-        hasher.update(object.json.as_bytes());
-        hasher.update(b"\n");
-    }
-    Output {
-        hash: ContentHash(*hasher.finalize().as_bytes()),
-        file: file.into(),
-        objects,
-    }
+fn objects_of(found: Vec<(Pos, Object)>) -> Vec<Object> {
+    found.into_iter().map(|(_, object)| object).collect()
 }
 
 fn digest_of<'a>(layers: impl Iterator<Item = &'a Arc<Layer>>) -> Digest {
@@ -592,21 +614,19 @@ fn identity(object: &Object, app_namespace: &str) -> u64 {
 /// The first object that two bundles of one cluster both hold.
 #[must_use]
 pub fn conflict<'a>(bundles: impl Iterator<Item = &'a Arc<RenderedBundle>>) -> Option<Conflict> {
-    let mut owners: HashMap<u64, (&RenderedBundle, &Arc<str>)> = HashMap::new();
+    let mut owners: HashMap<u64, (&RenderedBundle, &Part)> = HashMap::new();
     for bundle in bundles {
-        for (index, (identity, file)) in bundle.identities.iter().enumerate() {
-            if let Some((other, other_file)) = owners.insert(*identity, (bundle, file)) {
-                let object = Bundle::decode(&bundle.bytes)
-                    .ok()
-                    .and_then(|decoded| decoded.objects.get(index).map(|o| o.id.to_string()))
-                    .unwrap_or_default();
-                return Some(Conflict {
-                    object,
-                    claims: [
-                        (other.header.app.clone(), Arc::clone(other_file)),
-                        (bundle.header.app.clone(), Arc::clone(file)),
-                    ],
-                });
+        for part in &bundle.parts {
+            for (index, identity) in part.identities.iter().enumerate() {
+                if let Some((other, other_part)) = owners.insert(*identity, (bundle, part)) {
+                    return Some(Conflict {
+                        object: part.name(index),
+                        claims: [
+                            (other.app.clone(), Arc::clone(&other_part.file)),
+                            (bundle.app.clone(), Arc::clone(&part.file)),
+                        ],
+                    });
+                }
             }
         }
     }

@@ -218,7 +218,15 @@ impl Agent {
     /// Joins a cluster and runs its agent.
     pub(crate) async fn join(hub: &Hub, cluster: &str) -> Self {
         let badge = Badge::new(hub, cluster).await;
-        Self::run(hub.address(), badge, Memory::new())
+        let agent = Self::run(hub.address(), badge, Memory::new());
+        // From here on the cluster counts where all are waited for.
+        let look = |status: &v1::Status| {
+            let joined = status.clusters.iter().find(|c| c.name == cluster);
+            ensure!(joined.is_some_and(|c| c.state() != v1::ClusterState::Unjoined));
+            Ok(())
+        };
+        hub.until("the agent has come", look).await;
+        agent
     }
 
     /// Joins all clusters of the fixture's fleet.

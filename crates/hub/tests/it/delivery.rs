@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::ensure;
-use muster_agent::Cluster as _;
 use muster_model::ids::Role;
 use muster_proto::v1;
+use muster_testkit::gitserver::GitRepo;
 
 use crate::{
     agents::Agent,
@@ -305,4 +305,37 @@ async fn a_cluster_that_leaves_the_fleet_and_comes_back_goes_on() {
     hub.until_synced(&back).await;
     assert_eq!(agent.memory.data("web"), r#"{"size":"4"}"#);
     assert!(agent.memory.generation() >= 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_that_was_never_good_is_told_and_then_begins() {
+    let repo = GitRepo::new().unwrap();
+    let hub = Hub::new(&repo).await;
+    let empty = |status: &v1::Status| {
+        let repo = status.repo.clone().unwrap_or_default();
+        ensure!(!repo.problem.is_empty());
+        Ok(repo.problem)
+    };
+    let problem = hub.until("an empty repository is told", empty).await;
+    assert!(
+        problem.ends_with("has no commit yet; push one"),
+        "{problem}"
+    );
+    let agent = Agent::join(&hub, "eu-2").await;
+    let mut files = fleet();
+    files.remove("fleet.yaml");
+    publish(&repo, "no fleet", files);
+    let told = |status: &v1::Status| {
+        let problem = status
+            .problems
+            .first()
+            .map(|problem| problem.message.clone());
+        problem.ok_or_else(|| anyhow::anyhow!("no problem"))
+    };
+    insta::assert_snapshot!(hub.until("what is missing is told", told).await, @"there is no fleet.yaml");
+    assert_eq!(agent.memory.generation(), 0);
+    let good = publish(&repo, "a fleet", fleet());
+    hub.until_synced(&good).await;
+    assert_eq!(agent.memory.data("web"), r#"{"size":"1"}"#);
+    assert_eq!(hub.status().await.problems, []);
 }

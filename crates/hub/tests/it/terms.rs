@@ -90,17 +90,16 @@ async fn a_token_from_before_a_restore_is_void() {
     let scratch = tempfile::tempdir().unwrap();
     let kept = scratch.path().join("backup.db");
     backup(&hub.config.store_path(), &kept).unwrap();
-    let (mut config, state) = {
-        let grpc = hub.addresses.grpc;
-        let (mut config, state) = hub.stop().await;
-        config.listen = grpc;
-        (config, state)
+    let grpc = hub.addresses.grpc;
+    let (config, state) = hub.stop().await;
+    let config = HubConfig {
+        listen: grpc,
+        ..config
     };
     let restoring = eventually("the store is free", SOON, async || {
         Ok(restore(&kept, &config.store_path())?)
     });
     restoring.await.unwrap();
-    config.advertise = None;
     let _hub = Hub::start(config, state).await;
     let csr = muster_pki::Key::generate().unwrap().request().unwrap();
     assert!(crate::agents::enrol_with(&token, &csr).await.is_err());
