@@ -7,6 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use indexmap::IndexMap;
 use minijinja::value::{Enumerator, Object, Serde, Value};
 use serde_json::Value as Json;
 
@@ -80,6 +81,27 @@ impl Layer {
 #[derive(Debug, Clone)]
 pub(crate) struct Overlay(Vec<Arc<Layer>>);
 
+/// What stands under a key of layers, topmost first: a leaf, or else the maps that lie over each other,
+/// which are none where there is nothing.
+fn leaf<'a>(
+    layers: &[&'a Arc<Layer>],
+    key: &str,
+    maps: &mut Vec<&'a Arc<Layer>>,
+) -> Option<(&'a Value, Digest)> {
+    maps.clear();
+    for layer in layers {
+        match layer.entries.get(key) {
+            None => {}
+            Some(Item::Map(map)) => maps.push(map),
+            // What stands below a scalar, a list or a removal is hidden by it; what stands above hides
+            // it in turn.
+            Some(Item::Leaf(value, digest)) if maps.is_empty() => return Some((value, *digest)),
+            Some(Item::Leaf(..) | Item::Removal) => break,
+        }
+    }
+    None
+}
+
 enum Seen<'a> {
     Absent,
     Leaf(&'a Value, Digest),
@@ -98,22 +120,11 @@ impl Overlay {
 
     fn get(&self, key: &str) -> Seen<'_> {
         let mut maps = Vec::new();
-        for layer in &self.0 {
-            match layer.entries.get(key) {
-                None => {}
-                Some(Item::Map(map)) => maps.push(Arc::clone(map)),
-                // What stands below a scalar, a list or a removal is hidden by it; what stands above
-                // hides it in turn.
-                Some(Item::Leaf(value, digest)) if maps.is_empty() => {
-                    return Seen::Leaf(value, *digest);
-                }
-                Some(Item::Leaf(..) | Item::Removal) => break,
-            }
-        }
-        if maps.is_empty() {
-            Seen::Absent
-        } else {
-            Seen::Map(Self(maps))
+        let layers: Vec<&Arc<Layer>> = self.0.iter().collect();
+        match leaf(&layers, key, &mut maps) {
+            Some((value, digest)) => Seen::Leaf(value, digest),
+            None if maps.is_empty() => Seen::Absent,
+            None => Seen::Map(Self(maps.into_iter().cloned().collect())),
         }
     }
 
@@ -127,21 +138,25 @@ impl Overlay {
         keys.into_iter().filter(there).cloned().collect()
     }
 
-    /// What a template would find there, without its being a read.
+    /// What a template would find there, without its being a read. This runs for every template in every
+    /// cluster at every commit, so it borrows where [`Overlay::get`] makes an overlay.
     fn observe(&self, read: &Read) -> Digest {
         let Some((last, parents)) = read.path.split_last() else {
             return self.keys_digest();
         };
-        let mut overlay = self.clone();
-        for part in parents {
-            match overlay.get(part) {
-                Seen::Map(next) => overlay = next,
-                Seen::Absent | Seen::Leaf(..) => return ABSENT,
+        let mut layers: Vec<&Arc<Layer>> = self.0.iter().collect();
+        let mut below = Vec::with_capacity(layers.len());
+        for key in parents {
+            if leaf(&layers, key, &mut below).is_some() || below.is_empty() {
+                return ABSENT;
             }
+            std::mem::swap(&mut layers, &mut below);
         }
-        match (overlay.get(last), read.what) {
-            (Seen::Map(map), What::Keys) => map.keys_digest(),
-            (seen, _) => seen.digest(),
+        match (leaf(&layers, last, &mut below), read.what) {
+            (Some((_, digest)), _) => digest,
+            (None, _) if below.is_empty() => ABSENT,
+            (None, What::Value) => MAP,
+            (None, What::Keys) => Self(below.into_iter().cloned().collect()).keys_digest(),
         }
     }
 
@@ -245,26 +260,19 @@ impl Context {
 
 /// Reads in the order of their first time, each with what it found.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Reads(Arc<Mutex<Vec<(Read, Digest)>>>);
+pub(crate) struct Reads(Arc<Mutex<IndexMap<Read, Digest>>>);
 
 impl Reads {
     fn add(&self, path: &Arc<[Arc<str>]>, what: What, found: Digest) {
+        let read = Read {
+            path: Arc::clone(path),
+            what,
+        };
         let mut reads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !reads
-            .iter()
-            .any(|(read, _)| read.what == what && read.path == *path)
-        {
-            reads.push((
-                Read {
-                    path: Arc::clone(path),
-                    what,
-                },
-                found,
-            ));
-        }
+        reads.entry(read).or_insert(found);
     }
 
-    pub(crate) fn take(&self) -> Vec<(Read, Digest)> {
+    pub(crate) fn take(&self) -> IndexMap<Read, Digest> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -29,7 +29,7 @@ impl<T: Clone> Trie<T> {
     }
 
     /// Keeps a result with all that was read for it.
-    pub(crate) fn insert(&mut self, reads: Vec<(Read, Digest)>, result: T) {
+    pub(crate) fn insert(&mut self, reads: impl IntoIterator<Item = (Read, Digest)>, result: T) {
         let mut node = self;
         for (read, found) in reads {
             if !matches!(node, Self::Ask(asked, _) if *asked == read) {

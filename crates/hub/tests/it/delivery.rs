@@ -8,7 +8,7 @@ use muster_proto::v1;
 use muster_testkit::gitserver::GitRepo;
 
 use crate::{
-    agents::Agent,
+    agents::{Agent, Badge, Memory},
     fixture::{Hub, config_map, document, fleet, publish, repository},
     raw::{Raw, hello},
 };
@@ -321,7 +321,8 @@ async fn a_fleet_that_was_never_good_is_told_and_then_begins() {
         problem.ends_with("has no commit yet; push one"),
         "{problem}"
     );
-    let agent = Agent::join(&hub, "eu-2").await;
+    let badge = Badge::new(&hub, "eu-2").await;
+    let agent = Agent::run(hub.address(), badge, Memory::new());
     let mut files = fleet();
     files.remove("fleet.yaml");
     publish(&repo, "no fleet", files);
@@ -335,6 +336,10 @@ async fn a_fleet_that_was_never_good_is_told_and_then_begins() {
     insta::assert_snapshot!(hub.until("what is missing is told", told).await, @"there is no fleet.yaml");
     assert_eq!(agent.memory.generation(), 0);
     let good = publish(&repo, "a fleet", fleet());
+    agent
+        .memory
+        .until("a generation", |memory| memory.generation() == 1)
+        .await;
     hub.until_synced(&good).await;
     assert_eq!(agent.memory.data("web"), r#"{"size":"1"}"#);
     assert_eq!(hub.status().await.problems, []);
