@@ -93,16 +93,7 @@ async fn follow(client: Client, seen: watch::Sender<(usize, Instant)>) -> anyhow
 
 /// Runs the whole of it.
 pub(crate) async fn run(muster: PathBuf, commits: usize) -> anyhow::Result<Commits> {
-    let mut fleet = Fleet::start(FleetOptions {
-        muster,
-        clusters: CLUSTERS
-            .map(|(name, region)| (name.to_owned(), region.to_owned()))
-            .to_vec(),
-        nodes: 0,
-        directory: None,
-        hub_arguments: Vec::new(),
-    })
-    .await?;
+    let mut fleet = Fleet::start(FleetOptions::new(muster, &CLUSTERS)).await?;
     let mut files = vec![
         ("fleet.yaml".to_owned(), document("Fleet", "commits", "{}")),
         (

@@ -255,14 +255,7 @@ async fn join(
 
 /// Runs the whole of it with this many agents.
 pub(crate) async fn run(muster: PathBuf, agents: usize, commits: usize) -> anyhow::Result<Fanout> {
-    let mut fleet = Fleet::start(FleetOptions {
-        muster,
-        clusters: Vec::new(),
-        nodes: 0,
-        directory: None,
-        hub_arguments: Vec::new(),
-    })
-    .await?;
+    let mut fleet = Fleet::start(FleetOptions::new(muster, &[])).await?;
     let files = files(agents);
     let listed: Vec<(&str, &str)> = files
         .iter()

@@ -236,7 +236,7 @@ impl<'a> Reader<'a> {
 
     fn map(&mut self, depth: usize) -> Result<Yaml, YamlError> {
         let mut entries: Vec<(String, Pos, Node)> = Vec::new();
-        let mut seen: HashMap<String, Pos> = HashMap::new();
+        let mut index = Index::default();
         let mut merges = Vec::new();
         loop {
             let (event, span) = self.next()?;
@@ -262,7 +262,7 @@ impl<'a> Reader<'a> {
                     return Err(YamlError { at, message });
                 }
             };
-            if let Some(first) = seen.insert(key.clone(), at) {
+            if let Some(first) = index.find(&entries, &key) {
                 let message = format!("the key {key:?} stands twice in this map, first at {first}");
                 return Err(YamlError { at, message });
             }
@@ -285,13 +285,33 @@ impl<'a> Reader<'a> {
                     });
                 };
                 for (key, at, node) in inherited {
-                    if seen.insert(key.clone(), at).is_none() {
+                    if index.find(&entries, &key).is_none() {
                         entries.push((key, at, node));
                     }
                 }
             }
         }
         Ok(Yaml::Map(entries))
+    }
+}
+
+/// Finds keys of a map that is being read: few by looking through them, many by a table.
+#[derive(Default)]
+struct Index(HashMap<String, Pos>);
+
+impl Index {
+    const FEW: usize = 16;
+
+    /// Where a key stands among the entries so far, which only grow.
+    fn find(&mut self, entries: &[(String, Pos, Node)], key: &str) -> Option<Pos> {
+        if entries.len() <= Self::FEW {
+            let mut entries = entries.iter();
+            return entries.find(|(k, ..)| k == key).map(|(_, at, _)| *at);
+        }
+        let known = self.0.len();
+        self.0
+            .extend(entries[known..].iter().map(|(k, at, _)| (k.clone(), *at)));
+        self.0.get(key).copied()
     }
 }
 

@@ -162,7 +162,7 @@ async fn bring_up(
         clusters,
         nodes: args.nodes,
         directory: args.dir.clone(),
-        hub_arguments: Vec::new(),
+        usual_ports: true,
     };
     let mut fleet = Fleet::start(options).await?;
     progress.done(&format!("{count} Kubernetes clusters are up"));

@@ -232,12 +232,8 @@ impl Context {
     /// A value for a template, and what it reads while it is used.
     pub(crate) fn recorded(&self) -> (Value, Reads) {
         let reads = Reads::default();
-        let tracked = Tracked {
-            path: Arc::new([]),
-            overlay: self.0.clone(),
-            reads: reads.clone(),
-        };
-        (Value::from_object(tracked), reads)
+        let root = Tracked::new(Arc::new([]), self.0.clone(), reads.clone());
+        (Value::from_object(root), reads)
     }
 
     /// The keys of the map at a path, which count as read.
@@ -281,6 +277,20 @@ struct Tracked {
     path: Arc<[Arc<str>]>,
     overlay: Overlay,
     reads: Reads,
+    /// What was read here before: templates ask for the same few things again and again, and only
+    /// the first time counts.
+    found: Mutex<Vec<(Arc<str>, Option<Value>)>>,
+}
+
+impl Tracked {
+    fn new(path: Arc<[Arc<str>]>, overlay: Overlay, reads: Reads) -> Self {
+        Self {
+            path,
+            overlay,
+            reads,
+            found: Mutex::default(),
+        }
+    }
 }
 
 impl fmt::Debug for Tracked {
@@ -295,24 +305,24 @@ impl Object for Tracked {
     }
 
     fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
-        let path: Arc<[Arc<str>]> = self
-            .path
-            .iter()
-            .cloned()
-            .chain([Arc::from(key)])
-            .collect::<Vec<_>>()
-            .into();
-        let seen = self.overlay.get(key);
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, value)) = found.iter().find(|(known, _)| **known == *key) {
+            return value.clone();
+        }
+        let key: Arc<str> = Arc::from(key);
+        let path: Arc<[Arc<str>]> = self.path.iter().chain([&key]).cloned().collect();
+        let seen = self.overlay.get(&key);
         self.reads.add(&path, What::Value, seen.digest());
-        match seen {
+        let value = match seen {
             Seen::Absent => None,
             Seen::Leaf(value, _) => Some(value.clone()),
-            Seen::Map(overlay) => Some(Value::from_object(Self {
-                path,
-                overlay,
-                reads: self.reads.clone(),
-            })),
-        }
+            Seen::Map(overlay) => {
+                let map = Self::new(path, overlay, self.reads.clone());
+                Some(Value::from_object(map))
+            }
+        };
+        found.push((key, value.clone()));
+        value
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {

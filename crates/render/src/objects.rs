@@ -4,6 +4,7 @@ use muster_model::{
     bundle::{Gvk, Object, ObjectRef},
     yaml::{self, Node, Pos, Yaml},
 };
+use serde::{Serialize, Serializer};
 
 /// The largest object that etcd takes with its default limit, in bytes.
 const MAX_OBJECT_BYTES: usize = 1_536 * 1024;
@@ -131,8 +132,11 @@ fn object(node: &Node) -> Result<Object, NoObject> {
             }
         },
     };
-    let mut json = String::new();
-    write(node, &mut json);
+    let json = serde_json::to_string(&Compact(node)).map_err(|error| NoObject {
+        at: node.at,
+        message: format!("this {kind} can't be written as JSON: {error}"),
+        help: None,
+    })?;
     if json.len() > MAX_OBJECT_BYTES {
         let message = format!(
             "this {kind} has {:.1} MiB; a cluster takes objects of up to 1.5 MiB",
@@ -157,35 +161,23 @@ fn object(node: &Node) -> Result<Object, NoObject> {
 
 /// Compact JSON with sorted keys. Keys without a value are left out: `annotations:` with nothing below
 /// means none, and an API server refuses null for most fields.
-fn write(node: &Node, out: &mut String) {
-    match &node.value {
-        Yaml::Scalar(value) => out.push_str(&value.to_string()),
-        Yaml::Seq(items) => {
-            out.push('[');
-            for (i, item) in items.iter().enumerate() {
-                if i > 0 {
-                    out.push(',');
-                }
-                write(item, out);
+struct Compact<'a>(&'a Node);
+
+impl Serialize for Compact<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.0.value {
+            Yaml::Scalar(value) => value.serialize(serializer),
+            Yaml::Seq(items) => serializer.collect_seq(items.iter().map(Compact)),
+            Yaml::Map(entries) => {
+                let there = entries.iter().filter(|(.., node)| !node.is_null());
+                let mut sorted: Vec<_> = there.collect();
+                sorted.sort_unstable_by(|(a, ..), (b, ..)| a.cmp(b));
+                serializer.collect_map(
+                    sorted
+                        .into_iter()
+                        .map(|(key, _, node)| (key, Compact(node))),
+                )
             }
-            out.push(']');
-        }
-        Yaml::Map(entries) => {
-            let mut sorted: Vec<_> = entries
-                .iter()
-                .filter(|(.., node)| !node.is_null())
-                .collect();
-            sorted.sort_by(|(a, ..), (b, ..)| a.cmp(b));
-            out.push('{');
-            for (i, (key, _, value)) in sorted.into_iter().enumerate() {
-                if i > 0 {
-                    out.push(',');
-                }
-                out.push_str(&serde_json::Value::from(key.as_str()).to_string());
-                out.push(':');
-                write(value, out);
-            }
-            out.push('}');
         }
     }
 }

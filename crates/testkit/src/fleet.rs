@@ -33,8 +33,23 @@ pub struct FleetOptions {
     pub nodes: usize,
     /// Where everything is kept; a temporary directory that ends with the fleet where `None`.
     pub directory: Option<PathBuf>,
-    /// More arguments for the hub.
-    pub hub_arguments: Vec<String>,
+    /// The hub's usual ports where they are free, so that commands need no address. Not for tests: two
+    /// at a time would both find them free.
+    pub usual_ports: bool,
+}
+
+impl FleetOptions {
+    /// Control planes without nodes, in a temporary directory.
+    pub fn new(muster: impl Into<PathBuf>, clusters: &[(&str, &str)]) -> Self {
+        let named = |(name, region): &(&str, &str)| ((*name).to_owned(), (*region).to_owned());
+        Self {
+            muster: muster.into(),
+            clusters: clusters.iter().map(named).collect(),
+            nodes: 0,
+            directory: None,
+            usual_ports: false,
+        }
+    }
 }
 
 /// A running fleet.
@@ -72,6 +87,11 @@ impl Fleet {
             });
         let clusters = Cluster::start_many(wanted.collect()).await?;
         let repo = GitRepo::at(scratch.path())?;
+        let ports = if options.usual_ports {
+            (preferred(7443)?, preferred(7480)?)
+        } else {
+            (ports::free()?, ports::free()?)
+        };
         Ok(Self {
             repo,
             clusters: clusters
@@ -81,7 +101,7 @@ impl Fleet {
             hub: None,
             agents: BTreeMap::new(),
             tokens: BTreeMap::new(),
-            ports: (preferred(7443)?, preferred(7480)?),
+            ports,
             scratch,
             options,
         })
@@ -160,20 +180,22 @@ impl Fleet {
         command
             .arg("--listen")
             .arg(format!("127.0.0.1:{}", self.ports.0));
-        command
-            .arg("--http")
-            .arg(self.http())
-            .args(&self.options.hub_arguments);
+        command.arg("--http").arg(self.http());
         let hub = self.hub.insert(Process::spawn(
             "hub",
             command,
             &self.scratch.path().join("hub.log"),
         )?);
-        let address = format!("127.0.0.1:{}", self.ports.1);
+        let (address, login) = (
+            format!("127.0.0.1:{}", self.ports.1),
+            self.scratch.path().join("hub/admin.yaml"),
+        );
         eventually("the hub", START_WITHIN, async || {
             if let Err(error) = hub.check() {
                 return Ok(Err(error));
             }
+            let login = login.exists();
+            anyhow::ensure!(login, "the hub has written no login yet");
             let page = get(&address, "/readyz").await?;
             anyhow::ensure!(page.starts_with("HTTP/1.1 200"), "{page}");
             Ok(Ok(()))

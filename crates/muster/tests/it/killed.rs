@@ -229,17 +229,8 @@ async fn killed_at_random_every_cluster_ends_at_the_last_commit() -> anyhow::Res
     let seed: u64 = seed.unwrap_or_else(rand::random);
     println!("MUSTER_SEED={seed} runs the same kills again");
     let mut random = StdRng::seed_from_u64(seed);
-    let clusters = CLUSTERS
-        .map(|(name, region)| (name.to_owned(), region.to_owned()))
-        .to_vec();
-    let mut fleet = Fleet::start(FleetOptions {
-        muster: env!("CARGO_BIN_EXE_muster").into(),
-        clusters,
-        nodes: 0,
-        directory: None,
-        hub_arguments: Vec::new(),
-    })
-    .await?;
+    let mut fleet =
+        Fleet::start(FleetOptions::new(env!("CARGO_BIN_EXE_muster"), &CLUSTERS)).await?;
     let mut story = Story::first(&fleet, StdRng::seed_from_u64(seed ^ 1))?;
     fleet.start_hub().await?;
     fleet.start_agents()?;

@@ -23,13 +23,10 @@ fn document(kind: &str, name: &str, spec: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_upstream_manifests_are_applied_as_they_are() -> anyhow::Result<()> {
-    let mut fleet = Fleet::start(FleetOptions {
-        muster: env!("CARGO_BIN_EXE_muster").into(),
-        clusters: vec![("one".to_owned(), "east".to_owned())],
-        nodes: 0,
-        directory: None,
-        hub_arguments: Vec::new(),
-    })
+    let mut fleet = Fleet::start(FleetOptions::new(
+        env!("CARGO_BIN_EXE_muster"),
+        &[("one", "east")],
+    ))
     .await?;
     let place = "{location: {continent: EU, country: IE, latitude: 53.3, longitude: -6.2}}";
     let mut files = vec![
