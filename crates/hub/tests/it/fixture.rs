@@ -282,6 +282,19 @@ impl Hub {
         self.count("muster_hub_refused_total", &label).await
     }
 
+    /// How often somebody was turned away for a reason, once that is more than it was: under TLS 1.3 a
+    /// client may know that it was refused a moment before the hub has counted it.
+    pub(crate) async fn refused_again(&self, reason: &str, before: u64) -> u64 {
+        let what = format!("more than {before} refusals for {reason}");
+        eventually(&what, Duration::from_secs(10), async || {
+            let now = self.refused(reason).await;
+            anyhow::ensure!(now > before, "{now}");
+            Ok(now)
+        })
+        .await
+        .unwrap()
+    }
+
     /// A request to the plain HTTP side: the answer's code and text.
     pub(crate) async fn http(&self, method: &str, path: &str, headers: &[&str]) -> (u16, String) {
         let mut stream = TcpStream::connect(self.addresses.http).await.unwrap();
