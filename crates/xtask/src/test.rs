@@ -190,6 +190,8 @@ struct Tally {
     count: Count,
     /// The test program that runs, until its result is there.
     suite: Option<String>,
+    /// The crate whose unit tests ran last.
+    crate_name: String,
     failures: Vec<String>,
     /// Tests whose failure was said already: names are printed twice.
     named: BTreeSet<String>,
@@ -209,7 +211,7 @@ impl Tally {
         let suite = line
             .strip_prefix("Running ")
             .filter(|rest| rest.ends_with(')'))
-            .map(suite_name)
+            .map(|rest| self.suite_name(rest))
             .or_else(|| {
                 line.strip_prefix("Doc-tests ")
                     .map(|name| format!("{name}: examples"))
@@ -244,6 +246,23 @@ impl Tally {
         None
     }
 
+    /// `unittests src/lib.rs (target/debug/deps/muster_model-0123)` as `muster_model: src/lib.rs`. The
+    /// integration tests of all crates have the same names; they follow their crate's unit tests.
+    fn suite_name(&mut self, rest: &str) -> String {
+        let (what, program) = rest.split_once(" (").unwrap_or((rest, ""));
+        let program = program.trim_end_matches(')').rsplit('/').next();
+        let program = program.unwrap_or_default();
+        let program = program.rsplit_once('-').map_or(program, |(name, _)| name);
+        match what.strip_prefix("unittests ") {
+            Some(file) => {
+                self.crate_name = program.to_owned();
+                format!("{program}: {file}")
+            }
+            None if self.crate_name.is_empty() => format!("{program}: {what}"),
+            None => format!("{}: {what}", self.crate_name),
+        }
+    }
+
     /// A program that ended without a result was killed or crashed: a failure that no test reports.
     fn lost(&mut self) {
         if let Some(suite) = self.suite.take() {
@@ -260,18 +279,6 @@ impl Tally {
             self.failures.push("cargo test".to_owned());
         }
     }
-}
-
-/// `unittests src/lib.rs (target/debug/deps/muster_model-0123)` as `muster_model: src/lib.rs`.
-fn suite_name(rest: &str) -> String {
-    let (what, program) = rest.split_once(" (").unwrap_or((rest, ""));
-    let program = program
-        .trim_end_matches(')')
-        .rsplit('/')
-        .next()
-        .unwrap_or_default();
-    let program = program.rsplit_once('-').map_or(program, |(name, _)| name);
-    format!("{program}: {}", what.trim_start_matches("unittests "))
 }
 
 /// A line without its colours.
@@ -315,14 +322,14 @@ mod tests {
                 failed: 1
             }
         );
-        assert_eq!(tally.failures, ["it: tests/it/main.rs: killed"]);
+        assert_eq!(tally.failures, ["muster_model: tests/it/main.rs: killed"]);
         assert_eq!(
             events,
             [
                 Event::Started,
                 Event::Ended("muster_model: src/lib.rs".into()),
                 Event::Started,
-                Event::Ended("it: tests/it/main.rs".into()),
+                Event::Ended("muster_model: tests/it/main.rs".into()),
                 Event::Started,
                 Event::Ended("muster_model: examples".into()),
             ]
