@@ -33,7 +33,6 @@ pub(crate) struct Row {
     pub(crate) spread: Spread,
     /// How many times better the benchmark's own figure is than this one.
     pub(crate) ratio: Option<f64>,
-    samples: Vec<f64>,
 }
 
 /// Where samples lie.
@@ -70,7 +69,6 @@ impl Row {
             unit,
             spread: Spread::of(&samples),
             ratio: None,
-            samples,
         }
     }
 
