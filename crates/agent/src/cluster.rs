@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeMap, future::Future, sync::Arc};
 
-use muster_model::ids::{AppName, ContentHash, Role};
+use muster_model::{
+    ids::{AppName, ContentHash, Role},
+    policy::PruneOrders,
+};
 use muster_plan::delivery::{Known, Numbered, Term};
 use muster_proto::v1;
 use prost::Message as _;
@@ -18,6 +21,8 @@ pub struct Arrived {
     pub term: Term,
     /// The hub's store.
     pub incarnation: String,
+    /// What it says about deleting.
+    pub prune: PruneOrders,
     /// The bundles in order.
     pub bundles: Vec<ArrivedBundle>,
 }

@@ -179,6 +179,7 @@ impl Cluster for RealCluster {
             hash: generation.number.content,
             term: generation.term,
             incarnation: generation.incarnation,
+            prune: generation.prune,
             bundles,
         };
         let kept = self.save(kept).await?;
@@ -241,6 +242,7 @@ fn standing(standing: &Standing) -> (&'static str, Option<&str>) {
         Standing::Applied => ("Applied", None),
         Standing::Waiting(why) => ("Waiting", Some(why)),
         Standing::Failed(why) => ("Failed", Some(why)),
+        Standing::Drifted(why) => ("Drifted", Some(why)),
     }
 }
 
@@ -342,6 +344,7 @@ fn app_report(bundle: &ObservedBundle) -> v1::AppReport {
         .filter_map(|object| match (&object.standing, object.health) {
             (Standing::Failed(why), _) => Some((0, object, Some(why.as_str()))),
             (_, Health::Degraded) => Some((1, object, object.message.as_deref())),
+            (Standing::Drifted(why), _) => Some((1, object, Some(why.as_str()))),
             (Standing::Waiting(why), _) => Some((2, object, Some(why.as_str()))),
             (Standing::Applied, Health::Progressing | Health::Missing) => {
                 Some((3, object, object.message.as_deref()))

@@ -3,7 +3,10 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use muster_model::ids::{ClusterName, ContentHash, Generation};
+use muster_model::{
+    ids::{ClusterName, ContentHash, Generation},
+    policy::PruneOrders,
+};
 use muster_plan::delivery::{Acceptance, Numbered, Refusal, Term, accept_generation, accept_term};
 use muster_proto::{PROTOCOL_VERSION, VERSION, v1};
 use tokio::sync::mpsc;
@@ -294,6 +297,7 @@ impl<C: Cluster> Stream<'_, C> {
                 number,
                 term,
                 incarnation,
+                prune: PruneOrders::default(),
                 bundles,
             })
             .await?;

@@ -28,6 +28,8 @@ pub enum Standing {
     Waiting(String),
     /// The API server refused it, for the reason given.
     Failed(String),
+    /// It is not as it was applied, in these fields, and is left so because its app says so.
+    Drifted(String),
 }
 
 /// One object of a bundle.
@@ -56,6 +58,8 @@ pub struct Counts {
     pub waiting: usize,
     /// Refused.
     pub failed: usize,
+    /// Left as they drifted.
+    pub drifted: usize,
     /// Healthy or suspended.
     pub healthy: usize,
 }
@@ -75,6 +79,8 @@ pub struct ObservedBundle {
     pub counts: Counts,
     /// The worst health of its objects.
     pub health: Health,
+    /// The latest drift of its objects, newest last; bounded.
+    pub drifts: Vec<DriftEvent>,
 }
 
 /// An object that is no longer wanted and not gone.
@@ -86,6 +92,32 @@ pub struct Leftover {
     pub app: AppName,
     /// Why it is still there.
     pub message: String,
+}
+
+/// Objects of one app that are no longer wanted and wait for a person's approval to be deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    /// The app that they came from.
+    pub app: AppName,
+    /// Names exactly this set of objects, by their UIDs: an approval is for it and no other.
+    pub set: ContentHash,
+    /// Why they are not simply deleted.
+    pub reason: String,
+    /// The objects.
+    pub objects: Vec<ObjectRef>,
+}
+
+/// An object that was found to be not as it was applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DriftEvent {
+    /// When it was found, in seconds since 1970.
+    pub at: u64,
+    /// Which object.
+    pub id: ObjectRef,
+    /// Its fields with what they were and should be; without the values of a Secret.
+    pub difference: String,
+    /// Whether it was put back.
+    pub corrected: bool,
 }
 
 /// The level of everything that is observed. An `Arc` that is the same as before has not changed.
@@ -101,6 +133,8 @@ pub struct Observed {
     pub bundles: Vec<Arc<ObservedBundle>>,
     /// What is not wanted and not gone, by app and object.
     pub leftovers: Vec<Leftover>,
+    /// What is not wanted and waits for an approval, by app.
+    pub holds: Vec<Hold>,
 }
 
 /// What a watch saw.
@@ -314,6 +348,7 @@ impl Board {
             problem: state.problem.clone(),
             bundles: state.published.clone(),
             leftovers: state.leftovers.values().cloned().collect(),
+            holds: Vec::new(),
         }
     }
 }
@@ -332,6 +367,7 @@ fn observe(section: &Section, objects: &HashMap<Identity, Object>) -> ObservedBu
             Standing::Applied => counts.applied += 1,
             Standing::Waiting(_) => counts.waiting += 1,
             Standing::Failed(_) => counts.failed += 1,
+            Standing::Drifted(_) => counts.drifted += 1,
         }
         counts.healthy += usize::from(matches!(health, Health::Healthy | Health::Suspended));
         ObservedObject {
@@ -350,6 +386,7 @@ fn observe(section: &Section, objects: &HashMap<Identity, Object>) -> ObservedBu
         health: worst_of(objects.iter().map(|object| object.health)),
         objects,
         counts,
+        drifts: Vec::new(),
     }
 }
 
@@ -370,9 +407,10 @@ fn health(object: &Object) -> Assessment {
         }
         (Some(seen), _) => seen.assessment.clone(),
         (None, Standing::Applied) => say(Health::Progressing, "it has not been observed yet"),
-        (None, Standing::Waiting(message) | Standing::Failed(message)) => {
-            say(Health::Missing, message)
-        }
+        (
+            None,
+            Standing::Waiting(message) | Standing::Failed(message) | Standing::Drifted(message),
+        ) => say(Health::Missing, message),
         (None, Standing::Pending) => Assessment {
             health: Health::Missing,
             message: None,

@@ -16,6 +16,7 @@ use kube::{
 use muster_model::{
     bundle::{Bundle, BundleError},
     ids::{AppName, ContentHash, Generation, Role},
+    policy::PruneOrders,
 };
 use muster_plan::delivery::Term;
 use serde::{Deserialize, Serialize};
@@ -96,6 +97,8 @@ pub struct Kept {
     pub term: Term,
     /// The incarnation of that hub's store.
     pub incarnation: String,
+    /// What it says about deleting.
+    pub prune: PruneOrders,
     /// The bundles, in the hub's order.
     pub bundles: Vec<KeptBundle>,
 }
@@ -112,6 +115,9 @@ pub struct Pointer {
     pub term: Term,
     /// The incarnation of that hub's store.
     pub incarnation: String,
+    /// What it says about deleting.
+    #[serde(default)]
+    pub prune: PruneOrders,
     bundles: Vec<Listed>,
 }
 
@@ -226,6 +232,7 @@ impl KeptStore {
             hash: pointer.hash,
             term: pointer.term,
             incarnation: pointer.incarnation.clone(),
+            prune: pointer.prune.clone(),
             bundles,
         }))
     }
@@ -371,6 +378,7 @@ impl KeptStore {
             hash: kept.hash,
             term: kept.term,
             incarnation: kept.incarnation.clone(),
+            prune: kept.prune.clone(),
             bundles: kept.bundles.iter().map(Listed::of).collect(),
         };
         // A second time when an answer was lost or another process was faster; it has to be asked

@@ -16,7 +16,9 @@ mod packed;
 mod slim;
 
 pub use applier::{Applier, StartError};
-pub use board::{Counts, Leftover, Observed, ObservedBundle, ObservedObject, Standing};
+pub use board::{
+    Counts, DriftEvent, Hold, Leftover, Observed, ObservedBundle, ObservedObject, Standing,
+};
 pub use cluster::{RequestError, connect};
 pub use engine::Config;
 pub use inventory::InventoryError;

@@ -6,7 +6,10 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{AppName, ContentHash, Role};
+use crate::{
+    ids::{AppName, ContentHash, Role},
+    policy::Policy,
+};
 
 /// An object's type: group, version and kind.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -113,6 +116,12 @@ pub struct BundleHeader {
     /// Apps of the same cluster that are applied before it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<AppName>,
+    /// The name that the app had before, whose objects are now its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub formerly: Option<AppName>,
+    /// How its objects are applied, kept and judged.
+    #[serde(default, skip_serializing_if = "Policy::is_default")]
+    pub policy: Policy,
 }
 
 /// One app's objects within a generation.
@@ -229,6 +238,8 @@ mod tests {
                 role: Role::Primary,
                 namespace: "wiki".into(),
                 after: vec!["crds".parse().unwrap()],
+                formerly: None,
+                policy: Policy::default(),
             },
             objects: vec![Object {
                 id: ObjectRef {

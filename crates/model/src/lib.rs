@@ -3,9 +3,11 @@
 
 pub mod bundle;
 mod decode;
+pub mod health;
 pub mod ids;
 pub mod kinds;
 pub mod load;
+pub mod policy;
 pub mod problem;
 pub mod tree;
 pub mod values;

@@ -6,51 +6,9 @@
 mod conventions;
 mod workload;
 
-use std::fmt;
-
+pub use muster_model::health::Health;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-
-/// How well an object is, from the best to the worst.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
-pub enum Health {
-    /// It does what it should.
-    #[default]
-    Healthy,
-    /// Somebody stopped it on purpose.
-    Suspended,
-    /// It is on its way.
-    Progressing,
-    /// It should exist and doesn't.
-    Missing,
-    /// It failed, or can't get on by itself.
-    Degraded,
-    /// It can't be told.
-    Unknown,
-}
-
-impl Health {
-    /// The word.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Healthy => "Healthy",
-            Self::Suspended => "Suspended",
-            Self::Progressing => "Progressing",
-            Self::Missing => "Missing",
-            Self::Degraded => "Degraded",
-            Self::Unknown => "Unknown",
-        }
-    }
-}
-
-impl fmt::Display for Health {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
 
 /// An object's health with what a person should know about it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

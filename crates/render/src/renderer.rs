@@ -9,6 +9,7 @@ use muster_model::{
     bundle::{Bundle, BundleError, BundleHeader, Conflict, Object},
     ids::{AppName, ClusterName, ContentHash, Epoch, Role},
     load::{App, Cluster, Model, Roles, TextFile},
+    policy::Policy,
     problem::{Problem, Scope},
     values::layer,
     yaml::Pos,
@@ -457,6 +458,8 @@ impl AppUnit {
             role,
             namespace: self.namespace.clone(),
             after,
+            formerly: None,
+            policy: Policy::default(),
         };
         let mut seen: HashMap<u64, &Part> = HashMap::new();
         let mut problems = Vec::new();

@@ -20,6 +20,7 @@ use muster_apply::{Applier, Config, Kept, KeptBundle, Observed, ObservedObject};
 use muster_model::{
     bundle::{Bundle, BundleHeader, Gvk, Object, ObjectRef},
     ids::{ContentHash, Generation, Role},
+    policy::{Policy, PruneOrders},
 };
 use muster_plan::delivery::Term;
 use muster_testkit::local::{Cluster, ClusterOptions};
@@ -230,6 +231,8 @@ pub(crate) fn bundle_after(
         role: Role::Active,
         namespace: namespace.into(),
         after: after.iter().map(|app| app.parse().unwrap()).collect(),
+        formerly: None,
+        policy: Policy::default(),
     };
     let bundle = Bundle {
         header,
@@ -252,6 +255,7 @@ pub(crate) fn kept(generation: u64, bundles: Vec<KeptBundle>) -> Kept {
             nonce: 7,
         },
         incarnation: "i".into(),
+        prune: PruneOrders::default(),
         bundles,
     }
 }
