@@ -2,7 +2,12 @@
 
 pub mod compose;
 pub mod delivery;
+pub mod drift;
+pub mod fields;
 pub mod health;
+pub mod ignore;
+pub mod immutable;
 pub mod order;
+pub mod ownership;
 pub mod placement;
 pub mod prune;

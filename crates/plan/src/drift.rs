@@ -1,0 +1,277 @@
+//! The difference between an object as it is and as it should be, field by field, for people.
+
+use std::fmt;
+
+use muster_model::bundle::ObjectRef;
+use serde_json::{Map, Value};
+
+/// What the API server keeps for itself, and what controllers say.
+const NOT_COMPARED: [&str; 6] = [
+    "/metadata/managedFields",
+    "/metadata/resourceVersion",
+    "/metadata/generation",
+    "/metadata/uid",
+    "/metadata/creationTimestamp",
+    "/status",
+];
+
+/// Changes that are written out.
+const SHOWN: usize = 8;
+/// Characters of a value that are written out.
+const LONGEST_VALUE: usize = 80;
+
+/// One field that differs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Where, as `.spec.containers[name="web"].image`.
+    pub path: String,
+    /// What it is; `None` where there is none.
+    pub live: Option<Value>,
+    /// What it should be; `None` where there should be none.
+    pub wanted: Option<Value>,
+}
+
+/// All fields that differ. The values of a Secret are left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// The fields, in order.
+    pub changes: Vec<Change>,
+    secret: bool,
+}
+
+impl Difference {
+    /// Compares an object as it is with the same object as the API server would make it.
+    #[must_use]
+    pub fn between(id: &ObjectRef, live: &Value, wanted: &Value) -> Self {
+        let mut changes = Vec::new();
+        compare(&mut String::new(), "", live, wanted, &mut changes);
+        Self {
+            changes,
+            secret: id.gvk.group.is_empty() && id.gvk.kind == "Secret",
+        }
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let show = |value: &Option<Value>| match value {
+            None => "(none)".to_owned(),
+            Some(_) if self.secret => "(hidden)".to_owned(),
+            Some(value) => shortened(&value.to_string()),
+        };
+        for (index, change) in self.changes.iter().take(SHOWN).enumerate() {
+            let separator = if index == 0 { "" } else { "; " };
+            let (live, wanted) = (show(&change.live), show(&change.wanted));
+            write!(
+                f,
+                "{separator}{} is {live}, should be {wanted}",
+                change.path
+            )?;
+        }
+        match self.changes.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more"),
+        }
+    }
+}
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(LONGEST_VALUE) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+fn compare(path: &mut String, pointer: &str, live: &Value, wanted: &Value, to: &mut Vec<Change>) {
+    if live == wanted || NOT_COMPARED.contains(&pointer) {
+        return;
+    }
+    match (live, wanted) {
+        (Value::Object(live), Value::Object(wanted)) => {
+            maps(path, pointer, live, wanted, to);
+        }
+        (Value::Array(live), Value::Array(wanted)) => lists(path, live, wanted, to),
+        _ => to.push(Change {
+            path: path.clone(),
+            live: Some(live.clone()),
+            wanted: Some(wanted.clone()),
+        }),
+    }
+}
+
+fn maps(
+    path: &mut String,
+    pointer: &str,
+    live: &Map<String, Value>,
+    wanted: &Map<String, Value>,
+    to: &mut Vec<Change>,
+) {
+    let mut names: Vec<&String> = live.keys().chain(wanted.keys()).collect();
+    names.sort();
+    names.dedup();
+    for name in names {
+        // Only the first two levels are left out anywhere.
+        let pointer = if pointer.len() < "/metadata/".len() {
+            format!("{pointer}/{name}")
+        } else {
+            pointer.to_owned()
+        };
+        let plain = name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+        let step = if plain {
+            format!(".{name}")
+        } else {
+            format!("[{name:?}]")
+        };
+        inside(path, &step, &pointer, live.get(name), wanted.get(name), to);
+    }
+}
+
+fn lists(path: &mut String, live: &[Value], wanted: &[Value], to: &mut Vec<Change>) {
+    let name = |value: &Value| value["name"].as_str().map(str::to_owned);
+    let mut names: Vec<String> = Vec::new();
+    for value in live.iter().chain(wanted) {
+        match name(value) {
+            Some(name) if names.contains(&name) => {}
+            Some(name) => names.push(name),
+            None => {
+                // Without names, elements are told apart by their place.
+                for index in 0..live.len().max(wanted.len()) {
+                    let step = format!("[{index}]");
+                    inside(path, &step, "-", live.get(index), wanted.get(index), to);
+                }
+                return;
+            }
+        }
+    }
+    for wanted_name in names {
+        let of = |list: &'_ [Value]| {
+            list.iter()
+                .position(|value| name(value).as_ref() == Some(&wanted_name))
+        };
+        let step = format!("[name={wanted_name:?}]");
+        let (live, wanted) = (of(live).map(|i| &live[i]), of(wanted).map(|i| &wanted[i]));
+        inside(path, &step, "-", live, wanted, to);
+    }
+}
+
+fn inside(
+    path: &mut String,
+    step: &str,
+    pointer: &str,
+    live: Option<&Value>,
+    wanted: Option<&Value>,
+    to: &mut Vec<Change>,
+) {
+    let length = path.len();
+    path.push_str(step);
+    match (live, wanted) {
+        (Some(live), Some(wanted)) => compare(path, pointer, live, wanted, to),
+        (None, None) => {}
+        _ if NOT_COMPARED.contains(&pointer) => {}
+        (live, wanted) => to.push(Change {
+            path: path.clone(),
+            live: live.cloned(),
+            wanted: wanted.cloned(),
+        }),
+    }
+    path.truncate(length);
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_model::bundle::Gvk;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn id(kind: &str) -> ObjectRef {
+        ObjectRef {
+            gvk: Gvk::from_api_version("v1", kind),
+            namespace: Some("a".into()),
+            name: "b".into(),
+        }
+    }
+
+    #[test]
+    fn fields_are_named_as_people_name_them() {
+        let live = json!({
+            "metadata": {"resourceVersion": "7", "labels": {"a/b": "1"}, "managedFields": [1]},
+            "spec": {"replicas": 5, "containers": [
+                {"name": "sidecar", "image": "s"},
+                {"name": "web", "image": "web:1", "args": ["x"]},
+            ]},
+            "status": {"replicas": 5},
+        });
+        let wanted = json!({
+            "metadata": {"resourceVersion": "8", "labels": {}},
+            "spec": {"replicas": 3, "containers": [
+                {"name": "web", "image": "web:2", "args": ["x", "y"]},
+            ]},
+        });
+        let difference = Difference::between(&id("Pod"), &live, &wanted);
+        assert_eq!(
+            difference.to_string(),
+            ".metadata.labels[\"a/b\"] is \"1\", should be (none); \
+             .spec.containers[name=\"sidecar\"] is {\"image\":\"s\",\"name\":\"sidecar\"}, should be (none); \
+             .spec.containers[name=\"web\"].args[1] is (none), should be \"y\"; \
+             .spec.containers[name=\"web\"].image is \"web:1\", should be \"web:2\"; \
+             .spec.replicas is 5, should be 3"
+        );
+    }
+
+    #[test]
+    fn a_secret_shows_names_and_no_values() {
+        let (live, wanted) = (
+            json!({"data": {"key": "aGVsbG8="}}),
+            json!({"data": {"key": "Ynll"}}),
+        );
+        assert_eq!(
+            Difference::between(&id("Secret"), &live, &wanted).to_string(),
+            ".data.key is (hidden), should be (hidden)"
+        );
+    }
+
+    #[test]
+    fn what_is_long_is_cut() {
+        let wanted: Map<String, Value> = (0..20)
+            .map(|i| (format!("f{i:02}"), json!("ä".repeat(500))))
+            .collect();
+        let text = Difference::between(&id("Pod"), &json!({}), &wanted.into()).to_string();
+        assert!(text.ends_with("; and 12 more"), "{text}");
+        assert!(text.chars().count() < 1200, "{text}");
+    }
+
+    fn tree() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(json!(null)),
+            any::<bool>().prop_map(Value::from),
+            "[a-c]".prop_map(Value::from)
+        ];
+        leaf.prop_recursive(4, 40, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::btree_map("[a-d]|name|status|metadata", inner, 0..4)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn only_what_differs_is_named(a in tree(), b in tree()) {
+            prop_assert!(Difference::between(&id("Pod"), &a, &a).is_empty());
+            for change in Difference::between(&id("Pod"), &a, &b).changes {
+                prop_assert_ne!(change.live, change.wanted);
+            }
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Fields that somebody else may set. They are dropped from what is applied where somebody else owns
+//! them, and sent at their live value otherwise, so that nothing is fought over and nothing is lost.
+
+use muster_model::{bundle::ObjectRef, policy::IgnoreRule};
+use serde_json::Value;
+
+use crate::fields::{counterpart, element, field, is_leaf, managers};
+
+/// The fields that are somebody else's in every fleet: what injectors write.
+const BUILT_IN: [(&str, &str, &str); 4] = [
+    (
+        "admissionregistration.k8s.io",
+        "ValidatingWebhookConfiguration",
+        "/webhooks/*/clientConfig/caBundle",
+    ),
+    (
+        "admissionregistration.k8s.io",
+        "MutatingWebhookConfiguration",
+        "/webhooks/*/clientConfig/caBundle",
+    ),
+    (
+        "apiextensions.k8s.io",
+        "CustomResourceDefinition",
+        "/spec/conversion/webhook/clientConfig/caBundle",
+    ),
+    ("apiregistration.k8s.io", "APIService", "/spec/caBundle"),
+];
+
+/// The replicas of what an autoscaler scales.
+pub const REPLICAS: &str = "/spec/replicas";
+
+/// The JSON pointers of what is ignored in one object. `scaled` says that an autoscaler has it.
+#[must_use]
+pub fn ignored<'a>(id: &ObjectRef, rules: &'a [IgnoreRule], scaled: bool) -> Vec<&'a str> {
+    let is = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|w| w == is);
+    let built_in = BUILT_IN
+        .iter()
+        .filter(|(group, kind, _)| *group == id.gvk.group && *kind == id.gvk.kind)
+        .map(|(_, _, pointer)| *pointer);
+    let own = rules
+        .iter()
+        .filter(|rule| {
+            is(&rule.group, &id.gvk.group)
+                && is(&rule.kind, &id.gvk.kind)
+                && is(&rule.name, &id.name)
+        })
+        .flat_map(|rule| rule.fields.iter().map(String::as_str));
+    built_in
+        .chain(scaled.then_some(REPLICAS))
+        .chain(own)
+        .collect()
+}
+
+/// Takes the ignored fields of `wanted` from the live object. The answer is whether that changed
+/// anything.
+pub fn settle(wanted: &mut Value, live: &Value, pointers: &[&str]) -> bool {
+    let others: Vec<&Value> = managers(live)
+        .filter(|manager| !manager.is_own())
+        .map(|manager| manager.fields)
+        .collect();
+    let mut changed = false;
+    for pointer in pointers {
+        let tokens: Vec<String> = pointer
+            .split('/')
+            .skip(1)
+            .map(|token| token.replace("~1", "/").replace("~0", "~"))
+            .collect();
+        let here = Place {
+            live: Some(live),
+            others: others.clone(),
+            owned: false,
+        };
+        changed |= visit(wanted, &here, &tokens) != Verdict::Stays;
+    }
+    changed
+}
+
+/// A place in the live object, with the trees of its other managers there.
+struct Place<'a> {
+    live: Option<&'a Value>,
+    others: Vec<&'a Value>,
+    /// Somebody owns everything from here on as one.
+    owned: bool,
+}
+
+/// What becomes of the place that was looked at.
+#[derive(PartialEq, Eq)]
+enum Verdict {
+    Stays,
+    /// Something below has changed.
+    Changed,
+    Goes,
+}
+
+fn visit(wanted: &mut Value, here: &Place<'_>, tokens: &[String]) -> Verdict {
+    let Some((token, rest)) = tokens.split_first() else {
+        if here.owned || !here.others.is_empty() {
+            return Verdict::Goes;
+        }
+        return match here.live {
+            Some(live) if live != wanted => {
+                *wanted = live.clone();
+                Verdict::Changed
+            }
+            _ => Verdict::Stays,
+        };
+    };
+    let owned = here.owned || here.others.iter().any(|tree| is_leaf(tree));
+    let mut changed = false;
+    match wanted {
+        Value::Object(map) => {
+            let names: Vec<String> = match token.as_str() {
+                "*" => map.keys().cloned().collect(),
+                name => vec![name.to_owned()],
+            };
+            for name in names {
+                let Some(child) = map.get_mut(&name) else {
+                    continue;
+                };
+                let below = Place {
+                    live: here.live.and_then(|live| live.get(&name)),
+                    others: here
+                        .others
+                        .iter()
+                        .filter_map(|tree| field(tree, &name))
+                        .collect(),
+                    owned,
+                };
+                match visit(child, &below, rest) {
+                    Verdict::Stays => {}
+                    Verdict::Changed => changed = true,
+                    Verdict::Goes => {
+                        map.remove(&name);
+                        changed = true;
+                    }
+                }
+            }
+        }
+        Value::Array(list) => {
+            let mut index = 0;
+            let only: Option<usize> = token.parse().ok();
+            list.retain_mut(|child| {
+                let at = index;
+                index += 1;
+                if token != "*" && only != Some(at) {
+                    return true;
+                }
+                let live = here
+                    .live
+                    .and_then(|l| counterpart(&here.others, child, at, l));
+                let below = Place {
+                    live,
+                    others: here
+                        .others
+                        .iter()
+                        .filter_map(|tree| element(tree, at, child))
+                        .collect(),
+                    owned,
+                };
+                let verdict = visit(child, &below, rest);
+                changed |= verdict != Verdict::Stays;
+                verdict != Verdict::Goes
+            });
+        }
+        _ => {}
+    }
+    if changed {
+        Verdict::Changed
+    } else {
+        Verdict::Stays
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_model::bundle::Gvk;
+    use serde_json::json;
+
+    use super::*;
+
+    fn manager(name: &str, operation: &str, fields: Value) -> Value {
+        json!({"manager": name, "operation": operation, "fieldsV1": fields})
+    }
+
+    #[test]
+    fn what_another_owns_is_dropped() {
+        let live = json!({
+            "metadata": {"managedFields": [
+                manager("muster", "Apply", json!({"f:webhooks": {"k:{\"name\":\"a\"}": {".": {}, "f:name": {}}}})),
+                manager("cainjector", "Update", json!({"f:webhooks": {"k:{\"name\":\"a\"}": {"f:clientConfig": {"f:caBundle": {}}}}})),
+            ]},
+            "webhooks": [
+                {"name": "b", "clientConfig": {"caBundle": "own"}},
+                {"name": "a", "clientConfig": {"caBundle": "injected"}},
+            ],
+        });
+        let mut wanted = json!({"webhooks": [
+            {"name": "a", "clientConfig": {"caBundle": "", "url": "u"}},
+            {"name": "b", "clientConfig": {"caBundle": ""}},
+        ]});
+        assert!(settle(
+            &mut wanted,
+            &live,
+            &["/webhooks/*/clientConfig/caBundle"]
+        ));
+        assert_eq!(
+            wanted,
+            json!({"webhooks": [
+                {"name": "a", "clientConfig": {"url": "u"}},
+                {"name": "b", "clientConfig": {"caBundle": "own"}},
+            ]})
+        );
+    }
+
+    #[test]
+    fn what_nobody_else_owns_keeps_its_live_value() {
+        let live = json!({
+            "metadata": {
+                "annotations": {"a/b": "live", "c": "1"},
+                "managedFields": [manager("muster", "Apply", json!({"f:spec": {"f:replicas": {}}}))],
+            },
+            "spec": {"replicas": 7},
+        });
+        let mut wanted =
+            json!({"metadata": {"annotations": {"a/b": "git", "d": "2"}}, "spec": {"replicas": 2}});
+        let pointers = [
+            REPLICAS,
+            "/metadata/annotations/a~1b",
+            "/metadata/annotations/d",
+            "/status/x",
+        ];
+        assert!(settle(&mut wanted, &live, &pointers));
+        assert_eq!(
+            wanted,
+            json!({"metadata": {"annotations": {"a/b": "live", "d": "2"}}, "spec": {"replicas": 7}})
+        );
+        assert!(!settle(&mut wanted, &live, &pointers));
+    }
+
+    #[test]
+    fn what_is_owned_as_one_is_owned_below() {
+        let live = json!({
+            "metadata": {"managedFields": [manager("x", "Update", json!({"f:spec": {"f:selector": {}}}))]},
+            "spec": {"selector": {"a": "1"}},
+        });
+        let mut wanted = json!({"spec": {"selector": {"a": "2"}}});
+        assert!(settle(&mut wanted, &live, &["/spec/selector/a"]));
+        assert_eq!(wanted, json!({"spec": {"selector": {}}}));
+    }
+
+    #[test]
+    fn rules_are_by_group_kind_and_name() {
+        let id = ObjectRef {
+            gvk: Gvk::from_api_version("apps/v1", "Deployment"),
+            namespace: Some("web".into()),
+            name: "web".into(),
+        };
+        let rule = |kind: Option<&str>, name: Option<&str>, field: &str| IgnoreRule {
+            group: None,
+            kind: kind.map(Into::into),
+            name: name.map(Into::into),
+            fields: vec![field.into()],
+        };
+        let rules = [
+            rule(None, None, "/a"),
+            rule(Some("Deployment"), Some("web"), "/b"),
+            rule(Some("Deployment"), Some("api"), "/c"),
+            rule(Some("Service"), None, "/d"),
+        ];
+        assert_eq!(ignored(&id, &rules, true), [REPLICAS, "/a", "/b"]);
+    }
+}
