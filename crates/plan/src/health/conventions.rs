@@ -1,81 +1,148 @@
-//! Kinds without a rule of their own, read by what controllers have in common: kstatus' conditions
-//! (`Stalled`, `Reconciling`), `Ready`-like conditions, and words in `status.phase` or `status.state`.
+//! Kinds without a rule of their own, read by what controllers have in common: conditions, words for a
+//! phase or state wherever they stand, replica counts, and switches that stop the work.
+//!
+//! Everything that an object says is gathered first (`conventions/conditions.rs`,
+//! `conventions/fields.rs`) and weighed then (`conventions/evidence.rs`): what went wrong counts more than
+//! what is on its way, and that more than what is well.
 
-use serde_json::Value;
+mod conditions;
+mod evidence;
+mod fields;
 
-use super::{Assessment, Condition, conditions, text};
+use serde_json::{Map, Value};
 
-/// Conditions that are good when true, the most telling first.
-const GOOD: [&str; 7] = [
-    "Ready",
-    "Available",
-    "Healthy",
-    "Programmed",
-    "Accepted",
-    "Established",
-    "Synced",
-];
+use self::evidence::Evidence;
+use super::{
+    Assessment, SILENT, group_and_kind, is_builtin, text,
+    words::{Tone, ends_with, is_one_of, starts_with, tone},
+};
 
-/// Conditions that are bad when true.
-const BAD: [&str; 4] = ["Stalled", "Failed", "Degraded", "Error"];
-
-/// Beginnings and parts of reasons that do not pass by themselves.
-const FAILED: [&str; 6] = [
-    "fail",
-    "error",
-    "invalid",
-    "denied",
-    "unauthorized",
-    "notfound",
-];
+/// How deep into an object its parts are looked for.
+const DEPTH: usize = 3;
 
 pub(super) fn assess(object: &Value) -> Assessment {
-    if object["spec"]["suspend"] == true || object["spec"]["paused"] == true {
-        return Assessment::suspended("suspended in its spec");
+    if let Some(message) = held(object) {
+        return Assessment::suspended(message);
     }
-    let find = |wanted: &dyn Fn(&Condition<'_>) -> bool| conditions(object).find(|c| wanted(c));
-    if let Some(bad) = find(&|c| BAD.contains(&c.kind) && c.status == "True") {
-        return Assessment::degraded(bad.said());
-    }
-    if let Some(reconciling) = find(&|c| c.is("Reconciling", "True")) {
-        return Assessment::progressing(reconciling.said());
-    }
-    for good in GOOD {
-        match find(&|c| c.kind == good) {
-            Some(condition) if condition.status == "True" => {}
-            Some(condition) if condition.status == "False" && failed(condition.reason) => {
-                return Assessment::degraded(condition.said());
-            }
-            Some(condition) => return Assessment::progressing(condition.said()),
-            None => {}
-        }
-    }
-    word(object)
+    let status = match &object["status"] {
+        Value::Object(status) => status,
+        Value::Null => return silent(object),
+        _ => return Assessment::HEALTHY,
+    };
+    let mut evidence = Evidence {
+        runs_to_an_end: runs_to_an_end(text(object, "kind")),
+        none_wanted: object["spec"]["replicas"] == 0,
+        ..Evidence::default()
+    };
+    evidence.conditions(status, object["metadata"]["generation"].as_i64());
+    evidence.fields(status);
+    evidence.replicas(&object["spec"], status);
+    evidence.weigh(status)
 }
 
-fn failed(reason: &str) -> bool {
-    let reason = reason.to_ascii_lowercase();
-    FAILED.iter().any(|word| reason.contains(word))
+/// Why an object's controller leaves it alone on purpose, if it does.
+fn held(object: &Value) -> Option<String> {
+    let annotations = object["metadata"]["annotations"].as_object();
+    let annotation = annotations.into_iter().flatten().find(|(key, value)| {
+        let name = key.rsplit('/').next().unwrap_or_default();
+        let value = value.as_str().unwrap_or_default();
+        let switched_on = is_one_of(value, &["true", "on"]) && tone(name) == Some(Tone::Stopped);
+        let off = is_one_of(value, &["disabled", "paused", "suspended"]);
+        switched_on || (off && starts_with(name, "reconcil"))
+    });
+    if let Some((key, value)) = annotation {
+        return Some(format!(
+            "its annotation {key} is {}",
+            value.as_str().unwrap_or_default()
+        ));
+    }
+    switch(object["spec"].as_object()?, DEPTH).map(|key| format!("{key} is true in its spec"))
 }
 
-/// The word in `status.phase` or `status.state`, where there is one that is known.
-fn word(object: &Value) -> Assessment {
-    let status = &object["status"];
-    let word = match text(status, "phase") {
-        "" => text(status, "state"),
-        phase => phase,
-    };
-    let said = || match (text(status, "message"), text(status, "reason")) {
-        ("", "") => format!("its status says {word}"),
-        ("", text) | (text, _) => text.to_owned(),
-    };
-    match word.to_ascii_lowercase().as_str() {
-        "failed" | "failure" | "error" | "degraded" | "lost" | "invalid" => {
-            Assessment::degraded(said())
+/// The name of a switch that is on, such as `suspend: true` or `paused: true`.
+fn switch(spec: &Map<String, Value>, depth: usize) -> Option<&str> {
+    spec.iter().find_map(|(key, value)| match value {
+        Value::Bool(true) if tone(key) == Some(Tone::Stopped) && !ends_with(key, "disabled") => {
+            Some(key.as_str())
         }
-        "pending" | "creating" | "progressing" | "provisioning" | "initializing" | "updating"
-        | "terminating" | "deleting" | "waiting" | "starting" => Assessment::progressing(said()),
-        "suspended" | "paused" => Assessment::suspended(said()),
-        _ => Assessment::HEALTHY,
+        Value::Object(inner) if depth > 1 && key != "template" => switch(inner, depth - 1),
+        _ => None,
+    })
+}
+
+/// An object of which nobody said anything.
+fn silent(object: &Value) -> Assessment {
+    let spec = &object["spec"];
+    let is_data = || {
+        let keys = object
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(key, _)| key.as_str());
+        let frame = ["apiVersion", "kind", "metadata", "spec", "status"];
+        spec.is_null() && keys.into_iter().any(|key| !frame.contains(&key))
+    };
+    let (group, kind) = group_and_kind(object);
+    if is_builtin(group) || is_data() || is_read_by_others(kind) || spec.get("schedule").is_some() {
+        return Assessment::HEALTHY;
     }
+    Assessment::progressing(SILENT)
+}
+
+/// Kinds that others read, or that wait for their time, so that nobody reports on them. Such kinds are
+/// named alike.
+fn is_read_by_others(kind: &str) -> bool {
+    const ENDS: [&str; 28] = [
+        "Advertisement",
+        "Authentication",
+        "AuthorizationPolicy",
+        "Class",
+        "Config",
+        "Configuration",
+        "Defaults",
+        "Definition",
+        "Entry",
+        "Exception",
+        "Filter",
+        "IngressRoute",
+        "IngressRouteTCP",
+        "IngressRouteUDP",
+        "Middleware",
+        "MiddlewareTCP",
+        "Monitor",
+        "NetworkPolicy",
+        "Parameters",
+        "Peer",
+        "Pool",
+        "Profile",
+        "Project",
+        "Rule",
+        "Schedule",
+        "TLSOption",
+        "Telemetry",
+        "Template",
+    ];
+    starts_with(kind, "Cron") || ENDS.iter().any(|end| ends_with(kind, end))
+}
+
+/// Kinds that are done one day, so that running is being on the way.
+fn runs_to_an_end(kind: &str) -> bool {
+    const ENDS: [&str; 15] = [
+        "Analysis",
+        "Backup",
+        "Build",
+        "Experiment",
+        "Job",
+        "Migration",
+        "Operation",
+        "Promotion",
+        "Request",
+        "Restore",
+        "Run",
+        "Scan",
+        "Task",
+        "Test",
+        "Workflow",
+    ];
+    ENDS.iter().any(|end| ends_with(kind, end))
 }

@@ -2,6 +2,10 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod cluster;
+mod conventions;
+mod rules;
+
 fn object(api_version: &str, kind: &str, spec: Value, status: Value) -> Value {
     json!({
         "apiVersion": api_version,
@@ -185,111 +189,21 @@ fn pods() {
         "container web ended with exit code 3",
     );
     check(json!({"phase": "Succeeded"}), Health::Healthy, "");
-}
-
-#[test]
-fn services_claims_and_definitions() {
-    let balanced = json!({"type": "LoadBalancer"});
-    let waits = "no load balancer has been given to it yet";
     check(
+        json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}], "containerStatuses": [
+            {"name": "web", "ready": false, "restartCount": 4, "lastState": {"terminated": {"exitCode": 1}}}]}),
+        Health::Degraded,
+        "container web ended with exit code 1 and was restarted 4 times",
+    );
+    let once = json!({"restartPolicy": "Never"});
+    let running = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
+    self::check(
         "v1",
-        "Service",
-        balanced.clone(),
-        json!({"loadBalancer": {}}),
+        "Pod",
+        once,
+        running,
         Health::Progressing,
-        waits,
-    );
-    let ingress = json!({"loadBalancer": {"ingress": [{"ip": "1.2.3.4"}]}});
-    check("v1", "Service", balanced, ingress, Health::Healthy, "");
-    check("v1", "Service", json!({}), json!({}), Health::Healthy, "");
-
-    let claim = |phase: &str, health, said| {
-        check(
-            "v1",
-            "PersistentVolumeClaim",
-            json!({}),
-            json!({"phase": phase}),
-            health,
-            said,
-        );
-    };
-    claim("Bound", Health::Healthy, "");
-    claim(
-        "Pending",
-        Health::Progressing,
-        "no volume is bound to it yet",
-    );
-    claim("Lost", Health::Degraded, "its volume is lost");
-
-    let definition = |conditions, health, said| {
-        let status = json!({"conditions": conditions});
-        let api = "apiextensions.k8s.io/v1";
-        check(
-            api,
-            "CustomResourceDefinition",
-            json!({}),
-            status,
-            health,
-            said,
-        );
-    };
-    definition(
-        json!([{"type": "Established", "status": "True"}]),
-        Health::Healthy,
-        "",
-    );
-    definition(json!([]), Health::Progressing, "not established yet");
-    definition(
-        json!([{"type": "NamesAccepted", "status": "False", "message": "foos is taken"}]),
-        Health::Degraded,
-        "foos is taken",
-    );
-}
-
-#[test]
-fn other_kinds_by_their_conventions() {
-    let check =
-        |status, health, said| check("x.example/v1", "Foo", json!({}), status, health, said);
-    check(Value::Null, Health::Healthy, "");
-    check(
-        json!({"observedGeneration": 1}),
-        Health::Progressing,
-        "its controller has not seen the newest change yet",
-    );
-    let conditions = |conditions| json!({"conditions": conditions});
-    check(
-        conditions(json!([{"type": "Ready", "status": "True"}])),
-        Health::Healthy,
-        "",
-    );
-    check(
-        conditions(
-            json!([{"type": "Ready", "status": "False", "reason": "Creating", "message": "soon"}]),
-        ),
-        Health::Progressing,
-        "soon",
-    );
-    check(
-        conditions(json!([{"type": "Ready", "status": "False", "reason": "ReconcileFailed"}])),
-        Health::Degraded,
-        "ReconcileFailed",
-    );
-    check(
-        conditions(
-            json!([{"type": "Ready", "status": "True"}, {"type": "Stalled", "status": "True", "message": "stuck"}]),
-        ),
-        Health::Degraded,
-        "stuck",
-    );
-    check(
-        json!({"phase": "Failed", "message": "no space"}),
-        Health::Degraded,
-        "no space",
-    );
-    check(
-        json!({"state": "creating"}),
-        Health::Progressing,
-        "its status says creating",
+        "running to its end",
     );
 }
 

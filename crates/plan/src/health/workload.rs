@@ -1,12 +1,12 @@
-//! The built-in kinds whose status has a meaning of its own.
+//! The built-in kinds that run containers.
 
 use serde_json::Value;
 
-use super::{Assessment, condition, conditions, count, list, not_observed, text};
+use super::{Assessment, Rule, condition, conditions, count, list, text};
 
 /// `None` where the kind has no rule of its own.
-pub(super) fn assess(group: &str, kind: &str, object: &Value) -> Option<Assessment> {
-    let rule: fn(&Value) -> Assessment = match (group, kind) {
+pub(super) fn rule(group: &str, kind: &str) -> Option<Rule> {
+    let rule: Rule = match (group, kind) {
         ("apps", "Deployment") => deployment,
         ("apps", "StatefulSet") => stateful_set,
         ("apps", "DaemonSet") => daemon_set,
@@ -14,12 +14,9 @@ pub(super) fn assess(group: &str, kind: &str, object: &Value) -> Option<Assessme
         ("batch", "Job") => job,
         ("batch", "CronJob") => cron_job,
         ("", "Pod") => pod,
-        ("", "Service") => service,
-        ("", "PersistentVolumeClaim") => claim,
-        ("apiextensions.k8s.io", "CustomResourceDefinition") => definition,
         _ => return None,
     };
-    Some(not_observed(object).unwrap_or_else(|| rule(object)))
+    Some(rule)
 }
 
 /// How many are wanted; Kubernetes' default is one.
@@ -128,7 +125,7 @@ fn replica_set(object: &Value) -> Assessment {
 
 fn job(object: &Value) -> Assessment {
     let is = |kind: &str| conditions(object).find(|condition| condition.is(kind, "True"));
-    if let Some(failed) = is("Failed") {
+    if let Some(failed) = is("Failed").or_else(|| is("FailureTarget")) {
         return Assessment::degraded(failed.said());
     }
     if is("Complete").is_some() {
@@ -201,10 +198,23 @@ fn pod(object: &Value) -> Assessment {
             )
         }
         _ if stuck.is_some() => Assessment::degraded(stuck.unwrap_or_default()),
+        // What isn't restarted is on its way to its end.
+        "Running"
+            if matches!(
+                text(&object["spec"], "restartPolicy"),
+                "Never" | "OnFailure"
+            ) =>
+        {
+            Assessment::progressing("running to its end")
+        }
         "Running" => match condition(object, "Ready") {
             Some(ready) if ready.status == "True" => Assessment::HEALTHY,
-            Some(ready) => Assessment::progressing(ready.said()),
-            None => Assessment::progressing("not ready yet"),
+            ready => match restarted(containers()) {
+                Some(restarted) => Assessment::degraded(restarted),
+                None => Assessment::progressing(
+                    ready.map_or_else(|| "not ready yet".into(), |ready| ready.said()),
+                ),
+            },
         },
         "Pending" => {
             let scheduled = condition(object, "PodScheduled").filter(|c| c.status == "False");
@@ -223,36 +233,14 @@ fn pod(object: &Value) -> Assessment {
     }
 }
 
-fn service(object: &Value) -> Assessment {
-    let waits = text(&object["spec"], "type") == "LoadBalancer"
-        && list(&object["status"]["loadBalancer"]["ingress"]).is_empty();
-    if waits {
-        return Assessment::progressing("no load balancer has been given to it yet");
-    }
-    Assessment::HEALTHY
-}
-
-fn claim(object: &Value) -> Assessment {
-    match text(&object["status"], "phase") {
-        "Bound" => Assessment::HEALTHY,
-        "Lost" => Assessment::degraded("its volume is lost"),
-        _ => Assessment::progressing("no volume is bound to it yet"),
-    }
-}
-
-fn definition(object: &Value) -> Assessment {
-    let false_is = |kind: &str| condition(object, kind).filter(|c| c.status == "False");
-    if let Some(names) = false_is("NamesAccepted") {
-        return Assessment::degraded(names.said());
-    }
-    match condition(object, "Established") {
-        Some(established) if established.status == "True" => {
-            match condition(object, "NonStructuralSchema").filter(|c| c.status == "True") {
-                Some(schema) => Assessment::degraded(schema.said()),
-                None => Assessment::HEALTHY,
-            }
-        }
-        Some(established) => Assessment::progressing(established.said()),
-        None => Assessment::progressing("not established yet"),
-    }
+/// The container that isn't ready since it ended and was started again.
+fn restarted<'a>(mut containers: impl Iterator<Item = &'a Value>) -> Option<String> {
+    containers.find_map(|container| {
+        let code = container["lastState"]["terminated"]["exitCode"].as_i64()?;
+        let ended = code != 0 && container["ready"] == false;
+        ended.then(|| {
+            let (name, times) = (text(container, "name"), count(container, "restartCount"));
+            format!("container {name} ended with exit code {code} and was restarted {times} times")
+        })
+    })
 }
