@@ -170,7 +170,7 @@ impl Work {
                     self.retry.reset();
                 }
                 () = resync.notified() => doubt.everything = true,
-                () = board.drifted() => tokio::time::sleep(GATHER).await,
+                () = board.stirred() => tokio::time::sleep(GATHER).await,
                 () = tokio::time::sleep_until(again.unwrap_or_else(Instant::now)),
                     if again.is_some() => {}
             }

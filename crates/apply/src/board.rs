@@ -2,7 +2,7 @@
 //! what the watches see, and published as a level.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -16,6 +16,9 @@ use tokio::sync::{Notify, watch};
 
 use crate::inventory::Identity;
 
+/// Drifts of one app that are remembered.
+const DRIFTS: usize = 10;
+
 /// How far the applying of one object got.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Standing {
@@ -28,6 +31,8 @@ pub enum Standing {
     Waiting(String),
     /// The API server refused it, for the reason given.
     Failed(String),
+    /// It is as somebody else has it, because a person said so.
+    LeftAlone(String),
     /// It is not as it was applied, in these fields, and is left so because its app says so.
     Drifted(String),
 }
@@ -144,6 +149,8 @@ pub(crate) struct Seen {
     /// `metadata.generation`, where the kind has one.
     pub(crate) generation: Option<i64>,
     pub(crate) assessment: Assessment,
+    /// A person has said on the object that it is not to be touched.
+    pub(crate) left_alone: bool,
 }
 
 /// A wanted object as the board is told of it.
@@ -181,6 +188,13 @@ struct State {
     section_of: HashMap<Identity, usize>,
     objects: HashMap<Identity, Object>,
     leftovers: BTreeMap<Identity, Leftover>,
+    holds: Vec<Hold>,
+    /// The latest drift of each app.
+    drifts: HashMap<AppName, VecDeque<DriftEvent>>,
+    /// Groups of objects for which others wait until all of them are well.
+    gates: Vec<Vec<Identity>>,
+    /// Something that the engine waits for has happened.
+    woken: bool,
     /// Sections whose published form is no longer true.
     stale: HashSet<usize>,
     published: Vec<Arc<ObservedBundle>>,
@@ -230,13 +244,49 @@ impl Board {
         self.changed.notify_one();
     }
 
-    /// Says how an object stands.
-    pub(crate) fn stand(&self, key: &Identity, standing: Standing) {
+    /// Says how an object stands. The answer is whether that is new.
+    pub(crate) fn stand(&self, key: &Identity, standing: Standing) -> bool {
         self.update(key, |object| {
             let changed = object.standing != standing;
             object.standing = standing;
             changed
-        });
+        })
+    }
+
+    /// Whether a person has said on the object that it is not to be touched.
+    pub(crate) fn is_left_alone(&self, key: &Identity) -> bool {
+        let state = self.state();
+        let seen = state
+            .objects
+            .get(key)
+            .and_then(|object| object.seen.as_ref());
+        seen.is_some_and(|seen| seen.left_alone)
+    }
+
+    /// The health of a wanted object.
+    pub(crate) fn health_of(&self, key: &Identity) -> Assessment {
+        let state = self.state();
+        state
+            .objects
+            .get(key)
+            .map_or_else(|| health(&Object::default()), health)
+    }
+
+    /// Wakes the engine when all objects of one of these groups are well.
+    pub(crate) fn wait_for(&self, gates: Vec<Vec<Identity>>) {
+        let mut state = self.state();
+        state.gates = gates;
+        let open = (0..state.gates.len()).any(|gate| state.is_open(gate));
+        drop(state);
+        if open {
+            self.wake();
+        }
+    }
+
+    /// Wakes the engine.
+    pub(crate) fn wake(&self) {
+        self.state().woken = true;
+        self.drift.notify_one();
     }
 
     /// Says what the API server answered: the object's UID and, where its kind has one, its generation.
@@ -252,16 +302,43 @@ impl Board {
         });
     }
 
+    /// Remembers a drift.
+    pub(crate) fn drifts(&self, app: &AppName, event: DriftEvent) {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let drifts = state.drifts.entry(app.clone()).or_default();
+        if drifts.len() == DRIFTS {
+            drifts.pop_front();
+        }
+        drifts.push_back(event);
+        let section = state
+            .sections
+            .iter()
+            .position(|section| section.app == *app);
+        state.stale.extend(section);
+        drop(guard);
+        self.changed.notify_one();
+    }
+
     /// Says what a watch saw; `None` where it saw the object go.
     pub(crate) fn see(&self, key: &Identity, seen: Option<Seen>) {
-        self.update(key, |object| {
+        let changed = self.update(key, |object| {
             let changed = object.seen != seen;
             object.seen = seen;
             changed
         });
+        if changed {
+            let state = self.state();
+            let gates = 0..state.gates.len();
+            let opens = |gate: usize| state.gates[gate].contains(key) && state.is_open(gate);
+            if gates.into_iter().any(opens) {
+                drop(state);
+                self.wake();
+            }
+        }
     }
 
-    fn update(&self, key: &Identity, change: impl FnOnce(&mut Object) -> bool) {
+    fn update(&self, key: &Identity, change: impl FnOnce(&mut Object) -> bool) -> bool {
         let mut guard = self.state();
         let state = &mut *guard;
         if let Some(object) = state.objects.get_mut(key)
@@ -270,7 +347,9 @@ impl Board {
             state.stale.extend(state.section_of.get(key));
             drop(guard);
             self.changed.notify_one();
+            return true;
         }
+        false
     }
 
     /// Says that everything had its turn, or what stood in the way of all of it.
@@ -295,6 +374,16 @@ impl Board {
         }
     }
 
+    /// Says what is not wanted and waits for an approval.
+    pub(crate) fn hold(&self, holds: Vec<Hold>) {
+        let mut state = self.state();
+        if state.holds != holds {
+            state.holds = holds;
+            drop(state);
+            self.changed.notify_one();
+        }
+    }
+
     /// Reports an object that is not as it was left.
     pub(crate) fn drift(&self, key: Identity) {
         self.state().drifted.insert(key);
@@ -303,12 +392,15 @@ impl Board {
 
     /// Takes what has drifted since the last call.
     pub(crate) fn take_drifted(&self) -> HashSet<Identity> {
-        std::mem::take(&mut self.state().drifted)
+        let mut state = self.state();
+        state.woken = false;
+        std::mem::take(&mut state.drifted)
     }
 
-    /// Returns when something has drifted.
-    pub(crate) async fn drifted(&self) {
-        while self.state().drifted.is_empty() {
+    /// Returns when something has drifted, or the engine is woken.
+    pub(crate) async fn stirred(&self) {
+        let calm = |state: &State| state.drifted.is_empty() && !state.woken;
+        while calm(&self.state()) {
             self.drift.notified().await;
         }
     }
@@ -334,7 +426,8 @@ impl Board {
             {
                 known.clone()
             } else {
-                let bundle = observe(section, &state.objects);
+                let drifts = state.drifts.get(&section.app);
+                let bundle = observe(section, &state.objects, drifts);
                 known
                     .filter(|known| **known == bundle)
                     .unwrap_or_else(|| Arc::new(bundle))
@@ -348,12 +441,28 @@ impl Board {
             problem: state.problem.clone(),
             bundles: state.published.clone(),
             leftovers: state.leftovers.values().cloned().collect(),
-            holds: Vec::new(),
+            holds: state.holds.clone(),
         }
     }
 }
 
-fn observe(section: &Section, objects: &HashMap<Identity, Object>) -> ObservedBundle {
+impl State {
+    /// Whether every object of a group is well.
+    fn is_open(&self, gate: usize) -> bool {
+        let well = |key: &Identity| {
+            self.objects.get(key).is_some_and(|object| {
+                matches!(health(object).health, Health::Healthy | Health::Suspended)
+            })
+        };
+        self.gates[gate].iter().all(well)
+    }
+}
+
+fn observe(
+    section: &Section,
+    objects: &HashMap<Identity, Object>,
+    drifts: Option<&VecDeque<DriftEvent>>,
+) -> ObservedBundle {
     let mut counts = Counts {
         total: section.rows.len(),
         ..Counts::default()
@@ -364,7 +473,7 @@ fn observe(section: &Section, objects: &HashMap<Identity, Object>) -> ObservedBu
         let Assessment { health, message } = health(object);
         match object.standing {
             Standing::Pending => {}
-            Standing::Applied => counts.applied += 1,
+            Standing::Applied | Standing::LeftAlone(_) => counts.applied += 1,
             Standing::Waiting(_) => counts.waiting += 1,
             Standing::Failed(_) => counts.failed += 1,
             Standing::Drifted(_) => counts.drifted += 1,
@@ -386,7 +495,7 @@ fn observe(section: &Section, objects: &HashMap<Identity, Object>) -> ObservedBu
         health: worst_of(objects.iter().map(|object| object.health)),
         objects,
         counts,
-        drifts: Vec::new(),
+        drifts: drifts.into_iter().flatten().cloned().collect(),
     }
 }
 
@@ -406,6 +515,7 @@ fn health(object: &Object) -> Assessment {
             say(Health::Progressing, "the change has not been observed yet")
         }
         (Some(seen), _) => seen.assessment.clone(),
+        (None, Standing::LeftAlone(message)) => say(Health::Healthy, message),
         (None, Standing::Applied) => say(Health::Progressing, "it has not been observed yet"),
         (
             None,

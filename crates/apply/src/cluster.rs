@@ -13,11 +13,14 @@ use kube::{
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
 
-use crate::{APP_LABEL, FIELD_MANAGER};
+use crate::{
+    APP_LABEL,
+    owned::{Managers, Owned},
+};
 
 /// How long the API server may work on one request, and how long its answer is awaited. The second is
 /// longer: a request whose answer was not awaited could still be carried out after a newer one.
-const SERVER_TIMEOUT: &str = "timeout=20s";
+pub(crate) const SERVER_TIMEOUT: &str = "timeout=20s";
 pub(crate) const LONGEST_REQUEST: Duration = Duration::from_secs(25);
 
 /// How often a request is sent before its failure counts.
@@ -26,7 +29,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// What a person reads about the answer that only names the object and not its content.
-const METADATA_ONLY: &str =
+pub(crate) const METADATA_ONLY: &str =
     "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
 
 /// Why a request to the API server failed.
@@ -66,6 +69,22 @@ impl RequestError {
 
     pub(crate) fn is_conflict(&self) -> bool {
         matches!(self, Self::Refused(status) if status.code == 409)
+    }
+
+    /// The causes that the API server gives, each as reason, message and field.
+    pub(crate) fn causes(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+        let details = match self {
+            Self::Refused(status) => status.details.as_ref(),
+            Self::NoAnswer(_) | Self::TimedOut(_) => None,
+        };
+        let causes = details.into_iter().flat_map(|details| &details.causes);
+        causes.map(|cause| {
+            (
+                cause.reason.as_str(),
+                cause.message.as_str(),
+                cause.field.as_str(),
+            )
+        })
     }
 
     pub(crate) fn already_exists(&self) -> bool {
@@ -194,25 +213,32 @@ pub(crate) struct LiveMeta {
     pub(crate) deletion_timestamp: Option<String>,
     pub(crate) finalizers: Vec<String>,
     labels: BTreeMap<String, String>,
-    managed_fields: Vec<Manager>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Manager {
-    manager: String,
-    operation: String,
+    annotations: BTreeMap<String, String>,
+    managed_fields: Managers,
 }
 
 impl LiveMeta {
     /// Whether this agent has applied it, whatever the inventory says.
     pub(crate) fn is_ours(&self) -> bool {
-        let applied = |m: &Manager| m.manager == FIELD_MANAGER && m.operation == "Apply";
-        self.labels.contains_key(APP_LABEL) && self.managed_fields.iter().any(applied)
+        self.labels.contains_key(APP_LABEL) && self.managed_fields.own.is_some()
     }
 
     pub(crate) fn app(&self) -> Option<&str> {
         self.labels.get(APP_LABEL).map(String::as_str)
+    }
+
+    pub(crate) fn annotation(&self, key: &str) -> Option<&str> {
+        self.annotations.get(key).map(String::as_str)
+    }
+
+    /// The digest of the fields that are Muster's.
+    pub(crate) fn owned(&self) -> Option<Owned> {
+        self.managed_fields.own
+    }
+
+    /// Other managers of its fields.
+    pub(crate) fn others(&self) -> &[String] {
+        &self.managed_fields.others
     }
 }
 
@@ -234,7 +260,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    async fn send<T: DeserializeOwned>(
+    pub(crate) async fn send<T: DeserializeOwned>(
         &self,
         method: Method,
         uri: &str,
@@ -262,55 +288,11 @@ impl Cluster {
             .await
     }
 
-    /// Applies one object by server-side apply, taking over what others set.
-    pub(crate) async fn apply(&self, path: &str, body: Vec<u8>) -> Result<LiveMeta, RequestError> {
-        let uri = format!(
-            "{path}?fieldManager={FIELD_MANAGER}&force=true&fieldValidation=Strict&{SERVER_TIMEOUT}"
-        );
-        // JSON is YAML.
-        let content = "application/apply-patch+yaml";
-        let live: Live = self
-            .send(Method::PATCH, &uri, content, METADATA_ONLY, body)
-            .await?;
-        Ok(live.metadata)
-    }
-
     /// The metadata of an object; `None` where there is none.
     pub(crate) async fn metadata(&self, path: &str) -> Result<Option<LiveMeta>, RequestError> {
         match self.read::<Live>(path, METADATA_ONLY).await {
             Ok(live) => Ok(Some(live.metadata)),
             Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Deletes the object with this UID and no other.
-    pub(crate) async fn delete(&self, path: &str, uid: &str) -> Result<Deleted, RequestError> {
-        let options = serde_json::json!({
-            "apiVersion": "v1",
-            "kind": "DeleteOptions",
-            "preconditions": {"uid": uid},
-            "propagationPolicy": "Background",
-        });
-        let body = options.to_string().into_bytes();
-        let uri = format!("{path}?{SERVER_TIMEOUT}");
-        let answer = self
-            .send::<Live>(
-                Method::DELETE,
-                &uri,
-                "application/json",
-                METADATA_ONLY,
-                body,
-            )
-            .await;
-        match answer {
-            Ok(Live { metadata }) if metadata.deletion_timestamp.is_some() => {
-                Ok(Deleted::Terminating(metadata.finalizers))
-            }
-            // Some kinds answer with the object that was deleted, some with a Status.
-            Ok(_) => Ok(Deleted::Gone),
-            Err(error) if error.is_not_found() => Ok(Deleted::Gone),
-            Err(error) if error.is_conflict() => Ok(Deleted::Other),
             Err(error) => Err(error),
         }
     }

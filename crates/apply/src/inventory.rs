@@ -26,7 +26,10 @@ use muster_plan::order::Definition;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::cluster::{Cluster, LONGEST_REQUEST, RequestError, bounded, own_metadata};
+use crate::{
+    cluster::{Cluster, LONGEST_REQUEST, RequestError, bounded, own_metadata},
+    owned::Owned,
+};
 
 /// How many ConfigMaps the record has. 10,000 objects make pieces of about 60 KB.
 const PIECES: usize = 16;
@@ -81,6 +84,10 @@ impl Identity {
         Self(format!("{group}/{kind}/{}/{name}", namespace.unwrap_or_default()).into())
     }
 
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
     fn piece(&self) -> usize {
         usize::from(ContentHash::of(self.0.as_bytes()).0[0]) % PIECES
     }
@@ -99,6 +106,18 @@ pub(crate) struct Entry {
     pub(crate) applied: Option<ContentHash>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) defines: Option<Definition>,
+    /// The fields that were Muster's after it was applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) owned: Option<Owned>,
+    /// That it is deleted is decided.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) going: bool,
+    /// A Job that has completed: its end is no drift when it is cleaned up.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) finished: bool,
+    /// The content for which it was recreated and refused. That is not tried twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) refused: Option<ContentHash>,
 }
 
 #[derive(Default)]
@@ -207,6 +226,10 @@ impl Inventory {
             uid: known.and_then(|entry| entry.uid.clone()),
             applied: None,
             defines: defines.cloned(),
+            owned: None,
+            going: false,
+            finished: false,
+            refused: known.and_then(|entry| entry.refused),
         };
         let new = known.is_none();
         if known.is_none_or(|known| **known != entry) {
@@ -236,17 +259,53 @@ impl Inventory {
     }
 
     /// Writes down what the API server answered.
-    pub(crate) fn applied(&self, key: &Identity, uid: &str, hash: ContentHash) {
+    pub(crate) fn applied(
+        &self,
+        key: &Identity,
+        uid: &str,
+        hash: ContentHash,
+        owned: Option<Owned>,
+    ) {
+        self.change(key, |entry| {
+            entry.uid = Some(uid.to_owned());
+            entry.applied = Some(hash);
+            entry.owned = owned;
+            entry.refused = None;
+        });
+    }
+
+    /// Writes down which live object it is, before it is what it should be.
+    pub(crate) fn found(&self, key: &Identity, uid: &str) {
+        self.change(key, |entry| entry.uid = Some(uid.to_owned()));
+    }
+
+    /// Writes down that its deletion is decided.
+    pub(crate) fn goes(&self, key: &Identity) {
+        self.change(key, |entry| entry.going = true);
+    }
+
+    /// Writes down that a Job has completed. True where that is new.
+    pub(crate) fn finishes(&self, key: &Identity) -> bool {
+        self.change(key, |entry| entry.finished = true)
+    }
+
+    /// Writes down that recreating it with this content was refused.
+    pub(crate) fn recreation_refused(&self, key: &Identity, hash: ContentHash) {
+        self.change(key, |entry| entry.refused = Some(hash));
+    }
+
+    fn change(&self, key: &Identity, change: impl FnOnce(&mut Entry)) -> bool {
         let mut state = self.state();
-        if let Some(known) = state.entries.get(key) {
-            let (uid, applied) = (Some(uid.to_owned()), Some(hash));
-            let entry = Entry {
-                uid,
-                applied,
-                ..Entry::clone(known)
-            };
+        let Some(known) = state.entries.get(key) else {
+            return false;
+        };
+        let mut entry = Entry::clone(known);
+        change(&mut entry);
+        let changed = **known != entry;
+        if changed {
             state.put(key, entry);
         }
+        changed
     }
 
     /// Drops an object that is gone or somebody else's.

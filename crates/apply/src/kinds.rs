@@ -19,11 +19,16 @@ pub(crate) struct Kind {
 impl Kind {
     /// Where an object of this kind is.
     pub(crate) fn path(&self, id: &ObjectRef) -> String {
+        format!("{}/{}", self.collection(id), id.name)
+    }
+
+    /// Where an object of this kind is created.
+    pub(crate) fn collection(&self, id: &ObjectRef) -> String {
         let root = version_path(&self.gvk.group, &self.gvk.version);
         let Self { plural, .. } = self;
         match id.namespace.as_deref().filter(|_| self.namespaced) {
-            Some(namespace) => format!("{root}/namespaces/{namespace}/{plural}/{}", id.name),
-            None => format!("{root}/{plural}/{}", id.name),
+            Some(namespace) => format!("{root}/namespaces/{namespace}/{plural}"),
+            None => format!("{root}/{plural}"),
         }
     }
 

@@ -12,7 +12,9 @@ mod inventory;
 mod kept;
 mod kinds;
 mod observe;
+mod owned;
 mod packed;
+mod requests;
 mod slim;
 
 pub use applier::{Applier, StartError};
@@ -25,7 +27,7 @@ pub use inventory::InventoryError;
 pub use kept::{Kept, KeptBundle, KeptBundleError, KeptError, KeptStore, Pointer};
 
 /// The field manager of everything that is applied.
-pub const FIELD_MANAGER: &str = "muster";
+pub const FIELD_MANAGER: &str = muster_plan::fields::MANAGER;
 
 /// The label that says which app an object belongs to. It is for people and narrows watches; the
 /// inventory is the truth.

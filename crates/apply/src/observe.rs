@@ -4,29 +4,37 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt::Debug,
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
 use futures::{Stream, StreamExt as _};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
-    Client,
+    Client, ResourceExt as _,
     core::{DynamicObject, PartialObjectMeta},
     runtime::{
         WatchStreamExt as _,
         watcher::{self, Event, watcher},
     },
 };
-use muster_model::bundle::{Gvk, ObjectRef};
-use muster_plan::health::{Assessment, Health, assess};
-use tokio::task::JoinHandle;
+use muster_model::{
+    bundle::{Gvk, ObjectRef},
+    ids::AppName,
+    policy::HealthRule,
+};
+use muster_plan::health::{Assessment, Health, Rules, assess};
+use serde_json::Value;
+use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
     APP_LABEL,
     board::{Board, Seen},
     cluster::explain,
+    engine::{DISABLED, RECONCILE},
     inventory::{Identity, Inventory},
     kinds::Kind,
+    owned::{Managers, Owned},
     slim::Slim,
 };
 
@@ -40,12 +48,16 @@ pub(crate) struct Observer {
     client: Client,
     board: Arc<Board>,
     inventory: Arc<Inventory>,
+    rules: Arc<AppRules>,
+    /// What the compiled rules were made of.
+    written: HashMap<AppName, Vec<HealthRule>>,
     watches: HashMap<(String, String), Watching>,
 }
 
 struct Watching {
     task: JoinHandle<()>,
     version: String,
+    listed: watch::Receiver<bool>,
 }
 
 impl Drop for Watching {
@@ -60,8 +72,53 @@ impl Observer {
             client,
             board,
             inventory,
+            rules: Arc::default(),
+            written: HashMap::new(),
             watches: HashMap::new(),
         }
+    }
+
+    /// Judges the objects of these apps by these rules. Kinds whose rules have changed are looked at
+    /// again.
+    pub(crate) fn judge_by(&mut self, rules: HashMap<AppName, Vec<HealthRule>>) {
+        if self.written == rules {
+            return;
+        }
+        let all = || self.written.iter().chain(&rules);
+        let changed = |(app, of_app): &(&AppName, &Vec<HealthRule>)| {
+            self.written.get(*app) != rules.get(*app) && !of_app.is_empty()
+        };
+        let kinds: HashSet<(String, String)> = all()
+            .filter(changed)
+            .flat_map(|(_, rules)| rules)
+            .map(|rule| (rule.group.clone(), rule.kind.clone()))
+            .collect();
+        self.watches.retain(|key, _| !kinds.contains(key));
+        let compile = |(app, rules): (&AppName, &Vec<HealthRule>)| match Rules::compile(rules) {
+            Ok(rules) => Some((app.clone(), Arc::new(rules))),
+            Err(error) => {
+                tracing::warn!(%app, error = explain(&error), "the health rules can't be read; what is built in counts");
+                None
+            }
+        };
+        let compiled = rules
+            .iter()
+            .filter(|(_, rules)| !rules.is_empty())
+            .filter_map(compile);
+        *self.rules.0.write().unwrap_or_else(PoisonError::into_inner) = compiled.collect();
+        self.written = rules;
+    }
+
+    /// Waits, for a bounded time, until every watch has seen what is there.
+    pub(crate) async fn listed(&self, within: Duration) {
+        let all = self.watches.values().map(|watching| {
+            let mut listed = watching.listed.clone();
+            async move {
+                // A watch that ended is no reason to wait.
+                let _ = listed.wait_for(|listed| *listed).await;
+            }
+        });
+        let _ = tokio::time::timeout(within, futures::future::join_all(all)).await;
     }
 
     /// Watches these kinds and no others.
@@ -75,14 +132,22 @@ impl Observer {
             if self.watches.contains_key(key) {
                 continue;
             }
+            let (sender, listed) = watch::channel(false);
             let sight = Sight {
                 kind: kind.clone(),
                 board: self.board.clone(),
                 inventory: self.inventory.clone(),
+                rules: self.rules.clone(),
+                listed: sender,
             };
             let version = kind.gvk.version.clone();
             let task = tokio::spawn(sight.watch(self.client.clone()));
-            self.watches.insert(key.clone(), Watching { task, version });
+            let watching = Watching {
+                task,
+                version,
+                listed,
+            };
+            self.watches.insert(key.clone(), watching);
         }
     }
 }
@@ -115,6 +180,8 @@ struct Sight {
     kind: Arc<Kind>,
     board: Arc<Board>,
     inventory: Arc<Inventory>,
+    rules: Arc<AppRules>,
+    listed: watch::Sender<bool>,
 }
 
 impl Sight {
@@ -125,53 +192,71 @@ impl Sight {
             .page_size(if large { LARGE_PAGE } else { PAGE });
         if is_plain(&self.kind.gvk) {
             let api = self.kind.api::<PartialObjectMeta<DynamicObject>>(client);
-            let health = |object: PartialObjectMeta<DynamicObject>| {
-                if object.metadata.deletion_timestamp.is_none() {
-                    return (object.metadata.generation, Assessment::HEALTHY);
-                }
-                let message = Some("being deleted".to_owned());
-                (
-                    object.metadata.generation,
-                    Assessment {
+            self.read(watcher(api, config), |object| Sighting {
+                left_alone: object
+                    .annotations()
+                    .get(RECONCILE)
+                    .is_some_and(|v| v == DISABLED),
+                owned: Managers::of(object.managed_fields()).own,
+                generation: object.metadata.generation,
+                assessment: move |_: &AppName| match object.metadata.deletion_timestamp {
+                    None => Assessment::HEALTHY,
+                    Some(_) => Assessment {
                         health: Health::Progressing,
-                        message,
+                        message: Some("being deleted".to_owned()),
                     },
-                )
-            };
-            self.read(watcher(api, config), health).await;
+                },
+            })
+            .await;
         } else {
             let api = self.kind.api::<Slim>(client);
-            let gvk = self.kind.gvk.clone();
-            let health = move |object: Slim| {
-                let mut value = object.value;
+            let (gvk, rules) = (self.kind.gvk.clone(), self.rules.clone());
+            self.read(watcher(api, config), move |object| {
+                let Slim {
+                    mut value,
+                    managers,
+                    ..
+                } = object;
                 // Items of a list don't say what they are.
                 value["apiVersion"] = gvk.api_version().into();
                 value["kind"] = gvk.kind.clone().into();
-                (value["metadata"]["generation"].as_i64(), assess(&value))
-            };
-            self.read(watcher(api, config), health).await;
+                let rules = rules.clone();
+                Sighting {
+                    generation: value["metadata"]["generation"].as_i64(),
+                    left_alone: value["metadata"]["annotations"][RECONCILE] == DISABLED,
+                    owned: managers.own,
+                    assessment: move |app: &AppName| rules.assess(app, &value),
+                }
+            })
+            .await;
         }
     }
 
-    async fn read<K: kube::Resource + Clone + Debug + Send + 'static>(
+    async fn read<K, A>(
         self,
         events: impl Stream<Item = watcher::Result<Event<K>>>,
-        health: impl Fn(K) -> (Option<i64>, Assessment),
-    ) {
+        look: impl Fn(K) -> Sighting<A>,
+    ) where
+        K: kube::Resource + Clone + Debug + Send + 'static,
+        A: FnOnce(&AppName) -> Assessment,
+    {
         let mut events = std::pin::pin!(events.default_backoff());
         let mut listed = HashSet::new();
         while let Some(event) = events.next().await {
             match event {
                 Ok(Event::Init) => listed.clear(),
                 Ok(Event::InitApply(object)) => {
-                    if let Some(key) = self.saw(object, &health) {
+                    if let Some(key) = self.saw(object, &look) {
                         listed.insert(key);
                     }
                 }
                 Ok(Event::Apply(object)) => {
-                    self.saw(object, &health);
+                    self.saw(object, &look);
                 }
-                Ok(Event::InitDone) => self.saw_all(&std::mem::take(&mut listed)),
+                Ok(Event::InitDone) => {
+                    self.saw_all(&std::mem::take(&mut listed));
+                    self.listed.send_replace(true);
+                }
                 Ok(Event::Delete(object)) => self.saw_go(object.meta()),
                 Err(error) => {
                     let kind = &self.kind.gvk.kind;
@@ -190,28 +275,36 @@ impl Sight {
     }
 
     /// An object is there. The answer is its key, where it is one of the inventory's.
-    fn saw<K: kube::Resource>(
+    fn saw<K: kube::Resource, A: FnOnce(&AppName) -> Assessment>(
         &self,
         object: K,
-        health: impl Fn(K) -> (Option<i64>, Assessment),
+        look: impl Fn(K) -> Sighting<A>,
     ) -> Option<Identity> {
         let key = self.key(object.meta());
         let entry = self.inventory.get(&key)?;
         let uid = object.meta().uid.clone().unwrap_or_default();
-        // Before the answer to a request is recorded, any UID may be the right one.
+        let sighting = look(object);
+        // Before the answer to a request is recorded, any UID and any owner may be the right one.
         let settled = entry.applied.is_some();
-        if settled && entry.uid.as_ref().is_some_and(|known| *known != uid) {
+        let other = entry.uid.as_ref().is_some_and(|known| *known != uid);
+        let taken = entry.owned.is_some() && sighting.owned != entry.owned;
+        if settled && (other || taken) {
             self.board.drift(key.clone());
         }
-        let (generation, assessment) = health(object);
-        self.board.see(
-            &key,
-            Some(Seen {
-                uid,
-                generation,
-                assessment,
-            }),
-        );
+        let assessment = (sighting.assessment)(&entry.app);
+        let completed = assessment.health == Health::Healthy
+            && self.kind.gvk.group == "batch"
+            && self.kind.gvk.kind == "Job";
+        if settled && !other && completed && self.inventory.finishes(&key) {
+            self.board.wake();
+        }
+        let seen = Seen {
+            uid,
+            generation: sighting.generation,
+            assessment,
+            left_alone: sighting.left_alone,
+        };
+        self.board.see(&key, Some(seen));
         Some(key)
     }
 
@@ -237,5 +330,29 @@ impl Sight {
                 self.board.drift(key);
             }
         }
+    }
+}
+
+/// What is read of an object when it is seen.
+struct Sighting<A> {
+    generation: Option<i64>,
+    left_alone: bool,
+    owned: Option<Owned>,
+    assessment: A,
+}
+
+/// The health rules of the apps, as their bundles carry them.
+#[derive(Default)]
+pub(crate) struct AppRules(RwLock<HashMap<AppName, Arc<Rules>>>);
+
+impl AppRules {
+    fn assess(&self, app: &AppName, object: &Value) -> Assessment {
+        let rules = self
+            .0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(app)
+            .cloned();
+        rules.map_or_else(|| assess(object), |rules| rules.assess(object))
     }
 }

@@ -1,8 +1,8 @@
-//! An object without what is large and says nothing about its health: field managers, schemas, data.
-//! It is left out while the answer is read, so that a page of definitions of half a megabyte each
+//! An object without what is large and says nothing about its health: schemas and data. Of its field
+//! managers only a digest is kept. It is left out while the answer is read, so that a page of definitions of half a megabyte each
 //! never stands in memory as a tree.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, cell::RefCell, fmt};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::{ApiResource, DynamicObject, Resource};
@@ -12,19 +12,24 @@ use serde::{
 };
 use serde_json::{Map, Number, Value};
 
+use crate::owned::Managers;
+
 /// What is left out, wherever it stands.
-const LEFT_OUT: [&str; 3] = ["managedFields", "openAPIV3Schema", "binaryData"];
+const LEFT_OUT: [&str; 2] = ["openAPIV3Schema", "binaryData"];
+const MANAGERS: &str = "managedFields";
 
 /// An object as the API server has it, slimmed.
 #[derive(Debug, Clone)]
 pub(crate) struct Slim {
     meta: ObjectMeta,
     pub(crate) value: Value,
+    pub(crate) managers: Managers,
 }
 
 impl<'de> Deserialize<'de> for Slim {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = Tree.deserialize(deserializer)?;
+        let managers = RefCell::default();
+        let value = Tree(&managers).deserialize(deserializer)?;
         let text = |field: &str| value["metadata"][field].as_str().map(str::to_owned);
         let meta = ObjectMeta {
             name: text("name"),
@@ -33,7 +38,12 @@ impl<'de> Deserialize<'de> for Slim {
             resource_version: text("resourceVersion"),
             ..ObjectMeta::default()
         };
-        Ok(Self { meta, value })
+        let managers = managers.into_inner();
+        Ok(Self {
+            meta,
+            value,
+            managers,
+        })
     }
 }
 
@@ -64,16 +74,18 @@ impl Resource for Slim {
     }
 }
 
-struct Tree;
+/// Reads a tree, with the field managers beside it.
+#[derive(Clone, Copy)]
+struct Tree<'a>(&'a RefCell<Managers>);
 
-impl<'de> DeserializeSeed<'de> for Tree {
+impl<'de> DeserializeSeed<'de> for Tree<'_> {
     type Value = Value;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Tree {
+impl<'de> Visitor<'de> for Tree<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -102,7 +114,7 @@ impl<'de> Visitor<'de> for Tree {
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Value, A::Error> {
         let mut values = Vec::new();
-        while let Some(value) = sequence.next_element_seed(Tree)? {
+        while let Some(value) = sequence.next_element_seed(self)? {
             values.push(value);
         }
         Ok(values.into())
@@ -110,10 +122,12 @@ impl<'de> Visitor<'de> for Tree {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
         while let Some(key) = entries.next_key::<Cow<'de, str>>()? {
-            if LEFT_OUT.contains(&key.as_ref()) {
+            if key == MANAGERS {
+                *self.0.borrow_mut() = entries.next_value()?;
+            } else if LEFT_OUT.contains(&key.as_ref()) {
                 entries.next_value::<IgnoredAny>()?;
             } else {
-                map.insert(key.into_owned(), entries.next_value_seed(Tree)?);
+                map.insert(key.into_owned(), entries.next_value_seed(self)?);
             }
         }
         Ok(map.into())
@@ -143,6 +157,7 @@ mod tests {
                 "spec": {"n": [1, -2, 0.5, null, true, "x"], "versions": [{}]},
             })
         );
+        assert_eq!(slim.managers.others, ["m"]);
         assert_eq!(
             (slim.meta.name.as_deref(), slim.meta.uid.as_deref()),
             (Some("a"), Some("u"))

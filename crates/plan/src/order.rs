@@ -113,6 +113,32 @@ impl Foundation {
     }
 }
 
+/// Annotation of a Job that runs before or after everything else of its app.
+pub const PHASE: &str = "muster.dev/phase";
+
+/// When a Job with the annotation [`PHASE`] runs. It runs again whenever its app's bundle changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// After what it may need (namespaces, definitions, settings), before everything else of its app,
+    /// which waits until it has completed.
+    Before,
+    /// When everything else of its app is applied and healthy.
+    After,
+}
+
+impl Hook {
+    /// Reads the annotation; `None` where it says something else, or the object is no Job.
+    #[must_use]
+    pub fn of(id: &ObjectRef, annotation: Option<&str>) -> Option<Self> {
+        let job = id.gvk.group == "batch" && id.gvk.kind == "Job";
+        match annotation.filter(|_| job)? {
+            "before" => Some(Self::Before),
+            "after" => Some(Self::After),
+            _ => None,
+        }
+    }
+}
+
 /// One object to be ordered; its reference has its real namespace.
 #[derive(Debug, Clone, Copy)]
 pub struct Item<'a> {
@@ -122,6 +148,8 @@ pub struct Item<'a> {
     pub app: &'a AppName,
     /// The kinds that it defines.
     pub defines: Option<&'a Definition>,
+    /// Whether it is a Job that others of its app wait for, or that waits for them.
+    pub hook: Option<Hook>,
 }
 
 /// Which apps come after which: an app with those that are applied before it.
@@ -135,6 +163,10 @@ pub struct Order {
     pub stages: Vec<Vec<usize>>,
     /// For each item, those without which it can't exist. All of them are in earlier stages.
     pub needs: Vec<Vec<usize>>,
+    /// For each item, those that have to be complete or healthy before it is sent: the Jobs that run
+    /// before its app, or everything else of its app before a Job that runs after it. All of them are in
+    /// earlier stages.
+    pub gates: Vec<Vec<usize>>,
 }
 
 /// When in the life of an app a kind is applied.
@@ -144,12 +176,16 @@ enum Phase {
     Foundation,
     /// What workloads read, run as or are reached through.
     Settings,
+    /// Jobs that run before the rest of their app.
+    Before,
     /// What runs.
     Workload,
     /// What acts on workloads or is acted on by them: autoscalers, routes, custom resources.
     Consumer,
     /// What stands between the API server and everybody's requests.
     Gate,
+    /// Jobs that run after the rest of their app.
+    After,
 }
 
 impl Phase {
@@ -189,9 +225,16 @@ pub fn order(items: &[Item<'_>], after: &After<'_>) -> Order {
     let levels = levels(items, after);
     let own: Vec<(usize, Phase)> = items
         .iter()
-        .map(|item| match Phase::of(item.id) {
-            Phase::Foundation => (0, Phase::Foundation),
-            phase => (levels.get(item.app).copied().unwrap_or(0), phase),
+        .map(|item| {
+            let phase = match item.hook {
+                Some(Hook::Before) => Phase::Before,
+                Some(Hook::After) => Phase::After,
+                None => Phase::of(item.id),
+            };
+            match phase {
+                Phase::Foundation => (0, Phase::Foundation),
+                phase => (levels.get(item.app).copied().unwrap_or(0), phase),
+            }
         })
         .collect();
     // An object that needs something of a later stage moves behind it. What is needed needs nothing,
@@ -207,6 +250,7 @@ pub fn order(items: &[Item<'_>], after: &After<'_>) -> Order {
     for index in 0..items.len() {
         stages.entry(place(index)).or_default().push(index);
     }
+    let gates = gates(items, |index| place(index).0.1);
     let stages = stages.into_values().map(|mut stage| {
         stage.sort_by_key(|&index| (items[index].id, items[index].app));
         stage
@@ -214,7 +258,39 @@ pub fn order(items: &[Item<'_>], after: &After<'_>) -> Order {
     Order {
         stages: stages.collect(),
         needs,
+        gates,
     }
+}
+
+/// For each item, the items of its app that it is held back by.
+fn gates(items: &[Item<'_>], phase: impl Fn(usize) -> Phase) -> Vec<Vec<usize>> {
+    let mut gates = vec![Vec::new(); items.len()];
+    let mut by_app: BTreeMap<&AppName, Vec<usize>> = BTreeMap::new();
+    for (index, item) in items.iter().enumerate() {
+        by_app.entry(item.app).or_default().push(index);
+    }
+    for members in by_app.values() {
+        if members.iter().all(|&index| items[index].hook.is_none()) {
+            continue;
+        }
+        let before: Vec<usize> = members
+            .iter()
+            .copied()
+            .filter(|&index| phase(index) == Phase::Before)
+            .collect();
+        for &index in members {
+            gates[index] = match phase(index) {
+                Phase::Foundation | Phase::Settings | Phase::Before => continue,
+                Phase::After => members
+                    .iter()
+                    .copied()
+                    .filter(|&other| phase(other) != Phase::After)
+                    .collect(),
+                Phase::Workload | Phase::Consumer | Phase::Gate => before.clone(),
+            };
+        }
+    }
+    gates
 }
 
 /// For each item, the items of the set that it can't exist without.
@@ -357,6 +433,7 @@ mod tests {
             id,
             app,
             defines: None,
+            hook: None,
         };
         let items = [
             item(&ids[0], &web),
@@ -368,6 +445,7 @@ mod tests {
                 id: &crd,
                 app: &db,
                 defines: defines.as_ref(),
+                hook: None,
             },
         ];
         let before = [db.clone()];
@@ -403,11 +481,13 @@ mod tests {
                 id: &ids[0],
                 app: &a,
                 defines: None,
+                hook: None,
             },
             Item {
                 id: &ids[1],
                 app: &b,
                 defines: None,
+                hook: None,
             },
         ];
         let (after_a, after_b) = ([b.clone()], [a.clone()]);
@@ -517,6 +597,7 @@ mod tests {
                 id,
                 app,
                 defines: defines.as_ref(),
+                hook: None,
             })
             .collect();
         let order = order(&items, &after);

@@ -65,7 +65,9 @@ impl Conflict {
     }
 }
 
-fn is_predecessor(name: &str) -> bool {
+/// Whether a field manager is that of a tool that applies whole objects.
+#[must_use]
+pub fn is_predecessor(name: &str) -> bool {
     PREDECESSORS.contains(&name)
 }
 

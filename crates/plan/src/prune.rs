@@ -328,6 +328,7 @@ mod tests {
                 id,
                 app: &self.app,
                 defines: crd.then_some(&self.defines),
+                hook: None,
             }
         }
 

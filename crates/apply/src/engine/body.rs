@@ -1,5 +1,6 @@
 //! The body of an apply request: the object as its app has it, in its namespace, with the app's label.
 
+use k8s_openapi::ByteString;
 use serde_json::{Map, Value};
 
 use super::wanted::Wanted;
@@ -14,8 +15,14 @@ const SERVER_SET: [&str; 5] = [
     "creationTimestamp",
 ];
 
-pub(super) fn of(wanted: &Wanted<'_>, kind: &Kind) -> Result<Vec<u8>, serde_json::Error> {
+/// Annotation of a Job that runs before or after its app: the bundle for which it runs.
+pub(super) const BUNDLE: &str = "muster.dev/bundle";
+
+pub(super) fn of(wanted: &Wanted<'_>, kind: &Kind) -> Result<Value, serde_json::Error> {
     let mut object: Map<String, Value> = serde_json::from_str(&wanted.object.json)?;
+    if wanted.id.gvk.group.is_empty() && wanted.id.gvk.kind == "Secret" {
+        encode_secret(&mut object);
+    }
     let metadata = child(&mut object, "metadata");
     for field in SERVER_SET {
         metadata.remove(field);
@@ -25,7 +32,27 @@ pub(super) fn of(wanted: &Wanted<'_>, kind: &Kind) -> Result<Vec<u8>, serde_json
         None => metadata.remove("namespace"),
     };
     child(metadata, "labels").insert(APP_LABEL.to_owned(), wanted.app.as_str().into());
-    serde_json::to_vec(&object)
+    if let Some(bundle) = wanted.hook_bundle() {
+        let metadata = child(&mut object, "metadata");
+        child(metadata, "annotations").insert(BUNDLE.to_owned(), bundle.into());
+    }
+    Ok(Value::Object(object))
+}
+
+/// Writes a Secret's `stringData` as the `data` that it becomes. The API server counts the manager that
+/// applies as the owner of `stringData` only, so that a key that is removed or changed stays so.
+fn encode_secret(object: &mut Map<String, Value>) {
+    let Some(Value::Object(texts)) = object.remove("stringData") else {
+        return;
+    };
+    let data = child(object, "data");
+    for (key, text) in texts {
+        let text = text
+            .as_str()
+            .map(|text| ByteString(text.as_bytes().to_vec()));
+        // What is no text, the API server refuses with its own words.
+        data.insert(key, serde_json::to_value(text).unwrap_or_default());
+    }
 }
 
 /// A field's object, created where there is none or something that is no object.

@@ -1,95 +1,273 @@
 //! The end of a run: what is in the inventory and not wanted goes, in reverse order.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use futures::{StreamExt as _, stream};
-use muster_model::bundle::Gvk;
+use muster_model::{bundle::Gvk, ids::AppName};
 use muster_plan::{
     order::Item,
-    prune::{Owned, prune},
+    prune::{Mark, Owned, PRUNE, Wanted as Want, prune},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Engine, Leftovers};
+use super::{Doubt, Engine, Leftovers};
 use crate::{
+    Hold, Kept,
     board::Leftover,
     cluster::{Deleted, RequestError, explain, retried},
-    inventory::{Entry, Identity},
+    inventory::{Entry, Identity, InventoryError},
     kinds::{Kind, Kinds},
+    requests::Dependents,
 };
 
-/// What became of one object that should go.
-enum Gone {
+/// What was found of an object that is not wanted.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    uid: String,
+    mark: Mark,
+}
+
+/// What became of one object that should go, or may.
+enum Look {
+    /// It is there.
+    There(Found),
     /// It is gone, or was never ours.
-    Yes,
+    Gone,
     /// It is deleted as soon as these finalizers are done.
     Terminating(Vec<String>),
-    /// It is still there, for this reason.
-    No(String),
+    /// It can't be told, for this reason.
+    Unclear(String),
     /// It is not there, but a request that left before the agent was killed may still create it.
     NotSure,
 }
 
 impl Engine {
-    /// Deletes what is not wanted. True where something is still there that another try may end.
-    pub(super) async fn prune(&mut self, wanted: &[Item<'_>], cancel: &CancellationToken) -> bool {
-        let entries = self.inventory.entries();
-        let owned: Vec<_> = entries
-            .iter()
-            .map(|(_, entry)| Owned {
-                item: Item {
-                    id: &entry.id,
-                    app: &entry.app,
-                    defines: entry.defines.as_ref(),
-                },
-                uid: entry.uid.as_deref(),
-            })
-            .collect();
-        let plan = prune(&owned, wanted, &self.config.namespace);
-        for index in plan.handed_over {
-            self.inventory.forget(&entries[index].0);
+    /// Deletes what is not wanted, as far as that needs nobody's approval. True where something is still
+    /// there that another try may end.
+    pub(super) async fn prune(
+        &mut self,
+        kept: &Kept,
+        wanted: &[Item<'_>],
+        doubt: &Doubt,
+        cancel: &CancellationToken,
+    ) -> Result<bool, InventoryError> {
+        if self.generation != Some(kept.hash) {
+            self.generation = Some(kept.hash);
+            self.marks.clear();
         }
+        self.marks.retain(|key, _| !doubt.drifted.contains(key));
+        let identities: HashSet<_> = wanted.iter().map(|item| item.id.identity()).collect();
+        let (wanted_entries, unwanted): (Vec<_>, Vec<_>) = self
+            .inventory
+            .entries()
+            .into_iter()
+            .partition(|(_, entry)| identities.contains(&entry.id.identity()));
         let mut leftovers = Leftovers::new();
-        let mut leave = |(key, entry): &(Identity, Arc<Entry>), message: String| {
-            let (id, app) = (entry.id.clone(), entry.app.clone());
-            leftovers.insert(key.clone(), Leftover { id, app, message });
-        };
-        for (index, held) in plan.held {
-            leave(&entries[index], held.to_string());
+        let (there, mut unfinished) = self.look_at(unwanted, &mut leftovers, cancel).await;
+        if cancel.is_cancelled() {
+            return Ok(true);
         }
-        let mut unfinished = false;
+
+        let owned = |(_, entry): &'_ (Identity, Arc<Entry>)| (entry.clone(), None);
+        let entries: Vec<(Arc<Entry>, Option<&Found>)> = wanted_entries
+            .iter()
+            .map(owned)
+            .chain(
+                there
+                    .iter()
+                    .map(|(_, entry, found)| (entry.clone(), Some(found))),
+            )
+            .collect();
+        let owned: Vec<Owned<'_>> = entries
+            .iter()
+            .map(|(entry, found)| of(entry, *found))
+            .collect();
+        let headers = || {
+            kept.bundles
+                .iter()
+                .map(|bundle| (bundle, &bundle.bundle().header))
+        };
+        let emptied: BTreeSet<&AppName> = headers()
+            .filter(|(bundle, _)| bundle.bundle().objects.is_empty())
+            .map(|(_, header)| &header.app)
+            .collect();
+        let formerly: BTreeMap<&AppName, &AppName> = headers()
+            .filter_map(|(_, header)| Some((header.formerly.as_ref()?, &header.app)))
+            .collect();
+        let want = Want {
+            items: wanted,
+            emptied: &emptied,
+            formerly: &formerly,
+        };
+        let plan = prune(&owned, want, &self.config.namespace, &kept.prune);
+
+        let first = wanted_entries.len();
+        let at = |index: usize| &there[index - first];
+        for index in plan.handed_over {
+            self.inventory.forget(&at(index).0);
+        }
+        for index in plan.released {
+            let (key, entry, _) = at(index);
+            tracing::info!(app = %entry.app, object = %entry.id, "no longer wanted and left, as {PRUNE} on it says");
+            self.inventory.forget(key);
+        }
+        for (index, held) in plan.held {
+            let (key, entry, _) = at(index);
+            leave(&mut leftovers, key, entry, held.to_string());
+        }
+        let holds = plan.sets.iter().map(|set| Hold {
+            app: set.app.clone(),
+            set: set.set,
+            reason: set.reason.clone(),
+            objects: set
+                .members
+                .iter()
+                .map(|&index| at(index).1.id.clone())
+                .collect(),
+        });
+        self.board.hold(holds.collect());
+        for (key, entry) in plan.sets.iter().flat_map(|set| {
+            set.members
+                .iter()
+                .map(|&index| (&at(index).0, &at(index).1))
+        }) {
+            leave(&mut leftovers, key, entry, HELD.to_owned());
+        }
+
+        for &index in plan.delete.iter().flatten() {
+            self.inventory.goes(&at(index).0);
+        }
+        self.inventory.flush().await?;
         for stage in plan.delete {
-            let kinds = self
-                .kinds_of(stage.iter().map(|&index| &*entries[index].1))
-                .await;
-            let this = &*self;
-            let deletes = stage.into_iter().zip(kinds).map(|(index, kind)| {
-                let (key, entry) = &entries[index];
-                async move { (index, this.delete(key, entry, kind, cancel).await) }
-            });
+            let entries = stage.iter().map(|&index| &*at(index).1);
+            let kinds = self.kinds_of(entries).await;
+            let (this, there) = (&*self, &there);
+            let deletes = stage
+                .into_iter()
+                .zip(kinds)
+                .map(|(index, kind)| async move {
+                    let (_, entry, found) = &there[index - first];
+                    (index, this.delete(entry, &found.uid, kind, cancel).await)
+                });
             let deletes = stream::iter(deletes).buffer_unordered(self.config.concurrency);
             for (index, result) in deletes.collect::<Vec<_>>().await {
-                let key = &entries[index].0;
-                self.terminating.remove(key);
+                let (key, entry, _) = at(index);
                 match result {
-                    Some(Gone::Yes) => self.inventory.forget(key),
-                    Some(Gone::Terminating(finalizers)) => {
+                    Look::Gone => self.inventory.forget(key),
+                    Look::Terminating(finalizers) => {
                         unfinished = true;
-                        self.terminating.insert(key.clone());
-                        leave(&entries[index], terminating(&finalizers));
+                        leave(&mut leftovers, key, entry, terminating(&finalizers));
                     }
-                    Some(Gone::No(message)) => {
+                    Look::Unclear(message) => {
                         unfinished = true;
-                        leave(&entries[index], message);
+                        leave(&mut leftovers, key, entry, message);
                     }
-                    Some(Gone::NotSure) | None => unfinished = true,
+                    Look::There(_) | Look::NotSure => unfinished = true,
                 }
             }
         }
         if !cancel.is_cancelled() {
             self.board.leave(leftovers);
         }
-        unfinished
+        Ok(unfinished)
+    }
+
+    /// Looks at objects that are not wanted. What was found in this generation is not asked again. The
+    /// answer is what is there, and whether something has to be looked at again.
+    async fn look_at(
+        &mut self,
+        unwanted: Vec<(Identity, Arc<Entry>)>,
+        leftovers: &mut Leftovers,
+        cancel: &CancellationToken,
+    ) -> (Vec<(Identity, Arc<Entry>, Found)>, bool) {
+        let kinds = self
+            .kinds_of(unwanted.iter().map(|(_, entry)| &**entry))
+            .await;
+        let this = &*self;
+        let looks = unwanted
+            .into_iter()
+            .zip(kinds)
+            .map(|((key, entry), kind)| async move {
+                let look = this.look_at_one(&key, &entry, kind, cancel).await;
+                (key, entry, look)
+            });
+        let looks = stream::iter(looks).buffer_unordered(self.config.concurrency);
+        let (mut there, mut unfinished) = (Vec::new(), false);
+        for (key, entry, look) in looks.collect::<Vec<_>>().await {
+            match look {
+                Look::There(found) => {
+                    self.marks.insert(key.clone(), found.clone());
+                    there.push((key, entry, found));
+                }
+                Look::Gone => self.inventory.forget(&key),
+                Look::Terminating(finalizers) => {
+                    unfinished = true;
+                    leave(leftovers, &key, &entry, terminating(&finalizers));
+                }
+                Look::Unclear(message) => {
+                    unfinished = true;
+                    leave(leftovers, &key, &entry, message);
+                }
+                Look::NotSure => unfinished = true,
+            }
+        }
+        // An order of its own would make the same set another one.
+        there.sort_by(|a, b| a.0.cmp(&b.0));
+        (there, unfinished)
+    }
+
+    async fn look_at_one(
+        &self,
+        key: &Identity,
+        entry: &Entry,
+        kind: Result<Option<Arc<Kind>>, String>,
+        cancel: &CancellationToken,
+    ) -> Look {
+        if cancel.is_cancelled() {
+            return Look::NotSure;
+        }
+        if let Some(found) = self.marks.get(key) {
+            return Look::There(found.clone());
+        }
+        let kind = match kind {
+            Ok(Some(kind)) => kind,
+            Ok(None) => return Look::Gone,
+            Err(why) => return Look::Unclear(why),
+        };
+        let path = kind.path(&entry.id);
+        let live = match retried(cancel, || self.cluster.metadata(&path)).await {
+            Ok(Some(live)) => live,
+            Ok(None) if entry.applied.is_none() && self.inventory.may_appear(key) => {
+                return Look::NotSure;
+            }
+            Ok(None) => return Look::Gone,
+            Err(error) => return self.unclear(&kind, &error),
+        };
+        let same = entry.uid.as_ref() == Some(&live.uid);
+        // A request about it had left when the last run ended; what came of that is seen at the object
+        // alone.
+        let begun = entry.applied.is_none() && live.is_ours();
+        if !same && !begun {
+            // Somebody deleted ours and put another there: that one is theirs.
+            return Look::Gone;
+        }
+        if live.deletion_timestamp.is_some() {
+            return Look::Terminating(live.finalizers);
+        }
+        Look::There(Found {
+            mark: Mark::of(live.annotation(PRUNE)),
+            uid: live.uid,
+        })
+    }
+
+    fn unclear(&self, kind: &Kind, error: &RequestError) -> Look {
+        if error.is_no_path() {
+            self.vanish(&kind.gvk);
+        }
+        Look::Unclear(explain(error))
     }
 
     /// The kinds of these objects: `Ok(None)` where the API server says that there is none, so that
@@ -126,73 +304,51 @@ impl Engine {
         kinds
     }
 
-    /// `None` where it was not tried.
     async fn delete(
         &self,
-        key: &Identity,
         entry: &Entry,
+        uid: &str,
         kind: Result<Option<Arc<Kind>>, String>,
         cancel: &CancellationToken,
-    ) -> Option<Gone> {
+    ) -> Look {
         if cancel.is_cancelled() {
-            return None;
+            return Look::NotSure;
         }
         let kind = match kind {
             Ok(Some(kind)) => kind,
-            Ok(None) => return Some(Gone::Yes),
-            Err(why) => return Some(Gone::No(why)),
+            Ok(None) => return Look::Gone,
+            Err(why) => return Look::Unclear(why),
         };
         let path = kind.path(&entry.id);
-        let result = match (&entry.uid, &entry.applied) {
-            (Some(uid), Some(_)) if !self.terminating.contains(key) => {
-                self.delete_live(&path, uid, cancel).await
-            }
-            _ => self.look_and_delete(&path, key, entry, cancel).await,
-        };
-        Some(result.unwrap_or_else(|error| {
-            if error.is_no_path() {
-                self.vanish(&kind.gvk);
-            }
-            Gone::No(explain(&error))
-        }))
-    }
-
-    async fn delete_live(
-        &self,
-        path: &str,
-        uid: &str,
-        cancel: &CancellationToken,
-    ) -> Result<Gone, RequestError> {
-        let deleted = retried(cancel, || self.cluster.delete(path, uid)).await?;
-        Ok(match deleted {
-            // With another UID, somebody deleted ours and put another there: that one is theirs.
-            Deleted::Gone | Deleted::Other => Gone::Yes,
-            Deleted::Terminating(finalizers) => Gone::Terminating(finalizers),
-        })
-    }
-
-    /// Deletes an object that has to be looked at first: a request about it had left when the last
-    /// run ended, and what came of that is seen at the object alone; or it was terminating.
-    async fn look_and_delete(
-        &self,
-        path: &str,
-        key: &Identity,
-        entry: &Entry,
-        cancel: &CancellationToken,
-    ) -> Result<Gone, RequestError> {
-        let live = retried(cancel, || self.cluster.metadata(path)).await?;
-        let Some(live) = live else {
-            let appears = entry.applied.is_none() && self.inventory.may_appear(key);
-            return Ok(if appears { Gone::NotSure } else { Gone::Yes });
-        };
-        let same = entry.uid.as_ref() == Some(&live.uid);
-        let begun = entry.applied.is_none() && live.is_ours();
-        match (same || begun, live.deletion_timestamp) {
-            (false, _) => Ok(Gone::Yes),
-            (true, Some(_)) => Ok(Gone::Terminating(live.finalizers)),
-            (true, None) => self.delete_live(path, &live.uid, cancel).await,
+        let deleted = retried(cancel, || self.cluster.delete(&path, uid, Dependents::Go)).await;
+        match deleted {
+            Ok(Deleted::Gone | Deleted::Other) => Look::Gone,
+            Ok(Deleted::Terminating(finalizers)) => Look::Terminating(finalizers),
+            Err(error) => self.unclear(&kind, &error),
         }
     }
+}
+
+/// What is said of each object of a set that waits for an approval.
+const HELD: &str = "no longer wanted; waits for an approval";
+
+fn of<'a>(entry: &'a Entry, found: Option<&'a Found>) -> Owned<'a> {
+    Owned {
+        item: Item {
+            id: &entry.id,
+            app: &entry.app,
+            defines: entry.defines.as_ref(),
+            hook: None,
+        },
+        uid: found.map_or(entry.uid.as_deref(), |found| Some(&found.uid)),
+        going: entry.going,
+        mark: found.map_or(Mark::None, |found| found.mark),
+    }
+}
+
+fn leave(leftovers: &mut Leftovers, key: &Identity, entry: &Entry, message: String) {
+    let (id, app) = (entry.id.clone(), entry.app.clone());
+    leftovers.insert(key.clone(), Leftover { id, app, message });
 }
 
 fn terminating(finalizers: &[String]) -> String {

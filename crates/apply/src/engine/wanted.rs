@@ -1,24 +1,84 @@
 //! The wanted objects, each with the namespace that it is really in.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use muster_model::{
-    bundle::{Bundle, Object, ObjectRef},
+    bundle::{BundleHeader, Object, ObjectRef},
     ids::{AppName, ContentHash},
+    policy::Conflicts,
 };
-use muster_plan::order::{After, Definition, Item};
+use muster_plan::{
+    immutable::RECREATE,
+    order::{After, Definition, Hook, Item, PHASE},
+};
+use serde::Deserialize;
 
 use crate::{
-    Kept,
+    Kept, KeptBundle,
     inventory::{Identity, Inventory},
     kinds::{Kind, Kinds, Lookup},
 };
 
 /// Changes whenever [`super::body`] would make another request of the same object.
-const BODY_VERSION: &[u8] = b"1";
+const BODY_VERSION: &[u8] = b"2";
+
+/// Annotation of an object, in Git or in the cluster, that is not to be touched (`disabled`).
+pub(crate) const RECONCILE: &str = "muster.dev/reconcile";
+/// The word for what is switched off.
+pub(crate) const DISABLED: &str = "disabled";
+/// Annotation of an object that is created where there is none, and never changed.
+const IF_NOT_PRESENT: &str = "muster.dev/if-not-present";
+/// Annotation that stands above the app's `conflicts`.
+const CONFLICTS: &str = "muster.dev/conflicts";
+
+/// What an object's annotations say about how it is applied.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Marks {
+    pub(super) left_alone: bool,
+    pub(super) if_not_present: bool,
+    pub(super) conflicts: Option<Conflicts>,
+    pub(super) recreate: Option<String>,
+    pub(super) hook: Option<Hook>,
+}
+
+impl Marks {
+    fn of(object: &Object) -> Self {
+        #[derive(Deserialize)]
+        struct Document {
+            metadata: Metadata,
+        }
+        #[derive(Deserialize)]
+        struct Metadata {
+            #[serde(default)]
+            annotations: Option<HashMap<String, serde_json::Value>>,
+        }
+        if !object.json.contains("\"muster.dev/") {
+            return Self::default();
+        }
+        let document = serde_json::from_str::<Document>(&object.json).ok();
+        let annotations = document.and_then(|document| document.metadata.annotations);
+        let annotations = annotations.unwrap_or_default();
+        let text = |key: &str| annotations.get(key).and_then(|value| value.as_str());
+        Self {
+            left_alone: text(RECONCILE) == Some(DISABLED),
+            if_not_present: text(IF_NOT_PRESENT).is_some_and(|v| v == "enabled" || v == "true"),
+            conflicts: match text(CONFLICTS) {
+                Some("take") => Some(Conflicts::Take),
+                Some(_) => Some(Conflicts::Fail),
+                None => None,
+            },
+            recreate: text(RECREATE).map(str::to_owned),
+            hook: Hook::of(&object.id, text(PHASE)),
+        }
+    }
+}
 
 /// What is read of a bundle once.
 pub(super) struct Prepared {
+    hash: String,
     pub(super) objects: Vec<PreparedObject>,
 }
 
@@ -26,13 +86,22 @@ pub(super) struct PreparedObject {
     /// Hash of everything that the request is made of.
     digest: ContentHash,
     pub(super) defines: Option<Definition>,
+    marks: Marks,
+    /// What an autoscaler scales: kind and name.
+    scales: Option<(String, String)>,
 }
 
 impl Prepared {
-    pub(super) fn of(bundle: &Bundle) -> Self {
+    pub(super) fn of(bundle: &KeptBundle) -> Self {
+        let (hash, bundle) = (bundle.hash(), bundle.bundle());
         let header = &bundle.header;
         let prepare = |object: &Object| {
+            let marks = Marks::of(object);
             let mut content = Vec::from(object.hash().0);
+            if marks.hook.is_some() {
+                // It runs again when anything of its app changes.
+                content.extend_from_slice(&hash.0);
+            }
             for part in [
                 BODY_VERSION,
                 header.app.as_str().as_bytes(),
@@ -44,18 +113,47 @@ impl Prepared {
             PreparedObject {
                 digest: ContentHash::of(&content),
                 defines: Definition::of(object),
+                marks,
+                scales: scales(object),
             }
         };
         Self {
+            hash: hash.to_string(),
             objects: bundle.objects.iter().map(prepare).collect(),
         }
     }
+}
+
+/// What a HorizontalPodAutoscaler scales.
+fn scales(object: &Object) -> Option<(String, String)> {
+    #[derive(Deserialize)]
+    struct Document {
+        spec: Spec,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Spec {
+        scale_target_ref: Target,
+    }
+    #[derive(Deserialize)]
+    struct Target {
+        kind: String,
+        name: String,
+    }
+    let gvk = &object.id.gvk;
+    if gvk.group != "autoscaling" || gvk.kind != "HorizontalPodAutoscaler" {
+        return None;
+    }
+    let document: Document = serde_json::from_str(&object.json).ok()?;
+    let Target { kind, name } = document.spec.scale_target_ref;
+    Some((kind, name))
 }
 
 /// One wanted object.
 pub(super) struct Wanted<'a> {
     /// Index of its bundle.
     pub(super) bundle: usize,
+    pub(super) header: &'a BundleHeader,
     pub(super) app: &'a AppName,
     pub(super) object: &'a Object,
     /// With the namespace that it is really in.
@@ -65,14 +163,26 @@ pub(super) struct Wanted<'a> {
     pub(super) defines: Option<&'a Definition>,
     /// Its kind in exactly its version, where that is served.
     pub(super) kind: Option<Arc<Kind>>,
+    pub(super) marks: &'a Marks,
+    /// An autoscaler of the generation scales it.
+    pub(super) scaled: bool,
+    scales: Option<&'a (String, String)>,
+    /// Hash of its bundle.
+    bundle_hash: &'a str,
 }
 
 impl Wanted<'_> {
+    /// The bundle for which it runs, where it is a Job that runs once for each.
+    pub(super) fn hook_bundle(&self) -> Option<&str> {
+        self.marks.hook.map(|_| self.bundle_hash)
+    }
+
     pub(super) fn item(&self) -> Item<'_> {
         Item {
             id: &self.id,
             app: self.app,
             defines: self.defines,
+            hook: self.marks.hook,
         }
     }
 }
@@ -91,10 +201,11 @@ pub(super) fn wanted<'a>(
         .filter_map(|object| object.defines.as_ref())
         .collect();
     let mut taken = HashSet::new();
-    let mut all = Vec::new();
+    let mut all: Vec<Wanted<'a>> = Vec::new();
     for (index, (bundle, prepared)) in kept.bundles.iter().zip(prepared).enumerate() {
         let bundle = bundle.bundle().as_ref();
         let app = &bundle.header.app;
+        let bundle_hash = prepared.hash.as_str();
         for (object, prepared) in bundle.objects.iter().zip(&prepared.objects) {
             let (kind, namespaced) = match kinds.find(&object.id.gvk) {
                 Lookup::Served(kind) => (Some(kind.clone()), Some(kind.namespaced)),
@@ -112,6 +223,7 @@ pub(super) fn wanted<'a>(
             }
             all.push(Wanted {
                 bundle: index,
+                header: &bundle.header,
                 app,
                 object,
                 id: Arc::new(id),
@@ -119,7 +231,21 @@ pub(super) fn wanted<'a>(
                 digest: prepared.digest,
                 defines: prepared.defines.as_ref(),
                 kind,
+                marks: &prepared.marks,
+                scaled: false,
+                scales: prepared.scales.as_ref(),
+                bundle_hash,
             });
+        }
+    }
+    let scaled: HashSet<(Option<String>, &(String, String))> = all
+        .iter()
+        .filter_map(|wanted| Some((wanted.id.namespace.clone(), wanted.scales?)))
+        .collect();
+    if !scaled.is_empty() {
+        for wanted in &mut all {
+            let target = (wanted.id.gvk.kind.clone(), wanted.id.name.clone());
+            wanted.scaled = scaled.contains(&(wanted.id.namespace.clone(), &target));
         }
     }
     let after = kept.bundles.iter().map(|bundle| &bundle.bundle().header);

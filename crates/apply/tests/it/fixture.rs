@@ -11,7 +11,7 @@ use std::{
 use http::{Method, Request};
 use kube::{
     Api, Client, Config as KubeConfig,
-    api::{DynamicObject, ListParams},
+    api::{DynamicObject, ListParams, Patch, PatchParams},
     client::{Body, ClientBuilder},
     config::{KubeConfigOptions, Kubeconfig},
     core::{ApiResource, GroupVersionKind},
@@ -20,7 +20,7 @@ use muster_apply::{Applier, Config, Kept, KeptBundle, Observed, ObservedObject};
 use muster_model::{
     bundle::{Bundle, BundleHeader, Gvk, Object, ObjectRef},
     ids::{ContentHash, Generation, Role},
-    policy::{Policy, PruneOrders},
+    policy::{Policy, PruneBudget, PruneOrders},
 };
 use muster_plan::delivery::Term;
 use muster_testkit::local::{Cluster, ClusterOptions};
@@ -170,6 +170,54 @@ impl Fixture {
         }
     }
 
+    /// The live object, whole.
+    pub(crate) async fn get(
+        &self,
+        api_version: &str,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Value {
+        let api = self.api(api_version, kind, Some(namespace));
+        serde_json::to_value(api.get(name).await.unwrap()).unwrap()
+    }
+
+    /// Applies an object as another field manager would.
+    pub(crate) async fn apply_as(&self, manager: &str, namespace: &str, object: &Value) -> Value {
+        let (api_version, kind) = (&object["apiVersion"], &object["kind"]);
+        let api = self.api(
+            api_version.as_str().unwrap(),
+            kind.as_str().unwrap(),
+            Some(namespace),
+        );
+        let name = object["metadata"]["name"].as_str().unwrap();
+        let params = PatchParams::apply(manager).force();
+        let live = api
+            .patch(name, &params, &Patch::Apply(object))
+            .await
+            .unwrap();
+        serde_json::to_value(live).unwrap()
+    }
+
+    /// Changes an object as another field manager would, by a merge patch.
+    pub(crate) async fn edit_as(
+        &self,
+        manager: &str,
+        api_version: &str,
+        kind: &str,
+        at: (&str, &str),
+        patch: &Value,
+    ) {
+        let api = self.api(api_version, kind, Some(at.0));
+        let params = PatchParams {
+            field_manager: Some(manager.to_owned()),
+            ..PatchParams::default()
+        };
+        api.patch(at.1, &params, &Patch::Merge(patch))
+            .await
+            .unwrap();
+    }
+
     pub(crate) fn config_maps(&self, namespace: &str) -> Api<DynamicObject> {
         self.api("v1", "ConfigMap", Some(namespace))
     }
@@ -209,40 +257,73 @@ pub(crate) fn object(observed: &Observed, text: &str) -> ObservedObject {
         .clone()
 }
 
-pub(crate) fn bundle_after(
-    app: &str,
-    namespace: &str,
-    after: &[&str],
-    objects: &[Value],
-) -> KeptBundle {
-    let object = |value: &Value| Object {
-        id: ObjectRef {
-            gvk: Gvk::from_api_version(
-                value["apiVersion"].as_str().unwrap(),
-                value["kind"].as_str().unwrap(),
-            ),
-            namespace: value["metadata"]["namespace"].as_str().map(Into::into),
-            name: value["metadata"]["name"].as_str().unwrap().into(),
+/// A bundle as the hub would make it.
+pub(crate) struct Making {
+    header: BundleHeader,
+}
+
+pub(crate) fn making(app: &str, namespace: &str) -> Making {
+    Making {
+        header: BundleHeader {
+            app: app.parse().unwrap(),
+            role: Role::Active,
+            namespace: namespace.into(),
+            after: Vec::new(),
+            formerly: None,
+            policy: Policy::default(),
         },
-        json: value.to_string().into(),
-    };
-    let header = BundleHeader {
-        app: app.parse().unwrap(),
-        role: Role::Active,
-        namespace: namespace.into(),
-        after: after.iter().map(|app| app.parse().unwrap()).collect(),
-        formerly: None,
-        policy: Policy::default(),
-    };
-    let bundle = Bundle {
-        header,
-        objects: objects.iter().map(object).collect(),
-    };
-    KeptBundle::from_encoded(&bundle.encode()).unwrap()
+    }
+}
+
+impl Making {
+    pub(crate) fn after(mut self, apps: &[&str]) -> Self {
+        self.header.after = apps.iter().map(|app| app.parse().unwrap()).collect();
+        self
+    }
+
+    pub(crate) fn formerly(mut self, app: &str) -> Self {
+        self.header.formerly = Some(app.parse().unwrap());
+        self
+    }
+
+    pub(crate) fn role(mut self, role: Role) -> Self {
+        self.header.role = role;
+        self
+    }
+
+    pub(crate) fn policy(mut self, change: impl FnOnce(&mut Policy)) -> Self {
+        change(&mut self.header.policy);
+        self
+    }
+
+    pub(crate) fn of(self, objects: &[Value]) -> KeptBundle {
+        let object = |value: &Value| Object {
+            id: ObjectRef {
+                gvk: Gvk::from_api_version(
+                    value["apiVersion"].as_str().unwrap(),
+                    value["kind"].as_str().unwrap(),
+                ),
+                namespace: value["metadata"]["namespace"].as_str().map(Into::into),
+                name: value["metadata"]["name"].as_str().unwrap().into(),
+            },
+            json: value.to_string().into(),
+        };
+        let bundle = Bundle {
+            header: self.header,
+            objects: objects.iter().map(object).collect(),
+        };
+        KeptBundle::from_encoded(&bundle.encode()).unwrap()
+    }
 }
 
 pub(crate) fn bundle(app: &str, namespace: &str, objects: &[Value]) -> KeptBundle {
-    bundle_after(app, namespace, &[], objects)
+    making(app, namespace).of(objects)
+}
+
+/// The same generation with another budget.
+pub(crate) fn with_budget(mut kept: Kept, objects: u32, percent: u8) -> Kept {
+    kept.prune.budget = PruneBudget { objects, percent };
+    kept
 }
 
 pub(crate) fn kept(generation: u64, bundles: Vec<KeptBundle>) -> Kept {
@@ -255,13 +336,21 @@ pub(crate) fn kept(generation: u64, bundles: Vec<KeptBundle>) -> Kept {
             nonce: 7,
         },
         incarnation: "i".into(),
-        prune: PruneOrders::default(),
+        prune: PruneOrders {
+            budget: PruneBudget {
+                objects: u32::MAX,
+                percent: 100,
+            },
+            ..PruneOrders::default()
+        },
         bundles,
     }
 }
 
 pub(crate) fn namespace(name: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    let annotations = json!({"muster.dev/prune": "enabled"});
+    let metadata = json!({"name": name, "annotations": annotations});
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
 }
 
 pub(crate) fn config_map(name: &str, value: &str) -> Value {
@@ -273,7 +362,10 @@ pub(crate) fn definition(group: &str, scope: &str) -> Value {
     json!({
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": format!("foos.{group}")},
+        "metadata": {
+            "name": format!("foos.{group}"),
+            "annotations": {"muster.dev/prune": "enabled"},
+        },
         "spec": {
             "group": group,
             "names": {"kind": "Foo", "plural": "foos", "singular": "foo", "listKind": "FooList"},

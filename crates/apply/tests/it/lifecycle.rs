@@ -4,7 +4,7 @@ use muster_apply::Standing;
 use muster_plan::health::Health;
 use serde_json::json;
 
-use crate::fixture::{Fixture, bundle, bundle_after, config_map, kept, namespace, object};
+use crate::fixture::{Fixture, bundle, config_map, kept, making, namespace, object};
 
 #[tokio::test]
 async fn objects_come_change_move_and_go() {
@@ -122,7 +122,7 @@ async fn a_workload_becomes_healthy() {
         },
     });
     let objects = [namespace("work-a"), config_map("settings", "1"), deployment];
-    let web = bundle_after("web", "work-a", &["base"], &objects);
+    let web = making("web", "work-a").after(&["base"]).of(&objects);
     applied.settle(kept(1, vec![web])).await;
     let observed = applied
         .until(|o| o.bundles.iter().all(|b| b.health == Health::Healthy))

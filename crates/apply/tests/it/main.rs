@@ -8,9 +8,13 @@
 mod definitions;
 mod drift;
 mod fixture;
+mod held;
+mod immutable;
 mod kept;
 mod killed;
 mod lifecycle;
+mod order;
+mod ownership;
 mod prune;
 mod quiet;
 mod unreachable;

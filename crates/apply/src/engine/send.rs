@@ -1,0 +1,421 @@
+//! One object's request: what is sent, and what is made of the answer.
+
+use std::{borrow::Cow, sync::PoisonError, time::Duration};
+
+use muster_model::{bundle::Gvk, ids::Role};
+use muster_plan::{
+    fields::managers,
+    ignore::{REPLICAS, ignored, settle},
+    immutable::{Cause, immutable_fields},
+    ownership::{Conflict, Verdict, explain as explain_conflicts, is_predecessor, judge, migrate},
+};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use super::{Engine, Turn, body, stages::unknown_kind, wanted::Wanted};
+use crate::{
+    board::Standing,
+    cluster::{LiveMeta, RequestError, explain, retried},
+    kinds::Kind,
+};
+
+/// How often an object is sent again that was refused right after its definition changed: the API
+/// server takes up a new schema a moment after it has answered.
+const SCHEMA_ATTEMPTS: u32 = 6;
+const SCHEMA_PAUSE: Duration = Duration::from_millis(150);
+/// How often what a predecessor left is taken over while others change the object at the same time.
+const MIGRATION_ATTEMPTS: u32 = 4;
+
+/// How one object's request ended.
+pub(super) enum Ended {
+    /// The API server took it.
+    Applied(LiveMeta),
+    /// It is there already, and that is all that was asked for.
+    Present,
+    /// It was not taken.
+    Not(Standing),
+}
+
+impl From<Standing> for Ended {
+    fn from(standing: Standing) -> Self {
+        Self::Not(standing)
+    }
+}
+
+/// One object on its way.
+pub(super) struct Sending<'a> {
+    pub(super) object: &'a Wanted<'a>,
+    pub(super) kind: &'a Kind,
+    pub(super) path: String,
+    /// Its definition was sent just now.
+    new_schema: bool,
+    pub(super) cancel: &'a CancellationToken,
+}
+
+impl Engine {
+    pub(super) async fn send_one(
+        &self,
+        object: &Wanted<'_>,
+        kind: &Kind,
+        new_schema: bool,
+        drifted: bool,
+        cancel: &CancellationToken,
+    ) -> Turn {
+        let sending = Sending {
+            object,
+            kind,
+            path: kind.path(&object.id),
+            new_schema,
+            cancel,
+        };
+        let standing = match self.bring(&sending, drifted).await {
+            Ok(Ended::Applied(live)) => match self.accepted(&sending, live).await {
+                Ok(()) => return Turn::Good(true),
+                Err(standing) => standing,
+            },
+            Ok(Ended::Present) => {
+                let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+                present.insert(object.key.clone());
+                drop(present);
+                // Whoever made it has it: it is never pruned.
+                self.inventory.forget(&object.key);
+                let why = "left alone: it was there before, and muster.dev/if-not-present is set";
+                self.board
+                    .stand(&object.key, Standing::LeftAlone(why.to_owned()));
+                return Turn::Good(false);
+            }
+            Ok(Ended::Not(standing)) => standing,
+            Err(error) => {
+                if !error.is_transient() {
+                    self.rescue(&sending).await;
+                }
+                self.refused(&sending, &error)
+            }
+        };
+        self.board.stand(&object.key, standing);
+        Turn::Bad
+    }
+
+    /// Makes the live object what it should be, in as few requests as it takes.
+    async fn bring(&self, sending: &Sending<'_>, drifted: bool) -> Result<Ended, RequestError> {
+        let Sending {
+            object, kind, path, ..
+        } = sending;
+        let mut body = match body::of(object, kind) {
+            Ok(body) => body,
+            Err(error) => {
+                let message = format!("the object can't be read: {error}");
+                return Ok(Standing::Failed(message).into());
+            }
+        };
+        let known = self
+            .inventory
+            .get(&object.key)
+            .is_some_and(|entry| entry.uid.is_some());
+        if object.marks.if_not_present && !known {
+            return self.create_where_missing(sending, &body).await;
+        }
+        if let Some(bundle) = object.hook_bundle()
+            && known
+        {
+            let live = retried(sending.cancel, || self.cluster.metadata(path)).await?;
+            if live.is_some_and(|live| live.annotation(body::BUNDLE) != Some(bundle)) {
+                return self
+                    .recreate(sending, &body, "the bundle of its app changed")
+                    .await;
+            }
+        }
+        let fenced = object.header.role == Role::Fenced;
+        if known && !fenced && !self.ignored(object, false).is_empty() {
+            let live = retried(sending.cancel, || self.cluster.get(path)).await?;
+            if let Some(live) = live {
+                settle(&mut body, &live, &self.ignored(object, false));
+            }
+        }
+        let answer = self.apply(sending, &body, fenced).await;
+        let answer = match answer {
+            Err(error) if error.code() == 409 && conflicts(&error).next().is_some() => {
+                match self
+                    .contested(sending, body.clone(), &error, known, drifted)
+                    .await?
+                {
+                    Contest::Answer(answer) => answer,
+                    Contest::Left(standing) => return Ok(standing.into()),
+                }
+            }
+            answer => answer,
+        };
+        match answer {
+            Err(error) if error.code() == 422 => {
+                let causes: Vec<Cause<'_>> = error
+                    .causes()
+                    .map(|(_, message, field)| Cause { message, field })
+                    .collect();
+                match immutable_fields(&causes) {
+                    Some(fields) => {
+                        let why = format!("{} can't be changed", fields.join(", "));
+                        self.recreate(sending, &body, &why).await
+                    }
+                    None => Err(error),
+                }
+            }
+            answer => Ok(Ended::Applied(answer?)),
+        }
+    }
+
+    async fn create_where_missing(
+        &self,
+        sending: &Sending<'_>,
+        body: &Value,
+    ) -> Result<Ended, RequestError> {
+        let Sending {
+            object,
+            kind,
+            path,
+            cancel,
+            ..
+        } = sending;
+        let live = retried(cancel, || self.cluster.metadata(path)).await?;
+        // One that is there because an earlier answer was lost is ours.
+        if live.is_some_and(|live| !live.is_ours()) {
+            return Ok(Ended::Present);
+        }
+        self.inventory.leaves(&object.key);
+        let collection = kind.collection(&object.id);
+        match retried(cancel, || self.cluster.create(&collection, body, false)).await {
+            Err(error) if error.already_exists() => Ok(Ended::Present),
+            answer => Ok(Ended::Applied(answer?)),
+        }
+    }
+
+    /// Sends it, again where the API server may not have taken up its definition yet.
+    pub(super) async fn apply(
+        &self,
+        sending: &Sending<'_>,
+        body: &Value,
+        force: bool,
+    ) -> Result<LiveMeta, RequestError> {
+        let cancel = sending.cancel;
+        let mut attempt = 0;
+        self.inventory.leaves(&sending.object.key);
+        loop {
+            let answer = retried(cancel, || self.cluster.apply(&sending.path, body, force)).await;
+            attempt += 1;
+            let refused = answer.as_ref().is_err_and(|error| !error.is_transient());
+            if !(refused && sending.new_schema && attempt < SCHEMA_ATTEMPTS) {
+                return answer;
+            }
+            let pause = tokio::time::sleep(SCHEMA_PAUSE);
+            if cancel.run_until_cancelled(pause).await.is_none() {
+                return answer;
+            }
+        }
+    }
+
+    /// Somebody else has fields that the app wants otherwise.
+    async fn contested(
+        &self,
+        sending: &Sending<'_>,
+        mut body: Value,
+        error: &RequestError,
+        known: bool,
+        drifted: bool,
+    ) -> Result<Contest, RequestError> {
+        let Sending {
+            object,
+            path,
+            cancel,
+            ..
+        } = sending;
+        let Some(live) = retried(cancel, || self.cluster.get(path)).await? else {
+            // It went away meanwhile.
+            return Ok(Contest::Answer(self.apply(sending, &body, true).await));
+        };
+        let mut standing: Vec<Conflict> = conflicts(error).collect();
+        let scaled = self.is_scaled(object, &live).await?;
+        if settle(&mut body, &live, &self.ignored(object, scaled)) {
+            match self.apply(sending, &body, false).await {
+                Err(error) if error.code() == 409 => standing = conflicts(&error).collect(),
+                answer => return Ok(Contest::Answer(answer)),
+            }
+        }
+        let policy = &object.header.policy;
+        let verdict = if drifted {
+            // Every field was Muster's when it was applied.
+            Verdict::Take
+        } else {
+            let conflicts = object.marks.conflicts.unwrap_or(policy.conflicts);
+            judge(&live, standing, conflicts, policy.drift, known)
+        };
+        Ok(match verdict {
+            Verdict::Take => Contest::Answer(self.apply(sending, &body, true).await),
+            Verdict::Leave(conflicts) => {
+                Contest::Left(Standing::Failed(explain_conflicts(&conflicts)))
+            }
+        })
+    }
+
+    fn ignored<'a>(&self, object: &'a Wanted<'_>, scaled: bool) -> Vec<&'a str> {
+        ignored(
+            &object.id,
+            &object.header.policy.ignore,
+            scaled || object.scaled,
+        )
+    }
+
+    /// The object as it is sent where it is there: without what is somebody else's to set.
+    pub(super) async fn effective(
+        &self,
+        object: &Wanted<'_>,
+        kind: &Kind,
+        live: &Value,
+    ) -> Result<Value, RequestError> {
+        let mut body = body::of(object, kind).unwrap_or_default();
+        let scaled = self.is_scaled(object, live).await?;
+        settle(&mut body, live, &self.ignored(object, scaled));
+        Ok(body)
+    }
+
+    /// Whether a HorizontalPodAutoscaler of the cluster scales it. That is asked only where somebody
+    /// has scaled it.
+    async fn is_scaled(&self, object: &Wanted<'_>, live: &Value) -> Result<bool, RequestError> {
+        #[derive(Deserialize)]
+        struct List {
+            items: Vec<Value>,
+        }
+        let Some(namespace) = object.id.namespace.as_deref().filter(|_| !object.scaled) else {
+            return Ok(object.scaled);
+        };
+        let touched = managers(live).any(|manager| manager.subresource == "scale");
+        if !touched || live.pointer(REPLICAS).is_none() {
+            return Ok(false);
+        }
+        let path = format!(
+            "/apis/autoscaling/v2/namespaces/{namespace}/horizontalpodautoscalers?limit=500"
+        );
+        let list: List = self.cluster.read(&path, "application/json").await?;
+        Ok(list.items.iter().any(|scaler| {
+            let target = &scaler["spec"]["scaleTargetRef"];
+            target["kind"] == object.id.gvk.kind && target["name"] == object.id.name
+        }))
+    }
+
+    /// The API server took it: what others left on it is taken over, and it is written down.
+    async fn accepted(&self, sending: &Sending<'_>, live: LiveMeta) -> Result<(), Standing> {
+        let Sending {
+            object,
+            path,
+            cancel,
+            ..
+        } = sending;
+        let known = self
+            .inventory
+            .get(&object.key)
+            .and_then(|entry| entry.uid.clone());
+        let mut live = live;
+        if known.is_none() && live.others().iter().any(|name| is_predecessor(name)) {
+            let migrated = self.migrated(path, cancel).await;
+            if let Some(migrated) = migrated.map_err(|error| {
+                let managers: Vec<Cow<'_, str>> = live
+                    .others()
+                    .iter()
+                    .map(|m| Cow::from(m.as_str()))
+                    .collect();
+                Standing::Failed(format!(
+                    "what {} left on it can't be taken over: {}",
+                    managers.join(", "),
+                    explain(&error)
+                ))
+            })? {
+                live = migrated;
+            }
+        }
+        self.inventory
+            .applied(&object.key, &live.uid, object.digest, live.owned());
+        self.board.applied(&object.key, &live.uid, live.generation);
+        if live.deletion_timestamp.is_none() {
+            return Ok(());
+        }
+        let why = "it is being deleted, and is created again afterwards";
+        Err(Standing::Waiting(why.to_owned()))
+    }
+
+    async fn migrated(
+        &self,
+        path: &str,
+        cancel: &CancellationToken,
+    ) -> Result<Option<LiveMeta>, RequestError> {
+        let mut attempt = 1;
+        loop {
+            let Some(live) = retried(cancel, || self.cluster.get(path)).await? else {
+                return Ok(None);
+            };
+            let Some(patch) = migrate(&live) else {
+                return Ok(None);
+            };
+            match self.cluster.patch(path, &patch).await {
+                // The object was changed in between, which the patch's test has noticed.
+                Err(error) if matches!(error.code(), 409 | 422) && attempt < MIGRATION_ATTEMPTS => {
+                    attempt += 1;
+                }
+                answer => return answer.map(Some),
+            }
+        }
+    }
+
+    /// What an error says about an object.
+    fn refused(&self, sending: &Sending<'_>, error: &RequestError) -> Standing {
+        let Sending { object, kind, .. } = sending;
+        if !error.is_transient() {
+            self.inventory.refused(&object.key);
+        }
+        if error.namespace_terminating() {
+            Standing::Waiting("its namespace is being deleted".to_owned())
+        } else if error.is_not_found() {
+            Standing::Waiting(error.to_string())
+        } else if error.is_no_path() {
+            self.vanish(&kind.gvk);
+            Standing::Waiting(unknown_kind(&kind.gvk))
+        } else {
+            Standing::Failed(refusal(&kind.gvk, error))
+        }
+    }
+}
+
+/// What became of a conflict.
+enum Contest {
+    Answer(Result<LiveMeta, RequestError>),
+    Left(Standing),
+}
+
+fn conflicts(error: &RequestError) -> impl Iterator<Item = Conflict> {
+    error
+        .causes()
+        .filter_map(|(reason, message, field)| Conflict::of_cause(reason, message, field))
+}
+
+/// Validation of a large object can fill pages.
+const LONGEST_REFUSAL: usize = 1000;
+
+/// What the API server said, short enough to be shown and without a value of a Secret.
+pub(super) fn refusal(gvk: &Gvk, error: &RequestError) -> String {
+    let mut text = explain(error);
+    // It shows the value whose type is wrong.
+    if gvk.group.is_empty()
+        && gvk.kind == "Secret"
+        && let Some(at) = text.find("got &value")
+    {
+        text.truncate(at);
+        text.push_str("got another type");
+    }
+    if text.len() > LONGEST_REFUSAL {
+        let mut end = LONGEST_REFUSAL;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}

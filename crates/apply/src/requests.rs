@@ -1,0 +1,126 @@
+//! The requests that change objects, or ask what a change would come to.
+
+use http::Method;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::{
+    FIELD_MANAGER,
+    cluster::{Cluster, Deleted, Live, LiveMeta, METADATA_ONLY, RequestError, SERVER_TIMEOUT},
+};
+
+/// JSON is YAML.
+const APPLY: &str = "application/apply-patch+yaml";
+const JSON: &str = "application/json";
+const JSON_PATCH: &str = "application/json-patch+json";
+
+/// What becomes of the dependents of an object that is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dependents {
+    /// They go, too.
+    Go,
+    /// They stay, for an object that will take them over.
+    Stay,
+}
+
+impl Cluster {
+    /// Applies one object by server-side apply; with `force`, taking over what others have.
+    pub(crate) async fn apply(
+        &self,
+        path: &str,
+        body: &Value,
+        force: bool,
+    ) -> Result<LiveMeta, RequestError> {
+        let query = format!("force={force}");
+        let live: Live = self.apply_for(path, body, &query, METADATA_ONLY).await?;
+        Ok(live.metadata)
+    }
+
+    /// What the object would be after being applied with force.
+    pub(crate) async fn predict(&self, path: &str, body: &Value) -> Result<Value, RequestError> {
+        self.apply_for(path, body, "force=true&dryRun=All", JSON)
+            .await
+    }
+
+    async fn apply_for<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &Value,
+        query: &str,
+        accept: &str,
+    ) -> Result<T, RequestError> {
+        let uri = format!(
+            "{path}?fieldManager={FIELD_MANAGER}&fieldValidation=Strict&{query}&{SERVER_TIMEOUT}"
+        );
+        let body = body.to_string().into_bytes();
+        self.send(Method::PATCH, &uri, APPLY, accept, body).await
+    }
+
+    /// Creates an object in the collection at `path`; with `dry_run`, only asks whether it could be.
+    pub(crate) async fn create(
+        &self,
+        path: &str,
+        body: &Value,
+        dry_run: bool,
+    ) -> Result<LiveMeta, RequestError> {
+        let dry_run = if dry_run { "&dryRun=All" } else { "" };
+        let uri = format!("{path}?fieldManager={FIELD_MANAGER}{dry_run}&{SERVER_TIMEOUT}");
+        let body = body.to_string().into_bytes();
+        let live: Live = self
+            .send(Method::POST, &uri, JSON, METADATA_ONLY, body)
+            .await?;
+        Ok(live.metadata)
+    }
+
+    /// The whole object; `None` where there is none.
+    pub(crate) async fn get(&self, path: &str) -> Result<Option<Value>, RequestError> {
+        match self.read(path, JSON).await {
+            Ok(live) => Ok(Some(live)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Changes an object by a JSON patch (RFC 6902).
+    pub(crate) async fn patch(&self, path: &str, patch: &Value) -> Result<LiveMeta, RequestError> {
+        let uri = format!("{path}?fieldManager={FIELD_MANAGER}&{SERVER_TIMEOUT}");
+        let body = patch.to_string().into_bytes();
+        let live: Live = self
+            .send(Method::PATCH, &uri, JSON_PATCH, METADATA_ONLY, body)
+            .await?;
+        Ok(live.metadata)
+    }
+
+    /// Deletes the object with this UID and no other.
+    pub(crate) async fn delete(
+        &self,
+        path: &str,
+        uid: &str,
+        dependents: Dependents,
+    ) -> Result<Deleted, RequestError> {
+        let options = json!({
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": {"uid": uid},
+            "propagationPolicy": match dependents {
+                Dependents::Go => "Background",
+                Dependents::Stay => "Orphan",
+            },
+        });
+        let body = options.to_string().into_bytes();
+        let uri = format!("{path}?{SERVER_TIMEOUT}");
+        let answer = self
+            .send::<Live>(Method::DELETE, &uri, JSON, METADATA_ONLY, body)
+            .await;
+        match answer {
+            Ok(Live { metadata }) if metadata.deletion_timestamp.is_some() => {
+                Ok(Deleted::Terminating(metadata.finalizers))
+            }
+            // Some kinds answer with the object that was deleted, some with a Status.
+            Ok(_) => Ok(Deleted::Gone),
+            Err(error) if error.is_not_found() => Ok(Deleted::Gone),
+            Err(error) if error.is_conflict() => Ok(Deleted::Other),
+            Err(error) => Err(error),
+        }
+    }
+}

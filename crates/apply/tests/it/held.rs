@@ -1,0 +1,177 @@
+//! What is only deleted when a person has said so.
+
+use muster_apply::{Hold, Observed};
+use serde_json::{Value, json};
+
+use crate::fixture::{Fixture, bundle, config_map, kept, making, namespace, with_budget};
+
+fn plain_namespace(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+}
+
+fn maps(count: usize) -> Vec<Value> {
+    (0..count)
+        .map(|i| config_map(&format!("m{i}"), "1"))
+        .collect()
+}
+
+fn only_hold(observed: &Observed) -> &Hold {
+    assert_eq!(observed.holds.len(), 1, "{observed:#?}");
+    &observed.holds[0]
+}
+
+#[tokio::test]
+async fn a_generation_that_deletes_too_much_deletes_nothing_until_that_is_approved() {
+    let fixture = Fixture::new("budget").await;
+    let mut applied = fixture.start().await;
+    let objects = [vec![namespace("budget-a")], maps(8)].concat();
+    applied
+        .settle(kept(1, vec![bundle("a", "budget-a", &objects)]))
+        .await;
+    let fewer = |number| {
+        with_budget(
+            kept(number, vec![bundle("a", "budget-a", &objects[..3])]),
+            3,
+            25,
+        )
+    };
+    let observed = applied.settle(fewer(2)).await;
+    let hold = only_hold(&observed).clone();
+    assert_eq!((hold.app.as_str(), hold.objects.len()), ("a", 6));
+    assert_eq!(
+        hold.reason,
+        "6 of its 9 objects would be deleted, and the prune budget is 3"
+    );
+    assert_eq!(fixture.live("v1", "ConfigMap").await.len(), 8);
+
+    // A new process says the same: what survives stays in the inventory.
+    applied.applier.stop().await;
+    let mut applied = fixture.start().await;
+    let observed = applied.settle(fewer(3)).await;
+    assert_eq!(*only_hold(&observed), hold);
+
+    let mut approved = fewer(4);
+    approved.prune.approved.insert(hold.set);
+    let observed = applied.settle(approved).await;
+    assert_eq!((observed.holds.len(), observed.leftovers.len()), (0, 0));
+    assert_eq!(
+        fixture.live("v1", "ConfigMap").await,
+        ["budget-a/m0", "budget-a/m1"]
+    );
+    applied.applier.stop().await;
+}
+
+#[tokio::test]
+async fn an_approval_is_for_the_very_objects_that_were_seen() {
+    let fixture = Fixture::new("exact").await;
+    let mut applied = fixture.start().await;
+    let objects = [vec![namespace("exact-a")], maps(4)].concat();
+    applied
+        .settle(kept(1, vec![bundle("a", "exact-a", &objects)]))
+        .await;
+    let fewer = |number, left| {
+        with_budget(
+            kept(number, vec![bundle("a", "exact-a", &objects[..left])]),
+            1,
+            0,
+        )
+    };
+    let seen = applied.settle(fewer(2, 3)).await;
+    let set = only_hold(&seen).set;
+    // Meanwhile another commit takes one more.
+    let mut approved = fewer(3, 2);
+    approved.prune.approved.insert(set);
+    let observed = applied.settle(approved).await;
+    assert_ne!(only_hold(&observed).set, set);
+    assert_eq!(fixture.live("v1", "ConfigMap").await.len(), 4);
+    applied.applier.stop().await;
+}
+
+#[tokio::test]
+async fn a_namespace_is_not_pruned_without_being_asked() {
+    let fixture = Fixture::new("nsprune").await;
+    let mut applied = fixture.start().await;
+    let objects = [plain_namespace("nsprune-a"), config_map("a", "1")];
+    applied
+        .settle(kept(1, vec![bundle("a", "nsprune-a", &objects)]))
+        .await;
+    let observed = applied.settle(kept(2, vec![])).await;
+    let hold = only_hold(&observed).clone();
+    assert_eq!(hold.reason, "protected: Namespace");
+    assert_eq!(fixture.live("v1", "Namespace").await, ["nsprune-a"]);
+    assert_eq!(fixture.live("v1", "ConfigMap").await, Vec::<String>::new());
+    let mut approved = kept(3, vec![]);
+    approved.prune.approved.insert(hold.set);
+    applied.settle(approved).await;
+    applied
+        .until(|o| o.leftovers.is_empty() && o.holds.is_empty())
+        .await;
+    applied.applier.stop().await;
+}
+
+#[tokio::test]
+async fn an_app_that_renders_to_nothing_keeps_what_it_has() {
+    let fixture = Fixture::new("empty").await;
+    let mut applied = fixture.start().await;
+    let base = bundle("base", "empty-a", &[namespace("empty-a")]);
+    let app = bundle("a", "empty-a", &maps(2));
+    applied.settle(kept(1, vec![base.clone(), app])).await;
+    let observed = applied
+        .settle(kept(2, vec![base, bundle("a", "empty-a", &[])]))
+        .await;
+    assert!(only_hold(&observed).reason.contains("renders to nothing"));
+    assert_eq!(fixture.live("v1", "ConfigMap").await.len(), 2);
+    applied.applier.stop().await;
+}
+
+#[tokio::test]
+async fn a_generator_that_drops_every_app_deletes_nothing() {
+    let fixture = Fixture::new("cascade").await;
+    let mut applied = fixture.start().await;
+    let base = bundle("base", "cascade-a", &[namespace("cascade-a")]);
+    let apps = (0..6).map(|i| {
+        bundle(
+            &format!("app{i}"),
+            "cascade-a",
+            &[config_map(&format!("c{i}"), "1")],
+        )
+    });
+    let all: Vec<_> = std::iter::once(base.clone()).chain(apps).collect();
+    applied.settle(kept(1, all)).await;
+    let observed = applied
+        .settle(with_budget(kept(2, vec![base]), 4, 25))
+        .await;
+    assert_eq!(observed.holds.len(), 6);
+    assert_eq!(fixture.live("v1", "ConfigMap").await.len(), 6);
+    applied.applier.stop().await;
+}
+
+#[tokio::test]
+async fn an_annotation_on_the_live_object_keeps_it() {
+    let fixture = Fixture::new("keep").await;
+    let mut applied = fixture.start().await;
+    let objects = [vec![namespace("keep-a")], maps(2)].concat();
+    applied
+        .settle(kept(1, vec![bundle("a", "keep-a", &objects)]))
+        .await;
+    let patch = json!({"metadata": {"annotations": {"muster.dev/prune": "disabled"}}});
+    fixture
+        .edit_as(
+            "kubectl-annotate",
+            "v1",
+            "ConfigMap",
+            ("keep-a", "m0"),
+            &patch,
+        )
+        .await;
+    let observed = applied
+        .settle(kept(2, vec![bundle("a", "keep-a", &objects[..1])]))
+        .await;
+    assert_eq!((observed.holds.len(), observed.leftovers.len()), (0, 0));
+    assert_eq!(fixture.live("v1", "ConfigMap").await, ["keep-a/m0"]);
+    // It is nobody's: it may be wanted again, or be deleted by whoever kept it.
+    let again = making("b", "keep-a").of(&objects[..2]);
+    applied.settle(kept(3, vec![again])).await;
+    assert_eq!(fixture.live("v1", "ConfigMap").await, ["keep-a/m0"]);
+    applied.applier.stop().await;
+}

@@ -1,0 +1,192 @@
+//! What waits for what, and what never does.
+
+use std::sync::Arc;
+
+use muster_apply::Standing;
+use serde_json::{Value, json};
+
+use crate::fixture::{Fixture, bundle, config_map, kept, making, namespace, object};
+
+fn job(name: &str, phase: &str) -> Value {
+    json!({
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "annotations": {"muster.dev/phase": phase}},
+        "spec": {"template": {"spec": {
+            "restartPolicy": "Never",
+            "containers": [{"name": "work", "image": "work:1"}],
+        }}},
+    })
+}
+
+fn deployment(name: &str, image: &str) -> Value {
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name},
+        "spec": {
+            "selector": {"matchLabels": {"app": name}},
+            "template": {
+                "metadata": {"labels": {"app": name}},
+                "spec": {"containers": [{"name": "web", "image": image}]},
+            },
+        },
+    })
+}
+
+/// A Deployment of which no pod can ever run.
+fn stuck(name: &str) -> Value {
+    let mut stuck = deployment(name, "web:1");
+    stuck["spec"]["template"]["spec"]["nodeSelector"] = json!({"no-such": "node"});
+    stuck
+}
+
+#[tokio::test]
+async fn a_job_runs_before_its_app_and_again_when_the_app_changes() {
+    let fixture = Fixture::new("before").await;
+    let mut applied = fixture.start().await;
+    let objects = |image| {
+        [
+            namespace("before-a"),
+            config_map("settings", "1"),
+            job("migrate", "before"),
+            deployment("web", image),
+            job("report", "after"),
+        ]
+    };
+    let wanted = |number, image| kept(number, vec![bundle("a", "before-a", &objects(image))]);
+    applied.applier.want(Arc::new(wanted(1, "web:1")));
+    let applied_all = |o: &muster_apply::Observed| {
+        o.settled && o.bundles.len() == 1 && o.bundles[0].counts.healthy == 5
+    };
+    applied.until(applied_all).await;
+    let created = |live: Value| {
+        live["metadata"]["creationTimestamp"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let done = fixture.get("batch/v1", "Job", "before-a", "migrate").await;
+    let completed = done["status"]["completionTime"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let web = created(
+        fixture
+            .get("apps/v1", "Deployment", "before-a", "web")
+            .await,
+    );
+    assert!(completed <= web, "{completed} {web}");
+    let after = created(fixture.get("batch/v1", "Job", "before-a", "report").await);
+    assert!(web <= after, "{web} {after}");
+
+    applied.applier.want(Arc::new(wanted(2, "web:2")));
+    applied
+        .until(|o| applied_all(o) && o.generation.is_some_and(|(g, _)| g.0 == 2))
+        .await;
+    let again = fixture.get("batch/v1", "Job", "before-a", "migrate").await;
+    assert_ne!(again["metadata"]["uid"], done["metadata"]["uid"]);
+
+    // The same bundle under another number runs nothing again.
+    applied.settle(wanted(3, "web:2")).await;
+    let writes = fixture.requests.writes();
+    applied.settle(wanted(4, "web:2")).await;
+    assert_eq!(fixture.requests.writes(), writes);
+    applied.applier.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_that_fails_holds_its_app_back_and_no_other_and_gives_way_to_its_fix() {
+    let fixture = Fixture::new("jobfail").await;
+    let mut applied = fixture.start().await;
+    let mut broken = job("migrate", "before");
+    broken["spec"]["activeDeadlineSeconds"] = json!(1);
+    broken["spec"]["template"]["spec"]["nodeSelector"] = json!({"no-such": "node"});
+    let app = |job: Value| {
+        bundle(
+            "a",
+            "jobfail-a",
+            &[namespace("jobfail-a"), job, deployment("web", "web:1")],
+        )
+    };
+    let other = bundle("b", "jobfail-a", &[deployment("other", "web:1")]);
+    applied
+        .applier
+        .want(Arc::new(kept(1, vec![app(broken), other.clone()])));
+    let observed = applied
+        .until(|o| {
+            o.bundles.len() == 2
+                && {
+                    let web = object(o, "Deployment.apps jobfail-a/web").standing;
+                    matches!(web, Standing::Waiting(m) if m.contains("Job.batch jobfail-a/migrate"))
+                }
+                && object(o, "Deployment.apps jobfail-a/other").standing == Standing::Applied
+        })
+        .await;
+    assert_eq!(observed.bundles[1].counts.failed, 0);
+    applied.applier.want(Arc::new(kept(
+        2,
+        vec![app(job("migrate", "before")), other],
+    )));
+    applied
+        .until(|o| object(o, "Deployment.apps jobfail-a/web").standing == Standing::Applied)
+        .await;
+    applied.applier.stop().await;
+}
+
+#[tokio::test]
+async fn an_app_waits_until_what_it_depends_on_is_healthy() {
+    let fixture = Fixture::new("depends").await;
+    let mut applied = fixture.start().await;
+    let db = |object: Value| bundle("db", "depends-a", &[namespace("depends-a"), object]);
+    let web = || {
+        making("web", "depends-a")
+            .after(&["db"])
+            .of(&[config_map("web", "1")])
+    };
+    let observed = applied.settle(kept(1, vec![db(stuck("db")), web()])).await;
+    let Standing::Waiting(message) = object(&observed, "ConfigMap depends-a/web").standing else {
+        panic!("{observed:#?}");
+    };
+    assert!(
+        message.contains("app db: waiting for Deployment.apps depends-a/db"),
+        "{message}"
+    );
+    // The commit that was bad gives way to its fix at once.
+    applied
+        .applier
+        .want(Arc::new(kept(2, vec![db(deployment("db", "db:1")), web()])));
+    applied
+        .until(|o| object(o, "ConfigMap depends-a/web").standing == Standing::Applied)
+        .await;
+    applied.applier.stop().await;
+}
+
+#[tokio::test]
+async fn a_burst_of_commits_ends_at_the_last_without_working_through_the_others() {
+    let fixture = Fixture::new("burst").await;
+    let mut applied = fixture.start().await;
+    let base = bundle("base", "burst-a", &[namespace("burst-a"), stuck("db")]);
+    let app = |number: u64| {
+        let maps: Vec<Value> = (0..20)
+            .map(|i| config_map(&format!("m{i}"), &number.to_string()))
+            .collect();
+        bundle("a", "burst-a", &maps)
+    };
+    applied.settle(kept(1, vec![base.clone(), app(1)])).await;
+    let writes = fixture.requests.writes();
+    for number in 2..=21 {
+        applied
+            .applier
+            .want(Arc::new(kept(number, vec![base.clone(), app(number)])));
+    }
+    applied
+        .until(|o| o.settled && o.generation.is_some_and(|(g, _)| g.0 == 21))
+        .await;
+    let live = fixture.get("v1", "ConfigMap", "burst-a", "m19").await;
+    assert_eq!(live["data"]["v"], "21");
+    // Each of the twenty would have been twenty objects.
+    let writes = fixture.requests.writes() - writes;
+    assert!(writes < 120, "{writes} writes");
+    applied.applier.stop().await;
+}
