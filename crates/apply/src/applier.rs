@@ -45,9 +45,7 @@ impl Applier {
     /// # Errors
     /// [`StartError`] where the inventory can't be read; without it nothing can be pruned safely.
     pub async fn start(client: Client, config: Config) -> Result<Self, StartError> {
-        let cluster = Cluster {
-            client: client.clone(),
-        };
+        let cluster = Cluster::new(client.clone(), config.concurrency);
         let inventory = Arc::new(Inventory::load(cluster, &config.namespace).await?);
         let board = Arc::new(Board::default());
         let (wanted, wanted_changes) = watch::channel(None);

@@ -1,5 +1,7 @@
-//! Single requests to one cluster's API server: bounded in time, retried where the server asks for
-//! it, and with errors that say what the server said.
+//! Single requests to one cluster's API server: as many at a time as it takes, bounded in time and
+//! size, retried where the server asks for it, and with errors that say what the server said.
+
+mod answer;
 
 use std::{collections::BTreeMap, error::Error, future::Future, time::Duration};
 
@@ -8,6 +10,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, Client,
     api::{ObjectMeta, PostParams},
+    client::Body,
     core::Status,
 };
 use serde::{Deserialize, de::DeserializeOwned};
@@ -15,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     APP_LABEL,
+    limit::{Limiter, Sign},
     owned::{Managers, Owned},
 };
 
@@ -44,6 +48,9 @@ pub enum RequestError {
     /// No answer within the time.
     #[error("the API server did not answer within {} s", .0.as_secs())]
     TimedOut(Duration),
+    /// It was not sent, because the run that it was for was ended first.
+    #[error("it was not sent, because something newer came first")]
+    NotSent,
 }
 
 impl RequestError {
@@ -52,7 +59,7 @@ impl RequestError {
     pub fn code(&self) -> u16 {
         match self {
             Self::Refused(status) => status.code,
-            Self::NoAnswer(_) | Self::TimedOut(_) => 0,
+            Self::NoAnswer(_) | Self::TimedOut(_) | Self::NotSent => 0,
         }
     }
 
@@ -103,28 +110,39 @@ impl RequestError {
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Refused(status) => matches!(status.code, 429 | 500 | 502 | 503 | 504),
-            Self::NoAnswer(_) | Self::TimedOut(_) => true,
+            Self::NoAnswer(_) | Self::TimedOut(_) | Self::NotSent => true,
+        }
+    }
+
+    /// How long the server asked to be left alone.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(status) => {
+                let seconds = status.details.as_ref()?.retry_after_seconds;
+                (seconds > 0).then(|| Duration::from_secs(seconds.into()))
+            }
+            Self::NoAnswer(_) | Self::TimedOut(_) | Self::NotSent => None,
         }
     }
 
     fn pause(&self, attempt: u32) -> Duration {
-        let asked = match self {
-            Self::Refused(status) => {
-                let seconds = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);
-                // Priority and fairness answers in plain text, with a header of one second.
-                if status.code == 429 {
-                    seconds.max(1)
-                } else {
-                    seconds
-                }
-            }
-            Self::NoAnswer(_) | Self::TimedOut(_) => 0,
-        };
         let pause = FIRST_PAUSE.saturating_mul(1 << attempt.min(16));
         let pause = pause
-            .max(Duration::from_secs(asked.into()))
+            .max(self.retry_after().unwrap_or_default())
             .min(LONGEST_PAUSE);
-        pause.mul_f64(rand::random_range(0.75..1.25))
+        pause.mul_f64(rand::random_range(1.0..1.5))
+    }
+
+    /// What this says about the server's load. One kind's server or webhook that fails says nothing
+    /// about the others, so that only what Kubernetes says of itself counts.
+    fn sign(&self) -> Sign {
+        match self {
+            Self::Refused(status) if status.code == 429 => Sign::TooMany(self.retry_after()),
+            Self::Refused(status) if status.code == 504 => Sign::TooSlow,
+            Self::TimedOut(_) => Sign::TooSlow,
+            Self::Refused(_) => Sign::Answered,
+            Self::NoAnswer(_) | Self::NotSent => Sign::None,
+        }
     }
 }
 
@@ -177,15 +195,21 @@ pub(crate) async fn bounded<T>(
     }
 }
 
+tokio::task_local! {
+    /// What ends the wait of a request for its turn.
+    static INTERRUPT: CancellationToken;
+}
+
 /// Repeats a request while its failure is transient, with growing, jittered pauses. A cancellation
-/// ends the pauses, never a request that is under way.
+/// ends the pauses and the wait for a turn, never a request that is under way.
 pub(crate) async fn retried<T, F: Future<Output = Result<T, RequestError>>>(
     cancel: &CancellationToken,
     mut request: impl FnMut() -> F,
 ) -> Result<T, RequestError> {
     let mut attempt = 0;
     loop {
-        match request().await {
+        match INTERRUPT.scope(cancel.clone(), request()).await {
+            Err(RequestError::NotSent) => return Err(RequestError::NotSent),
             Err(error) if error.is_transient() && attempt + 1 < ATTEMPTS => {
                 let pause = tokio::time::sleep(error.pause(attempt));
                 if cancel.run_until_cancelled(pause).await.is_none() {
@@ -253,13 +277,22 @@ pub(crate) enum Deleted {
     Other,
 }
 
-/// One cluster's API server.
+/// One cluster's API server. Clones share its limit of requests under way.
 #[derive(Clone)]
 pub(crate) struct Cluster {
     pub(crate) client: Client,
+    limiter: Limiter,
 }
 
 impl Cluster {
+    /// Never more than so many requests are under way at the same time.
+    pub(crate) fn new(client: Client, most: usize) -> Self {
+        Self {
+            client,
+            limiter: Limiter::new(most),
+        }
+    }
+
     pub(crate) async fn send<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -273,9 +306,23 @@ impl Cluster {
             .uri(uri)
             .header(header::CONTENT_TYPE, content)
             .header(header::ACCEPT, accept)
-            .body(body)
+            .body(Body::from(body))
             .map_err(|error| RequestError::NoAnswer(error.into()))?;
-        bounded(self.client.request(request)).await
+        let turn = match INTERRUPT.try_with(Clone::clone) {
+            Ok(interrupt) => interrupt.run_until_cancelled(self.limiter.turn()).await,
+            Err(_) => Some(self.limiter.turn().await),
+        };
+        let turn = turn.ok_or(RequestError::NotSent)?;
+        let answer = async { answer::read(self.client.send(request).await?).await };
+        let answer = tokio::time::timeout(LONGEST_REQUEST, answer)
+            .await
+            .unwrap_or(Err(RequestError::TimedOut(LONGEST_REQUEST)));
+        turn.end(match &answer {
+            Ok(_) => Sign::Answered,
+            Err(error) => error.sign(),
+        });
+        let answer = answer?;
+        serde_json::from_slice(&answer).map_err(|error| RequestError::NoAnswer(error.into()))
     }
 
     /// Reads JSON.

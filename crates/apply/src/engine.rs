@@ -46,7 +46,8 @@ use crate::{
 pub struct Config {
     /// Where the agent keeps its records, and what it therefore never deletes.
     pub namespace: String,
-    /// Requests under way at the same time.
+    /// The most requests that are under way at the same time. How many there are follows what the API
+    /// server gains by and what it says.
     pub concurrency: usize,
     /// How long a run waits for the API server to serve a kind that it has just been taught.
     pub established_within: Duration,
@@ -62,7 +63,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             namespace: "muster-system".to_owned(),
-            concurrency: 16,
+            concurrency: 64,
             established_within: Duration::from_secs(15),
             first_retry: Duration::from_secs(1),
             longest_retry: Duration::from_secs(60),
@@ -156,7 +157,7 @@ impl Engine {
         Self {
             observer: Observer::new(client.clone(), board.clone(), inventory.clone()),
             events: Recorder::new(client.clone(), reporter),
-            cluster: Cluster { client },
+            cluster: Cluster::new(client, config.concurrency),
             config,
             kinds: Kinds::default(),
             prepared: HashMap::new(),

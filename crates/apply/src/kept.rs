@@ -205,7 +205,7 @@ impl KeptStore {
     pub fn new(client: Client, namespace: &str) -> Self {
         Self {
             api: Api::namespaced(client.clone(), namespace),
-            cluster: Cluster { client },
+            cluster: Cluster::new(client, CONCURRENCY),
             namespace: namespace.to_owned(),
             pointer: None,
             pieces: None,

@@ -11,6 +11,7 @@ mod engine;
 mod inventory;
 mod kept;
 mod kinds;
+mod limit;
 mod observe;
 mod owned;
 mod packed;

@@ -1,0 +1,160 @@
+//! Reading an answer: bounded, and with an error that a person understands, whoever gave it.
+
+use http::{HeaderMap, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use kube::{
+    client::Body,
+    core::{Status, response::StatusDetails},
+};
+use serde::Deserialize;
+
+use super::RequestError;
+
+/// An object has at most some megabytes; all kinds of a cluster, at most a few.
+const LONGEST_ANSWER: usize = 32 * 1024 * 1024;
+/// An error that is longer is not read as a `Status`.
+const LONGEST_ERROR: usize = 1024 * 1024;
+/// What is shown of an error that is no `Status`, in characters.
+const SHOWN: usize = 200;
+
+/// Set on every answer that passed priority and fairness, on its refusals too.
+const FAIRNESS: &str = "x-kubernetes-pf-prioritylevel-uid";
+
+/// The content of an answer, or the error that it is.
+pub(super) async fn read(answer: Response<Body>) -> Result<Vec<u8>, RequestError> {
+    let (parts, body) = answer.into_parts();
+    if parts.status.is_success() {
+        return match Limited::new(body, LONGEST_ANSWER).collect().await {
+            Ok(body) => Ok(body.to_bytes().into()),
+            Err(error) => Err(RequestError::NoAnswer(error)),
+        };
+    }
+    let body = match Limited::new(body, LONGEST_ERROR).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => Default::default(),
+        Err(error) => return Err(RequestError::NoAnswer(error)),
+    };
+    let status = status(parts.status, &parts.headers, &body);
+    Err(RequestError::Refused(Box::new(status)))
+}
+
+/// The error as Kubernetes would say it.
+fn status(code: StatusCode, headers: &HeaderMap, body: &[u8]) -> Status {
+    #[derive(Deserialize)]
+    struct Kind {
+        kind: String,
+    }
+    let is_status = serde_json::from_slice(body).is_ok_and(|Kind { kind }| kind == "Status");
+    let status = is_status.then(|| serde_json::from_slice::<Status>(body).ok());
+    let mut status = status
+        .flatten()
+        .unwrap_or_else(|| Status::failure(&foreign(code, headers, body), ""));
+    status.code = code.as_u16();
+    let seconds = headers.get(header::RETRY_AFTER);
+    let seconds = seconds.and_then(|seconds| seconds.to_str().ok()?.trim().parse().ok());
+    // A date, which no API server sends, is as good as nothing.
+    if let Some(seconds) = seconds {
+        let details = status.details.get_or_insert(StatusDetails {
+            name: String::new(),
+            group: String::new(),
+            kind: String::new(),
+            uid: String::new(),
+            causes: Vec::new(),
+            retry_after_seconds: 0,
+        });
+        details.retry_after_seconds = details.retry_after_seconds.max(seconds);
+    }
+    status
+}
+
+/// What to say about an error that is no `Status`: of the API server's outermost parts, or of something
+/// in front of it.
+fn foreign(code: StatusCode, headers: &HeaderMap, body: &[u8]) -> String {
+    if code == StatusCode::TOO_MANY_REQUESTS && headers.contains_key(FAIRNESS) {
+        return "the API server has too many requests at the moment (priority and fairness)".into();
+    }
+    let text = String::from_utf8_lossy(body);
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let shown = if text.starts_with('<') {
+        let title = text.split_once("<title>").map(|(_, rest)| rest);
+        let title = title.and_then(|rest| Some(rest.split_once("</title>")?.0));
+        let title = title.unwrap_or("a page for people");
+        format!("{title}; something in front of the API server answers in its place")
+    } else {
+        text
+    };
+    let mut message = format!("the answer is {code}");
+    if !shown.is_empty() {
+        message.push_str(": ");
+        message.extend(shown.chars().take(SHOWN));
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn of(code: u16, headers: &[(&'static str, &'static str)], body: &str) -> Status {
+        let headers = headers.iter().map(|(name, value)| {
+            let name = http::HeaderName::from_static(name);
+            (name, HeaderValue::from_static(value))
+        });
+        let code = StatusCode::from_u16(code).unwrap();
+        status(code, &headers.collect(), body.as_bytes())
+    }
+
+    fn seconds(status: &Status) -> Option<u32> {
+        status.details.as_ref().map(|d| d.retry_after_seconds)
+    }
+
+    #[test]
+    fn a_status_stays_what_it_is() {
+        let body = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"no","reason":
+            "NotFound","details":{"name":"a","retryAfterSeconds":1},"code":404}"#;
+        let status = of(404, &[("retry-after", "3")], body);
+        assert_eq!(
+            (status.message.as_str(), status.reason.as_str()),
+            ("no", "NotFound")
+        );
+        assert_eq!(seconds(&status), Some(3));
+        assert_eq!(status.details.unwrap().name, "a");
+    }
+
+    #[test]
+    fn other_errors_say_who_answered() {
+        let busy = of(
+            429,
+            &[("retry-after", "1"), (FAIRNESS, "5")],
+            "Too many requests, please try again later.\n",
+        );
+        assert!(busy.message.contains("priority and fairness"));
+        assert_eq!(seconds(&busy), Some(1));
+
+        let page = "<html>\r\n<head><title>502 Bad Gateway</title></head><body>…</body></html>";
+        assert_eq!(
+            of(502, &[], page).message,
+            "the answer is 502 Bad Gateway: 502 Bad Gateway; something in front of the API server \
+             answers in its place"
+        );
+        let no_path = of(404, &[], "404 page not found\n");
+        assert_eq!(no_path.reason, "");
+        assert_eq!(
+            no_path.message,
+            "the answer is 404 Not Found: 404 page not found"
+        );
+        // JSON of something else is no Status.
+        let other = of(503, &[("retry-after", "soon")], r#"{"error": "down"}"#);
+        assert_eq!(
+            other.message,
+            r#"the answer is 503 Service Unavailable: {"error": "down"}"#
+        );
+        assert_eq!((other.code, seconds(&other)), (503, None));
+        assert_eq!(
+            of(500, &[], &"a".repeat(5_000)).message.chars().count(),
+            SHOWN + 41
+        );
+    }
+}

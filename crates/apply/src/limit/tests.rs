@@ -1,0 +1,157 @@
+use futures::future::{join_all, poll_immediate};
+use proptest::prelude::*;
+
+use super::*;
+
+/// A server that takes `latency` for a request and answers at most `capacity` requests a second; as
+/// long as `refuses` is set it refuses what is more than that at a time.
+#[derive(Debug, Clone, Copy)]
+struct Server {
+    latency: f64,
+    capacity: f64,
+    refuses: Option<usize>,
+}
+
+/// Where a pace is after so many answers of this server, with always more to send.
+fn run(pace: &mut Pace, server: Server, answers: usize) {
+    let (start, mut seconds) = (Instant::now(), 0.0);
+    for _ in 0..answers {
+        let rate = (pace.limit as f64 / server.latency).min(server.capacity);
+        seconds += 1.0 / rate;
+        if server.refuses.is_some_and(|most| pace.limit > most) {
+            pace.refused(pace.halvings);
+        } else {
+            pace.answered(start + Duration::from_secs_f64(seconds), true);
+        }
+    }
+}
+
+#[test]
+fn a_server_that_gains_gets_more_and_one_that_does_not_gets_no_more() {
+    let server = |capacity| Server {
+        latency: 0.02,
+        capacity,
+        refuses: None,
+    };
+    let at = |capacity| {
+        let mut pace = Pace::new(64);
+        run(&mut pace, server(capacity), 2_000);
+        pace.limit
+    };
+    assert_eq!(at(1e9), 64);
+    // 16 requests at a time already make 800 answers a second.
+    assert_eq!(at(600.0), 16);
+    // 36 are a step more than what is needed.
+    assert_eq!(at(1_600.0), 36);
+}
+
+#[test]
+fn a_refusal_halves_once_and_recovery_is_by_one() {
+    let mut pace = Pace::new(64);
+    let left = pace.halvings;
+    for _ in 0..16 {
+        pace.refused(left);
+    }
+    assert_eq!(pace.limit, 8);
+    pace.refused(pace.halvings);
+    assert_eq!(pace.limit, 4);
+    let start = Instant::now();
+    for answer in 0..4 * ANSWERS {
+        pace.answered(start + Duration::from_millis(answer as u64), true);
+    }
+    assert_eq!(pace.limit, 5);
+}
+
+#[test]
+fn what_had_not_to_wait_says_nothing_about_the_limit() {
+    let mut pace = Pace::new(64);
+    let start = Instant::now();
+    for answer in 0..10_000 {
+        pace.answered(start + Duration::from_millis(answer), false);
+    }
+    assert_eq!(pace.limit, FIRST);
+}
+
+#[test]
+fn it_finds_out_that_the_server_has_become_faster() {
+    let mut pace = Pace::new(64);
+    let slow = Server {
+        latency: 0.02,
+        capacity: 600.0,
+        refuses: None,
+    };
+    run(&mut pace, slow, 2_000);
+    let fast = Server {
+        capacity: 1e9,
+        ..slow
+    };
+    run(&mut pace, fast, 10_000);
+    assert_eq!(pace.limit, 64);
+}
+
+proptest! {
+    #[test]
+    fn it_is_never_below_one_nor_above_the_most(
+        most in 0_usize..200,
+        signs in prop::collection::vec((0_u8..10, 0_u64..50, any::<bool>()), 0..2_000),
+    ) {
+        let mut pace = Pace::new(most);
+        let mut now = Instant::now();
+        let mut left = pace.halvings;
+        for (sign, milliseconds, other) in signs {
+            now += Duration::from_millis(milliseconds);
+            match (sign, other) {
+                (0, true) => pace.refused(left),
+                (0, false) => left = pace.halvings,
+                _ => pace.answered(now, other),
+            }
+            prop_assert!((1..=most.max(1)).contains(&pace.limit));
+        }
+    }
+
+    #[test]
+    fn it_stays_where_a_server_does_not_refuse_for_long(most in 1_usize..60) {
+        let mut pace = Pace::new(64);
+        let server = Server { latency: 0.02, capacity: 1e9, refuses: Some(most) };
+        run(&mut pace, server, 20_000);
+        // A try of half as much more is refused at once.
+        prop_assert!(pace.limit >= most / 2 && pace.limit <= most * 3 / 2 + 1, "{pace:?}");
+        let halvings = pace.halvings;
+        run(&mut pace, server, 10_000);
+        prop_assert!(pace.halvings - halvings < 300, "{pace:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_is_for_all_and_ends() {
+    let limiter = Limiter::new(2);
+    let began = Instant::now();
+    let turn = limiter.turn().await;
+    turn.end(Sign::TooMany(Some(Duration::from_secs(7))));
+    join_all((0..10).map(|_| async {
+        limiter.turn().await.end(Sign::Answered);
+    }))
+    .await;
+    assert_eq!(began.elapsed().as_secs(), 7);
+    // A server, or what stands before it, that asks for a day is not believed.
+    let turn = limiter.turn().await;
+    turn.end(Sign::TooMany(Some(Duration::from_secs(86_400))));
+    limiter.turn().await.end(Sign::Answered);
+    assert_eq!(began.elapsed().as_secs(), 67);
+}
+
+#[tokio::test]
+async fn turns_are_as_many_as_the_limit_and_come_back() {
+    let limiter = Limiter::new(3);
+    let mut turns = Vec::new();
+    for _ in 0..3 {
+        turns.push(limiter.turn().await);
+    }
+    let mut fourth = std::pin::pin!(limiter.turn());
+    assert!(poll_immediate(&mut fourth).await.is_none());
+    // A request that is given up gives its turn back, too.
+    drop(turns.pop());
+    drop(fourth.await);
+    turns.remove(0).end(Sign::None);
+    assert_eq!(limiter.state().under_way, 1);
+}
