@@ -82,7 +82,7 @@ impl RequestError {
     pub(crate) fn causes(&self) -> impl Iterator<Item = (&str, &str, &str)> {
         let details = match self {
             Self::Refused(status) => status.details.as_ref(),
-            Self::NoAnswer(_) | Self::TimedOut(_) => None,
+            Self::NoAnswer(_) | Self::TimedOut(_) | Self::NotSent => None,
         };
         let causes = details.into_iter().flat_map(|details| &details.causes);
         causes.map(|cause| {

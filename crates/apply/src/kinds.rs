@@ -1,6 +1,9 @@
 //! What kinds the API server serves, asked once and again only for what is missing.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use kube::core::{ApiResource, DynamicObject};
 use muster_model::bundle::{Gvk, ObjectRef};
@@ -75,6 +78,8 @@ pub(crate) enum Lookup {
 #[derive(Debug, Default)]
 pub(crate) struct Kinds {
     by_kind: HashMap<(String, String), Vec<Arc<Kind>>>,
+    /// Groups and versions whose own server did not answer.
+    silent: HashSet<(String, String)>,
     loaded: bool,
 }
 
@@ -140,6 +145,25 @@ impl Kinds {
         }
     }
 
+    /// Why a kind can't be had that is not known.
+    pub(crate) fn why_unknown(&self, gvk: &Gvk) -> String {
+        let api = gvk.api_version();
+        if self
+            .silent
+            .contains(&(gvk.group.clone(), gvk.version.clone()))
+        {
+            return format!(
+                "the server behind the aggregated API {api} does not answer; see `kubectl get \
+                 apiservice {}.{}`",
+                gvk.version, gvk.group
+            );
+        }
+        format!(
+            "the cluster does not know the kind {} of {api}; is its CustomResourceDefinition missing?",
+            gvk.kind
+        )
+    }
+
     /// The kind in the version that is asked for, or else in one that is served.
     pub(crate) fn any_version(&self, gvk: &Gvk) -> Option<Arc<Kind>> {
         match self.find(gvk) {
@@ -177,6 +201,7 @@ impl Kinds {
                 }
                 // The server behind an aggregated API does not answer: what was known stays known.
                 if freshness == "Stale" {
+                    fresh.silent.insert((name.clone(), version.clone()));
                     let known = self.by_kind.values().flatten();
                     let known = known.filter(|k| k.gvk.group == *name && k.gvk.version == version);
                     for kind in known {

@@ -2,6 +2,7 @@
 //! control planes on loopback ports, upstream manifests.
 
 mod credentials;
+pub mod faults;
 pub mod fleet;
 pub mod gitserver;
 mod guard;

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::{Engine, Turn, body, stages::unknown_kind, wanted::Wanted};
+use super::{Engine, Turn, body, wanted::Wanted};
 use crate::{
     board::Standing,
     cluster::{LiveMeta, RequestError, explain, retried},
@@ -376,7 +376,7 @@ impl Engine {
             Standing::Waiting(error.to_string())
         } else if error.is_no_path() {
             self.vanish(&kind.gvk);
-            Standing::Waiting(unknown_kind(&kind.gvk))
+            Standing::Waiting(self.kinds.why_unknown(&kind.gvk))
         } else {
             Standing::Failed(refusal(&kind.gvk, error))
         }

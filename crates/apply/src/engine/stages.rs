@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures::{StreamExt as _, stream};
-use muster_model::{bundle::Gvk, ids::AppName};
+use muster_model::ids::AppName;
 use muster_plan::{health::Health, order::Order};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -135,7 +135,7 @@ impl Engine {
                     self.wait(object, &mut turns[index], message);
                 }
                 Lookup::Unknown => {
-                    self.wait(object, &mut turns[index], unknown_kind(gvk));
+                    self.wait(object, &mut turns[index], self.kinds.why_unknown(gvk));
                 }
             }
         }
@@ -248,12 +248,4 @@ impl Engine {
             late = parked;
         }
     }
-}
-
-pub(super) fn unknown_kind(gvk: &Gvk) -> String {
-    format!(
-        "the cluster does not know the kind {} of {}; is its CustomResourceDefinition missing?",
-        gvk.kind,
-        gvk.api_version()
-    )
 }

@@ -80,9 +80,13 @@ impl Fixture {
     pub(crate) async fn of_kubeconfig(name: &str, kubeconfig: &str) -> Self {
         let kubeconfig = Kubeconfig::from_yaml(kubeconfig).unwrap();
         let options = KubeConfigOptions::default();
-        let mut config = KubeConfig::from_custom_kubeconfig(kubeconfig, &options)
+        let config = KubeConfig::from_custom_kubeconfig(kubeconfig, &options)
             .await
             .unwrap();
+        Self::of_config(name, config)
+    }
+
+    pub(crate) fn of_config(name: &str, mut config: KubeConfig) -> Self {
         config.default_retry = false;
         let requests = Arc::new(Requests::default());
         let counted = requests.clone();

@@ -7,6 +7,7 @@
 
 mod definitions;
 mod drift;
+mod faults;
 mod fixture;
 mod held;
 mod immutable;

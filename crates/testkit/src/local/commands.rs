@@ -10,6 +10,8 @@ use crate::credentials;
 
 /// What nodes, pods and volumes do.
 const STAGES: &str = include_str!("../kwok.yaml");
+/// Whose requests are written down.
+const AUDIT: &str = include_str!("../audit.yaml");
 
 impl Cluster {
     pub(super) fn command(&self, component: Component) -> anyhow::Result<Command> {
@@ -24,7 +26,15 @@ impl Cluster {
         let mut command = Command::new(program);
         command.current_dir(self.directory()).args(match component {
             Component::Etcd => self.etcd(),
-            Component::ApiServer => self.api_server(),
+            Component::ApiServer => {
+                let mut args = self.api_server();
+                if self.options.audit {
+                    let policy = self.directory().join("audit.yaml");
+                    credentials::write(&policy, AUDIT)?;
+                    args.extend(self.audit(&policy));
+                }
+                args
+            }
             Component::ControllerManager => self.controller_manager(),
             Component::Scheduler => self.scheduler(),
             Component::Kwok => {
@@ -91,6 +101,17 @@ impl Cluster {
             format!("--service-account-signing-key-file={}", token_key.display()),
             "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
             "--profiling=false".to_owned(),
+        ]
+    }
+
+    /// Written beside the requests, not in their way.
+    fn audit(&self, policy: &Path) -> Vec<String> {
+        vec![
+            format!("--audit-policy-file={}", policy.display()),
+            format!("--audit-log-path={}", self.audit_log().display()),
+            "--audit-log-mode=batch".to_owned(),
+            "--audit-log-batch-buffer-size=100000".to_owned(),
+            "--audit-log-maxsize=2000".to_owned(),
         ]
     }
 

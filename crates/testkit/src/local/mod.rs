@@ -40,6 +40,9 @@ pub struct ClusterOptions {
     pub controllers: bool,
     /// The region of the nodes (`topology.kubernetes.io/region`); the zones are named after it.
     pub region: String,
+    /// Whether the API server writes down the requests of the group `system:serviceaccounts:audited`,
+    /// each with its user; see [`Cluster::audit_log`].
+    pub audit: bool,
     /// Where its data is kept. `None` takes a temporary directory that ends with the cluster.
     pub directory: Option<PathBuf>,
 }
@@ -52,6 +55,7 @@ impl ClusterOptions {
             nodes: 0,
             controllers: false,
             region: "local".to_owned(),
+            audit: false,
             directory: None,
         }
     }
@@ -203,6 +207,12 @@ impl Cluster {
     /// The file with all that a component has printed.
     pub fn log(&self, component: Component) -> PathBuf {
         self.directory().join(format!("{}.log", component.name()))
+    }
+
+    /// The file with the audited requests, a JSON event in each line. The end of a request is one, and
+    /// the beginning of a watch; it is there within a second or two.
+    pub fn audit_log(&self) -> PathBuf {
+        self.directory().join("audit.log")
     }
 
     /// The process id of a component.

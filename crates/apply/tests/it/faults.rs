@@ -1,0 +1,387 @@
+//! API servers that are busy, broken, slow, cut off, or that say no to a part.
+
+use std::collections::BTreeMap;
+
+use http::StatusCode;
+use kube::{
+    Config as KubeConfig,
+    api::{DeleteParams, DynamicObject, PostParams},
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use muster_apply::{Observed, Standing};
+use muster_testkit::{
+    faults::{Asked, Fault, FaultProxy, Verb},
+    local::{Cluster, ClusterOptions},
+    wait::eventually,
+};
+use serde_json::{Value, json};
+
+use crate::fixture::{
+    Applied, Fixture, LONG, bundle, cluster, config_map, kept, namespace, object,
+};
+
+const MAPS: usize = 60;
+
+/// A proxy before the common cluster, and what one test works with behind it.
+async fn behind_a_proxy(name: &str) -> (FaultProxy, Fixture) {
+    let proxy = FaultProxy::start(cluster().await).await.unwrap();
+    let fixture = Fixture::of_config(name, proxy.config().unwrap());
+    (proxy, fixture)
+}
+
+fn objects(namespace_name: &str) -> Vec<Value> {
+    let maps = (0..MAPS).map(|i| config_map(&format!("c{i}"), "1"));
+    std::iter::once(namespace(namespace_name))
+        .chain(maps)
+        .collect()
+}
+
+/// A PATCH of a test's own map.
+fn map(asked: &Asked) -> bool {
+    asked.verb == Verb::Patch && asked.resource == "configmaps"
+}
+
+fn all_applied(observed: &Observed) -> bool {
+    let mut objects = observed.bundles.iter().flat_map(|bundle| &bundle.objects);
+    observed.settled
+        && objects.clone().next().is_some()
+        && objects.all(|o| o.standing == Standing::Applied && o.uid.is_some())
+}
+
+fn failed(observed: &Observed) -> impl Iterator<Item = &str> {
+    let objects = observed.bundles.iter().flat_map(|bundle| &bundle.objects);
+    objects.filter_map(|object| match &object.standing {
+        Standing::Failed(message) => Some(message.as_str()),
+        _ => None,
+    })
+}
+
+/// Every map is in the cluster with the UID that is observed, and a new process knows that: it writes
+/// nothing. In the end it finds all of them again to delete them.
+async fn is_whole(fixture: &Fixture, mut applied: Applied, bundle_name: &str) {
+    let observed = applied.until(all_applied).await;
+    let maps = fixture.config_maps(bundle_name);
+    let live: BTreeMap<String, Option<String>> = maps
+        .list(&Default::default())
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|map| (map.metadata.name.unwrap(), map.metadata.uid))
+        .collect();
+    let seen = observed.bundles[0].objects.iter();
+    let seen = seen.filter(|object| object.id.gvk.kind == "ConfigMap");
+    let mut count = 0;
+    for object in seen {
+        assert_eq!(live[&object.id.name], object.uid, "{}", object.id);
+        count += 1;
+    }
+    assert_eq!(count, MAPS);
+    applied.applier.stop().await;
+
+    let mut applied = fixture.start().await;
+    let before = fixture.requests.writes();
+    let all = bundle("a", bundle_name, &objects(bundle_name));
+    applied.settle(kept(8, vec![all])).await;
+    applied.until(all_applied).await;
+    assert_eq!(fixture.requests.writes() - before, 0);
+    applied.settle(kept(9, vec![])).await;
+    assert_eq!(fixture.live("v1", "ConfigMap").await, [""; 0]);
+    applied.applier.stop().await;
+}
+
+#[tokio::test]
+async fn a_storm_of_refusals_with_a_pause_ends_in_everything_applied() {
+    let (proxy, fixture) = behind_a_proxy("storm").await;
+    let storm = proxy.spoil(40, Fault::too_many(Some(1)), map);
+    let mut applied = fixture.start().await;
+    let wanted = kept(1, vec![bundle("a", "storm-a", &objects("storm-a"))]);
+    applied.settle(wanted).await;
+    applied.until(all_applied).await;
+    assert_eq!(storm.times(), 40);
+    is_whole(&fixture, applied, "storm-a").await;
+}
+
+#[tokio::test]
+async fn a_storm_of_refusals_in_plain_text_ends_in_everything_applied() {
+    let (proxy, fixture) = behind_a_proxy("gale").await;
+    let storm = proxy.spoil(300, Fault::too_many(None), map);
+    let mut applied = fixture.start().await;
+    let wanted = kept(1, vec![bundle("a", "gale-a", &objects("gale-a"))]);
+    applied.settle(wanted).await;
+    applied.until(all_applied).await;
+    assert_eq!(storm.times(), 300);
+    is_whole(&fixture, applied, "gale-a").await;
+}
+
+#[tokio::test]
+async fn a_pause_that_the_server_asks_for_does_not_hold_up_the_end() {
+    let (proxy, fixture) = behind_a_proxy("hush").await;
+    let hush = proxy.spoil(usize::MAX, Fault::too_many(Some(3_600)), map);
+    let applied = fixture.start().await;
+    let wanted = kept(1, vec![bundle("a", "hush-a", &objects("hush-a"))]);
+    applied.applier.want(wanted.into());
+    eventually("a refusal", LONG, async || {
+        anyhow::ensure!(hush.times() > 0);
+        Ok(())
+    })
+    .await
+    .unwrap();
+    // The pause itself is a minute.
+    tokio::time::timeout(LONG / 2, applied.applier.stop())
+        .await
+        .expect("it ends");
+}
+
+#[tokio::test]
+async fn failures_of_the_server_and_of_what_is_before_it_end_in_everything_applied() {
+    let (proxy, fixture) = behind_a_proxy("broken").await;
+    let error = Fault::status(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "InternalError",
+        "etcdserver: leader changed",
+    );
+    let errors = proxy.spoil(150, error, map);
+    let away = Fault::page(StatusCode::SERVICE_UNAVAILABLE);
+    let writes = |asked: &Asked| matches!(asked.verb, Verb::Create | Verb::Update);
+    let aways = proxy.spoil(2, away, writes);
+    let mut applied = fixture.start().await;
+    let wanted = kept(1, vec![bundle("a", "broken-a", &objects("broken-a"))]);
+    applied.settle(wanted).await;
+    applied.until(all_applied).await;
+    assert_eq!((errors.times(), aways.times()), (150, 2));
+
+    let bad = proxy.spoil(usize::MAX, Fault::page(StatusCode::BAD_GATEWAY), map);
+    let mut changed = objects("broken-a");
+    changed[1] = config_map("c0", "2");
+    applied
+        .settle(kept(2, vec![bundle("a", "broken-a", &changed)]))
+        .await;
+    let observed = applied.until(|o| failed(o).next().is_some()).await;
+    let message = failed(&observed).next().unwrap();
+    assert!(
+        message.contains("502 Bad Gateway; something in front of the API server"),
+        "{message}"
+    );
+    assert!(bad.times() > 0);
+    proxy.heal();
+    applied.until(all_applied).await;
+    applied
+        .settle(kept(3, vec![bundle("a", "broken-a", &objects("broken-a"))]))
+        .await;
+    is_whole(&fixture, applied, "broken-a").await;
+}
+
+#[tokio::test]
+async fn requests_without_an_answer_end_in_everything_applied() {
+    let (proxy, fixture) = behind_a_proxy("hang").await;
+    let hang = proxy.spoil(10, Fault::Hang, map);
+    let mut applied = fixture.start().await;
+    let wanted = kept(1, vec![bundle("a", "hang-a", &objects("hang-a"))]);
+    applied.applier.want(wanted.into());
+    applied.until(all_applied).await;
+    assert_eq!(hang.times(), 10);
+    is_whole(&fixture, applied, "hang-a").await;
+}
+
+#[tokio::test]
+async fn answers_that_break_off_leave_nothing_twice_and_nothing_unknown() {
+    let (proxy, fixture) = behind_a_proxy("cut").await;
+    let maps = proxy.spoil(90, Fault::Cut, map);
+    // The agent's own records, too.
+    let records = proxy.spoil(6, Fault::Cut, |asked| {
+        matches!(asked.verb, Verb::Create | Verb::Update)
+    });
+    let mut applied = fixture.start().await;
+    let wanted = kept(1, vec![bundle("a", "cut-a", &objects("cut-a"))]);
+    applied.applier.want(wanted.into());
+    applied.until(all_applied).await;
+    assert_eq!((maps.times(), records.times()), (90, 6));
+    is_whole(&fixture, applied, "cut-a").await;
+}
+
+#[tokio::test]
+async fn a_kind_that_is_denied_is_named_and_the_rest_is_applied() {
+    let admin = Fixture::new("denied").await;
+    let user = "denied-agent";
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": user},
+        "rules": [{"apiGroups": [""], "resources": ["namespaces", "configmaps"], "verbs": ["*"]}],
+    });
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": user},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": user},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
+    });
+    create(&admin, &role).await;
+    create(&admin, &binding).await;
+    let kubeconfig = Kubeconfig::from_yaml(&cluster().await.kubeconfig().unwrap()).unwrap();
+    let options = KubeConfigOptions::default();
+    let mut config = KubeConfig::from_custom_kubeconfig(kubeconfig, &options)
+        .await
+        .unwrap();
+    config.auth_info.impersonate = Some(user.to_owned());
+    config.auth_info.impersonate_groups = Some(vec!["system:authenticated".to_owned()]);
+    let fixture = Fixture::of_config("denied", config);
+    let mut applied = fixture.start().await;
+    let all = [
+        namespace("denied-a"),
+        config_map("a", "1"),
+        service("front"),
+        config_map("b", "1"),
+    ];
+    let observed = applied
+        .settle(kept(1, vec![bundle("a", "denied-a", &all)]))
+        .await;
+    let Standing::Failed(message) = object(&observed, "Service denied-a/front").standing else {
+        panic!("{observed:#?}");
+    };
+    assert!(
+        message.contains(r#"services "front" is forbidden: User "denied-agent" cannot patch"#),
+        "{message}"
+    );
+    for name in ["a", "b"] {
+        let map = object(&observed, &format!("ConfigMap denied-a/{name}"));
+        assert_eq!(map.standing, Standing::Applied);
+    }
+    applied.applier.stop().await;
+}
+
+#[tokio::test]
+async fn a_broken_webhook_is_named_and_the_rest_is_applied() {
+    let fixture = Fixture::new("hook").await;
+    let hook = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "hook-broken"},
+        "webhooks": [{
+            "name": "services.hook.example.com",
+            "clientConfig": {"service": {"namespace": "hook-nowhere", "name": "gone"}},
+            "rules": [{
+                "apiGroups": [""], "apiVersions": ["v1"], "resources": ["services"],
+                "operations": ["CREATE", "UPDATE"],
+            }],
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "hook-a"}},
+            "failurePolicy": "Fail",
+            "sideEffects": "None",
+            "admissionReviewVersions": ["v1"],
+            "timeoutSeconds": 1,
+        }],
+    });
+    create(&fixture, &hook).await;
+    create(&fixture, &namespace("hook-a")).await;
+    // The API server takes up a new webhook a moment after it has answered.
+    let api = fixture.api("v1", "Service", Some("hook-a"));
+    let probe: DynamicObject = serde_json::from_value(service("probe")).unwrap();
+    eventually("the webhook is asked", LONG, async || {
+        let dry_run = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
+        anyhow::ensure!(api.create(&dry_run, &probe).await.is_err());
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let mut applied = fixture.start().await;
+    let all = [
+        namespace("hook-a"),
+        service("front"),
+        config_map("a", "1"),
+        service("back"),
+    ];
+    let observed = applied
+        .settle(kept(1, vec![bundle("a", "hook-a", &all)]))
+        .await;
+    let messages: Vec<&str> = failed(&observed).collect();
+    assert_eq!(messages.len(), 2, "{observed:#?}");
+    for message in messages {
+        assert!(
+            message.contains(r#"failed calling webhook "services.hook.example.com""#),
+            "{message}"
+        );
+    }
+    let map = object(&observed, "ConfigMap hook-a/a");
+    assert_eq!(map.standing, Standing::Applied);
+
+    let api = fixture.api(
+        "admissionregistration.k8s.io/v1",
+        "ValidatingWebhookConfiguration",
+        None,
+    );
+    api.delete("hook-broken", &DeleteParams::default())
+        .await
+        .unwrap();
+    applied.until(all_applied).await;
+    applied.applier.stop().await;
+}
+
+#[tokio::test]
+async fn a_broken_aggregated_api_is_named_and_the_rest_is_applied() {
+    // It hinders the deletion of namespaces, so that it needs a cluster of its own.
+    let cluster = Cluster::start(ClusterOptions::new("apply-aggregated"))
+        .await
+        .unwrap();
+    let fixture = Fixture::of_kubeconfig("agg", &cluster.kubeconfig().unwrap()).await;
+    let service = json!({
+        "apiVersion": "apiregistration.k8s.io/v1",
+        "kind": "APIService",
+        "metadata": {"name": "v1.agg.example.com"},
+        "spec": {
+            "group": "agg.example.com", "version": "v1",
+            "groupPriorityMinimum": 100, "versionPriority": 100,
+            "insecureSkipTLSVerify": true,
+            "service": {"namespace": "agg-nowhere", "name": "gone"},
+        },
+    });
+    create(&fixture, &service).await;
+    eventually("the API server knows of it", LONG, async || {
+        let api = fixture.api("apiregistration.k8s.io/v1", "APIService", None);
+        let conditions = &api.get("v1.agg.example.com").await?.data["status"]["conditions"];
+        anyhow::ensure!(conditions[0]["status"] == "False", "{conditions}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+
+    let mut applied = fixture.start().await;
+    let thing = json!({
+        "apiVersion": "agg.example.com/v1", "kind": "Thing", "metadata": {"name": "one"},
+    });
+    let all = [namespace("agg-a"), thing, config_map("a", "1")];
+    let observed = applied
+        .settle(kept(1, vec![bundle("a", "agg-a", &all)]))
+        .await;
+    assert_eq!(observed.problem, None);
+    let map = object(&observed, "ConfigMap agg-a/a");
+    assert_eq!(map.standing, Standing::Applied);
+    let Standing::Waiting(message) = object(&observed, "Thing.agg.example.com agg-a/one").standing
+    else {
+        panic!("{observed:#?}");
+    };
+    assert_eq!(
+        message,
+        "the server behind the aggregated API agg.example.com/v1 does not answer; \
+         see `kubectl get apiservice v1.agg.example.com`"
+    );
+    applied.applier.stop().await;
+}
+
+fn service(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name},
+        "spec": {"ports": [{"port": 80}], "selector": {"app": name}},
+    })
+}
+
+async fn create(fixture: &Fixture, object: &Value) {
+    let part = |field: &str| object[field].as_str().unwrap().to_owned();
+    let api = fixture.api(&part("apiVersion"), &part("kind"), None);
+    let object: DynamicObject = serde_json::from_value(object.clone()).unwrap();
+    api.create(&PostParams::default(), &object).await.unwrap();
+}

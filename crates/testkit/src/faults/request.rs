@@ -1,0 +1,198 @@
+//! What a client of an API server asks for, read from the method and the address alone.
+
+use std::fmt;
+
+use http::{Method, Uri};
+
+/// Kinds of requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verb {
+    /// What kinds there are.
+    Discover,
+    /// One object.
+    Get,
+    /// Objects of a kind.
+    List,
+    /// Changes of objects.
+    Watch,
+    /// POST of an object.
+    Create,
+    /// PUT of an object.
+    Update,
+    /// PATCH of an object, which applying is.
+    Patch,
+    /// DELETE of one object or of many.
+    Delete,
+    /// A write that changes nothing.
+    DryRun,
+    /// Anything about leases, which many agents renew all the time.
+    Lease,
+    /// Something else, such as the version or the health of the API server.
+    Other,
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Discover => "discover",
+            Self::Get => "get",
+            Self::List => "list",
+            Self::Watch => "watch",
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Patch => "patch",
+            Self::Delete => "delete",
+            Self::DryRun => "dry run",
+            Self::Lease => "lease",
+            Self::Other => "other",
+        })
+    }
+}
+
+/// One request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// What it does.
+    pub verb: Verb,
+    /// The path, without the query.
+    pub path: String,
+    /// The resource in the plural, such as `configmaps`; empty where there is none.
+    pub resource: String,
+    /// The namespace, where the path names one around the object.
+    pub namespace: Option<String>,
+    /// The object's name, where the path has one.
+    pub name: Option<String>,
+}
+
+impl Asked {
+    /// Reads a request.
+    pub fn of(method: &Method, uri: &Uri) -> Self {
+        let segments: Vec<&str> = uri.path().split('/').filter(|s| !s.is_empty()).collect();
+        let (about, versioned) = match segments.as_slice() {
+            ["api", _, about @ ..] | ["apis", _, _, about @ ..] => (about, true),
+            ["api" | "apis", ..] => (&[][..], true),
+            _ => (&[][..], false),
+        };
+        // A third segment may be the namespace's own part.
+        let (namespace, about) = match about {
+            ["namespaces", _, "status" | "finalize"] => (None, about),
+            ["namespaces", namespace, about @ ..] if !about.is_empty() => (Some(*namespace), about),
+            _ => (None, about),
+        };
+        let resource = about.first().copied().unwrap_or_default();
+        let name = about.get(1).copied();
+        let has = |wanted: &str| {
+            let mut query = uri.query().unwrap_or_default().split('&');
+            query.any(|pair| pair == wanted)
+        };
+        let verb = if !versioned {
+            Verb::Other
+        } else if resource.is_empty() {
+            Verb::Discover
+        } else if resource == "leases" {
+            Verb::Lease
+        } else if has("dryRun=All") {
+            Verb::DryRun
+        } else {
+            match *method {
+                Method::GET if has("watch=true") || has("watch=1") => Verb::Watch,
+                Method::GET if name.is_none() => Verb::List,
+                Method::GET => Verb::Get,
+                Method::POST => Verb::Create,
+                Method::PUT => Verb::Update,
+                Method::PATCH => Verb::Patch,
+                Method::DELETE => Verb::Delete,
+                _ => Verb::Other,
+            }
+        };
+        Self {
+            verb,
+            path: uri.path().to_owned(),
+            resource: resource.to_owned(),
+            namespace: namespace.map(str::to_owned),
+            name: name.map(str::to_owned),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_told_apart() {
+        let cases = [
+            ("GET", "/api", Verb::Discover, "", None),
+            ("GET", "/apis/apps/v1", Verb::Discover, "", None),
+            ("GET", "/readyz", Verb::Other, "", None),
+            (
+                "GET",
+                "/api/v1/namespaces/a",
+                Verb::Get,
+                "namespaces",
+                Some("a"),
+            ),
+            (
+                "PUT",
+                "/api/v1/namespaces/a/finalize",
+                Verb::Update,
+                "namespaces",
+                Some("a"),
+            ),
+            (
+                "PATCH",
+                "/apis/apps/v1/namespaces/a/deployments/b?force=true",
+                Verb::Patch,
+                "deployments",
+                Some("b"),
+            ),
+            (
+                "PATCH",
+                "/apis/apps/v1/namespaces/a/deployments/b?dryRun=All&force=true",
+                Verb::DryRun,
+                "deployments",
+                Some("b"),
+            ),
+            (
+                "GET",
+                "/api/v1/configmaps?labelSelector=a&limit=100",
+                Verb::List,
+                "configmaps",
+                None,
+            ),
+            (
+                "GET",
+                "/api/v1/configmaps?watch=true&timeoutSeconds=290",
+                Verb::Watch,
+                "configmaps",
+                None,
+            ),
+            (
+                "PUT",
+                "/apis/coordination.k8s.io/v1/namespaces/a/leases/b",
+                Verb::Lease,
+                "leases",
+                Some("b"),
+            ),
+            (
+                "DELETE",
+                "/api/v1/namespaces/a/secrets/b",
+                Verb::Delete,
+                "secrets",
+                Some("b"),
+            ),
+            (
+                "POST",
+                "/api/v1/namespaces/a/secrets",
+                Verb::Create,
+                "secrets",
+                None,
+            ),
+        ];
+        for (method, uri, verb, resource, name) in cases {
+            let asked = Asked::of(&method.parse().unwrap(), &uri.parse().unwrap());
+            let found = (asked.verb, asked.resource.as_str(), asked.name.as_deref());
+            assert_eq!(found, (verb, resource, name), "{method} {uri}");
+        }
+    }
+}
