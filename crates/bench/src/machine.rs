@@ -21,13 +21,18 @@ pub(crate) fn peak_memory_mib() -> f64 {
 
 /// The release build of `muster` beside this program.
 pub(crate) fn muster() -> anyhow::Result<PathBuf> {
-    let muster = std::env::current_exe()?.with_file_name("muster");
+    beside("muster")
+}
+
+/// Another program of the same build.
+pub(crate) fn beside(name: &str) -> anyhow::Result<PathBuf> {
+    let program = std::env::current_exe()?.with_file_name(name);
     anyhow::ensure!(
-        muster.exists(),
+        program.exists(),
         "{} is missing; run `cargo xtask bench`",
-        muster.display()
+        program.display()
     );
-    Ok(muster)
+    Ok(program)
 }
 
 fn field(file: &str, name: &str) -> Option<String> {

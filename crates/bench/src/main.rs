@@ -1,6 +1,7 @@
 //! Measures Muster beside its peers: prints tables, writes the figures to `bench/results`, and keeps
 //! the README's block of figures up to date. Run it as `cargo xtask bench`.
 
+mod apply;
 mod commit;
 mod fanout;
 mod fleet;
@@ -34,6 +35,8 @@ struct Cli {
 enum Choice {
     /// Everything below
     All,
+    /// Objects per second into a real API server, beside kubectl, Flux's package and bare requests
+    Apply,
     /// From `git push` to the object in four real clusters
     Commit,
     /// One commit to 500 and 2,000 simulated clusters
@@ -47,8 +50,9 @@ enum Choice {
 /// A benchmark: its choice, and what measures it, given the number of repetitions.
 type Bench = (Choice, fn(u32) -> anyhow::Result<Section>);
 
-const BENCHES: [Bench; 3] = [
+const BENCHES: [Bench; 4] = [
     (Choice::Render, render::measure),
+    (Choice::Apply, apply::measure),
     (Choice::Commit, commit::measure),
     (Choice::Fanout, fanout::measure),
 ];

@@ -25,6 +25,10 @@ pub(crate) enum Peer {
     HelmEngine,
     /// `kustomize` itself.
     Kustomize,
+    /// `kubectl` itself.
+    Kubectl,
+    /// Our small program around Flux's package for applying.
+    FluxSsa,
 }
 
 impl Peer {
@@ -37,6 +41,8 @@ impl Peer {
                 "kustomize",
                 "sigs.k8s.io/kustomize/kustomize/v5",
             ),
+            Self::Kubectl => ("kubectl", "kubectl", "k8s.io/kubernetes/cmd/kubectl"),
+            Self::FluxSsa => ("flux-ssa", "ssa", "."),
         }
     }
 

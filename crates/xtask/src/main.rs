@@ -104,7 +104,8 @@ fn bench(args: &[String]) -> anyhow::Result<bool> {
     let metadata = Metadata::read()?;
     eprintln!("building muster and the benchmarks (the first time takes some minutes)");
     let built = cargo(&metadata)
-        .args(["build", "--release", "--package", "muster"])
+        .args(["build", "--release"])
+        .args(["--package", "muster", "--package", "muster-bench"])
         .status();
     if !built.context("can't start cargo")?.success() {
         return Ok(false);

@@ -1,0 +1,203 @@
+//! Who asked for what: every client is a service account of its own, and the API server's audit log is
+//! what is counted. A proxy in between could count too, but on two cores it would take away from what
+//! is measured; the log costs every client the same few microseconds a request.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{BufRead as _, BufReader, Seek as _, SeekFrom},
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::Context;
+use http::Method;
+use k8s_openapi::api::{
+    authentication::v1::{TokenRequest, TokenRequestSpec},
+    core::v1::{Namespace, ServiceAccount},
+    rbac::v1::ClusterRoleBinding,
+};
+use kube::{
+    Api, Client,
+    api::PostParams,
+    config::{AuthInfo, Kubeconfig},
+};
+use muster_testkit::{
+    faults::{Asked, Verb},
+    local::Cluster,
+    wait::eventually,
+};
+use serde::Deserialize;
+use serde_json::json;
+
+/// The namespace of the accounts; the cluster's audit policy knows its group.
+const NAMESPACE: &str = "audited";
+
+/// Makes room for clients, with all rights.
+pub(super) async fn prepare(client: &Client) -> anyhow::Result<()> {
+    let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
+    let binding: ClusterRoleBinding = serde_json::from_value(json!({
+        "metadata": {"name": NAMESPACE},
+        "roleRef": {
+            "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin",
+        },
+        "subjects": [{
+            "apiGroup": "rbac.authorization.k8s.io", "kind": "Group",
+            "name": format!("system:serviceaccounts:{NAMESPACE}"),
+        }],
+    }))?;
+    let options = PostParams::default();
+    Api::all(client.clone())
+        .create(&options, &namespace)
+        .await?;
+    Api::all(client.clone()).create(&options, &binding).await?;
+    Ok(())
+}
+
+/// A kubeconfig of a client of its own.
+pub(super) async fn account(cluster: &Cluster, name: &str) -> anyhow::Result<Kubeconfig> {
+    let client = cluster.client().await?;
+    let accounts: Api<ServiceAccount> = Api::namespaced(client, NAMESPACE);
+    let account = serde_json::from_value(json!({"metadata": {"name": name}}))?;
+    let options = PostParams::default();
+    accounts.create(&options, &account).await?;
+    let request = TokenRequest {
+        spec: Some(TokenRequestSpec {
+            expiration_seconds: Some(7_200),
+            ..TokenRequestSpec::default()
+        }),
+        ..TokenRequest::default()
+    };
+    let answer = accounts
+        .create_token_request(name, &options, &request)
+        .await?;
+    let token = answer.status.and_then(|status| status.token);
+    let token = token.context("no token")?;
+    let mut kubeconfig = Kubeconfig::from_yaml(&cluster.kubeconfig()?)?;
+    for user in &mut kubeconfig.auth_infos {
+        user.auth_info = Some(AuthInfo {
+            token: Some(token.clone().into()),
+            ..AuthInfo::default()
+        });
+    }
+    Ok(kubeconfig)
+}
+
+/// How many requests of each kind.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Counts(BTreeMap<Verb, usize>);
+
+impl Counts {
+    fn of(&self, verbs: &[Verb]) -> usize {
+        verbs.iter().filter_map(|verb| self.0.get(verb)).sum()
+    }
+
+    /// Requests that may change something.
+    pub(super) fn writes(&self) -> usize {
+        self.of(&[Verb::Create, Verb::Update, Verb::Patch, Verb::Delete])
+    }
+
+    /// Writes that are only tried.
+    pub(super) fn dry_runs(&self) -> usize {
+        self.of(&[Verb::DryRun])
+    }
+
+    /// All others.
+    pub(super) fn reads(&self) -> usize {
+        self.total() - self.writes() - self.dry_runs()
+    }
+
+    /// All.
+    pub(super) fn total(&self) -> usize {
+        self.0.values().sum()
+    }
+
+    /// For people: `2 list, 3 watch`.
+    pub(super) fn text(&self) -> String {
+        if self.0.is_empty() {
+            return "none".to_owned();
+        }
+        let parts = self.0.iter().map(|(verb, count)| format!("{count} {verb}"));
+        parts.collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Reads the log as it grows.
+pub(super) struct Audit {
+    log: PathBuf,
+    read: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Event {
+    stage: String,
+    verb: String,
+    #[serde(rename = "requestURI")]
+    request_uri: String,
+    user: User,
+}
+
+#[derive(Deserialize)]
+struct User {
+    username: String,
+}
+
+impl Audit {
+    pub(super) fn of(cluster: &Cluster) -> Self {
+        Self {
+            log: cluster.audit_log(),
+            read: 0,
+        }
+    }
+
+    /// What this client has asked for since the last look of anybody.
+    pub(super) async fn take(&mut self, account: &str) -> anyhow::Result<Counts> {
+        self.wait_until_written().await?;
+        let mut file = File::open(&self.log).context("no audit log")?;
+        file.seek(SeekFrom::Start(self.read))?;
+        let mut lines = BufReader::new(file);
+        let user = format!("system:serviceaccount:{NAMESPACE}:{account}");
+        let mut counts = BTreeMap::new();
+        let mut line = String::new();
+        loop {
+            line.clear();
+            self.read += lines.read_line(&mut line)? as u64;
+            if line.is_empty() {
+                return Ok(Counts(counts));
+            }
+            let event: Event = serde_json::from_str(&line)?;
+            // A watch is counted when it begins, as it may not end.
+            let is_watch = event.verb == "watch";
+            if event.user.username != user || is_watch != (event.stage == "ResponseStarted") {
+                continue;
+            }
+            let method = match event.verb.as_str() {
+                "create" | "post" => Method::POST,
+                "update" | "put" => Method::PUT,
+                "patch" => Method::PATCH,
+                "delete" | "deletecollection" => Method::DELETE,
+                _ => Method::GET,
+            };
+            let asked = Asked::of(&method, &event.request_uri.parse()?);
+            *counts.entry(asked.verb).or_default() += 1;
+        }
+    }
+
+    /// Until it has not grown for a while.
+    async fn wait_until_written(&self) -> anyhow::Result<()> {
+        let (mut size, mut same) = (0, 0);
+        eventually(
+            "an end of the audit log",
+            Duration::from_secs(60),
+            async || {
+                let now = std::fs::metadata(&self.log).map_or(0, |log| log.len());
+                same = if now == size { same + 1 } else { 0 };
+                size = now;
+                anyhow::ensure!(same > 8, "it grows");
+                Ok(())
+            },
+        )
+        .await
+    }
+}

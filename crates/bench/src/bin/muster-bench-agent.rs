@@ -1,0 +1,81 @@
+//! Muster's apply engine alone in a process, so that its memory is its own. `muster-bench` starts it.
+//!
+//! Its arguments are a kubeconfig and a namespace for its records. Each line on standard input is a
+//! generation's number and a directory of encoded bundles, which are read before the clock starts; a line
+//! of JSON says how long it took until all was applied and recorded.
+
+use std::{fs, io::stdin, path::Path, sync::Arc, time::Instant};
+
+use anyhow::Context;
+use kube::{
+    Config as KubeConfig,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use muster_apply::{Applier, Config, Kept, KeptBundle, Observed};
+use muster_model::{
+    ids::{ContentHash, Generation},
+    policy::PruneOrders,
+};
+use muster_plan::delivery::Term;
+
+fn main() -> anyhow::Result<()> {
+    // As the agent's own.
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(run())
+}
+
+async fn run() -> anyhow::Result<()> {
+    let mut args = std::env::args().skip(1);
+    let kubeconfig = args.next().context("no kubeconfig")?;
+    let config = Config {
+        namespace: args.next().context("no namespace")?,
+        ..Config::default()
+    };
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+    let options = KubeConfigOptions::default();
+    let kube = KubeConfig::from_custom_kubeconfig(kubeconfig, &options).await?;
+    let client = muster_apply::connect(kube)?;
+    let applier = Applier::start(client, config).await?;
+    let mut observed = applier.observed();
+    for line in stdin().lines() {
+        let line = line?;
+        let (number, folder) = line.split_once(' ').context("no number and directory")?;
+        let generation = Generation(number.parse()?);
+        let kept = Arc::new(read(generation, Path::new(folder))?);
+        let start = Instant::now();
+        applier.want(kept);
+        let done = |level: &Observed| {
+            let ours = level.generation.is_some_and(|(g, _)| g == generation);
+            let mut bundles = level.bundles.iter();
+            ours && level.settled && bundles.all(|b| b.counts.applied == b.counts.total)
+        };
+        observed.wait_for(|level| done(level)).await?;
+        let seconds = start.elapsed().as_secs_f64();
+        println!("{}", serde_json::json!({ "seconds": seconds }));
+    }
+    applier.stop().await;
+    Ok(())
+}
+
+fn read(generation: Generation, folder: &Path) -> anyhow::Result<Kept> {
+    let mut files: Vec<_> = fs::read_dir(folder)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()?;
+    files.sort();
+    let bundle = |file| anyhow::Ok(KeptBundle::from_encoded(&fs::read(file)?)?);
+    let bundles: Vec<KeptBundle> = files.iter().map(bundle).collect::<Result<_, _>>()?;
+    let hashes: String = bundles.iter().map(|b| b.hash().to_string()).collect();
+    Ok(Kept {
+        generation,
+        hash: ContentHash::of(hashes.as_bytes()),
+        term: Term {
+            number: 1,
+            nonce: 1,
+        },
+        incarnation: "bench".to_owned(),
+        prune: PruneOrders::default(),
+        bundles,
+    })
+}
