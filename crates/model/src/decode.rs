@@ -49,7 +49,7 @@ fn kind_schema(kind: Kind) -> Option<&'static KindSchema> {
 
 /// The document in its type, or all that is wrong with it.
 pub(crate) fn document<N, S>(
-    node: Node,
+    node: &Node,
     kind: Kind,
     context: Context<'_>,
 ) -> Result<Document<N, S>, Vec<Problem>>
@@ -57,7 +57,7 @@ where
     N: DeserializeOwned,
     S: DeserializeOwned,
 {
-    header(&node, kind, context).map_err(|problem| vec![problem])?;
+    header(node, kind, context).map_err(|problem| vec![problem])?;
     let mut value = node.clone().into_json();
     if let (Value::Object(map), Kind::Cluster | Kind::Fleet) = (&mut value, kind) {
         map.entry("spec")
@@ -67,7 +67,7 @@ where
         let mut problems: Vec<Problem> = schema
             .validator
             .iter_errors(&value)
-            .flat_map(|error| explain(&error, &schema.schema, &node, context))
+            .flat_map(|error| explain(&error, &schema.schema, node, context))
             .collect();
         if !problems.is_empty() {
             problems.sort_by(|a, b| (a.at, &a.message).cmp(&(b.at, &b.message)));
@@ -115,7 +115,10 @@ fn explain(
     };
     let owned: Vec<String> = parts().collect();
     let node = root.descend(owned.iter().map(String::as_str));
-    let field = owned.last().map_or("the document", String::as_str);
+    // An element is called by the name of its list.
+    let named = |part: &&String| part.bytes().any(|byte| !byte.is_ascii_digit());
+    let field = owned.iter().rev().find(named);
+    let field = field.map_or("the document", String::as_str);
     let rules = error.schema_path().to_string();
     let parent = rules.rsplit_once('/').map_or("", |(parent, _)| parent);
     let rule = schema.pointer(parent);
@@ -218,6 +221,9 @@ fn explain(
                 }
                 _ => problem,
             }]
+        }
+        ValidationErrorKind::MinItems { .. } | ValidationErrorKind::MinLength { .. } => {
+            vec![context.problem(node.at, format!("`{field}` must not be empty"))]
         }
         _ => vec![context.problem(node.at, format!("`{field}`: {error}"))],
     }

@@ -128,6 +128,11 @@ label!(
     "tier name"
 );
 label!(
+    /// A rule by which a kind's health is read.
+    RuleName,
+    "name of a rule"
+);
+label!(
     /// The fleet's name.
     FleetName,
     "fleet name"

@@ -7,7 +7,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, js
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::ids::{AppName, ClusterName, FleetName, InvalidId, RegionName, TierName};
+use crate::{
+    ids::{AppName, ClusterName, FleetName, InvalidId, RegionName, RuleName, TierName},
+    policy::{Conflicts, Drift, HealthRule, IgnoreRule, PruneBudget},
+};
 
 /// The `apiVersion` of every document.
 pub const API_VERSION: &str = "muster.dev/v1alpha1";
@@ -53,6 +56,12 @@ pub struct FleetSpec {
     /// Values of every app in every cluster: the lowest layer.
     #[serde(default)]
     pub values: Values,
+    /// How much a change may delete in one cluster before a person is asked.
+    #[serde(default)]
+    pub prune: PruneBudget,
+    /// Fields of any app's objects that others may set.
+    #[serde(default)]
+    pub ignore: Vec<IgnoreRule>,
 }
 
 /// A person or team to call.
@@ -168,7 +177,13 @@ pub struct AppSpec {
     pub tier: TierName,
     /// How it runs over regions.
     pub mode: Mode,
-    /// Namespace of its objects that name none; the app's name where this is left out.
+    /// The name that this app had before. Its objects under that name become this app's, as they are.
+    /// Where `namespace` is left out, it stays what it was under the old name, so write it down before
+    /// you remove this line or rename the app once more: objects can't move to another namespace.
+    #[serde(default)]
+    pub formerly: Option<AppName>,
+    /// Namespace of its objects that name none. Where this is left out: the app's name, or the one that
+    /// it had before (`formerly`).
     #[serde(default)]
     #[schemars(regex(pattern = "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"), extend("patternErrorMessage" = "a namespace has 1 to 63 lower-case letters, digits and '-'"))]
     pub namespace: Option<String>,
@@ -178,6 +193,26 @@ pub struct AppSpec {
     /// Apps that are applied before it in each cluster.
     #[serde(default)]
     pub depends_on: Vec<AppName>,
+    /// Where another field manager has a field that this app wants otherwise: `fail` leaves the object
+    /// and reports the field and its manager, `take` takes the field over.
+    #[serde(default)]
+    pub conflicts: Conflicts,
+    /// Where an object is no longer as it was applied: `correct` puts it back, `report` leaves it and
+    /// shows it.
+    #[serde(default)]
+    pub drift: Drift,
+    /// Fields of this app's objects that others may set, besides those of the fleet.
+    #[serde(default)]
+    pub ignore: Vec<IgnoreRule>,
+}
+
+impl AppSpec {
+    /// The namespace of the app's objects that name none.
+    #[must_use]
+    pub fn namespace_of<'a>(&'a self, app: &'a AppName) -> &'a str {
+        let named = self.namespace.as_deref();
+        named.unwrap_or_else(|| self.formerly.as_ref().unwrap_or(app).as_str())
+    }
 }
 
 /// How an app runs over regions.
@@ -325,16 +360,19 @@ pub enum Kind {
     Cluster,
     /// [`AppSpec`].
     App,
+    /// [`HealthRule`].
+    HealthRule,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Fleet,
         Self::Tier,
         Self::Region,
         Self::Cluster,
         Self::App,
+        Self::HealthRule,
     ];
 
     /// The word in `kind:`.
@@ -346,6 +384,7 @@ impl Kind {
             Self::Region => "Region",
             Self::Cluster => "Cluster",
             Self::App => "App",
+            Self::HealthRule => "HealthRule",
         }
     }
 
@@ -361,6 +400,7 @@ impl Kind {
             Self::Region => generator.into_root_schema_for::<Document<RegionName, RegionSpec>>(),
             Self::Cluster => generator.into_root_schema_for::<Document<ClusterName, ClusterSpec>>(),
             Self::App => generator.into_root_schema_for::<Document<AppName, AppSpec>>(),
+            Self::HealthRule => generator.into_root_schema_for::<Document<RuleName, HealthRule>>(),
         };
         let mut schema = schema.to_value();
         schema["title"] = json!(self.as_str());
@@ -387,7 +427,13 @@ impl FromStr for Kind {
         Self::ALL
             .into_iter()
             .find(|kind| kind.as_str().eq_ignore_ascii_case(text))
-            .ok_or_else(|| InvalidId::new("kind", text, "use Fleet, Tier, Region, Cluster or App"))
+            .ok_or_else(|| {
+                InvalidId::new(
+                    "kind",
+                    text,
+                    "use Fleet, Tier, Region, Cluster, App or HealthRule",
+                )
+            })
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod bundle;
 mod decode;
+pub mod expression;
 pub mod health;
 pub mod ids;
 pub mod kinds;

@@ -3,8 +3,11 @@
 //! What is wrong with an app holds back that app alone; what is wrong with the fleet, a tier, a region
 //! or a cluster holds back the commit.
 
+mod apps;
+mod rules;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap},
     str::FromStr,
     sync::Arc,
 };
@@ -15,7 +18,8 @@ use crate::{
     decode::{self, Context},
     ids::{AppName, ClusterName, FleetName, ObjectId, RegionName, Role, TierName},
     kinds::{AppSpec, ClusterSpec, Document, FleetSpec, Kind, RegionSpec, TierSpec, Values},
-    problem::{Problem, Scope, suggest},
+    policy::HealthRule,
+    problem::{Problem, Scope},
     tree::{Entry, MAX_FILE_BYTES, Tree},
     yaml::{self, Node, Pos, Yaml},
 };
@@ -90,6 +94,8 @@ pub struct Model {
     pub clusters: BTreeMap<ClusterName, Cluster>,
     /// Apps without problems, by name.
     pub apps: BTreeMap<AppName, App>,
+    /// How the health of kinds is read, by group and kind.
+    pub health: Vec<HealthRule>,
     /// `lib/**`, for every app.
     pub lib: Vec<TextFile>,
 }
@@ -104,6 +110,8 @@ pub struct Loaded {
     pub model: Option<Model>,
     /// Apps that stand in the repository and have problems.
     pub broken: BTreeSet<AppName>,
+    /// Apps that claim an older name, as far as it can be read of those that have problems, with it.
+    pub formerly: BTreeMap<AppName, AppName>,
     /// Everything that is wrong, by file and place.
     pub problems: Vec<Problem>,
 }
@@ -111,7 +119,15 @@ pub struct Loaded {
 /// Loads repositories and keeps what it read, so that a commit costs what it changed.
 #[derive(Debug, Default)]
 pub struct Loader {
+    kept: Work,
+}
+
+/// What stays true of a text, wherever it stands.
+#[derive(Debug, Default)]
+struct Work {
     parsed: HashMap<(String, ObjectId), Parsed>,
+    /// Expressions, and what is wrong with them.
+    judged: HashMap<String, Result<(), String>>,
 }
 
 /// A file's documents, or what is wrong with its YAML.
@@ -122,12 +138,14 @@ impl Loader {
     pub fn load(&mut self, tree: &Tree) -> Loaded {
         let mut load = Load {
             tree,
-            before: std::mem::take(&mut self.parsed),
-            parsed: HashMap::new(),
+            before: std::mem::take(&mut self.kept),
+            after: Work::default(),
+            formerly: BTreeMap::new(),
             problems: Vec::new(),
         };
         let model = load.model();
-        self.parsed = load.parsed;
+        self.kept = load.after;
+        let formerly = load.formerly;
         let mut problems = load.problems;
         problems.sort_by(|a, b| (&a.file, a.at, &a.message).cmp(&(&b.file, b.at, &b.message)));
         problems.dedup();
@@ -146,6 +164,7 @@ impl Loader {
         Loaded {
             model,
             broken,
+            formerly,
             problems,
         }
     }
@@ -153,21 +172,23 @@ impl Loader {
 
 struct Load<'a> {
     tree: &'a Tree,
-    before: HashMap<(String, ObjectId), Parsed>,
-    parsed: HashMap<(String, ObjectId), Parsed>,
+    before: Work,
+    after: Work,
+    formerly: BTreeMap<AppName, AppName>,
     problems: Vec<Problem>,
 }
 
 impl<'a> Load<'a> {
     fn model(&mut self) -> Option<Model> {
         self.check_paths();
-        for folder in ["regions", "lib", "apps"] {
+        for folder in ["regions", "lib", "apps", "health"] {
             self.check_folder(&Scope::Fleet, folder);
         }
         let fleet = self.fleet();
         let tiers = self.tiers();
         let (regions, clusters) = self.regions();
         let lib = self.texts(&Scope::Fleet, "lib/", |_| true);
+        let health = self.health();
         let apps = self.apps(&tiers, &clusters);
         Some(Model {
             fleet: fleet?,
@@ -175,6 +196,7 @@ impl<'a> Load<'a> {
             regions,
             clusters,
             apps,
+            health,
             lib,
         })
     }
@@ -247,7 +269,7 @@ impl<'a> Load<'a> {
     fn documents(&mut self, scope: &Scope, path: &str) -> Option<(&'a str, Vec<Node>)> {
         let (id, text) = self.text(scope, path)?;
         let key = (path.to_owned(), id);
-        let parsed = self.before.remove(&key).unwrap_or_else(|| {
+        let parsed = self.before.parsed.remove(&key).unwrap_or_else(|| {
             let context = Context {
                 scope,
                 file: path,
@@ -257,7 +279,7 @@ impl<'a> Load<'a> {
                 yaml::parse(text).map_err(|error| context.problem(error.at, error.message));
             Arc::new(documents.map(|nodes| nodes.into_iter().filter(|n| !n.is_null()).collect()))
         });
-        self.parsed.insert(key, Arc::clone(&parsed));
+        self.after.parsed.insert(key, Arc::clone(&parsed));
         match parsed.as_ref() {
             Ok(nodes) => Some((text, nodes.clone())),
             Err(problem) => {
@@ -273,7 +295,7 @@ impl<'a> Load<'a> {
         scope: &Scope,
         path: &str,
         kind: Kind,
-    ) -> Vec<(Pos, Document<N, S>)> {
+    ) -> Vec<(Node, Document<N, S>)> {
         let Some((text, nodes)) = self.documents(scope, path) else {
             return Vec::new();
         };
@@ -290,18 +312,14 @@ impl<'a> Load<'a> {
             );
             self.problems.push(problem);
         }
-        if nodes.len() > 1 && kind != Kind::Tier {
+        if nodes.len() > 1 && !matches!(kind, Kind::Tier | Kind::HealthRule) {
             let message = format!("this file holds one {kind} document, and this is another");
             self.problems.push(context.problem(nodes[1].at, message));
         }
         let mut documents = Vec::new();
         for node in nodes {
-            let at = node
-                .get("metadata")
-                .and_then(|m| m.get("name"))
-                .map_or(node.at, |n| n.at);
-            match decode::document(node, kind, context) {
-                Ok(document) => documents.push((at, document)),
+            match decode::document(&node, kind, context) {
+                Ok(document) => documents.push((node, document)),
                 Err(problems) => self.problems.extend(problems),
             }
         }
@@ -315,7 +333,8 @@ impl<'a> Load<'a> {
                 .push(problem.help("a fleet repository has one at its root, of kind Fleet"));
         }
         let mut found = self.decoded(&Scope::Fleet, "fleet.yaml", Kind::Fleet);
-        let (_, document): (_, Document<FleetName, FleetSpec>) = found.pop()?;
+        let (node, document): (_, Document<FleetName, FleetSpec>) = found.pop()?;
+        self.check_ignored(&Scope::Fleet, "fleet.yaml", &node, &document.spec.ignore);
         Some(Fleet {
             name: document.metadata.name,
             spec: document.spec,
@@ -324,11 +343,11 @@ impl<'a> Load<'a> {
 
     fn tiers(&mut self) -> BTreeMap<TierName, TierSpec> {
         let mut tiers = BTreeMap::new();
-        for (at, document) in self.decoded(&Scope::Fleet, "tiers.yaml", Kind::Tier) {
+        for (node, document) in self.decoded(&Scope::Fleet, "tiers.yaml", Kind::Tier) {
             let Document { metadata, spec, .. }: Document<TierName, TierSpec> = document;
             if tiers.insert(metadata.name.clone(), spec).is_some() {
                 let message = format!("the tier `{}` stands here twice", metadata.name);
-                self.place(&Scope::Fleet, "tiers.yaml", at, message, None);
+                self.place(&Scope::Fleet, "tiers.yaml", name_at(&node), message, None);
             }
         }
         tiers
@@ -348,12 +367,12 @@ impl<'a> Load<'a> {
     }
 
     /// The name must be what the folder or file says, so that one can be found from the other.
-    fn named(&mut self, file: &str, at: Pos, name: &str, expected: &str) -> bool {
+    fn named(&mut self, file: &str, node: &Node, name: &str, expected: &str) -> bool {
         if name != expected {
             let scope = app_of(file).map_or(Scope::Fleet, Scope::App);
             let message = format!("`metadata.name` is `{name}`, but its place says `{expected}`");
             let help = "a name and the folder or file that it stands in agree; rename one of them";
-            self.place(&scope, file, at, message, Some(help));
+            self.place(&scope, file, name_at(node), message, Some(help));
         }
         name == expected
     }
@@ -371,9 +390,9 @@ impl<'a> Load<'a> {
                 self.problems
                     .push(problem.help("add one of kind Region, or remove the folder"));
             }
-            for (at, document) in self.decoded(&Scope::Fleet, &file, Kind::Region) {
+            for (node, document) in self.decoded(&Scope::Fleet, &file, Kind::Region) {
                 let Document { metadata, spec, .. }: Document<RegionName, RegionSpec> = document;
-                if self.named(&file, at, metadata.name.as_str(), &folder) {
+                if self.named(&file, &node, metadata.name.as_str(), &folder) {
                     regions.insert(
                         metadata.name,
                         Region {
@@ -388,10 +407,10 @@ impl<'a> Load<'a> {
                 let Some(stem) = rest.strip_suffix(".yaml").filter(|s| *s != "region") else {
                     continue;
                 };
-                for (at, document) in self.decoded(&Scope::Fleet, &path, Kind::Cluster) {
+                for (node, document) in self.decoded(&Scope::Fleet, &path, Kind::Cluster) {
                     let Document { metadata, spec, .. }: Document<ClusterName, ClusterSpec> =
                         document;
-                    if !self.named(&path, at, metadata.name.as_str(), stem) {
+                    if !self.named(&path, &node, metadata.name.as_str(), stem) {
                         continue;
                     }
                     let cluster = Cluster {
@@ -404,6 +423,7 @@ impl<'a> Load<'a> {
                             "a cluster `{}` stands in region `{}` too; names are unique in a fleet",
                             metadata.name, other.region
                         );
+                        let at = name_at(&node);
                         self.place(&Scope::Fleet, &path, at, message, None);
                     }
                 }
@@ -421,230 +441,6 @@ impl<'a> Load<'a> {
                 .push(Problem::new(Scope::Fleet, &file, message).help("rename the cluster"));
         }
         (regions, clusters)
-    }
-
-    fn apps(
-        &mut self,
-        tiers: &BTreeMap<TierName, TierSpec>,
-        clusters: &BTreeMap<ClusterName, Cluster>,
-    ) -> BTreeMap<AppName, App> {
-        let folders = self.folders("apps/");
-        let mut apps = BTreeMap::new();
-        // A document that can't be read has told so itself: whoever refers to it is right to.
-        let names = Names {
-            tiers,
-            clusters,
-            tiers_read: self.problems.iter().all(|p| p.file != "tiers.yaml"),
-            all_read: self.problems.iter().all(|p| p.scope != Scope::Fleet),
-            region_names: self.folders("regions/"),
-            cluster_names: self.cluster_names(),
-            apps: &folders,
-        };
-        for folder in &folders {
-            // A folder with a bad name can't be an app that ran before, so it holds back nothing but
-            // itself; yet someone must hear of it.
-            let Some(name) = self.name::<AppName>(&Scope::Hint, "apps", folder) else {
-                continue;
-            };
-            let scope = Scope::App(name.clone());
-            if let Some(app) = self.app(&scope, folder) {
-                self.check_app(&scope, &name, &app, &names);
-                apps.insert(name, app);
-            }
-        }
-        self.check_cycles(&apps);
-        apps
-    }
-
-    fn app(&mut self, scope: &Scope, folder: &str) -> Option<App> {
-        let base = format!("apps/{folder}/");
-        for inside in ["values", "templates", "manifests"] {
-            self.check_folder(scope, &format!("{base}{inside}"));
-        }
-        let path = format!("{base}app.yaml");
-        if !self.tree.entries.contains_key(&path) {
-            let problem = Problem::new(scope.clone(), &path, "this app has no app.yaml");
-            self.problems
-                .push(problem.help("add one of kind App, or remove the folder"));
-        }
-        let (at, document): (_, Document<AppName, AppSpec>) =
-            self.decoded(scope, &path, Kind::App).pop()?;
-        let named = self.named(&path, at, document.metadata.name.as_str(), folder);
-        let (id, text) = self.text(scope, &path)?;
-        let file = TextFile {
-            path,
-            id,
-            text: text.into(),
-        };
-        let values = self.values(scope, &format!("{base}values.yaml"));
-        let mut values_at = BTreeMap::new();
-        for path in self.files(&format!("{base}values/")) {
-            let stem = path
-                .rsplit('/')
-                .next()
-                .and_then(|name| name.strip_suffix(".yaml"));
-            if let Some(stem) = stem {
-                let values = self.values(scope, &path);
-                values_at.insert(stem.to_owned(), values);
-            }
-        }
-        let yaml = |path: &str| path.ends_with(".yaml") || path.ends_with(".yml");
-        let templates = self.texts(scope, &format!("{base}templates/"), yaml);
-        let manifests = self.texts(scope, &format!("{base}manifests/"), yaml);
-        for path in self.files(&base) {
-            let name = &path[base.len()..];
-            if yaml(name) && !name.contains('/') && !matches!(name, "app.yaml" | "values.yaml") {
-                let problem = Problem::new(Scope::Hint, &path, "this file is not read");
-                self.problems.push(
-                    problem.help(
-                        "an app has app.yaml, values.yaml, values/, templates/ and manifests/",
-                    ),
-                );
-            }
-        }
-        named.then_some(App {
-            spec: document.spec,
-            file,
-            values,
-            values_at,
-            templates,
-            manifests,
-        })
-    }
-
-    fn check_app(&mut self, scope: &Scope, name: &AppName, app: &App, known: &Names<'_>) {
-        let file = app.file.clone();
-        let node = yaml::parse(&file.text)
-            .ok()
-            .and_then(|mut nodes| nodes.pop());
-        let mut unknown = |path: &[&str], what: &str, word: &str, help: Option<String>| {
-            let at = node
-                .as_ref()
-                .map(|node| node.descend(path.iter().copied()).at);
-            let mut problem = Problem::new(
-                scope.clone(),
-                &file.path,
-                format!("there is no {what} `{word}`"),
-            );
-            if let Some(at) = at {
-                problem = problem.at(&file.text, at);
-            }
-            self.problems.push(match help {
-                Some(help) => problem.help(help),
-                None => problem,
-            });
-        };
-        let spec = &app.spec;
-        if known.tiers_read && !known.tiers.contains_key(&spec.tier) {
-            let help = suggest(spec.tier.as_str(), known.tiers.keys().map(TierName::as_str));
-            unknown(&["spec", "tier"], "tier", spec.tier.as_str(), help);
-        }
-        for (i, region) in spec.placement.regions.iter().enumerate() {
-            if !known.region_names.contains(region.as_str()) {
-                let names = known.region_names.iter().map(String::as_str);
-                let help = suggest(region.as_str(), names);
-                let path = ["spec", "placement", "regions", &i.to_string()];
-                unknown(&path, "region", region.as_str(), help);
-            }
-        }
-        for (i, cluster) in spec.placement.clusters.iter().enumerate() {
-            if !known.cluster_names.contains(cluster.as_str()) {
-                let names = known.cluster_names.iter().map(String::as_str);
-                let help = suggest(cluster.as_str(), names);
-                let path = ["spec", "placement", "clusters", &i.to_string()];
-                unknown(&path, "cluster", cluster.as_str(), help);
-            }
-        }
-        for (i, other) in spec.depends_on.iter().enumerate() {
-            if !known.apps.contains(other.as_str()) {
-                let help = suggest(other.as_str(), known.apps.iter().map(String::as_str));
-                unknown(
-                    &["spec", "dependsOn", &i.to_string()],
-                    "app",
-                    other.as_str(),
-                    help,
-                );
-            }
-        }
-        let place = |path: &[&str]| {
-            node.as_ref().map_or(Pos { line: 1, col: 1 }, |node| {
-                node.descend(path.iter().copied()).at
-            })
-        };
-        if let Some(tier) = known.tiers.get(&spec.tier)
-            && !tier.modes.is_empty()
-            && !tier.modes.contains(&spec.mode)
-        {
-            let modes: Vec<String> = tier.modes.iter().map(ToString::to_string).collect();
-            let message = format!(
-                "tier `{}` can't be kept with mode `{}`; it asks for {}",
-                spec.tier,
-                spec.mode,
-                modes.join(" or ")
-            );
-            self.place(scope, &file.path, place(&["spec", "mode"]), message, None);
-        }
-        for stem in app.values_at.keys() {
-            if !known.region_names.contains(stem) && !known.cluster_names.contains(stem) {
-                let path = format!("apps/{name}/values/{stem}.yaml");
-                let message = format!("there is no region or cluster `{stem}`");
-                let names = known.region_names.iter().chain(&known.cluster_names);
-                let problem = Problem::new(scope.clone(), &path, message);
-                self.problems
-                    .push(match suggest(stem, names.map(String::as_str)) {
-                        Some(help) => problem.help(help),
-                        None => problem,
-                    });
-            }
-        }
-        let fits = known
-            .clusters
-            .iter()
-            .any(|(name, cluster)| spec.placement.allows(name, cluster));
-        // Names that are not there were told above.
-        let named = spec.placement.regions.iter().map(RegionName::as_str);
-        let all_known = named
-            .into_iter()
-            .all(|name| known.region_names.contains(name))
-            && (spec.placement.clusters.iter())
-                .all(|name| known.cluster_names.contains(name.as_str()));
-        if !fits && !known.clusters.is_empty() && known.all_read && all_known {
-            let message = "no cluster of the fleet fits this placement".to_owned();
-            let at = place(&["spec", "placement"]);
-            let help = "a cluster has to pass `regions`, `clusters` and `clusterSelector`, as far as they are given";
-            self.place(scope, &file.path, at, message, Some(help));
-        }
-        // Where there are some that can't be read, that was told above.
-        let base = format!("apps/{name}/");
-        let none = |folder: &str| {
-            let folder = format!("{base}{folder}");
-            !self
-                .tree
-                .entries
-                .keys()
-                .any(|path| path.starts_with(&folder))
-        };
-        if none("templates") && none("manifests") {
-            let problem = Problem::new(scope.clone(), &file.path, "this app has no objects");
-            self.problems
-                .push(problem.help("add templates/NAME.yaml or manifests/NAME.yaml"));
-        }
-    }
-
-    fn check_cycles(&mut self, apps: &BTreeMap<AppName, App>) {
-        for (name, app) in apps {
-            if let Some(way) = circle(name, apps) {
-                let node = yaml::parse(&app.file.text)
-                    .ok()
-                    .and_then(|mut nodes| nodes.pop());
-                let path = ["spec", "dependsOn"];
-                let at = node.map_or(Pos { line: 1, col: 1 }, |n| n.descend(path.into_iter()).at);
-                let message = format!("this app waits for itself: {way}");
-                let scope = Scope::App(name.clone());
-                let help = "remove one of these from a `dependsOn`";
-                self.place(&scope, &app.file.path, at, message, Some(help));
-            }
-        }
     }
 
     fn values(&mut self, scope: &Scope, path: &str) -> Arc<Values> {
@@ -753,40 +549,6 @@ impl<'a> Load<'a> {
     }
 }
 
-/// Every name that an app may refer to.
-struct Names<'a> {
-    tiers: &'a BTreeMap<TierName, TierSpec>,
-    clusters: &'a BTreeMap<ClusterName, Cluster>,
-    /// Whether the tiers had no problem.
-    tiers_read: bool,
-    /// Whether no document of the fleet's had one.
-    all_read: bool,
-    /// Of regions and clusters also those whose documents have problems.
-    region_names: BTreeSet<String>,
-    cluster_names: BTreeSet<String>,
-    apps: &'a BTreeSet<String>,
-}
-
-/// The shortest way from an app through `dependsOn` back to itself, for people.
-fn circle(name: &AppName, apps: &BTreeMap<AppName, App>) -> Option<String> {
-    let after = |name: &AppName| apps.get(name).map(|app| app.spec.depends_on.as_slice());
-    let mut ways: VecDeque<Vec<&AppName>> = VecDeque::new();
-    let mut reached = BTreeSet::new();
-    ways.extend(after(name)?.iter().map(|first| vec![first]));
-    while let Some(way) = ways.pop_front() {
-        let last = *way.last()?;
-        if last == name {
-            let words: Vec<&str> = way.iter().map(|app| app.as_str()).collect();
-            return Some(format!("{name} → {}", words.join(" → ")));
-        }
-        if reached.insert(last) {
-            let longer = |next| way.iter().copied().chain([next]).collect();
-            ways.extend(after(last).unwrap_or_default().iter().map(longer));
-        }
-    }
-    None
-}
-
 impl crate::kinds::Placement {
     /// Whether the placement lets an app run in this cluster.
     #[must_use]
@@ -799,6 +561,11 @@ impl crate::kinds::Placement {
                 .iter()
                 .all(|(key, value)| cluster.labels.get(key) == Some(value))
     }
+}
+
+/// Where a document says its name.
+fn name_at(node: &Node) -> Pos {
+    node.descend(["metadata", "name"].into_iter()).at
 }
 
 /// The app in whose folder a path stands.

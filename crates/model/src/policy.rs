@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::{health::Health, ids::ContentHash};
@@ -50,7 +50,29 @@ pub struct IgnoreRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The fields, as JSON pointers (RFC 6901); `*` stands for every element of a list or map.
+    #[schemars(schema_with = "pointers")]
     pub fields: Vec<String>,
+}
+
+fn pointers(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "items": {
+            "type": "string",
+            "pattern": "^(/([^~/]|~[01])+)+$",
+            "patternErrorMessage": "write a JSON pointer, such as /spec/replicas; in a name, ~1 stands for / and ~0 for ~",
+        },
+    })
+}
+
+impl IgnoreRule {
+    /// Whether the rule is about objects of this group, kind and name.
+    #[must_use]
+    pub fn concerns(&self, group: &str, kind: &str, name: &str) -> bool {
+        let fits = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|w| w == is);
+        fits(&self.group, group) && fits(&self.kind, kind) && fits(&self.name, name)
+    }
 }
 
 /// How much a change may delete in one cluster without being asked.
@@ -111,8 +133,10 @@ pub struct HealthRule {
     #[serde(default)]
     pub group: String,
     /// Kind.
+    #[schemars(length(min = 1))]
     pub kind: String,
     /// The first case that is true says it; where none is, what is built in does.
+    #[schemars(length(min = 1))]
     pub cases: Vec<HealthCase>,
 }
 

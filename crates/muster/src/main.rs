@@ -65,7 +65,7 @@ enum Command {
     },
     /// Print the JSON Schema of a kind, for editors.
     Schema {
-        /// Fleet, Tier, Region, Cluster or App.
+        /// Fleet, Tier, Region, Cluster, App or HealthRule.
         kind: Kind,
     },
     /// Run the hub, or look after its state.

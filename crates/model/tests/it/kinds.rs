@@ -34,7 +34,7 @@ fn unknown_fields_come_with_the_one_that_was_meant() {
        |
      9 |   colour: blue
        |   ^
-       = help: there is: dependsOn, description, mode, namespace, owner, placement, tier
+       = help: there is: conflicts, dependsOn, description, drift, formerly, ignore, mode, namespace, owner, placement, tier
     ");
 }
 

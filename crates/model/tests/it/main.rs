@@ -9,6 +9,8 @@
 mod files;
 mod kinds;
 mod references;
+mod renames;
+mod rules;
 
 use std::collections::BTreeMap;
 

@@ -1,0 +1,364 @@
+//! The folders below `apps/`: what they hold, and whether what their documents name is there.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::{App, Cluster, Load, TextFile};
+use crate::{
+    decode::Context,
+    ids::{AppName, ClusterName, RegionName, TierName},
+    kinds::{AppSpec, Document, Kind, TierSpec},
+    problem::{Problem, Scope, suggest},
+    yaml::Node,
+};
+
+/// Every name that an app may refer to.
+struct Names<'a> {
+    tiers: &'a BTreeMap<TierName, TierSpec>,
+    clusters: &'a BTreeMap<ClusterName, Cluster>,
+    /// Whether the tiers had no problem.
+    tiers_read: bool,
+    /// Whether no document of the fleet's had one.
+    all_read: bool,
+    /// Of regions and clusters also those whose documents have problems.
+    region_names: BTreeSet<String>,
+    cluster_names: BTreeSet<String>,
+    apps: &'a BTreeSet<String>,
+}
+
+/// An app with the document that it was read from.
+type Read = (App, Node);
+
+impl Load<'_> {
+    pub(super) fn apps(
+        &mut self,
+        tiers: &BTreeMap<TierName, TierSpec>,
+        clusters: &BTreeMap<ClusterName, Cluster>,
+    ) -> BTreeMap<AppName, App> {
+        let folders = self.folders("apps/");
+        let mut apps: BTreeMap<AppName, Read> = BTreeMap::new();
+        // A document that can't be read has told so itself: whoever refers to it is right to.
+        let names = Names {
+            tiers,
+            clusters,
+            tiers_read: self.problems.iter().all(|p| p.file != "tiers.yaml"),
+            all_read: self.problems.iter().all(|p| p.scope != Scope::Fleet),
+            region_names: self.folders("regions/"),
+            cluster_names: self.cluster_names(),
+            apps: &folders,
+        };
+        for folder in &folders {
+            // A folder with a bad name can't be an app that ran before, so it holds back nothing but
+            // itself; yet someone must hear of it.
+            let Some(name) = self.name::<AppName>(&Scope::Hint, "apps", folder) else {
+                continue;
+            };
+            let scope = Scope::App(name.clone());
+            if let Some((app, node)) = self.app(&scope, folder) {
+                self.formerly
+                    .extend(app.spec.formerly.clone().map(|old| (name.clone(), old)));
+                let mut check = Check {
+                    scope: &scope,
+                    file: &app.file,
+                    node: &node,
+                    found: Vec::new(),
+                };
+                check.references(&app.spec, &names);
+                check.values(&name, &app, &names);
+                check.placement(&app.spec, &names);
+                let found = check.found;
+                self.problems.extend(found);
+                self.check_ignored(&scope, &app.file.path, &node, &app.spec.ignore);
+                self.check_objects(&scope, &name, &app);
+                apps.insert(name, (app, node));
+            } else {
+                let path = format!("apps/{folder}/app.yaml");
+                let text = self.text(&scope, &path).map(|(_, text)| text);
+                let old = text.and_then(claimed);
+                self.formerly.extend(old.map(|old| (name, old)));
+            }
+        }
+        self.check_cycles(&apps);
+        self.check_renames(&apps, &folders);
+        apps.into_iter()
+            .map(|(name, (app, _))| (name, app))
+            .collect()
+    }
+
+    fn app(&mut self, scope: &Scope, folder: &str) -> Option<Read> {
+        let base = format!("apps/{folder}/");
+        for inside in ["values", "templates", "manifests"] {
+            self.check_folder(scope, &format!("{base}{inside}"));
+        }
+        let path = format!("{base}app.yaml");
+        if !self.tree.entries.contains_key(&path) {
+            let problem = Problem::new(scope.clone(), &path, "this app has no app.yaml");
+            self.problems
+                .push(problem.help("add one of kind App, or remove the folder"));
+        }
+        let (node, document): (_, Document<AppName, AppSpec>) =
+            self.decoded(scope, &path, Kind::App).pop()?;
+        let named = self.named(&path, &node, document.metadata.name.as_str(), folder);
+        let (id, text) = self.text(scope, &path)?;
+        let file = TextFile {
+            path,
+            id,
+            text: text.into(),
+        };
+        let values = self.values(scope, &format!("{base}values.yaml"));
+        let mut values_at = BTreeMap::new();
+        for path in self.files(&format!("{base}values/")) {
+            let stem = path
+                .rsplit('/')
+                .next()
+                .and_then(|name| name.strip_suffix(".yaml"));
+            if let Some(stem) = stem {
+                let values = self.values(scope, &path);
+                values_at.insert(stem.to_owned(), values);
+            }
+        }
+        let yaml = |path: &str| path.ends_with(".yaml") || path.ends_with(".yml");
+        let templates = self.texts(scope, &format!("{base}templates/"), yaml);
+        let manifests = self.texts(scope, &format!("{base}manifests/"), yaml);
+        for path in self.files(&base) {
+            let name = &path[base.len()..];
+            if yaml(name) && !name.contains('/') && !matches!(name, "app.yaml" | "values.yaml") {
+                let problem = Problem::new(Scope::Hint, &path, "this file is not read");
+                self.problems.push(
+                    problem.help(
+                        "an app has app.yaml, values.yaml, values/, templates/ and manifests/",
+                    ),
+                );
+            }
+        }
+        let app = App {
+            spec: document.spec,
+            file,
+            values,
+            values_at,
+            templates,
+            manifests,
+        };
+        named.then_some((app, node))
+    }
+
+    fn check_objects(&mut self, scope: &Scope, name: &AppName, app: &App) {
+        // Where there are some that can't be read, that was told before.
+        let base = format!("apps/{name}/");
+        let none = |folder: &str| {
+            let folder = format!("{base}{folder}");
+            !self
+                .tree
+                .entries
+                .keys()
+                .any(|path| path.starts_with(&folder))
+        };
+        if none("templates") && none("manifests") {
+            let problem = Problem::new(scope.clone(), &app.file.path, "this app has no objects");
+            self.problems
+                .push(problem.help("add templates/NAME.yaml or manifests/NAME.yaml"));
+        }
+    }
+
+    fn check_cycles(&mut self, apps: &BTreeMap<AppName, Read>) {
+        for (name, (app, node)) in apps {
+            if let Some(way) = circle(name, apps) {
+                let at = node.descend(["spec", "dependsOn"].into_iter()).at;
+                let message = format!("this app waits for itself: {way}");
+                let scope = Scope::App(name.clone());
+                let help = "remove one of these from a `dependsOn`";
+                self.place(&scope, &app.file.path, at, message, Some(help));
+            }
+        }
+    }
+
+    /// An app's objects become those of one other app, once it is gone.
+    fn check_renames(&mut self, apps: &BTreeMap<AppName, Read>, folders: &BTreeSet<String>) {
+        for (name, (app, node)) in apps {
+            let Some(old) = &app.spec.formerly else {
+                continue;
+            };
+            let rival = self
+                .formerly
+                .iter()
+                .find(|(other, claimed)| *claimed == old && *other != name);
+            let (message, help) = if old == name {
+                (
+                    format!("`{old}` is this app's name now"),
+                    "`formerly` is the name that it had before; remove it where there was none"
+                        .to_owned(),
+                )
+            } else if folders.contains(old.as_str()) {
+                (
+                    format!("there still is an app `{old}`, so its objects stay its own"),
+                    format!("remove apps/{old}, or this line"),
+                )
+            } else if let Some((rival, _)) = rival {
+                (
+                    format!("app `{rival}` was formerly `{old}` too"),
+                    "the objects go to one app; remove one of the two lines".to_owned(),
+                )
+            } else {
+                continue;
+            };
+            let at = node.descend(["spec", "formerly"].into_iter()).at;
+            let scope = Scope::App(name.clone());
+            self.place(&scope, &app.file.path, at, message, Some(&help));
+        }
+    }
+}
+
+/// One app's document under check.
+struct Check<'a> {
+    scope: &'a Scope,
+    file: &'a TextFile,
+    node: &'a Node,
+    found: Vec<Problem>,
+}
+
+impl Check<'_> {
+    fn tell(&mut self, path: &[&str], message: String, help: Option<String>) {
+        let context = Context {
+            scope: self.scope,
+            file: &self.file.path,
+            text: &self.file.text,
+        };
+        let at = self.node.descend(path.iter().copied()).at;
+        let problem = context.problem(at, message);
+        self.found.push(match help {
+            Some(help) => problem.help(help),
+            None => problem,
+        });
+    }
+
+    fn unknown<'n>(
+        &mut self,
+        path: &[&str],
+        what: &str,
+        word: &str,
+        known: impl IntoIterator<Item = &'n str>,
+    ) {
+        let message = format!("there is no {what} `{word}`");
+        self.tell(path, message, suggest(word, known));
+    }
+
+    fn references(&mut self, spec: &AppSpec, known: &Names<'_>) {
+        if known.tiers_read && !known.tiers.contains_key(&spec.tier) {
+            let tiers = known.tiers.keys().map(TierName::as_str);
+            self.unknown(&["spec", "tier"], "tier", spec.tier.as_str(), tiers);
+        }
+        if let Some(tier) = known.tiers.get(&spec.tier)
+            && !tier.modes.is_empty()
+            && !tier.modes.contains(&spec.mode)
+        {
+            let modes: Vec<String> = tier.modes.iter().map(ToString::to_string).collect();
+            let message = format!(
+                "tier `{}` can't be kept with mode `{}`; it asks for {}",
+                spec.tier,
+                spec.mode,
+                modes.join(" or ")
+            );
+            self.tell(&["spec", "mode"], message, None);
+        }
+        let regions = spec.placement.regions.iter().map(RegionName::as_str);
+        let clusters = spec.placement.clusters.iter().map(ClusterName::as_str);
+        let apps = spec.depends_on.iter().map(AppName::as_str);
+        self.each(
+            &["spec", "placement", "regions"],
+            "region",
+            regions,
+            &known.region_names,
+        );
+        self.each(
+            &["spec", "placement", "clusters"],
+            "cluster",
+            clusters,
+            &known.cluster_names,
+        );
+        self.each(&["spec", "dependsOn"], "app", apps, known.apps);
+    }
+
+    /// Names in a list, each of which must be known.
+    fn each<'n>(
+        &mut self,
+        list: &[&str],
+        what: &str,
+        names: impl Iterator<Item = &'n str>,
+        known: &BTreeSet<String>,
+    ) {
+        for (index, name) in names.enumerate() {
+            if !known.contains(name) {
+                let index = index.to_string();
+                let path: Vec<&str> = list.iter().copied().chain([index.as_str()]).collect();
+                self.unknown(&path, what, name, known.iter().map(String::as_str));
+            }
+        }
+    }
+
+    fn values(&mut self, name: &AppName, app: &App, known: &Names<'_>) {
+        for stem in app.values_at.keys() {
+            if !known.region_names.contains(stem) && !known.cluster_names.contains(stem) {
+                let path = format!("apps/{name}/values/{stem}.yaml");
+                let message = format!("there is no region or cluster `{stem}`");
+                let names = known.region_names.iter().chain(&known.cluster_names);
+                let problem = Problem::new(self.scope.clone(), &path, message);
+                self.found
+                    .push(match suggest(stem, names.map(String::as_str)) {
+                        Some(help) => problem.help(help),
+                        None => problem,
+                    });
+            }
+        }
+    }
+
+    fn placement(&mut self, spec: &AppSpec, known: &Names<'_>) {
+        let fits = known
+            .clusters
+            .iter()
+            .any(|(name, cluster)| spec.placement.allows(name, cluster));
+        // Names that are not there were told before.
+        let mut regions = spec.placement.regions.iter();
+        let mut clusters = spec.placement.clusters.iter();
+        let all_known = regions.all(|name| known.region_names.contains(name.as_str()))
+            && clusters.all(|name| known.cluster_names.contains(name.as_str()));
+        if !fits && !known.clusters.is_empty() && known.all_read && all_known {
+            let message = "no cluster of the fleet fits this placement".to_owned();
+            let help = "a cluster has to pass `regions`, `clusters` and `clusterSelector`, as far as they are given";
+            self.tell(&["spec", "placement"], message, Some(help.to_owned()));
+        }
+    }
+}
+
+/// The older name that a document claims which can't be read as a whole: what runs under that name must
+/// not be lost over a fault in another line.
+fn claimed(text: &str) -> Option<AppName> {
+    let lines = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'));
+    let mut rest = lines.filter_map(|line| Some(line.split_once("formerly:")?.1));
+    let word = rest.next()?.trim_start().trim_start_matches(['"', '\'']);
+    let end = word.find(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+    word[..end.unwrap_or(word.len())].parse().ok()
+}
+
+/// The shortest way from an app through `dependsOn` back to itself, for people.
+fn circle(name: &AppName, apps: &BTreeMap<AppName, Read>) -> Option<String> {
+    let after = |name: &AppName| {
+        let (app, _) = apps.get(name)?;
+        Some(app.spec.depends_on.as_slice())
+    };
+    let mut ways: VecDeque<Vec<&AppName>> = VecDeque::new();
+    let mut reached = BTreeSet::new();
+    ways.extend(after(name)?.iter().map(|first| vec![first]));
+    while let Some(way) = ways.pop_front() {
+        let last = *way.last()?;
+        if last == name {
+            let words: Vec<&str> = way.iter().map(|app| app.as_str()).collect();
+            return Some(format!("{name} → {}", words.join(" → ")));
+        }
+        if reached.insert(last) {
+            let longer = |next| way.iter().copied().chain([next]).collect();
+            ways.extend(after(last).unwrap_or_default().iter().map(longer));
+        }
+    }
+    None
+}

@@ -1,0 +1,113 @@
+//! Rules about fields that others may set, and about the health of kinds.
+
+use std::collections::BTreeMap;
+
+use super::{Load, name_at};
+use crate::{
+    expression,
+    ids::RuleName,
+    kinds::{Document, Kind},
+    policy::{HealthRule, IgnoreRule},
+    problem::{Problem, Scope},
+    yaml::{Node, Pos},
+};
+
+/// Fields by which an object is found again. A field below them may be ignored, they themselves not.
+const IDENTITY: [&str; 5] = [
+    "/apiVersion",
+    "/kind",
+    "/metadata",
+    "/metadata/name",
+    "/metadata/namespace",
+];
+
+impl Load<'_> {
+    pub(super) fn check_ignored(
+        &mut self,
+        scope: &Scope,
+        file: &str,
+        node: &Node,
+        rules: &[IgnoreRule],
+    ) {
+        for (i, rule) in rules.iter().enumerate() {
+            for (j, field) in rule.fields.iter().enumerate() {
+                if IDENTITY.contains(&field.as_str()) {
+                    let (i, j) = (i.to_string(), j.to_string());
+                    let path = ["spec", "ignore", &i, "fields", &j];
+                    let at = node.descend(path.into_iter()).at;
+                    let message =
+                        format!("`{field}` can't be left to others: it says which object it is");
+                    self.place(scope, file, at, message, None);
+                }
+            }
+        }
+    }
+
+    /// The rules in `health/`, by group and kind.
+    pub(super) fn health(&mut self) -> Vec<HealthRule> {
+        let mut rules: BTreeMap<(String, String), (HealthRule, String)> = BTreeMap::new();
+        let mut names: BTreeMap<RuleName, String> = BTreeMap::new();
+        for path in self.files("health/") {
+            if !path.ends_with(".yaml") {
+                let problem = Problem::new(Scope::Hint, &path, "this file is not read");
+                self.problems
+                    .push(problem.help("health/ holds NAME.yaml of kind HealthRule"));
+                continue;
+            }
+            for (node, document) in self.decoded(&Scope::Fleet, &path, Kind::HealthRule) {
+                let Document { metadata, spec, .. }: Document<RuleName, HealthRule> = document;
+                self.check_cases(&path, &node, &spec);
+                if let Some(other) = names.insert(metadata.name.clone(), path.clone()) {
+                    let message = format!("there is a rule `{}` in {other} too", metadata.name);
+                    self.place(&Scope::Fleet, &path, name_at(&node), message, None);
+                }
+                let key = (spec.group.clone(), spec.kind.clone());
+                if let Some((_, other)) = rules.get(&key) {
+                    let kind = match key {
+                        (group, kind) if group.is_empty() => kind,
+                        (group, kind) => format!("{kind}.{group}"),
+                    };
+                    let message = format!("the health of {kind} is read by {other} already");
+                    let help = "one rule has all cases of a kind; the first that is true says it";
+                    let at = node.descend(["spec", "kind"].into_iter()).at;
+                    self.place(&Scope::Fleet, &path, at, message, Some(help));
+                } else {
+                    rules.insert(key, (spec, path.clone()));
+                }
+            }
+        }
+        rules.into_values().map(|(rule, _)| rule).collect()
+    }
+
+    fn check_cases(&mut self, path: &str, node: &Node, rule: &HealthRule) {
+        for (index, case) in rule.cases.iter().enumerate() {
+            let index = index.to_string();
+            let at = |field| -> Pos {
+                let path = ["spec", "cases", &index, field];
+                node.descend(path.into_iter()).at
+            };
+            let expressions = [
+                ("when", Some(&case.when)),
+                ("message", case.message.as_ref()),
+            ];
+            for (field, text) in expressions {
+                if let Some(Err(why)) = text.map(|text| self.judge(text)) {
+                    let help = (field == "message").then_some(
+                        "a text in CEL stands in quotes of its own: message: \"'text'\"",
+                    );
+                    self.place(&Scope::Fleet, path, at(field), why, help);
+                }
+            }
+        }
+    }
+
+    fn judge(&mut self, text: &str) -> Result<(), String> {
+        if let Some(judged) = self.after.judged.get(text) {
+            return judged.clone();
+        }
+        let before = self.before.judged.remove(text);
+        let judged = before.unwrap_or_else(|| expression::check(text));
+        self.after.judged.insert(text.to_owned(), judged.clone());
+        judged
+    }
+}
