@@ -6,10 +6,11 @@ use std::{
 };
 
 use muster_model::{
-    bundle::{Bundle, BundleError, BundleHeader, Conflict, Object},
+    bundle::{Bundle, BundleError, BundleHeader, Conflict, Object, ObjectRef},
     ids::{AppName, ClusterName, ContentHash, Epoch, Role},
+    kinds::AppSpec,
     load::{App, Cluster, Model, Roles, TextFile},
-    policy::Policy,
+    policy::{HealthRule, IgnoreRule, Policy},
     problem::{Problem, Scope},
     values::layer,
     yaml::Pos,
@@ -49,7 +50,7 @@ impl RenderedBundle {
         let part = Part::new(&file, &bundle.header.namespace, bundle.objects);
         Ok(Self {
             hash: ContentHash::of(&bytes),
-            objects: part.identities.len(),
+            objects: part.ids.len(),
             parts: vec![Arc::new(part)],
             app: bundle.header.app,
             bytes,
@@ -73,6 +74,7 @@ struct Part {
     file: Arc<str>,
     /// A line break and an object, for each.
     lines: String,
+    ids: Vec<ObjectRef>,
     /// Each object's identity as a hash: what [`conflict`] compares.
     identities: Vec<u64>,
 }
@@ -90,14 +92,15 @@ impl Part {
             file: file.into(),
             lines,
             identities: objects.iter().map(|o| identity(o, app_namespace)).collect(),
+            ids: objects.into_iter().map(|object| object.id).collect(),
         }
     }
 
     /// The name of an object, for a message.
     fn name(&self, index: usize) -> String {
-        let line = self.lines.split('\n').nth(index + 1).unwrap_or_default();
-        let object = objects::read(line).ok().and_then(|mut found| found.pop());
-        object.map_or_else(String::new, |(_, object)| object.id.to_string())
+        self.ids
+            .get(index)
+            .map_or_else(String::new, ObjectRef::to_string)
     }
 }
 
@@ -130,6 +133,8 @@ struct Kept {
 #[derive(Debug, Default)]
 pub struct Renderer {
     apps: HashMap<AppName, (ContentHash, Arc<AppUnit>)>,
+    /// What the fleet said of every app's objects when the bundles that are kept were made.
+    rules: (Vec<IgnoreRule>, Vec<HealthRule>),
 }
 
 impl Renderer {
@@ -193,6 +198,11 @@ impl Renderer {
     }
 
     fn compile(&mut self, model: &Model) {
+        let rules = (&model.fleet.spec.ignore, &model.health);
+        let same_rules = (&self.rules.0, &self.rules.1) == rules;
+        if !same_rules {
+            self.rules = (rules.0.clone(), rules.1.clone());
+        }
         let mut before = std::mem::take(&mut self.apps);
         let jobs: Vec<_> = model
             .apps
@@ -211,6 +221,9 @@ impl Renderer {
             .map(|(name, app, fingerprint, before)| {
                 let unit = match before {
                     Some((same, unit)) if same == fingerprint => {
+                        if !same_rules {
+                            unit.forget_bundles();
+                        }
                         unit.trim(model.clusters.len());
                         unit
                     }
@@ -294,7 +307,7 @@ impl AppUnit {
         let scope = Scope::App(name.clone());
         let (templates, mut problems) =
             Templates::compile(&scope, model.lib.iter().chain(&app.templates));
-        let namespace = app.spec.namespace.as_deref().unwrap_or(name.as_str());
+        let namespace = app.spec.namespace_of(name);
         let mut manifests = Vec::new();
         for file in &app.manifests {
             match objects::read(&file.text) {
@@ -343,6 +356,11 @@ impl AppUnit {
             facts,
             kept: RwLock::default(),
         }
+    }
+
+    /// Forgets the bundles, and keeps what they were joined from.
+    fn forget_bundles(&self) {
+        *self.kept.write().unwrap_or_else(PoisonError::into_inner) = Kept::default();
     }
 
     /// Forgets what many commits left behind.
@@ -449,8 +467,8 @@ impl AppUnit {
         parts: Vec<Arc<Part>>,
         role: Role,
     ) -> Result<RenderedBundle, Arc<Vec<Problem>>> {
-        let depends_on = model.apps.get(name).map(|app| app.spec.depends_on.clone());
-        let mut after = depends_on.unwrap_or_default();
+        let spec = model.apps.get(name).map(|app| &app.spec);
+        let mut after = spec.map(|spec| spec.depends_on.clone()).unwrap_or_default();
         after.sort();
         after.dedup();
         let header = BundleHeader {
@@ -458,8 +476,8 @@ impl AppUnit {
             role,
             namespace: self.namespace.clone(),
             after,
-            formerly: None,
-            policy: Policy::default(),
+            formerly: spec.and_then(|spec| spec.formerly.clone()),
+            policy: spec.map_or_else(Policy::default, |spec| policy(model, spec, &parts)),
         };
         let mut seen: HashMap<u64, &Part> = HashMap::new();
         let mut problems = Vec::new();
@@ -561,6 +579,27 @@ impl AppUnit {
                 wrong,
             ),
         }
+    }
+}
+
+/// What the fleet and the app say of these objects. A rule that concerns none of them is left out, so
+/// that it changes no bundle that it does not concern.
+fn policy(model: &Model, spec: &AppSpec, parts: &[Arc<Part>]) -> Policy {
+    let any = |concerns: &dyn Fn(&ObjectRef) -> bool| {
+        let mut ids = parts.iter().flat_map(|part| &part.ids);
+        ids.any(concerns)
+    };
+    let ignore = model.fleet.spec.ignore.iter().chain(&spec.ignore);
+    let ignore =
+        ignore.filter(|rule| any(&|id| rule.concerns(&id.gvk.group, &id.gvk.kind, &id.name)));
+    let health = model.health.iter();
+    let health =
+        health.filter(|rule| any(&|id| id.gvk.group == rule.group && id.gvk.kind == rule.kind));
+    Policy {
+        conflicts: spec.conflicts,
+        drift: spec.drift,
+        ignore: ignore.cloned().collect(),
+        health: health.cloned().collect(),
     }
 }
 

@@ -3,7 +3,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use muster_model::ids::{AppName, ClusterName};
+use muster_model::{
+    bundle::{Bundle, BundleHeader},
+    health::Health,
+    ids::{AppName, ClusterName, Role},
+    policy::{Conflicts, Drift, HealthCase, HealthRule, IgnoreRule, Policy},
+};
 use muster_render::{Rendered, Renderer};
 use proptest::{prelude::*, sample::select};
 use serde_json::{Map, Value, json};
@@ -147,14 +152,39 @@ fn document(kind: &str, name: &str, spec: &Value) -> String {
     )
 }
 
+/// Rules that concern all objects, some or none.
+fn ignored() -> impl Strategy<Value = Value> {
+    let any = || select(vec![None, Some("ConfigMap"), Some("Secret")]);
+    let name = select(vec![None, Some("one-templates-more"), Some("other")]);
+    let rule = (any(), name).prop_map(|(kind, name)| {
+        let mut rule = json!({"fields": ["/data/a"]});
+        for (key, value) in [("kind", kind), ("name", name)] {
+            if let Some(value) = value {
+                rule[key] = json!(value);
+            }
+        }
+        rule
+    });
+    proptest::collection::vec(rule, 0..3).prop_map(Value::from)
+}
+
 fn edit() -> impl Strategy<Value = Edit> {
     let some = |path: String, text: String| Edit {
         path,
         text: Some(text),
     };
-    let fleet = values().prop_map(move |values| {
-        let text = document("Fleet", "harbour", &json!({"spec": {"values": values}}));
-        some("fleet.yaml".into(), text)
+    let fleet = (values(), ignored()).prop_map(move |(values, ignore)| {
+        let spec = json!({"spec": {"values": values, "ignore": ignore}});
+        some("fleet.yaml".into(), document("Fleet", "harbour", &spec))
+    });
+    let health = (select(vec!["ConfigMap", "Secret"]), 0..3_u8).prop_map(move |(kind, keep)| {
+        let path = format!("health/{}.yaml", kind.to_lowercase());
+        if keep == 0 {
+            return Edit { path, text: None };
+        }
+        let cases = json!([{"when": format!("object.data.a == '{keep}'"), "health": "Degraded"}]);
+        let spec = json!({"spec": {"kind": kind, "cases": cases}});
+        some(path, document("HealthRule", &kind.to_lowercase(), &spec))
     });
     let region = (select(vec!["eu-west", "us-east"]), values()).prop_map(move |(name, values)| {
         let location = json!({"continent": "EU", "country": "IE", "latitude": 1, "longitude": 2});
@@ -177,13 +207,24 @@ fn edit() -> impl Strategy<Value = Edit> {
             some(path, document("Cluster", name, &spec))
         },
     );
-    let app = (select(vec!["one", "two"]), any::<bool>()).prop_map(move |(name, active)| {
+    let app = (
+        select(vec!["one", "two"]),
+        any::<bool>(),
+        ignored(),
+        any::<bool>(),
+    );
+    let app = app.prop_map(move |(name, active, ignore, take)| {
         let mode = if active {
             "active-active"
         } else {
             "active-passive"
         };
-        let spec = json!({"spec": {"tier": "gold", "mode": mode}});
+        let mut spec = json!({"tier": "gold", "mode": mode, "ignore": ignore});
+        if take {
+            spec["conflicts"] = json!("take");
+            spec["formerly"] = json!(format!("old-{name}"));
+        }
+        let spec = json!({"spec": spec});
         some(
             format!("apps/{name}/app.yaml"),
             document("App", name, &spec),
@@ -222,6 +263,7 @@ fn edit() -> impl Strategy<Value = Edit> {
     let library = library().prop_map(move |text| some("lib/m.j2".into(), text));
     prop_oneof![
         2 => fleet,
+        1 => health,
         2 => region,
         4 => cluster,
         1 => app,
@@ -321,4 +363,68 @@ fn clusters_that_look_the_same_to_an_app_share_its_bundle() {
     let [first_again, second_again, _] = bundles(&fleet.render(&mut renderer));
     assert!(Arc::ptr_eq(&first, &first_again));
     assert!(Arc::ptr_eq(&first, &second_again));
+}
+
+#[test]
+fn rules_change_the_bundles_that_they_concern_and_no_others() {
+    let mut fleet = Fleet::new();
+    let object = |kind: &str, name: &str| {
+        format!("apiVersion: v1\nkind: {kind}\nmetadata: {{name: {name}}}\n")
+    };
+    fleet.app("one", &object("ConfigMap", "it"));
+    fleet.app("two", &object("Service", "it"));
+    let mut renderer = Renderer::default();
+    let header = |rendered: &Rendered, app: &str| {
+        let bundle = rendered.bundles[app].values().next().unwrap();
+        Bundle::decode(&bundle.bytes).unwrap().header
+    };
+    let rendered = fleet.render(&mut renderer);
+    assert_eq!(header(&rendered, "one").policy, Policy::default());
+    let two = rendered.bundles["two"].values().next().unwrap().hash;
+
+    let of = |kind: &str| json!({"kind": kind, "fields": ["/data/a"]});
+    let spec = json!({"spec": {"ignore": [of("ConfigMap"), of("Secret")]}});
+    fleet.file("fleet.yaml", document("Fleet", "harbour", &spec));
+    let case = json!([{"when": "true", "health": "Healthy"}]);
+    let spec = json!({"spec": {"kind": "ConfigMap", "cases": case}});
+    fleet.file("health/maps.yaml", document("HealthRule", "maps", &spec));
+    let own = json!({"name": "it", "fields": ["/data/b"]});
+    let spec = json!({"spec": {
+        "tier": "gold", "mode": "active-active", "formerly": "uno", "drift": "report", "ignore": [own],
+    }});
+    fleet.file("apps/one/app.yaml", document("App", "one", &spec));
+    let rendered = fleet.render(&mut renderer);
+    let same = rendered.bundles["two"].values().next().unwrap().hash;
+    assert_eq!(same, two);
+    let rule = |kind: Option<&str>, name: Option<&str>, field: &str| IgnoreRule {
+        kind: kind.map(str::to_owned),
+        name: name.map(str::to_owned),
+        fields: vec![field.to_owned()],
+        ..IgnoreRule::default()
+    };
+    let expected = BundleHeader {
+        app: "one".parse().unwrap(),
+        role: Role::Active,
+        namespace: "uno".to_owned(),
+        after: vec![],
+        formerly: Some("uno".parse().unwrap()),
+        policy: Policy {
+            conflicts: Conflicts::Fail,
+            drift: Drift::Report,
+            ignore: vec![
+                rule(Some("ConfigMap"), None, "/data/a"),
+                rule(None, Some("it"), "/data/b"),
+            ],
+            health: vec![HealthRule {
+                group: String::new(),
+                kind: "ConfigMap".to_owned(),
+                cases: vec![HealthCase {
+                    when: "true".to_owned(),
+                    health: Health::Healthy,
+                    message: None,
+                }],
+            }],
+        },
+    };
+    assert_eq!(header(&rendered, "one"), expected);
 }
