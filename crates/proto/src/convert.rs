@@ -2,6 +2,7 @@
 
 use muster_model::{
     ids::{ContentHash, InvalidId},
+    policy::{PruneBudget, PruneOrders},
     problem::{Problem, Scope},
 };
 
@@ -19,6 +20,12 @@ pub enum BadMessage {
         #[source]
         source: InvalidId,
     },
+    /// A generation that does not say what may be deleted.
+    #[error("the generation does not say what may be deleted")]
+    NoOrders,
+    /// A share of more than the whole.
+    #[error("the generation's budget is no share in percent")]
+    Percent,
 }
 
 impl v1::BundleEntry {
@@ -35,14 +42,22 @@ impl v1::BundleEntry {
     }
 }
 
-/// The hash of a generation's list of bundles: of each in order its app, role and hash, and of the
-/// epoch, which is part of what a cluster is told.
+/// The hash of what a generation says: the epoch, the orders about deleting, and of each bundle in order
+/// its app, role and hash.
 #[must_use]
 pub fn content_hash<'a>(
     epoch: u64,
+    prune: &PruneOrders,
     bundles: impl IntoIterator<Item = (&'a str, &'a str, &'a [u8])>,
 ) -> ContentHash {
+    let PruneOrders { budget, approved } = prune;
     let mut bytes = epoch.to_le_bytes().to_vec();
+    bytes.extend_from_slice(&budget.objects.to_le_bytes());
+    bytes.push(budget.percent);
+    bytes.extend_from_slice(&(approved.len() as u64).to_le_bytes());
+    for set in approved {
+        bytes.extend_from_slice(&set.0);
+    }
     for (app, role, hash) in bundles {
         for part in [app.as_bytes(), role.as_bytes(), hash] {
             bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
@@ -53,14 +68,49 @@ pub fn content_hash<'a>(
 }
 
 impl v1::Generation {
-    /// What `content` must be for this list.
-    #[must_use]
-    pub fn computed_content(&self) -> ContentHash {
+    /// What `content` must be for what this generation says.
+    ///
+    /// # Errors
+    /// Where its orders about deleting can't be read.
+    pub fn computed_content(&self) -> Result<ContentHash, BadMessage> {
         let entries = self
             .bundles
             .iter()
             .map(|b| (b.app.as_str(), b.role.as_str(), b.hash.as_slice()));
-        content_hash(self.epoch, entries)
+        Ok(content_hash(self.epoch, &self.prune_orders()?, entries))
+    }
+
+    /// Its orders about deleting.
+    ///
+    /// # Errors
+    /// Where there are none, or impossible ones.
+    pub fn prune_orders(&self) -> Result<PruneOrders, BadMessage> {
+        let orders = self.prune.as_ref().ok_or(BadMessage::NoOrders)?;
+        let percent = u8::try_from(orders.percent).map_err(|_| BadMessage::Percent)?;
+        let approved = orders.approved.iter().map(|set| {
+            let set = ContentHash::try_from(set.as_slice());
+            set.map_err(|source| BadMessage::Field {
+                field: "approved",
+                source,
+            })
+        });
+        Ok(PruneOrders {
+            budget: PruneBudget {
+                objects: orders.objects,
+                percent,
+            },
+            approved: approved.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl From<&PruneOrders> for v1::PruneOrders {
+    fn from(orders: &PruneOrders) -> Self {
+        Self {
+            objects: orders.budget.objects,
+            percent: orders.budget.percent.into(),
+            approved: orders.approved.iter().map(|set| set.0.to_vec()).collect(),
+        }
     }
 }
 
@@ -101,5 +151,40 @@ impl From<&v1::RepoProblem> for Problem {
             line: some(&problem.source),
             help: some(&problem.help),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_are_part_of_the_content() {
+        let orders = PruneOrders {
+            budget: PruneBudget {
+                objects: 3,
+                percent: 7,
+            },
+            approved: [ContentHash::of(b"a"), ContentHash::of(b"b")].into(),
+        };
+        let generation = |orders: &PruneOrders| v1::Generation {
+            epoch: 1,
+            prune: Some(orders.into()),
+            ..v1::Generation::default()
+        };
+        assert_eq!(generation(&orders).prune_orders().unwrap(), orders);
+        let mut others = vec![orders.clone(); 4];
+        others[1].approved.pop_last();
+        others[2].budget.objects = 4;
+        others[3].budget.percent = 8;
+        let contents: std::collections::BTreeSet<_> = others
+            .iter()
+            .map(|orders| generation(orders).computed_content().unwrap())
+            .collect();
+        assert_eq!(contents.len(), 4);
+        assert!(v1::Generation::default().computed_content().is_err());
+        let mut odd = generation(&orders);
+        odd.prune.as_mut().unwrap().approved[0].pop();
+        assert!(odd.prune_orders().is_err());
     }
 }

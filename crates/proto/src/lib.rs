@@ -2,6 +2,7 @@
 //! model's types.
 
 mod convert;
+mod state;
 
 /// The messages and services of `muster.v1`.
 #[allow(
@@ -17,7 +18,7 @@ pub mod v1 {
 pub use convert::{BadMessage, content_hash};
 
 /// The version of the agent's protocol that this build speaks.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// The release of this build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,0 +1,74 @@
+//! How an app stands in a cluster: the one judgement that the hub, the command line and whoever waits for
+//! a fleet share.
+
+use crate::v1::{ClusterApp, ClusterState, Phase};
+
+impl ClusterApp {
+    /// By what its agent last reported: failing, progressing or synced.
+    #[must_use]
+    pub fn state(&self) -> ClusterState {
+        let waits_for_a_person = !self.holds.is_empty() || self.drifted > 0;
+        if self.phase() == Phase::Failed || self.health == "Degraded" || waits_for_a_person {
+            return ClusterState::Failing;
+        }
+        let on_the_way = matches!(self.health.as_str(), "Progressing" | "Missing" | "");
+        if self.synced && self.phase() == Phase::Applied && !on_the_way {
+            ClusterState::Synced
+        } else {
+            ClusterState::Progressing
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::v1::Hold;
+
+    #[test]
+    fn an_app_stands_as_its_worst_part() {
+        let well = ClusterApp {
+            synced: true,
+            phase: Phase::Applied.into(),
+            health: "Healthy".to_owned(),
+            ..ClusterApp::default()
+        };
+        let with = |change: fn(&mut ClusterApp)| {
+            let mut app = well.clone();
+            change(&mut app);
+            app.state()
+        };
+        for (state, changes) in [
+            (
+                ClusterState::Synced,
+                &[
+                    (|_| {}) as fn(&mut ClusterApp),
+                    |app| app.health = "Suspended".to_owned(),
+                    |app| app.health = "Unknown".to_owned(),
+                ][..],
+            ),
+            (
+                ClusterState::Progressing,
+                &[
+                    |app| app.synced = false,
+                    |app| app.phase = Phase::Received.into(),
+                    |app| app.health.clear(),
+                    |app| app.health = "Missing".to_owned(),
+                ],
+            ),
+            (
+                ClusterState::Failing,
+                &[
+                    |app| app.phase = Phase::Failed.into(),
+                    |app| app.health = "Degraded".to_owned(),
+                    |app| app.holds.push(Hold::default()),
+                    |app| app.drifted = 1,
+                ],
+            ),
+        ] {
+            for (index, change) in changes.iter().enumerate() {
+                assert_eq!(with(*change), state, "change {index}");
+            }
+        }
+    }
+}
