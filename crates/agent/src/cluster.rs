@@ -49,6 +49,8 @@ pub struct Level {
     pub apps: BTreeMap<String, Arc<v1::AppReport>>,
     /// What concerns no single app.
     pub problems: Vec<String>,
+    /// Every object had its turn, and so had deleting.
+    pub settled: bool,
 }
 
 impl Level {
@@ -68,6 +70,7 @@ impl Level {
             full: true,
             digest: Vec::new(),
             problems: self.problems.clone(),
+            settled: self.settled,
         };
         ContentHash::of(&report.encode_to_vec())
     }

@@ -8,8 +8,8 @@ use std::{
 
 use kube::Client;
 use muster_apply::{
-    Applier, Config, Kept, KeptBundle, KeptError, KeptStore, Observed, ObservedBundle, Standing,
-    StartError,
+    Applier, Config, Hold, Kept, KeptBundle, KeptError, KeptStore, Observed, ObservedBundle,
+    Standing, StartError,
 };
 use muster_model::ids::ContentHash;
 use muster_plan::delivery::{Known, Numbered, Term};
@@ -22,6 +22,10 @@ use crate::cluster::{Arrived, Cluster, Level, TakeError};
 
 /// Problems of one app that are reported.
 const PROBLEMS: usize = 10;
+/// Objects that are named of what waits for an approval.
+const HELD: usize = 50;
+/// Drifts of one app that are reported.
+const DRIFTS: usize = 10;
 
 /// Why a cluster can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -268,22 +272,19 @@ async fn summarise(mut observed: watch::Receiver<Arc<Observed>>, level: watch::S
             apps.insert(name.clone(), Arc::clone(&report));
             after.insert(name, (Arc::clone(bundle), now.settled, report));
         }
+        // Both may be of apps that have no bundle any more.
         for leftover in &now.leftovers {
-            let report = apps.entry(leftover.app.to_string()).or_insert_with(|| {
-                Arc::new(v1::AppReport {
-                    app: leftover.app.to_string(),
-                    phase: v1::Phase::Received.into(),
-                    health: Health::Progressing.to_string(),
-                    ..v1::AppReport::default()
-                })
-            });
-            let report = Arc::make_mut(report);
+            let report = report_of(&mut apps, leftover.app.as_str());
             if report.problems.len() < PROBLEMS {
                 report.problems.push(v1::ObjectProblem {
                     object: leftover.id.to_string(),
                     message: leftover.message.clone(),
                 });
             }
+        }
+        for hold in &now.holds {
+            let report = report_of(&mut apps, hold.app.as_str());
+            report.holds.push(held(hold));
         }
         before = after;
         let in_force = now.generation.map(|(generation, content)| Numbered {
@@ -295,12 +296,43 @@ async fn summarise(mut observed: watch::Receiver<Arc<Observed>>, level: watch::S
             in_force,
             apps,
             problems,
+            settled: now.settled,
         }));
         tokio::select! {
             () = level.closed() => return,
             changed = observed.changed() => if changed.is_err() { return },
         }
     }
+}
+
+/// An app's report, to be added to; one of an app that is leaving where there is none.
+fn report_of<'a>(
+    apps: &'a mut BTreeMap<String, Arc<v1::AppReport>>,
+    app: &str,
+) -> &'a mut v1::AppReport {
+    let report = apps.entry(app.to_owned()).or_insert_with(|| {
+        Arc::new(v1::AppReport {
+            app: app.to_owned(),
+            phase: v1::Phase::Received.into(),
+            health: Health::Progressing.to_string(),
+            ..v1::AppReport::default()
+        })
+    });
+    Arc::make_mut(report)
+}
+
+fn held(hold: &Hold) -> v1::Hold {
+    let names = hold.objects.iter().take(HELD).map(ToString::to_string);
+    v1::Hold {
+        set: hold.set.0.to_vec(),
+        reason: hold.reason.clone(),
+        objects: names.collect(),
+        count: number(hold.objects.len()),
+    }
+}
+
+fn number(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
 }
 
 /// Removes what older generations left in the cluster, once a generation has settled.
@@ -329,11 +361,10 @@ async fn tidy(
 }
 
 fn app_report(bundle: &ObservedBundle) -> v1::AppReport {
-    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let counts = bundle.counts;
     let phase = if counts.failed > 0 {
         v1::Phase::Failed
-    } else if counts.applied == counts.total {
+    } else if counts.applied + counts.drifted == counts.total {
         v1::Phase::Applied
     } else {
         v1::Phase::Received
@@ -360,6 +391,13 @@ fn app_report(bundle: &ObservedBundle) -> v1::AppReport {
             object: object.id.to_string(),
             message: why.map_or_else(|| object.health.to_string(), str::to_owned),
         });
+    let late = bundle.drifts.len().saturating_sub(DRIFTS);
+    let drifts = bundle.drifts[late..].iter().map(|drift| v1::DriftEvent {
+        at: i64::try_from(drift.at).unwrap_or(i64::MAX),
+        object: drift.id.to_string(),
+        difference: drift.difference.clone(),
+        corrected: drift.corrected,
+    });
     v1::AppReport {
         app: bundle.app.to_string(),
         hash: bundle.hash.0.to_vec(),
@@ -369,5 +407,8 @@ fn app_report(bundle: &ObservedBundle) -> v1::AppReport {
         health: bundle.health.to_string(),
         problems: problems.collect(),
         gone: false,
+        holds: Vec::new(),
+        drifted: number(counts.drifted),
+        drifts: drifts.collect(),
     }
 }

@@ -58,6 +58,7 @@ pub enum StreamError {
 /// A generation whose bundles are still arriving.
 struct Arriving {
     number: Numbered,
+    prune: PruneOrders,
     entries: Vec<v1::BundleEntry>,
     pieces: HashMap<ContentHash, Vec<u8>>,
     complete: HashMap<ContentHash, Vec<u8>>,
@@ -187,7 +188,10 @@ impl<C: Cluster> Stream<'_, C> {
     async fn offered(&mut self, generation: v1::Generation) -> Result<(), StreamError> {
         let content = ContentHash::try_from(generation.content.as_slice())
             .map_err(|_| StreamError::Nonsense("a generation without a hash"))?;
-        if generation.computed_content() != content {
+        let prune = generation
+            .prune_orders()
+            .map_err(|_| StreamError::Nonsense("a generation without orders about deleting"))?;
+        if generation.computed_content().ok() != Some(content) {
             return Err(StreamError::Nonsense(
                 "a generation whose hash is another's",
             ));
@@ -211,6 +215,7 @@ impl<C: Cluster> Stream<'_, C> {
         let before = self.arriving.take();
         let mut arriving = Arriving {
             number,
+            prune,
             entries: generation.bundles,
             pieces: HashMap::new(),
             complete: HashMap::new(),
@@ -266,6 +271,7 @@ impl<C: Cluster> Stream<'_, C> {
     async fn complete(&mut self) -> Result<(), StreamError> {
         let Some(Arriving {
             number,
+            prune,
             entries,
             mut complete,
             ..
@@ -297,7 +303,7 @@ impl<C: Cluster> Stream<'_, C> {
                 number,
                 term,
                 incarnation,
-                prune: PruneOrders::default(),
+                prune,
                 bundles,
             })
             .await?;
@@ -336,6 +342,7 @@ impl<C: Cluster> Stream<'_, C> {
             full,
             digest: level.digest().0.to_vec(),
             problems: level.problems.clone(),
+            settled: level.settled,
         };
         self.send(v1::agent_message::Message::Report(report)).await
     }

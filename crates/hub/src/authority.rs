@@ -13,7 +13,10 @@ use muster_pki::{
 use muster_store::{CommitError, Expected, RESTORED_KEY, Store, Txn};
 use tokio_util::sync::CancellationToken;
 
-use crate::records::{self, AuditRecord, InstanceRecord, JoinRecord, RecordError, now, seconds};
+use crate::{
+    approvals,
+    records::{self, InstanceRecord, JoinRecord, RecordError, audited, now, seconds},
+};
 
 /// How long the hub's own certificate is valid.
 const HUB_LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -106,7 +109,8 @@ impl Authority {
         })
     }
 
-    /// A store that was restored from a backup may hold join tokens that were used since: all are void.
+    /// A store that was restored from a backup may hold join tokens that were used since, and approvals
+    /// of what has long been something else: all are void.
     pub(crate) async fn after_restore(&self) -> Result<(), AuthorityError> {
         let Some(restored) = self
             .store
@@ -117,7 +121,7 @@ impl Authority {
             return Ok(());
         };
         let at = String::from_utf8_lossy(&restored.value);
-        tracing::warn!(%at, "this hub's state was restored from a backup; join tokens from before are void");
+        tracing::warn!(%at, "this hub's state was restored from a backup; join tokens and approvals from before are void");
         let mut txn = Txn::new().delete(RESTORED_KEY);
         for key in self
             .store
@@ -127,6 +131,7 @@ impl Authority {
         {
             txn = txn.delete(key.0);
         }
+        let txn = approvals::void_in_force(self.store.as_ref(), txn).await?;
         let txn = audited(txn, "hub", format!("restored from the backup of {at}"));
         self.store.commit(txn).await?;
         Ok(())
@@ -340,6 +345,7 @@ impl Authority {
             }
         }
         txn = txn.delete(format!("{}{cluster}", records::OBSERVED));
+        let txn = approvals::void(self.store.as_ref(), txn, Some(cluster)).await?;
         self.store
             .commit(audited(txn, who, format!("cluster {cluster} removed")))
             .await?;
@@ -403,23 +409,6 @@ fn new_instance() -> InstanceId {
     // Letters, digits and a dash are always a label.
     id.parse()
         .unwrap_or_else(|_| unreachable!("{id} is a label"))
-}
-
-/// The transaction with an entry in the audit log.
-fn audited(txn: Txn, who: &str, what: String) -> Txn {
-    tracing::info!(who, what, "audit");
-    let record = AuditRecord {
-        at: now(),
-        who: who.to_owned(),
-        what,
-    };
-    let key = format!(
-        "{}{:012}-{:08x}",
-        records::AUDIT,
-        record.at,
-        rand::random::<u32>()
-    );
-    txn.put(key, records::encode(&record))
 }
 
 /// Who is at the other end of a connection, by its certificate.

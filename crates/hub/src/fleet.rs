@@ -12,6 +12,7 @@ use muster_git::RepoView;
 use muster_model::{
     ids::{AppName, ClusterName, ContentHash, Epoch, Generation},
     load::{Loaded, Loader, Model, Roles},
+    policy::{PruneBudget, PruneOrders},
     problem::Problem,
     tree::Snapshot,
 };
@@ -27,9 +28,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    approvals::{self, Approved},
     blobs::{self, Blobs},
     leadership::Leadership,
     metrics::Metrics,
+    observed::Observed,
     records::{self, AppRecord, InForce, ListedBundle, RecordError, RegionRecord},
     wanted::{FleetState, Wanted, content_of},
 };
@@ -86,6 +89,7 @@ pub(crate) struct FleetLoop {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) blobs: Arc<Blobs>,
     pub(crate) leadership: Arc<Leadership>,
+    pub(crate) observed: Arc<Observed>,
     pub(crate) views: watch::Receiver<RepoView>,
     pub(crate) published: Arc<Published>,
     pub(crate) metrics: Metrics,
@@ -115,6 +119,9 @@ impl FleetLoop {
         let mut workshop = Workshop::default();
         let mut done: Option<muster_model::ids::ObjectId> = None;
         let mut lead = self.leadership.watch();
+        let mut approvals = self.store.watch(records::APPROVAL);
+        // All of them: the first turn looks at them anyway.
+        let _ = approvals.changes().await;
         loop {
             let snapshot = self.views.borrow_and_update().snapshot.clone();
             let leads = lead.borrow_and_update().is_some();
@@ -142,6 +149,11 @@ impl FleetLoop {
                 () = stop.cancelled() => return,
                 changed = self.views.changed() => if changed.is_err() { return },
                 changed = lead.changed() => if changed.is_err() { return },
+                // The same commit under other orders.
+                changed = approvals.changes() => match changed {
+                    Some(_) => done = None,
+                    None => return,
+                },
                 () = tokio::time::sleep(std::time::Duration::from_secs(1)), if failed => {}
             }
         }
@@ -170,15 +182,29 @@ impl FleetLoop {
             )
         })
         .await?;
+        let approved = approvals::all(self.store.as_ref()).await?;
         let before = self.published.borrow().clone();
         let Some(model) = &outcome.loaded.model else {
-            // The whole last good snapshot stays in force; only the problems are new.
+            // The whole last good snapshot stays in force; only the problems are new, and what people
+            // order meanwhile.
+            let lists = before.wanted.iter().map(|(cluster, wanted)| {
+                let list = wanted.bundles.to_vec();
+                (cluster.clone(), (wanted.prune.budget, list))
+            });
+            let commit = &before.in_force.commit;
+            let wanted = self.number(lists.collect(), &approved, &before, commit);
+            let mut state = FleetState {
+                in_force: Arc::clone(&before.in_force),
+                wanted,
+            };
+            if state.wanted != before.wanted {
+                self.write(&before, &state, &BTreeMap::new(), &approved)
+                    .await?;
+            }
             let mut in_force = InForce::clone(&before.in_force);
             in_force.problems.clone_from(&outcome.loaded.problems);
-            self.publish(FleetState {
-                in_force: Arc::new(in_force),
-                wanted: before.wanted.clone(),
-            });
+            state.in_force = Arc::new(in_force);
+            self.publish(state);
             return Ok(workshop);
         };
         self.recall(&mut workshop, &outcome, &before).await?;
@@ -192,20 +218,71 @@ impl FleetLoop {
         problems.sort();
         problems.dedup();
         let in_force = Arc::new(describe(model, &outcome, &snapshot, problems, &held));
-        let wanted = number(&chosen, &before, &in_force.commit);
+        let budget = model.fleet.spec.prune;
+        let lists = chosen.iter().map(|(cluster, bundles)| {
+            let list = bundles.values().map(|c| c.listed.clone()).collect();
+            (cluster.clone(), (budget, list))
+        });
+        let wanted = self.number(lists.collect(), &approved, &before, &in_force.commit);
         let state = FleetState { in_force, wanted };
-        self.write(&before, &state, &chosen).await?;
+        if state.in_force != before.in_force || state.wanted != before.wanted {
+            self.write(&before, &state, &chosen, &approved).await?;
+        }
         let bundles = chosen.values().flat_map(BTreeMap::values);
         workshop.in_force = bundles
             .map(|c| (c.listed.hash, Arc::clone(&c.rendered)))
             .collect();
-        workshop.verified = state
-            .wanted
-            .values()
-            .map(|wanted| wanted.number.content)
-            .collect();
         self.publish(state);
         Ok(workshop)
+    }
+
+    /// Numbers what changed.
+    fn number(
+        &self,
+        lists: BTreeMap<ClusterName, (PruneBudget, Vec<ListedBundle>)>,
+        approved: &Approved,
+        before: &FleetState,
+        commit: &str,
+    ) -> BTreeMap<ClusterName, Arc<Wanted>> {
+        let mut shared: HashMap<ContentHash, Arc<[ListedBundle]>> = HashMap::new();
+        let mut number = |cluster: &ClusterName, budget, list: Vec<ListedBundle>| {
+            let now = before.wanted.get(cluster);
+            let approved = approved.get(cluster).cloned().unwrap_or_default();
+            let mut prune = PruneOrders { budget, approved };
+            let mut content = content_of(EPOCH.0, &prune, &list);
+            if let Some(now) = now.filter(|now| now.number.content == content) {
+                return Arc::clone(now);
+            }
+            if !prune.approved.is_empty() {
+                let level = self.observed.get(cluster);
+                let now = now.map(AsRef::as_ref);
+                prune.approved = approvals::pending(&prune.approved, now, level.as_ref());
+                content = content_of(EPOCH.0, &prune, &list);
+            }
+            let generation = now
+                .map_or(Generation(0), |now| now.number.generation)
+                .next();
+            let since = now
+                .filter(|now| now.prune.budget == budget && now.bundles.as_ref() == list.as_slice())
+                .map_or(generation, |now| now.since);
+            let bundles = shared.entry(content).or_insert_with(|| list.into());
+            Arc::new(Wanted {
+                number: Numbered {
+                    generation,
+                    content,
+                },
+                since,
+                commit: commit.to_owned(),
+                epoch: EPOCH.0,
+                prune,
+                bundles: Arc::clone(bundles),
+            })
+        };
+        let numbered = lists.into_iter().map(|(cluster, (budget, list))| {
+            let wanted = number(&cluster, budget, list);
+            (cluster, wanted)
+        });
+        numbered.collect()
     }
 
     fn publish(&self, state: FleetState) {
@@ -252,6 +329,7 @@ impl FleetLoop {
         before: &FleetState,
         after: &FleetState,
         chosen: &BTreeMap<ClusterName, BTreeMap<AppName, Candidate>>,
+        approved: &Approved,
     ) -> Result<(), FleetError> {
         let lead = self.leadership.now().ok_or(FleetError::NotLeading)?;
         let referenced = |state: &FleetState| -> (HashSet<ContentHash>, HashSet<ContentHash>) {
@@ -296,10 +374,7 @@ impl FleetLoop {
             let content = wanted.number.content;
             if !old_contents.contains(&content) && written.insert(content) {
                 let list: Vec<&ListedBundle> = wanted.bundles.iter().collect();
-                txn = txn.put(
-                    format!("{}{content}", records::CONTENT),
-                    records::encode(&list),
-                );
+                txn = txn.put(records::content_key(content), records::encode(&list));
             }
             if before.wanted.get(cluster) != Some(wanted) {
                 txn = txn.put(
@@ -320,6 +395,7 @@ impl FleetLoop {
                 }
             }
         }
+        txn = approvals::without_done(txn, approved, &after.wanted);
         txn = txn.put(records::IN_FORCE, records::encode(after.in_force.as_ref()));
         match self.store.commit(txn).await {
             Ok(_) => Ok(()),
@@ -356,6 +432,16 @@ struct Chosen {
     held: BTreeSet<AppName>,
 }
 
+/// Which app may take which older name's place. What still stands in the repository gives nothing up.
+fn renamed<'a>(model: &Model, loaded: &'a Loaded) -> BTreeMap<&'a AppName, &'a AppName> {
+    let mut taken = HashSet::new();
+    let gone = |old: &AppName| !model.apps.contains_key(old) && !loaded.broken.contains(old);
+    let claims = loaded.formerly.iter();
+    claims
+        .filter(|(_, old)| gone(old) && taken.insert(*old))
+        .collect()
+}
+
 fn choose(
     workshop: &mut Workshop,
     model: &Model,
@@ -365,10 +451,14 @@ fn choose(
     let mut problems = Vec::new();
     let mut held = BTreeSet::new();
     let mut all = BTreeMap::new();
+    let mut used = HashSet::new();
     let broken = |app: &AppName| {
         outcome.loaded.broken.contains(app)
             || (model.apps.contains_key(app) && !outcome.rendered.bundles.contains_key(app))
     };
+    let renamed = renamed(model, &outcome.loaded);
+    let renamed_to: HashMap<&AppName, &AppName> =
+        renamed.iter().map(|(new, old)| (*old, *new)).collect();
     for cluster in model.clusters.keys() {
         let last: HashMap<&AppName, &ListedBundle> = before
             .wanted
@@ -398,9 +488,10 @@ fn choose(
                 listed,
                 rendered: Arc::clone(rendered),
             };
-            let last = last
-                .get(app)
-                .and_then(|last| in_force(workshop, last, Some(&new)));
+            // What ran under the older name is what the app last was.
+            let older = || last.get(renamed.get(app)?);
+            let last = last.get(app).or_else(older);
+            let last = last.and_then(|last| in_force(workshop, last, Some(&new)));
             offers.insert(
                 app.clone(),
                 Offer {
@@ -409,25 +500,43 @@ fn choose(
                 },
             );
         }
-        for (app, listed) in last.into_iter().filter(|(app, _)| broken(app)) {
+        let stays = |app: &AppName| broken(renamed_to.get(app).copied().unwrap_or(app));
+        for (app, listed) in last.iter().filter(|(app, _)| stays(app)) {
             let last = in_force(workshop, listed, None);
             offers
-                .entry(app.clone())
+                .entry(AppName::clone(app))
                 .or_insert(Offer { new: None, last });
         }
+        // Two apps that become one: unless the one takes over now, the other stays too.
+        let mut merged: Vec<(&AppName, &AppName, Option<Candidate>)> = renamed
+            .iter()
+            .filter(|(new, _)| last.contains_key(*new))
+            .filter_map(|(new, old)| Some((*new, *old, in_force(workshop, last.get(old)?, None))))
+            .collect();
         let verified = &mut workshop.verified;
-        let composed = compose(&offers, |chosen| {
+        let mut verify = |chosen: &BTreeMap<AppName, Candidate>| {
             let listed: Vec<ListedBundle> = chosen.values().map(|c| c.listed.clone()).collect();
-            let content = content_of(EPOCH.0, &listed);
-            if verified.contains(&content) {
-                return None;
+            let set = content_of(EPOCH.0, &PruneOrders::default(), &listed);
+            if !verified.contains(&set) {
+                let found = conflict(chosen.values().map(|candidate| &candidate.rendered));
+                if found.is_some() {
+                    return found;
+                }
+                verified.insert(set);
             }
-            let found = conflict(chosen.values().map(|candidate| &candidate.rendered));
-            if found.is_none() {
-                verified.insert(content);
-            }
-            found
+            used.insert(set);
+            None
+        };
+        let mut composed = compose(&offers, &mut verify);
+        merged.retain(|(new, ..)| {
+            let offered = offers.get(*new).and_then(|offer| offer.new.as_ref());
+            offered.is_some() && offered != composed.chosen.get(*new)
         });
+        if !merged.is_empty() {
+            let older = merged.into_iter();
+            offers.extend(older.map(|(_, old, last)| (old.clone(), Offer { new: None, last })));
+            composed = compose(&offers, &mut verify);
+        }
         for conflict in &composed.conflicts {
             problems.extend(problems_of(cluster, conflict));
         }
@@ -438,46 +547,12 @@ fn choose(
         held.extend(offers.iter().filter_map(kept_back));
         all.insert(cluster.clone(), composed.chosen);
     }
+    workshop.verified = used;
     Chosen {
         chosen: all,
         problems,
         held,
     }
-}
-
-/// Numbers what changed.
-fn number(
-    chosen: &BTreeMap<ClusterName, BTreeMap<AppName, Candidate>>,
-    before: &FleetState,
-    commit: &str,
-) -> BTreeMap<ClusterName, Arc<Wanted>> {
-    let mut shared: HashMap<ContentHash, Arc<[ListedBundle]>> = HashMap::new();
-    let mut wanted = BTreeMap::new();
-    for (cluster, bundles) in chosen {
-        let list: Vec<ListedBundle> = bundles.values().map(|c| c.listed.clone()).collect();
-        let content = content_of(EPOCH.0, &list);
-        let now = before.wanted.get(cluster);
-        let state = match now {
-            Some(now) if now.number.content == content => Arc::clone(now),
-            _ => {
-                let generation = now
-                    .map_or(Generation(0), |now| now.number.generation)
-                    .next();
-                let bundles = shared.entry(content).or_insert_with(|| list.into());
-                Arc::new(Wanted {
-                    number: Numbered {
-                        generation,
-                        content,
-                    },
-                    commit: commit.to_owned(),
-                    epoch: EPOCH.0,
-                    bundles: Arc::clone(bundles),
-                })
-            }
-        };
-        wanted.insert(cluster.clone(), state);
-    }
-    wanted
 }
 
 fn describe(

@@ -1,6 +1,7 @@
 //! The hub: one repository in, every cluster's generation out. This file is the composition root; each
 //! loop has a module of its own.
 
+mod approvals;
 mod authority;
 mod blobs;
 mod config;
@@ -165,6 +166,7 @@ pub async fn run(
         store: Arc::clone(&store),
         blobs: Arc::clone(&blobs),
         leadership: Arc::clone(&leadership),
+        observed: Arc::clone(&observed),
         views: repo.views(),
         published: Arc::clone(&published),
         metrics: metrics.clone(),

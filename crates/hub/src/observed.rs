@@ -33,6 +33,8 @@ pub(crate) struct Level {
     pub(crate) apps: BTreeMap<String, v1::AppReport>,
     pub(crate) digest: Vec<u8>,
     pub(crate) problems: Vec<String>,
+    /// Everything had its turn, so that what waits is all that waits.
+    pub(crate) settled: bool,
     /// Why the hub does not deliver to it, if it doesn't.
     pub(crate) held: Option<String>,
 }
@@ -75,6 +77,7 @@ impl Observed {
                     .collect(),
                 digest: report.digest,
                 problems: report.problems,
+                settled: report.settled,
                 connected: false,
                 held: None,
             };
@@ -113,6 +116,29 @@ impl Observed {
             }
             level.digest = report.digest;
             level.problems = report.problems;
+            level.settled = report.settled;
+        });
+    }
+
+    /// An agent has come. What another instance said proves nothing about this one.
+    pub(crate) fn welcome(
+        &self,
+        cluster: &ClusterName,
+        instance: &InstanceId,
+        version: &str,
+        in_force: Option<Numbered>,
+    ) {
+        self.update(cluster, |level| {
+            if level.instance.as_ref() != Some(instance) {
+                *level = Level::default();
+            }
+            level.settled &= level.in_force == in_force;
+            level.connected = true;
+            level.held = None;
+            level.last_seen = now();
+            level.instance = Some(instance.clone());
+            level.version = version.to_owned();
+            level.in_force = in_force;
         });
     }
 
@@ -189,6 +215,7 @@ impl Observed {
                     full: true,
                     digest: level.digest.clone(),
                     problems: level.problems.clone(),
+                    settled: level.settled,
                 };
                 let record = v1::ObservedRecord {
                     instance: level

@@ -4,10 +4,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use muster_model::{
     ids::{AppName, ClusterName, ContentHash, Generation, InstanceId, Role},
+    policy::PruneOrders,
     problem::Problem,
 };
 use muster_plan::delivery::Term;
-use muster_store::{Store, StoreError, Versioned};
+use muster_store::{Store, StoreError, Txn, Versioned};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The fleet's CA, certificate and key in PEM.
@@ -28,11 +29,17 @@ pub(crate) const JOIN: &str = "join/";
 pub(crate) const INSTANCE: &str = "instance/";
 /// Prefix of the last known level of clusters.
 pub(crate) const OBSERVED: &str = "observed/";
+/// Prefix of [`ApprovalRecord`]s by cluster and set.
+pub(crate) const APPROVAL: &str = "approval/";
 /// Prefix of [`AuditRecord`]s by time.
 pub(crate) const AUDIT: &str = "audit/";
 
 pub(crate) fn wanted_key(cluster: &ClusterName) -> String {
     format!("{WANTED}{cluster}")
+}
+
+pub(crate) fn content_key(content: ContentHash) -> String {
+    format!("{CONTENT}{content}")
 }
 
 pub(crate) fn instance_key(cluster: &ClusterName, instance: &InstanceId) -> String {
@@ -78,6 +85,8 @@ pub(crate) struct WantedRecord {
     pub(crate) content: ContentHash,
     pub(crate) commit: String,
     pub(crate) epoch: u64,
+    #[serde(default)]
+    pub(crate) prune: PruneOrders,
 }
 
 /// A bundle of a generation.
@@ -103,6 +112,17 @@ pub(crate) struct JoinRecord {
 pub(crate) struct InstanceRecord {
     pub(crate) enrolled: u64,
     pub(crate) revoked: bool,
+}
+
+/// A set of objects of a cluster that a person lets be deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ApprovalRecord {
+    pub(crate) app: AppName,
+    /// Who reported that it waits.
+    pub(crate) instance: InstanceId,
+    pub(crate) at: u64,
+    pub(crate) who: String,
+    pub(crate) reason: String,
 }
 
 /// Something that a person ordered.
@@ -144,6 +164,18 @@ pub(crate) fn decode<T: DeserializeOwned>(
 /// A record's bytes.
 pub(crate) fn encode<T: Serialize>(record: &T) -> Vec<u8> {
     serde_json::to_vec(record).unwrap_or_default()
+}
+
+/// The transaction with an entry in the audit log.
+pub(crate) fn audited(txn: Txn, who: &str, what: String) -> Txn {
+    tracing::info!(who, what, "audit");
+    let record = AuditRecord {
+        at: now(),
+        who: who.to_owned(),
+        what,
+    };
+    let key = format!("{AUDIT}{:012}-{:08x}", record.at, rand::random::<u32>());
+    txn.put(key, encode(&record))
 }
 
 /// The record under a key, with its revision.

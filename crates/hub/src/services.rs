@@ -4,7 +4,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::Stream;
 use muster_git::{RepoView, Watcher};
-use muster_model::ids::{ClusterName, InstanceId};
+use muster_model::ids::{ClusterName, InstanceId, InvalidId};
 use muster_pki::{AdminName, Identity};
 use muster_proto::v1;
 use muster_runtime::log::Chain;
@@ -13,6 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
+    approvals,
     authority::{Authority, AuthorityError, Granted, Peer, admit},
     fleet::Published,
     leadership::Leadership,
@@ -29,6 +30,8 @@ const TOKEN_VALID: Duration = Duration::from_secs(60 * 60);
 const LOGIN_VALID: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// A watched status is sent at most this often.
 const STATUS_EVERY: Duration = Duration::from_millis(500);
+/// A reason is a sentence, in characters.
+const MAX_REASON: usize = 500;
 /// Messages that wait for a slow agent before its session waits too.
 const OUTGOING: usize = 4;
 
@@ -172,7 +175,7 @@ fn certificate(granted: Granted) -> v1::Certificate {
 
 fn cluster_name(text: &str) -> Result<ClusterName, Status> {
     text.parse()
-        .map_err(|error: muster_model::ids::InvalidId| Status::invalid_argument(error.to_string()))
+        .map_err(|error: InvalidId| Status::invalid_argument(error.to_string()))
 }
 
 #[tonic::async_trait]
@@ -376,6 +379,44 @@ impl v1::admin_server::Admin for Services {
             hub: self.0.authority.advertised().to_owned(),
             expires_at: time(std::time::SystemTime::now() + valid),
         }))
+    }
+
+    async fn approve_set(
+        &self,
+        request: Request<v1::ApproveSetRequest>,
+    ) -> Answer<v1::ApproveSetResponse> {
+        let who = self.admin(&request)?;
+        let v1::ApproveSetRequest {
+            cluster,
+            app,
+            set,
+            reason,
+        } = request.into_inner();
+        let invalid = |error: InvalidId| Status::invalid_argument(error.to_string());
+        let request = approvals::Request {
+            cluster: cluster_name(&cluster)?,
+            app: app.parse().map_err(invalid)?,
+            set: set.as_slice().try_into().map_err(invalid)?,
+            reason: reason.chars().take(MAX_REASON).collect(),
+        };
+        let parts = &self.0;
+        let Some(lead) = parts.leadership.now() else {
+            return Err(Status::unavailable(
+                "this hub has stepped down; another hub leads",
+            ));
+        };
+        let state = parts.published.borrow().clone();
+        let current = state.wanted.get(&request.cluster);
+        let current = current.map(|wanted| wanted.since..=wanted.number.generation);
+        let level = parts.observed.get(&request.cluster);
+        let instance = approvals::judge(&request, current, level.as_ref())
+            .map_err(|refusal| Status::failed_precondition(refusal.to_string()))?;
+        let store = parts.sessions.store.as_ref();
+        let admitted = admit(store, &request.cluster, instance).await;
+        admitted.map_err(|error| self.denied(&who, &error))?;
+        let approved = approvals::approve(store, lead, &request, instance, &who).await;
+        approved.map_err(|error| self.denied(&who, &error.into()))?;
+        Ok(Response::new(v1::ApproveSetResponse {}))
     }
 
     async fn refresh(&self, request: Request<v1::RefreshRequest>) -> Answer<v1::RefreshResponse> {

@@ -23,13 +23,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use crate::{
+    approvals,
     authority::admit,
     blobs::Blobs,
     fleet::Published,
     leadership::Leadership,
     metrics::{Metrics, Sent, SentKind},
     observed::{MAX_NUMBER, Observed, number_of},
-    records::{self, Lead, WantedRecord, now},
+    records::{self, Lead, WantedRecord},
     wanted::{FleetState, Wanted},
 };
 
@@ -398,14 +399,12 @@ impl Stream<'_> {
                 && !hello.report.is_empty()
                 && level.digest == hello.report
         });
-        sessions.observed.update(&self.caller.cluster, |level| {
-            level.connected = true;
-            level.held = None;
-            level.last_seen = now();
-            level.instance = Some(self.caller.instance.clone());
-            level.version.clone_from(&hello.version);
-            level.in_force = self.in_force;
-        });
+        sessions.observed.welcome(
+            &self.caller.cluster,
+            &self.caller.instance,
+            &hello.version,
+            self.in_force,
+        );
         let term = lead.borrow_and_update().map(|lead| v1::Term {
             number: lead.term.number,
             nonce: lead.term.nonce,
@@ -428,7 +427,7 @@ impl Stream<'_> {
         };
         let number = number_for(wanted.number, self.in_force);
         if number != wanted.number {
-            return self.renumber(wanted, number).await;
+            return self.renumber(wanted).await;
         }
         if self.offered == Some(number) || self.in_force == Some(number) {
             return Ok(());
@@ -444,6 +443,7 @@ impl Stream<'_> {
             commit: wanted.commit.clone(),
             epoch: wanted.epoch,
             bundles: bundles.collect(),
+            prune: Some((&wanted.prune).into()),
         };
         self.offered = Some(number);
         self.generation = Some(generation);
@@ -454,12 +454,13 @@ impl Stream<'_> {
 
     /// The agent has a higher number than the store: the store is older. The content is offered again
     /// under a number that the agent can take, once that is written.
-    async fn renumber(&self, wanted: &Wanted, number: Numbered) -> Result<(), Status> {
+    async fn renumber(&self, wanted: &Wanted) -> Result<(), Status> {
         let sessions = self.sessions;
         let Some(lead) = sessions.leadership.now() else {
             return Ok(());
         };
-        let renumbered = Arc::new(wanted.renumbered(number.generation));
+        let renumbered = Arc::new(wanted.renumbered(self.in_force));
+        let number = renumbered.number;
         let failed = |error: &(dyn std::error::Error + 'static)| {
             tracing::error!(error = %Chain(error), "a generation can't be renumbered");
             Status::unavailable("the hub's store fails")
@@ -474,13 +475,20 @@ impl Stream<'_> {
             // A newer commit is on its way; its number will be looked at in turn.
             return Ok(());
         }
-        let txn = Txn::new()
+        let mut txn = Txn::new()
             .when(records::TERM, Expected::Revision(lead.revision))
             .when(
                 key.clone(),
                 Expected::unchanged(kept.map(|(_, revision)| revision)),
             )
             .put(key, records::encode(&renumbered.record()));
+        if number.content != wanted.number.content {
+            let list = records::encode(&renumbered.bundles.as_ref());
+            txn = txn.put(records::content_key(number.content), list);
+        }
+        let txn = approvals::void(sessions.store.as_ref(), txn, Some(&self.caller.cluster))
+            .await
+            .map_err(|error| failed(&error))?;
         sessions
             .store
             .commit(txn)

@@ -36,22 +36,23 @@ fn cluster(
     let apps: Vec<v1::ClusterApp> = names
         .into_iter()
         .filter(asked)
-        .map(|name| app(name, listed.get(name).copied(), seen.apps.get(name)))
+        .map(|name| {
+            let mut app = app(name, listed.get(name).copied(), seen.apps.get(name));
+            if apps_asked.is_empty() {
+                // Of a whole fleet this could be much, and nobody reads it.
+                app.drifts.clear();
+            }
+            app
+        })
         .collect();
-    let failing =
-        |app: &v1::ClusterApp| app.phase() == v1::Phase::Failed || app.health == "Degraded";
-    let on_the_way = |app: &v1::ClusterApp| {
-        !app.synced
-            || app.phase() != v1::Phase::Applied
-            || matches!(app.health.as_str(), "Progressing" | "Missing" | "")
-    };
+    let any = |state| apps.iter().any(|app| app.state() == state);
     let state = if seen.instance.is_none() {
         v1::ClusterState::Unjoined
     } else if !seen.connected {
         v1::ClusterState::Offline
-    } else if apps.iter().any(failing) || !seen.problems.is_empty() {
+    } else if any(v1::ClusterState::Failing) || !seen.problems.is_empty() {
         v1::ClusterState::Failing
-    } else if !synced || apps.iter().any(on_the_way) {
+    } else if !synced || any(v1::ClusterState::Progressing) {
         v1::ClusterState::Progressing
     } else {
         v1::ClusterState::Synced
@@ -94,6 +95,9 @@ fn app(
         objects: seen.objects,
         applied: seen.applied,
         problems: seen.problems.clone(),
+        holds: seen.holds.clone(),
+        drifted: seen.drifted,
+        drifts: seen.drifts.clone(),
     }
 }
 

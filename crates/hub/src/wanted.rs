@@ -5,8 +5,11 @@ use std::{
     sync::Arc,
 };
 
-use muster_model::ids::{ClusterName, ContentHash, Generation};
-use muster_plan::delivery::Numbered;
+use muster_model::{
+    ids::{ClusterName, ContentHash, Generation},
+    policy::PruneOrders,
+};
+use muster_plan::delivery::{Numbered, number_for};
 use muster_store::Store;
 
 use crate::records::{self, InForce, ListedBundle, RecordError, WantedRecord};
@@ -15,8 +18,11 @@ use crate::records::{self, InForce, ListedBundle, RecordError, WantedRecord};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(crate) number: Numbered,
+    /// The first of the generations up to this one that differ from it by approvals alone.
+    pub(crate) since: Generation,
     pub(crate) commit: String,
     pub(crate) epoch: u64,
+    pub(crate) prune: PruneOrders,
     /// Clusters with equal content share it.
     pub(crate) bundles: Arc<[ListedBundle]>,
 }
@@ -28,12 +34,12 @@ pub(crate) struct FleetState {
     pub(crate) wanted: BTreeMap<ClusterName, Arc<Wanted>>,
 }
 
-/// The hash of a list of bundles under an epoch.
-pub(crate) fn content_of(epoch: u64, bundles: &[ListedBundle]) -> ContentHash {
+/// The hash of what a generation says.
+pub(crate) fn content_of(epoch: u64, prune: &PruneOrders, bundles: &[ListedBundle]) -> ContentHash {
     let entries = bundles
         .iter()
         .map(|b| (b.app.as_str(), b.role.as_str(), b.hash.0.as_slice()));
-    muster_proto::content_hash(epoch, entries)
+    muster_proto::content_hash(epoch, prune, entries)
 }
 
 impl Wanted {
@@ -43,18 +49,29 @@ impl Wanted {
             content: self.number.content,
             commit: self.commit.clone(),
             epoch: self.epoch,
+            prune: self.prune.clone(),
         }
     }
 
-    /// The same under another number.
-    pub(crate) fn renumbered(&self, generation: Generation) -> Self {
-        let number = Numbered {
-            generation,
-            content: self.number.content,
+    /// The same under a number that an agent can take which has this in force. The store that this came
+    /// from is older than the agent, so its approvals are void.
+    pub(crate) fn renumbered(&self, in_force: Option<Numbered>) -> Self {
+        let prune = PruneOrders {
+            budget: self.prune.budget,
+            ..PruneOrders::default()
         };
+        let held = Numbered {
+            generation: self.number.generation,
+            content: content_of(self.epoch, &prune, &self.bundles),
+        };
+        let number = number_for(held, in_force);
         Self {
             number,
-            ..self.clone()
+            since: number.generation,
+            commit: self.commit.clone(),
+            epoch: self.epoch,
+            prune,
+            bundles: Arc::clone(&self.bundles),
         }
     }
 }
@@ -75,7 +92,7 @@ pub(crate) async fn load(store: &dyn Store) -> Result<FleetState, RecordError> {
         let bundles = match lists.get(&record.content) {
             Some(bundles) => Arc::clone(bundles),
             None => {
-                let key = format!("{}{}", records::CONTENT, record.content);
+                let key = records::content_key(record.content);
                 let Some((list, _)) = records::read::<Vec<ListedBundle>>(store, &key).await? else {
                     // A cluster that left the fleet: its content was swept away. If it comes back,
                     // its number comes from its agent.
@@ -93,8 +110,10 @@ pub(crate) async fn load(store: &dyn Store) -> Result<FleetState, RecordError> {
         };
         let state = Wanted {
             number,
+            since: record.generation,
             commit: record.commit,
             epoch: record.epoch,
+            prune: record.prune,
             bundles,
         };
         wanted.insert(cluster, Arc::new(state));

@@ -1,0 +1,336 @@
+//! What people have approved to be deleted. An approval is for one set of objects of one cluster, which
+//! its agent holds back and has reported; it reaches the cluster in its next generation.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+};
+
+use muster_model::ids::{AppName, ClusterName, ContentHash, Generation, InstanceId};
+use muster_store::{CommitError, Expected, Store, Txn};
+
+use crate::{
+    observed::Level,
+    records::{self, ApprovalRecord, Lead, ListedBundle, RecordError, WantedRecord, audited, now},
+    wanted::{Wanted, content_of},
+};
+
+/// The sets that are approved, by cluster.
+pub(crate) type Approved = BTreeMap<ClusterName, BTreeSet<ContentHash>>;
+
+/// Why an approval is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// Nobody reports for this cluster.
+    #[error("cluster {0} has no agent that could delete anything")]
+    NoAgent(ClusterName),
+    /// What was reported is about an older generation.
+    #[error("cluster {0} has not reported on its newest generation yet; look again in a moment")]
+    Behind(ClusterName),
+    /// Nothing of the app waits.
+    #[error("nothing of app {app} waits for an approval in cluster {cluster}; look again")]
+    Nothing {
+        /// Which app.
+        app: AppName,
+        /// Where.
+        cluster: ClusterName,
+    },
+    /// Another set waits.
+    #[error(
+        "what waits of app {app} in cluster {cluster} is no longer what you were shown; look again"
+    )]
+    Changed {
+        /// Which app.
+        app: AppName,
+        /// Where.
+        cluster: ClusterName,
+    },
+}
+
+/// What is to be approved.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    pub(crate) cluster: ClusterName,
+    pub(crate) app: AppName,
+    pub(crate) set: ContentHash,
+    pub(crate) reason: String,
+}
+
+/// Whether the cluster's newest report holds this very set. Gives the instance that reported it.
+pub(crate) fn judge<'a>(
+    request: &Request,
+    current: Option<RangeInclusive<Generation>>,
+    level: Option<&'a Level>,
+) -> Result<&'a InstanceId, Refusal> {
+    let (cluster, app) = (request.cluster.clone(), request.app.clone());
+    let reported = level.and_then(|level| Some((level, level.instance.as_ref()?)));
+    let Some((level, instance)) = reported else {
+        return Err(Refusal::NoAgent(cluster));
+    };
+    let reported_on = level.in_force.map(|number| number.generation);
+    if !current
+        .zip(reported_on)
+        .is_some_and(|(current, reported_on)| current.contains(&reported_on))
+    {
+        return Err(Refusal::Behind(cluster));
+    }
+    let report = level.apps.get(app.as_str());
+    let holds = report.map_or(&[][..], |report| &report.holds);
+    if holds.is_empty() {
+        return Err(Refusal::Nothing { app, cluster });
+    }
+    if !holds.iter().any(|hold| hold.set == request.set.0) {
+        return Err(Refusal::Changed { app, cluster });
+    }
+    Ok(instance)
+}
+
+fn key(cluster: &ClusterName, set: &ContentHash) -> String {
+    format!("{}{cluster}/{set}", records::APPROVAL)
+}
+
+/// Writes an approval down, for the fleet's loop to find.
+pub(crate) async fn approve(
+    store: &dyn Store,
+    lead: Lead,
+    request: &Request,
+    instance: &InstanceId,
+    who: &str,
+) -> Result<(), CommitError> {
+    let Request {
+        cluster,
+        app,
+        set,
+        reason,
+    } = request;
+    let record = ApprovalRecord {
+        app: app.clone(),
+        instance: instance.clone(),
+        at: now(),
+        who: who.to_owned(),
+        reason: reason.clone(),
+    };
+    let txn = Txn::new()
+        .when(records::TERM, Expected::Revision(lead.revision))
+        .put(key(cluster, set), records::encode(&record));
+    let why = match reason.as_str() {
+        "" => String::new(),
+        reason => format!(": {reason}"),
+    };
+    let what = format!(
+        "approved to delete the set {} of app {app} in cluster {cluster}{why}",
+        set.short()
+    );
+    store.commit(audited(txn, who, what)).await.map(|_| ())
+}
+
+/// Every approval.
+pub(crate) async fn all(store: &dyn Store) -> Result<Approved, RecordError> {
+    let mut approved = Approved::new();
+    for (key, _) in store.keys(records::APPROVAL).await? {
+        if let Some((cluster, set)) = named(&key) {
+            approved.entry(cluster).or_default().insert(set);
+        }
+    }
+    Ok(approved)
+}
+
+fn named(key: &str) -> Option<(ClusterName, ContentHash)> {
+    let (cluster, set) = key.strip_prefix(records::APPROVAL)?.split_once('/')?;
+    Some((cluster.parse().ok()?, set.parse().ok()?))
+}
+
+/// What is still to be approved in a generation that differs from the one before anyway: what the
+/// cluster had been told, and by its report no longer waits, is done.
+pub(crate) fn pending(
+    approved: &BTreeSet<ContentHash>,
+    before: Option<&Wanted>,
+    level: Option<&Level>,
+) -> BTreeSet<ContentHash> {
+    let told = before
+        .zip(level)
+        .filter(|(before, level)| level.settled && level.in_force == Some(before.number));
+    let is_done = |set: &ContentHash| {
+        told.is_some_and(|(before, level)| {
+            let mut holds = level.apps.values().flat_map(|app| &app.holds);
+            before.prune.approved.contains(set) && !holds.any(|hold| hold.set == set.0)
+        })
+    };
+    approved
+        .iter()
+        .filter(|set| !is_done(set))
+        .copied()
+        .collect()
+}
+
+/// The transaction without the approvals that no generation has any more.
+pub(crate) fn without_done(
+    mut txn: Txn,
+    approved: &Approved,
+    wanted: &BTreeMap<ClusterName, std::sync::Arc<Wanted>>,
+) -> Txn {
+    for (cluster, sets) in approved {
+        let stands = wanted.get(cluster);
+        for set in sets {
+            if !stands.is_some_and(|wanted| wanted.prune.approved.contains(set)) {
+                txn = txn.delete(key(cluster, set));
+            }
+        }
+    }
+    txn
+}
+
+/// The transaction with every approval of a cluster void; of all clusters where none is named.
+pub(crate) async fn void(
+    store: &dyn Store,
+    mut txn: Txn,
+    cluster: Option<&ClusterName>,
+) -> Result<Txn, RecordError> {
+    let prefix = match cluster {
+        Some(cluster) => format!("{}{cluster}/", records::APPROVAL),
+        None => records::APPROVAL.to_owned(),
+    };
+    for (key, _) in store.keys(&prefix).await? {
+        txn = txn.delete(key);
+    }
+    Ok(txn)
+}
+
+/// The transaction with no approval in any generation, for a store that was restored: what a person
+/// approved may long be something else.
+pub(crate) async fn void_in_force(store: &dyn Store, mut txn: Txn) -> Result<Txn, RecordError> {
+    for (key, versioned) in store.range(records::WANTED).await? {
+        let mut record: WantedRecord = records::decode(&key, &versioned)?;
+        if record.prune.approved.is_empty() {
+            continue;
+        }
+        let list = records::content_key(record.content);
+        let found = records::read::<Vec<ListedBundle>>(store, &list).await?;
+        let Some((bundles, _)) = found else {
+            // A cluster that left the fleet; nobody is told its content.
+            continue;
+        };
+        record.prune.approved.clear();
+        record.content = content_of(record.epoch, &record.prune, &bundles);
+        record.generation = record.generation.next();
+        txn = txn
+            .put(
+                records::content_key(record.content),
+                records::encode(&bundles),
+            )
+            .put(key, records::encode(&record));
+    }
+    void(store, txn, None).await
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_model::policy::PruneOrders;
+    use muster_plan::delivery::Numbered;
+    use muster_proto::v1;
+
+    use super::*;
+
+    fn set(name: &str) -> ContentHash {
+        ContentHash::of(name.as_bytes())
+    }
+
+    fn number(generation: u64) -> Numbered {
+        Numbered {
+            generation: Generation(generation),
+            content: set(&generation.to_string()),
+        }
+    }
+
+    /// A level that holds these sets of app `wiki`.
+    fn level(generation: u64, holds: &[&str]) -> Level {
+        let hold = |name: &&str| v1::Hold {
+            set: set(name).0.to_vec(),
+            ..v1::Hold::default()
+        };
+        let report = v1::AppReport {
+            holds: holds.iter().map(hold).collect(),
+            ..v1::AppReport::default()
+        };
+        Level {
+            instance: "i-1".parse().ok(),
+            in_force: Some(number(generation)),
+            settled: true,
+            apps: [("wiki".to_owned(), report)].into(),
+            ..Level::default()
+        }
+    }
+
+    #[test]
+    fn only_what_is_held_now_can_be_approved() {
+        let request = |app: &str, name: &str| Request {
+            cluster: "eu-1".parse().unwrap(),
+            app: app.parse().unwrap(),
+            set: set(name),
+            reason: String::new(),
+        };
+        let newest = Some(Generation(4)..=Generation(5));
+        let held = level(5, &["a", "b"]);
+        let cluster: ClusterName = "eu-1".parse().unwrap();
+        let judged = |app, name, current: &Option<_>, level: Option<&Level>| {
+            judge(&request(app, name), current.clone(), level).map(|instance| instance.to_string())
+        };
+        assert_eq!(
+            judged("wiki", "b", &newest, Some(&held)),
+            Ok("i-1".to_owned())
+        );
+        let just_before = level(4, &["a"]);
+        assert!(judged("wiki", "a", &newest, Some(&just_before)).is_ok());
+        let place = |app: &str| (app.parse().unwrap(), cluster.clone());
+        let ((app, at), (shop, _)) = (place("wiki"), place("shop"));
+        assert_eq!(
+            judged("wiki", "c", &newest, Some(&held)),
+            Err(Refusal::Changed { app, cluster: at })
+        );
+        let nothing = Refusal::Nothing {
+            app: shop,
+            cluster: cluster.clone(),
+        };
+        assert_eq!(judged("shop", "a", &newest, Some(&held)), Err(nothing));
+        let behind = Err(Refusal::Behind(cluster.clone()));
+        assert_eq!(
+            judged("wiki", "a", &newest, Some(&level(3, &["a"]))),
+            behind
+        );
+        assert_eq!(judged("wiki", "a", &None, Some(&held)), behind);
+        let nobody = Err(Refusal::NoAgent(cluster));
+        assert_eq!(judged("wiki", "a", &newest, None), nobody);
+        assert_eq!(
+            judged("wiki", "a", &newest, Some(&Level::default())),
+            nobody
+        );
+    }
+
+    #[test]
+    fn an_approval_is_done_when_its_cluster_has_it_and_no_longer_waits() {
+        let approved: BTreeSet<ContentHash> = [set("a"), set("b")].into();
+        let before = Wanted {
+            number: number(5),
+            since: Generation(5),
+            commit: String::new(),
+            epoch: 1,
+            prune: PruneOrders {
+                approved: [set("a")].into(),
+                ..PruneOrders::default()
+            },
+            bundles: [].into(),
+        };
+        let left = |level: Option<&Level>| pending(&approved, Some(&before), level);
+        // `b` is not yet in any generation.
+        assert_eq!(left(Some(&level(5, &[]))), [set("b")].into());
+        assert_eq!(left(Some(&level(5, &["a"]))), approved);
+        assert_eq!(left(Some(&level(4, &[]))), approved);
+        let unsettled = Level {
+            settled: false,
+            ..level(5, &[])
+        };
+        assert_eq!(left(Some(&unsettled)), approved);
+        assert_eq!(left(None), approved);
+        assert_eq!(pending(&approved, None, Some(&level(5, &[]))), approved);
+    }
+}
