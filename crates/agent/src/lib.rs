@@ -7,6 +7,7 @@ mod identity;
 mod lead;
 mod real;
 mod stream;
+mod summary;
 
 use std::{
     io,

@@ -2,30 +2,24 @@
 //! observes.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use kube::Client;
 use muster_apply::{
-    Applier, Config, Hold, Kept, KeptBundle, KeptError, KeptStore, Observed, ObservedBundle,
-    Standing, StartError,
+    Applier, Config, Kept, KeptBundle, KeptError, KeptStore, Observed, Standing, StartError,
 };
 use muster_model::ids::ContentHash;
 use muster_plan::delivery::{Known, Numbered, Term};
-use muster_plan::health::Health;
 use muster_proto::v1;
 use muster_runtime::log::Chain;
 use tokio::sync::watch;
 
-use crate::cluster::{Arrived, Cluster, Level, TakeError};
-
-/// Problems of one app that are reported.
-const PROBLEMS: usize = 10;
-/// Objects that are named of what waits for an approval.
-const HELD: usize = 50;
-/// Drifts of one app that are reported.
-const DRIFTS: usize = 10;
+use crate::{
+    cluster::{Arrived, Cluster, Level, TakeError},
+    summary::summarise,
+};
 
 /// Why a cluster can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -250,91 +244,6 @@ fn standing(standing: &Standing) -> (&'static str, Option<&str>) {
     }
 }
 
-/// Turns what is observed into the level that is reported. An app that did not change is not looked at
-/// again.
-async fn summarise(mut observed: watch::Receiver<Arc<Observed>>, level: watch::Sender<Arc<Level>>) {
-    let mut before: HashMap<String, (Arc<ObservedBundle>, bool, Arc<v1::AppReport>)> =
-        HashMap::new();
-    loop {
-        let now = observed.borrow_and_update().clone();
-        let mut apps = BTreeMap::new();
-        let mut after = HashMap::new();
-        for bundle in &now.bundles {
-            let name = bundle.app.to_string();
-            let report = match before.get(&name) {
-                Some((same, settled, report))
-                    if Arc::ptr_eq(same, bundle) && *settled == now.settled =>
-                {
-                    Arc::clone(report)
-                }
-                _ => Arc::new(app_report(bundle)),
-            };
-            apps.insert(name.clone(), Arc::clone(&report));
-            after.insert(name, (Arc::clone(bundle), now.settled, report));
-        }
-        // Both may be of apps that have no bundle any more.
-        for leftover in &now.leftovers {
-            let report = report_of(&mut apps, leftover.app.as_str());
-            if report.problems.len() < PROBLEMS {
-                report.problems.push(v1::ObjectProblem {
-                    object: leftover.id.to_string(),
-                    message: leftover.message.clone(),
-                });
-            }
-        }
-        for hold in &now.holds {
-            let report = report_of(&mut apps, hold.app.as_str());
-            report.holds.push(held(hold));
-        }
-        before = after;
-        let in_force = now.generation.map(|(generation, content)| Numbered {
-            generation,
-            content,
-        });
-        let problems = now.problem.iter().cloned().collect();
-        level.send_replace(Arc::new(Level {
-            in_force,
-            apps,
-            problems,
-            settled: now.settled,
-        }));
-        tokio::select! {
-            () = level.closed() => return,
-            changed = observed.changed() => if changed.is_err() { return },
-        }
-    }
-}
-
-/// An app's report, to be added to; one of an app that is leaving where there is none.
-fn report_of<'a>(
-    apps: &'a mut BTreeMap<String, Arc<v1::AppReport>>,
-    app: &str,
-) -> &'a mut v1::AppReport {
-    let report = apps.entry(app.to_owned()).or_insert_with(|| {
-        Arc::new(v1::AppReport {
-            app: app.to_owned(),
-            phase: v1::Phase::Received.into(),
-            health: Health::Progressing.to_string(),
-            ..v1::AppReport::default()
-        })
-    });
-    Arc::make_mut(report)
-}
-
-fn held(hold: &Hold) -> v1::Hold {
-    let names = hold.objects.iter().take(HELD).map(ToString::to_string);
-    v1::Hold {
-        set: hold.set.0.to_vec(),
-        reason: hold.reason.clone(),
-        objects: names.collect(),
-        count: number(hold.objects.len()),
-    }
-}
-
-fn number(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
-}
-
 /// Removes what older generations left in the cluster, once a generation has settled.
 async fn tidy(
     mut observed: watch::Receiver<Arc<Observed>>,
@@ -357,58 +266,5 @@ async fn tidy(
         if observed.changed().await.is_err() {
             return;
         }
-    }
-}
-
-fn app_report(bundle: &ObservedBundle) -> v1::AppReport {
-    let counts = bundle.counts;
-    let phase = if counts.failed > 0 {
-        v1::Phase::Failed
-    } else if counts.applied + counts.drifted == counts.total {
-        v1::Phase::Applied
-    } else {
-        v1::Phase::Received
-    };
-    let mut troubled: Vec<(u8, &muster_apply::ObservedObject, Option<&str>)> = bundle
-        .objects
-        .iter()
-        .filter_map(|object| match (&object.standing, object.health) {
-            (Standing::Failed(why), _) => Some((0, object, Some(why.as_str()))),
-            (_, Health::Degraded) => Some((1, object, object.message.as_deref())),
-            (Standing::Drifted(why), _) => Some((1, object, Some(why.as_str()))),
-            (Standing::Waiting(why), _) => Some((2, object, Some(why.as_str()))),
-            (Standing::Applied, Health::Progressing | Health::Missing) => {
-                Some((3, object, object.message.as_deref()))
-            }
-            _ => None,
-        })
-        .collect();
-    troubled.sort_by_key(|(rank, ..)| *rank);
-    let problems = troubled
-        .into_iter()
-        .take(PROBLEMS)
-        .map(|(_, object, why)| v1::ObjectProblem {
-            object: object.id.to_string(),
-            message: why.map_or_else(|| object.health.to_string(), str::to_owned),
-        });
-    let late = bundle.drifts.len().saturating_sub(DRIFTS);
-    let drifts = bundle.drifts[late..].iter().map(|drift| v1::DriftEvent {
-        at: i64::try_from(drift.at).unwrap_or(i64::MAX),
-        object: drift.id.to_string(),
-        difference: drift.difference.clone(),
-        corrected: drift.corrected,
-    });
-    v1::AppReport {
-        app: bundle.app.to_string(),
-        hash: bundle.hash.0.to_vec(),
-        phase: phase.into(),
-        objects: number(counts.total),
-        applied: number(counts.applied),
-        health: bundle.health.to_string(),
-        problems: problems.collect(),
-        gone: false,
-        holds: Vec::new(),
-        drifted: number(counts.drifted),
-        drifts: drifts.collect(),
     }
 }

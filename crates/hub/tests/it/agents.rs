@@ -1,7 +1,7 @@
 //! Agents whose clusters are in memory: what arrives is applied at once.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -9,7 +9,7 @@ use std::{
 use anyhow::ensure;
 use muster_agent::{Arrived, Cluster, Level, TakeError, dial, follow};
 use muster_model::{
-    bundle::Bundle,
+    bundle::{Bundle, BundleHeader},
     ids::{ClusterName, ContentHash, Role},
 };
 use muster_pki::{Credentials, JoinToken, Key, TrustBundle};
@@ -41,6 +41,10 @@ struct State {
     held: HashMap<ContentHash, Vec<u8>>,
     taken: usize,
     arrived: usize,
+    /// What waits to be deleted, by app.
+    holds: Vec<(String, v1::Hold)>,
+    /// The sets that the generation in force lets go.
+    approved: BTreeSet<ContentHash>,
 }
 
 impl Memory {
@@ -87,6 +91,35 @@ impl Memory {
             .map_or(0, |number| number.generation.0)
     }
 
+    /// Holds objects of an app back, as a set of this name, instead of what it held of that app before.
+    pub(crate) fn hold(&self, app: &str, name: &str) -> ContentHash {
+        let set = ContentHash::of(name.as_bytes());
+        let hold = v1::Hold {
+            set: set.0.to_vec(),
+            reason: "3 of 4 objects would be deleted".to_owned(),
+            objects: (0..3).map(|n| format!("ConfigMap {name}-{n}")).collect(),
+            count: 3,
+        };
+        let mut state = self.state();
+        state.holds.retain(|(other, _)| other != app);
+        state.holds.push((app.to_owned(), hold));
+        let level = Level::clone(&self.level.borrow());
+        self.level.send_replace(Arc::new(state.holding(level)));
+        set
+    }
+
+    /// The sets that the generation in force lets go.
+    pub(crate) fn approved(&self) -> BTreeSet<ContentHash> {
+        self.state().approved.clone()
+    }
+
+    /// The header of an app's bundle.
+    pub(crate) fn header(&self, app: &str) -> Option<BundleHeader> {
+        let state = self.state();
+        let (_, bundle) = state.bundles.get(app)?;
+        Some(bundle.header.clone())
+    }
+
     /// How many generations came into force, and how many bundles were sent for them.
     pub(crate) fn deliveries(&self) -> (usize, usize) {
         let state = self.state();
@@ -104,6 +137,22 @@ impl Memory {
             Ok(())
         });
         waiting.await.unwrap();
+    }
+}
+
+impl State {
+    /// The level with what is held back.
+    fn holding(&self, mut level: Level) -> Level {
+        for report in level.apps.values_mut() {
+            Arc::make_mut(report).holds.clear();
+        }
+        for (app, hold) in &self.holds {
+            let report = level.apps.entry(app.clone()).or_default();
+            let report = Arc::make_mut(report);
+            report.app.clone_from(app);
+            report.holds.push(hold.clone());
+        }
+        level
     }
 }
 
@@ -126,6 +175,7 @@ impl Cluster for Memory {
     async fn take(&self, generation: Arrived) -> Result<(), TakeError> {
         let mut level = Level {
             in_force: Some(generation.number),
+            settled: true,
             ..Level::default()
         };
         let mut state = self.state();
@@ -159,6 +209,11 @@ impl Cluster for Memory {
             incarnation: generation.incarnation,
             in_force: Some(generation.number),
         };
+        let approved = generation.prune.approved;
+        let waits = |hold: &v1::Hold| approved.iter().all(|set| set.0.as_slice() != hold.set);
+        state.holds.retain(|(_, hold)| waits(hold));
+        state.approved = approved;
+        let level = state.holding(level);
         drop(state);
         self.level.send_replace(Arc::new(level));
         Ok(())

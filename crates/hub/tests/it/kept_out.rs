@@ -153,6 +153,12 @@ async fn certificates_for_something_else() {
             .await
             .err(),
     );
+    refused.extend(
+        admin
+            .approve_set(v1::ApproveSetRequest::default())
+            .await
+            .err(),
+    );
     refused.extend(admin.refresh(v1::RefreshRequest {}).await.err());
     let told: Vec<_> = refused
         .iter()
@@ -160,9 +166,9 @@ async fn certificates_for_something_else() {
         .collect();
     assert_eq!(
         told,
-        [(Code::Unauthenticated, "an agent may not do this"); 7]
+        [(Code::Unauthenticated, "an agent may not do this"); 8]
     );
-    assert_eq!(hub.refused("not_an_admin").await, 7);
+    assert_eq!(hub.refused("not_an_admin").await, 8);
 
     // A person who would be an agent.
     let (trust, credentials) = hub.login().open().unwrap();
@@ -189,7 +195,7 @@ async fn words_that_no_agent_says() {
     };
     let refused = refusal(&hub, &badge, Message::Hello(old)).await;
     assert_eq!(refused.code(), Code::FailedPrecondition);
-    insta::assert_snapshot!(refused.message(), @"the agent (version 9.9.9) speaks protocol 99, this hub (version 0.1.0) 1; upgrade the older one");
+    insta::assert_snapshot!(refused.message(), @"the agent (version 9.9.9) speaks protocol 99, this hub (version 0.1.0) 2; upgrade the older one");
     assert_eq!(hub.refused("protocol").await, 1);
 
     let refused = refusal(&hub, &badge, Message::Report(v1::Report::default())).await;

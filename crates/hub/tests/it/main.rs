@@ -7,11 +7,13 @@
 )]
 
 mod agents;
+mod approvals;
 mod delivery;
 mod fixture;
 mod kept_out;
 mod lifetimes;
 mod raw;
+mod renames;
 mod repository;
 mod slow;
 mod terms;

@@ -1,0 +1,287 @@
+//! A person lets a cluster delete what it holds back: that very set, there, and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context as _, ensure};
+use muster_hub::HubConfig;
+use muster_model::ids::ContentHash;
+use muster_proto::v1;
+use muster_store::{SqliteStore, Store as _, backup, restore};
+use muster_testkit::{gitserver::GitRepo, wait::eventually};
+use tonic::{Code, Status};
+
+use crate::{
+    agents::{Agent, Badge, Memory},
+    fixture::{Hub, SOON, document, fleet, publish, repository},
+};
+
+fn head(repo: &GitRepo) -> String {
+    repo.git(&["rev-parse", "HEAD"]).unwrap()
+}
+
+fn sets<const N: usize>(sets: [ContentHash; N]) -> BTreeSet<ContentHash> {
+    sets.into()
+}
+
+async fn approve(hub: &Hub, cluster: &str, app: &str, set: ContentHash) -> Result<(), Status> {
+    let request = v1::ApproveSetRequest {
+        cluster: cluster.to_owned(),
+        app: app.to_owned(),
+        set: set.0.to_vec(),
+        reason: "the old shards".to_owned(),
+    };
+    hub.admin().await.approve_set(request).await.map(|_| ())
+}
+
+/// Waits until the hub knows that a cluster holds this set of an app.
+async fn until_held(hub: &Hub, cluster: &str, app: &str, set: ContentHash) -> v1::ClusterApp {
+    let look = |status: &v1::Status| {
+        let cluster = status.clusters.iter().find(|c| c.name == cluster);
+        let app = cluster.and_then(|cluster| cluster.apps.iter().find(|a| a.app == app));
+        let app = app.context("no such app there")?;
+        ensure!(app.holds.iter().any(|hold| hold.set == set.0));
+        Ok(app.clone())
+    };
+    hub.until("a set waits", look).await
+}
+
+async fn until_released(hub: &Hub, cluster: &str) {
+    let look = |status: &v1::Status| {
+        let cluster = status.clusters.iter().find(|c| c.name == cluster);
+        ensure!(cluster.is_some_and(|c| c.state() == v1::ClusterState::Synced));
+        Ok(())
+    };
+    hub.until("nothing waits any more", look).await;
+}
+
+async fn until_generation(agent: &Agent, generation: u64) {
+    let what = format!("generation {generation}");
+    agent
+        .memory
+        .until(&what, |memory| memory.generation() == generation)
+        .await;
+}
+
+fn numbers(list: [(&str, u64); 3]) -> BTreeMap<String, u64> {
+    list.map(|(name, number)| (name.to_owned(), number)).into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approval_reaches_its_cluster_and_no_other() {
+    let repo = repository();
+    let hub = Hub::new(&repo).await;
+    let [eu_1, eu_2, us_1] = Agent::join_all(&hub).await;
+    hub.until_synced(&head(&repo)).await;
+    let there = eu_1.memory.hold("web", "old shards");
+    let elsewhere = us_1.memory.hold("web", "other shards");
+    let app = until_held(&hub, "eu-1", "web", there).await;
+    assert_eq!(app.state(), v1::ClusterState::Failing);
+    assert_eq!(app.holds[0].count, 3);
+    let status = hub.status().await;
+    let cluster = status.clusters.iter().find(|c| c.name == "eu-1").unwrap();
+    assert_eq!(cluster.state(), v1::ClusterState::Failing);
+
+    approve(&hub, "eu-1", "web", there).await.unwrap();
+    until_generation(&eu_1, 2).await;
+    assert_eq!(eu_1.memory.approved(), sets([there]));
+    let wanted = numbers([("eu-1", 2), ("eu-2", 1), ("us-1", 1)]);
+    assert_eq!(hub.wanted().await, wanted);
+    // No bundle was sent again.
+    assert_eq!(eu_1.memory.deliveries(), (2, 2));
+    until_released(&hub, "eu-1").await;
+
+    // What is done is no reason for a generation, and is gone from the next one.
+    let db = publish(&repo, "eu-2", [("apps/web/values/eu-2.yaml", "size: 7\n")]);
+    until_generation(&eu_2, 2).await;
+    hub.until_in_force(&db).await;
+    assert_eq!(
+        hub.wanted().await,
+        numbers([("eu-1", 2), ("eu-2", 2), ("us-1", 1)])
+    );
+    let hub = hub.restart().await;
+    publish(&repo, "db", [("apps/db/values.yaml", "size: 2\n")]);
+    until_generation(&eu_1, 3).await;
+    assert!(eu_1.memory.approved().is_empty());
+    // What waits in another cluster waits on.
+    until_generation(&us_1, 2).await;
+    assert!(us_1.memory.approved().is_empty());
+    until_held(&hub, "us-1", "web", elsewhere).await;
+
+    let (config, _state) = hub.stop().await;
+    let opening = eventually("the store is free", SOON, async || {
+        Ok(SqliteStore::open(config.store_path())?)
+    });
+    let store = opening.await.unwrap();
+    assert_eq!(store.keys("approval/").await.unwrap(), []);
+    let audit = store.range("audit/").await.unwrap();
+    let audit = audit.iter().map(|(_, entry)| {
+        let entry: serde_json::Value = serde_json::from_slice(&entry.value).unwrap();
+        format!("{}: {}", entry["who"], entry["what"])
+    });
+    let told = format!(
+        r#""local": "approved to delete the set {} of app web in cluster eu-1: the old shards""#,
+        there.short()
+    );
+    assert_eq!(
+        audit
+            .filter(|entry| entry.contains("approved"))
+            .collect::<Vec<_>>(),
+        [told]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_waits_now_can_be_approved() {
+    let repo = repository();
+    let hub = Hub::new(&repo).await;
+    let [eu_1, _eu_2, us_1] = Agent::join_all(&hub).await;
+    hub.until_synced(&head(&repo)).await;
+    let shown = eu_1.memory.hold("web", "three objects");
+    until_held(&hub, "eu-1", "web", shown).await;
+    let now = eu_1.memory.hold("web", "and a fourth");
+    until_held(&hub, "eu-1", "web", now).await;
+    let elsewhere = us_1.memory.hold("db", "a volume");
+    until_held(&hub, "us-1", "db", elsewhere).await;
+
+    let mut told = String::new();
+    for (cluster, app, set) in [
+        ("eu-1", "web", shown),
+        ("eu-1", "db", now),
+        ("eu-1", "wiki", now),
+        ("us-1", "db", now),
+        ("eu-9", "web", now),
+    ] {
+        let refused = approve(&hub, cluster, app, set).await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition);
+        told.push_str(&format!("{cluster} {app}: {}\n", refused.message()));
+    }
+    insta::assert_snapshot!(told, @r"
+    eu-1 web: what waits of app web in cluster eu-1 is no longer what you were shown; look again
+    eu-1 db: nothing of app db waits for an approval in cluster eu-1; look again
+    eu-1 wiki: nothing of app wiki waits for an approval in cluster eu-1; look again
+    us-1 db: what waits of app db in cluster us-1 is no longer what you were shown; look again
+    eu-9 web: cluster eu-9 has no agent that could delete anything
+    ");
+    let request = v1::ApproveSetRequest {
+        cluster: "eu-1".to_owned(),
+        app: "web".to_owned(),
+        set: vec![1, 2],
+        ..v1::ApproveSetRequest::default()
+    };
+    let refused = hub.admin().await.approve_set(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert_eq!(
+        hub.wanted().await,
+        numbers([("eu-1", 1), ("eu-2", 1), ("us-1", 1)])
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_sets_of_a_cluster_are_approved_one_after_the_other() {
+    let repo = repository();
+    let hub = Hub::new(&repo).await;
+    let badge = Badge::new(&hub, "eu-1").await;
+    let agent = Agent::run(hub.address(), badge, Memory::new());
+    until_generation(&agent, 1).await;
+    let (web, db) = (agent.memory.hold("web", "a"), agent.memory.hold("db", "b"));
+    until_held(&hub, "eu-1", "web", web).await;
+    until_held(&hub, "eu-1", "db", db).await;
+    // It is away, so that its report is that of the generation before the first approval.
+    let (badge, memory) = agent.stop().await;
+    approve(&hub, "eu-1", "web", web).await.unwrap();
+    let wanted = async |number: u64| {
+        let look = |status: &v1::Status| {
+            let cluster = status.clusters.iter().find(|c| c.name == "eu-1");
+            ensure!(cluster.is_some_and(|c| c.wanted == number));
+            Ok(())
+        };
+        hub.until("another generation", look).await;
+    };
+    wanted(2).await;
+    approve(&hub, "eu-1", "db", db).await.unwrap();
+    wanted(3).await;
+    let agent = Agent::run(hub.address(), badge, memory);
+    until_generation(&agent, 3).await;
+    assert_eq!(agent.memory.approved(), sets([web, db]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approval_does_not_wait_for_a_broken_commit() {
+    let repo = repository();
+    let hub = Hub::new(&repo).await;
+    let agent = Agent::join(&hub, "eu-2").await;
+    let good = head(&repo);
+    hub.until_synced(&good).await;
+    let files = [
+        ("regions/eu/region.yaml", document("Region", "eu", "")),
+        ("apps/web/values.yaml", "size: 2\n".to_owned()),
+    ];
+    publish(&repo, "a region without a place", files);
+    let told = |status: &v1::Status| {
+        ensure!(!status.problems.is_empty());
+        Ok(())
+    };
+    hub.until("the problem is told", told).await;
+    let set = agent.memory.hold("web", "a");
+    until_held(&hub, "eu-2", "web", set).await;
+    approve(&hub, "eu-2", "web", set).await.unwrap();
+    until_generation(&agent, 2).await;
+    assert_eq!(agent.memory.approved(), sets([set]));
+    assert_eq!(agent.memory.data("web"), r#"{"size":"1"}"#);
+    let status = hub.status().await;
+    assert_eq!(status.repo.unwrap().commit, good);
+    assert_eq!(status.problems.len(), 1);
+    // And on it goes.
+    until_released(&hub, "eu-2").await;
+    let region = fleet().remove("regions/eu/region.yaml").unwrap();
+    let mended = publish(&repo, "mended", [("regions/eu/region.yaml", region)]);
+    hub.until_synced(&mended).await;
+    assert_eq!(agent.memory.data("web"), r#"{"size":"2"}"#);
+    assert!(agent.memory.approved().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approval_from_before_a_restore_is_void() {
+    let repo = repository();
+    let hub = Hub::new(&repo).await;
+    let agent = Agent::join(&hub, "eu-2").await;
+    hub.until_synced(&head(&repo)).await;
+    let set = agent.memory.hold("web", "a");
+    until_held(&hub, "eu-2", "web", set).await;
+    let (badge, memory) = agent.stop().await;
+    approve(&hub, "eu-2", "web", set).await.unwrap();
+    let look = |status: &v1::Status| {
+        let cluster = status.clusters.iter().find(|c| c.name == "eu-2").unwrap();
+        ensure!(cluster.wanted == 2);
+        Ok(())
+    };
+    hub.until("a generation with the approval", look).await;
+    let scratch = tempfile::tempdir().unwrap();
+    let kept = scratch.path().join("backup.db");
+    backup(&hub.config.store_path(), &kept).unwrap();
+    let grpc = hub.addresses.grpc;
+    let (config, state) = hub.stop().await;
+    let restoring = eventually("the store is free", SOON, async || {
+        Ok(restore(&kept, &config.store_path())?)
+    });
+    restoring.await.unwrap();
+    // Its repository is away, so that nothing but the store says what the cluster should run.
+    let away = repo.path().with_extension("away");
+    std::fs::rename(repo.path(), &away).unwrap();
+    std::fs::remove_dir_all(config.state_dir.join("mirror")).unwrap();
+    let config = HubConfig {
+        listen: grpc,
+        ..config
+    };
+    let hub = Hub::start(config, state).await;
+    let agent = Agent::run(hub.address(), badge, memory);
+    until_generation(&agent, 3).await;
+    assert!(agent.memory.approved().is_empty());
+    std::fs::rename(&away, repo.path()).unwrap();
+    hub.until_in_force(&head(&repo)).await;
+    // It waits again, and can be approved again.
+    until_held(&hub, "eu-2", "web", set).await;
+    approve(&hub, "eu-2", "web", set).await.unwrap();
+    until_generation(&agent, 4).await;
+    assert_eq!(agent.memory.approved(), sets([set]));
+}
