@@ -4,6 +4,7 @@
 mod approvals;
 mod authority;
 mod blobs;
+mod choose;
 mod config;
 mod fleet;
 mod leadership;

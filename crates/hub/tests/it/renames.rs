@@ -114,9 +114,21 @@ async fn of_two_apps_that_become_one_both_stay_until_it_runs() {
         .await;
     assert_eq!(apps(&agent), ["db", "web"]);
     assert_eq!(agent.memory.generation(), 1);
+    // It would take another app's object.
+    let other = document("App", "other", "tier: gold, mode: active-active");
+    let taken = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: other, namespace: other}\n";
+    let files = [
+        ("apps/other/app.yaml", other),
+        ("apps/other/templates/it.yaml", config_map("other", "a: b")),
+        ("apps/db/templates/db.yaml", both("size") + taken),
+    ];
+    let rival = publish(&repo, "a rival", files);
+    hub.until_synced(&rival).await;
+    assert_eq!(apps(&agent), ["db", "web"]);
+    assert_eq!(agent.memory.data("db"), r#"{"role":"primary","size":"1"}"#);
     let mended = [("apps/db/templates/db.yaml", both("size"))];
     hub.until_synced(&publish(&repo, "one app", mended)).await;
-    assert_eq!(apps(&agent), ["db"]);
+    assert_eq!(apps(&agent), ["db", "other"]);
     // Nothing was approved along the way.
     assert!(agent.memory.approved().is_empty());
 }
