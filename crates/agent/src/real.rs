@@ -240,6 +240,7 @@ fn standing(standing: &Standing) -> (&'static str, Option<&str>) {
         Standing::Applied => ("Applied", None),
         Standing::Waiting(why) => ("Waiting", Some(why)),
         Standing::Failed(why) => ("Failed", Some(why)),
+        Standing::LeftAlone(why) => ("LeftAlone", Some(why)),
         Standing::Drifted(why) => ("Drifted", Some(why)),
     }
 }

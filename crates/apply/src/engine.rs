@@ -35,7 +35,7 @@ use self::{
 use crate::{
     Kept,
     board::{Board, Row, Section},
-    cluster::{Cluster, RequestError},
+    cluster::{Cluster, RequestError, explain},
     inventory::{Identity, Inventory, InventoryError},
     kinds::{Kind, Kinds},
     observe::Observer,
@@ -77,8 +77,6 @@ impl Default for Config {
 pub(crate) enum RunError {
     #[error("the kinds that the cluster serves can't be read")]
     Discovery(#[source] RequestError),
-    #[error("the copies of objects that are being recreated can't be read")]
-    Saved(#[source] RequestError),
     #[error(transparent)]
     Inventory(#[from] InventoryError),
 }
@@ -197,7 +195,10 @@ impl Engine {
         self.announce(kept, &wanted);
         self.follow(&wanted);
 
-        self.load_saved().await.map_err(RunError::Saved)?;
+        if let Err(error) = self.load_saved().await {
+            // Nothing is recreated without a copy, so that this stops nothing else.
+            tracing::warn!(error = explain(&error), "the copies of objects that were being recreated can't be read");
+        }
         let (mut turns, drifted) = self.first_turns(&wanted, doubt, cancel).await;
         self.tell_differences(&wanted, &drifted);
         self.write_ahead(&wanted, &turns, &drifted, &order).await?;

@@ -134,7 +134,7 @@ async fn a_pause_that_the_server_asks_for_does_not_hold_up_the_end() {
 
 #[tokio::test]
 async fn failures_of_the_server_and_of_what_is_before_it_end_in_everything_applied() {
-    let (proxy, fixture) = behind_a_proxy("broken").await;
+    let (proxy, fixture) = behind_a_proxy("mangled").await;
     let error = Fault::status(
         StatusCode::INTERNAL_SERVER_ERROR,
         "InternalError",
@@ -145,16 +145,16 @@ async fn failures_of_the_server_and_of_what_is_before_it_end_in_everything_appli
     let writes = |asked: &Asked| matches!(asked.verb, Verb::Create | Verb::Update);
     let aways = proxy.spoil(2, away, writes);
     let mut applied = fixture.start().await;
-    let wanted = kept(1, vec![bundle("a", "broken-a", &objects("broken-a"))]);
+    let wanted = kept(1, vec![bundle("a", "mangled-a", &objects("mangled-a"))]);
     applied.settle(wanted).await;
     applied.until(all_applied).await;
     assert_eq!((errors.times(), aways.times()), (150, 2));
 
     let bad = proxy.spoil(usize::MAX, Fault::page(StatusCode::BAD_GATEWAY), map);
-    let mut changed = objects("broken-a");
+    let mut changed = objects("mangled-a");
     changed[1] = config_map("c0", "2");
     applied
-        .settle(kept(2, vec![bundle("a", "broken-a", &changed)]))
+        .settle(kept(2, vec![bundle("a", "mangled-a", &changed)]))
         .await;
     let observed = applied.until(|o| failed(o).next().is_some()).await;
     let message = failed(&observed).next().unwrap();
@@ -166,9 +166,9 @@ async fn failures_of_the_server_and_of_what_is_before_it_end_in_everything_appli
     proxy.heal();
     applied.until(all_applied).await;
     applied
-        .settle(kept(3, vec![bundle("a", "broken-a", &objects("broken-a"))]))
+        .settle(kept(3, vec![bundle("a", "mangled-a", &objects("mangled-a"))]))
         .await;
-    is_whole(&fixture, applied, "broken-a").await;
+    is_whole(&fixture, applied, "mangled-a").await;
 }
 
 #[tokio::test]
