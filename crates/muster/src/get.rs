@@ -198,7 +198,7 @@ struct Object {
     namespace: String,
     name: String,
     uid: String,
-    /// `Pending`, `Applied`, `Waiting`, `Failed` or `Leaving`.
+    /// `Pending`, `Applied`, `Waiting`, `Failed`, `Drifted` or `Leaving`.
     state: String,
     /// In Argo CD's words.
     health: String,
@@ -314,6 +314,7 @@ fn object_grid(objects: &[Object]) -> Grid {
         let state = match object.state.as_str() {
             "Applied" => Tone::Good,
             "Failed" => Tone::Bad,
+            "Drifted" => Tone::Warning,
             _ => Tone::Busy,
         };
         let health = match object.health.as_str() {

@@ -1,6 +1,7 @@
 //! `muster`: the hub, the agent and the commands of people, in one binary.
 
 mod admin;
+mod approve;
 mod client;
 mod demo;
 mod get;
@@ -82,6 +83,9 @@ enum Command {
     Status(status::StatusArgs),
     /// List regions, clusters, apps or objects.
     Get(get::GetArgs),
+    /// Let clusters delete what they hold back of an app.
+    #[command(subcommand)]
+    App(AppCommand),
     /// Let clusters join the fleet, or remove them.
     #[command(subcommand)]
     Cluster(ClusterCommand),
@@ -127,6 +131,12 @@ enum HubCommand {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum AppCommand {
+    /// Show what clusters would delete of an app and why they ask, and let them.
+    Approve(approve::ApproveArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -230,6 +240,9 @@ async fn run_connected(
         Command::Agent(args) => servers::agent(&args).await?,
         Command::Status(args) => return status::run(connect().await?, &args, output).await,
         Command::Get(args) => return get::run(connect().await?, &args, output).await,
+        Command::App(AppCommand::Approve(args)) => {
+            return approve::run(connect().await?, &args, output).await;
+        }
         Command::Cluster(ClusterCommand::JoinToken { name, valid }) => {
             admin::join_token(connect().await?, &name, valid, output).await?;
         }

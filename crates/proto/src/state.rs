@@ -4,11 +4,22 @@
 use crate::v1::{ClusterApp, ClusterState, Phase};
 
 impl ClusterApp {
+    /// Something of it is refused or degraded.
+    #[must_use]
+    pub fn fails(&self) -> bool {
+        self.phase() == Phase::Failed || self.health == "Degraded"
+    }
+
+    /// Something of it stays as it is until a person decides.
+    #[must_use]
+    pub fn waits_for_a_person(&self) -> bool {
+        !self.holds.is_empty() || self.drifted > 0
+    }
+
     /// By what its agent last reported: failing, progressing or synced.
     #[must_use]
     pub fn state(&self) -> ClusterState {
-        let waits_for_a_person = !self.holds.is_empty() || self.drifted > 0;
-        if self.phase() == Phase::Failed || self.health == "Degraded" || waits_for_a_person {
+        if self.fails() || self.waits_for_a_person() {
             return ClusterState::Failing;
         }
         let on_the_way = matches!(self.health.as_str(), "Progressing" | "Missing" | "");

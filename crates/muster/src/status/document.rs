@@ -6,7 +6,10 @@ use std::collections::BTreeSet;
 
 use clap::Args;
 use jiff::Timestamp;
-use muster_model::problem::{Problem, Scope};
+use muster_model::{
+    ids::ContentHash,
+    problem::{Problem, Scope},
+};
 use muster_proto::v1;
 use serde::Serialize;
 
@@ -22,7 +25,7 @@ pub(crate) enum State {
     Unjoined,
     /// The agent has no stream to the hub: everything else is its last known level.
     Offline,
-    /// Something is refused or degraded.
+    /// Something is refused or degraded, or waits for a person.
     Failing,
 }
 
@@ -116,7 +119,8 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// How many of its apps are synced and healthy, or were when it was last seen.
     pub(crate) fn apps_synced(&self) -> usize {
-        self.apps.iter().filter(|app| app.is_well()).count()
+        let synced = self.apps.iter().filter(|app| app.reported == State::Synced);
+        synced.count()
     }
 
     /// Objects applied, and all.
@@ -144,6 +148,44 @@ pub(crate) struct Placed {
     pub(crate) objects: u32,
     pub(crate) applied: u32,
     pub(crate) problems: Vec<ObjectProblem>,
+    /// What is no longer wanted and waits for `muster app approve` to be deleted.
+    pub(crate) holds: Vec<Hold>,
+    /// Objects that are not as they were applied, and are left so because the app says `drift: report`.
+    pub(crate) drifted: u32,
+    /// The latest drift, newest first; only where single apps are asked for.
+    pub(crate) drifts: Vec<Drift>,
+    /// Its state by its last known level, whether or not the cluster is there.
+    #[serde(skip)]
+    pub(crate) reported: State,
+    /// Something of it is refused or degraded: it does not merely wait.
+    #[serde(skip)]
+    pub(crate) fails: bool,
+}
+
+/// Objects that wait for an approval.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Hold {
+    /// Names exactly this set of objects.
+    pub(crate) set: String,
+    /// Why they are not simply deleted.
+    pub(crate) reason: String,
+    /// How many there are.
+    pub(crate) count: u32,
+    /// At most fifty of them.
+    pub(crate) objects: Vec<String>,
+}
+
+/// An object that was found to be not as it was applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Drift {
+    pub(crate) at: Option<Timestamp>,
+    pub(crate) object: String,
+    /// Its fields with what they were and should be.
+    pub(crate) difference: String,
+    /// It was put back.
+    pub(crate) corrected: bool,
 }
 
 /// What is wrong with an object.
@@ -293,13 +335,7 @@ fn region(region: v1::RegionSummary, clusters: &[Cluster]) -> Region {
 }
 
 fn cluster(cluster: v1::ClusterStatus, apps_asked: &[String]) -> Cluster {
-    let state = match cluster.state() {
-        v1::ClusterState::Unspecified | v1::ClusterState::Unjoined => State::Unjoined,
-        v1::ClusterState::Offline => State::Offline,
-        v1::ClusterState::Failing => State::Failing,
-        v1::ClusterState::Progressing => State::Progressing,
-        v1::ClusterState::Synced => State::Synced,
-    };
+    let state = state(cluster.state());
     let apps: Vec<Placed> = cluster
         .apps
         .into_iter()
@@ -337,47 +373,57 @@ fn placed(app: v1::ClusterApp, cluster: State) -> Placed {
         v1::Phase::Applied => Some("applied"),
         v1::Phase::Failed => Some("failed"),
     };
+    let reported = state(app.state());
+    let fails = app.fails();
     let problems = app.problems.into_iter().map(|problem| ObjectProblem {
         object: problem.object,
         message: problem.message,
     });
-    let mut placed = Placed {
+    let holds = app.holds.into_iter().map(|hold| Hold {
+        set: hex(&hold.set),
+        reason: hold.reason,
+        count: hold.count,
+        objects: hold.objects,
+    });
+    let drifts = app.drifts.into_iter().rev().map(|drift| Drift {
+        at: time(drift.at),
+        object: drift.object,
+        difference: drift.difference,
+        corrected: drift.corrected,
+    });
+    Placed {
         app: app.app,
         role: app.role,
-        state: cluster,
+        state: match cluster {
+            State::Unjoined | State::Offline => cluster,
+            _ => reported,
+        },
         synced: app.synced,
         phase,
         health: known(app.health),
         objects: app.objects,
         applied: app.applied,
         problems: problems.collect(),
-    };
-    if !matches!(cluster, State::Unjoined | State::Offline) {
-        placed.state = if placed.is_failing() {
-            State::Failing
-        } else if placed.is_well() {
-            State::Synced
-        } else {
-            State::Progressing
-        };
+        holds: holds.collect(),
+        drifted: app.drifted,
+        drifts: drifts.collect(),
+        reported,
+        fails,
     }
-    placed
 }
 
-impl Placed {
-    /// By its last known level, whether or not the cluster is there.
-    fn is_failing(&self) -> bool {
-        self.phase == Some("failed") || self.health.as_deref() == Some("Degraded")
+fn state(state: v1::ClusterState) -> State {
+    match state {
+        v1::ClusterState::Unspecified | v1::ClusterState::Unjoined => State::Unjoined,
+        v1::ClusterState::Offline => State::Offline,
+        v1::ClusterState::Failing => State::Failing,
+        v1::ClusterState::Progressing => State::Progressing,
+        v1::ClusterState::Synced => State::Synced,
     }
+}
 
-    fn is_well(&self) -> bool {
-        self.synced
-            && self.phase == Some("applied")
-            && !matches!(
-                self.health.as_deref(),
-                None | Some("Progressing" | "Missing" | "Degraded")
-            )
-    }
+fn hex(bytes: &[u8]) -> String {
+    ContentHash::try_from(bytes).map_or_else(|_| String::new(), |hash| hash.to_string())
 }
 
 fn app(app: v1::AppSummary, clusters: &[Cluster]) -> App {

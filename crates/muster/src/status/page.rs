@@ -4,8 +4,9 @@
 //! the clusters that are not in sync are named.
 
 mod overview;
+mod waiting;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use muster_model::problem::{Problem, Scope};
 
@@ -36,11 +37,13 @@ pub(crate) fn page(document: &Document, look: Look) -> String {
         Page::held,
         Page::absent,
         Page::failing,
+        Page::waiting,
         Page::progressing,
         Page::hints,
         Page::header,
         Page::clusters,
         Page::apps,
+        Page::drifts,
     ];
     for group in groups {
         page.group(group);
@@ -70,6 +73,13 @@ pub(crate) fn summary(document: &Document) -> String {
         parts.push(format!("{} held back", names(held, MOST_NAMES)));
     }
     let all = &document.clusters;
+    let placed = all.iter().flat_map(|cluster| &cluster.apps);
+    let waiting = placed.filter(|placed| !placed.holds.is_empty());
+    let waiting: BTreeSet<&str> = waiting.map(|placed| placed.app.as_str()).collect();
+    if !waiting.is_empty() {
+        let which = names(waiting, MOST_NAMES);
+        parts.push(format!("approval wanted to delete objects of {which}"));
+    }
     let in_state = |state| all.iter().filter(move |cluster| cluster.state == state);
     parts.push(format!(
         "{} of {} in sync",
@@ -298,7 +308,9 @@ impl Page<'_> {
     fn by_app(&mut self, state: State) {
         let mut apps: BTreeMap<&str, Vec<(&Cluster, &Placed)>> = BTreeMap::new();
         for cluster in &self.document.clusters {
-            for placed in cluster.apps.iter().filter(|app| app.state == state) {
+            // What merely waits for a person has its own words.
+            let told = |app: &&Placed| app.state == state && (app.fails || state != State::Failing);
+            for placed in cluster.apps.iter().filter(told) {
                 apps.entry(&placed.app).or_default().push((cluster, placed));
             }
         }

@@ -26,7 +26,7 @@ fn app(name: &str, role: &str, objects: u32) -> v1::ClusterApp {
         health: "Healthy".to_owned(),
         objects,
         applied: objects,
-        problems: vec![],
+        ..v1::ClusterApp::default()
     }
 }
 
@@ -171,6 +171,46 @@ fn progress(cluster: &mut v1::ClusterStatus) {
     app.applied = 15;
 }
 
+/// Three clusters hold the same objects back, one another; the storefront has drifted.
+fn waiting() -> v1::Status {
+    let mut status = fleet();
+    let hold = |set: u8, count: u32| v1::Hold {
+        set: vec![set; 32],
+        reason: format!("{count} of 18 objects would be deleted, and the budget is 10"),
+        objects: (0..count.min(50))
+            .map(|n| format!("ConfigMap payments/shard-{n}"))
+            .collect(),
+        count,
+    };
+    for (index, count) in [(0, 12), (1, 12), (3, 60)] {
+        status.clusters[index].state = v1::ClusterState::Failing.into();
+        status.clusters[index].apps[1].holds = vec![hold(index as u8, count)];
+    }
+    // An app that has left the repository.
+    status.clusters[2].state = v1::ClusterState::Failing.into();
+    let mut gone = app("legacy", "", 0);
+    gone.synced = false;
+    gone.phase = v1::Phase::Received.into();
+    gone.health = "Progressing".to_owned();
+    gone.holds = vec![hold(9, 1)];
+    status.clusters[2].apps.push(gone);
+    let drifted = &mut status.clusters[1].apps[2];
+    drifted.drifted = 1;
+    drifted.applied = 13;
+    drifted.problems = vec![v1::ObjectProblem {
+        object: "Deployment.apps storefront/web".to_owned(),
+        message: "/spec/replicas: 7, not 4".to_owned(),
+    }];
+    let drift = |at: i64, corrected| v1::DriftEvent {
+        at,
+        object: "Deployment.apps storefront/web".to_owned(),
+        difference: "/spec/replicas: 7, not 4".to_owned(),
+        corrected,
+    };
+    drifted.drifts = vec![drift(NOW - 4000, true), drift(NOW - 90, false)];
+    status
+}
+
 fn broken_commit(status: &mut v1::Status) {
     let repo = status.repo.as_mut().unwrap();
     repo.tip = TIP.to_owned();
@@ -293,6 +333,35 @@ fn a_failing_app_an_offline_cluster_and_one_on_its_way() {
     insta::assert_snapshot!("trouble_140", on_terminal(&document, 140));
     insta::assert_snapshot!("trouble_plain", page(&document, look(None, false)));
     insta::assert_snapshot!(summary(&document), @"1a2b3c4d: 0 of 4 clusters in sync; eu-north-1, eu-west-1 failing; eu-west-2 offline; us-east-1 progressing");
+}
+
+#[test]
+fn what_waits_for_a_person() {
+    let mut status = waiting();
+    // The hub leaves it out where nobody asked for single apps.
+    status.clusters[1].apps[2].drifts.clear();
+    let document = whole(status);
+    assert!(!document.synced);
+    insta::assert_snapshot!("waiting_80", on_terminal(&document, 80));
+    insta::assert_snapshot!("waiting_plain", page(&document, look(None, false)));
+    assert!(page(&document, look(80, false)).is_ascii());
+    insta::assert_snapshot!(summary(&document), @"1a2b3c4d: approval wanted to delete objects of legacy, payments; 0 of 4 clusters in sync; eu-north-1, eu-west-1 and 2 more failing");
+    let filter = Filter {
+        apps: vec!["storefront".to_owned()],
+        ..Filter::default()
+    };
+    let narrowed = Document::of(waiting(), &filter);
+    insta::assert_snapshot!("waiting_app_80", on_terminal(&narrowed, 80));
+    insta::assert_snapshot!("waiting_app_140", on_terminal(&narrowed, 140));
+    let placed = &document.clusters[1].apps;
+    let placed: Vec<_> = placed
+        .iter()
+        .map(|placed| super::value(placed).unwrap())
+        .collect();
+    insta::assert_snapshot!(
+        "waiting_json",
+        format!("{:#}", serde_json::Value::from(placed))
+    );
 }
 
 #[test]

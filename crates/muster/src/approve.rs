@@ -1,0 +1,344 @@
+//! `muster app approve`: shows what waits to be deleted, and approves exactly that.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, IsTerminal as _, Write as _},
+};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use muster_model::ids::ContentHash;
+use muster_proto::v1;
+use serde::Serialize;
+
+use crate::{
+    client::Client,
+    output::{Output, print},
+    status::{
+        ask,
+        document::{Document, Filter, Hold},
+        look::{Look, count, one_line},
+        value,
+    },
+};
+
+/// What to approve. Exits 1 where nothing waits, nothing was approved or a hub refused.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ApproveArgs {
+    /// The app whose objects wait to be deleted.
+    name: String,
+    /// Only in this cluster; may be repeated.
+    #[arg(long = "cluster", value_name = "CLUSTER")]
+    clusters: Vec<String>,
+    /// Why, for the audit log.
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    reason: String,
+    /// Do not ask.
+    #[arg(short, long)]
+    yes: bool,
+    /// Only show what waits.
+    #[arg(long, conflicts_with = "yes")]
+    dry_run: bool,
+}
+
+/// What became of a hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+enum Verdict {
+    /// Nobody decided.
+    Waiting,
+    Approved,
+    Refused,
+}
+
+/// What waits in a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Waiting {
+    cluster: String,
+    #[serde(flatten)]
+    hold: Hold,
+    verdict: Verdict,
+    /// Why the hub refused.
+    refusal: Option<String>,
+}
+
+/// What `-o json` prints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Approvals {
+    app: String,
+    holds: Vec<Waiting>,
+}
+
+/// Shows and approves. False where nothing came of it.
+pub(crate) async fn run(
+    mut client: Client,
+    args: &ApproveArgs,
+    output: Output,
+) -> anyhow::Result<bool> {
+    let filter = Filter {
+        clusters: args.clusters.clone(),
+        apps: vec![args.name.clone()],
+        ..Filter::default()
+    };
+    let document = ask(&mut client, &filter).await?;
+    let mut approvals = Approvals::of(&args.name, document);
+    let shown = approvals.shown(Look::of_stdout(None));
+    if output == Output::Table {
+        print(&shown);
+    }
+    if approvals.holds.is_empty() || args.dry_run {
+        return approvals.end(output);
+    }
+    if !args.yes {
+        let terminal = std::io::stdin().is_terminal();
+        if !terminal {
+            bail!(
+                "this deletes objects and there is no terminal to ask at; look with --dry-run and then say --yes"
+            );
+        }
+        if output != Output::Table {
+            anstream::eprint!("{shown}");
+        }
+        if !agreed(approvals.objects())? {
+            anstream::eprintln!("nothing was approved");
+            approvals.end(output)?;
+            return Ok(false);
+        }
+    }
+    for waiting in &mut approvals.holds {
+        waiting
+            .approve(&mut client, &args.name, &args.reason)
+            .await?;
+        if output == Output::Table {
+            waiting.tell();
+        }
+    }
+    approvals.end(output)
+}
+
+/// Asks whoever is at the terminal.
+fn agreed(objects: u64) -> anyhow::Result<bool> {
+    let objects = count(usize::try_from(objects).unwrap_or(usize::MAX), "object");
+    anstream::eprint!("Delete {objects}? [y/N] ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    let answer = answer.trim().to_lowercase();
+    Ok(answer == "y" || answer == "yes")
+}
+
+impl Waiting {
+    async fn approve(
+        &mut self,
+        client: &mut Client,
+        app: &str,
+        reason: &str,
+    ) -> anyhow::Result<()> {
+        let set: ContentHash = self.hold.set.parse().context("the hub names no set")?;
+        let request = v1::ApproveSetRequest {
+            cluster: self.cluster.clone(),
+            app: app.to_owned(),
+            set: set.0.to_vec(),
+            reason: reason.to_owned(),
+        };
+        match client.approve_set(request).await {
+            Ok(_) => self.verdict = Verdict::Approved,
+            Err(status) => {
+                self.verdict = Verdict::Refused;
+                self.refusal = Some(status.message().to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&self) {
+        let objects = count(self.hold.count as usize, "object");
+        match &self.refusal {
+            None => print(&format!("{}: approved, {objects}\n", self.cluster)),
+            Some(why) => anstream::eprintln!(
+                "\x1b[1;31merror\x1b[0m: {}: {}",
+                self.cluster,
+                one_line(why)
+            ),
+        }
+    }
+}
+
+impl Approvals {
+    fn of(app: &str, document: Document) -> Self {
+        let mut holds = Vec::new();
+        for cluster in document.clusters {
+            for placed in cluster.apps.into_iter().filter(|placed| placed.app == app) {
+                holds.extend(placed.holds.into_iter().map(|hold| Waiting {
+                    cluster: cluster.name.clone(),
+                    hold,
+                    verdict: Verdict::Waiting,
+                    refusal: None,
+                }));
+            }
+        }
+        let app = app.to_owned();
+        Self { app, holds }
+    }
+
+    fn objects(&self) -> u64 {
+        self.holds.iter().map(|w| u64::from(w.hold.count)).sum()
+    }
+
+    /// What would be deleted and why it waits; clusters where it is the same are told together.
+    fn shown(&self, look: Look) -> String {
+        if self.holds.is_empty() {
+            return format!("nothing of {} waits for an approval\n", self.app);
+        }
+        let mut same: BTreeMap<(&str, &[String], u32), Vec<&str>> = BTreeMap::new();
+        for Waiting { cluster, hold, .. } in &self.holds {
+            let what = (hold.reason.as_str(), hold.objects.as_slice(), hold.count);
+            same.entry(what).or_default().push(cluster);
+        }
+        let mut text = String::new();
+        for ((reason, objects, number), clusters) in same {
+            let each = if clusters.len() > 1 {
+                " in each of"
+            } else {
+                " in"
+            };
+            let number = number as usize;
+            let title = format!(
+                "{}: {}{each} {} would be deleted",
+                self.app,
+                count(number, "object"),
+                clusters.join(", ")
+            );
+            text.push_str(&look.fold("", "  ", &title));
+            text.push_str(&look.fold("  ", "  ", &format!("held because {}", one_line(reason))));
+            for object in objects {
+                text.push_str(&look.fold("    ", "      ", &one_line(object)));
+            }
+            let more = number.saturating_sub(objects.len());
+            if more > 0 {
+                text.push_str(&format!("    and {more} more\n"));
+            }
+        }
+        text
+    }
+
+    /// Prints the document where that is asked for. True where something waited and nothing was refused.
+    fn end(&self, output: Output) -> anyhow::Result<bool> {
+        if output != Output::Table {
+            output.document(&value(self)?);
+        }
+        let refused = |waiting: &Waiting| waiting.verdict == Verdict::Refused;
+        Ok(!self.holds.is_empty() && !self.holds.iter().any(refused))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(cluster: &str, set: &str, objects: usize, count: u32) -> Waiting {
+        Waiting {
+            cluster: cluster.to_owned(),
+            hold: Hold {
+                set: set.to_owned(),
+                reason: format!("{count} of 40 objects of wiki would be deleted; the budget is 10"),
+                count,
+                objects: (0..objects)
+                    .map(|n| format!("ConfigMap wiki/page-{n}"))
+                    .collect(),
+            },
+            verdict: Verdict::Waiting,
+            refusal: None,
+        }
+    }
+
+    fn approvals(holds: Vec<Waiting>) -> Approvals {
+        let app = "wiki".to_owned();
+        Approvals { app, holds }
+    }
+
+    #[test]
+    fn what_is_the_same_in_many_clusters_is_shown_once() {
+        let all = approvals(vec![
+            waiting("eu-north-1", "a", 2, 60),
+            waiting("eu-west-1", "b", 3, 3),
+            waiting("eu-west-2", "c", 3, 3),
+        ]);
+        let look = Look::default();
+        insta::assert_snapshot!(all.shown(look), @r"
+        wiki: 3 objects in each of eu-west-1, eu-west-2 would be deleted
+          held because 3 of 40 objects of wiki would be deleted; the budget is 10
+            ConfigMap wiki/page-0
+            ConfigMap wiki/page-1
+            ConfigMap wiki/page-2
+        wiki: 60 objects in eu-north-1 would be deleted
+          held because 60 of 40 objects of wiki would be deleted; the budget is 10
+            ConfigMap wiki/page-0
+            ConfigMap wiki/page-1
+            and 58 more
+        ");
+        let narrow = Look {
+            width: Some(40),
+            ..look
+        };
+        let one = approvals(vec![waiting("eu-west-1", "b", 1, 1)]);
+        insta::assert_snapshot!(one.shown(narrow), @r"
+        wiki: 1 object in eu-west-1 would be
+          deleted
+          held because 1 of 40 objects of wiki
+          would be deleted; the budget is 10
+            ConfigMap wiki/page-0
+        ");
+        insta::assert_snapshot!(approvals(vec![]).shown(look), @"nothing of wiki waits for an approval");
+    }
+
+    #[test]
+    fn scripts_see_every_verdict() {
+        let mut all = approvals(vec![
+            waiting("eu-west-1", "b", 1, 1),
+            waiting("eu-west-2", "c", 1, 1),
+        ]);
+        assert!(all.end(Output::Table).unwrap());
+        all.holds[0].verdict = Verdict::Approved;
+        all.holds[1].verdict = Verdict::Refused;
+        all.holds[1].refusal = Some("what waits is no longer what you were shown".to_owned());
+        assert!(!all.end(Output::Table).unwrap());
+        assert!(!approvals(vec![]).end(Output::Table).unwrap());
+        insta::assert_snapshot!(format!("{:#}", value(&all).unwrap()), @r#"
+        {
+          "app": "wiki",
+          "holds": [
+            {
+              "cluster": "eu-west-1",
+              "count": 1,
+              "objects": [
+                "ConfigMap wiki/page-0"
+              ],
+              "reason": "1 of 40 objects of wiki would be deleted; the budget is 10",
+              "refusal": null,
+              "set": "b",
+              "verdict": "approved"
+            },
+            {
+              "cluster": "eu-west-2",
+              "count": 1,
+              "objects": [
+                "ConfigMap wiki/page-0"
+              ],
+              "reason": "1 of 40 objects of wiki would be deleted; the budget is 10",
+              "refusal": "what waits is no longer what you were shown",
+              "set": "c",
+              "verdict": "refused"
+            }
+          ]
+        }
+        "#);
+    }
+}
