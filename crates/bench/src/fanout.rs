@@ -112,8 +112,7 @@ impl Cluster for Instantly {
                 objects: 5,
                 applied: 5,
                 health: "Healthy".to_owned(),
-                problems: Vec::new(),
-                gone: false,
+                ..v1::AppReport::default()
             };
             (report.app.clone(), Arc::new(report))
         });
@@ -122,6 +121,7 @@ impl Cluster for Instantly {
             in_force,
             apps,
             problems: Vec::new(),
+            settled: true,
         }));
         self.taken
             .send_replace((generation.number.generation.0, Instant::now()));

@@ -11,6 +11,9 @@ use crate::{
     wanted::{FleetState, Wanted},
 };
 
+/// Objects of a hold that are named where nobody asked for single apps.
+const FEW: usize = 3;
+
 /// A cluster's state from what is wanted and its level.
 fn cluster(
     name: &ClusterName,
@@ -41,6 +44,9 @@ fn cluster(
             if apps_asked.is_empty() {
                 // Of a whole fleet this could be much, and nobody reads it.
                 app.drifts.clear();
+                for hold in &mut app.holds {
+                    hold.objects.truncate(FEW);
+                }
             }
             app
         })

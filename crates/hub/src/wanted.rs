@@ -120,3 +120,47 @@ pub(crate) async fn load(store: &dyn Store) -> Result<FleetState, RecordError> {
     }
     Ok(FleetState { in_force, wanted })
 }
+
+#[cfg(test)]
+mod tests {
+    use muster_model::policy::PruneBudget;
+
+    use super::*;
+
+    #[test]
+    fn another_number_has_no_approvals() {
+        let budget = PruneBudget {
+            objects: 3,
+            percent: 4,
+        };
+        let prune = |approved: &[&[u8]]| PruneOrders {
+            budget,
+            approved: approved.iter().map(|set| ContentHash::of(set)).collect(),
+        };
+        let wanted = |generation, prune: PruneOrders| Wanted {
+            number: Numbered {
+                generation: Generation(generation),
+                content: content_of(1, &prune, &[]),
+            },
+            since: Generation(generation),
+            commit: "c".to_owned(),
+            epoch: 1,
+            prune,
+            bundles: [].into(),
+        };
+        let held = wanted(3, prune(&[b"a"]));
+        let elsewhere = Numbered {
+            generation: Generation(7),
+            content: ContentHash::of(b"of a newer store"),
+        };
+        let expected = wanted(8, prune(&[]));
+        assert_eq!(held.renumbered(Some(elsewhere)), expected);
+        // The agent may have that very content already.
+        let same = Numbered {
+            generation: Generation(7),
+            content: expected.number.content,
+        };
+        let renumbered = held.renumbered(Some(same)).number;
+        assert!(renumbered.generation >= Generation(7), "{renumbered:?}");
+    }
+}
