@@ -197,7 +197,10 @@ impl Engine {
 
         if let Err(error) = self.load_saved().await {
             // Nothing is recreated without a copy, so that this stops nothing else.
-            tracing::warn!(error = explain(&error), "the copies of objects that were being recreated can't be read");
+            tracing::warn!(
+                error = explain(&error),
+                "the copies of objects that were being recreated can't be read"
+            );
         }
         let (mut turns, drifted) = self.first_turns(&wanted, doubt, cancel).await;
         self.tell_differences(&wanted, &drifted);

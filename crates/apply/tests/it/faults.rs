@@ -166,7 +166,10 @@ async fn failures_of_the_server_and_of_what_is_before_it_end_in_everything_appli
     proxy.heal();
     applied.until(all_applied).await;
     applied
-        .settle(kept(3, vec![bundle("a", "mangled-a", &objects("mangled-a"))]))
+        .settle(kept(
+            3,
+            vec![bundle("a", "mangled-a", &objects("mangled-a"))],
+        ))
         .await;
     is_whole(&fixture, applied, "mangled-a").await;
 }

@@ -9,6 +9,7 @@ mod definitions;
 mod drift;
 mod faults;
 mod fixture;
+mod generated;
 mod held;
 mod immutable;
 mod kept;

@@ -2,7 +2,10 @@
 
 use kube::api::{Patch, PatchParams};
 use muster_apply::Standing;
-use muster_model::policy::Conflicts;
+use muster_model::{
+    ids::Role,
+    policy::{Conflicts, Drift, IgnoreRule},
+};
 use serde_json::{Value, json};
 
 use crate::fixture::{Fixture, bundle, config_map, kept, making, namespace, object};
@@ -181,5 +184,29 @@ async fn an_object_of_a_renamed_app_keeps_its_uid() {
     assert_eq!(uid(fixture.get("v1", "ConfigMap", &ns, "a").await), before);
     assert_eq!(fixture.live("v1", "ConfigMap").await, [format!("{ns}/a")]);
     assert_eq!((observed.holds.len(), observed.leftovers.len()), (0, 0));
+    applied.applier.stop().await;
+}
+
+#[tokio::test]
+async fn a_fenced_role_is_applied_whatever_stands_in_its_way() {
+    let fixture = Fixture::new("fenced").await;
+    let ns = create_namespace(&fixture).await;
+    let mut theirs = data(&json!({"a": "theirs"}));
+    theirs["metadata"]["annotations"] = json!({"muster.dev/reconcile": "disabled"});
+    fixture.apply_as("operator", &ns, &theirs).await;
+    let fenced = making("a", &ns)
+        .role(Role::Fenced)
+        .policy(|policy| {
+            policy.drift = Drift::Report;
+            policy.ignore = vec![IgnoreRule {
+                fields: vec!["/data/a".into()],
+                ..IgnoreRule::default()
+            }];
+        })
+        .of(&[data(&json!({"a": "fenced"}))]);
+    let mut applied = fixture.start().await;
+    applied.settle(kept(1, vec![fenced])).await;
+    let live = fixture.get("v1", "ConfigMap", &ns, "shared").await;
+    assert_eq!(live["data"]["a"], "fenced");
     applied.applier.stop().await;
 }

@@ -1,0 +1,191 @@
+//! Whatever is there, whatever is wanted first and then, and however often the work is interrupted: it
+//! ends with exactly what is wanted, and what is not in the inventory is not touched.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use kube::api::{ListParams, PostParams};
+use muster_apply::{APP_LABEL, Kept};
+use muster_model::policy::Conflicts;
+use proptest::{
+    prelude::*,
+    test_runner::{Config, TestRunner},
+};
+use serde_json::json;
+
+use crate::fixture::{Fixture, kept, making, namespace};
+
+const CASES: u32 = 12;
+const NAMES: u8 = 10;
+
+/// Which app has an object, and with what content; by the object's name.
+type Wanted = BTreeMap<u8, (bool, u8)>;
+
+#[derive(Debug, Clone)]
+struct Case {
+    /// What others have put there, some of it with a label that looks like ours.
+    theirs: BTreeMap<u8, bool>,
+    generations: [Wanted; 2],
+    /// After so many milliseconds the work on a generation is ended and begun again.
+    interruptions: [Vec<u8>; 2],
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let wanted = || proptest::collection::btree_map(0..NAMES, (any::<bool>(), 0..3_u8), 0..10);
+    let interruptions = || proptest::collection::vec(0..60_u8, 0..4);
+    let theirs = proptest::collection::btree_map(0..NAMES, any::<bool>(), 0..6);
+    (theirs, wanted(), wanted(), interruptions(), interruptions()).prop_map(
+        |(theirs, a, b, i, j)| Case {
+            theirs,
+            generations: [a, b],
+            interruptions: [i, j],
+        },
+    )
+}
+
+fn generation(number: u64, ns: &str, wanted: &Wanted) -> Kept {
+    let app = |second: bool| {
+        let maps = wanted.iter().filter(|(_, (of, _))| *of == second).map(|(name, (_, content))| {
+            json!({
+                "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("m{name}")},
+                "data": {"v": content.to_string()},
+            })
+        });
+        let maps: Vec<_> = maps.collect();
+        let name = if second { "second" } else { "first" };
+        making(name, ns)
+            .policy(|policy| policy.conflicts = Conflicts::Take)
+            .of(&maps)
+    };
+    let base = making("base", ns).of(&[namespace(ns)]);
+    let mut kept = kept(number, vec![base, app(false), app(true)]);
+    // An app may render to nothing here.
+    kept.bundles
+        .retain(|bundle| !bundle.bundle().objects.is_empty());
+    kept
+}
+
+async fn holds(fixture: &Fixture, case: &Case) {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let ns = format!("generated-{}", NUMBER.fetch_add(1, Ordering::SeqCst));
+    let mut fixture = Fixture {
+        name: ns.clone(),
+        client: fixture.client.clone(),
+        requests: fixture.requests.clone(),
+        config: fixture.config.clone(),
+    };
+    fixture.config.namespace = format!("muster-{ns}");
+    let namespaces = fixture.api("v1", "Namespace", None);
+    let plain = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": ns}});
+    let plain = serde_json::from_value(plain).unwrap();
+    namespaces
+        .create(&PostParams::default(), &plain)
+        .await
+        .unwrap();
+    let maps = fixture.config_maps(&ns);
+    for (name, labelled) in &case.theirs {
+        let labels = if *labelled {
+            json!({APP_LABEL: "first"})
+        } else {
+            json!({})
+        };
+        let theirs = json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": format!("m{name}"), "labels": labels}, "data": {"v": "theirs"},
+        });
+        let theirs = serde_json::from_value(theirs).unwrap();
+        maps.create(&PostParams::default(), &theirs).await.unwrap();
+    }
+    let live = async || {
+        let list = maps.list(&ListParams::default()).await.unwrap();
+        let ours = list
+            .into_iter()
+            .filter(|map| map.metadata.name.as_deref() != Some("kube-root-ca.crt"));
+        ours.map(|map| {
+            let (name, version) = (map.metadata.name.unwrap(), map.metadata.resource_version);
+            (
+                name,
+                (map.data["data"]["v"].as_str().unwrap().to_owned(), version),
+            )
+        })
+        .collect::<BTreeMap<_, _>>()
+    };
+    let before = live().await;
+
+    for (number, (wanted, interruptions)) in
+        (1..).zip(case.generations.iter().zip(&case.interruptions))
+    {
+        let kept = generation(number, &ns, wanted);
+        for after in interruptions {
+            let applied = fixture.start().await;
+            applied.applier.want(Arc::new(kept.clone()));
+            // The moment of the interruption is the case's, not a wait for anything.
+            tokio::time::sleep(Duration::from_millis(u64::from(*after))).await;
+            applied.applier.stop().await;
+        }
+        let mut applied = fixture.start().await;
+        applied.settle(kept).await;
+        applied
+            .until(|o| {
+                o.leftovers.is_empty()
+                    && o.bundles.iter().all(|b| b.counts.applied == b.counts.total)
+            })
+            .await;
+        applied.applier.stop().await;
+    }
+
+    let after = live().await;
+    let [first, last] = &case.generations;
+    let names: BTreeSet<u8> = (0..NAMES).collect();
+    for name in names {
+        let key = format!("m{name}");
+        let is = after.get(&key);
+        match last.get(&name) {
+            Some((_, content)) => {
+                assert_eq!(
+                    is.map(|(v, _)| v.clone()),
+                    Some(content.to_string()),
+                    "{key}"
+                );
+            }
+            None if first.contains_key(&name) => assert_eq!(is, None, "{key}"),
+            // Never ours: not even its version is another.
+            None => assert_eq!(is, before.get(&key), "{key}"),
+        }
+    }
+    // What it made of the cluster asks for nothing more.
+    let mut applied = fixture.start().await;
+    let writes = fixture.requests.writes();
+    applied.settle(generation(3, &ns, last)).await;
+    assert_eq!(fixture.requests.writes(), writes);
+    applied.applier.stop().await;
+}
+
+#[test]
+fn any_two_generations_on_any_cluster_end_with_exactly_what_is_wanted() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let fixture = runtime.block_on(Fixture::new("generated"));
+    let mut runner = TestRunner::new(Config {
+        cases: CASES,
+        failure_persistence: None,
+        ..Config::default()
+    });
+    runner
+        .run(&case(), |case| {
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                runtime.block_on(holds(&fixture, &case));
+            }));
+            done.map_err(|_| TestCaseError::fail("see above"))
+        })
+        .unwrap();
+}
