@@ -5,6 +5,7 @@ mod approve;
 mod client;
 mod demo;
 mod get;
+mod health;
 mod offline;
 mod output;
 mod problems;
@@ -69,6 +70,8 @@ enum Command {
         /// Fleet, Tier, Region, Cluster, App or HealthRule.
         kind: Kind,
     },
+    /// Tell how well objects are, from what they say of themselves.
+    Health(health::HealthArgs),
     /// Run the hub, or look after its state.
     #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
     Hub {
@@ -163,7 +166,10 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             anstream::eprintln!("\x1b[1;31merror\x1b[0m: {error:#}");
-            ExitCode::FAILURE
+            match error.is::<problems::WrongUse>() {
+                true => ExitCode::from(2),
+                false => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -205,6 +211,7 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
             clap_complete::generate(shell, &mut Cli::command(), "muster", &mut std::io::stdout());
             Ok(true)
         }
+        Command::Health(args) => health::run(&args, output),
         Command::KeepLogin { file } => client::login(&file).map(|()| true),
         Command::Hub {
             command: Some(HubCommand::Backup { file, state_dir }),

@@ -31,11 +31,12 @@ impl Output {
 /// such as `head`, ends the program quietly.
 pub(crate) fn print(text: &str) {
     let mut out = anstream::stdout();
-    if out
-        .write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .is_err()
-    {
+    quit_if_closed(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+}
+
+/// Ends the program quietly where standard output could not be written to, since its reader has gone.
+pub(crate) fn quit_if_closed(written: std::io::Result<()>) {
+    if written.is_err() {
         std::process::exit(0);
     }
 }

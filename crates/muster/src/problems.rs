@@ -5,6 +5,12 @@ use muster_model::problem::{Problem, Scope};
 
 use crate::output::print;
 
+/// Something that was asked for in a way that can't be answered: what was wrong and where. The program
+/// then ends with 2, as for arguments that it doesn't know.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct WrongUse(pub(crate) String);
+
 /// Prints a problem: where, what, the line, and what to do.
 pub(crate) fn show(problem: &Problem) {
     print(&format!("{}\n", text(problem)));

@@ -1,5 +1,6 @@
 //! The whole of Muster as processes, on real control planes and a real repository.
 
 mod approve;
+mod health;
 mod killed;
 mod upstream;

@@ -202,11 +202,13 @@ fn compile(expression: &str) -> Result<Program, String> {
     }
     let program = ENV.compile(expression).map_err(|errors| {
         let errors = errors.errors.iter().map(|error| {
-            let (line, column) = error.pos;
-            match line {
-                ..=0 => error.msg.clone(),
-                1 => format!("column {column}: {}", error.msg),
-                _ => format!("line {line}, column {column}: {}", error.msg),
+            // The parser goes on with all that could stand there.
+            let end = error.msg.find(" expecting").unwrap_or(error.msg.len());
+            let message = &error.msg[..end];
+            match error.pos {
+                (..=0, _) => message.to_owned(),
+                (1, column) => format!("column {column}: {message}"),
+                (line, column) => format!("line {line}, column {column}: {message}"),
             }
         });
         errors.collect::<Vec<_>>().join("; ")

@@ -1,0 +1,299 @@
+//! `muster health`: how well objects are, read from what they say of themselves.
+
+mod stream;
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use clap::Args;
+use muster_model::{
+    policy::HealthRule,
+    yaml::{self, Node, Pos, to_yaml},
+};
+use muster_plan::health::{Health, Rules};
+use serde::Serialize;
+use serde_json::Value;
+
+use self::stream::{Document, Documents, Unreadable};
+use crate::{
+    output::{Output, print, quit_if_closed},
+    problems::WrongUse,
+    status::look::{Cell, Grid, Look, Tone, count, one_line},
+};
+
+/// What to read. Exits 0 where all objects are Healthy or Suspended, 1 where one isn't, and 2 where
+/// something is no Kubernetes object.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct HealthArgs {
+    /// Objects in YAML or JSON, also many and in lists; `-` is standard input.
+    #[arg(short, long = "filename", value_name = "FILE", default_value = "-")]
+    files: Vec<PathBuf>,
+    /// Rules of one's own: HealthRule documents, or the bare rules.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    rules: Vec<PathBuf>,
+}
+
+/// One line of the answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Line {
+    kind: String,
+    namespace: String,
+    name: String,
+    status: Health,
+    message: String,
+}
+
+/// Reads objects and says how well they are. False where one is neither Healthy nor Suspended.
+pub(crate) fn run(args: &HealthArgs, output: Output) -> anyhow::Result<bool> {
+    let rules = read_rules(&args.rules)?;
+    let mut answer = Answer::new(output, io::BufWriter::new(io::stdout()));
+    for file in &args.files {
+        let name = file.display().to_string();
+        if name == "-" {
+            answer.read("standard input", io::stdin(), &rules)?;
+        } else {
+            let open = File::open(file)
+                .map_err(|error| WrongUse(format!("can't read {name}: {error}")))?;
+            answer.read(&name, open, &rules)?;
+        }
+    }
+    answer.end(Look::of_stdout(None))
+}
+
+/// What is answered, as far as it is known.
+struct Answer<W: Write> {
+    output: Output,
+    out: W,
+    /// The table's rows, whose widths depend on all of them.
+    rows: Vec<Line>,
+    all_well: bool,
+    /// Documents that are no objects.
+    refused: usize,
+}
+
+impl<W: Write> Answer<W> {
+    fn new(output: Output, out: W) -> Self {
+        Self {
+            output,
+            out,
+            rows: Vec::new(),
+            all_well: true,
+            refused: 0,
+        }
+    }
+
+    /// Answers for all objects of a stream.
+    fn read(&mut self, name: &str, input: impl Read, rules: &Rules) -> anyhow::Result<()> {
+        let mut documents = Documents::new(input);
+        loop {
+            // Who watches sees the answer before the next object comes.
+            let document = documents.next(|| quit_if_closed(self.out.flush()));
+            let Some(document) = document.with_context(|| format!("can't read {name}"))? else {
+                return Ok(());
+            };
+            self.document(name, document, rules);
+        }
+    }
+
+    fn document(&mut self, name: &str, document: Document, rules: &Rules) {
+        let Document {
+            number,
+            line,
+            value,
+        } = document;
+        match value {
+            Ok(value) => {
+                for (item, object) in unfold(value) {
+                    match refusal(&object) {
+                        None => self.object(&object, rules),
+                        Some(why) => {
+                            let item = item
+                                .map(|item| format!(", item {item}"))
+                                .unwrap_or_default();
+                            self.refuse(&format!("{name}:{line}: document {number}{item} is no Kubernetes object: {why}"));
+                        }
+                    }
+                }
+            }
+            Err(Unreadable {
+                line,
+                column,
+                message,
+            }) => self.refuse(&format!(
+                "{name}:{line}:{column}: document {number} can't be read: {message}"
+            )),
+        }
+    }
+
+    fn refuse(&mut self, why: &str) {
+        self.refused += 1;
+        anstream::eprintln!("\x1b[1;31merror\x1b[0m: {}", one_line(why));
+    }
+
+    fn object(&mut self, object: &Value, rules: &Rules) {
+        let assessment = rules.assess(object);
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let line = Line {
+            kind: text(&object["kind"]),
+            namespace: text(&object["metadata"]["namespace"]),
+            name: text(&object["metadata"]["name"]),
+            status: assessment.health,
+            message: assessment.message.unwrap_or_default(),
+        };
+        self.all_well &= matches!(line.status, Health::Healthy | Health::Suspended);
+        let written = match self.output {
+            Output::Table => {
+                self.rows.push(line);
+                return;
+            }
+            Output::Json => serde_json::to_writer(&mut self.out, &line)
+                .map_err(io::Error::from)
+                .and_then(|()| self.out.write_all(b"\n")),
+            Output::Yaml => serde_json::to_value(&line)
+                .map_err(io::Error::from)
+                .and_then(|line| writeln!(self.out, "---\n{}", to_yaml(&line))),
+        };
+        quit_if_closed(written);
+    }
+
+    /// Ends the answer. False where an object isn't well.
+    fn end(mut self, look: Look) -> anyhow::Result<bool> {
+        if self.output == Output::Table {
+            if self.rows.is_empty() && self.refused == 0 {
+                anstream::eprintln!("there are no objects");
+            } else if !self.rows.is_empty() {
+                print(&table(&self.rows, look));
+            }
+        }
+        quit_if_closed(self.out.flush());
+        if self.refused > 0 {
+            let documents = count(self.refused, "document");
+            return Err(WrongUse(format!("{documents} could not be judged; see above")).into());
+        }
+        Ok(self.all_well)
+    }
+}
+
+fn table(rows: &[Line], look: Look) -> String {
+    let mut grid =
+        Grid::new(["KIND", "NAMESPACE", "NAME", "HEALTH", "MESSAGE"]).spare(&["NAMESPACE"]);
+    for line in rows {
+        let tone = match line.status {
+            Health::Healthy => Tone::Good,
+            Health::Suspended => Tone::Faint,
+            Health::Progressing => Tone::Busy,
+            Health::Unknown => Tone::Warning,
+            Health::Missing | Health::Degraded => Tone::Bad,
+        };
+        grid.row([
+            Cell::from(one_line(&line.kind)),
+            Cell::or_dash(Some(&one_line(&line.namespace))),
+            Cell::or_dash(Some(&one_line(&line.name))),
+            Cell::new(tone, line.status.as_str()),
+            Cell::from(one_line(&line.message)),
+        ]);
+    }
+    grid.draw(look)
+}
+
+/// The objects of a document, with their places where it is a list.
+fn unfold(document: Value) -> Vec<(Option<usize>, Value)> {
+    let (items, of_list) = match document {
+        Value::Array(items) => (items, None),
+        Value::Object(mut list) if is_list(&list) => match list.remove("items") {
+            Some(Value::Array(items)) => (items, Some(list)),
+            _ => return Vec::new(),
+        },
+        object => return vec![(None, object)],
+    };
+    // Items of a PodList are Pods without saying so.
+    let of_list = of_list.map(|list| {
+        let text = |key: &str| {
+            list.get(key)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
+        (
+            text("apiVersion"),
+            text("kind").trim_end_matches("List").to_owned(),
+        )
+    });
+    let items = items.into_iter().enumerate().map(|(place, mut item)| {
+        if let (Some((api_version, kind)), Value::Object(item)) = (&of_list, &mut item)
+            && !kind.is_empty()
+        {
+            item.entry("apiVersion")
+                .or_insert_with(|| api_version.as_str().into());
+            item.entry("kind").or_insert_with(|| kind.as_str().into());
+        }
+        (Some(place + 1), item)
+    });
+    items.collect()
+}
+
+fn is_list(object: &serde_json::Map<String, Value>) -> bool {
+    let kind = object
+        .get("kind")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let has_name = object
+        .get("metadata")
+        .is_some_and(|metadata| metadata["name"].is_string());
+    kind.ends_with("List") && !has_name && object.get("items").is_some_and(Value::is_array)
+}
+
+/// Why something is no Kubernetes object.
+fn refusal(value: &Value) -> Option<&'static str> {
+    let has = |key: &str| value[key].as_str().is_some_and(|text| !text.is_empty());
+    if !value.is_object() {
+        Some("it is no map")
+    } else if !has("apiVersion") {
+        Some("it has no apiVersion")
+    } else if !has("kind") {
+        Some("it has no kind")
+    } else {
+        None
+    }
+}
+
+/// Rules in files.
+fn read_rules(files: &[PathBuf]) -> anyhow::Result<Rules> {
+    let mut all = Vec::new();
+    for file in files {
+        let name = file.display();
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| WrongUse(format!("can't read {name}: {error}")))?;
+        let documents =
+            yaml::parse(&text).map_err(|error| wrong(file, error.at, &error.message))?;
+        for document in documents.into_iter().filter(|document| !document.is_null()) {
+            all.push((file, rule(file, &document)?, document));
+        }
+    }
+    let rules: Vec<HealthRule> = all.iter().map(|(_, rule, _)| rule.clone()).collect();
+    Rules::compile(&rules).map_err(|error| {
+        let (file, _, document) = &all[error.rule];
+        let case = error.case.to_string();
+        let place = spec_of(document).descend(["cases", &case, error.field].into_iter());
+        wrong(file, place.at, &error.to_string()).into()
+    })
+}
+
+fn wrong(file: &Path, at: Pos, message: &str) -> WrongUse {
+    WrongUse(format!("{}:{at}: {message}", file.display()))
+}
+
+/// The rule in a document, which may be bare.
+fn spec_of(document: &Node) -> &Node {
+    document.get("spec").unwrap_or(document)
+}
+
+fn rule(file: &Path, document: &Node) -> Result<HealthRule, WrongUse> {
+    let spec = spec_of(document);
+    serde_json::from_value(spec.clone().into_json())
+        .map_err(|error| wrong(file, spec.at, &format!("this is no health rule: {error}")))
+}

@@ -1,0 +1,184 @@
+//! `muster health` as a program: what goes in, what comes out, and with which exit code.
+
+use std::{
+    io::Write as _,
+    process::{Command, Stdio},
+};
+
+/// Runs the program with an input. Its output, errors and exit code as one text.
+fn health(args: &[&str], input: &str) -> String {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_muster"))
+        .arg("health")
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    format!(
+        "{}{}exit {}",
+        text(&output.stdout),
+        text(&output.stderr),
+        output.status.code().unwrap()
+    )
+}
+
+const OBJECTS: &str = r#"# A deployment, its claim, and a kind that nobody knows.
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: shop, generation: 3}
+spec: {replicas: 3}
+status: {observedGeneration: 3, replicas: 3, updatedReplicas: 3, availableReplicas: 2}
+---
+apiVersion: v1
+kind: List
+items:
+- apiVersion: v1
+  kind: PersistentVolumeClaim
+  metadata: {name: data, namespace: shop}
+  status: {phase: Lost}
+- apiVersion: x.example/v1
+  kind: Queue
+  metadata: {name: orders}
+  spec: {suspend: true}
+---
+{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings", "namespace": "shop"}}
+{"apiVersion": "v1", "kind": "PodList", "items": [{"metadata": {"name": "web-1"}, "status": {"phase": "Failed", "reason": "Evicted"}}]}
+"#;
+
+#[test]
+fn every_form_says_the_same_in_order() {
+    insta::assert_snapshot!(health(&["-o", "json"], OBJECTS), @r#"
+    {"kind":"Deployment","namespace":"shop","name":"web","status":"Progressing","message":"2 of 3 replicas available"}
+    {"kind":"PersistentVolumeClaim","namespace":"shop","name":"data","status":"Degraded","message":"its volume is lost"}
+    {"kind":"Queue","namespace":"","name":"orders","status":"Suspended","message":"suspend is true in its spec"}
+    {"kind":"ConfigMap","namespace":"shop","name":"settings","status":"Healthy","message":""}
+    {"kind":"Pod","namespace":"","name":"web-1","status":"Degraded","message":"Evicted"}
+    exit 1
+    "#);
+    insta::assert_snapshot!(health(&[], OBJECTS), @r#"
+    KIND                   NAMESPACE  NAME      HEALTH       MESSAGE
+    Deployment             shop       web       Progressing  2 of 3 replicas available
+    PersistentVolumeClaim  shop       data      Degraded     its volume is lost
+    Queue                  -          orders    Suspended    suspend is true in its spec
+    ConfigMap              shop       settings  Healthy
+    Pod                    -          web-1     Degraded     Evicted
+    exit 1
+    "#);
+    insta::assert_snapshot!(health(&["-o", "yaml", "-f", "-"], &OBJECTS[..OBJECTS.find("---").unwrap()]), @r#"
+    ---
+    kind: Deployment
+    message: "2 of 3 replicas available"
+    name: web
+    namespace: shop
+    status: Progressing
+    exit 1
+    "#);
+}
+
+#[test]
+fn all_well_is_success() {
+    let well = r#"{"apiVersion": "v1", "kind": "ConfigMap"}
+{"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "nightly"}, "spec": {"suspend": true}}"#;
+    insta::assert_snapshot!(health(&["-o", "json"], well), @r#"
+    {"kind":"ConfigMap","namespace":"","name":"","status":"Healthy","message":""}
+    {"kind":"CronJob","namespace":"","name":"nightly","status":"Suspended","message":"the CronJob is suspended"}
+    exit 0
+    "#);
+    insta::assert_snapshot!(health(&[], ""), @r#"
+    there are no objects
+    exit 0
+    "#);
+}
+
+#[test]
+fn what_is_no_object_is_named_and_the_others_are_answered() {
+    let input = r#"{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}}
+{"kind": "ConfigMap", "metadata": {"name": "b"}}
+{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}
+{"apiVersion": "v1", "kind": "List", "items": [{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "d"}}, 5]}
+---
+kind: [
+---
+just a text
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: e}
+"#;
+    insta::assert_snapshot!(health(&["-o", "json"], input), @r#"
+    {"kind":"ConfigMap","namespace":"","name":"a","status":"Healthy","message":""}
+    {"kind":"Secret","namespace":"","name":"d","status":"Healthy","message":""}
+    {"kind":"ConfigMap","namespace":"","name":"e","status":"Healthy","message":""}
+    error: standard input:2: document 2 is no Kubernetes object: it has no apiVersion
+    error: standard input:3:1: document 3 can't be read: the JSON that begins here does not end
+    error: standard input:4: document 4, item 2 is no Kubernetes object: it is no map
+    error: standard input:7:1: document 5 can't be read: not valid YAML, here or in a line above: while parsing a node, did not find expected node content
+    error: standard input:8: document 6 is no Kubernetes object: it is no map
+    error: 5 documents could not be judged; see above
+    exit 2
+    "#);
+    insta::assert_snapshot!(health(&["-f", "/nowhere/x.yaml"], ""), @r#"
+    error: can't read /nowhere/x.yaml: No such file or directory (os error 2)
+    exit 2
+    "#);
+}
+
+#[test]
+fn rules_of_ones_own_come_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let document = file(
+        "queue.yaml",
+        "apiVersion: muster.dev/v1alpha1
+kind: HealthRule
+metadata: {name: queues}
+spec:
+  group: x.example
+  kind: Queue
+  cases:
+  - when: object.status.lag > 100
+    health: Degraded
+    message: \"'behind by ' + string(object.status.lag)\"
+",
+    );
+    let bare = file(
+        "map.yaml",
+        "kind: ConfigMap\ncases:\n- {when: 'has(object.data.broken)', health: Degraded}\n",
+    );
+    let input = r#"{"apiVersion": "x.example/v1", "kind": "Queue", "metadata": {"name": "a"}, "status": {"lag": 200}}
+{"apiVersion": "x.example/v1", "kind": "Queue", "metadata": {"name": "b"}, "status": {"lag": 2, "phase": "Ready"}}
+{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"broken": "yes"}}
+"#;
+    insta::assert_snapshot!(health(&["--rules", &document, &bare, "-o", "json"], input), @r#"
+    {"kind":"Queue","namespace":"","name":"a","status":"Degraded","message":"behind by 200"}
+    {"kind":"Queue","namespace":"","name":"b","status":"Healthy","message":""}
+    {"kind":"ConfigMap","namespace":"","name":"c","status":"Degraded","message":"by a rule of the fleet: has(object.data.broken)"}
+    exit 1
+    "#);
+
+    let wrong = |name: &str, text: &str| {
+        let file = file(name, text);
+        health(&["--rules", &file], "").replace(dir.path().to_str().unwrap(), "DIR")
+    };
+    insta::assert_snapshot!(wrong("a.yaml", "kind: Queue\ncases:\n- when: object.spec.a ==\n  health: Degraded\n"), @r#"
+    error: DIR/a.yaml:3:9: the health rule of Queue can't be used: when of case 1: column 17: Syntax error: mismatched input '<EOF>'
+    exit 2
+    "#);
+    insta::assert_snapshot!(wrong("b.yaml", "kind: Queue\ncases:\n- when: 'true'\n  health: Broken\n"), @r#"
+    error: DIR/b.yaml:1:1: this is no health rule: unknown variant `Broken`, expected one of `Healthy`, `Suspended`, `Progressing`, `Missing`, `Degraded`, `Unknown`
+    exit 2
+    "#);
+}
