@@ -5,30 +5,27 @@ use std::{
     process::{Command, Stdio},
 };
 
+use anyhow::Context as _;
+
 /// Runs the program with an input. Its output, errors and exit code as one text.
-fn health(args: &[&str], input: &str) -> String {
+fn health(args: &[&str], input: &str) -> anyhow::Result<String> {
     let mut child = Command::new(env!("CARGO_BIN_EXE_muster"))
         .arg("health")
         .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(input.as_bytes())
-        .unwrap();
-    let output = child.wait_with_output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    format!(
-        "{}{}exit {}",
-        text(&output.stdout),
-        text(&output.stderr),
-        output.status.code().unwrap()
-    )
+        .spawn()?;
+    let mut stdin = child.stdin.take().context("it has no standard input")?;
+    stdin.write_all(input.as_bytes())?;
+    drop(stdin);
+    let output = child.wait_with_output()?;
+    let code = output.status.code().context("it was ended by a signal")?;
+    let (out, errors) = (
+        String::from_utf8(output.stdout)?,
+        String::from_utf8(output.stderr)?,
+    );
+    Ok(format!("{out}{errors}exit {code}"))
 }
 
 const OBJECTS: &str = r#"# A deployment, its claim, and a kind that nobody knows.
@@ -55,8 +52,8 @@ items:
 "#;
 
 #[test]
-fn every_form_says_the_same_in_order() {
-    insta::assert_snapshot!(health(&["-o", "json"], OBJECTS), @r#"
+fn every_form_says_the_same_in_order() -> anyhow::Result<()> {
+    insta::assert_snapshot!(health(&["-o", "json"], OBJECTS)?, @r#"
     {"kind":"Deployment","namespace":"shop","name":"web","status":"Progressing","message":"2 of 3 replicas available"}
     {"kind":"PersistentVolumeClaim","namespace":"shop","name":"data","status":"Degraded","message":"its volume is lost"}
     {"kind":"Queue","namespace":"","name":"orders","status":"Suspended","message":"suspend is true in its spec"}
@@ -64,7 +61,7 @@ fn every_form_says_the_same_in_order() {
     {"kind":"Pod","namespace":"","name":"web-1","status":"Degraded","message":"Evicted"}
     exit 1
     "#);
-    insta::assert_snapshot!(health(&[], OBJECTS), @r#"
+    insta::assert_snapshot!(health(&[], OBJECTS)?, @r#"
     KIND                   NAMESPACE  NAME      HEALTH       MESSAGE
     Deployment             shop       web       Progressing  2 of 3 replicas available
     PersistentVolumeClaim  shop       data      Degraded     its volume is lost
@@ -73,7 +70,8 @@ fn every_form_says_the_same_in_order() {
     Pod                    -          web-1     Degraded     Evicted
     exit 1
     "#);
-    insta::assert_snapshot!(health(&["-o", "yaml", "-f", "-"], &OBJECTS[..OBJECTS.find("---").unwrap()]), @r#"
+    let (first, _) = OBJECTS.split_once("---").context("there is no separator")?;
+    insta::assert_snapshot!(health(&["-o", "yaml", "-f", "-"], first)?, @r#"
     ---
     kind: Deployment
     message: "2 of 3 replicas available"
@@ -82,25 +80,27 @@ fn every_form_says_the_same_in_order() {
     status: Progressing
     exit 1
     "#);
+    Ok(())
 }
 
 #[test]
-fn all_well_is_success() {
+fn all_well_is_success() -> anyhow::Result<()> {
     let well = r#"{"apiVersion": "v1", "kind": "ConfigMap"}
 {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "nightly"}, "spec": {"suspend": true}}"#;
-    insta::assert_snapshot!(health(&["-o", "json"], well), @r#"
+    insta::assert_snapshot!(health(&["-o", "json"], well)?, @r#"
     {"kind":"ConfigMap","namespace":"","name":"","status":"Healthy","message":""}
     {"kind":"CronJob","namespace":"","name":"nightly","status":"Suspended","message":"the CronJob is suspended"}
     exit 0
     "#);
-    insta::assert_snapshot!(health(&[], ""), @r#"
+    insta::assert_snapshot!(health(&[], "")?, @r#"
     there are no objects
     exit 0
     "#);
+    Ok(())
 }
 
 #[test]
-fn what_is_no_object_is_named_and_the_others_are_answered() {
+fn what_is_no_object_is_named_and_the_others_are_answered() -> anyhow::Result<()> {
     let input = r#"{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}}
 {"kind": "ConfigMap", "metadata": {"name": "b"}}
 {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}
@@ -114,7 +114,7 @@ apiVersion: v1
 kind: ConfigMap
 metadata: {name: e}
 "#;
-    insta::assert_snapshot!(health(&["-o", "json"], input), @r#"
+    insta::assert_snapshot!(health(&["-o", "json"], input)?, @r#"
     {"kind":"ConfigMap","namespace":"","name":"a","status":"Healthy","message":""}
     {"kind":"Secret","namespace":"","name":"d","status":"Healthy","message":""}
     {"kind":"ConfigMap","namespace":"","name":"e","status":"Healthy","message":""}
@@ -126,19 +126,20 @@ metadata: {name: e}
     error: 5 documents could not be judged; see above
     exit 2
     "#);
-    insta::assert_snapshot!(health(&["-f", "/nowhere/x.yaml"], ""), @r#"
+    insta::assert_snapshot!(health(&["-f", "/nowhere/x.yaml"], "")?, @r#"
     error: can't read /nowhere/x.yaml: No such file or directory (os error 2)
     exit 2
     "#);
+    Ok(())
 }
 
 #[test]
-fn rules_of_ones_own_come_first() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = |name: &str, text: &str| {
+fn rules_of_ones_own_come_first() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let file = |name: &str, text: &str| -> anyhow::Result<String> {
         let path = dir.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path.to_str().unwrap().to_owned()
+        std::fs::write(&path, text)?;
+        Ok(path.display().to_string())
     };
     let document = file(
         "queue.yaml",
@@ -153,16 +154,16 @@ spec:
     health: Degraded
     message: \"'behind by ' + string(object.status.lag)\"
 ",
-    );
+    )?;
     let bare = file(
         "map.yaml",
         "kind: ConfigMap\ncases:\n- {when: 'has(object.data.broken)', health: Degraded}\n",
-    );
+    )?;
     let input = r#"{"apiVersion": "x.example/v1", "kind": "Queue", "metadata": {"name": "a"}, "status": {"lag": 200}}
 {"apiVersion": "x.example/v1", "kind": "Queue", "metadata": {"name": "b"}, "status": {"lag": 2, "phase": "Ready"}}
 {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"broken": "yes"}}
 "#;
-    insta::assert_snapshot!(health(&["--rules", &document, &bare, "-o", "json"], input), @r#"
+    insta::assert_snapshot!(health(&["--rules", &document, &bare, "-o", "json"], input)?, @r#"
     {"kind":"Queue","namespace":"","name":"a","status":"Degraded","message":"behind by 200"}
     {"kind":"Queue","namespace":"","name":"b","status":"Healthy","message":""}
     {"kind":"ConfigMap","namespace":"","name":"c","status":"Degraded","message":"by a rule of the fleet: has(object.data.broken)"}
@@ -170,15 +171,17 @@ spec:
     "#);
 
     let wrong = |name: &str, text: &str| {
-        let file = file(name, text);
-        health(&["--rules", &file], "").replace(dir.path().to_str().unwrap(), "DIR")
+        let file = file(name, text)?;
+        let said = health(&["--rules", &file], "")?;
+        anyhow::Ok(said.replace(&dir.path().display().to_string(), "DIR"))
     };
-    insta::assert_snapshot!(wrong("a.yaml", "kind: Queue\ncases:\n- when: object.spec.a ==\n  health: Degraded\n"), @r#"
+    insta::assert_snapshot!(wrong("a.yaml", "kind: Queue\ncases:\n- when: object.spec.a ==\n  health: Degraded\n")?, @r#"
     error: DIR/a.yaml:3:9: the health rule of Queue can't be used: when of case 1: column 17: Syntax error: mismatched input '<EOF>'
     exit 2
     "#);
-    insta::assert_snapshot!(wrong("b.yaml", "kind: Queue\ncases:\n- when: 'true'\n  health: Broken\n"), @r#"
+    insta::assert_snapshot!(wrong("b.yaml", "kind: Queue\ncases:\n- when: 'true'\n  health: Broken\n")?, @r#"
     error: DIR/b.yaml:1:1: this is no health rule: unknown variant `Broken`, expected one of `Healthy`, `Suspended`, `Progressing`, `Missing`, `Degraded`, `Unknown`
     exit 2
     "#);
+    Ok(())
 }

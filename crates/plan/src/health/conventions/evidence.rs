@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::super::{Assessment, Condition, Health, NOT_SEEN};
+use super::super::{Assessment, Condition, Health, NOT_SEEN, SILENT};
 
 /// What was said, and where.
 #[derive(Debug, Clone, Copy)]
@@ -152,8 +152,11 @@ impl Evidence<'_> {
         if let Some(said) = self.unclear {
             return Assessment::progressing(said.message());
         }
+        if status.is_empty() {
+            return Assessment::progressing(SILENT);
+        }
         let conditions = status.get("conditions").and_then(Value::as_array);
-        if status.is_empty() || self.is_true || conditions.is_some() {
+        if self.is_true || conditions.is_some() {
             return Assessment::progressing("its controller has not said yet that it is ready");
         }
         Assessment::HEALTHY
