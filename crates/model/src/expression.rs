@@ -1,20 +1,50 @@
-//! CEL expressions of a fleet repository, as far as they can be judged before there is an object.
+//! CEL expressions of a fleet repository: `muster validate` and whoever evaluates them take the same ones.
 
-use std::thread;
-
-use cel::{
-    IdedExpr, Program,
-    common::ast::{EntryExpr, Expr},
+use std::{
+    sync::{Arc, LazyLock},
+    thread,
 };
 
-/// Longer expressions are refused, in bytes.
-const MAX_BYTES: usize = 4096;
-/// Deeper ones too: whoever evaluates an expression goes down its tree on an ordinary stack.
-const MAX_DEPTH: usize = 40;
-/// The parser takes over a hundred KiB for each level where it is not optimised, and refuses the
-/// ninety-seventh.
-const STACK_BYTES: usize = 64 * 1024 * 1024;
-/// The names of types, which may stand where variables do.
+use cel::{
+    Env, IdedExpr, ParseErrors, Program,
+    common::ast::{EntryExpr, Expr, MapExpr, StructExpr},
+};
+
+/// The only variable of an expression.
+pub const OBJECT: &str = "object";
+/// What an expression may have of characters: ten times what one needs.
+const MAX_LENGTH: usize = 2048;
+/// How deep its brackets may nest. The parser takes over a hundred KiB of stack for each where it is not
+/// optimised.
+const MAX_BRACKETS: usize = 32;
+/// How deep an expression itself may nest, which is what evaluating it takes of an ordinary stack.
+const MAX_DEPTH: usize = 32;
+/// How deep its loops may nest, which is what evaluating it takes of time.
+const MAX_LOOPS: usize = 2;
+/// The stack for reading expressions, in bytes: room for [`MAX_BRACKETS`] several times over.
+const STACK: usize = 64 * 1024 * 1024;
+
+/// The functions of CEL's standard library, without those for times: an expression has no clock.
+const FUNCTIONS: [&str; 17] = [
+    "bool",
+    "bytes",
+    "contains",
+    "double",
+    "dyn",
+    "endsWith",
+    "hasValue",
+    "int",
+    "matches",
+    "or",
+    "orValue",
+    "size",
+    "startsWith",
+    "string",
+    "type",
+    "uint",
+    "value",
+];
+/// The names of types, which may be compared with `type(…)`.
 const TYPES: [&str; 10] = [
     "bool",
     "bytes",
@@ -28,118 +58,150 @@ const TYPES: [&str; 10] = [
     "uint",
 ];
 
-/// Whether a text is a CEL expression over `object`.
+/// What expressions are compiled for, and evaluated in.
+pub static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
+
+/// Whether a text is a CEL expression over `object` that can be evaluated on an ordinary stack.
 ///
 /// # Errors
 /// What is wrong with it, for people.
 pub fn check(text: &str) -> Result<(), String> {
+    compile(text).map(drop)
+}
+
+/// Makes an expression ready for use.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub fn compile(text: &str) -> Result<Program, String> {
     if text.trim().is_empty() {
         return Err("an expression is missing".to_owned());
     }
-    if text.len() > MAX_BYTES {
-        return Err(format!(
-            "an expression has at most {MAX_BYTES} bytes, this one {}",
-            text.len()
-        ));
+    if text.chars().count() > MAX_LENGTH {
+        return Err(format!("an expression has at most {MAX_LENGTH} characters"));
+    }
+    let mut open: usize = 0;
+    for c in text.chars() {
+        match c {
+            '(' | '[' | '{' => open += 1,
+            ')' | ']' | '}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        if open > MAX_BRACKETS {
+            return Err(format!(
+                "an expression has at most {MAX_BRACKETS} brackets in each other"
+            ));
+        }
     }
     thread::scope(|scope| {
-        let parsing = thread::Builder::new()
-            .stack_size(STACK_BYTES)
-            .spawn_scoped(scope, || parse(text));
-        match parsing.map(thread::ScopedJoinHandle::join) {
-            Ok(Ok(checked)) => checked,
-            Ok(Err(_)) | Err(_) => Err("this expression can't be parsed".to_owned()),
+        let reading = thread::Builder::new()
+            .stack_size(STACK)
+            .spawn_scoped(scope, || {
+                let program = ENV.compile(text).map_err(|errors| explain(text, &errors))?;
+                let mut scope = Scope {
+                    names: vec![OBJECT],
+                    depth: 0,
+                    loops: 0,
+                };
+                scope.check(program.expression())?;
+                Ok(program)
+            });
+        match reading.map(thread::ScopedJoinHandle::join) {
+            Ok(Ok(compiled)) => compiled,
+            Ok(Err(_)) | Err(_) => Err("this expression can't be read".to_owned()),
         }
     })
 }
 
-fn parse(text: &str) -> Result<(), String> {
-    match Program::compile(text) {
-        Ok(program) => walk(program.expression(), &mut vec!["object"], 0),
-        Err(errors) => {
-            let Some(first) = errors.errors.first() else {
-                return Err("this is no CEL expression".to_owned());
-            };
-            let why = first.msg.trim_start_matches("Syntax error: ");
-            // What could have stood there is a list of every token.
-            let why = why.split(" expecting {").next().unwrap_or(why);
-            let (line, column) = first.pos;
-            let place = if text.trim_end().contains('\n') {
-                format!("line {line}, column {column}")
-            } else {
-                format!("column {column}")
-            };
-            Err(format!("this is no CEL expression: {why} at its {place}"))
+fn explain(text: &str, errors: &ParseErrors) -> String {
+    let Some(first) = errors.errors.first() else {
+        return "this is no CEL expression".to_owned();
+    };
+    let why = first.msg.trim_start_matches("Syntax error: ");
+    // The parser goes on with all that could stand there.
+    let why = why.split(" expecting {").next().unwrap_or(why);
+    let place = match first.pos {
+        (..=0, _) => String::new(),
+        (line, column) if text.trim_end().contains('\n') => {
+            format!(" at its line {line}, column {column}")
         }
-    }
+        (_, column) => format!(" at its column {column}"),
+    };
+    format!("this is no CEL expression: {why}{place}")
 }
 
-/// Goes through an expression with the variables that are known there.
-fn walk<'a>(
-    expression: &'a IdedExpr,
-    known: &mut Vec<&'a str>,
+/// What can be named at a place in an expression, and how deep that is.
+struct Scope<'a> {
+    names: Vec<&'a str>,
     depth: usize,
-) -> Result<(), String> {
-    if depth > MAX_DEPTH {
-        return Err(format!(
-            "this expression is nested more than {MAX_DEPTH} levels deep; split it into several cases"
-        ));
-    }
-    let depth = depth + 1;
-    match &expression.expr {
-        Expr::Ident(name) => {
-            let name = name.as_str();
-            if known.contains(&name) || TYPES.contains(&name) {
-                Ok(())
-            } else {
-                Err(format!(
-                    "there is no variable `{name}`; an expression sees `object`"
-                ))
-            }
-        }
-        Expr::Call(call) => {
-            let mut parts = call.target.iter().map(AsRef::as_ref).chain(&call.args);
-            parts.try_for_each(|part| walk(part, known, depth))
-        }
-        Expr::Select(select) => walk(&select.operand, known, depth),
-        Expr::List(list) => list
-            .elements
-            .iter()
-            .try_for_each(|element| walk(element, known, depth)),
-        Expr::Map(map) => entries(&map.entries, known, depth),
-        Expr::Struct(object) => entries(&object.entries, known, depth),
-        Expr::Comprehension(over) => {
-            walk(&over.iter_range, known, depth)?;
-            let before = known.len();
-            known.extend([over.iter_var.as_str(), over.accu_var.as_str()]);
-            known.extend(over.iter_var2.as_deref());
-            for part in [
-                &over.accu_init,
-                &over.loop_cond,
-                &over.loop_step,
-                &over.result,
-            ] {
-                walk(part, known, depth)?;
-            }
-            known.truncate(before);
-            Ok(())
-        }
-        Expr::Unspecified | Expr::Literal(_) => Ok(()),
-    }
+    loops: usize,
 }
 
-fn entries<'a>(
-    entries: &'a [cel::common::ast::IdedEntryExpr],
-    known: &mut Vec<&'a str>,
-    depth: usize,
-) -> Result<(), String> {
-    entries.iter().try_for_each(|entry| match &entry.expr {
-        EntryExpr::StructField(field) => walk(&field.value, known, depth),
-        EntryExpr::MapEntry(entry) => {
-            walk(&entry.key, known, depth)?;
-            walk(&entry.value, known, depth)
+impl<'a> Scope<'a> {
+    fn check_all(&mut self, parts: impl IntoIterator<Item = &'a IdedExpr>) -> Result<(), String> {
+        parts.into_iter().try_for_each(|part| self.check(part))
+    }
+
+    /// Whether an expression uses only what there is, and isn't too deep. The error is for people.
+    fn check(&mut self, expression: &'a IdedExpr) -> Result<(), String> {
+        if self.depth == MAX_DEPTH {
+            return Err(format!(
+                "an expression has at most {MAX_DEPTH} operations in each other; split it into several cases"
+            ));
         }
-    })
+        self.depth += 1;
+        match &expression.expr {
+            Expr::Unspecified | Expr::Literal(_) => {}
+            Expr::Ident(name) => {
+                let name = name.as_str();
+                // Names with `@` are the compiler's own.
+                let known =
+                    self.names.contains(&name) || TYPES.contains(&name) || name.starts_with('@');
+                if !known {
+                    return Err(format!(
+                        "there is no variable `{name}`; an expression sees `{OBJECT}`"
+                    ));
+                }
+            }
+            Expr::Select(select) => self.check(&select.operand)?,
+            Expr::List(list) => self.check_all(&list.elements)?,
+            Expr::Map(MapExpr { entries }) | Expr::Struct(StructExpr { entries, .. }) => {
+                for entry in entries {
+                    match &entry.expr {
+                        EntryExpr::StructField(field) => self.check(&field.value)?,
+                        EntryExpr::MapEntry(entry) => self.check_all([&entry.key, &entry.value])?,
+                    }
+                }
+            }
+            Expr::Call(call) => {
+                let name = call.func_name.as_str();
+                // Operators are called like functions, by names that nobody can write.
+                if name.starts_with(char::is_alphabetic) && !FUNCTIONS.contains(&name) {
+                    let known = FUNCTIONS.join(", ");
+                    return Err(format!("there is no function `{name}`; there are {known}"));
+                }
+                self.check_all(call.target.as_deref().into_iter().chain(&call.args))?;
+            }
+            Expr::Comprehension(over) => {
+                self.check_all([&over.iter_range, &over.accu_init])?;
+                if self.loops == MAX_LOOPS {
+                    return Err(format!(
+                        "an expression has at most {MAX_LOOPS} loops in each other"
+                    ));
+                }
+                self.loops += 1;
+                let outside = self.names.len();
+                self.names
+                    .extend([over.iter_var.as_str(), over.accu_var.as_str()]);
+                self.names.extend(over.iter_var2.as_deref());
+                self.check_all([&over.loop_cond, &over.loop_step, &over.result])?;
+                self.names.truncate(outside);
+                self.loops -= 1;
+            }
+        }
+        self.depth -= 1;
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -168,6 +230,8 @@ mod tests {
         insta::assert_snapshot!(told("object.a = 3"), @"this is no CEL expression: token recognition error at: '= ' at its column 10");
         insta::assert_snapshot!(told("true &&\n  object..x"), @"this is no CEL expression: no viable alternative at input '..' at its line 2, column 10");
         insta::assert_snapshot!(told("objekt.status.phase == 'Ready'"), @"there is no variable `objekt`; an expression sees `object`");
+        insta::assert_snapshot!(told("len(object.list) == 1"), @"there is no function `len`; there are bool, bytes, contains, double, dyn, endsWith, hasValue, int, matches, or, orValue, size, startsWith, string, type, uint, value");
+        insta::assert_snapshot!(told("object.name.startWith('a')"), @"there is no function `startWith`; there are bool, bytes, contains, double, dyn, endsWith, hasValue, int, matches, or, orValue, size, startsWith, string, type, uint, value");
         insta::assert_snapshot!(told("object.list.exists(c, c == 1) && c == 2"), @"there is no variable `c`; an expression sees `object`");
     }
 
@@ -177,14 +241,14 @@ mod tests {
             format!("{}1{}", open.repeat(times), close.repeat(times))
         };
         for text in [
-            "x".repeat(MAX_BYTES + 1),
+            "x".repeat(MAX_LENGTH + 1),
             nested("(", ")", 2000),
-            nested("[", "]", 95),
-            nested("object[", "]", 90),
-            nested("object.a.exists(x, ", ")", 60),
-            format!("1{}", " + 1".repeat(1000)),
-            format!("object{}", "[0]".repeat(1000)),
-            "object ? object : ".repeat(200) + "1",
+            nested("[", "]", 32),
+            nested("object[", "]", 32),
+            nested("object.a.exists(x, ", ")", 3),
+            format!("1{}", " + 1".repeat(500)),
+            format!("object{}", "[0]".repeat(600)),
+            "object ? object : ".repeat(100) + "1",
         ] {
             let told = check(&text).unwrap_err();
             assert!(told.len() < 400, "{told}");
