@@ -81,6 +81,17 @@ impl Turn {
     fn rate(&self, objects: usize) -> f64 {
         objects as f64 / self.first.as_secs_f64()
     }
+
+    /// For somebody who waits.
+    fn say(self, what: &str) -> Self {
+        eprintln!(
+            "{what}: {} in {:.2?}, again in {:.2?}",
+            self.who.account(),
+            self.first,
+            self.second
+        );
+        self
+    }
 }
 
 /// What the large measurement finds out about Muster besides.
@@ -260,22 +271,23 @@ async fn run() -> anyhow::Result<Section> {
         for turn in 0..ALL.len() {
             // Everybody is first once.
             let who = ALL[(turn + round) % ALL.len()];
-            eprintln!("round {} of {ROUNDS}: {}", round + 1, who.account());
+            let what = format!("round {} of {ROUNDS}", round + 1);
             match who {
                 Who::Bare => {
                     for (bares, at_a_time) in bares.iter_mut().zip(AT_A_TIME) {
                         let name = format!("bare-{round}-{at_a_time}");
-                        bares.push(bench.bare(&name, 1, at_a_time).await?);
+                        let turn = bench.bare(&name, 1, at_a_time).await?;
+                        bares.push(turn.say(&format!("{what}, {at_a_time} at a time")));
                     }
                 }
                 Who::Muster => {
                     let (turn, agent, _) = bench.muster(&format!("muster-{round}"), 1).await?;
                     agent.stop()?;
-                    small.push(turn);
+                    small.push(turn.say(&what));
                 }
                 peer => {
                     let name = format!("{}-{round}", peer.account());
-                    small.push(bench.peer(peer, &name, 1).await?);
+                    small.push(bench.peer(peer, &name, 1).await?.say(&what));
                 }
             }
         }
@@ -295,9 +307,8 @@ async fn run() -> anyhow::Result<Section> {
     let mut large = Vec::new();
     let mut agent = None;
     for who in [Who::Bare, Who::Muster, Who::Flux, Who::Kubectl] {
-        eprintln!("{} objects: {}", LARGE * objects::SET, who.account());
         let name = format!("{}-large", who.account());
-        large.push(match who {
+        let turn = match who {
             Who::Bare => bench.bare(&name, LARGE, AT_A_TIME[best]).await?,
             Who::Muster => {
                 let (turn, worker, bundles) = bench.muster(&name, LARGE).await?;
@@ -305,7 +316,8 @@ async fn run() -> anyhow::Result<Section> {
                 turn
             }
             peer => bench.peer(peer, &name, LARGE).await?,
-        });
+        };
+        large.push(turn.say(&format!("{} objects", LARGE * objects::SET)));
     }
     small.extend(bares.into_iter().nth(best).unwrap_or_default());
     let mut rows = rates("first apply", &small, objects::SET);
@@ -313,7 +325,7 @@ async fn run() -> anyhow::Result<Section> {
     rows.extend(unchanged(&large));
     let mut notes = vec![
         format!(
-            "Of 1,010 objects 600 are ConfigMaps, 200 Deployments (without replicas), 200 Services and 10 \
+            "Of 1,010 objects 600 are ConfigMaps, 200 Deployments (without replicas), 200 Services (headless) and 10 \
              Namespaces. All are new to the API server at the first apply. {ROUNDS} rounds, with the \
              clients in another order each; the {} objects once.",
             LARGE * objects::SET

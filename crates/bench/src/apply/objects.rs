@@ -107,6 +107,9 @@ fn service(namespace: &str, index: usize) -> Value {
         "kind": "Service",
         "metadata": {"name": name, "namespace": namespace, "labels": labels(&name)},
         "spec": {
+            // The more addresses an API server has given out, the longer it takes for another: whoever
+            // comes later would be the slower.
+            "clusterIP": "None",
             "selector": {"app.kubernetes.io/name": name},
             "ports": [{"name": "http", "port": 80, "targetPort": "http"}],
         },
