@@ -2,7 +2,7 @@
 //! what the watches see, and published as a level.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -12,7 +12,10 @@ use muster_model::{
     ids::{AppName, ContentHash, Generation, Role},
 };
 use muster_plan::health::{Assessment, Health, worst_of};
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 use crate::inventory::Identity;
 
@@ -151,6 +154,9 @@ pub(crate) struct Seen {
     pub(crate) assessment: Assessment,
     /// A person has said on the object that it is not to be touched.
     pub(crate) left_alone: bool,
+    /// Nobody has reported on it. From then on that is no reason to wait: its kind has no controller that
+    /// reports.
+    pub(crate) silent_until: Option<Instant>,
 }
 
 /// A wanted object as the board is told of it.
@@ -195,6 +201,8 @@ struct State {
     gates: Vec<Vec<Identity>>,
     /// Something that the engine waits for has happened.
     woken: bool,
+    /// Objects on which nobody has reported, with the time until which that is waited for; in order.
+    silent: BTreeSet<(Instant, Identity)>,
     /// Sections whose published form is no longer true.
     stale: HashSet<usize>,
     published: Vec<Arc<ObservedBundle>>,
@@ -322,13 +330,17 @@ impl Board {
 
     /// Says what a watch saw; `None` where it saw the object go.
     pub(crate) fn see(&self, key: &Identity, seen: Option<Seen>) {
+        let silent = seen.as_ref().and_then(|seen| seen.silent_until);
         let changed = self.update(key, |object| {
             let changed = object.seen != seen;
             object.seen = seen;
             changed
         });
         if changed {
-            let state = self.state();
+            let mut state = self.state();
+            if let Some(until) = silent {
+                state.silent.insert((until, key.clone()));
+            }
             let gates = 0..state.gates.len();
             let opens = |gate: usize| state.gates[gate].contains(key) && state.is_open(gate);
             if gates.into_iter().any(opens) {
@@ -408,9 +420,33 @@ impl Board {
     /// Publishes the level whenever it has changed, at most once in `pause`.
     pub(crate) async fn publish(&self, to: watch::Sender<Arc<Observed>>, pause: Duration) {
         loop {
-            self.changed.notified().await;
+            let silence = self.state().silent.first().map(|(until, _)| *until);
+            tokio::select! {
+                () = self.changed.notified() => {}
+                () = tokio::time::sleep_until(silence.unwrap_or_else(Instant::now)),
+                    if silence.is_some() => self.end_silence(),
+            }
             to.send_replace(Arc::new(self.level()));
             tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Takes objects on which nobody has reported for long enough for well.
+    fn end_silence(&self) {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let now = Instant::now();
+        while let Some((until, key)) = state.silent.pop_first() {
+            if until > now {
+                state.silent.insert((until, key));
+                break;
+            }
+            state.stale.extend(state.section_of.get(&key));
+        }
+        let open = (0..state.gates.len()).any(|gate| state.is_open(gate));
+        drop(guard);
+        if open {
+            self.wake();
         }
     }
 
@@ -513,6 +549,13 @@ fn health(object: &Object) -> Assessment {
         ),
         (Some(seen), Standing::Applied) if seen.generation < object.generation => {
             say(Health::Progressing, "the change has not been observed yet")
+        }
+        (Some(seen), _)
+            if seen
+                .silent_until
+                .is_some_and(|until| until <= Instant::now()) =>
+        {
+            Assessment::HEALTHY
         }
         (Some(seen), _) => seen.assessment.clone(),
         (None, Standing::LeftAlone(message)) => say(Health::Healthy, message),

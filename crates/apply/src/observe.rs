@@ -9,7 +9,8 @@ use std::{
 };
 
 use futures::{Stream, StreamExt as _};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::jiff::Timestamp;
 use kube::{
     Client, ResourceExt as _,
     core::{DynamicObject, PartialObjectMeta},
@@ -25,7 +26,7 @@ use muster_model::{
 };
 use muster_plan::health::{Assessment, Health, Rules, assess};
 use serde_json::Value;
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
 use crate::{
     APP_LABEL,
@@ -42,6 +43,9 @@ use crate::{
 const PAGE: u32 = 100;
 /// Definitions can have half a megabyte each.
 const LARGE_PAGE: u32 = 4;
+
+/// How long a new object's controller may take until it first reports; a kind may have none.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// The watches that run.
 pub(crate) struct Observer {
@@ -283,6 +287,7 @@ impl Sight {
         let key = self.key(object.meta());
         let entry = self.inventory.get(&key)?;
         let uid = object.meta().uid.clone().unwrap_or_default();
+        let created = object.meta().creation_timestamp.clone();
         let sighting = look(object);
         // Before the answer to a request is recorded, any UID and any owner may be the right one.
         let settled = entry.applied.is_some();
@@ -298,7 +303,11 @@ impl Sight {
         if settled && !other && completed && self.inventory.finishes(&key) {
             self.board.wake();
         }
+        let silent_until = assessment
+            .is_silence()
+            .then(|| Instant::now() + SILENCE.saturating_sub(age(&created)));
         let seen = Seen {
+            silent_until,
             uid,
             generation: sighting.generation,
             assessment,
@@ -331,6 +340,14 @@ impl Sight {
             }
         }
     }
+}
+
+/// How long ago an object was created. Clocks that disagree make a wait longer or shorter.
+fn age(created: &Option<Time>) -> Duration {
+    let created = created.as_ref().map(|created| created.0);
+    let age = created.map(|created| Timestamp::now().duration_since(created));
+    age.and_then(|age| Duration::try_from(age).ok())
+        .unwrap_or_default()
 }
 
 /// What is read of an object when it is seen.

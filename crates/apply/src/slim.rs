@@ -36,6 +36,10 @@ impl<'de> Deserialize<'de> for Slim {
             namespace: text("namespace"),
             uid: text("uid"),
             resource_version: text("resourceVersion"),
+            creation_timestamp: serde_json::from_value(
+                value["metadata"]["creationTimestamp"].clone(),
+            )
+            .unwrap_or_default(),
             ..ObjectMeta::default()
         };
         let managers = managers.into_inner();

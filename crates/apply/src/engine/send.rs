@@ -181,9 +181,12 @@ impl Engine {
         if live.is_some_and(|live| !live.is_ours()) {
             return Ok(Ended::Present);
         }
-        self.inventory.leaves(&object.key);
         let collection = kind.collection(&object.id);
-        match retried(cancel, || self.cluster.create(&collection, body, false)).await {
+        let asked = || {
+            self.inventory.leaves(&object.key);
+            self.cluster.create(&collection, body, false)
+        };
+        match retried(cancel, asked).await {
             Err(error) if error.already_exists() => Ok(Ended::Present),
             answer => Ok(Ended::Applied(answer?)),
         }
@@ -198,9 +201,13 @@ impl Engine {
     ) -> Result<LiveMeta, RequestError> {
         let cancel = sending.cancel;
         let mut attempt = 0;
-        self.inventory.leaves(&sending.object.key);
         loop {
-            let answer = retried(cancel, || self.cluster.apply(&sending.path, body, force)).await;
+            let asked = || {
+                // Each attempt may still be carried out for a while after it was given up.
+                self.inventory.leaves(&sending.object.key);
+                self.cluster.apply(&sending.path, body, force)
+            };
+            let answer = retried(cancel, asked).await;
             attempt += 1;
             let refused = answer.as_ref().is_err_and(|error| !error.is_transient());
             if !(refused && sending.new_schema && attempt < SCHEMA_ATTEMPTS) {
