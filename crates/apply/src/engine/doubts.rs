@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType};
 use muster_model::{ids::Role, policy::Drift};
 use muster_plan::drift::Difference;
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::{Doubt, Engine, LISTED_WITHIN, Turn, wanted::Wanted};
@@ -21,6 +22,9 @@ use crate::{
     inventory::Entry,
     kinds::Kind,
 };
+
+/// How often an object is looked at that changes at the same moment.
+const LOOKS: u32 = 4;
 
 /// What was found of an object that is not as it was left.
 struct Finding {
@@ -199,12 +203,20 @@ impl Engine {
         path: &str,
         cancel: &CancellationToken,
     ) -> Result<String, RequestError> {
-        let Some(live) = retried(cancel, || self.cluster.get(path)).await? else {
-            return Ok("it was deleted".to_owned());
-        };
-        let body = self.effective(object, kind, &live).await?;
-        let predicted = retried(cancel, || self.cluster.predict(path, &body)).await?;
-        Ok(Difference::between(&object.id, &live, &predicted).to_string())
+        let mut attempt = 1;
+        loop {
+            let Some(live) = retried(cancel, || self.cluster.get(path)).await? else {
+                return Ok("it was deleted".to_owned());
+            };
+            let body = self.effective(object, kind, &live).await?;
+            let predicted = retried(cancel, || self.cluster.predict(path, &body)).await?;
+            // Of another version, it shows what somebody else has changed in between, too.
+            let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
+            if version(&live) == version(&predicted) || attempt == LOOKS {
+                return Ok(Difference::between(&object.id, &live, &predicted).to_string());
+            }
+            attempt += 1;
+        }
     }
 
     /// Tells people what has drifted.
