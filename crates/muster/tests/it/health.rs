@@ -176,7 +176,7 @@ spec:
         anyhow::Ok(said.replace(&dir.path().display().to_string(), "DIR"))
     };
     insta::assert_snapshot!(wrong("a.yaml", "kind: Queue\ncases:\n- when: object.spec.a ==\n  health: Degraded\n")?, @r#"
-    error: DIR/a.yaml:3:9: the health rule of Queue can't be used: when of case 1: column 17: Syntax error: mismatched input '<EOF>'
+    error: DIR/a.yaml:3:9: the health rule of Queue can't be used: when of case 1: this is no CEL expression: mismatched input '<EOF>' at its column 17
     exit 2
     "#);
     insta::assert_snapshot!(wrong("b.yaml", "kind: Queue\ncases:\n- when: 'true'\n  health: Broken\n")?, @r#"

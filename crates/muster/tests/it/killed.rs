@@ -34,7 +34,7 @@ struct Story {
 
 const TEMPLATE: &str = r#"apiVersion: v1
 kind: Namespace
-metadata: {name: {{ app.name }}}
+metadata: {name: {{ app.name }}, annotations: {muster.dev/prune: enabled}}
 ---
 apiVersion: v1
 kind: ConfigMap
@@ -62,7 +62,10 @@ fn document(kind: &str, name: &str, spec: &str) -> String {
 impl Story {
     fn first(fleet: &Fleet, random: StdRng) -> anyhow::Result<Self> {
         let mut files = vec![
-            ("fleet.yaml".to_owned(), document("Fleet", "killed", "{}")),
+            (
+                "fleet.yaml".to_owned(),
+                document("Fleet", "killed", "{prune: {objects: 1000}}"),
+            ),
             (
                 "tiers.yaml".to_owned(),
                 document("Tier", "basic", "{rpo: 1h, rto: 1h}"),

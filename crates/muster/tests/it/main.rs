@@ -3,4 +3,5 @@
 mod approve;
 mod health;
 mod killed;
+mod people;
 mod upstream;

@@ -1,0 +1,157 @@
+//! What people do to a fleet that runs: they delete too much, change objects by hand, and lose their hub.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+};
+use muster_testkit::{
+    fleet::{Fleet, FleetOptions},
+    wait::eventually,
+};
+use serde_json::json;
+
+const LONG: Duration = Duration::from_secs(90);
+
+const TEMPLATE: &str = r#"apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+{% for item in values.items %}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: item-{{ item }}, labels: {people: test}}
+data: {v: "1"}
+{% endfor %}
+"#;
+
+fn document(kind: &str, name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: muster.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+    )
+}
+
+fn publish(fleet: &Fleet, subject: &str, items: usize) -> anyhow::Result<()> {
+    let items: Vec<String> = (0..items).map(|i| i.to_string()).collect();
+    let place = "{location: {continent: EU, country: IE, latitude: 53.3, longitude: -6.2}}";
+    let files = [
+        (
+            "fleet.yaml",
+            document("Fleet", "people", "{prune: {objects: 3, percent: 10}}"),
+        ),
+        (
+            "tiers.yaml",
+            document("Tier", "basic", "{rpo: 1h, rto: 1h}"),
+        ),
+        (
+            "regions/west/region.yaml",
+            document("Region", "west", place),
+        ),
+        ("regions/west/one.yaml", document("Cluster", "one", "{}")),
+        (
+            "apps/shop/app.yaml",
+            document("App", "shop", "{tier: basic, mode: active-active}"),
+        ),
+        (
+            "apps/shop/values.yaml",
+            format!("items: [{}]\n", items.join(", ")),
+        ),
+        ("apps/shop/templates/all.yaml", TEMPLATE.to_owned()),
+    ];
+    let files: Vec<(&str, &str)> = files
+        .iter()
+        .map(|(path, text)| (*path, text.as_str()))
+        .collect();
+    fleet.repo().publish(subject, &files)?;
+    Ok(())
+}
+
+async fn items(maps: &Api<ConfigMap>) -> anyhow::Result<usize> {
+    Ok(maps
+        .list(&ListParams::default().labels("people=test"))
+        .await?
+        .items
+        .len())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_much_is_deleted_only_when_a_person_says_so_and_drift_is_put_back_without_a_hub()
+-> anyhow::Result<()> {
+    let options = FleetOptions::new(env!("CARGO_BIN_EXE_muster"), &[("one", "west")]);
+    let mut fleet = Fleet::start(options).await?;
+    publish(&fleet, "twelve items", 12)?;
+    fleet.start_hub().await?;
+    fleet.start_agents()?;
+    let client = fleet.clusters()["one"].client().await?;
+    let maps: Api<ConfigMap> = Api::namespaced(client, "shop");
+    eventually("all items are there", LONG, async || {
+        let number = items(&maps).await?;
+        ensure!(number == 12, "{number} items");
+        Ok(())
+    })
+    .await?;
+
+    publish(&fleet, "a generator that lost its input", 1)?;
+    eventually("the deletion waits for a person", LONG, async || {
+        // That something waits for a person is a negative result.
+        let status = fleet.try_run(&["status"])?;
+        let text = String::from_utf8_lossy(&status.stdout);
+        ensure!(
+            !status.status.success() && text.contains("muster app approve shop"),
+            "{text}"
+        );
+        Ok(())
+    })
+    .await?;
+    ensure!(
+        items(&maps).await? == 12,
+        "something was deleted before that was approved"
+    );
+    let shown = fleet.run(&["app", "approve", "shop", "--dry-run"])?;
+    ensure!(
+        shown.contains("11 of its 13 objects would be deleted"),
+        "{shown}"
+    );
+    ensure!(items(&maps).await? == 12, "a dry run deleted something");
+    fleet.run(&[
+        "app",
+        "approve",
+        "shop",
+        "--yes",
+        "--reason",
+        "the season is over",
+    ])?;
+    eventually("what was approved is gone", LONG, async || {
+        let number = items(&maps).await?;
+        ensure!(number == 1, "{number} items");
+        Ok(())
+    })
+    .await?;
+    fleet.run(&["status", "--wait"])?;
+
+    // Without a hub, a new agent process goes on with what is kept in its cluster.
+    fleet.kill_hub()?;
+    fleet.kill_agent("one")?;
+    let patch = json!({"data": {"v": "by hand"}});
+    maps.patch("item-0", &PatchParams::default(), &Patch::Merge(&patch))
+        .await?;
+    fleet.start_agent("one")?;
+    let is_whole = async || {
+        let data = maps.get("item-0").await?.data.unwrap_or_default();
+        ensure!(data.get("v").is_some_and(|v| v == "1"), "{data:?}");
+        Ok(())
+    };
+    eventually("what changed meanwhile is put back", LONG, is_whole).await?;
+    maps.delete("item-0", &DeleteParams::default()).await?;
+    eventually("what was deleted comes back", LONG, is_whole).await?;
+
+    // The hub is back and the fleet is whole; the drift is shown with its fields.
+    fleet.start_hub().await?;
+    fleet.run(&["status", "--wait"])?;
+    let status = fleet.run(&["status", "--app", "shop"])?;
+    ensure!(status.contains("it was deleted"), "{status}");
+    Ok(())
+}
