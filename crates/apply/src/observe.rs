@@ -45,7 +45,7 @@ const PAGE: u32 = 100;
 const LARGE_PAGE: u32 = 4;
 
 /// How long a new object's controller may take until it first reports; a kind may have none.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// The watches that run.
 pub(crate) struct Observer {

@@ -151,8 +151,10 @@ impl Engine {
         turns: &[Turn],
     ) -> Option<(String, Vec<Identity>)> {
         let object = &work.wanted[index];
-        // What is there is put right whatever others do.
-        if work.drifted.contains(&index) {
+        // Namespaces and definitions come before every app, and what is there is put right whatever
+        // others do.
+        let namespace = object.id.gvk.group.is_empty() && object.id.gvk.kind == "Namespace";
+        if namespace || object.defines.is_some() || work.drifted.contains(&index) {
             return None;
         }
         let well = |&other: &usize| {
