@@ -15,7 +15,7 @@ use muster_plan::drift::Difference;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::{Doubt, Engine, LISTED_WITHIN, Turn, wanted::Wanted};
+use super::{Doubt, Engine, LISTED_WITHIN, Turn, send::WAS_PRESENT, wanted::Wanted};
 use crate::{
     board::{DriftEvent, Standing},
     cluster::{RequestError, explain, retried},
@@ -130,7 +130,7 @@ impl Engine {
             } else if object.marks.left_alone || self.board.is_left_alone(&object.key) {
                 "left alone: muster.dev/reconcile is disabled on it"
             } else if object.marks.if_not_present && present.contains(&object.key) {
-                "left alone: it was there before, and muster.dev/if-not-present is set"
+                WAS_PRESENT
             } else {
                 continue;
             };

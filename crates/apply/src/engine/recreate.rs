@@ -274,15 +274,14 @@ impl Engine {
 
     /// Learns once which copies an earlier process left.
     pub(super) async fn load_saved(&self) -> Result<(), RequestError> {
-        let is_known = |saved: &Option<HashSet<String>>| saved.is_some();
-        if is_known(&self.saved.lock().unwrap_or_else(PoisonError::into_inner)) {
+        let saved = || self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        if saved().is_some() {
             return Ok(());
         }
         let params = ListParams::default().labels(SAVED_LABEL);
         let list = bounded(self.saves().list_metadata(&params)).await?;
         let names = list.into_iter().filter_map(|secret| secret.metadata.name);
-        let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
-        *saved = Some(names.collect());
+        *saved() = Some(names.collect());
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! One object's request: what is sent, and what is made of the answer.
 
-use std::{borrow::Cow, sync::PoisonError, time::Duration};
+use std::{sync::PoisonError, time::Duration};
 
 use muster_model::{bundle::Gvk, ids::Role};
 use muster_plan::{
@@ -26,6 +26,10 @@ const SCHEMA_ATTEMPTS: u32 = 6;
 const SCHEMA_PAUSE: Duration = Duration::from_millis(150);
 /// How often what a predecessor left is taken over while others change the object at the same time.
 const MIGRATION_ATTEMPTS: u32 = 4;
+
+/// Why an object that is created only where it is missing is left alone.
+pub(super) const WAS_PRESENT: &str =
+    "left alone: it was there before, and muster.dev/if-not-present is set";
 
 /// How one object's request ended.
 pub(super) enum Ended {
@@ -80,9 +84,8 @@ impl Engine {
                 drop(present);
                 // Whoever made it has it: it is never pruned.
                 self.inventory.forget(&object.key);
-                let why = "left alone: it was there before, and muster.dev/if-not-present is set";
                 self.board
-                    .stand(&object.key, Standing::LeftAlone(why.to_owned()));
+                    .stand(&object.key, Standing::LeftAlone(WAS_PRESENT.to_owned()));
                 return Turn::Good(false);
             }
             Ok(Ended::Not(standing)) => standing,
@@ -127,10 +130,11 @@ impl Engine {
             }
         }
         let fenced = object.header.role == Role::Fenced;
-        if known && !fenced && !self.ignored(object, false).is_empty() {
+        let pointers = self.ignored(object, false);
+        if known && !fenced && !pointers.is_empty() {
             let live = retried(sending.cancel, || self.cluster.get(path)).await?;
             if let Some(live) = live {
-                settle(&mut body, &live, &self.ignored(object, false));
+                settle(&mut body, &live, &pointers);
             }
         }
         let answer = self.apply(sending, &body, fenced).await;
@@ -324,14 +328,9 @@ impl Engine {
         if known.is_none() && live.others().iter().any(|name| is_predecessor(name)) {
             let migrated = self.migrated(path, cancel).await;
             if let Some(migrated) = migrated.map_err(|error| {
-                let managers: Vec<Cow<'_, str>> = live
-                    .others()
-                    .iter()
-                    .map(|m| Cow::from(m.as_str()))
-                    .collect();
                 Standing::Failed(format!(
                     "what {} left on it can't be taken over: {}",
-                    managers.join(", "),
+                    live.others().join(", "),
                     explain(&error)
                 ))
             })? {
