@@ -14,6 +14,7 @@ use kube::{
 };
 use muster_testkit::{
     fleet::{Fleet, FleetOptions},
+    repository::{self, document},
     wait::eventually,
 };
 use tokio::sync::watch;
@@ -45,12 +46,6 @@ pub(crate) struct Commits {
     pub(crate) agents: Vec<u64>,
     /// Objects of each cluster.
     pub(crate) objects: usize,
-}
-
-fn document(kind: &str, name: &str, spec: &str) -> String {
-    format!(
-        "apiVersion: muster.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"
-    )
 }
 
 const MARK: &str = "apiVersion: v1
@@ -94,43 +89,24 @@ async fn follow(client: Client, seen: watch::Sender<(usize, Instant)>) -> anyhow
 /// Runs the whole of it.
 pub(crate) async fn run(muster: PathBuf, commits: usize) -> anyhow::Result<Commits> {
     let mut fleet = Fleet::start(FleetOptions::new(muster, &CLUSTERS)).await?;
-    let mut files = vec![
-        ("fleet.yaml".to_owned(), document("Fleet", "commits", "{}")),
-        (
-            "tiers.yaml".to_owned(),
-            document("Tier", "basic", "{rpo: 1h, rto: 1h}"),
-        ),
-        ("apps/mark/values.yaml".to_owned(), "n: 0\n".to_owned()),
-        ("apps/mark/templates/all.yaml".to_owned(), MARK.to_owned()),
-        (
-            "apps/load/values.yaml".to_owned(),
-            format!("items: {ITEMS}\n"),
-        ),
-        ("apps/load/templates/all.yaml".to_owned(), LOAD.to_owned()),
-    ];
-    for app in ["mark", "load"] {
-        let path = format!("apps/{app}/app.yaml");
-        files.push((
-            path,
-            document("App", app, "{tier: basic, mode: active-active}"),
-        ));
+    let mut files = repository::fleet("commits", "{}", CLUSTERS);
+    for (app, values, template) in [
+        ("mark", "n: 0\n".to_owned(), MARK),
+        ("load", format!("items: {ITEMS}\n"), LOAD),
+    ] {
+        files.extend([
+            (
+                format!("apps/{app}/app.yaml"),
+                document("App", app, "{tier: basic, mode: active-active}"),
+            ),
+            (format!("apps/{app}/values.yaml"), values),
+            (
+                format!("apps/{app}/templates/all.yaml"),
+                template.to_owned(),
+            ),
+        ]);
     }
-    for (name, region) in CLUSTERS {
-        let place = "{location: {continent: EU, country: IE, latitude: 53.3, longitude: -6.2}}";
-        files.push((
-            format!("regions/{region}/region.yaml"),
-            document("Region", region, place),
-        ));
-        files.push((
-            format!("regions/{region}/{name}.yaml"),
-            document("Cluster", name, "{}"),
-        ));
-    }
-    let listed: Vec<(&str, &str)> = files
-        .iter()
-        .map(|(p, t)| (p.as_str(), t.as_str()))
-        .collect();
-    fleet.repo().publish("begin", &listed)?;
+    fleet.repo().publish("begin", &repository::listed(&files))?;
     fleet.start_hub().await?;
     fleet.start_agents()?;
     eventually("all in sync", Duration::from_secs(300), async || {

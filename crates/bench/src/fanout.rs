@@ -2,7 +2,7 @@
 //! behind each agent is simulated, with an apply that is instant.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::HashSet,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -18,6 +18,7 @@ use muster_plan::delivery::{Known, Term};
 use muster_proto::v1::{self, admin_client::AdminClient, enrolment_client::EnrolmentClient};
 use muster_testkit::{
     fleet::{Fleet, FleetOptions},
+    repository::{self, document},
     wait::eventually,
 };
 use tokio::sync::watch;
@@ -137,12 +138,6 @@ impl Cluster for Instantly {
     }
 }
 
-fn document(kind: &str, name: &str, spec: &str) -> String {
-    format!(
-        "apiVersion: muster.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"
-    )
-}
-
 fn cluster_name(index: usize) -> String {
     format!("c{index:04}")
 }
@@ -152,28 +147,10 @@ fn cluster_name(index: usize) -> String {
 const TEMPLATE: &str = include_str!("fanout.template.yaml");
 
 /// The fleet repository, all but the values that each commit changes.
-fn files(clusters: usize) -> BTreeMap<String, String> {
-    let mut files = BTreeMap::from([
-        ("fleet.yaml".to_owned(), document("Fleet", "fanout", "{}")),
-        (
-            "tiers.yaml".to_owned(),
-            document("Tier", "basic", "{rpo: 1h, rto: 1h}"),
-        ),
-    ]);
-    for region in 0..REGIONS {
-        let place = "{location: {continent: EU, country: IE, latitude: 53.3, longitude: -6.2}}";
-        files.insert(
-            format!("regions/r{region:02}/region.yaml"),
-            document("Region", &format!("r{region:02}"), place),
-        );
-    }
-    for index in 0..clusters {
-        let (name, region) = (cluster_name(index), index % REGIONS);
-        files.insert(
-            format!("regions/r{region:02}/{name}.yaml"),
-            document("Cluster", &name, "{}"),
-        );
-    }
+fn files(clusters: usize) -> repository::Files {
+    let clusters =
+        (0..clusters).map(|index| (cluster_name(index), format!("r{:02}", index % REGIONS)));
+    let mut files = repository::fleet("fanout", "{}", clusters);
     for app in 0..APPS {
         let name = format!("app{app}");
         files.insert(
@@ -257,11 +234,7 @@ async fn join(
 pub(crate) async fn run(muster: PathBuf, agents: usize, commits: usize) -> anyhow::Result<Fanout> {
     let mut fleet = Fleet::start(FleetOptions::new(muster, &[])).await?;
     let files = files(agents);
-    let listed: Vec<(&str, &str)> = files
-        .iter()
-        .map(|(path, text)| (path.as_str(), text.as_str()))
-        .collect();
-    fleet.repo().publish("begin", &listed)?;
+    fleet.repo().publish("begin", &repository::listed(&files))?;
     fleet.start_hub().await?;
     let mut admin = admin(&fleet.login()).await?;
     eventually("the first commit", Duration::from_secs(60), async || {

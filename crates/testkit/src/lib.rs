@@ -9,6 +9,7 @@ mod guard;
 pub mod local;
 mod ports;
 pub mod process;
+pub mod repository;
 pub mod scratch;
 pub mod tools;
 pub mod upstream;

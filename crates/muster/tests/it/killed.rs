@@ -18,6 +18,7 @@ use kube::{
 };
 use muster_testkit::{
     fleet::{Fleet, FleetOptions},
+    repository::{self, document},
     wait::eventually,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
@@ -53,40 +54,10 @@ metadata: {name: item-{{ item }}, namespace: {{ app.name }}}
 {% endfor %}
 "#;
 
-fn document(kind: &str, name: &str, spec: &str) -> String {
-    format!(
-        "apiVersion: muster.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"
-    )
-}
-
 impl Story {
     fn first(fleet: &Fleet, random: StdRng) -> anyhow::Result<Self> {
-        let mut files = vec![
-            (
-                "fleet.yaml".to_owned(),
-                document("Fleet", "killed", "{prune: {objects: 1000}}"),
-            ),
-            (
-                "tiers.yaml".to_owned(),
-                document("Tier", "basic", "{rpo: 1h, rto: 1h}"),
-            ),
-        ];
-        for (name, region) in CLUSTERS {
-            let place = "{location: {continent: EU, country: IE, latitude: 53.3, longitude: -6.2}}";
-            files.push((
-                format!("regions/{region}/region.yaml"),
-                document("Region", region, place),
-            ));
-            files.push((
-                format!("regions/{region}/{name}.yaml"),
-                document("Cluster", name, "{}"),
-            ));
-        }
-        let files: Vec<(&str, &str)> = files
-            .iter()
-            .map(|(p, t)| (p.as_str(), t.as_str()))
-            .collect();
-        fleet.repo().publish("begin", &files)?;
+        let files = repository::fleet("killed", "{prune: {objects: 1000}}", CLUSTERS);
+        fleet.repo().publish("begin", &repository::listed(&files))?;
         Ok(Self {
             random,
             apps: BTreeMap::new(),

@@ -10,11 +10,13 @@ use kube::{
 };
 use muster_testkit::{
     fleet::{Fleet, FleetOptions},
+    repository::{self, document},
     wait::eventually,
 };
 use serde_json::json;
 
 const LONG: Duration = Duration::from_secs(90);
+const CLUSTERS: [(&str, &str); 1] = [("one", "west")];
 
 const TEMPLATE: &str = r#"apiVersion: v1
 kind: Namespace
@@ -28,44 +30,20 @@ data: {v: "1"}
 {% endfor %}
 "#;
 
-fn document(kind: &str, name: &str, spec: &str) -> String {
-    format!(
-        "apiVersion: muster.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"
-    )
-}
-
 fn publish(fleet: &Fleet, subject: &str, items: usize) -> anyhow::Result<()> {
     let items: Vec<String> = (0..items).map(|i| i.to_string()).collect();
-    let place = "{location: {continent: EU, country: IE, latitude: 53.3, longitude: -6.2}}";
-    let files = [
+    let mut files = repository::fleet("people", "{prune: {objects: 3, percent: 10}}", CLUSTERS);
+    let app = document("App", "shop", "{tier: basic, mode: active-active}");
+    let values = format!("items: [{}]\n", items.join(", "));
+    files.extend([
+        ("apps/shop/app.yaml".to_owned(), app),
+        ("apps/shop/values.yaml".to_owned(), values),
         (
-            "fleet.yaml",
-            document("Fleet", "people", "{prune: {objects: 3, percent: 10}}"),
+            "apps/shop/templates/all.yaml".to_owned(),
+            TEMPLATE.to_owned(),
         ),
-        (
-            "tiers.yaml",
-            document("Tier", "basic", "{rpo: 1h, rto: 1h}"),
-        ),
-        (
-            "regions/west/region.yaml",
-            document("Region", "west", place),
-        ),
-        ("regions/west/one.yaml", document("Cluster", "one", "{}")),
-        (
-            "apps/shop/app.yaml",
-            document("App", "shop", "{tier: basic, mode: active-active}"),
-        ),
-        (
-            "apps/shop/values.yaml",
-            format!("items: [{}]\n", items.join(", ")),
-        ),
-        ("apps/shop/templates/all.yaml", TEMPLATE.to_owned()),
-    ];
-    let files: Vec<(&str, &str)> = files
-        .iter()
-        .map(|(path, text)| (*path, text.as_str()))
-        .collect();
-    fleet.repo().publish(subject, &files)?;
+    ]);
+    fleet.repo().publish(subject, &repository::listed(&files))?;
     Ok(())
 }
 
@@ -80,7 +58,7 @@ async fn items(maps: &Api<ConfigMap>) -> anyhow::Result<usize> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_much_is_deleted_only_when_a_person_says_so_and_drift_is_put_back_without_a_hub()
 -> anyhow::Result<()> {
-    let options = FleetOptions::new(env!("CARGO_BIN_EXE_muster"), &[("one", "west")]);
+    let options = FleetOptions::new(env!("CARGO_BIN_EXE_muster"), &CLUSTERS);
     let mut fleet = Fleet::start(options).await?;
     publish(&fleet, "twelve items", 12)?;
     fleet.start_hub().await?;

@@ -11,39 +11,17 @@ use k8s_openapi::{
 use kube::{Api, api::ListParams};
 use muster_testkit::{
     fleet::{Fleet, FleetOptions},
+    repository::{self, document},
     upstream::{Upstream, manifests},
     wait::eventually,
 };
 
-fn document(kind: &str, name: &str, spec: &str) -> String {
-    format!(
-        "apiVersion: muster.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"
-    )
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_upstream_manifests_are_applied_as_they_are() -> anyhow::Result<()> {
-    let mut fleet = Fleet::start(FleetOptions::new(
-        env!("CARGO_BIN_EXE_muster"),
-        &[("one", "east")],
-    ))
-    .await?;
-    let place = "{location: {continent: EU, country: IE, latitude: 53.3, longitude: -6.2}}";
-    let mut files = vec![
-        ("fleet.yaml".to_owned(), document("Fleet", "upstream", "{}")),
-        (
-            "tiers.yaml".to_owned(),
-            document("Tier", "basic", "{rpo: 1h, rto: 1h}"),
-        ),
-        (
-            "regions/east/region.yaml".to_owned(),
-            document("Region", "east", place),
-        ),
-        (
-            "regions/east/one.yaml".to_owned(),
-            document("Cluster", "one", "{}"),
-        ),
-    ];
+    let clusters = [("one", "east")];
+    let mut fleet =
+        Fleet::start(FleetOptions::new(env!("CARGO_BIN_EXE_muster"), &clusters)).await?;
+    let mut files = repository::fleet("upstream", "{}", clusters);
     let sets = [
         (
             "prometheus-operator",
@@ -61,7 +39,7 @@ async fn large_upstream_manifests_are_applied_as_they_are() -> anyhow::Result<()
     let mut sizes = Vec::new();
     for (app, upstream, more) in sets {
         let spec = format!("{{tier: basic, mode: active-active, {more}}}");
-        files.push((format!("apps/{app}/app.yaml"), document("App", app, &spec)));
+        files.insert(format!("apps/{app}/app.yaml"), document("App", app, &spec));
         for (name, text) in manifests(upstream)? {
             sizes.push(text.len());
             let name = name
@@ -69,17 +47,14 @@ async fn large_upstream_manifests_are_applied_as_they_are() -> anyhow::Result<()
                 .next()
                 .unwrap_or_default()
                 .replace(".yml", ".yaml");
-            files.push((format!("apps/{app}/manifests/{}-{name}", sizes.len()), text));
+            files.insert(format!("apps/{app}/manifests/{}-{name}", sizes.len()), text);
         }
     }
     ensure!(
         sizes.iter().any(|size| *size > 500_000),
         "no large file: {sizes:?}"
     );
-    let listed: Vec<(&str, &str)> = files
-        .iter()
-        .map(|(p, t)| (p.as_str(), t.as_str()))
-        .collect();
+    let listed = repository::listed(&files);
     fleet.repo().publish("upstream manifests", &listed)?;
     fleet.start_hub().await?;
     fleet.start_agents()?;

@@ -1,0 +1,52 @@
+//! Fleet repositories of tests and benchmarks, as text: what every one of them has.
+
+use std::collections::BTreeMap;
+
+/// Files by their paths.
+pub type Files = BTreeMap<String, String>;
+
+/// A document; its spec is YAML in flow style, with its braces.
+#[must_use]
+pub fn document(kind: &str, name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: muster.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+    )
+}
+
+/// A fleet with one tier, `basic`, these clusters by name and region, and no app.
+#[must_use]
+pub fn fleet<N: AsRef<str>, R: AsRef<str>>(
+    name: &str,
+    spec: &str,
+    clusters: impl IntoIterator<Item = (N, R)>,
+) -> Files {
+    let place = "{location: {continent: EU, country: IE, latitude: 53.3, longitude: -6.2}}";
+    let mut files = Files::from([
+        ("fleet.yaml".to_owned(), document("Fleet", name, spec)),
+        (
+            "tiers.yaml".to_owned(),
+            document("Tier", "basic", "{rpo: 1h, rto: 1h}"),
+        ),
+    ]);
+    for (cluster, region) in clusters {
+        let (cluster, region) = (cluster.as_ref(), region.as_ref());
+        files.insert(
+            format!("regions/{region}/region.yaml"),
+            document("Region", region, place),
+        );
+        files.insert(
+            format!("regions/{region}/{cluster}.yaml"),
+            document("Cluster", cluster, "{}"),
+        );
+    }
+    files
+}
+
+/// The files as [`crate::gitserver::GitRepo::publish`] takes them.
+#[must_use]
+pub fn listed(files: &Files) -> Vec<(&str, &str)> {
+    let files = files.iter();
+    files
+        .map(|(path, text)| (path.as_str(), text.as_str()))
+        .collect()
+}
