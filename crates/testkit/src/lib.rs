@@ -6,6 +6,8 @@ pub mod faults;
 pub mod fleet;
 pub mod gitserver;
 mod guard;
+pub mod image;
+pub mod kind;
 pub mod local;
 mod ports;
 pub mod process;

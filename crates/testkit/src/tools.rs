@@ -19,9 +19,9 @@ use crate::process::Process;
 /// How often a build says on a plain output that it is still going on.
 const NEWS: Duration = Duration::from_secs(20);
 
-/// A program of a control plane.
+/// A program of a control plane, of a node, or one that looks after clusters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Component {
+pub enum Program {
     /// The database of the API server.
     Etcd,
     /// kube-apiserver.
@@ -32,6 +32,30 @@ pub enum Component {
     Scheduler,
     /// kwok, which plays nodes and what runs on them.
     Kwok,
+    /// What people and tests look after an etcd with.
+    Etcdctl,
+    /// kubelet, which runs the pods of a node.
+    Kubelet,
+    /// kubeadm, which makes a node a cluster.
+    Kubeadm,
+    /// kube-proxy.
+    KubeProxy,
+    /// kubectl.
+    Kubectl,
+    /// containerd, which runs the containers of a node.
+    Containerd,
+    /// The parent of a pod's containers.
+    ContainerdShim,
+    /// What images are put into containerd with.
+    Ctr,
+    /// The DNS server of a cluster.
+    CoreDns,
+    /// kind, which makes clusters of containers.
+    Kind,
+    /// Helm.
+    Helm,
+    /// What plays programs whose images can't be had, and holds pods' namespaces.
+    Standin,
 }
 
 /// A Go module with the programs that are built from it.
@@ -40,28 +64,45 @@ struct Module {
     path: &'static str,
     go_mod: &'static str,
     go_sum: &'static str,
+    tags: &'static str,
+    /// The program itself, where it is one of ours.
+    main: Option<&'static str>,
 }
 
-static KUBERNETES: Module = Module {
-    label: "kubernetes",
-    path: "k8s.io/kubernetes",
-    go_mod: include_str!("../go/kubernetes/go.mod"),
-    go_sum: include_str!("../go/kubernetes/go.sum"),
-};
-static ETCD: Module = Module {
-    label: "etcd",
-    path: "go.etcd.io/etcd/server/v3",
-    go_mod: include_str!("../go/etcd/go.mod"),
-    go_sum: include_str!("../go/etcd/go.sum"),
-};
-static KWOK: Module = Module {
-    label: "kwok",
-    path: "sigs.k8s.io/kwok",
-    go_mod: include_str!("../go/kwok/go.mod"),
-    go_sum: include_str!("../go/kwok/go.sum"),
+macro_rules! module {
+    ($label:literal, $path:literal, $tags:literal) => {
+        Module {
+            label: $label,
+            path: $path,
+            go_mod: include_str!(concat!("../go/", $label, "/go.mod")),
+            go_sum: include_str!(concat!("../go/", $label, "/go.sum")),
+            tags: $tags,
+            main: None,
+        }
+    };
+}
+
+static KUBERNETES: Module = module!("kubernetes", "k8s.io/kubernetes", "");
+static ETCD: Module = module!("etcd", "go.etcd.io/etcd/server/v3", "");
+static KWOK: Module = module!("kwok", "sigs.k8s.io/kwok", "");
+static CONTAINERD: Module = module!(
+    "containerd",
+    "github.com/containerd/containerd/v2",
+    "no_btrfs,no_devmapper,no_zfs"
+);
+static COREDNS: Module = module!("coredns", "github.com/coredns/coredns", "");
+static KIND: Module = module!("kind", "sigs.k8s.io/kind", "");
+static HELM: Module = module!("helm", "helm.sh/helm/v3", "");
+static STANDIN: Module = Module {
+    label: "standin",
+    path: "muster.dev/testkit/standin",
+    go_mod: include_str!("../go/standin/go.mod"),
+    go_sum: "",
+    tags: "",
+    main: Some(include_str!("../go/standin/main.go")),
 };
 
-impl Component {
+impl Program {
     /// The program's name.
     pub fn name(self) -> &'static str {
         match self {
@@ -70,21 +111,59 @@ impl Component {
             Self::ControllerManager => "kube-controller-manager",
             Self::Scheduler => "kube-scheduler",
             Self::Kwok => "kwok",
+            Self::Etcdctl => "etcdctl",
+            Self::Kubelet => "kubelet",
+            Self::Kubeadm => "kubeadm",
+            Self::KubeProxy => "kube-proxy",
+            Self::Kubectl => "kubectl",
+            Self::Containerd => "containerd",
+            Self::ContainerdShim => "containerd-shim-runc-v2",
+            Self::Ctr => "ctr",
+            Self::CoreDns => "coredns",
+            Self::Kind => "kind",
+            Self::Helm => "helm",
+            Self::Standin => "standin",
         }
+    }
+
+    /// The version of the module that it is built from, such as `v1.36.3`.
+    ///
+    /// # Errors
+    /// When the pinned `go.mod` does not name it.
+    pub fn version(self) -> anyhow::Result<&'static str> {
+        self.module().version()
+    }
+
+    /// The folder of its module in the cache, which names all that it is built from.
+    pub(crate) fn folder(self) -> anyhow::Result<String> {
+        let module = self.module();
+        Ok(module.folder(module.version()?))
     }
 
     fn module(self) -> &'static Module {
         match self {
-            Self::ApiServer | Self::ControllerManager | Self::Scheduler => &KUBERNETES,
-            Self::Etcd => &ETCD,
+            Self::ApiServer
+            | Self::ControllerManager
+            | Self::Scheduler
+            | Self::Kubelet
+            | Self::Kubeadm
+            | Self::KubeProxy
+            | Self::Kubectl => &KUBERNETES,
+            Self::Etcd | Self::Etcdctl => &ETCD,
             Self::Kwok => &KWOK,
+            Self::Containerd | Self::ContainerdShim | Self::Ctr => &CONTAINERD,
+            Self::CoreDns => &COREDNS,
+            Self::Kind => &KIND,
+            Self::Helm => &HELM,
+            Self::Standin => &STANDIN,
         }
     }
 
     fn package(self) -> String {
         let module = self.module().path;
         match self {
-            Self::Etcd => module.to_owned(),
+            Self::Etcd | Self::CoreDns | Self::Kind | Self::Standin => module.to_owned(),
+            Self::Etcdctl => "go.etcd.io/etcd/etcdctl/v3".to_owned(),
             _ => format!("{module}/cmd/{}", self.name()),
         }
     }
@@ -97,7 +176,7 @@ impl Component {
     pub fn build(self) -> anyhow::Result<PathBuf> {
         let module = self.module();
         let version = module.version()?;
-        let directory = cache_dir()?.join("tools").join(module.folder(version));
+        let directory = cache_dir()?.join("tools").join(self.folder()?);
         let program = directory.join(self.name());
         if program.exists() {
             return Ok(program);
@@ -127,6 +206,10 @@ impl Component {
             .and_then(|()| fs::write(workshop.join("go.mod"), module.go_mod))
             .and_then(|()| fs::write(workshop.join("go.sum"), module.go_sum))
             .with_context(|| format!("cannot write to {}", workshop.display()))?;
+        if let Some(main) = module.main {
+            fs::write(workshop.join("main.go"), main)
+                .with_context(|| format!("cannot write to {}", workshop.display()))?;
+        }
         anyhow::ensure!(
             Command::new("go")
                 .arg("version")
@@ -151,14 +234,8 @@ impl Component {
             .env("GOWORK", "off")
             .env_remove("GOOS")
             .env_remove("GOARCH")
-            .args([
-                "build",
-                "-v",
-                "-mod=readonly",
-                "-trimpath",
-                "-buildvcs=false",
-                "-ldflags",
-            ])
+            .args(["build", "-v", "-mod=readonly", "-trimpath"])
+            .args(["-buildvcs=false", "-tags", module.tags, "-ldflags"])
             .arg(flags)
             .arg("-o")
             .arg(workshop.join(name))
@@ -186,6 +263,9 @@ impl Component {
 
 impl Module {
     fn version(&self) -> anyhow::Result<&'static str> {
+        if self.main.is_some() {
+            return Ok("v1");
+        }
         let version = self.go_mod.lines().find_map(|line| {
             let (path, rest) = line.trim().trim_start_matches("require ").split_once(' ')?;
             (path == self.path && rest.starts_with('v')).then(|| rest.split(' ').next())?
@@ -205,6 +285,7 @@ impl Module {
         let hash = blake3::Hasher::new()
             .update(self.go_mod.as_bytes())
             .update(self.go_sum.as_bytes())
+            .update(self.main.unwrap_or_default().as_bytes())
             .finalize();
         format!("{}-{version}-{}", self.label, &hash.to_hex()[..12])
     }
@@ -224,7 +305,7 @@ pub fn cache_dir() -> anyhow::Result<PathBuf> {
     Ok(user.cache_dir().join("muster"))
 }
 
-fn lock(path: &Path, what: &str) -> anyhow::Result<File> {
+pub(crate) fn lock(path: &Path, what: &str) -> anyhow::Result<File> {
     let failed = || format!("cannot lock {}", path.display());
     let file = File::options()
         .create(true)
@@ -245,7 +326,7 @@ fn lock(path: &Path, what: &str) -> anyhow::Result<File> {
 
 /// Says a line on standard error, also where a test's output is captured: ten silent minutes look
 /// like a hang.
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     // Nobody left to read it is no reason to stop a build.
     let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -22,12 +22,54 @@ use crate::credentials::{self, Credentials};
 use crate::ports;
 use crate::process::Process;
 use crate::scratch::Scratch;
-pub use crate::tools::Component;
+use crate::tools::Program;
 
 /// How often a start is tried with other ports when another process took one of them.
 const TRIES: usize = 5;
 /// How long a component may take to end by itself.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// A process of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Component {
+    /// The database of the API server.
+    Etcd,
+    /// kube-apiserver.
+    ApiServer,
+    /// kube-controller-manager.
+    ControllerManager,
+    /// kube-scheduler.
+    Scheduler,
+    /// kwok, which plays nodes and what runs on them.
+    Kwok,
+}
+
+impl Component {
+    /// All of them, in the order of their start.
+    pub const ALL: [Self; 5] = [
+        Self::Etcd,
+        Self::ApiServer,
+        Self::ControllerManager,
+        Self::Scheduler,
+        Self::Kwok,
+    ];
+
+    /// What runs in it.
+    pub fn program(self) -> Program {
+        match self {
+            Self::Etcd => Program::Etcd,
+            Self::ApiServer => Program::ApiServer,
+            Self::ControllerManager => Program::ControllerManager,
+            Self::Scheduler => Program::Scheduler,
+            Self::Kwok => Program::Kwok,
+        }
+    }
+
+    /// The program's name.
+    pub fn name(self) -> &'static str {
+        self.program().name()
+    }
+}
 
 /// What a cluster should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,7 +150,7 @@ pub struct Cluster {
 impl Cluster {
     /// Starts a cluster and waits until it is ready: its API server and default namespace, the
     /// default service account where controllers run, and every node. Programs that are not in
-    /// the cache are built first (see [`Component::build`]).
+    /// the cache are built first (see [`Program::build`]).
     ///
     /// # Errors
     /// When a program cannot be built or does not come up in time, with the end of its log.
@@ -119,7 +161,7 @@ impl Cluster {
         let programs = tokio::task::spawn_blocking(move || {
             components
                 .into_iter()
-                .map(|each| Ok((each, each.build()?)))
+                .map(|each| Ok((each, each.program().build()?)))
                 .collect()
         });
         let programs: anyhow::Result<_> = programs.await.context("the build of programs failed")?;

@@ -406,7 +406,7 @@ fn alive(pids: &[u32], directory: &std::path::Path) -> Vec<u32> {
 #[test]
 fn programs_are_built_once() -> anyhow::Result<()> {
     let modified = |component: Component| -> anyhow::Result<(std::path::PathBuf, SystemTime)> {
-        let path = component.build()?;
+        let path = component.program().build()?;
         let time = std::fs::metadata(&path)?.modified()?;
         Ok((path, time))
     };

@@ -1,4 +1,5 @@
 //! The real parts do what the tests of the other crates rely on.
 
+mod kind;
 mod local;
 mod upstream;

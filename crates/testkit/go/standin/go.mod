@@ -1,0 +1,3 @@
+module muster.dev/testkit/standin
+
+go 1.26.0

@@ -1,0 +1,459 @@
+//! Clusters whose pods and Services reach each other, as a company's own network would let them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Context;
+use futures::future::try_join_all;
+use k8s_openapi::api::core::v1::{Node, ServiceAccount};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+
+use super::docker::{docker, run};
+use super::node_image::NodeImage;
+use crate::guard;
+use crate::scratch::Scratch;
+use crate::tools::Program;
+use crate::wait::eventually;
+
+/// What all our clusters' names begin with.
+const PREFIX: &str = "muster-";
+/// How long a node may take from its container's start until pods can run on it.
+const READY_WITHIN: Duration = Duration::from_secs(180);
+
+/// What a cluster should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KindOptions {
+    /// Its name, as the fleet knows it.
+    pub name: String,
+    /// The region of its node (`topology.kubernetes.io/region`).
+    pub region: String,
+    /// How large etcd's database may get, in bytes; etcd's own default where it is `None`.
+    pub etcd_quota: Option<u64>,
+}
+
+impl KindOptions {
+    /// A cluster without more.
+    pub fn new(name: &str, region: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            region: region.to_owned(),
+            etcd_quota: None,
+        }
+    }
+}
+
+/// Clusters in one Docker network. They end with this, and with our process, however that dies.
+#[derive(Debug)]
+pub struct KindClusters {
+    clusters: Vec<KindCluster>,
+    network: String,
+    directory: Scratch,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct KindCluster {
+    name: String,
+    /// Its name in kind.
+    kind_name: String,
+    kubeconfig: PathBuf,
+    address: String,
+    number: usize,
+}
+
+impl KindClusters {
+    /// Starts clusters side by side and waits until pods can run on them. Leftovers of runs that were
+    /// killed are removed first.
+    ///
+    /// # Errors
+    /// When Docker or kind fails, or a cluster does not come up in time, with what it logged.
+    pub async fn start(options: Vec<KindOptions>) -> anyhow::Result<Self> {
+        let directory = Scratch::temporary("kind")?;
+        let run_name = directory.path().file_name().unwrap_or_default();
+        let network = format!("{PREFIX}{}", run_name.to_string_lossy().to_lowercase());
+        let image = {
+            let (network, root) = (
+                network.clone(),
+                directory.path().parent().map(Path::to_owned),
+            );
+            let prepared = tokio::task::spawn_blocking(move || {
+                let image = NodeImage::ready()?;
+                sweep(&root.unwrap_or_default())?;
+                guard::add_docker("network", &network)?;
+                docker(["network", "create", &network])?;
+                anyhow::Ok(image)
+            });
+            prepared
+                .await
+                .context("the set-up of kind was broken off")??
+        };
+        let mut all = Self {
+            clusters: Vec::new(),
+            network,
+            directory,
+        };
+        let starts = options.iter().enumerate().map(|(number, options)| {
+            KindCluster::start(options, number, &image, &all.network, all.directory.path())
+        });
+        all.clusters = try_join_all(starts).await?;
+        all.connect()?;
+        try_join_all(all.clusters.iter().map(KindCluster::ready)).await?;
+        Ok(all)
+    }
+
+    /// The clusters, in the order in which they were asked for.
+    pub fn all(&self) -> &[KindCluster] {
+        &self.clusters
+    }
+
+    /// The cluster of this name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn get(&self, name: &str) -> anyhow::Result<&KindCluster> {
+        let found = self.clusters.iter().find(|cluster| cluster.name == name);
+        found.with_context(|| format!("there is no cluster {name}"))
+    }
+
+    /// This machine's address in the clusters' network.
+    ///
+    /// # Errors
+    /// When Docker can't tell.
+    pub fn gateway(&self) -> anyhow::Result<String> {
+        docker([
+            "network",
+            "inspect",
+            "--format",
+            "{{(index .IPAM.Config 0).Gateway}}",
+            &self.network,
+        ])
+    }
+
+    /// The directory with all that the clusters have on this machine's disk.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Routes every cluster's pods and Services to every other; what leaves for other networks does so
+    /// under the node's address.
+    fn connect(&self) -> anyhow::Result<()> {
+        for cluster in &self.clusters {
+            let masquerade = [
+                "-t",
+                "nat",
+                "-A",
+                "POSTROUTING",
+                "-s",
+                &cluster.pods(),
+                "!",
+                "-d",
+                "10.0.0.0/8",
+                "-j",
+                "MASQUERADE",
+            ];
+            cluster.exec([&["iptables"], masquerade.as_slice()].concat())?;
+            for other in self
+                .clusters
+                .iter()
+                .filter(|other| other.name != cluster.name)
+            {
+                for network in [other.pods(), other.services()] {
+                    cluster.exec(["ip", "route", "replace", &network, "via", &other.address])?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for KindClusters {
+    fn drop(&mut self) {
+        let ended = remove(|name| name.starts_with(&format!("{}-", self.network)))
+            .and_then(|()| docker(["network", "rm", &self.network]));
+        if let Err(error) = ended {
+            eprintln!("the kind clusters did not end cleanly: {error:#}");
+        }
+    }
+}
+
+/// Removes the containers of clusters whose run is over, and their networks.
+fn sweep(root: &Path) -> anyhow::Result<()> {
+    let live: Vec<String> = fs::read_dir(root)
+        .with_context(|| format!("cannot list {}", root.display()))?
+        .filter_map(|entry| {
+            Some(format!(
+                "{PREFIX}{}",
+                entry.ok()?.file_name().to_string_lossy().to_lowercase()
+            ))
+        })
+        .collect();
+    let is_live = |name: &str| {
+        live.iter()
+            .any(|run| name == run || name.starts_with(&format!("{run}-")))
+    };
+    let ours = format!("{PREFIX}kind-");
+    remove(|name| name.starts_with(&ours) && !is_live(name))?;
+    let networks = docker(["network", "ls", "--format", "{{.Name}}"])?;
+    for network in networks.lines() {
+        if network.starts_with(&ours) && !is_live(network) {
+            docker(["network", "rm", network])?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the nodes of the kind clusters that are chosen by name.
+fn remove(chosen: impl Fn(&str) -> bool) -> anyhow::Result<()> {
+    let label = "io.x-k8s.kind.cluster";
+    let format = format!("{{{{.Names}}}} {{{{.Label \"{label}\"}}}}");
+    let filter = format!("label={label}");
+    let list = docker(["ps", "--all", "--filter", &filter, "--format", &format])?;
+    let containers = list
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter(|(_, cluster)| chosen(cluster))
+        .map(|(container, _)| container);
+    let arguments: Vec<&str> = ["rm", "--force", "--volumes"]
+        .into_iter()
+        .chain(containers)
+        .collect();
+    if arguments.len() > 3 {
+        docker(arguments)?;
+    }
+    Ok(())
+}
+
+impl KindCluster {
+    async fn start(
+        options: &KindOptions,
+        number: usize,
+        image: &NodeImage,
+        network: &str,
+        directory: &Path,
+    ) -> anyhow::Result<Self> {
+        let name = options.name.clone();
+        let kind_name = format!("{network}-{name}");
+        let directory = directory.join(&name);
+        let mut cluster = Self {
+            kubeconfig: directory.join("kubeconfig"),
+            address: String::new(),
+            name,
+            kind_name,
+            number,
+        };
+        guard::add_docker("container", &cluster.node())?;
+        fs::create_dir_all(&directory)?;
+        let network_file = directory.join("cni.conflist");
+        fs::write(&network_file, cluster.pod_network().to_string())?;
+        let config = directory.join("kind.json");
+        let document = cluster.config(options, image, &network_file);
+        fs::write(&config, document.to_string())?;
+        let (kubeconfig, network) = (cluster.kubeconfig.clone(), network.to_owned());
+        let made = tokio::task::spawn_blocking(move || {
+            let mut kind = Command::new(Program::Kind.build()?);
+            kind.env("KIND_EXPERIMENTAL_DOCKER_NETWORK", network)
+                .args(["create", "cluster", "--retain", "--config"])
+                .arg(config)
+                .arg("--kubeconfig")
+                .arg(kubeconfig);
+            run(&mut kind)
+        });
+        let made = made
+            .await
+            .context("the start of a cluster was broken off")?;
+        made.with_context(|| format!("the cluster {} did not come up", cluster.name))?;
+        cluster.address = docker([
+            "inspect",
+            "--format",
+            "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}",
+            &cluster.node(),
+        ])?;
+        Ok(cluster)
+    }
+
+    /// The name that was given at the start.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The name of its node, and of the container that is its node.
+    pub fn node(&self) -> String {
+        format!("{}-control-plane", self.kind_name)
+    }
+
+    /// The address of its node in the clusters' network.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The file with the administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// The network of its pods.
+    pub fn pods(&self) -> String {
+        format!("10.{}.0.0/16", 101 + self.number)
+    }
+
+    /// The network of its Services.
+    pub fn services(&self) -> String {
+        format!("10.{}.0.0/16", 151 + self.number)
+    }
+
+    /// A new client with an administrator's rights.
+    ///
+    /// # Errors
+    /// When the kubeconfig can't be read.
+    pub async fn client(&self) -> anyhow::Result<Client> {
+        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig)?;
+        let options = KubeConfigOptions::default();
+        let config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+        Ok(Client::try_from(config)?)
+    }
+
+    /// Runs a command in its node and gives what it prints.
+    ///
+    /// # Errors
+    /// When it fails, with what it said.
+    pub fn exec<A: Into<String>>(
+        &self,
+        command: impl IntoIterator<Item = A>,
+    ) -> anyhow::Result<String> {
+        let exec = ["exec".to_owned(), self.node()];
+        docker(exec.into_iter().chain(command.into_iter().map(Into::into)))
+    }
+
+    /// Stops the whole cluster where it stands: connections stay open and nothing answers.
+    ///
+    /// # Errors
+    /// When Docker fails.
+    pub fn pause(&self) -> anyhow::Result<()> {
+        docker(["pause", &self.node()]).map(drop)
+    }
+
+    /// Lets a paused cluster go on.
+    ///
+    /// # Errors
+    /// When Docker fails.
+    pub fn resume(&self) -> anyhow::Result<()> {
+        docker(["unpause", &self.node()]).map(drop)
+    }
+
+    /// Brings an image into its node.
+    ///
+    /// # Errors
+    /// When kind fails.
+    pub fn load(&self, archive: &Path) -> anyhow::Result<()> {
+        let mut kind = Command::new(Program::Kind.build()?);
+        kind.args(["load", "image-archive", "--name", &self.kind_name]);
+        run(kind.arg(archive)).map(drop)
+    }
+
+    fn pod_network(&self) -> serde_json::Value {
+        // One node, so that its part of the pods' network is the first.
+        let subnet = format!("10.{}.0.0/24", 101 + self.number);
+        serde_json::json!({
+            "cniVersion": "1.0.0",
+            "name": "muster",
+            "plugins": [
+                {
+                    "type": "ptp", "mtu": 1500,
+                    "ipam": {
+                        "type": "host-local",
+                        "ranges": [[{"subnet": subnet}]],
+                        "routes": [{"dst": "0.0.0.0/0"}],
+                    },
+                },
+                {"type": "portmap", "capabilities": {"portMappings": true}},
+            ],
+        })
+    }
+
+    fn config(
+        &self,
+        options: &KindOptions,
+        image: &NodeImage,
+        network: &Path,
+    ) -> serde_json::Value {
+        let mut patches = Vec::new();
+        if image.built {
+            // The node image's containerd uses cgroupfs, and so must the kubelet. Old hosts still have
+            // cgroup v1; some have no right to a negative oom_score_adj.
+            patches.push(
+                "kind: KubeletConfiguration\ncgroupDriver: cgroupfs\nfailCgroupV1: false\noomScoreAdj: 0\n"
+                    .to_owned(),
+            );
+            patches.push("kind: KubeProxyConfiguration\noomScoreAdj: 0\n".to_owned());
+        }
+        let mut etcd = vec![("unsafe-no-fsync".to_owned(), "true".to_owned())];
+        if let Some(quota) = options.etcd_quota {
+            etcd.push(("quota-backend-bytes".to_owned(), quota.to_string()));
+        }
+        let etcd: String = etcd
+            .iter()
+            .map(|(name, value)| format!("      - {{name: {name}, value: \"{value}\"}}\n"))
+            .collect();
+        patches.push(format!(
+            "kind: ClusterConfiguration\netcd:\n  local:\n    extraArgs:\n{etcd}"
+        ));
+        serde_json::json!({
+            "kind": "Cluster",
+            "apiVersion": "kind.x-k8s.io/v1alpha4",
+            "name": self.kind_name,
+            "networking": {
+                "disableDefaultCNI": true,
+                "podSubnet": self.pods(),
+                "serviceSubnet": self.services(),
+                "kubeProxyMode": if image.built { "nftables" } else { "iptables" },
+            },
+            "kubeadmConfigPatches": patches,
+            "nodes": [{
+                "role": "control-plane",
+                "image": image.name,
+                "labels": {
+                    "topology.kubernetes.io/region": options.region,
+                    "topology.kubernetes.io/zone": format!("{}-a", options.region),
+                },
+                "extraMounts": [{
+                    "hostPath": network,
+                    "containerPath": "/etc/cni/net.d/10-muster.conflist",
+                    "readOnly": true,
+                }],
+            }],
+        })
+    }
+
+    /// Waits until pods can run.
+    async fn ready(&self) -> anyhow::Result<()> {
+        let client = self.client().await?;
+        let nodes: Api<Node> = Api::all(client.clone());
+        let accounts: Api<ServiceAccount> = Api::default_namespaced(client);
+        eventually(
+            &format!("the node of {}", self.name),
+            READY_WITHIN,
+            async || {
+                let node = nodes.get(&self.node()).await?;
+                let conditions = node
+                    .status
+                    .and_then(|status| status.conditions)
+                    .unwrap_or_default();
+                let ready = conditions
+                    .iter()
+                    .find(|condition| condition.type_ == "Ready");
+                let ready = ready.context("the kubelet has not reported yet")?;
+                anyhow::ensure!(
+                    ready.status == "True",
+                    "not ready: {}",
+                    ready.message.as_deref().unwrap_or_default()
+                );
+                accounts.get("default").await?;
+                Ok(())
+            },
+        )
+        .await
+    }
+}

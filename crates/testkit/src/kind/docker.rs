@@ -1,0 +1,208 @@
+//! Docker: found where it works, installed and started where it is missing and we are root, and a message
+//! that says what to do everywhere else.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use crate::tools::{self, cache_dir};
+
+/// Debian's packages of the engine and of what its set-up here needs.
+const PACKAGES: [&str; 2] = ["docker.io", "jq"];
+/// How long a Docker engine may take to come up.
+const UP_WITHIN: Duration = Duration::from_secs(60);
+
+/// Where Docker's capabilities are those of a host without one of them; see [`RUNTIME`].
+const CAP_SYS_RESOURCE: u64 = 1 << 24;
+
+/// `runc` for hosts whose root has no CAP_SYS_RESOURCE. Docker gives a privileged container every
+/// capability there is, and the kernel refuses to give what one doesn't have.
+const RUNTIME: &str = r#"#!/bin/sh
+# runc, without CAP_SYS_RESOURCE and without negative oomScoreAdj: this host's root may neither.
+set -eu
+strip='(.process // .) |= (
+  if .capabilities then .capabilities |= map_values(map(select(. != "CAP_SYS_RESOURCE"))) else . end
+  | if (.oomScoreAdj // 0) < 0 then .oomScoreAdj = 0 else . end)'
+rewrite() {
+  jq "$1" "$2" >"$2.stripped"
+  mv "$2.stripped" "$2"
+}
+before=
+for argument; do
+  case $before in
+    --bundle | -b) rewrite "${strip}" "$argument/config.json" ;;
+    --process | -p) rewrite "${strip#(.process // .) |= }" "$argument" ;;
+  esac
+  before=$argument
+done
+exec runc "$@"
+"#;
+
+/// Runs `docker` with these arguments and gives what it prints.
+///
+/// # Errors
+/// When it can't be started or fails, with what it said.
+pub fn docker<A: AsRef<std::ffi::OsStr>>(
+    arguments: impl IntoIterator<Item = A>,
+) -> anyhow::Result<String> {
+    let mut command = Command::new("docker");
+    command.args(arguments);
+    run(&mut command)
+}
+
+/// Runs a command to its end and gives what it prints.
+///
+/// # Errors
+/// When it can't be started or fails, with what it said.
+pub fn run(command: &mut Command) -> anyhow::Result<String> {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start {}", command.get_program().display()))?;
+    let text = String::from_utf8_lossy(&stdout).trim_end().to_owned();
+    anyhow::ensure!(
+        status.success(),
+        "`{}` failed ({status}): {}",
+        shown(command),
+        format!("{}\n{text}", String::from_utf8_lossy(&stderr).trim()).trim()
+    );
+    Ok(text)
+}
+
+fn shown(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+    words.join(" ")
+}
+
+/// Makes sure that Docker works. An engine that is started here stays up, as a service would.
+///
+/// # Errors
+/// When there is none and it can't be installed or started here, with what to do.
+pub fn ready() -> anyhow::Result<()> {
+    if works() {
+        return Ok(());
+    }
+    let _lock = tools::lock(&cache_dir()?.join("docker.lock"), "Docker's set-up")?;
+    if works() {
+        return Ok(());
+    }
+    let how = "install Docker (https://docs.docker.com/engine/install/), start it, and let this user reach it";
+    anyhow::ensure!(
+        rustix::process::geteuid().is_root(),
+        "kind needs Docker, which does not work here; {how}"
+    );
+    install(&PACKAGES.map(|package| {
+        (
+            if package == "docker.io" {
+                "dockerd"
+            } else {
+                package
+            },
+            package,
+        )
+    }))
+    .with_context(|| format!("Docker can't be installed here; {how}"))?;
+    start().with_context(|| format!("Docker can't be started here; {how}"))
+}
+
+fn works() -> bool {
+    docker(["version", "--format", "{{.Server.Version}}"]).is_ok()
+}
+
+/// Installs Debian's packages of these programs where they are missing.
+///
+/// # Errors
+/// When there is no apt, or it fails.
+pub fn install(programs: &[(&str, &str)]) -> anyhow::Result<()> {
+    let missing: Vec<&str> = programs
+        .iter()
+        .filter(|(program, _)| !on_path(program))
+        .map(|(_, package)| *package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    tools::say(&format!("installing {}", missing.join(", ")));
+    let apt = |arguments: &[&str]| {
+        let mut apt = Command::new("apt-get");
+        apt.env("DEBIAN_FRONTEND", "noninteractive").args(arguments);
+        run(&mut apt)
+    };
+    apt(&["update", "-q"])?;
+    apt(&[
+        &["install", "-q", "-y", "--no-install-recommends"],
+        missing.as_slice(),
+    ]
+    .concat())?;
+    Ok(())
+}
+
+fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    folders.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    folders.iter().any(|folder| folder.join(program).is_file())
+}
+
+fn start() -> anyhow::Result<()> {
+    if Path::new("/run/systemd/system").is_dir() {
+        run(Command::new("systemctl").args(["start", "docker"]))?;
+    } else {
+        let directory = cache_dir()?.join("docker");
+        fs::create_dir_all(&directory)?;
+        let log = directory.join("dockerd.log");
+        let file =
+            fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        let mut dockerd = Command::new("setsid");
+        dockerd.args(["--fork", "dockerd", "--default-cgroupns-mode=private"]);
+        if !has_sys_resource()? {
+            let runtime = directory.join("runc-without-sys-resource");
+            fs::write(&runtime, RUNTIME)?;
+            fs::set_permissions(&runtime, fs::Permissions::from_mode(0o755))?;
+            dockerd.arg(format!(
+                "--add-runtime=without-sys-resource={}",
+                runtime.display()
+            ));
+            dockerd.arg("--default-runtime=without-sys-resource");
+        }
+        let status = dockerd
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .status();
+        status.context("cannot start dockerd")?;
+        tools::say(&format!(
+            "started Docker's engine, which stays up; its log is {}",
+            log.display()
+        ));
+    }
+    let started = Instant::now();
+    while !works() {
+        anyhow::ensure!(
+            started.elapsed() < UP_WITHIN,
+            "it did not answer within {UP_WITHIN:.0?}"
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}
+
+fn has_sys_resource() -> anyhow::Result<bool> {
+    let status =
+        fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
+    let bounding = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapBnd:"))
+        .and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    let bounding = bounding.context("/proc/self/status names no capabilities")?;
+    Ok(bounding & CAP_SYS_RESOURCE != 0)
+}
