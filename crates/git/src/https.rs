@@ -441,6 +441,10 @@ enum TlsError {
 fn tls(auth: &Auth) -> Result<ClientConfig, TlsError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(SYSTEM_ROOTS.iter().cloned());
+    if roots.is_empty() {
+        // A container image without a system has none of its own.
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
     if let Some(path) = &auth.ca_file {
         let what = "the extra CA file";
         let wrong = |error: io::Error| TlsError::Ours(secret(what, path, error));

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use include_dir::{Dir, include_dir};
 use indicatif::{ProgressBar, ProgressStyle};
 use muster_model::{
@@ -18,11 +18,14 @@ use muster_proto::v1;
 use muster_runtime::shutdown::Shutdown;
 use muster_testkit::{
     fleet::{Fleet, FleetOptions},
+    kind::{KindClusters, KindOptions},
     local::ClusterOptions,
     scratch::Scratch,
 };
 
 use crate::{client, output::print, problems};
+
+mod standins;
 
 /// The sample fleet, so that the binary alone is enough.
 static SAMPLE: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../fleet");
@@ -39,9 +42,22 @@ pub(crate) struct DemoArgs {
     /// at the end where this is left out.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Simulated nodes of each cluster.
+    /// What the clusters are.
+    #[arg(long, value_enum, default_value_t)]
+    clusters: Clusters,
+    /// Simulated nodes of each local cluster.
     #[arg(long, default_value_t = 3)]
     nodes: usize,
+}
+
+/// What the demo's clusters are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Clusters {
+    /// Real control planes whose nodes and pods are played.
+    #[default]
+    Local,
+    /// kind clusters: real nodes and pods, in Docker.
+    Kind,
 }
 
 /// What is going on, for a person who waits: a spinner on a terminal, a line a step elsewhere.
@@ -102,7 +118,7 @@ pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
         .map(|(name, cluster)| (name.to_string(), cluster.region.to_string()))
         .collect();
     let work = bring_up(args, &source, clusters);
-    let mut fleet = tokio::select! {
+    let (mut fleet, kind) = tokio::select! {
         fleet = work => fleet?,
         () = shutdown.begun() => return Ok(()),
     };
@@ -115,7 +131,7 @@ pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let progress = Progress::begin("stopping");
     let kept = args.dir.is_some();
     let dir = fleet.directory().to_owned();
-    drop(fleet);
+    drop((fleet, kind));
     progress.done(&if kept {
         format!("stopped; everything is kept in {}", dir.display())
     } else {
@@ -142,25 +158,21 @@ async fn bring_up(
     args: &DemoArgs,
     source: &Path,
     clusters: Vec<(String, String)>,
-) -> anyhow::Result<Fleet> {
-    let parts = ClusterOptions {
-        nodes: args.nodes,
-        controllers: true,
-        ..ClusterOptions::new("any")
-    };
-    tokio::task::spawn_blocking(move || {
-        parts
-            .components()
-            .into_iter()
-            .try_for_each(|component| component.build().map(drop))
-    })
-    .await??;
+) -> anyhow::Result<(Fleet, Option<KindClusters>)> {
     let count = clusters.len();
+    let kind = match args.clusters {
+        Clusters::Local => {
+            build_local(args.nodes).await?;
+            None
+        }
+        Clusters::Kind => Some(start_kind(source, &clusters).await?),
+    };
     let progress = Progress::begin(&format!("starting {count} Kubernetes control planes"));
     let options = FleetOptions {
         muster: std::env::current_exe().context("this program's own file is not known")?,
         clusters,
         nodes: args.nodes,
+        running: kind.iter().flat_map(KindClusters::kubeconfigs).collect(),
         directory: args.dir.clone(),
         usual_ports: true,
     };
@@ -185,7 +197,40 @@ async fn bring_up(
     fleet.start_hub().await?;
     fleet.start_agents()?;
     progress.done(&format!("the hub and {count} agents are up"));
-    Ok(fleet)
+    Ok((fleet, kind))
+}
+
+/// Builds what local clusters run, with a word on how far it is.
+async fn build_local(nodes: usize) -> anyhow::Result<()> {
+    let parts = ClusterOptions {
+        nodes,
+        controllers: true,
+        ..ClusterOptions::new("any")
+    };
+    tokio::task::spawn_blocking(move || {
+        parts
+            .components()
+            .into_iter()
+            .try_for_each(|component| component.program().build().map(drop))
+    })
+    .await?
+}
+
+/// kind clusters that have what the fleet's pods run.
+async fn start_kind(source: &Path, clusters: &[(String, String)]) -> anyhow::Result<KindClusters> {
+    let options = clusters
+        .iter()
+        .map(|(name, region)| KindOptions::new(name, region));
+    let kind = KindClusters::start(options.collect()).await?;
+    let progress = Progress::begin("looking for the images of the fleet");
+    let objects = crate::offline::objects(source)?;
+    let (kind, said) = tokio::task::spawn_blocking(move || {
+        let said = standins::provide(&kind, &objects)?;
+        anyhow::Ok((kind, said))
+    })
+    .await??;
+    progress.done(&said);
+    Ok(kind)
 }
 
 /// The files of a folder, without a repository of its own.
@@ -266,10 +311,10 @@ fn welcome(fleet: &Fleet, args: &DemoArgs) {
         fleet.login().display(),
         work.display(),
     );
-    for (name, cluster) in fleet.clusters() {
+    for (name, kubeconfig) in fleet.kubeconfigs() {
         text += &format!(
             "  kubectl --kubeconfig {} get pods -A   \x1b[2m# {name}\x1b[0m\n",
-            cluster.kubeconfig_path().display()
+            kubeconfig.display()
         );
     }
     let end = match &args.dir {

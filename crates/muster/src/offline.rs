@@ -111,6 +111,20 @@ pub(crate) fn validate(dir: &Path, output: Output) -> anyhow::Result<bool> {
     Ok(good)
 }
 
+/// Every object that a cluster of the repository would get now.
+pub(crate) fn objects(dir: &Path) -> anyhow::Result<Vec<Value>> {
+    let checked = check(dir, place)?;
+    let mut objects = Vec::new();
+    for bundle in checked.rendered.bundles.values().flat_map(BTreeMap::values) {
+        let bundle =
+            Bundle::decode(&bundle.bytes).context("a rendered bundle can't be read back")?;
+        for object in &bundle.objects {
+            objects.push(serde_json::from_str(&object.json)?);
+        }
+    }
+    Ok(objects)
+}
+
 /// What `muster render` was asked for.
 pub(crate) struct RenderRequest<'a> {
     pub(crate) dir: &'a Path,

@@ -31,6 +31,9 @@ pub struct FleetOptions {
     pub clusters: Vec<(String, String)>,
     /// Nodes of each cluster; with 0 no pod runs.
     pub nodes: usize,
+    /// The administrators' kubeconfigs of clusters that run already; control planes are started for all
+    /// others.
+    pub running: BTreeMap<String, PathBuf>,
     /// Where everything is kept; a temporary directory that ends with the fleet where `None`.
     pub directory: Option<PathBuf>,
     /// The hub's usual ports where they are free, so that commands need no address. Not for tests: two
@@ -46,6 +49,7 @@ impl FleetOptions {
             muster: muster.into(),
             clusters: clusters.iter().map(named).collect(),
             nodes: 0,
+            running: BTreeMap::new(),
             directory: None,
             usual_ports: false,
         }
@@ -78,6 +82,7 @@ impl Fleet {
         let wanted = options
             .clusters
             .iter()
+            .filter(|(name, _)| !options.running.contains_key(name))
             .map(|(name, region)| ClusterOptions {
                 nodes: options.nodes,
                 controllers: true,
@@ -117,9 +122,17 @@ impl Fleet {
         &self.repo
     }
 
-    /// The control planes by name.
+    /// The control planes that were started for it, by name.
     pub fn clusters(&self) -> &BTreeMap<String, Cluster> {
         &self.clusters
+    }
+
+    /// The administrators' kubeconfigs of all clusters, by name.
+    pub fn kubeconfigs(&self) -> BTreeMap<String, PathBuf> {
+        let started = self.clusters.iter();
+        let mut all = self.options.running.clone();
+        all.extend(started.map(|(name, cluster)| (name.clone(), cluster.kubeconfig_path())));
+        all
     }
 
     /// The hub's state directory.
@@ -231,11 +244,8 @@ impl Fleet {
             self.tokens
                 .insert(cluster.to_owned(), token.trim().to_owned());
         }
-        let kubeconfig = self
-            .clusters
-            .get(cluster)
-            .context("no such cluster")?
-            .kubeconfig_path();
+        let kubeconfigs = self.kubeconfigs();
+        let kubeconfig = kubeconfigs.get(cluster).context("no such cluster")?;
         let mut command = self.muster();
         command.arg("agent").arg("--kubeconfig").arg(kubeconfig);
         command.env("MUSTER_JOIN_TOKEN", &self.tokens[cluster]);
@@ -260,7 +270,7 @@ impl Fleet {
     /// # Errors
     /// When one can't be started.
     pub fn start_agents(&mut self) -> anyhow::Result<()> {
-        let names: Vec<String> = self.clusters.keys().cloned().collect();
+        let names: Vec<String> = self.kubeconfigs().into_keys().collect();
         names.iter().try_for_each(|name| self.start_agent(name))
     }
 

@@ -76,11 +76,11 @@ pub struct Image {
 }
 
 impl Image {
-    /// Writes the archive. It appears whole or not at all.
+    /// Writes the archive, which appears whole or not at all. The answer is the image's digest.
     ///
     /// # Errors
     /// When a file can't be read or the archive can't be written.
-    pub fn write(&self, archive: &Path) -> anyhow::Result<()> {
+    pub fn write(&self, archive: &Path) -> anyhow::Result<String> {
         let failed = || format!("cannot write the image {}", archive.display());
         let folder = archive.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(folder).with_context(failed)?;
@@ -147,7 +147,7 @@ impl Image {
         put_file(&mut tar, &blob(&digest), 0o644, layer.path())?;
         finish(tar).with_context(failed)?;
         whole.persist(archive).with_context(failed)?;
-        Ok(())
+        Ok(format!("sha256:{manifest_digest}"))
     }
 
     /// Writes the layer; the answer is its digest.

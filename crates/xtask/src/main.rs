@@ -7,7 +7,7 @@ mod metadata;
 mod prerequisites;
 mod test;
 
-use std::{os::unix::process::CommandExt, process::Command};
+use std::{os::unix::process::CommandExt, process::Command, time::Instant};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -43,6 +43,16 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Build Muster's container image into target/images
+    Images,
+    /// Build the image of kind's nodes where it can't be pulled, or pull it
+    NodeImage,
+    /// Run the end-to-end scenarios several times in a row and show what came of each run
+    Soak {
+        /// How many times
+        #[arg(default_value_t = 10)]
+        runs: u32,
+    },
     /// Fail where a crate uses what it must not: see the map in ARCHITECTURE.md
     CheckArrows,
     /// Fail where a dependency's licence, source or name is not allowed by deny.toml
@@ -54,6 +64,9 @@ fn main() -> anyhow::Result<std::process::ExitCode> {
         Chore::Test { filter } => test::run(filter.as_deref())?,
         Chore::Demo { args } => demo(&args)?,
         Chore::Bench { args } => bench(&args)?,
+        Chore::Images => example("images")?,
+        Chore::NodeImage => example("node-image")?,
+        Chore::Soak { runs } => soak(runs)?,
         Chore::CheckArrows => report("arrows", &arrows::check(&Metadata::read()?)),
         Chore::CheckDeps => report("dependencies", &dependencies::check_workspace()?),
     };
@@ -97,6 +110,45 @@ fn demo(args: &[String]) -> anyhow::Result<bool> {
     command.current_dir(&metadata.workspace_root);
     let error = command.args(["demo", "--fleet", "fleet"]).args(args).exec();
     Err(error).with_context(|| format!("can't start {}", program.display()))
+}
+
+/// Runs an example of the testkit, which has what is too heavy for here.
+fn example(name: &str) -> anyhow::Result<bool> {
+    prerequisites::check(&prerequisites::BUILD)?;
+    let metadata = Metadata::read()?;
+    let status = cargo(&metadata)
+        .args([
+            "run",
+            "--quiet",
+            "--package",
+            "muster-testkit",
+            "--example",
+            name,
+        ])
+        .status();
+    Ok(status.context("can't start cargo")?.success())
+}
+
+/// True when no run failed.
+fn soak(runs: u32) -> anyhow::Result<bool> {
+    prerequisites::check(&prerequisites::BUILD)?;
+    let metadata = Metadata::read()?;
+    let mut results = Vec::new();
+    for run in 1..=runs {
+        println!("\n== run {run} of {runs}");
+        let started = Instant::now();
+        let status = cargo(&metadata)
+            .args(["test", "--package", "muster-e2e", "--test", "e2e"])
+            .status();
+        let good = status.context("can't start cargo")?.success();
+        results.push((good, started.elapsed()));
+    }
+    println!("\n== runs");
+    for (run, (good, time)) in results.iter().enumerate() {
+        let word = if *good { "passed" } else { "FAILED" };
+        println!("{:>3}  {word}  {:>6.1} s", run + 1, time.as_secs_f64());
+    }
+    Ok(results.iter().all(|(good, _)| *good))
 }
 
 fn bench(args: &[String]) -> anyhow::Result<bool> {

@@ -69,6 +69,17 @@ pub(crate) fn run(filter: Option<&str>) -> anyhow::Result<bool> {
         ];
         run.command("building the local clusters", cargo(&metadata).args(tools))?;
     }
+    if package.is_none_or(|package| package == "muster-e2e")
+        && filter.is_none_or(|_| package.is_some())
+    {
+        for (part, example) in [
+            ("building the nodes of kind clusters", "node-image"),
+            ("building muster's image", "images"),
+        ] {
+            let run_example = ["run", "--package", "muster-testkit", "--example", example];
+            run.command(part, cargo(&metadata).args(run_example))?;
+        }
+    }
     let scope: Vec<&str> = match package {
         Some(package) => vec!["--package", package],
         None => vec!["--workspace"],

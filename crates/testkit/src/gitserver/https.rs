@@ -1,5 +1,6 @@
 //! nginx with `git http-backend`, behind TLS and a token.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -20,6 +21,7 @@ const TOKEN: &str = "correct-horse-battery-staple";
 pub struct HttpsGit {
     nginx: Option<Process>,
     _cgi: Process,
+    address: Ipv4Addr,
     port: u16,
     plain_port: u16,
     scratch: Scratch,
@@ -31,9 +33,17 @@ impl HttpsGit {
     /// # Errors
     /// When nginx, fcgiwrap or git are missing and cannot be installed, or do not start.
     pub fn start(root: &Path) -> anyhow::Result<Self> {
+        Self::start_at(root, Ipv4Addr::LOCALHOST)
+    }
+
+    /// Serves them also on another address of this machine, which [`HttpsGit::url`] then names.
+    ///
+    /// # Errors
+    /// As [`HttpsGit::start`].
+    pub fn start_at(root: &Path, address: Ipv4Addr) -> anyhow::Result<Self> {
         let scratch = Scratch::temporary("https-git")?;
         let directory = scratch.path();
-        certificates(directory)?;
+        certificates(directory, address)?;
         // nginx looks a user up; the token is what counts.
         let users = ["x-access-token", "ada"].map(|user| format!("{user}:{{PLAIN}}{TOKEN}\n"));
         write(&directory.join("users"), &users.concat())?;
@@ -53,13 +63,14 @@ impl HttpsGit {
         let backend = output(Command::new("git").arg("--exec-path"))? + "/git-http-backend";
         for attempt in 1.. {
             let (port, plain_port) = (ports::free()?, ports::free()?);
-            let settings = settings(directory, root, &backend, port, plain_port);
+            let settings = settings(directory, root, &backend, address, (port, plain_port));
             write(&directory.join("nginx.conf"), &settings)?;
             match nginx(directory, port) {
                 Ok(nginx) => {
                     return Ok(Self {
                         nginx: Some(nginx),
                         _cgi: cgi,
+                        address,
                         port,
                         plain_port,
                         scratch,
@@ -74,7 +85,7 @@ impl HttpsGit {
 
     /// The address of a repository of the served directory.
     pub fn url(&self, name: &str) -> String {
-        format!("https://127.0.0.1:{}/{name}", self.port)
+        format!("https://{}:{}/{name}", self.address, self.port)
     }
 
     /// The same without TLS.
@@ -137,8 +148,18 @@ fn nginx(directory: &Path, port: u16) -> anyhow::Result<Process> {
     Ok(nginx)
 }
 
-fn settings(directory: &Path, root: &Path, backend: &str, port: u16, plain_port: u16) -> String {
+fn settings(
+    directory: &Path,
+    root: &Path,
+    backend: &str,
+    address: Ipv4Addr,
+    (port, plain_port): (u16, u16),
+) -> String {
     let (dir, root) = (directory.display(), root.display());
+    let elsewhere = match address {
+        Ipv4Addr::LOCALHOST => String::new(),
+        address => format!("listen {address}:{port} ssl;"),
+    };
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|what| format!("  {what}_temp_path {dir}/{what};\n"))
         .concat();
@@ -160,6 +181,7 @@ http {{
   server {{
     listen 127.0.0.1:{port} ssl;
     listen 127.0.0.1:{plain_port};
+    {elsewhere}
     location / {{
       fastcgi_pass unix:{dir}/cgi.sock;
       fastcgi_buffering off;
@@ -182,7 +204,7 @@ http {{
 }
 
 /// A CA, and a server's certificate from it.
-fn certificates(directory: &Path) -> anyhow::Result<()> {
+fn certificates(directory: &Path, address: Ipv4Addr) -> anyhow::Result<()> {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params
@@ -191,7 +213,10 @@ fn certificates(directory: &Path) -> anyhow::Result<()> {
     let key = KeyPair::generate()?;
     write(&directory.join("ca.pem"), &params.self_signed(&key)?.pem())?;
     let issuer = Issuer::new(params, key);
-    let names = ["127.0.0.1", "localhost"].map(str::to_owned);
+    let mut names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+    if address != Ipv4Addr::LOCALHOST {
+        names.push(address.to_string());
+    }
     let key = KeyPair::generate()?;
     let server = CertificateParams::new(names)?.signed_by(&key, &issuer)?;
     write(&directory.join("server.pem"), &server.pem())?;

@@ -1,5 +1,6 @@
 //! Clusters whose pods and Services reach each other, as a company's own network would let them.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -116,6 +117,13 @@ impl KindClusters {
     pub fn get(&self, name: &str) -> anyhow::Result<&KindCluster> {
         let found = self.clusters.iter().find(|cluster| cluster.name == name);
         found.with_context(|| format!("there is no cluster {name}"))
+    }
+
+    /// The administrators' kubeconfigs, by the clusters' names.
+    pub fn kubeconfigs(&self) -> BTreeMap<String, PathBuf> {
+        let all = self.clusters.iter();
+        all.map(|cluster| (cluster.name.clone(), cluster.kubeconfig.clone()))
+            .collect()
     }
 
     /// This machine's address in the clusters' network.

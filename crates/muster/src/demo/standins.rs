@@ -1,0 +1,155 @@
+//! Images for the pods of kind clusters. Where a fleet's own images can't be had, small ones of ours stand
+//! in: they have the same names, listen on the same ports, and have the programs that pods call.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::Command,
+};
+
+use muster_testkit::{
+    image::{Entry, Image},
+    kind::{KindClusters, docker},
+    tools::Program,
+};
+use serde_json::Value;
+
+/// How long a registry may take, in seconds.
+const PULL_WITHIN: &str = "60";
+
+/// What a stand-in needs to pass for an image.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Needs {
+    ports: BTreeSet<u64>,
+    /// Programs that are started and stay, by name.
+    servers: BTreeSet<String>,
+    /// Programs that are called and end.
+    helpers: BTreeSet<String>,
+}
+
+/// Makes sure that the pods of these objects find their images; says how.
+pub(super) fn provide(clusters: &KindClusters, objects: &[Value]) -> anyhow::Result<String> {
+    let needs = needs(objects);
+    let Some(first) = needs.keys().next() else {
+        return Ok("the fleet runs no pods".to_owned());
+    };
+    let mut pull = Command::new("timeout");
+    pull.args([PULL_WITHIN, "docker", "pull", "--quiet", first]);
+    if docker::run(&mut pull).is_ok() {
+        return Ok(format!(
+            "the fleet's {} images are pulled by its nodes",
+            needs.len()
+        ));
+    }
+    let program = Program::Standin.build()?;
+    let archive = clusters.directory().join("standins.tar");
+    for (name, needs) in &needs {
+        let words = |words: &mut dyn Iterator<Item = String>| words.collect::<Vec<_>>().join(" ");
+        let links = needs.servers.union(&needs.helpers);
+        Image {
+            tags: vec![name.clone()],
+            files: std::iter::once(Entry::program("bin/standin", &program))
+                .chain(links.map(|link| Entry::link(&format!("bin/{link}"), "standin")))
+                .collect(),
+            entrypoint: vec!["/bin/standin".to_owned()],
+            environment: vec![
+                "PATH=/bin".to_owned(),
+                format!("STANDIN_SAYS=this plays {name}"),
+                format!(
+                    "STANDIN_PORTS={}",
+                    words(&mut needs.ports.iter().map(u64::to_string))
+                ),
+                format!(
+                    "STANDIN_SERVERS={}",
+                    words(&mut needs.servers.iter().cloned())
+                ),
+            ],
+            ..Image::default()
+        }
+        .write(&archive)?;
+        for cluster in clusters.all() {
+            cluster.load(&archive)?;
+        }
+    }
+    Ok(format!(
+        "the fleet's own images can't be pulled here: small ones of the same {} names stand in for them",
+        needs.len()
+    ))
+}
+
+/// Every image that pods of these objects run, with what they ask of it.
+fn needs(objects: &[Value]) -> BTreeMap<String, Needs> {
+    let mut all: BTreeMap<String, Needs> = BTreeMap::new();
+    for object in objects {
+        let (stays, pod) = match object["kind"].as_str().unwrap_or_default() {
+            "Pod" => (true, &object["spec"]),
+            "Job" => (false, &object["spec"]["template"]["spec"]),
+            "CronJob" => (
+                false,
+                &object["spec"]["jobTemplate"]["spec"]["template"]["spec"],
+            ),
+            "Deployment" | "StatefulSet" | "DaemonSet" => {
+                (true, &object["spec"]["template"]["spec"])
+            }
+            _ => continue,
+        };
+        for (list, stays) in [("containers", stays), ("initContainers", false)] {
+            for container in pod[list].as_array().into_iter().flatten() {
+                let Some(image) = container["image"].as_str() else {
+                    continue;
+                };
+                let needs = all.entry(image.to_owned()).or_default();
+                let ports = container["ports"].as_array().into_iter().flatten();
+                needs
+                    .ports
+                    .extend(ports.filter_map(|port| port["containerPort"].as_u64()));
+                let programs = if stays {
+                    &mut needs.servers
+                } else {
+                    &mut needs.helpers
+                };
+                programs.extend(program(&container["command"]));
+                for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+                    needs
+                        .helpers
+                        .extend(program(&container[probe]["exec"]["command"]));
+                }
+            }
+        }
+    }
+    all
+}
+
+/// The program of a command, where it is looked for on the PATH.
+fn program(command: &Value) -> Option<String> {
+    let program = command[0].as_str()?;
+    (!program.contains('/')).then(|| program.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_stand_in_has_the_ports_and_programs_that_pods_name() {
+        let pod = json!({
+            "containers": [{
+                "name": "db", "image": "db:1", "ports": [{"containerPort": 5432}],
+                "readinessProbe": {"exec": {"command": ["isready", "--quiet"]}},
+            }],
+            "initContainers": [{"name": "prepare", "image": "db:1", "command": ["sh", "/prepare.sh"]}],
+        });
+        let objects = [
+            json!({"kind": "StatefulSet", "spec": {"template": {"spec": pod}}}),
+            json!({"kind": "ConfigMap"}),
+        ];
+        let set = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+        let db = Needs {
+            ports: BTreeSet::from([5432]),
+            servers: BTreeSet::new(),
+            helpers: set(&["isready", "sh"]),
+        };
+        assert_eq!(needs(&objects), BTreeMap::from([("db:1".to_owned(), db)]));
+    }
+}

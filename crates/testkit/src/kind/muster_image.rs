@@ -1,0 +1,88 @@
+//! Muster's own container image: the one binary, static, and nothing else.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context;
+
+use super::docker::{self, run};
+use crate::image::{Entry, Image};
+use crate::tools;
+
+/// The image's name without a tag, as the charts have it.
+pub const MUSTER_IMAGE: &str = "ghcr.io/muster-fleet/muster";
+/// What it is built for: a static binary needs no system around it.
+const TARGET: &str = "x86_64-unknown-linux-musl";
+/// Who runs it: nobody whom a system knows.
+const USER: &str = "65532:65532";
+
+/// Builds the static binary from the workspace in this folder. Blocks; the first time takes some minutes.
+///
+/// # Errors
+/// When the target, a C compiler for it, or the build fails.
+pub fn build_static(workspace: &Path) -> anyhow::Result<PathBuf> {
+    docker::install(&[("musl-gcc", "musl-tools")]).context(
+        "the image's static binary needs musl-gcc; install musl-tools (Debian's name for it)",
+    )?;
+    let mut target = Command::new("rustup");
+    run(target
+        .current_dir(workspace)
+        .args(["target", "add", TARGET]))?;
+    tools::say("building muster for its image (the first time takes some minutes)");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(cargo);
+    build.current_dir(workspace).args([
+        "build",
+        "--quiet",
+        "--release",
+        "--package",
+        "muster",
+        "--target",
+        TARGET,
+    ]);
+    // Paths of the machine that builds are nobody's business, and would make two builds differ.
+    let home = std::env::var("CARGO_HOME")
+        .or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cargo")))
+        .context("neither CARGO_HOME nor HOME is set")?;
+    let flags = format!(
+        "--remap-path-prefix={}=/muster --remap-path-prefix={home}=/cargo",
+        workspace.display()
+    );
+    run(build.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_RUSTFLAGS", flags))?;
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or(workspace.join("target"), PathBuf::from);
+    Ok(target.join(TARGET).join("release/muster"))
+}
+
+/// The image of a binary under these tags.
+pub fn muster_image(binary: &Path, tags: &[&str]) -> Image {
+    Image {
+        tags: tags
+            .iter()
+            .map(|tag| format!("{MUSTER_IMAGE}:{tag}"))
+            .collect(),
+        files: vec![
+            Entry::program("muster", binary),
+            // So that `kubectl exec POD -- muster status` finds it.
+            Entry::link("bin/muster", "/muster"),
+        ],
+        folders: vec![("tmp".to_owned(), 0o1777)],
+        entrypoint: vec!["/muster".to_owned()],
+        environment: vec!["PATH=/bin".to_owned()],
+        user: USER.to_owned(),
+        labels: vec![
+            (
+                "org.opencontainers.image.title".to_owned(),
+                "muster".to_owned(),
+            ),
+            (
+                "org.opencontainers.image.source".to_owned(),
+                env!("CARGO_PKG_REPOSITORY").to_owned(),
+            ),
+            (
+                "org.opencontainers.image.licenses".to_owned(),
+                env!("CARGO_PKG_LICENSE").to_owned(),
+            ),
+        ],
+    }
+}

@@ -1,0 +1,123 @@
+//! The charts as helm sees them: they pass its linter, render as they did, and refuse values that make no
+//! sense. `MUSTER_UPDATE_GOLDEN=1` takes today's rendering as right.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use anyhow::Context;
+use muster_testkit::tools::Program;
+use similar::TextDiff;
+
+const CHARTS: [&str; 2] = ["muster-hub", "muster-agent"];
+
+fn charts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts")
+}
+
+fn helm(arguments: &[&str]) -> anyhow::Result<Output> {
+    let output = Command::new(Program::Helm.build()?)
+        .current_dir(charts())
+        .args(arguments)
+        .output();
+    output.context("cannot start helm")
+}
+
+/// The cases of a chart in a folder, each a file of values.
+fn cases(chart: &str, folder: &str) -> anyhow::Result<Vec<PathBuf>> {
+    let folder = charts().join("tests").join(chart).join(folder);
+    let entries =
+        fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    let mut cases: Vec<PathBuf> = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<anyhow::Result<_>>()?;
+    cases.retain(|path| path.to_string_lossy().ends_with(".values.yaml"));
+    cases.sort();
+    anyhow::ensure!(
+        !cases.is_empty(),
+        "there is no case in {}",
+        folder.display()
+    );
+    Ok(cases)
+}
+
+fn template(chart: &str, values: &Path) -> anyhow::Result<Output> {
+    let values = values.to_string_lossy();
+    helm(&[
+        "template",
+        chart,
+        chart,
+        "--namespace",
+        "muster-system",
+        "--values",
+        &values,
+    ])
+}
+
+#[test]
+fn charts_render_as_they_did() -> anyhow::Result<()> {
+    let update = std::env::var_os("MUSTER_UPDATE_GOLDEN").is_some();
+    for chart in CHARTS {
+        for values in cases(chart, "")? {
+            let output = template(chart, &values)?;
+            let rendered = String::from_utf8(output.stdout)?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{}: {said}", values.display());
+            let golden = PathBuf::from(
+                values
+                    .to_string_lossy()
+                    .replace(".values.yaml", ".golden.yaml"),
+            );
+            if update {
+                fs::write(&golden, &rendered)?;
+            }
+            let wanted =
+                fs::read_to_string(&golden).with_context(|| golden.display().to_string())?;
+            let diff = TextDiff::from_lines(&wanted, &rendered);
+            assert!(
+                wanted == rendered,
+                "{}:\n{}",
+                golden.display(),
+                diff.unified_diff()
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn charts_pass_the_linter() -> anyhow::Result<()> {
+    for chart in CHARTS {
+        for values in cases(chart, "")? {
+            let output = helm(&[
+                "lint",
+                "--strict",
+                chart,
+                "--values",
+                &values.to_string_lossy(),
+            ])?;
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success(), "{}: {said}", values.display());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn values_that_make_no_sense_are_refused() -> anyhow::Result<()> {
+    for chart in CHARTS {
+        for values in cases(chart, "bad")? {
+            let text = fs::read_to_string(&values)?;
+            let expected = text
+                .lines()
+                .find_map(|line| line.strip_prefix("# expect: "));
+            let expected =
+                expected.with_context(|| format!("{} expects nothing", values.display()))?;
+            let output = template(chart, &values)?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(!output.status.success(), "{} is taken", values.display());
+            assert!(said.contains(expected), "{}: {said}", values.display());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,33 @@
+//! A cluster's API server is away for a minute: what runs there keeps serving, and the commit of that
+//! minute arrives afterwards.
+
+use std::time::{Duration, Instant};
+
+use muster_e2e::{App, Levels, World};
+
+const MANIFEST: &str = "/etc/kubernetes/manifests/kube-apiserver.yaml";
+const ASIDE: &str = "/root/kube-apiserver.yaml";
+const AWAY: Duration = Duration::from_secs(60);
+
+pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
+    let before = App::saying("before the outage");
+    world.serve("Before", &before).await?;
+    let cluster = world.cluster("eu-north-1")?;
+    cluster.exec(["mv", MANIFEST, ASIDE])?;
+    let down = Instant::now();
+    let app = App::saying("during the outage");
+    let result = async {
+        world.commit("During the outage", &app.fleet())?;
+        world.serves_in("us-east-1", &app, Levels::COMMIT).await?;
+        // The outage itself is the point: it lasts as long as it says.
+        while down.elapsed() < AWAY {
+            world.serves_in("eu-north-1", &before, Levels::DRIFT).await?;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        anyhow::Ok(())
+    }
+    .await;
+    cluster.exec(["mv", ASIDE, MANIFEST])?;
+    result?;
+    world.serves(&app, Levels::RECOVERY).await
+}

@@ -1,0 +1,100 @@
+//! What users trust Muster for, tried on a whole fleet: real nodes, real pods, installed with Helm, and
+//! everything broken that can break. One scenario a file, in the order in which they run; each begins with
+//! a fleet that is in sync and leaves one behind.
+//!
+//! `cargo xtask test e2e` runs them all, `cargo test -p muster-e2e --test e2e NAME` one of them.
+
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use anyhow::Context;
+use futures::future::LocalBoxFuture;
+use libtest_mimic::{Arguments, Failed, Trial};
+use muster_e2e::World;
+use tokio::runtime::Runtime;
+
+/// A scenario: what it does, and what must be so at its end.
+type Scenario = for<'w> fn(&'w World) -> LocalBoxFuture<'w, anyhow::Result<()>>;
+
+macro_rules! scenarios {
+    ($($name:ident),+ $(,)?) => {
+        $(mod $name;)+
+        const SCENARIOS: &[(&str, Scenario)] = &[
+            $((stringify!($name), |world| Box::pin($name::run(world)))),+
+        ];
+    };
+}
+
+scenarios![
+    install,
+    commit_to_pods,
+    drift_and_prune,
+    crashing_image,
+    processes_killed,
+    node_paused,
+    api_server_down,
+    network_cut,
+    uninstall,
+];
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // They share a fleet, which each of them breaks.
+    arguments.test_threads = Some(1);
+    let stage: &'static Stage = Box::leak(Box::default());
+    let trials = SCENARIOS.iter().map(|(name, scenario)| {
+        Trial::test(*name, move || {
+            stage
+                .play(name, *scenario)
+                .map_err(|error| Failed::from(format!("{error:?}")))
+        })
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    stage.close();
+    conclusion.exit_code()
+}
+
+/// The fleet, from the first scenario to the last.
+#[derive(Default)]
+struct Stage(Mutex<Option<anyhow::Result<(Runtime, World)>>>);
+
+impl Stage {
+    fn play(&self, name: &str, scenario: Scenario) -> anyhow::Result<()> {
+        let mut set = self
+            .0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let set = set.get_or_insert_with(|| {
+            let started = Instant::now();
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()?;
+            let world = runtime.block_on(World::start())?;
+            println!("three clusters are up after {:.0?}", started.elapsed());
+            if name != SCENARIOS[0].0 {
+                runtime.block_on(SCENARIOS[0].1(&world))?;
+            }
+            Ok((runtime, world))
+        });
+        let (runtime, world) = match set {
+            Ok(set) => set,
+            Err(error) => anyhow::bail!("there is no fleet to try it on: {error:#}"),
+        };
+        let started = Instant::now();
+        let result = runtime.block_on(scenario(world));
+        match &result {
+            Ok(()) => println!("{name}: {:.0?}", started.elapsed()),
+            Err(_) => world.dump(),
+        }
+        result
+            .with_context(|| format!("the scenario {name} failed after {:.0?}", started.elapsed()))
+    }
+
+    fn close(&self) {
+        self.0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .take();
+    }
+}

@@ -1,0 +1,98 @@
+//! The fleet repository of the scenarios, as text.
+
+use muster_testkit::repository::{self, Files, document};
+
+/// Every cluster with its region.
+pub const CLUSTERS: [(&str, &str); 3] = [
+    ("eu-west-1", "eu-west"),
+    ("eu-north-1", "eu-north"),
+    ("us-east-1", "us-east"),
+];
+/// Where the hub runs.
+pub const HUB_CLUSTER: &str = "eu-west-1";
+/// The port of `hello` on every node.
+pub const PORT: u16 = 30080;
+
+/// The app of the scenarios: `hello` says a text and the region where it runs, over HTTP.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// The tag of its image: `1` and `2` serve, `crash` ends at once, `missing` is nowhere.
+    pub tag: &'static str,
+    /// What it says.
+    pub says: String,
+    /// How many pods.
+    pub replicas: u32,
+}
+
+impl App {
+    /// The image's name.
+    pub const IMAGE: &str = "example.test/hello";
+
+    /// One pod of version 1 that says this.
+    pub fn saying(says: &str) -> Self {
+        Self {
+            tag: "1",
+            says: says.to_owned(),
+            replicas: 1,
+        }
+    }
+
+    /// The whole fleet repository with this app.
+    pub fn fleet(&self) -> Files {
+        let spec = "{contacts: [{name: Platform, email: platform@example.com}]}";
+        let mut files = repository::fleet("e2e", spec, CLUSTERS);
+        files.insert(
+            "apps/hello/app.yaml".to_owned(),
+            document("App", "hello", "{tier: basic, mode: active-active}"),
+        );
+        files.insert(
+            "apps/hello/templates/hello.yaml".to_owned(),
+            self.template(),
+        );
+        files
+    }
+
+    fn template(&self) -> String {
+        let Self {
+            tag,
+            says,
+            replicas,
+        } = self;
+        format!(
+            r#"apiVersion: v1
+kind: Namespace
+metadata: {{name: hello}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: hello, namespace: hello}}
+spec:
+  replicas: {replicas}
+  progressDeadlineSeconds: 20
+  selector: {{matchLabels: {{app: hello}}}}
+  template:
+    metadata: {{labels: {{app: hello}}}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+        - name: hello
+          image: {image}:{tag}
+          env:
+            - {{name: STANDIN_SAYS, value: "{says} from {{{{ region.name }}}}"}}
+          ports: [{{containerPort: 8080}}]
+          readinessProbe:
+            httpGet: {{path: /, port: 8080}}
+            periodSeconds: 1
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: hello, namespace: hello}}
+spec:
+  type: NodePort
+  selector: {{app: hello}}
+  ports: [{{port: 80, targetPort: 8080, nodePort: {PORT}}}]
+"#,
+            image = Self::IMAGE,
+        )
+    }
+}

@@ -1,0 +1,499 @@
+//! What the scenarios act on and look at.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::Context;
+use muster_testkit::gitserver::{GitRepo, HttpsGit};
+use muster_testkit::image::{Entry, Image};
+use muster_testkit::kind::{
+    KindCluster, KindClusters, KindOptions, build_static, docker, muster_image,
+};
+use muster_testkit::repository::{Files, listed};
+use muster_testkit::tools::Program;
+use muster_testkit::wait::eventually;
+use serde_json::Value;
+
+use crate::fleet::{App, CLUSTERS, HUB_CLUSTER, PORT};
+
+/// The namespace of everything that is Muster's own.
+const NAMESPACE: &str = "muster-system";
+/// The hub's port on its node, where the agents of all clusters reach it.
+const HUB_PORT: u16 = 30443;
+/// The version of the image that runs: what is built here.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// How large etcd's database may get, small enough that a scenario can fill it.
+const ETCD_QUOTA: u64 = 64 << 20;
+
+/// How long the levels that scenarios wait for may take. Generous: a machine may be slow, and a level
+/// that comes ends the wait.
+#[derive(Debug, Clone, Copy)]
+pub struct Levels;
+
+impl Levels {
+    /// From a commit until all of it runs.
+    pub const COMMIT: Duration = Duration::from_secs(90);
+    /// From the end of a fault until all is as it was before.
+    pub const RECOVERY: Duration = Duration::from_secs(180);
+    /// From a change to drift until it is put back.
+    pub const DRIFT: Duration = Duration::from_secs(30);
+}
+
+/// Clusters, Git server and images, and ways to act on them as people do.
+#[derive(Debug)]
+pub struct World {
+    clusters: KindClusters,
+    repo: GitRepo,
+    git: HttpsGit,
+    programs: Programs,
+    charts: PathBuf,
+}
+
+#[derive(Debug)]
+struct Programs {
+    kubectl: PathBuf,
+    helm: PathBuf,
+}
+
+impl World {
+    /// Brings up clusters and Git server and loads the images; Muster itself is installed by the first
+    /// scenario.
+    ///
+    /// # Errors
+    /// When one of them can't be built or does not come up.
+    pub async fn start() -> anyhow::Result<Self> {
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+        let workspace = workspace
+            .context("this crate is not in its workspace")?
+            .to_owned();
+        let charts = workspace.join("charts");
+        let built = tokio::task::spawn_blocking(move || {
+            let programs = Programs {
+                kubectl: Program::Kubectl.build()?,
+                helm: Program::Helm.build()?,
+            };
+            anyhow::Ok((programs, build_static(&workspace)?))
+        });
+        let (programs, binary) = built.await.context("the build was broken off")??;
+        let options = CLUSTERS.map(|(name, region)| KindOptions {
+            etcd_quota: (name != HUB_CLUSTER).then_some(ETCD_QUOTA),
+            ..KindOptions::new(name, region)
+        });
+        let clusters = KindClusters::start(options.to_vec()).await?;
+        let images = [
+            muster_image(&binary, &[VERSION]),
+            hello("1", &["STANDIN_PORTS=8080"])?,
+            hello("2", &["STANDIN_PORTS=8080"])?,
+            hello("crash", &["STANDIN_CRASH=the database is from the future"])?,
+        ];
+        for (number, image) in images.iter().enumerate() {
+            let archive = clusters.directory().join(format!("image-{number}.tar"));
+            image.write(&archive)?;
+            std::thread::scope(|scope| {
+                let loads = clusters
+                    .all()
+                    .iter()
+                    .map(|cluster| scope.spawn(|| cluster.load(&archive)));
+                let loads: Vec<_> = loads.collect();
+                loads.into_iter().try_for_each(|load| match load.join() {
+                    Ok(loaded) => loaded,
+                    Err(panic) => std::panic::resume_unwind(panic),
+                })
+            })?;
+        }
+        let repo = GitRepo::new()?;
+        let git = HttpsGit::start_at(&repo.root(), clusters.gateway()?.parse()?)?;
+        Ok(Self {
+            clusters,
+            repo,
+            git,
+            programs,
+            charts,
+        })
+    }
+
+    /// The clusters.
+    pub fn clusters(&self) -> &[KindCluster] {
+        self.clusters.all()
+    }
+
+    /// The cluster of this name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn cluster(&self, name: &str) -> anyhow::Result<&KindCluster> {
+        self.clusters.get(name)
+    }
+
+    /// A place for files of a scenario.
+    pub fn scratch(&self) -> &Path {
+        self.clusters.directory()
+    }
+
+    /// Where the agents of all clusters reach the hub.
+    ///
+    /// # Errors
+    /// When its cluster is missing.
+    pub fn hub_address(&self) -> anyhow::Result<String> {
+        Ok(format!(
+            "{}:{HUB_PORT}",
+            self.cluster(HUB_CLUSTER)?.address()
+        ))
+    }
+
+    /// Runs kubectl against a cluster.
+    ///
+    /// # Errors
+    /// When it fails, with what it said.
+    pub fn kubectl(&self, cluster: &str, arguments: &[&str]) -> anyhow::Result<String> {
+        docker::run(&mut self.kubectl_command(cluster, arguments)?)
+    }
+
+    fn kubectl_command(&self, cluster: &str, arguments: &[&str]) -> anyhow::Result<Command> {
+        let mut kubectl = Command::new(&self.programs.kubectl);
+        kubectl
+            .env("KUBECONFIG", self.cluster(cluster)?.kubeconfig())
+            .args(["--request-timeout=60s", "--namespace", NAMESPACE])
+            .args(arguments);
+        Ok(kubectl)
+    }
+
+    /// What kubectl prints with `-o json`.
+    ///
+    /// # Errors
+    /// When it fails, or prints something else.
+    pub fn get(&self, cluster: &str, arguments: &[&str]) -> anyhow::Result<Value> {
+        let text = self.kubectl(cluster, &[&["get", "-o", "json"], arguments].concat())?;
+        serde_json::from_str(&text).context("kubectl printed no JSON")
+    }
+
+    /// Runs helm against a cluster; `CHARTS/` at the beginning of an argument is the folder of the charts.
+    ///
+    /// # Errors
+    /// When it fails, with what it said.
+    pub fn helm(&self, cluster: &str, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut helm = Command::new(&self.programs.helm);
+        helm.env("KUBECONFIG", self.cluster(cluster)?.kubeconfig())
+            .args(["--namespace", NAMESPACE])
+            .args(
+                arguments
+                    .iter()
+                    .map(|argument| match argument.strip_prefix("CHARTS/") {
+                        Some(chart) => self.charts.join(chart).display().to_string(),
+                        None => (*argument).to_owned(),
+                    }),
+            );
+        docker::run(&mut helm)
+    }
+
+    /// Installs the hub, or upgrades it, as the README says, with these further settings.
+    ///
+    /// # Errors
+    /// When helm fails, or the hub is not ready in time.
+    pub fn install_hub(&self, settings: &[&str]) -> anyhow::Result<()> {
+        let cluster = HUB_CLUSTER;
+        if self
+            .kubectl(cluster, &["get", "namespace", NAMESPACE])
+            .is_err()
+        {
+            self.kubectl(cluster, &["create", "namespace", NAMESPACE])?;
+        }
+        if self
+            .kubectl(cluster, &["get", "secret", "fleet-repo"])
+            .is_err()
+        {
+            let token = format!("--from-file=token={}", self.git.token_file().display());
+            let ca = format!("--from-file=ca.crt={}", self.git.ca_file().display());
+            self.kubectl(
+                cluster,
+                &["create", "secret", "generic", "fleet-repo", &token, &ca],
+            )?;
+        }
+        let url = format!("repo.url={}", self.git.url("fleet.git"));
+        let advertise = format!("advertise={}", self.hub_address()?);
+        let port = format!("service.nodePort={HUB_PORT}");
+        let values = [
+            &url,
+            "repo.existingSecret=fleet-repo",
+            "repo.auth.tokenKey=token",
+            "repo.auth.caKey=ca.crt",
+            "repo.interval=1s",
+            &advertise,
+            "service.type=NodePort",
+            &port,
+            "resources=null",
+        ];
+        let mut arguments = vec![
+            "upgrade",
+            "--install",
+            "muster-hub",
+            "CHARTS/muster-hub",
+            "--wait",
+            "--timeout",
+            "3m",
+        ];
+        arguments.extend(
+            values
+                .into_iter()
+                .chain(settings.iter().copied())
+                .flat_map(|value| ["--set", value]),
+        );
+        self.helm(cluster, &arguments).map(drop)
+    }
+
+    /// Installs a cluster's agent, or upgrades it, with these further settings. A token is made where it
+    /// has not joined.
+    ///
+    /// # Errors
+    /// When helm fails, or the agent is not ready in time.
+    pub fn install_agent(&self, cluster: &str, settings: &[&str]) -> anyhow::Result<()> {
+        let joined = self
+            .kubectl(cluster, &["get", "secret", "muster-agent-identity"])
+            .is_ok();
+        let token = match joined {
+            true => None,
+            false => Some(format!(
+                "joinToken={}",
+                self.muster(&["cluster", "join-token", cluster])?
+            )),
+        };
+        let mut arguments = vec![
+            "upgrade",
+            "--install",
+            "muster-agent",
+            "CHARTS/muster-agent",
+            "--create-namespace",
+            "--wait",
+            "--timeout",
+            "3m",
+            "--set",
+            "resources=null",
+        ];
+        let settings = settings.iter().copied().chain(token.as_deref());
+        arguments.extend(settings.flat_map(|value| ["--set", value]));
+        self.helm(cluster, &arguments).map(drop)
+    }
+
+    /// Runs `muster` beside the hub, in its pod.
+    ///
+    /// # Errors
+    /// When it fails, with what it said.
+    pub fn muster(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let exec = ["exec", "muster-hub-0", "--", "muster"];
+        self.kubectl(HUB_CLUSTER, &[&exec, arguments].concat())
+    }
+
+    /// The same, with a file as its standard input.
+    ///
+    /// # Errors
+    /// As [`World::muster`].
+    pub fn muster_with_input(&self, arguments: &[&str], input: &Path) -> anyhow::Result<()> {
+        let exec = ["exec", "-i", "muster-hub-0", "--", "muster"];
+        let mut command = self.kubectl_command(HUB_CLUSTER, &[&exec, arguments].concat())?;
+        let input = std::fs::File::open(input)?;
+        let status = command.stdin(Stdio::from(input)).status()?;
+        anyhow::ensure!(
+            status.success(),
+            "`muster {}` failed ({status})",
+            arguments.join(" ")
+        );
+        Ok(())
+    }
+
+    /// The same, with its standard output in a file.
+    ///
+    /// # Errors
+    /// As [`World::muster`].
+    pub fn muster_into(&self, arguments: &[&str], output: &Path) -> anyhow::Result<()> {
+        let exec = ["exec", "muster-hub-0", "--", "muster"];
+        let mut command = self.kubectl_command(HUB_CLUSTER, &[&exec, arguments].concat())?;
+        let status = command.stdout(std::fs::File::create(output)?).status()?;
+        anyhow::ensure!(
+            status.success(),
+            "`muster {}` failed ({status})",
+            arguments.join(" ")
+        );
+        Ok(())
+    }
+
+    /// `muster status` as a document; it is there also where something is wrong.
+    ///
+    /// # Errors
+    /// When the hub does not answer.
+    pub fn status(&self) -> anyhow::Result<Value> {
+        let exec = [
+            "exec",
+            "muster-hub-0",
+            "--",
+            "muster",
+            "status",
+            "-o",
+            "json",
+        ];
+        let output = self.kubectl_command(HUB_CLUSTER, &exec)?.output()?;
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| String::from_utf8_lossy(&output.stderr).trim().to_owned())
+    }
+
+    /// What the status says of a cluster.
+    ///
+    /// # Errors
+    /// When the hub does not answer, or knows no such cluster.
+    pub fn status_of(&self, cluster: &str) -> anyhow::Result<Value> {
+        let status = self.status()?;
+        let clusters = status["clusters"].as_array().into_iter().flatten();
+        let mut found = clusters.filter(|each| each["name"] == cluster);
+        found
+            .next()
+            .cloned()
+            .with_context(|| format!("the status has no {cluster}: {status}"))
+    }
+
+    /// Commits these files in place of all that the repository had, and pushes.
+    ///
+    /// # Errors
+    /// When git fails.
+    pub fn commit(&self, subject: &str, files: &Files) -> anyhow::Result<String> {
+        if self.repo.work().join("fleet.yaml").exists() {
+            self.repo.git(&["rm", "-r", "--quiet", "."])?;
+        }
+        self.repo.publish(subject, &listed(files))
+    }
+
+    /// Commits the app and waits until it serves in every cluster.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub async fn serve(&self, subject: &str, app: &App) -> anyhow::Result<()> {
+        self.commit(subject, &app.fleet())?;
+        self.serves(app, Levels::COMMIT).await
+    }
+
+    /// Waits until the app serves in every cluster and the status agrees.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub async fn serves(&self, app: &App, within: Duration) -> anyhow::Result<()> {
+        for (cluster, _) in CLUSTERS {
+            self.serves_in(cluster, app, within).await?;
+        }
+        self.synced(within).await
+    }
+
+    /// Waits until the app serves in a cluster.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub async fn serves_in(
+        &self,
+        cluster: &str,
+        app: &App,
+        within: Duration,
+    ) -> anyhow::Result<()> {
+        let region = CLUSTERS
+            .iter()
+            .find(|(name, _)| *name == cluster)
+            .map(|(_, region)| *region);
+        let wanted = format!("{} from {}", app.says, region.unwrap_or_default());
+        let what = format!("{cluster} to say {wanted:?}");
+        eventually(&what, within, async || {
+            let heard = self.hear(cluster).await?;
+            anyhow::ensure!(heard == wanted, "{heard:?}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// What the app says in a cluster, asked over HTTP through its node.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn hear(&self, cluster: &str) -> anyhow::Result<String> {
+        let address = format!("{}:{PORT}", self.cluster(cluster)?.address());
+        let page = muster_testkit::fleet::get(&address, "/");
+        let page = tokio::time::timeout(Duration::from_secs(5), page).await;
+        let page = page.context("no answer")??;
+        let (head, body) = page.split_once("\r\n\r\n").context("no HTTP answer")?;
+        anyhow::ensure!(head.starts_with("HTTP/1.1 200"), "{page}");
+        Ok(body.trim().to_owned())
+    }
+
+    /// Waits until the newest commit runs everywhere and is healthy.
+    ///
+    /// # Errors
+    /// When it does not in time, with the status.
+    pub async fn synced(&self, within: Duration) -> anyhow::Result<()> {
+        let head = self.repo.git(&["rev-parse", "HEAD"])?;
+        eventually("the fleet to be in sync", within, async || {
+            let status = self.status()?;
+            let all = status["synced"] == true && status["repo"]["commit"] == head.as_str();
+            anyhow::ensure!(all, "{}", serde_json::to_string_pretty(&status)?);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until the hub says this of a cluster's connection.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub async fn connected(
+        &self,
+        cluster: &str,
+        wanted: bool,
+        within: Duration,
+    ) -> anyhow::Result<()> {
+        let what = format!(
+            "{cluster} to be {}",
+            if wanted { "connected" } else { "offline" }
+        );
+        eventually(&what, within, async || {
+            let status = self.status_of(cluster)?;
+            anyhow::ensure!(status["connected"] == wanted, "{status}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Prints what one needs to know when a scenario has failed.
+    pub fn dump(&self) {
+        for (cluster, _) in CLUSTERS {
+            for arguments in [
+                ["get", "pods", "--all-namespaces", "-o", "wide"].as_slice(),
+                &[
+                    "get",
+                    "events",
+                    "--all-namespaces",
+                    "--sort-by=.lastTimestamp",
+                ],
+                &["logs", "deployment/muster-agent", "--tail=60"],
+                &["logs", "statefulset/muster-hub", "--tail=60"],
+            ] {
+                if arguments.contains(&"statefulset/muster-hub") && cluster != HUB_CLUSTER {
+                    continue;
+                }
+                let printed = self
+                    .kubectl(cluster, arguments)
+                    .unwrap_or_else(|error| format!("{error:#}"));
+                let tail: Vec<&str> = printed.lines().rev().take(60).collect();
+                println!("-- {cluster}: kubectl {}", arguments.join(" "));
+                tail.iter().rev().for_each(|line| println!("{line}"));
+            }
+        }
+        match self.muster(&["status"]) {
+            Ok(status) => println!("-- muster status\n{status}"),
+            Err(error) => println!("-- muster status: {error:#}"),
+        }
+    }
+}
+
+fn hello(tag: &str, environment: &[&str]) -> anyhow::Result<Image> {
+    Ok(Image {
+        tags: vec![format!("{}:{tag}", App::IMAGE)],
+        files: vec![Entry::program("standin", &Program::Standin.build()?)],
+        entrypoint: vec!["/standin".to_owned()],
+        environment: environment.iter().map(|&pair| pair.to_owned()).collect(),
+        ..Image::default()
+    })
+}
