@@ -8,7 +8,7 @@ use anyhow::Context;
 use muster_testkit::gitserver::{GitRepo, HttpsGit};
 use muster_testkit::image::{Entry, Image};
 use muster_testkit::kind::{
-    KindCluster, KindClusters, KindOptions, build_static, docker, muster_image,
+    KindCluster, KindClusters, KindOptions, MUSTER_IMAGE, build_static, docker, muster_image,
 };
 use muster_testkit::repository::{Files, listed};
 use muster_testkit::tools::Program;
@@ -82,7 +82,8 @@ impl World {
         });
         let clusters = KindClusters::start(options.to_vec()).await?;
         let images = [
-            muster_image(&binary, &[VERSION]),
+            muster_image(&binary, &[VERSION, "next"]),
+            broken_agent()?,
             hello("1", &["STANDIN_PORTS=8080"])?,
             hello("2", &["STANDIN_PORTS=8080"])?,
             hello("crash", &["STANDIN_CRASH=the database is from the future"])?,
@@ -222,7 +223,6 @@ impl World {
             &advertise,
             "service.type=NodePort",
             &port,
-            "resources=null",
         ];
         let mut arguments = vec![
             "upgrade",
@@ -267,8 +267,6 @@ impl World {
             "--wait",
             "--timeout",
             "3m",
-            "--set",
-            "resources=null",
         ];
         let settings = settings.iter().copied().chain(token.as_deref());
         arguments.extend(settings.flat_map(|value| ["--set", value]));
@@ -486,6 +484,15 @@ impl World {
             Err(error) => println!("-- muster status: {error:#}"),
         }
     }
+}
+
+/// An agent that ends at once, under the agent's own name.
+fn broken_agent() -> anyhow::Result<Image> {
+    let broken = hello("unused", &["STANDIN_CRASH=this agent is broken"])?;
+    Ok(Image {
+        tags: vec![format!("{MUSTER_IMAGE}:broken")],
+        ..broken
+    })
 }
 
 fn hello(tag: &str, environment: &[&str]) -> anyhow::Result<Image> {

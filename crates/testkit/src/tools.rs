@@ -219,14 +219,21 @@ impl Program {
              install it (https://go.dev/dl/) and try again"
         );
 
+        // What a program says of itself, and what Helm takes a cluster for that it doesn't ask.
         let mut flags = "-s -w".to_owned();
-        if module.label == KUBERNETES.label {
-            let mut numbers = version.trim_start_matches('v').split('.');
-            let (major, minor) = (numbers.next().unwrap_or("0"), numbers.next().unwrap_or("0"));
-            let prefix = "-X k8s.io/component-base/version.git";
-            flags.push_str(&format!(
-                " {prefix}Version={version} {prefix}Major={major} {prefix}Minor={minor}"
-            ));
+        let mut numbers = KUBERNETES.version()?.trim_start_matches('v').split('.');
+        let (major, minor) = (numbers.next().unwrap_or("0"), numbers.next().unwrap_or("0"));
+        let prefix = match module.label {
+            "kubernetes" => {
+                let prefix = "k8s.io/component-base/version.git";
+                flags.push_str(&format!(" -X {prefix}Version={version}"));
+                Some(prefix)
+            }
+            "helm" => Some("helm.sh/helm/v3/pkg/chartutil.k8sVersion"),
+            _ => None,
+        };
+        if let Some(prefix) = prefix {
+            flags.push_str(&format!(" -X {prefix}Major={major} -X {prefix}Minor={minor}"));
         }
         let mut go = Command::new("go");
         go.current_dir(&workshop)
