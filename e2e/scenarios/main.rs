@@ -8,7 +8,6 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use anyhow::Context;
 use futures::future::LocalBoxFuture;
 use libtest_mimic::{Arguments, Failed, Trial};
 use muster_e2e::World;
@@ -66,12 +65,10 @@ impl Stage {
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         let set = set.get_or_insert_with(|| {
-            let started = Instant::now();
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()
                 .build()?;
             let world = runtime.block_on(World::start())?;
-            println!("three clusters are up after {:.0?}", started.elapsed());
             if name != SCENARIOS[0].0 {
                 runtime.block_on(SCENARIOS[0].1(&world))?;
             }
@@ -83,12 +80,13 @@ impl Stage {
         };
         let started = Instant::now();
         let result = runtime.block_on(scenario(world));
-        match &result {
-            Ok(()) => println!("{name}: {:.0?}", started.elapsed()),
-            Err(_) => world.dump(),
-        }
-        result
-            .with_context(|| format!("the scenario {name} failed after {:.0?}", started.elapsed()))
+        result.map_err(|error| {
+            let took = started.elapsed();
+            error.context(format!(
+                "the scenario {name} failed after {took:.0?}\n{}",
+                world.dump()
+            ))
+        })
     }
 
     fn close(&self) {

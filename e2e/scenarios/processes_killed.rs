@@ -1,7 +1,7 @@
 //! The hub's pod and an agent's pod are killed: without a hub drift is still put back, and all goes on
 //! where it was.
 
-use muster_e2e::{App, HUB_CLUSTER, Levels, World};
+use muster_e2e::{App, Levels, World};
 use muster_testkit::wait::eventually;
 
 const NOW: [&str; 3] = ["--grace-period=0", "--force", "--wait=false"];
@@ -11,8 +11,8 @@ pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
     world.serve("Before", &app).await?;
 
     // No hub at all for a while, and an agent that starts without it.
-    world.kubectl(HUB_CLUSTER, &["scale", "statefulset/muster-hub", "--replicas=0"])?;
-    world.kubectl(HUB_CLUSTER, &["wait", "--for=delete", "pod/muster-hub-0", "--timeout=60s"])?;
+    world.kubectl_hub(&["scale", "statefulset/muster-hub", "--replicas=0"])?;
+    world.kubectl_hub(&["wait", "--for=delete", "pod/muster-hub-0", "--timeout=60s"])?;
     let agent = "app.kubernetes.io/name=muster-agent";
     world.kubectl("us-east-1", &[&["delete", "pod", "-l", agent], NOW.as_slice()].concat())?;
     world.kubectl("us-east-1", &["-n", "hello", "delete", "deployment", "hello"])?;
@@ -23,13 +23,13 @@ pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
     world.serves_in("us-east-1", &app, Levels::COMMIT).await?;
     let later = App::saying("while the hub was away");
     world.commit("While the hub is away", &later.fleet())?;
-    world.kubectl(HUB_CLUSTER, &["scale", "statefulset/muster-hub", "--replicas=1"])?;
+    world.kubectl_hub(&["scale", "statefulset/muster-hub", "--replicas=1"])?;
     world.serves(&later, Levels::RECOVERY).await?;
 
     // Both at once, in the middle of a commit.
     let last = App::saying("in the middle of it all");
     world.commit("In the middle", &last.fleet())?;
-    world.kubectl(HUB_CLUSTER, &[&["delete", "pod", "muster-hub-0"], NOW.as_slice()].concat())?;
+    world.kubectl_hub(&[&["delete", "pod", "muster-hub-0"], NOW.as_slice()].concat())?;
     world.kubectl("eu-north-1", &[&["delete", "pod", "-l", agent], NOW.as_slice()].concat())?;
     world.serves(&last, Levels::RECOVERY).await
 }

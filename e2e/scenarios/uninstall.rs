@@ -1,6 +1,6 @@
 //! Muster is removed: what runs goes on running, unless everything is to go.
 
-use muster_e2e::{App, CLUSTERS, HUB_CLUSTER, Levels, World};
+use muster_e2e::{App, CLUSTERS, Levels, World};
 
 pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
     let app = App::saying("without Muster");
@@ -8,7 +8,7 @@ pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
     for (cluster, _) in CLUSTERS {
         world.helm(cluster, &["uninstall", "muster-agent", "--wait"])?;
     }
-    world.helm(HUB_CLUSTER, &["uninstall", "muster-hub", "--wait"])?;
+    world.helm_hub(&["uninstall", "muster-hub", "--wait"])?;
     for (cluster, _) in CLUSTERS {
         world.kubectl(cluster, &["delete", "namespace", "muster-system", "--timeout=60s"])?;
         world.serves_in(cluster, &app, Levels::DRIFT).await?;

@@ -17,8 +17,12 @@ use serde_json::Value;
 
 use crate::fleet::{App, CLUSTERS, HUB_CLUSTER, PORT};
 
-/// The namespace of everything that is Muster's own.
+/// The namespace of the agents.
 const NAMESPACE: &str = "muster-system";
+/// The namespace of the hub: the agent beside it must not read its secrets.
+const HUB_NAMESPACE: &str = "muster-hub";
+/// How many lines of each log a failure shows.
+const DUMPED: usize = 60;
 /// The hub's port on its node, where the agents of all clusters reach it.
 const HUB_PORT: u16 = 30443;
 /// The version of the image that runs: what is built here.
@@ -54,6 +58,31 @@ pub struct World {
 struct Programs {
     kubectl: PathBuf,
     helm: PathBuf,
+}
+
+/// Where a command goes.
+#[derive(Debug, Clone, Copy)]
+enum Place<'a> {
+    /// A cluster, and there to what is its agent's.
+    Cluster(&'a str),
+    /// The hub.
+    Hub,
+}
+
+impl<'a> Place<'a> {
+    fn cluster(self) -> &'a str {
+        match self {
+            Self::Cluster(name) => name,
+            Self::Hub => HUB_CLUSTER,
+        }
+    }
+
+    fn namespace(self) -> &'static str {
+        match self {
+            Self::Cluster(_) => NAMESPACE,
+            Self::Hub => HUB_NAMESPACE,
+        }
+    }
 }
 
 impl World {
@@ -143,19 +172,31 @@ impl World {
         ))
     }
 
-    /// Runs kubectl against a cluster.
+    /// Runs kubectl against a cluster, in the agents' namespace where the arguments name no other.
     ///
     /// # Errors
     /// When it fails, with what it said.
     pub fn kubectl(&self, cluster: &str, arguments: &[&str]) -> anyhow::Result<String> {
-        docker::run(&mut self.kubectl_command(cluster, arguments)?)
+        self.kubectl_at(Place::Cluster(cluster), arguments)
     }
 
-    fn kubectl_command(&self, cluster: &str, arguments: &[&str]) -> anyhow::Result<Command> {
+    /// Runs kubectl against the hub's cluster, in the hub's namespace.
+    ///
+    /// # Errors
+    /// When it fails, with what it said.
+    pub fn kubectl_hub(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        self.kubectl_at(Place::Hub, arguments)
+    }
+
+    fn kubectl_at(&self, place: Place<'_>, arguments: &[&str]) -> anyhow::Result<String> {
+        docker::run(&mut self.kubectl_command(place, arguments)?)
+    }
+
+    fn kubectl_command(&self, place: Place<'_>, arguments: &[&str]) -> anyhow::Result<Command> {
         let mut kubectl = Command::new(&self.programs.kubectl);
         kubectl
-            .env("KUBECONFIG", self.cluster(cluster)?.kubeconfig())
-            .args(["--request-timeout=60s", "--namespace", NAMESPACE])
+            .env("KUBECONFIG", self.cluster(place.cluster())?.kubeconfig())
+            .args(["--request-timeout=60s", "--namespace", place.namespace()])
             .args(arguments);
         Ok(kubectl)
     }
@@ -169,22 +210,32 @@ impl World {
         serde_json::from_str(&text).context("kubectl printed no JSON")
     }
 
-    /// Runs helm against a cluster; `CHARTS/` at the beginning of an argument is the folder of the charts.
+    /// Runs helm against a cluster's agent; `CHARTS/` at the beginning of an argument is the folder of the
+    /// charts.
     ///
     /// # Errors
     /// When it fails, with what it said.
     pub fn helm(&self, cluster: &str, arguments: &[&str]) -> anyhow::Result<String> {
+        self.helm_at(Place::Cluster(cluster), arguments)
+    }
+
+    /// Runs helm against the hub.
+    ///
+    /// # Errors
+    /// When it fails, with what it said.
+    pub fn helm_hub(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        self.helm_at(Place::Hub, arguments)
+    }
+
+    fn helm_at(&self, place: Place<'_>, arguments: &[&str]) -> anyhow::Result<String> {
+        let chart = |argument: &&str| match argument.strip_prefix("CHARTS/") {
+            Some(chart) => self.charts.join(chart).display().to_string(),
+            None => (*argument).to_owned(),
+        };
         let mut helm = Command::new(&self.programs.helm);
-        helm.env("KUBECONFIG", self.cluster(cluster)?.kubeconfig())
-            .args(["--namespace", NAMESPACE])
-            .args(
-                arguments
-                    .iter()
-                    .map(|argument| match argument.strip_prefix("CHARTS/") {
-                        Some(chart) => self.charts.join(chart).display().to_string(),
-                        None => (*argument).to_owned(),
-                    }),
-            );
+        helm.env("KUBECONFIG", self.cluster(place.cluster())?.kubeconfig())
+            .args(["--namespace", place.namespace()])
+            .args(arguments.iter().map(chart));
         docker::run(&mut helm)
     }
 
@@ -193,30 +244,34 @@ impl World {
     /// # Errors
     /// When helm fails, or the hub is not ready in time.
     pub fn install_hub(&self, settings: &[&str]) -> anyhow::Result<()> {
-        let cluster = HUB_CLUSTER;
         if self
-            .kubectl(cluster, &["get", "namespace", NAMESPACE])
+            .kubectl_hub(&["get", "namespace", HUB_NAMESPACE])
             .is_err()
         {
-            self.kubectl(cluster, &["create", "namespace", NAMESPACE])?;
+            self.kubectl_hub(&["create", "namespace", HUB_NAMESPACE])?;
         }
         if self
-            .kubectl(cluster, &["get", "secret", "fleet-repo"])
+            .kubectl_hub(&["get", "secret", "fleet-repository"])
             .is_err()
         {
             let token = format!("--from-file=token={}", self.git.token_file().display());
             let ca = format!("--from-file=ca.crt={}", self.git.ca_file().display());
-            self.kubectl(
-                cluster,
-                &["create", "secret", "generic", "fleet-repo", &token, &ca],
-            )?;
+            let create = [
+                "create",
+                "secret",
+                "generic",
+                "fleet-repository",
+                &token,
+                &ca,
+            ];
+            self.kubectl_hub(&create)?;
         }
         let url = format!("repo.url={}", self.git.url("fleet.git"));
         let advertise = format!("advertise={}", self.hub_address()?);
         let port = format!("service.nodePort={HUB_PORT}");
         let values = [
             &url,
-            "repo.existingSecret=fleet-repo",
+            "repo.existingSecret=fleet-repository",
             "repo.auth.tokenKey=token",
             "repo.auth.caKey=ca.crt",
             "repo.interval=1s",
@@ -239,7 +294,7 @@ impl World {
                 .chain(settings.iter().copied())
                 .flat_map(|value| ["--set", value]),
         );
-        self.helm(cluster, &arguments).map(drop)
+        self.helm_hub(&arguments).map(drop)
     }
 
     /// Installs a cluster's agent, or upgrades it, with these further settings. A token is made where it
@@ -279,7 +334,7 @@ impl World {
     /// When it fails, with what it said.
     pub fn muster(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let exec = ["exec", "muster-hub-0", "--", "muster"];
-        self.kubectl(HUB_CLUSTER, &[&exec, arguments].concat())
+        self.kubectl_hub(&[&exec, arguments].concat())
     }
 
     /// The same, with a file as its standard input.
@@ -288,7 +343,7 @@ impl World {
     /// As [`World::muster`].
     pub fn muster_with_input(&self, arguments: &[&str], input: &Path) -> anyhow::Result<()> {
         let exec = ["exec", "-i", "muster-hub-0", "--", "muster"];
-        let mut command = self.kubectl_command(HUB_CLUSTER, &[&exec, arguments].concat())?;
+        let mut command = self.kubectl_command(Place::Hub, &[&exec, arguments].concat())?;
         let input = std::fs::File::open(input)?;
         let status = command.stdin(Stdio::from(input)).status()?;
         anyhow::ensure!(
@@ -305,7 +360,7 @@ impl World {
     /// As [`World::muster`].
     pub fn muster_into(&self, arguments: &[&str], output: &Path) -> anyhow::Result<()> {
         let exec = ["exec", "muster-hub-0", "--", "muster"];
-        let mut command = self.kubectl_command(HUB_CLUSTER, &[&exec, arguments].concat())?;
+        let mut command = self.kubectl_command(Place::Hub, &[&exec, arguments].concat())?;
         let status = command.stdout(std::fs::File::create(output)?).status()?;
         anyhow::ensure!(
             status.success(),
@@ -329,7 +384,7 @@ impl World {
             "-o",
             "json",
         ];
-        let output = self.kubectl_command(HUB_CLUSTER, &exec)?.output()?;
+        let output = self.kubectl_command(Place::Hub, &exec)?.output()?;
         serde_json::from_slice(&output.stdout)
             .with_context(|| String::from_utf8_lossy(&output.stderr).trim().to_owned())
     }
@@ -454,11 +509,24 @@ impl World {
         .await
     }
 
-    /// Prints what one needs to know when a scenario has failed.
-    pub fn dump(&self) {
+    /// What one needs to know when a scenario has failed.
+    #[must_use]
+    pub fn dump(&self) -> String {
+        let mut text = String::new();
+        let mut add = |what: &str, printed: anyhow::Result<String>| {
+            let printed = printed.unwrap_or_else(|error| format!("{error:#}"));
+            let from = printed.lines().count().saturating_sub(DUMPED);
+            text.push_str(&format!("-- {what}\n"));
+            for line in printed.lines().skip(from) {
+                text.push_str(&format!("{line:.300}\n"));
+            }
+        };
+        let hub = ["logs", "statefulset/muster-hub", "--tail=60"].as_slice();
+        add("the hub's log", self.kubectl_at(Place::Hub, hub));
+        add("muster status", self.muster(&["status"]));
         for (cluster, _) in CLUSTERS {
             for arguments in [
-                ["get", "pods", "--all-namespaces", "-o", "wide"].as_slice(),
+                ["get", "pods", "--all-namespaces"].as_slice(),
                 &[
                     "get",
                     "events",
@@ -466,23 +534,12 @@ impl World {
                     "--sort-by=.lastTimestamp",
                 ],
                 &["logs", "deployment/muster-agent", "--tail=60"],
-                &["logs", "statefulset/muster-hub", "--tail=60"],
             ] {
-                if arguments.contains(&"statefulset/muster-hub") && cluster != HUB_CLUSTER {
-                    continue;
-                }
-                let printed = self
-                    .kubectl(cluster, arguments)
-                    .unwrap_or_else(|error| format!("{error:#}"));
-                let tail: Vec<&str> = printed.lines().rev().take(60).collect();
-                println!("-- {cluster}: kubectl {}", arguments.join(" "));
-                tail.iter().rev().for_each(|line| println!("{line}"));
+                let what = format!("{cluster}: kubectl {}", arguments.join(" "));
+                add(&what, self.kubectl(cluster, arguments));
             }
         }
-        match self.muster(&["status"]) {
-            Ok(status) => println!("-- muster status\n{status}"),
-            Err(error) => println!("-- muster status: {error:#}"),
-        }
+        text
     }
 }
 

@@ -148,7 +148,10 @@ impl Image {
         finish(tar).with_context(failed)?;
         // Temporary files are private; an image is not.
         let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-        whole.as_file().set_permissions(readable).with_context(failed)?;
+        whole
+            .as_file()
+            .set_permissions(readable)
+            .with_context(failed)?;
         whole.persist(archive).with_context(failed)?;
         Ok(format!("sha256:{manifest_digest}"))
     }

@@ -233,7 +233,9 @@ impl Program {
             _ => None,
         };
         if let Some(prefix) = prefix {
-            flags.push_str(&format!(" -X {prefix}Major={major} -X {prefix}Minor={minor}"));
+            flags.push_str(&format!(
+                " -X {prefix}Major={major} -X {prefix}Minor={minor}"
+            ));
         }
         let mut go = Command::new("go");
         go.current_dir(&workshop)
