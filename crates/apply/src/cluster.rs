@@ -5,6 +5,7 @@ mod answer;
 
 use std::{collections::BTreeMap, error::Error, future::Future, time::Duration};
 
+use bytes::Bytes;
 use http::{Method, Request, header};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
@@ -233,6 +234,7 @@ pub(crate) struct Live {
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct LiveMeta {
     pub(crate) uid: String,
+    pub(crate) resource_version: Option<String>,
     pub(crate) generation: Option<i64>,
     pub(crate) deletion_timestamp: Option<String>,
     pub(crate) finalizers: Vec<String>,
@@ -299,7 +301,7 @@ impl Cluster {
         uri: &str,
         content: &str,
         accept: &str,
-        body: Vec<u8>,
+        body: Bytes,
     ) -> Result<T, RequestError> {
         let request = Request::builder()
             .method(method)
@@ -331,7 +333,7 @@ impl Cluster {
         uri: &str,
         accept: &str,
     ) -> Result<T, RequestError> {
-        self.send(Method::GET, uri, "application/json", accept, Vec::new())
+        self.send(Method::GET, uri, "application/json", accept, Bytes::new())
             .await
     }
 

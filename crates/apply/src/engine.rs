@@ -19,10 +19,7 @@ use std::{
     time::Duration,
 };
 
-use kube::{
-    Client,
-    runtime::events::{Recorder, Reporter},
-};
+use kube::runtime::events::{Recorder, Reporter};
 use muster_model::{bundle::Gvk, ids::ContentHash};
 use muster_plan::order::{Item, Order, order};
 use tokio_util::sync::CancellationToken;
@@ -143,7 +140,7 @@ enum Turn {
 
 impl Engine {
     pub(crate) fn new(
-        client: Client,
+        cluster: Cluster,
         config: Config,
         inventory: Arc<Inventory>,
         board: Arc<Board>,
@@ -153,9 +150,9 @@ impl Engine {
             instance: None,
         };
         Self {
-            observer: Observer::new(client.clone(), board.clone(), inventory.clone()),
-            events: Recorder::new(client.clone(), reporter),
-            cluster: Cluster::new(client, config.concurrency),
+            observer: Observer::new(cluster.client.clone(), board.clone(), inventory.clone()),
+            events: Recorder::new(cluster.client.clone(), reporter),
+            cluster,
             config,
             kinds: Kinds::default(),
             prepared: HashMap::new(),
