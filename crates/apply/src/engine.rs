@@ -201,7 +201,8 @@ impl Engine {
         }
         let (mut turns, drifted) = self.first_turns(&wanted, doubt, cancel).await;
         self.tell_differences(&wanted, &drifted);
-        self.write_ahead(&wanted, &turns, &drifted, &order).await?;
+        self.write_ahead(&wanted, &turns, &drifted, &order, cancel)
+            .await?;
 
         let drifted = drifted.resent();
         let work = Work::new(&wanted, &order, drifted, cancel);
@@ -220,7 +221,7 @@ impl Engine {
             .zip(&turns)
             .filter(|(_, turn)| matches!(turn, Turn::Good(_)));
         self.tidy_saved(good.map(|(object, _)| &object.key)).await;
-        self.inventory.flush().await?;
+        self.inventory.flush(cancel).await?;
         Ok(match (cancel.is_cancelled(), unfinished) {
             (true, _) => Outcome::Interrupted,
             (false, true) => Outcome::Unfinished,
@@ -261,6 +262,7 @@ impl Engine {
         turns: &[Turn],
         drifted: &doubts::Drifted,
         order: &Order,
+        cancel: &CancellationToken,
     ) -> Result<(), InventoryError> {
         for (index, object) in wanted.iter().enumerate() {
             let taught = order.needs[index]
@@ -274,7 +276,7 @@ impl Engine {
                     .begin(&object.key, &object.id, object.app, object.defines);
             }
         }
-        self.inventory.flush().await
+        self.inventory.flush(cancel).await
     }
 
     /// Watches the kinds of everything that is wanted or in the inventory.

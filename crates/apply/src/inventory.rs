@@ -22,12 +22,10 @@ use muster_model::{
 use muster_plan::order::Definition;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cluster::{
-        Cluster, LONGEST_REQUEST, Live, LiveMeta, METADATA_ONLY, RequestError, SERVER_TIMEOUT,
-        own_metadata,
-    },
+    cluster::{Cluster, LONGEST_REQUEST, LiveMeta, RequestError, SERVER_TIMEOUT, own_metadata},
     owned::Owned,
 };
 
@@ -322,8 +320,9 @@ impl Inventory {
         }
     }
 
-    /// Writes every changed piece, all at once. Nothing to write is no request.
-    pub(crate) async fn flush(&self) -> Result<(), InventoryError> {
+    /// Writes every changed piece, all at once. Nothing to write is no request. After a cancellation no
+    /// write waits for its turn.
+    pub(crate) async fn flush(&self, cancel: &CancellationToken) -> Result<(), InventoryError> {
         let changed: Vec<(usize, Option<String>, Vec<Arc<Entry>>)> = {
             let mut state = self.state();
             let mut by_piece: BTreeMap<usize, Vec<Arc<Entry>>> = (0..PIECES)
@@ -348,7 +347,7 @@ impl Inventory {
         };
         let results: Vec<(usize, Result<Option<String>, InventoryError>)> = stream::iter(changed)
             .map(|(index, version, entries)| async move {
-                (index, self.write(index, version, &entries).await)
+                (index, self.write(index, version, &entries, cancel).await)
             })
             .buffer_unordered(PIECES)
             .collect()
@@ -373,6 +372,7 @@ impl Inventory {
         index: usize,
         mut version: Option<String>,
         entries: &[Arc<Entry>],
+        cancel: &CancellationToken,
     ) -> Result<Option<String>, InventoryError> {
         let name = piece_name(index);
         let data = serde_json::to_vec(entries).map_err(io::Error::from);
@@ -404,7 +404,7 @@ impl Inventory {
         loop {
             attempts += 1;
             map.metadata.resource_version.clone_from(&version);
-            match self.send(&path, &map).await {
+            match self.send(&path, &map, cancel).await {
                 Ok(written) => return Ok(written.resource_version),
                 Err(error) if attempts == WRITE_ATTEMPTS => return Err(request(error)),
                 Err(error) if error.is_not_found() && version.is_none() => {
@@ -429,17 +429,19 @@ impl Inventory {
     }
 
     /// Creates a piece, or replaces the version of it that it names.
-    async fn send(&self, path: &str, map: &ConfigMap) -> Result<LiveMeta, RequestError> {
+    async fn send(
+        &self,
+        path: &str,
+        map: &ConfigMap,
+        cancel: &CancellationToken,
+    ) -> Result<LiveMeta, RequestError> {
         let (method, path) = match map.metadata.resource_version {
             Some(_) => (Method::PUT, path.to_owned()),
             None => (Method::POST, self.collection()),
         };
         let body = serde_json::to_vec(map).map_err(|error| RequestError::NoAnswer(error.into()))?;
         let uri = format!("{path}?{SERVER_TIMEOUT}");
-        let sent = self
-            .cluster
-            .send::<Live>(method, &uri, JSON, METADATA_ONLY, body.into());
-        Ok(sent.await?.metadata)
+        self.cluster.record(method, &uri, body.into(), cancel).await
     }
 }
 

@@ -140,7 +140,7 @@ impl Engine {
         for &index in plan.delete.iter().flatten() {
             self.inventory.goes(&at(index).0);
         }
-        self.inventory.flush().await?;
+        self.inventory.flush(cancel).await?;
         for stage in plan.delete {
             let entries = stage.iter().map(|&index| &*at(index).1);
             let kinds = self.kinds_of(entries).await;
