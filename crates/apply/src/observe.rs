@@ -1,5 +1,5 @@
-//! One watch for each kind in use. Every event becomes a health and a UID at once; the objects
-//! themselves are not kept.
+//! One watch for each kind in use, or for each of its namespaces where the agent is limited to some.
+//! Every event becomes a health and a UID at once; the objects themselves are not kept.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -54,7 +54,16 @@ pub(crate) struct Observer {
     rules: Arc<AppRules>,
     /// What the compiled rules were made of.
     written: HashMap<AppName, Vec<HealthRule>>,
-    watches: HashMap<(String, String), Watching>,
+    watches: HashMap<Watched, Watching>,
+}
+
+/// What one watch watches.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Watched {
+    pub(crate) group: String,
+    pub(crate) kind: String,
+    /// `None` for the whole cluster.
+    pub(crate) namespace: Option<String>,
 }
 
 struct Watching {
@@ -96,7 +105,8 @@ impl Observer {
             .flat_map(|(_, rules)| rules)
             .map(|rule| (rule.group.clone(), rule.kind.clone()))
             .collect();
-        self.watches.retain(|key, _| !kinds.contains(key));
+        self.watches
+            .retain(|watched, _| !kinds.contains(&(watched.group.clone(), watched.kind.clone())));
         let compile = |(app, rules): (&AppName, &Vec<HealthRule>)| match Rules::compile(rules) {
             Ok(rules) => Some((app.clone(), Arc::new(rules))),
             Err(error) => {
@@ -125,7 +135,7 @@ impl Observer {
     }
 
     /// Watches these kinds and no others.
-    pub(crate) fn follow(&mut self, kinds: &HashMap<(String, String), Arc<Kind>>) {
+    pub(crate) fn follow(&mut self, kinds: &HashMap<Watched, Arc<Kind>>) {
         self.watches.retain(|key, watching| {
             kinds
                 .get(key)
@@ -138,6 +148,7 @@ impl Observer {
             let (sender, listed) = watch::channel(false);
             let sight = Sight {
                 kind: kind.clone(),
+                namespace: key.namespace.clone(),
                 board: self.board.clone(),
                 inventory: self.inventory.clone(),
                 rules: self.rules.clone(),
@@ -192,6 +203,8 @@ fn plain(metadata: &Value) -> Assessment {
 /// What one watch needs.
 struct Sight {
     kind: Arc<Kind>,
+    /// The only one that is watched.
+    namespace: Option<String>,
     board: Arc<Board>,
     inventory: Arc<Inventory>,
     rules: Arc<AppRules>,
@@ -216,7 +229,9 @@ impl Sight {
                 (false, true) => PLAIN_PAGE,
                 (false, false) => PAGE,
             });
-        let api = self.kind.api::<Slim<PLAIN>>(client);
+        let api = self
+            .kind
+            .api::<Slim<PLAIN>>(client, self.namespace.as_deref());
         let mut events = std::pin::pin!(watcher(api, config).default_backoff());
         let mut listed = HashSet::new();
         while let Some(event) = events.next().await {
@@ -316,7 +331,8 @@ impl Sight {
     fn saw_all(&self, listed: &HashSet<Identity>) {
         for (key, entry) in self.inventory.entries() {
             let same = entry.id.gvk.kind == self.kind.gvk.kind
-                && entry.id.gvk.group == self.kind.gvk.group;
+                && entry.id.gvk.group == self.kind.gvk.group
+                && (self.namespace.is_none() || self.namespace == entry.id.namespace);
             if same && entry.uid.is_some() && !listed.contains(&key) {
                 self.board.see(&key, None);
                 self.board.drift(key);

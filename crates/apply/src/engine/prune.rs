@@ -183,11 +183,18 @@ impl Engine {
         leftovers: &mut Leftovers,
         cancel: &CancellationToken,
     ) -> (Vec<(Identity, Arc<Entry>, Found)>, bool) {
+        let mut within = Vec::with_capacity(unwanted.len());
+        for (key, entry) in unwanted {
+            match self.config.out_of_reach(&entry.id) {
+                Some(why) => leave(leftovers, &key, &entry, why),
+                None => within.push((key, entry)),
+            }
+        }
         let kinds = self
-            .kinds_of(unwanted.iter().map(|(_, entry)| &**entry))
+            .kinds_of(within.iter().map(|(_, entry)| &**entry))
             .await;
         let this = &*self;
-        let looks = unwanted
+        let looks = within
             .into_iter()
             .zip(kinds)
             .map(|((key, entry), kind)| async move {
