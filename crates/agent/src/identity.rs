@@ -226,30 +226,34 @@ impl IdentityStore {
                 .await
                 .map_err(cluster_error);
         }
-        let namespaces: Api<Namespace> = Api::all(self.client.clone());
-        if namespaces
-            .get_opt(&self.namespace)
-            .await
-            .map_err(cluster_error)?
-            .is_none()
-        {
-            let metadata = ObjectMeta {
-                name: Some(self.namespace.clone()),
-                ..ObjectMeta::default()
-            };
-            let namespace = Namespace {
-                metadata,
-                ..Namespace::default()
-            };
-            match namespaces.create(&PostParams::default(), &namespace).await {
-                Err(kube::Error::Api(status)) if status.code == 409 => {}
-                created => drop(created.map_err(cluster_error)?),
+        let options = PostParams::default();
+        let create = || secrets.create(&options, &secret);
+        let created = match create().await {
+            // The namespace is what is missing. An agent with rights in some namespaces only may not even
+            // look, so that it is not asked before.
+            Err(kube::Error::Api(status)) if status.code == 404 => {
+                self.create_namespace().await.map_err(cluster_error)?;
+                create().await
             }
+            created => created,
+        };
+        created.map_err(cluster_error)
+    }
+
+    async fn create_namespace(&self) -> Result<(), kube::Error> {
+        let metadata = ObjectMeta {
+            name: Some(self.namespace.clone()),
+            ..ObjectMeta::default()
+        };
+        let namespace = Namespace {
+            metadata,
+            ..Namespace::default()
+        };
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        match namespaces.create(&PostParams::default(), &namespace).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            created => created.map(drop),
         }
-        secrets
-            .create(&PostParams::default(), &secret)
-            .await
-            .map_err(cluster_error)
     }
 }
 

@@ -10,6 +10,7 @@ mod stream;
 mod summary;
 
 use std::{
+    collections::BTreeSet,
     io,
     net::SocketAddr,
     sync::{Arc, atomic::AtomicU64},
@@ -46,6 +47,8 @@ pub struct AgentConfig {
     pub kube: kube::Config,
     /// The namespace for what is its own.
     pub namespace: String,
+    /// The only namespaces whose objects it may touch; `None` where it may touch the whole cluster.
+    pub namespaces: Option<BTreeSet<String>>,
     /// The token to join with, the first time.
     pub join_token: Option<JoinToken>,
     /// The hub's address, where it is another than the one that the token named.
@@ -146,7 +149,12 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
         return Ok(());
     }
     metrics.leading.set(1);
-    let Some(cluster) = open_cluster(&client, &config.namespace, &stop).await? else {
+    let apply = ApplyConfig {
+        namespace: config.namespace,
+        namespaces: config.namespaces,
+        ..ApplyConfig::default()
+    };
+    let Some(cluster) = open_cluster(&client, &apply, &stop).await? else {
         return Ok(());
     };
     ready.ready();
@@ -206,16 +214,12 @@ async fn open_identity(
 
 async fn open_cluster(
     client: &Client,
-    namespace: &str,
+    config: &ApplyConfig,
     stop: &CancellationToken,
 ) -> Result<Option<RealCluster>, OpenError> {
     let mut backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
     loop {
-        let config = ApplyConfig {
-            namespace: namespace.to_owned(),
-            ..ApplyConfig::default()
-        };
-        match RealCluster::open(client.clone(), config).await {
+        match RealCluster::open(client.clone(), config.clone()).await {
             Ok(cluster) => return Ok(Some(cluster)),
             Err(error) => {
                 tracing::warn!(error = %Chain(&error), "the cluster can't be opened; trying again");

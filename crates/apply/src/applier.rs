@@ -45,8 +45,8 @@ impl Applier {
     /// # Errors
     /// [`StartError`] where the inventory can't be read; without it nothing can be pruned safely.
     pub async fn start(client: Client, config: Config) -> Result<Self, StartError> {
-        let cluster = Cluster::new(client.clone(), config.concurrency);
-        let inventory = Arc::new(Inventory::load(cluster, &config.namespace).await?);
+        let cluster = Cluster::new(client, config.concurrency);
+        let inventory = Arc::new(Inventory::load(cluster.clone(), &config.namespace).await?);
         let board = Arc::new(Board::default());
         let (wanted, wanted_changes) = watch::channel(None);
         let (publisher, observed) = watch::channel(Arc::default());
@@ -60,7 +60,7 @@ impl Applier {
                 next: config.first_retry,
                 config: config.clone(),
             },
-            engine: Engine::new(client, config, inventory, board.clone()),
+            engine: Engine::new(cluster, config, inventory, board.clone()),
             board,
             wanted: wanted_changes,
             resync: resync.clone(),

@@ -215,6 +215,8 @@ struct State {
 pub(crate) struct Board {
     state: Mutex<State>,
     changed: Notify,
+    /// A run has ended otherwise than the one before, which is told at once.
+    ended: Notify,
     drift: Notify,
 }
 
@@ -373,6 +375,7 @@ impl Board {
             state.problem = problem;
             drop(state);
             self.changed.notify_one();
+            self.ended.notify_one();
         }
     }
 
@@ -417,7 +420,7 @@ impl Board {
         }
     }
 
-    /// Publishes the level whenever it has changed, at most once in `pause`.
+    /// Publishes the level whenever it has changed: at most once in `pause`, and at the end of a run.
     pub(crate) async fn publish(&self, to: watch::Sender<Arc<Observed>>, pause: Duration) {
         loop {
             let silence = self.state().silent.first().map(|(until, _)| *until);
@@ -427,7 +430,10 @@ impl Board {
                     if silence.is_some() => self.end_silence(),
             }
             to.send_replace(Arc::new(self.level()));
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.ended.notified() => {}
+            }
         }
     }
 

@@ -5,6 +5,7 @@ mod answer;
 
 use std::{collections::BTreeMap, error::Error, future::Future, time::Duration};
 
+use bytes::Bytes;
 use http::{Method, Request, header};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     APP_LABEL,
-    limit::{Limiter, Sign},
+    limit::{Limiter, Sign, Turn},
     owned::{Managers, Owned},
 };
 
@@ -233,6 +234,7 @@ pub(crate) struct Live {
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct LiveMeta {
     pub(crate) uid: String,
+    pub(crate) resource_version: Option<String>,
     pub(crate) generation: Option<i64>,
     pub(crate) deletion_timestamp: Option<String>,
     pub(crate) finalizers: Vec<String>,
@@ -299,7 +301,40 @@ impl Cluster {
         uri: &str,
         content: &str,
         accept: &str,
-        body: Vec<u8>,
+        body: Bytes,
+    ) -> Result<T, RequestError> {
+        let turn = match INTERRUPT.try_with(Clone::clone) {
+            Ok(interrupt) => interrupt.run_until_cancelled(self.limiter.turn()).await,
+            Err(_) => Some(self.limiter.turn().await),
+        };
+        let turn = turn.ok_or(RequestError::NotSent)?;
+        self.ask(Some(turn), method, uri, content, accept, body)
+            .await
+    }
+
+    /// Writes JSON that is to be written even at the end: a cancellation ends the wait for a turn, and the
+    /// request leaves without one.
+    pub(crate) async fn record(
+        &self,
+        method: Method,
+        uri: &str,
+        body: Bytes,
+        cancel: &CancellationToken,
+    ) -> Result<LiveMeta, RequestError> {
+        let turn = cancel.run_until_cancelled(self.limiter.turn()).await;
+        let content = "application/json";
+        let asked = self.ask::<Live>(turn, method, uri, content, METADATA_ONLY, body);
+        Ok(asked.await?.metadata)
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        turn: Option<Turn<'_>>,
+        method: Method,
+        uri: &str,
+        content: &str,
+        accept: &str,
+        body: Bytes,
     ) -> Result<T, RequestError> {
         let request = Request::builder()
             .method(method)
@@ -308,19 +343,16 @@ impl Cluster {
             .header(header::ACCEPT, accept)
             .body(Body::from(body))
             .map_err(|error| RequestError::NoAnswer(error.into()))?;
-        let turn = match INTERRUPT.try_with(Clone::clone) {
-            Ok(interrupt) => interrupt.run_until_cancelled(self.limiter.turn()).await,
-            Err(_) => Some(self.limiter.turn().await),
-        };
-        let turn = turn.ok_or(RequestError::NotSent)?;
         let answer = async { answer::read(self.client.send(request).await?).await };
         let answer = tokio::time::timeout(LONGEST_REQUEST, answer)
             .await
             .unwrap_or(Err(RequestError::TimedOut(LONGEST_REQUEST)));
-        turn.end(match &answer {
-            Ok(_) => Sign::Answered,
-            Err(error) => error.sign(),
-        });
+        if let Some(turn) = turn {
+            turn.end(match &answer {
+                Ok(_) => Sign::Answered,
+                Err(error) => error.sign(),
+            });
+        }
         let answer = answer?;
         serde_json::from_slice(&answer).map_err(|error| RequestError::NoAnswer(error.into()))
     }
@@ -331,7 +363,7 @@ impl Cluster {
         uri: &str,
         accept: &str,
     ) -> Result<T, RequestError> {
-        self.send(Method::GET, uri, "application/json", accept, Vec::new())
+        self.send(Method::GET, uri, "application/json", accept, Bytes::new())
             .await
     }
 

@@ -14,16 +14,16 @@ mod stages;
 mod wanted;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use kube::{
-    Client,
-    runtime::events::{Recorder, Reporter},
+use kube::runtime::events::{Recorder, Reporter};
+use muster_model::{
+    bundle::{Gvk, ObjectRef},
+    ids::ContentHash,
 };
-use muster_model::{bundle::Gvk, ids::ContentHash};
 use muster_plan::order::{Item, Order, order};
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +38,7 @@ use crate::{
     cluster::{Cluster, RequestError, explain},
     inventory::{Identity, Inventory, InventoryError},
     kinds::{Kind, Kinds},
-    observe::Observer,
+    observe::{Observer, Watched},
 };
 
 /// How an [`crate::Applier`] works.
@@ -46,6 +46,8 @@ use crate::{
 pub struct Config {
     /// Where the agent keeps its records, and what it therefore never deletes.
     pub namespace: String,
+    /// The only namespaces whose objects it may touch; `None` where it may touch the whole cluster.
+    pub namespaces: Option<BTreeSet<String>>,
     /// The most requests that are under way at the same time. How many there are follows what the API
     /// server gains by and what it says.
     pub concurrency: usize,
@@ -63,12 +65,32 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             namespace: "muster-system".to_owned(),
+            namespaces: None,
             concurrency: 64,
             established_within: Duration::from_secs(15),
             first_retry: Duration::from_secs(1),
             longest_retry: Duration::from_secs(60),
             publish_every: Duration::from_millis(50),
         }
+    }
+}
+
+impl Config {
+    /// Why this object is not the agent's to touch; `None` where it is.
+    pub(crate) fn out_of_reach(&self, id: &ObjectRef) -> Option<String> {
+        let namespaces = self.namespaces.as_ref()?;
+        let within = id
+            .namespace
+            .as_ref()
+            .is_some_and(|n| namespaces.contains(n));
+        (!within).then(|| {
+            let names: Vec<&str> = namespaces.iter().map(String::as_str).collect();
+            let s = if names.len() == 1 { "" } else { "s" };
+            format!(
+                "this agent is limited to the namespace{s} {}",
+                names.join(", ")
+            )
+        })
     }
 }
 
@@ -137,13 +159,15 @@ enum Turn {
     Bad,
     /// Held back until something else is well, which will be noticed.
     Gated,
+    /// This agent may not touch it.
+    OutOfReach,
     /// Not had yet.
     None,
 }
 
 impl Engine {
     pub(crate) fn new(
-        client: Client,
+        cluster: Cluster,
         config: Config,
         inventory: Arc<Inventory>,
         board: Arc<Board>,
@@ -153,9 +177,9 @@ impl Engine {
             instance: None,
         };
         Self {
-            observer: Observer::new(client.clone(), board.clone(), inventory.clone()),
-            events: Recorder::new(client.clone(), reporter),
-            cluster: Cluster::new(client, config.concurrency),
+            observer: Observer::new(cluster.client.clone(), board.clone(), inventory.clone()),
+            events: Recorder::new(cluster.client.clone(), reporter),
+            cluster,
             config,
             kinds: Kinds::default(),
             prepared: HashMap::new(),
@@ -204,7 +228,8 @@ impl Engine {
         }
         let (mut turns, drifted) = self.first_turns(&wanted, doubt, cancel).await;
         self.tell_differences(&wanted, &drifted);
-        self.write_ahead(&wanted, &turns, &drifted, &order).await?;
+        self.write_ahead(&wanted, &turns, &drifted, &order, cancel)
+            .await?;
 
         let drifted = drifted.resent();
         let work = Work::new(&wanted, &order, drifted, cancel);
@@ -223,7 +248,7 @@ impl Engine {
             .zip(&turns)
             .filter(|(_, turn)| matches!(turn, Turn::Good(_)));
         self.tidy_saved(good.map(|(object, _)| &object.key)).await;
-        self.inventory.flush().await?;
+        self.inventory.flush(cancel).await?;
         Ok(match (cancel.is_cancelled(), unfinished) {
             (true, _) => Outcome::Interrupted,
             (false, true) => Outcome::Unfinished,
@@ -264,11 +289,12 @@ impl Engine {
         turns: &[Turn],
         drifted: &doubts::Drifted,
         order: &Order,
+        cancel: &CancellationToken,
     ) -> Result<(), InventoryError> {
         for (index, object) in wanted.iter().enumerate() {
             let taught = order.needs[index]
                 .iter()
-                .any(|&need| wanted[need].defines.is_some());
+                .any(|&need| wanted[need].defines.is_some() && turns[need] != Turn::OutOfReach);
             if turns[index] == Turn::None
                 && (object.kind.is_some() || taught)
                 && !drifted.is_there(index)
@@ -277,25 +303,27 @@ impl Engine {
                     .begin(&object.key, &object.id, object.app, object.defines);
             }
         }
-        self.inventory.flush().await
+        self.inventory.flush(cancel).await
     }
 
-    /// Watches the kinds of everything that is wanted or in the inventory.
+    /// Watches the kinds of everything that is wanted or in the inventory: all of the cluster's
+    /// objects, or those of the namespaces that the agent is limited to.
     fn follow(&mut self, wanted: &[Wanted<'_>]) {
-        let mut kinds: HashMap<(String, String), Arc<Kind>> = HashMap::new();
-        let mut add = |kind: Arc<Kind>| {
-            kinds
-                .entry((kind.gvk.group.clone(), kind.gvk.kind.clone()))
-                .or_insert(kind);
-        };
-        for wanted in wanted {
-            if let Some(kind) = self.kinds.any_version(&wanted.id.gvk) {
-                add(kind);
+        let entries = self.inventory.entries();
+        let entries = entries.iter().map(|(_, entry)| &entry.id);
+        let mut kinds: HashMap<Watched, Arc<Kind>> = HashMap::new();
+        for id in wanted.iter().map(|wanted| &*wanted.id).chain(entries) {
+            if self.config.out_of_reach(id).is_some() {
+                continue;
             }
-        }
-        for (_, entry) in self.inventory.entries() {
-            if let Some(kind) = self.kinds.any_version(&entry.id.gvk) {
-                add(kind);
+            if let Some(kind) = self.kinds.any_version(&id.gvk) {
+                let limited = self.config.namespaces.is_some();
+                let watched = Watched {
+                    group: kind.gvk.group.clone(),
+                    kind: kind.gvk.kind.clone(),
+                    namespace: id.namespace.clone().filter(|_| limited),
+                };
+                kinds.entry(watched).or_insert(kind);
             }
         }
         self.observer.follow(&kinds);

@@ -13,11 +13,8 @@ use std::{
 };
 
 use futures::{StreamExt as _, stream};
-use k8s_openapi::{ByteString, api::core::v1::ConfigMap};
-use kube::{
-    Api,
-    api::{ListParams, ObjectMeta, PostParams},
-};
+use http::Method;
+use k8s_openapi::{ByteString, List, api::core::v1::ConfigMap};
 use muster_model::{
     bundle::ObjectRef,
     ids::{AppName, ContentHash},
@@ -25,15 +22,17 @@ use muster_model::{
 use muster_plan::order::Definition;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cluster::{Cluster, LONGEST_REQUEST, RequestError, bounded, own_metadata},
+    cluster::{Cluster, LONGEST_REQUEST, LiveMeta, RequestError, SERVER_TIMEOUT, own_metadata},
     owned::Owned,
 };
 
 /// How many ConfigMaps the record has. 10,000 objects make pieces of about 60 KB.
 const PIECES: usize = 16;
 const PIECE_LABEL: &str = "muster.dev/inventory";
+const JSON: &str = "application/json";
 const DATA_KEY: &str = "objects.json.zst";
 /// Which process wrote a piece last: tells an own write whose answer was lost from another process.
 const WRITER_ANNOTATION: &str = "muster.dev/writer";
@@ -141,7 +140,6 @@ struct State {
 pub(crate) struct Inventory {
     cluster: Cluster,
     namespace: String,
-    api: Api<ConfigMap>,
     writer: String,
     state: Mutex<State>,
 }
@@ -154,7 +152,6 @@ impl Inventory {
     /// Reads the record from the cluster.
     pub(crate) async fn load(cluster: Cluster, namespace: &str) -> Result<Self, InventoryError> {
         let inventory = Self {
-            api: Api::namespaced(cluster.client.clone(), namespace),
             cluster,
             namespace: namespace.to_owned(),
             writer: format!("{:016x}", rand::random::<u64>()),
@@ -166,7 +163,8 @@ impl Inventory {
 
     /// Reads it again, forgetting what was not written.
     pub(crate) async fn reload(&self) -> Result<(), InventoryError> {
-        let list = bounded(self.api.list(&ListParams::default().labels(PIECE_LABEL))).await;
+        let path = format!("{}?labelSelector={PIECE_LABEL}", self.collection());
+        let list = self.cluster.read::<List<ConfigMap>>(&path, JSON).await;
         let list = list.map_err(|source| InventoryError::Request {
             name: "muster-inventory-*".to_owned(),
             source,
@@ -175,7 +173,7 @@ impl Inventory {
             read_at: Some(Instant::now()),
             ..State::default()
         };
-        for map in list {
+        for map in list.items {
             let name = map.metadata.name.unwrap_or_default();
             let index = (0..PIECES).find(|index| piece_name(*index) == name);
             let data = map.binary_data.and_then(|mut data| data.remove(DATA_KEY));
@@ -191,6 +189,11 @@ impl Inventory {
         }
         *self.state() = state;
         Ok(())
+    }
+
+    /// The path of the ConfigMaps.
+    fn collection(&self) -> String {
+        format!("/api/v1/namespaces/{}/configmaps", self.namespace)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -317,8 +320,9 @@ impl Inventory {
         }
     }
 
-    /// Writes every changed piece, all at once. Nothing to write is no request.
-    pub(crate) async fn flush(&self) -> Result<(), InventoryError> {
+    /// Writes every changed piece, all at once. Nothing to write is no request. After a cancellation no
+    /// write waits for its turn.
+    pub(crate) async fn flush(&self, cancel: &CancellationToken) -> Result<(), InventoryError> {
         let changed: Vec<(usize, Option<String>, Vec<Arc<Entry>>)> = {
             let mut state = self.state();
             let mut by_piece: BTreeMap<usize, Vec<Arc<Entry>>> = (0..PIECES)
@@ -343,7 +347,7 @@ impl Inventory {
         };
         let results: Vec<(usize, Result<Option<String>, InventoryError>)> = stream::iter(changed)
             .map(|(index, version, entries)| async move {
-                (index, self.write(index, version, &entries).await)
+                (index, self.write(index, version, &entries, cancel).await)
             })
             .buffer_unordered(PIECES)
             .collect()
@@ -368,6 +372,7 @@ impl Inventory {
         index: usize,
         mut version: Option<String>,
         entries: &[Arc<Entry>],
+        cancel: &CancellationToken,
     ) -> Result<Option<String>, InventoryError> {
         let name = piece_name(index);
         let data = serde_json::to_vec(entries).map_err(io::Error::from);
@@ -385,31 +390,22 @@ impl Inventory {
             WRITER_ANNOTATION.to_owned(),
             self.writer.clone(),
         )]));
+        let mut map = ConfigMap {
+            metadata,
+            binary_data: Some(BTreeMap::from([(DATA_KEY.to_owned(), ByteString(data))])),
+            ..ConfigMap::default()
+        };
         let request = |source| InventoryError::Request {
             name: name.clone(),
             source,
         };
+        let path = format!("{}/{name}", self.collection());
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let map = ConfigMap {
-                metadata: ObjectMeta {
-                    resource_version: version.clone(),
-                    ..metadata.clone()
-                },
-                binary_data: Some(BTreeMap::from([(
-                    DATA_KEY.to_owned(),
-                    ByteString(data.clone()),
-                )])),
-                ..ConfigMap::default()
-            };
-            let options = PostParams::default();
-            let answer = match &version {
-                Some(_) => bounded(self.api.replace(&name, &options, &map)).await,
-                None => bounded(self.api.create(&options, &map)).await,
-            };
-            match answer {
-                Ok(written) => return Ok(written.metadata.resource_version),
+            map.metadata.resource_version.clone_from(&version);
+            match self.send(&path, &map, cancel).await {
+                Ok(written) => return Ok(written.resource_version),
                 Err(error) if attempts == WRITE_ATTEMPTS => return Err(request(error)),
                 Err(error) if error.is_not_found() && version.is_none() => {
                     let ensured = self.cluster.ensure_namespace(&self.namespace).await;
@@ -418,25 +414,34 @@ impl Inventory {
                 // Somebody deleted the piece: what is in memory is the whole truth.
                 Err(error) if error.is_not_found() => version = None,
                 Err(error) if error.is_conflict() => {
-                    let live = bounded(self.api.get_opt(&name)).await.map_err(request)?;
-                    let writer = |map: &ConfigMap| {
-                        map.metadata
-                            .annotations
-                            .as_ref()?
-                            .get(WRITER_ANNOTATION)
-                            .cloned()
-                    };
+                    let live = self.cluster.metadata(&path).await.map_err(request)?;
                     match live {
-                        Some(live) if writer(&live).as_ref() != Some(&self.writer) => {
+                        Some(live) if live.annotation(WRITER_ANNOTATION) != Some(&self.writer) => {
                             return Err(InventoryError::Superseded { name });
                         }
-                        live => version = live.and_then(|map| map.metadata.resource_version),
+                        live => version = live.and_then(|live| live.resource_version),
                     }
                 }
                 Err(error) if error.is_transient() => tokio::time::sleep(WRITE_PAUSE).await,
                 Err(error) => return Err(request(error)),
             }
         }
+    }
+
+    /// Creates a piece, or replaces the version of it that it names.
+    async fn send(
+        &self,
+        path: &str,
+        map: &ConfigMap,
+        cancel: &CancellationToken,
+    ) -> Result<LiveMeta, RequestError> {
+        let (method, path) = match map.metadata.resource_version {
+            Some(_) => (Method::PUT, path.to_owned()),
+            None => (Method::POST, self.collection()),
+        };
+        let body = serde_json::to_vec(map).map_err(|error| RequestError::NoAnswer(error.into()))?;
+        let uri = format!("{path}?{SERVER_TIMEOUT}");
+        self.cluster.record(method, &uri, body.into(), cancel).await
     }
 }
 

@@ -46,14 +46,18 @@ impl Kind {
         }
     }
 
-    pub(crate) fn api<K>(&self, client: kube::Client) -> kube::Api<K>
+    /// Of one namespace, or of the whole cluster.
+    pub(crate) fn api<K>(&self, client: kube::Client, namespace: Option<&str>) -> kube::Api<K>
     where
         K: kube::Resource<
                 DynamicType = ApiResource,
                 Scope = <DynamicObject as kube::Resource>::Scope,
             >,
     {
-        kube::Api::all_with(client, &self.resource())
+        match namespace {
+            Some(namespace) => kube::Api::namespaced_with(client, namespace, &self.resource()),
+            None => kube::Api::all_with(client, &self.resource()),
+        }
     }
 }
 

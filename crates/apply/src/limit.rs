@@ -17,7 +17,7 @@ use tokio::{
 };
 
 /// Where it starts: what any API server takes from one client.
-const FIRST: usize = 16;
+const FIRST: usize = 32;
 /// Answers of one measurement, for each request of the limit.
 const ANSWERS: usize = 4;
 /// By what share a try of more requests is more, and by what share of answers a second it must gain.

@@ -1,19 +1,17 @@
-//! One watch for each kind in use. Every event becomes a health and a UID at once; the objects
-//! themselves are not kept.
+//! One watch for each kind in use, or for each of its namespaces where the agent is limited to some.
+//! Every event becomes a health and a UID at once; the objects themselves are not kept.
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt::Debug,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
-use futures::{Stream, StreamExt as _};
+use futures::StreamExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::{
-    Client, ResourceExt as _,
-    core::{DynamicObject, PartialObjectMeta},
+    Client, Resource as _,
     runtime::{
         WatchStreamExt as _,
         watcher::{self, Event, watcher},
@@ -35,12 +33,13 @@ use crate::{
     engine::{DISABLED, RECONCILE},
     inventory::{Identity, Inventory},
     kinds::Kind,
-    owned::{Managers, Owned},
     slim::Slim,
 };
 
 /// Objects in one answer of the first list.
 const PAGE: u32 = 100;
+/// Metadata alone are short.
+const PLAIN_PAGE: u32 = 500;
 /// Definitions can have half a megabyte each.
 const LARGE_PAGE: u32 = 4;
 
@@ -55,7 +54,16 @@ pub(crate) struct Observer {
     rules: Arc<AppRules>,
     /// What the compiled rules were made of.
     written: HashMap<AppName, Vec<HealthRule>>,
-    watches: HashMap<(String, String), Watching>,
+    watches: HashMap<Watched, Watching>,
+}
+
+/// What one watch watches.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Watched {
+    pub(crate) group: String,
+    pub(crate) kind: String,
+    /// `None` for the whole cluster.
+    pub(crate) namespace: Option<String>,
 }
 
 struct Watching {
@@ -97,7 +105,8 @@ impl Observer {
             .flat_map(|(_, rules)| rules)
             .map(|rule| (rule.group.clone(), rule.kind.clone()))
             .collect();
-        self.watches.retain(|key, _| !kinds.contains(key));
+        self.watches
+            .retain(|watched, _| !kinds.contains(&(watched.group.clone(), watched.kind.clone())));
         let compile = |(app, rules): (&AppName, &Vec<HealthRule>)| match Rules::compile(rules) {
             Ok(rules) => Some((app.clone(), Arc::new(rules))),
             Err(error) => {
@@ -126,7 +135,7 @@ impl Observer {
     }
 
     /// Watches these kinds and no others.
-    pub(crate) fn follow(&mut self, kinds: &HashMap<(String, String), Arc<Kind>>) {
+    pub(crate) fn follow(&mut self, kinds: &HashMap<Watched, Arc<Kind>>) {
         self.watches.retain(|key, watching| {
             kinds
                 .get(key)
@@ -139,6 +148,7 @@ impl Observer {
             let (sender, listed) = watch::channel(false);
             let sight = Sight {
                 kind: kind.clone(),
+                namespace: key.namespace.clone(),
                 board: self.board.clone(),
                 inventory: self.inventory.clone(),
                 rules: self.rules.clone(),
@@ -179,9 +189,22 @@ fn is_plain(gvk: &Gvk) -> bool {
     }
 }
 
+/// The health of an object of such a kind, by its metadata.
+fn plain(metadata: &Value) -> Assessment {
+    if metadata["deletionTimestamp"].is_null() {
+        return Assessment::HEALTHY;
+    }
+    Assessment {
+        health: Health::Progressing,
+        message: Some("being deleted".to_owned()),
+    }
+}
+
 /// What one watch needs.
 struct Sight {
     kind: Arc<Kind>,
+    /// The only one that is watched.
+    namespace: Option<String>,
     board: Arc<Board>,
     inventory: Arc<Inventory>,
     rules: Arc<AppRules>,
@@ -190,72 +213,37 @@ struct Sight {
 
 impl Sight {
     async fn watch(self, client: Client) {
-        let large = self.kind.gvk.kind == "CustomResourceDefinition";
-        let config = watcher::Config::default()
-            .labels(APP_LABEL)
-            .page_size(if large { LARGE_PAGE } else { PAGE });
         if is_plain(&self.kind.gvk) {
-            let api = self.kind.api::<PartialObjectMeta<DynamicObject>>(client);
-            self.read(watcher(api, config), |object| Sighting {
-                left_alone: object
-                    .annotations()
-                    .get(RECONCILE)
-                    .is_some_and(|v| v == DISABLED),
-                owned: Managers::of(object.managed_fields()).own,
-                generation: object.metadata.generation,
-                assessment: move |_: &AppName| match object.metadata.deletion_timestamp {
-                    None => Assessment::HEALTHY,
-                    Some(_) => Assessment {
-                        health: Health::Progressing,
-                        message: Some("being deleted".to_owned()),
-                    },
-                },
-            })
-            .await;
+            self.follow::<true>(client).await;
         } else {
-            let api = self.kind.api::<Slim>(client);
-            let (gvk, rules) = (self.kind.gvk.clone(), self.rules.clone());
-            self.read(watcher(api, config), move |object| {
-                let Slim {
-                    mut value,
-                    managers,
-                    ..
-                } = object;
-                // Items of a list don't say what they are.
-                value["apiVersion"] = gvk.api_version().into();
-                value["kind"] = gvk.kind.clone().into();
-                let rules = rules.clone();
-                Sighting {
-                    generation: value["metadata"]["generation"].as_i64(),
-                    left_alone: value["metadata"]["annotations"][RECONCILE] == DISABLED,
-                    owned: managers.own,
-                    assessment: move |app: &AppName| rules.assess(app, &value),
-                }
-            })
-            .await;
+            self.follow::<false>(client).await;
         }
     }
 
-    async fn read<K, A>(
-        self,
-        events: impl Stream<Item = watcher::Result<Event<K>>>,
-        look: impl Fn(K) -> Sighting<A>,
-    ) where
-        K: kube::Resource + Clone + Debug + Send + 'static,
-        A: FnOnce(&AppName) -> Assessment,
-    {
-        let mut events = std::pin::pin!(events.default_backoff());
+    async fn follow<const PLAIN: bool>(self, client: Client) {
+        let large = self.kind.gvk.kind == "CustomResourceDefinition";
+        let config = watcher::Config::default()
+            .labels(APP_LABEL)
+            .page_size(match (large, PLAIN) {
+                (true, _) => LARGE_PAGE,
+                (false, true) => PLAIN_PAGE,
+                (false, false) => PAGE,
+            });
+        let api = self
+            .kind
+            .api::<Slim<PLAIN>>(client, self.namespace.as_deref());
+        let mut events = std::pin::pin!(watcher(api, config).default_backoff());
         let mut listed = HashSet::new();
         while let Some(event) = events.next().await {
             match event {
                 Ok(Event::Init) => listed.clear(),
                 Ok(Event::InitApply(object)) => {
-                    if let Some(key) = self.saw(object, &look) {
+                    if let Some(key) = self.saw(object) {
                         listed.insert(key);
                     }
                 }
                 Ok(Event::Apply(object)) => {
-                    self.saw(object, &look);
+                    self.saw(object);
                 }
                 Ok(Event::InitDone) => {
                     self.saw_all(&std::mem::take(&mut listed));
@@ -279,24 +267,34 @@ impl Sight {
     }
 
     /// An object is there. The answer is its key, where it is one of the inventory's.
-    fn saw<K: kube::Resource, A: FnOnce(&AppName) -> Assessment>(
-        &self,
-        object: K,
-        look: impl Fn(K) -> Sighting<A>,
-    ) -> Option<Identity> {
+    fn saw<const PLAIN: bool>(&self, object: Slim<PLAIN>) -> Option<Identity> {
         let key = self.key(object.meta());
         let entry = self.inventory.get(&key)?;
         let uid = object.meta().uid.clone().unwrap_or_default();
         let created = object.meta().creation_timestamp.clone();
-        let sighting = look(object);
+        let Slim {
+            mut value,
+            managers,
+            ..
+        } = object;
         // Before the answer to a request is recorded, any UID and any owner may be the right one.
         let settled = entry.applied.is_some();
         let other = entry.uid.as_ref().is_some_and(|known| *known != uid);
-        let taken = entry.owned.is_some() && sighting.owned != entry.owned;
+        let taken = entry.owned.is_some() && managers.own != entry.owned;
         if settled && (other || taken) {
             self.board.drift(key.clone());
         }
-        let assessment = (sighting.assessment)(&entry.app);
+        let metadata = &value["metadata"];
+        let generation = metadata["generation"].as_i64();
+        let left_alone = metadata["annotations"][RECONCILE] == DISABLED;
+        let assessment = if PLAIN {
+            plain(metadata)
+        } else {
+            // Items of a list don't say what they are.
+            value["apiVersion"] = self.kind.gvk.api_version().into();
+            value["kind"] = self.kind.gvk.kind.clone().into();
+            self.rules.assess(&entry.app, &value)
+        };
         let completed = assessment.health == Health::Healthy
             && self.kind.gvk.group == "batch"
             && self.kind.gvk.kind == "Job";
@@ -309,9 +307,9 @@ impl Sight {
         let seen = Seen {
             silent_until,
             uid,
-            generation: sighting.generation,
+            generation,
             assessment,
-            left_alone: sighting.left_alone,
+            left_alone,
         };
         self.board.see(&key, Some(seen));
         Some(key)
@@ -333,7 +331,8 @@ impl Sight {
     fn saw_all(&self, listed: &HashSet<Identity>) {
         for (key, entry) in self.inventory.entries() {
             let same = entry.id.gvk.kind == self.kind.gvk.kind
-                && entry.id.gvk.group == self.kind.gvk.group;
+                && entry.id.gvk.group == self.kind.gvk.group
+                && (self.namespace.is_none() || self.namespace == entry.id.namespace);
             if same && entry.uid.is_some() && !listed.contains(&key) {
                 self.board.see(&key, None);
                 self.board.drift(key);
@@ -348,14 +347,6 @@ fn age(created: &Option<Time>) -> Duration {
     let age = created.map(|created| Timestamp::now().duration_since(created));
     age.and_then(|age| Duration::try_from(age).ok())
         .unwrap_or_default()
-}
-
-/// What is read of an object when it is seen.
-struct Sighting<A> {
-    generation: Option<i64>,
-    left_alone: bool,
-    owned: Option<Owned>,
-    assessment: A,
 }
 
 /// The health rules of the apps, as their bundles carry them.

@@ -4,13 +4,11 @@
 
 use std::fmt;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use muster_plan::fields::MANAGER;
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
-use serde_json::Value;
 
 /// The sum over all fields of a hash of each with its path: it does not depend on their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -48,26 +46,6 @@ pub(crate) struct Managers {
     pub(crate) own: Option<Owned>,
     /// The other managers of the object itself, by name.
     pub(crate) others: Vec<String>,
-}
-
-impl Managers {
-    /// Of metadata that was read already.
-    pub(crate) fn of(entries: &[ManagedFieldsEntry]) -> Self {
-        let mut managers = Self::default();
-        for entry in entries.iter().filter(|entry| entry.subresource.is_none()) {
-            let name = entry.manager.as_deref().unwrap_or_default();
-            if name == MANAGER && entry.operation.as_deref() == Some("Apply") {
-                let fields = entry
-                    .fields_v1
-                    .as_ref()
-                    .map_or(&Value::Null, |fields| &fields.0);
-                managers.own = Tree::deserialize(fields).ok().map(|tree| Owned(tree.0));
-            } else {
-                managers.others.push(name.to_owned());
-            }
-        }
-        managers
-    }
 }
 
 #[derive(Default, Deserialize)]
@@ -182,10 +160,8 @@ mod tests {
             {"manager": "muster", "operation": "Update", "fieldsV1": {"f:a": {}}},
             {"manager": "helm", "operation": "Update"},
         ]);
-        let managers: Managers = serde_json::from_value(entries.clone()).unwrap();
+        let managers: Managers = serde_json::from_value(entries).unwrap();
         let others = vec!["muster".to_owned(), "helm".to_owned()];
         assert_eq!(managers, Managers { own: None, others });
-        let typed: Vec<ManagedFieldsEntry> = serde_json::from_value(entries).unwrap();
-        assert_eq!(Managers::of(&typed), managers);
     }
 }

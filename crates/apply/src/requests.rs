@@ -1,5 +1,6 @@
 //! The requests that change objects, or ask what a change would come to.
 
+use bytes::Bytes;
 use http::Method;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -28,7 +29,7 @@ impl Cluster {
     pub(crate) async fn apply(
         &self,
         path: &str,
-        body: &Value,
+        body: Bytes,
         force: bool,
     ) -> Result<LiveMeta, RequestError> {
         let query = format!("force={force}");
@@ -38,6 +39,7 @@ impl Cluster {
 
     /// What the object would be after being applied with force.
     pub(crate) async fn predict(&self, path: &str, body: &Value) -> Result<Value, RequestError> {
+        let body = body.to_string().into();
         self.apply_for(path, body, "force=true&dryRun=All", JSON)
             .await
     }
@@ -45,14 +47,13 @@ impl Cluster {
     async fn apply_for<T: DeserializeOwned>(
         &self,
         path: &str,
-        body: &Value,
+        body: Bytes,
         query: &str,
         accept: &str,
     ) -> Result<T, RequestError> {
         let uri = format!(
             "{path}?fieldManager={FIELD_MANAGER}&fieldValidation=Strict&{query}&{SERVER_TIMEOUT}"
         );
-        let body = body.to_string().into_bytes();
         self.send(Method::PATCH, &uri, APPLY, accept, body).await
     }
 
@@ -65,7 +66,7 @@ impl Cluster {
     ) -> Result<LiveMeta, RequestError> {
         let dry_run = if dry_run { "&dryRun=All" } else { "" };
         let uri = format!("{path}?fieldManager={FIELD_MANAGER}{dry_run}&{SERVER_TIMEOUT}");
-        let body = body.to_string().into_bytes();
+        let body = body.to_string().into();
         let live: Live = self
             .send(Method::POST, &uri, JSON, METADATA_ONLY, body)
             .await?;
@@ -84,7 +85,7 @@ impl Cluster {
     /// Changes an object by a JSON patch (RFC 6902).
     pub(crate) async fn patch(&self, path: &str, patch: &Value) -> Result<LiveMeta, RequestError> {
         let uri = format!("{path}?fieldManager={FIELD_MANAGER}&{SERVER_TIMEOUT}");
-        let body = patch.to_string().into_bytes();
+        let body = patch.to_string().into();
         let live: Live = self
             .send(Method::PATCH, &uri, JSON_PATCH, METADATA_ONLY, body)
             .await?;
@@ -107,7 +108,7 @@ impl Cluster {
                 Dependents::Stay => "Orphan",
             },
         });
-        let body = options.to_string().into_bytes();
+        let body = options.to_string().into();
         let uri = format!("{path}?{SERVER_TIMEOUT}");
         let answer = self
             .send::<Live>(Method::DELETE, &uri, JSON, METADATA_ONLY, body)

@@ -1,6 +1,6 @@
 //! An object without what is large and says nothing about its health: schemas and data. Of its field
-//! managers only a digest is kept. It is left out while the answer is read, so that a page of definitions of half a megabyte each
-//! never stands in memory as a tree.
+//! managers only a digest is kept. It is left out while the answer is read, so that a page of definitions
+//! of half a megabyte each never stands in memory as a tree.
 
 use std::{borrow::Cow, cell::RefCell, fmt};
 
@@ -18,15 +18,15 @@ use crate::owned::Managers;
 const LEFT_OUT: [&str; 2] = ["openAPIV3Schema", "binaryData"];
 const MANAGERS: &str = "managedFields";
 
-/// An object as the API server has it, slimmed.
+/// An object as the API server has it, slimmed; with `METADATA`, of which only the metadata are asked for.
 #[derive(Debug, Clone)]
-pub(crate) struct Slim {
+pub(crate) struct Slim<const METADATA: bool> {
     meta: ObjectMeta,
     pub(crate) value: Value,
     pub(crate) managers: Managers,
 }
 
-impl<'de> Deserialize<'de> for Slim {
+impl<'de, const METADATA: bool> Deserialize<'de> for Slim<METADATA> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let managers = RefCell::default();
         let value = Tree(&managers).deserialize(deserializer)?;
@@ -51,9 +51,13 @@ impl<'de> Deserialize<'de> for Slim {
     }
 }
 
-impl Resource for Slim {
+impl<const METADATA: bool> Resource for Slim<METADATA> {
     type DynamicType = ApiResource;
     type Scope = <DynamicObject as Resource>::Scope;
+
+    fn metadata_api() -> bool {
+        METADATA
+    }
 
     fn kind(resource: &ApiResource) -> Cow<'_, str> {
         DynamicObject::kind(resource)
@@ -152,7 +156,7 @@ mod tests {
             "spec": {"n": [1, -2, 0.5, null, true, "x"], "versions": [{"openAPIV3Schema": {"a": {}}}]},
         })
         .to_string();
-        let slim: Slim = serde_json::from_str(&text).unwrap();
+        let slim: Slim<false> = serde_json::from_str(&text).unwrap();
         assert_eq!(
             slim.value,
             json!({

@@ -19,7 +19,7 @@ use muster_testkit::{
 
 use self::{
     audit::{Audit, Counts, account, prepare},
-    clients::{Files, Kubectl, Worker, bare, write},
+    clients::{Files, Kubectl, Worker, bare, disown, write},
 };
 use crate::{
     machine,
@@ -155,10 +155,13 @@ impl Bench {
         })
     }
 
-    /// A process of Muster's engine, whose records are in a namespace of their own.
-    fn agent(&self, name: &str) -> anyhow::Result<Worker> {
+    /// A process of Muster's engine, whose records are in a namespace of their own. It is there before,
+    /// as that of an agent that has joined is.
+    async fn agent(&self, name: &str) -> anyhow::Result<Worker> {
+        let records = format!("{name}-records");
+        audit::namespace(&self.cluster.client().await?, &records).await?;
         let kubeconfig = self.agent_kubeconfig.to_string_lossy();
-        Worker::start(&self.agent, &[&kubeconfig, &format!("{name}-records")])
+        Worker::start(&self.agent, &[&kubeconfig, &records])
     }
 
     /// New objects for a client.
@@ -212,7 +215,7 @@ impl Bench {
     async fn muster(&mut self, name: &str, sets: usize) -> anyhow::Result<(Turn, Worker, PathBuf)> {
         let (_, files) = self.objects(name, sets)?;
         self.audit.take("").await?;
-        let mut agent = self.agent(name)?;
+        let mut agent = self.agent(name).await?;
         let bundles = files.bundles.to_string_lossy();
         let first = agent.apply(&format!("1 {bundles}"))?;
         let first_requests = self.audit.take(Who::Muster.account()).await?;
@@ -238,7 +241,7 @@ impl Bench {
         agent.stop()?;
         self.audit.take(Who::Muster.account()).await?;
         let start = Instant::now();
-        let mut agent = self.agent(name)?;
+        let mut agent = self.agent(name).await?;
         agent.apply(&format!("2 {}", bundles.to_string_lossy()))?;
         let restart = start.elapsed();
         let restart_requests = self.audit.take(Who::Muster.account()).await?;
@@ -283,6 +286,7 @@ async fn run() -> anyhow::Result<Section> {
                 Who::Muster => {
                     let (turn, agent, _) = bench.muster(&format!("muster-{round}"), 1).await?;
                     agent.stop()?;
+                    disown(&bench.bare, &objects::sets(&format!("muster-{round}"), 1)).await?;
                     small.push(turn.say(&what));
                 }
                 peer => {

@@ -1,6 +1,6 @@
 //! The long-running commands: `muster hub` and `muster agent`.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
@@ -161,11 +161,32 @@ pub(crate) struct AgentArgs {
     /// The namespace for what is the agent's own.
     #[arg(long, default_value = muster_agent::NAMESPACE, env = "MUSTER_NAMESPACE")]
     namespace: String,
+    /// The only namespaces whose objects the agent may touch, for a service account without rights in the
+    /// whole cluster. What is elsewhere in Git is reported and left.
+    #[arg(
+        long,
+        value_name = "NAMESPACE,…",
+        value_delimiter = ',',
+        env = "MUSTER_NAMESPACES"
+    )]
+    namespaces: Vec<String>,
     /// Where probes and metrics are served, in plain HTTP; nowhere where this is left out.
     #[arg(long, env = "MUSTER_HTTP")]
     http: Option<SocketAddr>,
     #[command(flatten)]
     log: LogArgs,
+}
+
+impl AgentArgs {
+    /// Nothing, as in a variable that is set and empty, is the whole cluster.
+    fn namespaces(&self) -> Option<BTreeSet<String>> {
+        let names = self.namespaces.iter().map(|name| name.trim());
+        let names: BTreeSet<String> = names
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect();
+        (!names.is_empty()).then_some(names)
+    }
 }
 
 /// `muster agent`.
@@ -188,6 +209,7 @@ pub(crate) async fn agent(args: &AgentArgs) -> anyhow::Result<()> {
     let config = muster_agent::AgentConfig {
         kube,
         namespace: args.namespace.clone(),
+        namespaces: args.namespaces(),
         join_token,
         hub: args.hub.clone(),
         http: args.http,

@@ -4,5 +4,6 @@
 pub mod backoff;
 pub mod http;
 pub mod log;
+pub mod memory;
 pub mod process;
 pub mod shutdown;

@@ -1,5 +1,6 @@
 //! Reading an answer: bounded, and with an error that a person understands, whoever gave it.
 
+use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use kube::{
@@ -21,11 +22,11 @@ const SHOWN: usize = 200;
 const FAIRNESS: &str = "x-kubernetes-pf-prioritylevel-uid";
 
 /// The content of an answer, or the error that it is.
-pub(super) async fn read(answer: Response<Body>) -> Result<Vec<u8>, RequestError> {
+pub(super) async fn read(answer: Response<Body>) -> Result<Bytes, RequestError> {
     let (parts, body) = answer.into_parts();
     if parts.status.is_success() {
         return match Limited::new(body, LONGEST_ANSWER).collect().await {
-            Ok(body) => Ok(body.to_bytes().into()),
+            Ok(body) => Ok(body.to_bytes()),
             Err(error) => Err(RequestError::NoAnswer(error)),
         };
     }

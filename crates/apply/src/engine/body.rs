@@ -1,7 +1,13 @@
 //! The body of an apply request: the object as its app has it, in its namespace, with the app's label.
 
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
 use k8s_openapi::ByteString;
-use serde_json::{Map, Value};
+use serde_json::{
+    Map, Value,
+    value::{RawValue, to_raw_value},
+};
 
 use super::wanted::Wanted;
 use crate::{APP_LABEL, kinds::Kind};
@@ -18,12 +24,39 @@ const SERVER_SET: [&str; 5] = [
 /// Annotation of a Job that runs before or after its app: the bundle for which it runs.
 pub(super) const BUNDLE: &str = "muster.dev/bundle";
 
+/// As it is sent. Only the metadata become a tree; the rest is copied as it stands.
+pub(super) fn text(wanted: &Wanted<'_>, kind: &Kind) -> Result<Bytes, serde_json::Error> {
+    if is_secret(wanted) {
+        return Ok(of(wanted, kind)?.to_string().into());
+    }
+    let mut object: BTreeMap<String, &RawValue> = serde_json::from_str(&wanted.object.json)?;
+    let mut head = Map::new();
+    if let Some(metadata) = object.get("metadata") {
+        head.insert("metadata".to_owned(), serde_json::from_str(metadata.get())?);
+    }
+    let metadata = child(&mut head, "metadata");
+    stamp(metadata, wanted, kind);
+    let metadata = to_raw_value(metadata)?;
+    object.insert("metadata".to_owned(), &metadata);
+    Ok(serde_json::to_vec(&object)?.into())
+}
+
+/// As a tree, for what changes it further.
 pub(super) fn of(wanted: &Wanted<'_>, kind: &Kind) -> Result<Value, serde_json::Error> {
     let mut object: Map<String, Value> = serde_json::from_str(&wanted.object.json)?;
-    if wanted.id.gvk.group.is_empty() && wanted.id.gvk.kind == "Secret" {
+    if is_secret(wanted) {
         encode_secret(&mut object);
     }
-    let metadata = child(&mut object, "metadata");
+    stamp(child(&mut object, "metadata"), wanted, kind);
+    Ok(Value::Object(object))
+}
+
+fn is_secret(wanted: &Wanted<'_>) -> bool {
+    wanted.id.gvk.group.is_empty() && wanted.id.gvk.kind == "Secret"
+}
+
+/// Makes an object's metadata those of one that is applied.
+fn stamp(metadata: &mut Map<String, Value>, wanted: &Wanted<'_>, kind: &Kind) {
     for field in SERVER_SET {
         metadata.remove(field);
     }
@@ -33,10 +66,8 @@ pub(super) fn of(wanted: &Wanted<'_>, kind: &Kind) -> Result<Value, serde_json::
     };
     child(metadata, "labels").insert(APP_LABEL.to_owned(), wanted.app.as_str().into());
     if let Some(bundle) = wanted.hook_bundle() {
-        let metadata = child(&mut object, "metadata");
         child(metadata, "annotations").insert(BUNDLE.to_owned(), bundle.into());
     }
-    Ok(Value::Object(object))
 }
 
 /// Writes a Secret's `stringData` as the `data` that it becomes. The API server counts the manager that

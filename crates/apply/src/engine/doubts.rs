@@ -67,6 +67,11 @@ impl Engine {
         let mut drifted = Drifted::default();
         let mut changed = Vec::new();
         for (index, object) in wanted.iter().enumerate() {
+            if let Some(why) = self.config.out_of_reach(&object.id) {
+                self.board.stand(&object.key, Standing::Failed(why));
+                turns[index] = Turn::OutOfReach;
+                continue;
+            }
             let Some(entry) = self.inventory.get(&object.key) else {
                 continue;
             };

@@ -140,7 +140,7 @@ impl Engine {
         for &index in plan.delete.iter().flatten() {
             self.inventory.goes(&at(index).0);
         }
-        self.inventory.flush().await?;
+        self.inventory.flush(cancel).await?;
         for stage in plan.delete {
             let entries = stage.iter().map(|&index| &*at(index).1);
             let kinds = self.kinds_of(entries).await;
@@ -183,11 +183,18 @@ impl Engine {
         leftovers: &mut Leftovers,
         cancel: &CancellationToken,
     ) -> (Vec<(Identity, Arc<Entry>, Found)>, bool) {
+        let mut within = Vec::with_capacity(unwanted.len());
+        for (key, entry) in unwanted {
+            match self.config.out_of_reach(&entry.id) {
+                Some(why) => leave(leftovers, &key, &entry, why),
+                None => within.push((key, entry)),
+            }
+        }
         let kinds = self
-            .kinds_of(unwanted.iter().map(|(_, entry)| &**entry))
+            .kinds_of(within.iter().map(|(_, entry)| &**entry))
             .await;
         let this = &*self;
-        let looks = unwanted
+        let looks = within
             .into_iter()
             .zip(kinds)
             .map(|((key, entry), kind)| async move {

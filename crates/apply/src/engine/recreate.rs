@@ -88,7 +88,7 @@ impl Engine {
                 return Ok(Standing::Waiting(what).into());
             }
         }
-        match self.apply(sending, body, true).await {
+        match self.apply(sending, body.to_string().into(), true).await {
             Ok(live) => {
                 self.forget_saved(&object.key).await;
                 Ok(Ended::Applied(live))

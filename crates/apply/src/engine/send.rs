@@ -2,6 +2,7 @@
 
 use std::{sync::PoisonError, time::Duration};
 
+use bytes::Bytes;
 use muster_model::{bundle::Gvk, ids::Role};
 use muster_plan::{
     fields::managers,
@@ -105,8 +106,8 @@ impl Engine {
         let Sending {
             object, kind, path, ..
         } = sending;
-        let mut body = match body::of(object, kind) {
-            Ok(body) => body,
+        let mut text = match body::text(object, kind) {
+            Ok(text) => text,
             Err(error) => {
                 let message = format!("the object can't be read: {error}");
                 return Ok(Standing::Failed(message).into());
@@ -117,7 +118,7 @@ impl Engine {
             .get(&object.key)
             .is_some_and(|entry| entry.uid.is_some());
         if object.marks.if_not_present && !known {
-            return self.create_where_missing(sending, &body).await;
+            return self.create_where_missing(sending, &tree(&text)).await;
         }
         if let Some(bundle) = object.hook_bundle()
             && known
@@ -125,7 +126,7 @@ impl Engine {
             let live = retried(sending.cancel, || self.cluster.metadata(path)).await?;
             if live.is_some_and(|live| live.annotation(body::BUNDLE) != Some(bundle)) {
                 return self
-                    .recreate(sending, &body, "the bundle of its app changed")
+                    .recreate(sending, &tree(&text), "the bundle of its app changed")
                     .await;
             }
         }
@@ -134,14 +135,16 @@ impl Engine {
         if known && !fenced && !pointers.is_empty() {
             let live = retried(sending.cancel, || self.cluster.get(path)).await?;
             if let Some(live) = live {
+                let mut body = tree(&text);
                 settle(&mut body, &live, &pointers);
+                text = body.to_string().into();
             }
         }
-        let answer = self.apply(sending, &body, fenced).await;
+        let answer = self.apply(sending, text.clone(), fenced).await;
         let answer = match answer {
             Err(error) if error.code() == 409 && conflicts(&error).next().is_some() => {
                 match self
-                    .contested(sending, body.clone(), &error, known, drifted)
+                    .contested(sending, tree(&text), &error, known, drifted)
                     .await?
                 {
                     Contest::Answer(answer) => answer,
@@ -159,7 +162,7 @@ impl Engine {
                 match immutable_fields(&causes) {
                     Some(fields) => {
                         let why = format!("{} can't be changed", fields.join(", "));
-                        self.recreate(sending, &body, &why).await
+                        self.recreate(sending, &tree(&text), &why).await
                     }
                     None => Err(error),
                 }
@@ -200,7 +203,7 @@ impl Engine {
     pub(super) async fn apply(
         &self,
         sending: &Sending<'_>,
-        body: &Value,
+        body: Bytes,
         force: bool,
     ) -> Result<LiveMeta, RequestError> {
         let cancel = sending.cancel;
@@ -209,7 +212,7 @@ impl Engine {
             let asked = || {
                 // Each attempt may still be carried out for a while after it was given up.
                 self.inventory.leaves(&sending.object.key);
-                self.cluster.apply(&sending.path, body, force)
+                self.cluster.apply(&sending.path, body.clone(), force)
             };
             let answer = retried(cancel, asked).await;
             attempt += 1;
@@ -241,12 +244,13 @@ impl Engine {
         } = sending;
         let Some(live) = retried(cancel, || self.cluster.get(path)).await? else {
             // It went away meanwhile.
-            return Ok(Contest::Answer(self.apply(sending, &body, true).await));
+            let answer = self.apply(sending, body.to_string().into(), true).await;
+            return Ok(Contest::Answer(answer));
         };
         let mut standing: Vec<Conflict> = conflicts(error).collect();
         let scaled = self.is_scaled(object, &live).await?;
         if settle(&mut body, &live, &self.ignored(object, scaled)) {
-            match self.apply(sending, &body, false).await {
+            match self.apply(sending, body.to_string().into(), false).await {
                 Err(error) if error.code() == 409 => standing = conflicts(&error).collect(),
                 answer => return Ok(Contest::Answer(answer)),
             }
@@ -260,7 +264,9 @@ impl Engine {
             judge(&live, standing, conflicts, policy.drift, known)
         };
         Ok(match verdict {
-            Verdict::Take => Contest::Answer(self.apply(sending, &body, true).await),
+            Verdict::Take => {
+                Contest::Answer(self.apply(sending, body.to_string().into(), true).await)
+            }
             Verdict::Leave(conflicts) => {
                 Contest::Left(Standing::Failed(explain_conflicts(&conflicts)))
             }
@@ -387,6 +393,11 @@ impl Engine {
             Standing::Failed(refusal(&kind.gvk, error))
         }
     }
+}
+
+/// A request's content for what has to look into it or change it.
+fn tree(text: &Bytes) -> Value {
+    serde_json::from_slice(text).unwrap_or_default()
 }
 
 /// What became of a conflict.

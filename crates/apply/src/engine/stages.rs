@@ -50,10 +50,10 @@ impl<'a> Work<'a> {
     }
 
     /// Whether something in the set brings an object's kind.
-    pub(super) fn is_taught(&self, index: usize) -> bool {
+    fn is_taught(&self, index: usize, turns: &[Turn]) -> bool {
         self.order.needs[index]
             .iter()
-            .any(|&need| self.wanted[need].defines.is_some())
+            .any(|&need| self.wanted[need].defines.is_some() && turns[need] != Turn::OutOfReach)
     }
 
     /// Whether the definition of its kind was sent just now.
@@ -111,7 +111,7 @@ impl Engine {
                 continue;
             }
             let gvk = &object.id.gvk;
-            let taught = work.is_taught(index);
+            let taught = work.is_taught(index, turns);
             if taught
                 && !matches!(self.kinds.find(gvk), Lookup::Served(_))
                 && looked.insert((&gvk.group, &gvk.version))

@@ -39,10 +39,10 @@ fn a_server_that_gains_gets_more_and_one_that_does_not_gets_no_more() {
         pace.limit
     };
     assert_eq!(at(1e9), 64);
-    // 16 requests at a time already make 800 answers a second.
-    assert_eq!(at(600.0), 16);
-    // 36 are a step more than what is needed.
-    assert_eq!(at(1_600.0), 36);
+    // 32 requests at a time already make 1,600 answers a second.
+    assert_eq!(at(600.0), 32);
+    // 48 make 2,400.
+    assert_eq!(at(2_500.0), 48);
 }
 
 #[test]
@@ -52,14 +52,14 @@ fn a_refusal_halves_once_and_recovery_is_by_one() {
     for _ in 0..16 {
         pace.refused(left);
     }
-    assert_eq!(pace.limit, 8);
+    assert_eq!(pace.limit, 16);
     pace.refused(pace.halvings);
-    assert_eq!(pace.limit, 4);
+    assert_eq!(pace.limit, 8);
     let start = Instant::now();
-    for answer in 0..4 * ANSWERS {
+    for answer in 0..8 * ANSWERS {
         pace.answered(start + Duration::from_millis(answer as u64), true);
     }
-    assert_eq!(pace.limit, 5);
+    assert_eq!(pace.limit, 9);
 }
 
 #[test]

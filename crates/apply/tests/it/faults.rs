@@ -3,11 +3,7 @@
 use std::collections::BTreeMap;
 
 use http::StatusCode;
-use kube::{
-    Config as KubeConfig,
-    api::{DeleteParams, DynamicObject, PostParams},
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use kube::api::{DeleteParams, DynamicObject, PostParams};
 use muster_apply::{Observed, Standing};
 use muster_testkit::{
     faults::{Asked, Fault, FaultProxy, Verb},
@@ -219,16 +215,9 @@ async fn a_kind_that_is_denied_is_named_and_the_rest_is_applied() {
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": user},
         "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
     });
-    create(&admin, &role).await;
-    create(&admin, &binding).await;
-    let kubeconfig = Kubeconfig::from_yaml(&cluster().await.kubeconfig().unwrap()).unwrap();
-    let options = KubeConfigOptions::default();
-    let mut config = KubeConfig::from_custom_kubeconfig(kubeconfig, &options)
-        .await
-        .unwrap();
-    config.auth_info.impersonate = Some(user.to_owned());
-    config.auth_info.impersonate_groups = Some(vec!["system:authenticated".to_owned()]);
-    let fixture = Fixture::of_config("denied", config);
+    admin.create(&role).await;
+    admin.create(&binding).await;
+    let fixture = Fixture::of_user("denied", user).await;
     let mut applied = fixture.start().await;
     let all = [
         namespace("denied-a"),
@@ -274,8 +263,8 @@ async fn a_broken_webhook_is_named_and_the_rest_is_applied() {
             "timeoutSeconds": 1,
         }],
     });
-    create(&fixture, &hook).await;
-    create(&fixture, &namespace("hook-a")).await;
+    fixture.create(&hook).await;
+    fixture.create(&namespace("hook-a")).await;
     // The API server takes up a new webhook a moment after it has answered.
     let api = fixture.api("v1", "Service", Some("hook-a"));
     let probe: DynamicObject = serde_json::from_value(service("probe")).unwrap();
@@ -340,7 +329,7 @@ async fn a_broken_aggregated_api_is_named_and_the_rest_is_applied() {
             "service": {"namespace": "agg-nowhere", "name": "gone"},
         },
     });
-    create(&fixture, &service).await;
+    fixture.create(&service).await;
     eventually("the API server knows of it", LONG, async || {
         let api = fixture.api("apiregistration.k8s.io/v1", "APIService", None);
         let conditions = &api.get("v1.agg.example.com").await?.data["status"]["conditions"];
@@ -380,11 +369,4 @@ fn service(name: &str) -> Value {
         "metadata": {"name": name},
         "spec": {"ports": [{"port": 80}], "selector": {"app": name}},
     })
-}
-
-async fn create(fixture: &Fixture, object: &Value) {
-    let part = |field: &str| object[field].as_str().unwrap().to_owned();
-    let api = fixture.api(&part("apiVersion"), &part("kind"), None);
-    let object: DynamicObject = serde_json::from_value(object.clone()).unwrap();
-    api.create(&PostParams::default(), &object).await.unwrap();
 }

@@ -1,8 +1,9 @@
 //! One cluster for all tests of this binary; each test has namespaces and kinds of its own in it.
 
 use std::{
+    collections::BTreeSet,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -11,7 +12,7 @@ use std::{
 use http::{Method, Request};
 use kube::{
     Api, Client, Config as KubeConfig,
-    api::{DynamicObject, ListParams, Patch, PatchParams},
+    api::{DynamicObject, ListParams, Patch, PatchParams, PostParams},
     client::{Body, ClientBuilder},
     config::{KubeConfigOptions, Kubeconfig},
     core::{ApiResource, GroupVersionKind},
@@ -51,6 +52,9 @@ pub(crate) async fn cluster() -> &'static Cluster {
 pub(crate) struct Requests {
     pub(crate) reads: AtomicUsize,
     pub(crate) writes: AtomicUsize,
+    /// The namespaces that they were about. `*` is the whole cluster; asking for what kinds there are is
+    /// about no place.
+    places: Mutex<BTreeSet<String>>,
 }
 
 impl Requests {
@@ -58,7 +62,24 @@ impl Requests {
         self.writes.load(Ordering::SeqCst)
     }
 
+    pub(crate) fn places(&self) -> Vec<String> {
+        self.places.lock().unwrap().iter().cloned().collect()
+    }
+
     fn count(&self, request: &Request<Body>) {
+        let parts: Vec<&str> = request.uri().path().split('/').skip(1).collect();
+        let resource = match parts.as_slice() {
+            ["api", _, resource @ ..] | ["apis", _, _, resource @ ..] => resource,
+            _ => &[],
+        };
+        let place = match resource {
+            [] => None,
+            ["namespaces", namespace, _, ..] => Some(*namespace),
+            _ => Some("*"),
+        };
+        let mut places = self.places.lock().unwrap();
+        places.extend(place.map(str::to_owned));
+        drop(places);
         let read = request.method() == Method::GET;
         (if read { &self.reads } else { &self.writes }).fetch_add(1, Ordering::SeqCst);
     }
@@ -83,6 +104,19 @@ impl Fixture {
         let config = KubeConfig::from_custom_kubeconfig(kubeconfig, &options)
             .await
             .unwrap();
+        Self::of_config(name, config)
+    }
+
+    /// With the rights of a user, as people who log in have them.
+    pub(crate) async fn of_user(name: &str, user: &str) -> Self {
+        let kubeconfig = cluster().await.kubeconfig().expect("a kubeconfig");
+        let kubeconfig = Kubeconfig::from_yaml(&kubeconfig).unwrap();
+        let options = KubeConfigOptions::default();
+        let mut config = KubeConfig::from_custom_kubeconfig(kubeconfig, &options)
+            .await
+            .unwrap();
+        config.auth_info.impersonate = Some(user.to_owned());
+        config.auth_info.impersonate_groups = Some(vec!["system:authenticated".to_owned()]);
         Self::of_config(name, config)
     }
 
@@ -220,6 +254,15 @@ impl Fixture {
         api.patch(at.1, &params, &Patch::Merge(patch))
             .await
             .unwrap();
+    }
+
+    /// Creates an object that is no app's.
+    pub(crate) async fn create(&self, object: &Value) {
+        let part = |field: &str| object[field].as_str().unwrap();
+        let namespace = object["metadata"]["namespace"].as_str();
+        let api = self.api(part("apiVersion"), part("kind"), namespace);
+        let object: DynamicObject = serde_json::from_value(object.clone()).unwrap();
+        api.create(&PostParams::default(), &object).await.unwrap();
     }
 
     pub(crate) fn config_maps(&self, namespace: &str) -> Api<DynamicObject> {

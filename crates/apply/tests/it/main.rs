@@ -15,6 +15,7 @@ mod immutable;
 mod kept;
 mod killed;
 mod lifecycle;
+mod namespaces;
 mod order;
 mod ownership;
 mod prune;

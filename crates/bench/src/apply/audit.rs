@@ -35,7 +35,7 @@ const NAMESPACE: &str = "audited";
 
 /// Makes room for clients, with all rights.
 pub(super) async fn prepare(client: &Client) -> anyhow::Result<()> {
-    let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
+    namespace(client, NAMESPACE).await?;
     let binding: ClusterRoleBinding = serde_json::from_value(json!({
         "metadata": {"name": NAMESPACE},
         "roleRef": {
@@ -46,12 +46,19 @@ pub(super) async fn prepare(client: &Client) -> anyhow::Result<()> {
             "name": format!("system:serviceaccounts:{NAMESPACE}"),
         }],
     }))?;
-    let options = PostParams::default();
-    Api::all(client.clone())
-        .create(&options, &namespace)
-        .await?;
-    Api::all(client.clone()).create(&options, &binding).await?;
+    let bindings = Api::all(client.clone());
+    bindings.create(&PostParams::default(), &binding).await?;
     Ok(())
+}
+
+/// Makes a namespace exist.
+pub(super) async fn namespace(client: &Client, name: &str) -> anyhow::Result<()> {
+    let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": name}}))?;
+    let namespaces = Api::all(client.clone());
+    match namespaces.create(&PostParams::default(), &namespace).await {
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        created => Ok(created.map(drop)?),
+    }
 }
 
 /// A kubeconfig of a client of its own.

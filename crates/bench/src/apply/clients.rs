@@ -58,6 +58,19 @@ pub(super) async fn bare(
     Ok(start.elapsed())
 }
 
+/// Takes Muster's label off objects. An agent is alone in its cluster: one that starts later would list
+/// and read what another left.
+pub(super) async fn disown(client: &Client, sets: &[Vec<Value>]) -> anyhow::Result<()> {
+    let patch = json!({"metadata": {"labels": {muster_apply::APP_LABEL: null}}}).to_string();
+    for object in sets.iter().flatten() {
+        let request = Request::patch(objects::path(object)?)
+            .header(header::CONTENT_TYPE, "application/merge-patch+json")
+            .body(patch.clone().into_bytes())?;
+        client.request::<Value>(request).await?;
+    }
+    Ok(())
+}
+
 /// `kubectl apply --server-side`, a process as its users start it.
 pub(super) struct Kubectl {
     pub(super) program: PathBuf,

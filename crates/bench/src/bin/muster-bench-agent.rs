@@ -4,7 +4,7 @@
 //! generation's number and a directory of encoded bundles, which are read before the clock starts; a line
 //! of JSON says how long it took until all was applied and recorded.
 
-use std::{fs, io::stdin, path::Path, sync::Arc, time::Instant};
+use std::{collections::HashMap, fs, io::stdin, path::Path, sync::Arc, time::Instant};
 
 use anyhow::Context;
 use kube::{
@@ -17,6 +17,8 @@ use muster_model::{
     policy::PruneOrders,
 };
 use muster_plan::delivery::Term;
+// With the agent's own allocator.
+use muster_runtime as _;
 
 fn main() -> anyhow::Result<()> {
     // As the agent's own.
@@ -39,11 +41,12 @@ async fn run() -> anyhow::Result<()> {
     let client = muster_apply::connect(kube)?;
     let applier = Applier::start(client, config).await?;
     let mut observed = applier.observed();
+    let mut held = HashMap::new();
     for line in stdin().lines() {
         let line = line?;
         let (number, folder) = line.split_once(' ').context("no number and directory")?;
         let generation = Generation(number.parse()?);
-        let kept = Arc::new(read(generation, Path::new(folder))?);
+        let kept = Arc::new(read(generation, Path::new(folder), &mut held)?);
         let start = Instant::now();
         applier.want(kept);
         let done = |level: &Observed| {
@@ -59,13 +62,27 @@ async fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn read(generation: Generation, folder: &Path) -> anyhow::Result<Kept> {
+/// A generation of the bundles in a folder. One that is held already is not decoded again, as in the
+/// agent.
+fn read(
+    generation: Generation,
+    folder: &Path,
+    held: &mut HashMap<ContentHash, KeptBundle>,
+) -> anyhow::Result<Kept> {
     let mut files: Vec<_> = fs::read_dir(folder)?
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<_, _>>()?;
     files.sort();
-    let bundle = |file| anyhow::Ok(KeptBundle::from_encoded(&fs::read(file)?)?);
-    let bundles: Vec<KeptBundle> = files.iter().map(bundle).collect::<Result<_, _>>()?;
+    let mut bundles = Vec::with_capacity(files.len());
+    for file in files {
+        let encoded = fs::read(file)?;
+        let bundle = match held.get(&ContentHash::of(&encoded)) {
+            Some(bundle) => bundle.clone(),
+            None => KeptBundle::from_encoded(&encoded)?,
+        };
+        held.insert(bundle.hash(), bundle.clone());
+        bundles.push(bundle);
+    }
     let hashes: String = bundles.iter().map(|b| b.hash().to_string()).collect();
     Ok(Kept {
         generation,

@@ -1,0 +1,146 @@
+//! An agent whose account has rights in some namespaces only.
+
+use kube::api::DeleteParams;
+use muster_apply::Standing;
+use muster_testkit::wait::eventually;
+use serde_json::{Value, json};
+
+use crate::fixture::{Fixture, LONG, bundle, config_map, kept, namespace, object};
+
+/// Gives a user everything in a namespace, and the namespace itself, which the user could not create.
+async fn admit(admin: &Fixture, user: &str, name: &str) {
+    let at = json!({"name": user, "namespace": name});
+    admin.create(&namespace(name)).await;
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": at,
+        "rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}],
+    });
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": at,
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": user},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
+    });
+    admin.create(&role).await;
+    admin.create(&binding).await;
+}
+
+fn in_namespace(namespace: &str, mut object: Value) -> Value {
+    object["metadata"]["namespace"] = namespace.into();
+    object
+}
+
+fn service(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name},
+        "spec": {"ports": [{"port": 80}], "selector": {"app": name}},
+    })
+}
+
+const USER: &str = "reach-agent";
+
+#[tokio::test]
+async fn an_agent_of_two_namespaces_asks_for_nothing_elsewhere() {
+    let admin = Fixture::new("reach").await;
+    for name in ["muster-reach", "reach-a", "reach-b"] {
+        admit(&admin, USER, name).await;
+    }
+    admin.create(&namespace("reach-c")).await;
+    let mut fixture = Fixture::of_user("reach", USER).await;
+    fixture.config.namespaces = Some(["reach-a", "reach-b"].map(str::to_owned).into());
+    let mut applied = fixture.start().await;
+    let all = [
+        // The namespace itself is not in a namespace. What is in it does not wait for it.
+        namespace("reach-a"),
+        config_map("one", "1"),
+        config_map("two", "1"),
+        service("front"),
+        in_namespace("reach-b", config_map("one", "1")),
+        in_namespace("reach-c", config_map("one", "1")),
+    ];
+    let wanted =
+        |generation, objects: &[Value]| kept(generation, vec![bundle("a", "reach-a", objects)]);
+    applied.settle(wanted(1, &all)).await;
+    let observed = applied.until(|o| o.bundles[0].counts.healthy == 4).await;
+    let limited = "this agent is limited to the namespaces reach-a, reach-b";
+    for name in ["Namespace reach-a", "ConfigMap reach-c/one"] {
+        let standing = object(&observed, name).standing;
+        assert_eq!(standing, Standing::Failed(limited.to_owned()), "{name}");
+    }
+    assert_eq!(observed.bundles[0].counts.applied, 4, "{observed:#?}");
+
+    // It sees what happens in each of them.
+    for name in ["reach-a", "reach-b"] {
+        let maps = admin.config_maps(name);
+        let old = maps.get("one").await.unwrap().metadata.uid;
+        maps.delete("one", &DeleteParams::default()).await.unwrap();
+        eventually("it is back", LONG, async || {
+            anyhow::ensure!(maps.get("one").await?.metadata.uid != old);
+            Ok(())
+        })
+        .await
+        .unwrap();
+    }
+    applied.until(|o| o.bundles[0].counts.healthy == 4).await;
+    applied.applier.stop().await;
+
+    // A new process finds everything as it was left, and prunes.
+    let mut applied = fixture.start().await;
+    let before = fixture.requests.writes();
+    applied.settle(wanted(1, &all)).await;
+    applied.until(|o| o.bundles[0].counts.healthy == 4).await;
+    assert_eq!(fixture.requests.writes() - before, 0);
+    applied.settle(wanted(2, &all[..2])).await;
+    assert_eq!(admin.live("v1", "ConfigMap").await, ["reach-a/one"]);
+    assert_eq!(admin.live("v1", "Service").await, [""; 0]);
+    applied.applier.stop().await;
+
+    assert_eq!(
+        fixture.requests.places(),
+        ["muster-reach", "reach-a", "reach-b"]
+    );
+}
+
+#[tokio::test]
+async fn what_an_agent_may_no_longer_touch_is_named_and_left() {
+    let admin = Fixture::new("narrowed").await;
+    let all = [
+        namespace("narrowed-a"),
+        namespace("narrowed-b"),
+        config_map("one", "1"),
+        in_namespace("narrowed-b", config_map("one", "1")),
+        in_namespace("narrowed-b", config_map("two", "1")),
+    ];
+    let wanted =
+        |generation, objects: &[Value]| kept(generation, vec![bundle("a", "narrowed-a", objects)]);
+    let mut applied = admin.start().await;
+    applied.settle(wanted(1, &all)).await;
+    applied.until(|o| o.bundles[0].counts.healthy == 5).await;
+    applied.applier.stop().await;
+
+    let mut fixture = Fixture::new("narrowed").await;
+    fixture.config.namespaces = Some(["narrowed-a".to_owned()].into());
+    let mut applied = fixture.start().await;
+    let observed = applied.settle(wanted(2, &all[..4])).await;
+    let limited = "this agent is limited to the namespace narrowed-a";
+    let standing = object(&observed, "ConfigMap narrowed-b/one").standing;
+    assert_eq!(standing, Standing::Failed(limited.to_owned()));
+    let observed = applied.until(|o| !o.leftovers.is_empty()).await;
+    let left: Vec<_> = observed
+        .leftovers
+        .iter()
+        .map(|l| (l.id.to_string(), &*l.message))
+        .collect();
+    assert_eq!(left, [("ConfigMap narrowed-b/two".to_owned(), limited)]);
+    assert_eq!(
+        admin.live("v1", "ConfigMap").await,
+        ["narrowed-a/one", "narrowed-b/one", "narrowed-b/two"]
+    );
+    applied.applier.stop().await;
+    assert_eq!(fixture.requests.places(), ["muster-narrowed", "narrowed-a"]);
+}
