@@ -16,6 +16,7 @@ use crate::{
     cluster::{Cluster, explain},
     engine::{Doubt, Engine, Outcome, RunError},
     inventory::Inventory,
+    pods::explain_workloads,
 };
 
 /// Why applying can't begin.
@@ -36,6 +37,7 @@ pub struct Applier {
     stop: CancellationToken,
     work: JoinHandle<()>,
     publish: JoinHandle<()>,
+    explain: JoinHandle<()>,
 }
 
 impl Applier {
@@ -45,7 +47,7 @@ impl Applier {
     /// # Errors
     /// [`StartError`] where the inventory can't be read; without it nothing can be pruned safely.
     pub async fn start(client: Client, config: Config) -> Result<Self, StartError> {
-        let cluster = Cluster::new(client, config.concurrency);
+        let cluster = Cluster::new(client.clone(), config.concurrency);
         let inventory = Arc::new(Inventory::load(cluster.clone(), &config.namespace).await?);
         let board = Arc::new(Board::default());
         let (wanted, wanted_changes) = watch::channel(None);
@@ -55,6 +57,7 @@ impl Applier {
             let (board, every) = (board.clone(), config.publish_every);
             tokio::spawn(async move { board.publish(publisher, every).await })
         };
+        let explain = tokio::spawn(explain_workloads(client, board.clone(), observed.clone()));
         let work = Work {
             retry: Retry {
                 next: config.first_retry,
@@ -74,6 +77,7 @@ impl Applier {
             stop,
             work,
             publish,
+            explain,
         })
     }
 
@@ -115,6 +119,7 @@ impl Drop for Applier {
         self.stop.cancel();
         self.work.abort();
         self.publish.abort();
+        self.explain.abort();
     }
 }
 

@@ -183,6 +183,8 @@ struct Object {
     /// The UID that the inventory has.
     uid: Option<String>,
     seen: Option<Seen>,
+    /// What its pods say, where it is not well.
+    reason: Option<String>,
 }
 
 #[derive(Default)]
@@ -350,6 +352,15 @@ impl Board {
                 self.wake();
             }
         }
+    }
+
+    /// Says what the pods of an object that is not well say.
+    pub(crate) fn explain(&self, key: &Identity, reason: Option<String>) {
+        self.update(key, |object| {
+            let changed = object.reason != reason;
+            object.reason = reason;
+            changed
+        });
     }
 
     fn update(&self, key: &Identity, change: impl FnOnce(&mut Object) -> bool) -> bool {
@@ -563,7 +574,17 @@ fn health(object: &Object) -> Assessment {
         {
             Assessment::HEALTHY
         }
-        (Some(seen), _) => seen.assessment.clone(),
+        (Some(seen), _) => {
+            let mut assessment = seen.assessment.clone();
+            let unwell = matches!(assessment.health, Health::Progressing | Health::Degraded);
+            if let Some(reason) = object.reason.as_ref().filter(|_| unwell) {
+                assessment.message = Some(match assessment.message {
+                    Some(message) => format!("{message} ({reason})"),
+                    None => reason.clone(),
+                });
+            }
+            assessment
+        }
         (None, Standing::LeftAlone(message)) => say(Health::Healthy, message),
         (None, Standing::Applied) => say(Health::Progressing, "it has not been observed yet"),
         (

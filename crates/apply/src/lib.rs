@@ -15,6 +15,7 @@ mod limit;
 mod observe;
 mod owned;
 mod packed;
+mod pods;
 mod requests;
 mod slim;
 

@@ -20,4 +20,5 @@ mod order;
 mod ownership;
 mod prune;
 mod quiet;
+mod reasons;
 mod unreachable;

@@ -1,0 +1,133 @@
+//! Why a workload is not well, in the words of its pods: a Deployment itself says no more than that it
+//! waits. Pods are looked at only while something is not well, ever more seldom.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use kube::{
+    Api, Client,
+    api::ListParams,
+    core::{ApiResource, DynamicObject, GroupVersionKind},
+};
+use muster_model::bundle::ObjectRef;
+use muster_plan::health::{Assessment, Health, assess};
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    board::{Board, Observed},
+    cluster::explain,
+    inventory::Identity,
+};
+
+/// How soon after a change pods are looked at, and how seldom at last.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+/// Pods of a namespace that are looked at.
+const PODS: u32 = 500;
+
+/// Tells the board what the pods of unwell workloads say, for as long as there is a board to tell.
+pub(crate) async fn explain_workloads(
+    client: Client,
+    board: Arc<Board>,
+    mut observed: watch::Receiver<Arc<Observed>>,
+) {
+    let mut last = BTreeSet::new();
+    let mut pause = PAUSE.0;
+    loop {
+        let unwell = unwell(&observed.borrow_and_update());
+        if unwell != last {
+            pause = PAUSE.0;
+        }
+        last = unwell;
+        if last.is_empty() {
+            if observed.changed().await.is_err() {
+                return;
+            }
+            // A new workload is unwell for a moment, which needs no explanation.
+            tokio::time::sleep(PAUSE.0).await;
+            continue;
+        }
+        look(&client, &board, &last).await;
+        let next = Instant::now() + pause;
+        pause = (pause * 3 / 2).min(PAUSE.1);
+        tokio::time::sleep_until(next).await;
+        if observed.has_changed().is_err() {
+            return;
+        }
+    }
+}
+
+/// The workloads that were applied and are not well.
+fn unwell(observed: &Observed) -> BTreeSet<ObjectRef> {
+    let objects = observed.bundles.iter().flat_map(|bundle| &bundle.objects);
+    objects
+        .filter(|object| {
+            let group = object.id.gvk.group.as_str();
+            let runs_pods = match object.id.gvk.kind.as_str() {
+                "Deployment" | "StatefulSet" | "DaemonSet" => group == "apps",
+                "Job" => group == "batch",
+                _ => false,
+            };
+            runs_pods && matches!(object.health, Health::Progressing | Health::Degraded)
+        })
+        .map(|object| ObjectRef::clone(&object.id))
+        .collect()
+}
+
+async fn look(client: &Client, board: &Board, unwell: &BTreeSet<ObjectRef>) {
+    let mut by_namespace: BTreeMap<&str, Vec<&ObjectRef>> = BTreeMap::new();
+    for id in unwell {
+        let namespace = id.namespace.as_deref().unwrap_or_default();
+        by_namespace.entry(namespace).or_default().push(id);
+    }
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "Pod"));
+    for (namespace, workloads) in by_namespace {
+        let pods: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+        let pods = match pods.list(&ListParams::default().limit(PODS)).await {
+            Ok(pods) => pods.items,
+            Err(error) => {
+                tracing::debug!(
+                    namespace,
+                    error = explain(&error),
+                    "pods can't be looked at"
+                );
+                continue;
+            }
+        };
+        for workload in workloads {
+            let of_workload = pods.iter().filter(|pod| belongs(pod, workload));
+            let reason = of_workload.filter_map(reason).min();
+            board.explain(&Identity::of(workload), reason.map(|(_, text)| text));
+        }
+    }
+}
+
+/// Whether a workload made a pod, itself or through a ReplicaSet, whose name then begins with its own.
+fn belongs(pod: &DynamicObject, workload: &ObjectRef) -> bool {
+    let owners = pod.metadata.owner_references.iter().flatten();
+    owners.into_iter().any(|owner| {
+        let of_replica_set = || {
+            let (name, hash) = owner.name.rsplit_once('-')?;
+            Some(name == workload.name && !hash.is_empty())
+        };
+        match workload.gvk.kind.as_str() {
+            "Deployment" => owner.kind == "ReplicaSet" && of_replica_set() == Some(true),
+            kind => owner.kind == kind && owner.name == workload.name,
+        }
+    })
+}
+
+/// What a pod says of itself where it is not well; what is broken comes before what waits.
+fn reason(pod: &DynamicObject) -> Option<(bool, String)> {
+    let value = serde_json::to_value(pod).ok()?;
+    let Assessment { health, message } = assess(&value);
+    let waits = match health {
+        Health::Degraded => false,
+        Health::Progressing => true,
+        _ => return None,
+    };
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    Some((waits, format!("pod {name}: {}", message?)))
+}
