@@ -34,6 +34,11 @@ scenarios![
     node_paused,
     api_server_down,
     network_cut,
+    etcd_full,
+    certificates,
+    clock_off,
+    hub_restored,
+    agent_updates_itself,
     uninstall,
 ];
 

@@ -113,28 +113,30 @@ impl IdentityStore {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
+    /// The identity that is kept; `None` where it is to be had with this token first.
+    ///
+    /// # Errors
+    /// [`IdentityError`] where there is neither, or it can't be read.
+    pub async fn kept(&self, token: Option<&JoinToken>) -> Result<Option<Identity>, IdentityError> {
+        let secret = self.secrets().get_opt(SECRET).await;
+        kept(secret.map_err(cluster_error)?.as_ref(), token)
+    }
+
     /// The identity that is kept; or a new one, for a token that was not used for it.
     ///
     /// # Errors
     /// [`IdentityError`] where there is none and none can be had.
     pub async fn open(&self, token: Option<&JoinToken>) -> Result<Identity, IdentityError> {
-        let kept = self
+        let secret = self
             .secrets()
             .get_opt(SECRET)
             .await
             .map_err(cluster_error)?;
-        let token_hash =
-            token.map(|token| ContentHash::of(token.secret.hash().as_bytes()).to_string());
-        if let Some(data) = kept.as_ref().and_then(|secret| secret.data.as_ref()) {
-            let same_token = token_hash.is_none() || text(data, TOKEN) == token_hash;
-            if same_token && data.contains_key(CERTIFICATE) {
-                return identity(data);
-            }
+        match (kept(secret.as_ref(), token)?, token) {
+            (Some(identity), _) => Ok(identity),
+            (None, Some(token)) => self.enrol(secret, token, hash_of(token)).await,
+            (None, None) => Err(IdentityError::NotJoined),
         }
-        let (Some(token), Some(hash)) = (token, token_hash) else {
-            return Err(IdentityError::NotJoined);
-        };
-        self.enrol(kept, token, hash).await
     }
 
     /// The key and the request are kept before they are used: an agent that is killed between the
@@ -255,6 +257,40 @@ impl IdentityStore {
             created => created.map(drop),
         }
     }
+
+    /// Makes the agent's own namespace exist.
+    pub(crate) async fn ensure_namespace(&self) -> Result<(), IdentityError> {
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        match namespaces.get_opt(&self.namespace).await {
+            Ok(Some(_)) => Ok(()),
+            // An agent with rights in some namespaces only may not look; then it is there.
+            Err(kube::Error::Api(status)) if status.code == 403 => Ok(()),
+            Ok(None) => self.create_namespace().await.map_err(cluster_error),
+            Err(error) => Err(cluster_error(error)),
+        }
+    }
+}
+
+fn hash_of(token: &JoinToken) -> String {
+    ContentHash::of(token.secret.hash().as_bytes()).to_string()
+}
+
+/// The identity in the Secret, unless this token was not used for it.
+fn kept(
+    secret: Option<&Secret>,
+    token: Option<&JoinToken>,
+) -> Result<Option<Identity>, IdentityError> {
+    let data = secret.and_then(|secret| secret.data.as_ref());
+    let same_token =
+        |data: &&Data| token.is_none_or(|token| text(data, TOKEN) == Some(hash_of(token)));
+    match data
+        .filter(|data| data.contains_key(CERTIFICATE))
+        .filter(same_token)
+    {
+        Some(data) => identity(data).map(Some),
+        None if token.is_none() => Err(IdentityError::NotJoined),
+        None => Ok(None),
+    }
 }
 
 fn identity(data: &Data) -> Result<Identity, IdentityError> {
@@ -275,5 +311,6 @@ fn identity(data: &Data) -> Result<Identity, IdentityError> {
 
 /// How long until a time; nothing where it has passed.
 pub(crate) fn until(time: SystemTime) -> Duration {
-    time.duration_since(SystemTime::now()).unwrap_or_default()
+    time.duration_since(muster_pki::clock::now())
+        .unwrap_or_default()
 }

@@ -1,9 +1,11 @@
 //! One agent acts in a cluster at a time: it holds a Lease there. An agent that was killed and started
 //! again in the same place takes over at once, since its predecessor is known to be dead; one in
-//! another place waits until the Lease runs out.
+//! another place waits until the Lease is given back or runs out. One that is not known to be fit
+//! leaves a free Lease to others for a while.
 
 use std::{path::Path, time::Duration};
 
+use futures::StreamExt as _;
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::MicroTime,
@@ -11,9 +13,9 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client,
-    api::{ObjectMeta, PostParams},
+    api::{ObjectMeta, PostParams, WatchEvent, WatchParams},
 };
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 const LEASE: &str = "muster-agent";
@@ -26,11 +28,40 @@ const TAKE_OVER: Duration = Duration::from_secs(15 + 25);
 /// A holder stops acting this long before another may begin.
 const STOP_BEFORE: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long the Lease is watched before it is looked at again, since it is also freed by time alone.
+const WATCH_FOR: Duration = Duration::from_secs(5);
+/// How long an agent that may be broken leaves a free Lease to one that is not.
+const LEAVE_TO_OTHERS: Duration = Duration::from_secs(60);
 
 /// The lead in a cluster.
 pub(crate) struct Lead {
     leases: Api<Lease>,
     holder: Holder,
+}
+
+/// What an agent that waits has seen of the Lease.
+#[derive(Default)]
+struct Seen {
+    holder: String,
+    version: Option<(String, Instant)>,
+    free_since: Option<Instant>,
+}
+
+impl Seen {
+    /// Whether the Lease was seen in this version for so long that its holder no longer acts.
+    fn has_run_out(&mut self, version: &str, holder: &str) -> bool {
+        if self.holder != holder {
+            tracing::info!(holder, "another agent leads in this cluster; waiting");
+            holder.clone_into(&mut self.holder);
+        }
+        match &self.version {
+            Some((last, since)) if last == version => since.elapsed() >= TAKE_OVER,
+            _ => {
+                self.version = Some((version.to_owned(), Instant::now()));
+                false
+            }
+        }
+    }
 }
 
 /// Who holds: a place, and a process in it.
@@ -110,60 +141,91 @@ impl Lead {
         }
     }
 
-    /// Waits until this agent has the lead; `None` where it is told to stop first.
-    pub(crate) async fn take(&self, stop: &CancellationToken) -> Option<()> {
-        let mut seen: Option<(String, Instant)> = None;
+    /// Waits until this agent has the lead; `None` where it is told to stop first. `fit` says whether
+    /// this agent can do the work, once that is known.
+    pub(crate) async fn take(
+        &self,
+        mut fit: watch::Receiver<Option<bool>>,
+        stop: &CancellationToken,
+    ) -> Option<()> {
+        let mut seen = Seen::default();
         loop {
-            match self.attempt(&mut seen).await {
-                Ok(true) => return Some(()),
-                Ok(false) => {}
+            let now = fit.borrow_and_update().unwrap_or_default();
+            let version = match self.attempt(&mut seen, now).await {
+                Ok(None) => return Some(()),
+                Ok(version) => version,
                 Err(error) => {
-                    tracing::warn!(%error, "the agents' Lease can't be read or written; trying again")
+                    tracing::warn!(%error, "the agents' Lease can't be read or written; trying again");
+                    None
                 }
-            }
+            };
             tokio::select! {
                 () = stop.cancelled() => return None,
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = self.changes(version) => {}
+                Ok(()) = fit.changed() => {}
             }
         }
     }
 
-    /// One try. A foreign lease runs out when this agent has watched it unchanged for its whole time:
-    /// no two clocks are compared.
-    async fn attempt(&self, seen: &mut Option<(String, Instant)>) -> Result<bool, kube::Error> {
-        let Some(lease) = self.leases.get_opt(LEASE).await? else {
-            let metadata = ObjectMeta {
-                name: Some(LEASE.to_owned()),
-                ..ObjectMeta::default()
-            };
-            let lease = Lease {
-                metadata,
-                spec: Some(self.spec(0)),
-            };
-            return won(self.leases.create(&PostParams::default(), &lease).await);
-        };
-        let spec = lease.spec.clone().unwrap_or_default();
-        let other = spec.holder_identity.clone().unwrap_or_default();
-        let version = lease.metadata.resource_version.clone().unwrap_or_default();
-        let free =
+    /// One try: `None` where the lead was won, or the version of the Lease that was seen. A foreign
+    /// lease runs out when this agent has watched it unchanged for its whole time: no two clocks are
+    /// compared.
+    async fn attempt(&self, seen: &mut Seen, fit: bool) -> Result<Option<String>, kube::Error> {
+        let lease = self.leases.get_opt(LEASE).await?;
+        let spec = lease.as_ref().and_then(|lease| lease.spec.clone());
+        let spec = spec.unwrap_or_default();
+        let metadata = lease.as_ref().map(|lease| &lease.metadata);
+        let version = metadata.and_then(|metadata| metadata.resource_version.clone());
+        let version = version.unwrap_or_default();
+        let other = spec.holder_identity.unwrap_or_default();
+        let known =
             other.is_empty() || other == self.holder.text() || self.holder.knows_dead(&other);
-        if !free {
-            let since = match seen {
-                Some((last, since)) if *last == version => *since,
-                _ => {
-                    tracing::info!(
-                        holder = other,
-                        "another agent leads in this cluster; waiting"
-                    );
-                    seen.insert((version, Instant::now())).1
-                }
-            };
-            if since.elapsed() < TAKE_OVER {
-                return Ok(false);
-            }
+        if !known && !seen.has_run_out(&version, &other) {
+            seen.free_since = None;
+            return Ok(Some(version));
         }
-        let spec = self.spec(spec.lease_transitions.unwrap_or(0) + 1);
-        self.write(lease, spec).await
+        let free_since = seen.free_since.get_or_insert_with(Instant::now);
+        if !fit && free_since.elapsed() < LEAVE_TO_OTHERS {
+            return Ok(Some(version));
+        }
+        let won = match lease {
+            Some(lease) => {
+                let spec = self.spec(spec.lease_transitions.unwrap_or(0) + 1);
+                self.write(lease, spec).await?
+            }
+            None => {
+                let lease = Lease {
+                    metadata: ObjectMeta {
+                        name: Some(LEASE.to_owned()),
+                        ..ObjectMeta::default()
+                    },
+                    spec: Some(self.spec(0)),
+                };
+                won(self.leases.create(&PostParams::default(), &lease).await)?
+            }
+        };
+        Ok((!won).then_some(version))
+    }
+
+    /// Waits until the Lease is another than this version, for a while at most.
+    async fn changes(&self, version: Option<String>) {
+        let watch = async |version: String| {
+            let params = WatchParams::default().fields(&format!("metadata.name={LEASE}"));
+            let mut events = self.leases.watch(&params, &version).await.ok()?.boxed();
+            match events.next().await {
+                Some(Ok(WatchEvent::Error(_)) | Err(_)) | None => None,
+                Some(Ok(_)) => Some(()),
+            }
+        };
+        let watched = match version {
+            Some(version) if !version.is_empty() => {
+                tokio::time::timeout(WATCH_FOR, watch(version)).await
+            }
+            _ => Ok(None),
+        };
+        if let Ok(None) = watched {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     fn spec(&self, transitions: i32) -> LeaseSpec {

@@ -5,6 +5,7 @@ mod cluster;
 mod dial;
 mod identity;
 mod lead;
+mod proof;
 mod real;
 mod stream;
 mod summary;
@@ -21,8 +22,15 @@ use kube::Client;
 use lead::Lead;
 use muster_apply::Config as ApplyConfig;
 use muster_pki::JoinToken;
-use muster_runtime::{backoff::Backoff, http::Readiness, log::Chain, process, shutdown::Shutdown};
+use muster_runtime::{
+    backoff::Backoff,
+    http::{Part, Readiness},
+    log::Chain,
+    process,
+    shutdown::Shutdown,
+};
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
+use proof::Prover;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -136,29 +144,23 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
         });
     }
     let client = muster_apply::connect(config.kube).map_err(|e| AgentError::Client(Box::new(e)))?;
-    let identities = IdentityStore::new(client.clone(), &config.namespace);
-    let opening = open_identity(&identities, config.join_token.as_ref(), &stop);
-    let Some(mut identity) = opening.await? else {
-        return Ok(());
-    };
-    if let Some(hub) = config.hub {
-        identity.hub = hub;
-    }
-    let lead = Arc::new(Lead::new(client.clone(), &config.namespace));
-    if lead.take(&stop).await.is_none() {
-        return Ok(());
-    }
-    metrics.leading.set(1);
     let apply = ApplyConfig {
-        namespace: config.namespace,
+        namespace: config.namespace.clone(),
         namespaces: config.namespaces,
         ..ApplyConfig::default()
     };
-    let Some(cluster) = open_cluster(&client, &apply, &stop).await? else {
-        return Ok(());
+    let prover = Prover {
+        identities: IdentityStore::new(client.clone(), &config.namespace),
+        client: client.clone(),
+        namespace: config.namespace.clone(),
+        join_token: config.join_token,
+        hub: config.hub,
     };
-    ready.ready();
-    tokio::spawn(show_generation(cluster.level(), metrics.generation.clone()));
+    let lead = Arc::new(Lead::new(client, &config.namespace));
+    if !may_begin(&prover, &stop).await? || !take_lead(&lead, &prover, &ready, &stop).await {
+        return Ok(());
+    }
+    metrics.leading.set(1);
     let acting = stop.child_token();
     let kept = tokio::spawn({
         let (lead, acting) = (Arc::clone(&lead), acting.clone());
@@ -167,20 +169,81 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
             acting.cancel();
         }
     });
-    serve(&cluster, identity, &identities, &metrics, &acting).await;
-    cluster.stop().await;
-    let lost = !stop.is_cancelled();
-    if lost {
+    let acted = act(&prover, &apply, &ready, &metrics, &acting).await;
+    if acted.is_ok() && !stop.is_cancelled() {
         return Err(AgentError::LeadLost);
     }
     // Renewals have ended when the lead is given back, so that none takes it again.
+    acting.cancel();
     let _ = kept.await;
     if let Err(error) = lead.release().await {
         tracing::warn!(%error, "the lead was not given back; another agent waits until it runs out");
     }
+    acted?;
     if let Err(unfinished) = shutdown.finish(STOP_WITHIN).await {
         tracing::warn!(%unfinished, "stopped all the same");
     }
+    Ok(())
+}
+
+/// Whether there is an identity or a token to get one, once the API server can say; not where this
+/// agent is told to stop first. With a token alone the agent's namespace is made, for its Lease.
+async fn may_begin(prover: &Prover, stop: &CancellationToken) -> Result<bool, IdentityError> {
+    let mut backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
+    loop {
+        let looked = async {
+            let kept = prover.identities.kept(prover.join_token.as_ref()).await?;
+            match kept {
+                Some(_) => Ok(()),
+                None => prover.identities.ensure_namespace().await,
+            }
+        };
+        match looked.await {
+            Ok(()) => return Ok(true),
+            Err(error @ IdentityError::Cluster(_)) => {
+                tracing::warn!(error = %Chain(&error), "the agent can't look for its identity; trying again");
+            }
+            Err(error) => return Err(error),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(false),
+            () = tokio::time::sleep(backoff.next_delay()) => {}
+        }
+    }
+}
+
+/// Waits for the lead, and proves meanwhile that it could be taken. Whether it was.
+async fn take_lead(lead: &Lead, prover: &Prover, ready: &Part, stop: &CancellationToken) -> bool {
+    let (sender, fit) = watch::channel(None);
+    tokio::select! {
+        taken = lead.take(fit, stop) => taken.is_some(),
+        never = prover.run(ready, sender) => match never {},
+    }
+}
+
+/// Does an agent's work for as long as it leads.
+async fn act(
+    prover: &Prover,
+    apply: &ApplyConfig,
+    ready: &Part,
+    metrics: &Metrics,
+    acting: &CancellationToken,
+) -> Result<(), AgentError> {
+    let identities = &prover.identities;
+    let opening = open_identity(identities, prover.join_token.as_ref(), acting);
+    let Some(mut identity) = opening.await? else {
+        return Ok(());
+    };
+    if let Some(hub) = &prover.hub {
+        identity.hub.clone_from(hub);
+    }
+    let Some(cluster) = open_cluster(&prover.client, apply, acting).await? else {
+        return Ok(());
+    };
+    ready.ready();
+    tokio::spawn(show_generation(cluster.level(), metrics.generation.clone()));
+    serve(&cluster, identity, identities, metrics, acting).await;
+    cluster.stop().await;
     Ok(())
 }
 
@@ -247,6 +310,17 @@ async fn serve(
         let renewing = stop.child_token();
         let mut next = None;
         let ended = match dial(&identity.hub, &identity.trust, Some(&identity.credentials)).await {
+            // An ended certificate is good for nothing else.
+            Ok(channel) if identity.renew_at <= muster_pki::clock::now() => {
+                match identities.renew(channel).await {
+                    Ok(renewed) => {
+                        tracing::info!("the agent has a new certificate");
+                        next = Some(renewed);
+                        Ok(())
+                    }
+                    Err(error) => Err((None, Chain(&error).to_string())),
+                }
+            }
             Ok(channel) => {
                 let following = follow(
                     channel.clone(),

@@ -15,6 +15,7 @@ use std::{
 use futures::{StreamExt as _, stream};
 use http::Method;
 use k8s_openapi::{ByteString, List, api::core::v1::ConfigMap};
+use kube::Client;
 use muster_model::{
     bundle::ObjectRef,
     ids::{AppName, ContentHash},
@@ -134,6 +135,15 @@ struct State {
     /// When the record was read. A request of the process before may still be under way then.
     read_at: Option<Instant>,
     pieces: [Piece; PIECES],
+}
+
+/// Reads the inventory in a cluster and changes nothing.
+///
+/// # Errors
+/// [`InventoryError`] where this build can't go on from it.
+pub async fn check_inventory(client: Client, namespace: &str) -> Result<(), InventoryError> {
+    let cluster = Cluster::new(client, 1);
+    Inventory::load(cluster, namespace).await.map(drop)
 }
 
 /// The record, in memory and in the cluster.

@@ -25,7 +25,7 @@ pub use board::{
 };
 pub use cluster::{RequestError, connect};
 pub use engine::Config;
-pub use inventory::InventoryError;
+pub use inventory::{InventoryError, check_inventory};
 pub use kept::{Kept, KeptBundle, KeptBundleError, KeptError, KeptStore, Pointer};
 
 /// The field manager of everything that is applied.

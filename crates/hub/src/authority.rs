@@ -1,9 +1,6 @@
 //! Who may speak: the fleet's CA, enrolment by join token, renewal, revocation, and logins for people.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
 use muster_model::ids::{ClusterName, ContentHash, InstanceId};
 use muster_pki::{
@@ -90,7 +87,7 @@ impl Authority {
         let pem = match store.get(records::CA).await.map_err(RecordError::from)? {
             Some(kept) => String::from_utf8_lossy(&kept.value).into_owned(),
             None => {
-                let pem = Ca::create(SystemTime::now())?.to_pem();
+                let pem = Ca::create(muster_pki::clock::now())?.to_pem();
                 let txn = Txn::new()
                     .when(records::CA, Expected::Absent)
                     .put(records::CA, pem.clone());
@@ -154,7 +151,7 @@ impl Authority {
             ["localhost", "127.0.0.1", host].map(|name| name.trim_matches(['[', ']']).to_owned());
         Ok(self
             .ca
-            .hub_credentials(&names, HUB_LIFETIME, SystemTime::now())?)
+            .hub_credentials(&names, HUB_LIFETIME, muster_pki::clock::now())?)
     }
 
     /// Renews the hub's own certificate in time until told to stop.
@@ -183,7 +180,7 @@ impl Authority {
         who: &str,
     ) -> Result<JoinToken, AuthorityError> {
         let secret = JoinSecret::generate();
-        let expires = SystemTime::now() + valid;
+        let expires = muster_pki::clock::now() + valid;
         let record = JoinRecord {
             cluster: cluster.clone(),
             expires: seconds(expires),
@@ -287,7 +284,7 @@ impl Authority {
         Ok(Granted {
             certificate: self
                 .ca
-                .sign(csr, &identity, self.lifetime, SystemTime::now())?,
+                .sign(csr, &identity, self.lifetime, muster_pki::clock::now())?,
             trust: self.trust.to_pem(),
             cluster: cluster.clone(),
             instance: instance.clone(),
@@ -361,7 +358,9 @@ impl Authority {
         who: &str,
     ) -> Result<(String, String), AuthorityError> {
         let identity = Identity::Admin(name.clone());
-        let certificate = self.ca.sign(csr, &identity, valid, SystemTime::now())?;
+        let certificate = self
+            .ca
+            .sign(csr, &identity, valid, muster_pki::clock::now())?;
         let txn = audited(Txn::new(), who, format!("login for {name}"));
         self.store.commit(txn).await?;
         Ok((certificate, self.trust.to_pem()))

@@ -8,6 +8,7 @@ mod choose;
 mod config;
 mod fleet;
 mod leadership;
+mod maintenance;
 mod metrics;
 mod observed;
 mod records;
@@ -48,6 +49,7 @@ use tokio_stream::wrappers::ReceiverStream;
 pub use authority::AuthorityError;
 pub use config::{AGENT_LIFETIME, HubConfig, LOGIN_FILE, STORE_FILE};
 pub use leadership::LeadError;
+pub use maintenance::maintain;
 pub use records::RecordError;
 
 /// How long a login for people on the hub's own machine works; it is made anew at every start.

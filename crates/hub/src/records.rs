@@ -204,5 +204,5 @@ pub(crate) fn seconds(time: SystemTime) -> u64 {
 
 /// Seconds since 1970, now.
 pub(crate) fn now() -> u64 {
-    seconds(SystemTime::now())
+    seconds(muster_pki::clock::now())
 }

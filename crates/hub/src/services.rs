@@ -5,8 +5,8 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use futures::Stream;
 use muster_git::{RepoView, Watcher};
 use muster_model::ids::{ClusterName, InstanceId, InvalidId};
-use muster_pki::{AdminName, Identity};
-use muster_proto::v1;
+use muster_pki::{AdminName, Certified, Identity, clock};
+use muster_proto::{PROTOCOL_VERSION, VERSION, v1};
 use muster_runtime::log::Chain;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -63,7 +63,7 @@ impl Services {
         peer.ok_or_else(|| Status::internal("the connection has no peer"))
     }
 
-    /// The agent that calls.
+    /// The agent that calls. Its certificate may have ended: then it may only renew it.
     fn agent<T>(&self, request: &Request<T>) -> Result<(Peer, ClusterName, InstanceId), Status> {
         let peer = Self::peer(request)?;
         match peer.certified.as_ref().map(|certified| &certified.identity) {
@@ -82,9 +82,33 @@ impl Services {
         }
     }
 
+    /// The agent that calls, if its instance is still one of the fleet.
+    async fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        let (peer, cluster, instance) = self.agent(request)?;
+        self.in_time(&peer)?;
+        let admitted = admit(self.0.sessions.store.as_ref(), &cluster, &instance).await;
+        admitted.map_err(|error| self.denied(&peer.address.to_string(), &error))?;
+        let not_after = peer.certified.as_ref().map(|certified| certified.not_after);
+        Ok(Caller {
+            cluster,
+            instance,
+            not_after: not_after.unwrap_or(std::time::UNIX_EPOCH),
+            address: peer.address,
+        })
+    }
+
+    fn in_time(&self, peer: &Peer) -> Result<(), Status> {
+        let ended = |certified: &&Arc<Certified>| certified.not_after <= clock::now();
+        match peer.certified.as_ref().filter(ended) {
+            Some(_) => Err(self.turn_away(peer, "expired", "this certificate has ended; renew it")),
+            None => Ok(()),
+        }
+    }
+
     /// The person that calls.
     fn admin<T>(&self, request: &Request<T>) -> Result<String, Status> {
         let peer = Self::peer(request)?;
+        self.in_time(&peer)?;
         match peer.certified.as_ref().map(|certified| &certified.identity) {
             Some(Identity::Admin(name)) => Ok(name.to_string()),
             Some(Identity::Agent { .. }) => {
@@ -211,19 +235,23 @@ impl v1::agents_server::Agents for Services {
         &self,
         request: Request<Streaming<v1::AgentMessage>>,
     ) -> Answer<Self::FollowStream> {
-        let (peer, cluster, instance) = self.agent(&request)?;
-        let admitted = admit(self.0.sessions.store.as_ref(), &cluster, &instance).await;
-        admitted.map_err(|error| self.denied(&peer.address.to_string(), &error))?;
-        let not_after = peer.certified.as_ref().map(|certified| certified.not_after);
-        let caller = Caller {
-            cluster,
-            instance,
-            not_after: not_after.unwrap_or(std::time::UNIX_EPOCH),
-            address: peer.address,
-        };
+        let caller = self.caller(&request).await?;
         let (outgoing, messages) = mpsc::channel(OUTGOING);
         tokio::spawn(Arc::clone(&self.0.sessions).run(caller, request.into_inner(), outgoing));
         Ok(Response::new(ReceiverStream::new(messages)))
+    }
+
+    async fn check(&self, request: Request<v1::Hello>) -> Answer<v1::Checked> {
+        let caller = self.caller(&request).await?;
+        if let Err((reason, status)) = Sessions::check(&caller, request.get_ref()) {
+            let who = caller.address.to_string();
+            self.0.metrics.refuse(reason, &who, status.message());
+            return Err(status);
+        }
+        Ok(Response::new(v1::Checked {
+            protocol: PROTOCOL_VERSION,
+            version: VERSION.to_owned(),
+        }))
     }
 }
 
@@ -377,7 +405,7 @@ impl v1::admin_server::Admin for Services {
             certificate,
             trust,
             hub: self.0.authority.advertised().to_owned(),
-            expires_at: time(std::time::SystemTime::now() + valid),
+            expires_at: time(clock::now() + valid),
         }))
     }
 

@@ -138,7 +138,7 @@ impl Sessions {
                 .await;
             return;
         };
-        if let Err((reason, status)) = self.check(&caller, &hello) {
+        if let Err((reason, status)) = Self::check(&caller, &hello) {
             self.metrics.refuse(reason, &who, status.message());
             let _ = outgoing.send(Err(status)).await;
             return;
@@ -195,7 +195,8 @@ impl Sessions {
         }
     }
 
-    fn check(&self, caller: &Caller, hello: &v1::Hello) -> Result<(), (&'static str, Status)> {
+    /// Whether a stream of this caller that begins like this is served.
+    pub(crate) fn check(caller: &Caller, hello: &v1::Hello) -> Result<(), (&'static str, Status)> {
         if hello.protocol != PROTOCOL_VERSION {
             let why = format!(
                 "the agent (version {}) speaks protocol {}, this hub (version {VERSION}) {PROTOCOL_VERSION}; upgrade the older one",
@@ -334,7 +335,7 @@ impl Stream<'_> {
         let valid = self
             .caller
             .not_after
-            .duration_since(SystemTime::now())
+            .duration_since(muster_pki::clock::now())
             .unwrap_or_default();
         let expiry = tokio::time::sleep(valid);
         tokio::pin!(expiry);

@@ -1,6 +1,9 @@
 //! Orders to a hub: join tokens, removal, logins, backup and restore.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt::Display,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, bail};
 use muster_model::kinds::Span;
@@ -78,14 +81,15 @@ pub(crate) async fn remove(
     Ok(removed > 0)
 }
 
-/// `muster hub admin NAME`: a login for a person or script. Its key is made here and never leaves.
+/// `muster hub admin NAME`: a login for a person or script. Its key is made here and goes nowhere but into
+/// the login's file, or to standard output.
 pub(crate) async fn admin(
     mut client: Client,
     name: &str,
     valid: Option<Span>,
     out: &Path,
 ) -> anyhow::Result<()> {
-    if out.exists() {
+    if !is_stream(out) && out.exists() {
         bail!("{} exists already; name another file", out.display());
     }
     let key = Key::generate()?;
@@ -106,6 +110,10 @@ pub(crate) async fn admin(
         certificate: granted.certificate,
         key: key.to_pem(),
     };
+    if is_stream(out) {
+        print(&serde_yaml::to_string(&login)?);
+        return Ok(());
+    }
     login.write(out)?;
     print(&format!(
         "{}: give it to {name}, who keeps it with `muster login {}`\n",
@@ -115,29 +123,48 @@ pub(crate) async fn admin(
     Ok(())
 }
 
-/// `muster hub backup FILE`, also beside a running hub.
+/// `muster hub backup FILE|-`, also beside a running hub.
 pub(crate) fn backup(state_dir: Option<PathBuf>, file: &Path) -> anyhow::Result<()> {
     let store = client::store_file(state_dir)?;
-    muster_store::backup(&store, file)
-        .with_context(|| format!("no backup of {}", store.display()))?;
-    print(&format!(
-        "{}: a backup of {}. It holds the fleet's CA key: keep it as you keep secrets.\n",
-        file.display(),
-        store.display()
-    ));
+    let failed = || format!("no backup of {}", store.display());
+    if is_stream(file) {
+        muster_store::backup_to(&store, &mut std::io::stdout().lock()).with_context(failed)?;
+        anstream::eprintln!("{}", backed_up(&"what was written", &store));
+        return Ok(());
+    }
+    muster_store::backup(&store, file).with_context(failed)?;
+    print(&format!("{}\n", backed_up(&file.display(), &store)));
     Ok(())
 }
 
-/// `muster hub restore FILE`, while no hub runs.
+/// Whether a file's name stands for standard input or output.
+fn is_stream(file: &Path) -> bool {
+    file == Path::new("-")
+}
+
+fn backed_up(what: &dyn Display, store: &Path) -> String {
+    format!(
+        "{what}: a backup of {}. It holds the fleet's CA key: keep it as you keep secrets.",
+        store.display()
+    )
+}
+
+/// `muster hub restore FILE|-`, while no hub runs.
 pub(crate) fn restore(state_dir: Option<PathBuf>, file: &Path) -> anyhow::Result<()> {
     let store = client::store_file(state_dir)?;
-    let restored = muster_store::restore(file, &store)
-        .with_context(|| format!("{} is not restored; what was there stays", file.display()))?;
-    print(&format!(
-        "{} is restored from {}\n",
-        store.display(),
-        file.display()
-    ));
+    let (from, restored) = match is_stream(file) {
+        true => (
+            "standard input".to_owned(),
+            muster_store::restore_from(&mut std::io::stdin().lock(), &store),
+        ),
+        false => (
+            file.display().to_string(),
+            muster_store::restore(file, &store),
+        ),
+    };
+    let restored =
+        restored.with_context(|| format!("{from} is not restored; what was there stays"))?;
+    print(&format!("{} is restored from {from}\n", store.display()));
     if let Some(kept) = restored.kept {
         print(&format!("what was there before is in {}\n", kept.display()));
     }

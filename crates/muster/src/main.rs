@@ -109,7 +109,7 @@ enum Command {
 enum HubCommand {
     /// Write a backup of the hub's state, also while it runs.
     Backup {
-        /// The backup's file.
+        /// The backup's file; `-` for standard output.
         file: PathBuf,
         /// Where the hub keeps its state.
         #[arg(long, value_name = "DIR", env = "MUSTER_STATE_DIR")]
@@ -117,7 +117,7 @@ enum HubCommand {
     },
     /// Put a backup in place of the hub's state, while no hub runs.
     Restore {
-        /// The backup's file.
+        /// The backup's file; `-` for standard input.
         file: PathBuf,
         /// Where the hub keeps its state.
         #[arg(long, value_name = "DIR", env = "MUSTER_STATE_DIR")]
@@ -130,7 +130,7 @@ enum HubCommand {
         /// How long it works, such as 30d.
         #[arg(long)]
         valid: Option<Span>,
-        /// Where to write it.
+        /// Where to write it; `-` for standard output.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },

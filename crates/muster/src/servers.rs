@@ -21,6 +21,39 @@ pub(crate) struct LogArgs {
     /// How to log: text or json. MUSTER_LOG sets the level, such as debug.
     #[arg(long, default_value = "text", env = "MUSTER_LOG_FORMAT")]
     log_format: LogFormat,
+    /// Puts the wall clock off by so many seconds, such as -60s. For tests of fleets whose clocks disagree.
+    #[arg(
+        long,
+        hide = true,
+        env = "MUSTER_CLOCK_OFFSET",
+        allow_hyphen_values = true
+    )]
+    clock_offset: Option<String>,
+}
+
+impl LogArgs {
+    /// Begins to log, and sets the clock.
+    fn init(&self) -> anyhow::Result<()> {
+        log::init(self.log_format)?;
+        if let Some(offset) = self
+            .clock_offset
+            .as_deref()
+            .filter(|offset| !offset.is_empty())
+        {
+            let seconds = offset.trim_start_matches('+').trim_end_matches('s').parse();
+            let seconds = seconds.with_context(|| {
+                format!(
+                    "MUSTER_CLOCK_OFFSET is {offset:?}, which is no number of seconds such as -60s"
+                )
+            })?;
+            tracing::warn!(
+                seconds,
+                "MUSTER_CLOCK_OFFSET puts this process's clock off, as only a test should"
+            );
+            muster_pki::clock::put_off(seconds);
+        }
+        Ok(())
+    }
 }
 
 /// The hub's flags. Only the repository has no default.
@@ -68,11 +101,21 @@ pub(crate) struct HubArgs {
     /// How long an agent's certificate is valid; it is renewed after two thirds.
     #[arg(long, default_value = "24h", env = "MUSTER_AGENT_LIFETIME")]
     agent_lifetime: Span,
+    /// Leave the state alone and only answer probes, so that a person can restore it where it is.
+    #[arg(long)]
+    maintenance: bool,
     #[command(flatten)]
     log: LogArgs,
 }
 
 impl HubArgs {
+    fn state_dir(&self) -> anyhow::Result<PathBuf> {
+        match &self.state_dir {
+            Some(dir) => Ok(dir.clone()),
+            None => client::default_state_dir(),
+        }
+    }
+
     fn config(&self) -> anyhow::Result<HubConfig> {
         let repo = self.repo.as_deref().context(
             "which repository? `muster hub --repo URL`, such as https://git.example.com/fleet.git or a path",
@@ -93,10 +136,7 @@ impl HubArgs {
             ),
             None => None,
         };
-        let state_dir = match &self.state_dir {
-            Some(dir) => dir.clone(),
-            None => client::default_state_dir()?,
-        };
+        let state_dir = self.state_dir()?;
         Ok(HubConfig {
             remote: RemoteConfig {
                 url: repo
@@ -127,8 +167,17 @@ impl HubArgs {
 
 /// `muster hub`.
 pub(crate) async fn hub(args: &HubArgs) -> anyhow::Result<()> {
+    if args.maintenance {
+        args.log.init()?;
+        let state_dir = args.state_dir()?;
+        muster_hub::maintain(args.http, Shutdown::on_signals()?, |http| {
+            tracing::warn!(%http, state_dir = %state_dir.display(), "no hub runs here, for maintenance: `muster hub restore - < BACKUP` on this state directory puts a backup in its place, `muster hub backup -` saves it; then start the hub without --maintenance");
+        })
+        .await?;
+        return Ok(());
+    }
     let config = args.config()?;
-    log::init(args.log.log_format)?;
+    args.log.init()?;
     let shutdown = Shutdown::on_signals()?;
     let login = config.login_path();
     muster_hub::run(config, shutdown, |addresses| {
@@ -196,16 +245,20 @@ pub(crate) async fn agent(args: &AgentArgs) -> anyhow::Result<()> {
         .as_deref()
         .map(|text| (text, text.strip_prefix('@')))
     {
-        Some((_, Some(file))) => Some(
-            std::fs::read_to_string(file)
-                .with_context(|| format!("can't read the join token in {file}"))?,
-        ),
+        Some((_, Some(file))) => match std::fs::read_to_string(file) {
+            Ok(text) => Some(text),
+            // It works once, so that a Secret with it may be deleted when the agent has joined.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => {
+                return Err(error).with_context(|| format!("can't read the join token in {file}"));
+            }
+        },
         Some((text, None)) if !text.is_empty() => Some(text.to_owned()),
         Some(_) | None => None,
     };
     let join_token = text.map(|text| text.parse::<JoinToken>()).transpose()?;
     let kube = kube_config(args).await?;
-    log::init(args.log.log_format)?;
+    args.log.init()?;
     let config = muster_agent::AgentConfig {
         kube,
         namespace: args.namespace.clone(),

@@ -80,8 +80,8 @@ impl fmt::Display for AdminName {
     }
 }
 
-/// What a client's certificate says. That it is genuine and in its time was TLS's part; a connection
-/// that outlives `not_after` must be ended by its owner.
+/// What a client's certificate says. That it is genuine was TLS's part, and that it has begun; an agent's
+/// may have ended. A connection that outlives `not_after` must be ended by its owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certified {
     /// The client.

@@ -6,14 +6,16 @@
 //! ([`ServerTls`], [`client_config`]), and whom a certificate names is an [`Identity`].
 //!
 //! Keys are ECDSA P-256. The names of clusters and instances are `muster-model`'s, which has no
-//! effects. Nothing here reads a clock: callers pass the time.
+//! effects. The time is passed by callers; [`clock`] is where they have it from.
 
 mod ca;
+pub mod clock;
 mod error;
 mod identity;
 mod join;
 mod key;
 mod login;
+mod renewable;
 mod tls;
 mod trust;
 
@@ -23,5 +25,6 @@ pub use identity::{AdminName, Certified, Identity, InvalidAdminName, rotate_at};
 pub use join::{JoinSecret, JoinToken, JoinTokenError};
 pub use key::{Credentials, Key};
 pub use login::{Login, LoginError};
+pub use renewable::RENEWAL_GRACE;
 pub use tls::{HUB_SERVER_NAME, ServerTls, client_config};
 pub use trust::TrustBundle;

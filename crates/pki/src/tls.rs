@@ -11,7 +11,7 @@ use rustls::{
     version::TLS13,
 };
 
-use crate::{Credentials, PkiError, TrustBundle};
+use crate::{Credentials, PkiError, TrustBundle, clock::TlsClock, renewable::Renewable};
 
 /// The name that every hub's certificate has and every client checks, at whatever address the hub is
 /// reached. Only a hub gets a server's certificate from the fleet's authority, so this proves as much
@@ -30,7 +30,8 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 /// The hub's side of TLS, which can change while it is used.
 ///
 /// A client may come without a certificate (that is how it enrols); the services ask for what they
-/// need. One that is shown must be genuine and in its time, or the handshake fails.
+/// need. One that is shown must be genuine and in its time, or the handshake fails; an agent's that has
+/// ended is let in to be renewed, see [`crate::RENEWAL_GRACE`].
 #[derive(Debug)]
 pub struct ServerTls(RwLock<Arc<ServerConfig>>);
 
@@ -70,11 +71,12 @@ fn server_config(
     let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(trust.roots()?), provider())
         .allow_unauthenticated()
         .build()
+        .map(|clients| Arc::new(Renewable(clients)))
         .map_err(|source| PkiError::Tls {
             source: source.into(),
         })?;
     let own = Arc::new(SingleCertAndKey::from(credentials.certified_key()?));
-    let mut config = ServerConfig::builder_with_provider(provider())
+    let mut config = ServerConfig::builder_with_details(provider(), Arc::new(TlsClock))
         .with_protocol_versions(&[&TLS13])
         .map_err(|source| PkiError::Tls {
             source: source.into(),
@@ -98,7 +100,7 @@ pub fn client_config(
     trust: &TrustBundle,
     credentials: Option<&Credentials>,
 ) -> Result<Arc<ClientConfig>, PkiError> {
-    let builder = ClientConfig::builder_with_provider(provider())
+    let builder = ClientConfig::builder_with_details(provider(), Arc::new(TlsClock))
         .with_protocol_versions(&[&TLS13])
         .map_err(|source| PkiError::Tls {
             source: source.into(),

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use error::{CommitError, StoreError};
-pub use sqlite::{RESTORED_KEY, Restored, SqliteStore, backup, restore};
+pub use sqlite::{RESTORED_KEY, Restored, SqliteStore, backup, backup_to, restore, restore_from};
 pub use txn::{Condition, Expected, Txn};
 pub use watch::{Changes, Watch};
 

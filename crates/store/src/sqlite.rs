@@ -16,7 +16,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::{mpsc, oneshot};
 
-pub use backup::{RESTORED_KEY, Restored, backup, restore};
+pub use backup::{RESTORED_KEY, Restored, backup, backup_to, restore, restore_from};
 
 use crate::{CommitError, Store, StoreError, Txn, Versioned, Watch, watch::Watchers};
 

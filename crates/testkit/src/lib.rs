@@ -9,7 +9,7 @@ mod guard;
 pub mod image;
 pub mod kind;
 pub mod local;
-mod ports;
+pub mod ports;
 pub mod process;
 pub mod repository;
 pub mod scratch;

@@ -11,7 +11,10 @@ const RANGE: std::ops::Range<u16> = 15_000..32_000;
 
 /// A port that nobody listens on right now. Another process may take it before its user does, so
 /// that the user must be ready to try again with another one.
-pub(crate) fn free() -> anyhow::Result<u16> {
+///
+/// # Errors
+/// When none is found.
+pub fn free() -> anyhow::Result<u16> {
     let mut random = rand::rng();
     (0..100)
         .map(|_| random.random_range(RANGE))

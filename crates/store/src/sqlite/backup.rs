@@ -49,6 +49,20 @@ pub fn backup(from: &Path, to: &Path) -> Result<(), StoreError> {
     sync_folder(to)
 }
 
+/// Writes a consistent, checked copy of the store `from` as bytes, as [`backup`] writes a file. It is
+/// made beside `from` first, so that what is written is whole.
+///
+/// # Errors
+/// As [`backup`], and when the bytes can't be written.
+pub fn backup_to(from: &Path, to: &mut impl io::Write) -> Result<(), StoreError> {
+    let copy = copy(from, from)?;
+    file::check(copy.path(), &file::open_to_read(copy.path())?)?;
+    File::open(copy.path())
+        .and_then(|mut copy| io::copy(&mut copy, to))
+        .and_then(|_| to.flush())
+        .map_err(|source| StoreError::file("write out the copy of", from, source))
+}
+
 /// Puts a copy of the store or backup `from` in the place of the store `to`. The copy gets an
 /// incarnation of its own and [`RESTORED_KEY`], so that nobody takes it for the store that it was; what
 /// stood at `to` is kept beside it. At any moment `to` is the old store or the new one, whole. Blocks
@@ -59,6 +73,23 @@ pub fn backup(from: &Path, to: &Path) -> Result<(), StoreError> {
 /// system refuses. What stood at `to` then still does.
 pub fn restore(from: &Path, to: &Path) -> Result<Restored, StoreError> {
     let _lock = file::Lock::take(to)?;
+    put(from, to)
+}
+
+/// As [`restore`], for a backup that arrives as bytes. They wait in a file beside `to`.
+///
+/// # Errors
+/// As [`restore`], and when the bytes can't be read.
+pub fn restore_from(from: &mut impl io::Read, to: &Path) -> Result<Restored, StoreError> {
+    let _lock = file::Lock::take(to)?;
+    let mut arrived = temporary(to)?;
+    io::copy(from, arrived.as_file_mut())
+        .map_err(|source| StoreError::file("write what arrives to", arrived.path(), source))?;
+    put(arrived.path(), to)
+}
+
+/// Puts a copy of `from` at `to`, whose lock the caller holds.
+fn put(from: &Path, to: &Path) -> Result<Restored, StoreError> {
     let copy = copy(from, to)?;
     let conn = file::open_to_change(copy.path())?;
     let incarnation = mark(&conn).map_err(|e| StoreError::engine("mark", copy.path(), e))?;
@@ -85,11 +116,7 @@ fn copy(from: &Path, beside: &Path) -> Result<NamedTempFile, StoreError> {
     File::open(from).map_err(|source| StoreError::file("open", from, source))?;
     let source = file::open_to_read(from)?;
     file::check(from, &source)?;
-    let folder = folder(beside);
-    let copy = tempfile::Builder::new()
-        .prefix(".muster-store-")
-        .tempfile_in(folder)
-        .map_err(|source| StoreError::file("create a file in", folder, source))?;
+    let copy = temporary(beside)?;
     let name = copy.path().to_str().ok_or_else(|| {
         StoreError::file(
             "write to a path that is no UTF-8",
@@ -101,6 +128,15 @@ fn copy(from: &Path, beside: &Path) -> Result<NamedTempFile, StoreError> {
         .execute("VACUUM INTO ?1", [name])
         .map_err(|source| StoreError::engine("copy the store to", copy.path(), source))?;
     Ok(copy)
+}
+
+/// An empty temporary file in the folder of `beside`.
+fn temporary(beside: &Path) -> Result<NamedTempFile, StoreError> {
+    let folder = folder(beside);
+    tempfile::Builder::new()
+        .prefix(".muster-store-")
+        .tempfile_in(folder)
+        .map_err(|source| StoreError::file("create a file in", folder, source))
 }
 
 /// Makes the copy a store of its own, and returns its new name.

@@ -10,7 +10,9 @@ use std::{
     },
 };
 
-use muster_store::{RESTORED_KEY, SqliteStore, Store, StoreError, Txn, backup, restore};
+use muster_store::{
+    RESTORED_KEY, SqliteStore, Store, StoreError, Txn, backup, backup_to, restore, restore_from,
+};
 
 use super::{
     all,
@@ -182,5 +184,41 @@ async fn a_log_left_by_a_killed_hub_goes_with_the_old_store() {
     assert_eq!(
         kept.get("key/1").await.unwrap().unwrap().value,
         "in the log"
+    );
+}
+
+#[tokio::test]
+async fn a_backup_goes_through_a_pipe_and_a_cut_one_is_not_used() {
+    let (dir, store) = store();
+    let path = dir.path().join("hub.db");
+    fill(&store).await;
+    let mut bytes = Vec::new();
+    backup_to(&path, &mut bytes).unwrap();
+    let error = restore_from(&mut bytes.as_slice(), &path).unwrap_err();
+    assert!(matches!(error, StoreError::InUse { .. }), "{error:?}");
+    store
+        .commit(Txn::new().put("key/1", "later"))
+        .await
+        .unwrap();
+    drop(store);
+
+    let before = fs::read(&path).unwrap();
+    for cut in [0, 7, bytes.len() / 2] {
+        let error = restore_from(&mut &bytes[..cut], &path).unwrap_err();
+        let told = matches!(
+            error,
+            StoreError::NotAStore { .. } | StoreError::Damaged { .. }
+        );
+        assert!(told, "{cut}: {error:?}");
+    }
+    assert_eq!(fs::read(&path).unwrap(), before);
+    restore_from(&mut bytes.as_slice(), &path).unwrap();
+    let store = SqliteStore::open(&path).unwrap();
+    assert_eq!(store.get("key/1").await.unwrap().unwrap().value.len(), 500);
+    drop(store);
+    let left = names(dir.path());
+    assert!(
+        left.iter().all(|name| name.starts_with("hub.db")),
+        "{left:?}"
     );
 }

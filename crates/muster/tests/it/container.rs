@@ -1,0 +1,134 @@
+//! The hub as a container runs it: its settings are in the environment, there is no shell, and what a
+//! person does to its state goes through standard input and output.
+
+use std::{
+    io::Write as _,
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use muster_testkit::{
+    fleet::{Fleet, FleetOptions, get},
+    ports,
+    process::Process,
+    repository,
+    wait::eventually,
+};
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// A command with the settings of the hub's container and nothing else.
+fn muster(fleet: &Fleet) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_muster"));
+    command.env_clear();
+    command.env("MUSTER_REPO", fleet.repo().path());
+    command.env("MUSTER_STATE_DIR", fleet.state_dir());
+    command
+}
+
+/// Runs `muster hub` with this as its standard input.
+fn hub(fleet: &Fleet, arguments: &[&str], input: &[u8]) -> anyhow::Result<Output> {
+    let mut command = muster(fleet);
+    command.arg("hub").args(arguments);
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = piped.stderr(Stdio::piped()).spawn()?;
+    // One that says no before it has read all closes the pipe.
+    let _ = child.stdin.take().context("no pipe")?.write_all(input);
+    Ok(child.wait_with_output()?)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_leaves_and_comes_back_through_pipes() -> anyhow::Result<()> {
+    let mut fleet = Fleet::start(FleetOptions::new(env!("CARGO_BIN_EXE_muster"), &[])).await?;
+    let files = repository::fleet("container", "{}", [("one", "west")]);
+    fleet.repo().publish("begin", &repository::listed(&files))?;
+    fleet.start_hub().await?;
+    let token = fleet.run(&["cluster", "join-token", "one"])?;
+    ensure!(token.starts_with("muster-join."), "{token}");
+
+    let saved = hub(&fleet, &["backup", "-"], b"")?;
+    let said = String::from_utf8_lossy(&saved.stderr).into_owned();
+    ensure!(
+        saved.status.success() && said.contains("keep it as you keep secrets"),
+        "{said}"
+    );
+    let refused = hub(&fleet, &["restore", "-"], &saved.stdout)?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(
+        !refused.status.success() && said.contains("in use by another process"),
+        "{said}"
+    );
+    fleet.stop_hub()?;
+
+    let http = format!("127.0.0.1:{}", ports::free()?);
+    let mut command = muster(&fleet);
+    command
+        .args(["hub", "--maintenance"])
+        .env("MUSTER_HTTP", &http);
+    let log = fleet.directory().join("maintenance.log");
+    let maintenance = Process::spawn("maintenance", command, &log)?;
+    eventually("maintenance answers probes", SOON, async || {
+        for path in ["/healthz", "/readyz"] {
+            let page = get(&http, path).await?;
+            ensure!(page.starts_with("HTTP/1.1 200"), "{page}");
+        }
+        Ok(())
+    })
+    .await?;
+    ensure!(
+        maintenance.tail().contains("muster hub restore - < BACKUP"),
+        "{}",
+        maintenance.tail()
+    );
+    let cut = hub(
+        &fleet,
+        &["restore", "-"],
+        &saved.stdout[..saved.stdout.len() / 2],
+    )?;
+    ensure!(!cut.status.success());
+    let restored = hub(&fleet, &["restore", "-"], &saved.stdout)?;
+    let said = String::from_utf8_lossy(&restored.stderr).into_owned();
+    ensure!(restored.status.success(), "{said}");
+    ensure!(maintenance.stop(SOON)?.success(), "{}", maintenance.tail());
+
+    fleet.start_hub().await?;
+    let log = std::fs::read_to_string(fleet.hub()?.log())?;
+    ensure!(log.contains("was restored from a backup"), "{log}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_directory_is_made_where_it_can_be_and_named_where_not() -> anyhow::Result<()> {
+    let fleet = Fleet::start(FleetOptions::new(env!("CARGO_BIN_EXE_muster"), &[])).await?;
+    let files = repository::fleet("container", "{}", [("one", "west")]);
+    fleet.repo().publish("begin", &repository::listed(&files))?;
+    let http = format!("127.0.0.1:{}", ports::free()?);
+    let start = |dir: &std::path::Path| {
+        let mut command = muster(&fleet);
+        command.arg("hub").env("MUSTER_STATE_DIR", dir);
+        command
+            .env("MUSTER_LISTEN", "127.0.0.1:0")
+            .env("MUSTER_HTTP", &http);
+        command
+    };
+    // Not even root can write here, as in a volume that is mounted read-only.
+    for dir in ["/proc/sys/muster", "/proc/sys"] {
+        let refused = start(dir.as_ref()).output()?;
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        let named = said.contains("the hub's state can't be opened") && said.contains(dir);
+        ensure!(!refused.status.success() && named, "{said}");
+    }
+    let deep = fleet.directory().join("not/yet/there");
+    let log = fleet.directory().join("deep.log");
+    let hub = Process::spawn("hub", start(&deep), &log)?;
+    eventually("the hub is ready", SOON, async || {
+        hub.check()?;
+        let page = get(&http, "/readyz").await?;
+        ensure!(page.starts_with("HTTP/1.1 200"), "{page}");
+        Ok(())
+    })
+    .await?;
+    ensure!(deep.join("admin.yaml").exists());
+    Ok(())
+}

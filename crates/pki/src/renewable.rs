@@ -1,0 +1,97 @@
+//! Agents whose certificate has ended may still ask for a new one: a cluster that was cut off for days comes
+//! back by itself.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    pki_types::{CertificateDer, UnixTime},
+    server::danger::{ClientCertVerified, ClientCertVerifier},
+};
+
+use crate::{Certified, Identity};
+
+/// How long after its end an agent's certificate is still good for getting a new one, and for nothing else.
+pub const RENEWAL_GRACE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// Takes what the inner verifier takes, and agents' certificates that it took until a while ago. Whoever
+/// serves the connection must look at [`Certified::not_after`].
+#[derive(Debug)]
+pub(crate) struct Renewable(pub(crate) Arc<dyn ClientCertVerifier>);
+
+/// The last moment of an agent's certificate, where that is not too long ago.
+fn last_moment(certificate: &CertificateDer<'_>, now: UnixTime) -> Option<UnixTime> {
+    let certified = Certified::of(certificate).ok()?;
+    if !matches!(certified.identity, Identity::Agent { .. }) {
+        return None;
+    }
+    let end = certified
+        .not_after
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .ok()?;
+    let ago = now.as_secs().checked_sub(end.as_secs())?;
+    (ago <= RENEWAL_GRACE.as_secs()).then(|| UnixTime::since_unix_epoch(end))
+}
+
+impl ClientCertVerifier for Renewable {
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let expired = |error: &Error| {
+            matches!(
+                error,
+                Error::InvalidCertificate(
+                    CertificateError::Expired | CertificateError::ExpiredContext { .. }
+                )
+            )
+        };
+        match self.0.verify_client_cert(certificate, chain, now) {
+            Err(error) if expired(&error) => match last_moment(certificate, now) {
+                Some(then) => self.0.verify_client_cert(certificate, chain, then),
+                None => Err(error),
+            },
+            verified => verified,
+        }
+    }
+
+    fn offer_client_auth(&self) -> bool {
+        self.0.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.0.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
