@@ -366,15 +366,15 @@ impl Authority {
         Ok((certificate, self.trust.to_pem()))
     }
 
-    /// A whole login for somebody on this very machine.
+    /// A whole login for somebody on this very machine, to a hub that they reach at this address.
     pub(crate) async fn local_login(
         &self,
         name: &AdminName,
         valid: Duration,
+        hub: String,
     ) -> Result<Login, AuthorityError> {
         let key = Key::generate()?;
         let (certificate, ca) = self.admin(name, &key.request()?, valid, "hub").await?;
-        let hub = self.advertise.clone();
         Ok(Login {
             hub,
             name: name.to_string(),

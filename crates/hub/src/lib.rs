@@ -186,7 +186,7 @@ pub async fn run(
         metrics.clone(),
         stop.clone(),
     );
-    write_login(&config, &authority).await?;
+    write_login(&config, &authority, advertised(addresses.grpc)).await?;
 
     let hook = Hook {
         repo: Arc::clone(&repo),
@@ -242,7 +242,7 @@ pub async fn run(
     Ok(served?)
 }
 
-/// What agents are told where nobody says: this machine's own address, as it is listened on.
+/// This machine's own address, as it is listened on; what agents are told where nobody says another.
 fn advertised(address: SocketAddr) -> String {
     if address.ip().is_unspecified() {
         format!("127.0.0.1:{}", address.port())
@@ -252,10 +252,15 @@ fn advertised(address: SocketAddr) -> String {
 }
 
 /// A login for people on this machine, so that `muster status` works beside the hub.
-async fn write_login(config: &HubConfig, authority: &authority::Authority) -> Result<(), HubError> {
+/// It goes there directly: the address that agents are told may be a load balancer's, and not there yet.
+async fn write_login(
+    config: &HubConfig,
+    authority: &authority::Authority,
+    hub: String,
+) -> Result<(), HubError> {
     let path = config.login_path();
     let name: AdminName = "local".parse().map_err(|_| AuthorityError::UnknownToken)?;
-    let login = authority.local_login(&name, LOCAL_LOGIN).await?;
+    let login = authority.local_login(&name, LOCAL_LOGIN, hub).await?;
     login
         .write(&path)
         .map_err(|source| HubError::Login { path, source })

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::ensure;
 use muster_agent::{dial, follow};
-use muster_pki::{Ca, Credentials, Identity, JoinSecret, Key};
+use muster_pki::{Ca, Credentials, Identity, JoinSecret, Key, RENEWAL_GRACE};
 use muster_proto::v1::{
     self, admin_client::AdminClient, agent_message::Message, enrolment_client::EnrolmentClient,
 };
@@ -74,9 +74,25 @@ async fn certificates_that_are_not_of_this_fleet() {
     assert_eq!(told(&hub, &copied, "eu-1").await, None);
     assert_eq!(hub.count("muster_hub_refused_total", "").await, 0);
 
-    let expired = signed(&ca, &good, &identity, now - Duration::from_secs(2 * 3600));
-    assert!(told(&hub, &expired, "eu-1").await.is_some());
+    // It ended an hour ago: good for a new one, and for nothing else.
+    let ended = Duration::from_secs(2 * 3600);
+    let expired = signed(&ca, &good, &identity, now - ended);
+    insta::assert_snapshot!(told(&hub, &expired, "eu-1").await.unwrap(), @"this certificate has ended; renew it");
+    assert_eq!(hub.refused("expired").await, 1);
+    let channel = dial(&hub.address(), &expired.trust, Some(&expired.credentials));
+    let csr = Key::generate().unwrap().request().unwrap();
+    let renewed = EnrolmentClient::new(channel.await.unwrap())
+        .renew(v1::RenewRequest { csr })
+        .await;
+    assert_eq!(renewed.unwrap().into_inner().cluster, "eu-1");
+    // For how long, is known; and people have to ask a person.
+    let forgotten = signed(&ca, &good, &identity, now - RENEWAL_GRACE - ended);
+    assert!(told(&hub, &forgotten, "eu-1").await.is_some());
     let refused = hub.refused_again("tls", 0).await;
+    let person = Identity::Admin("ada".parse().unwrap());
+    let person = signed(&ca, &good, &person, now - ended);
+    assert!(told(&hub, &person, "eu-1").await.is_some());
+    let refused = hub.refused_again("tls", refused).await;
 
     let other = Ca::create(now).unwrap();
     let foreign = signed(&other, &good, &identity, now);

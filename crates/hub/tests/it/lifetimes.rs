@@ -47,9 +47,8 @@ async fn a_stream_ends_with_its_certificate_and_goes_on_with_the_next() {
     assert_eq!(identity(&next.credentials), identity(&badge.credentials));
 
     agent.until_ended("the certificate has expired").await;
-    let refused = hub.refused("tls").await;
-    agent.until_ended("onnect").await;
-    hub.refused_again("tls", refused).await;
+    agent.until_ended("this certificate has ended").await;
+    hub.refused_again("expired", 0).await;
 
     let (_, memory) = agent.stop().await;
     let late = Badge::new(&hub, "eu-1").await;

@@ -7,7 +7,7 @@ use anyhow::Context;
 
 use super::docker::{self, run};
 use crate::image::{Entry, Image};
-use crate::tools;
+use crate::tools::{self, cache_dir};
 
 /// The image's name without a tag, as the charts have it.
 pub const MUSTER_IMAGE: &str = "ghcr.io/muster-fleet/muster";
@@ -29,8 +29,21 @@ pub fn build_static(workspace: &Path) -> anyhow::Result<PathBuf> {
         .current_dir(workspace)
         .args(["target", "add", TARGET]))?;
     tools::say("building muster for its image (the first time takes some minutes)");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut build = Command::new(cargo);
+    let mut build = Command::new("cargo");
+    // What a `cargo` around us says of its own package would make build scripts run again.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        let of_package = [
+            "CARGO_PKG_",
+            "CARGO_MANIFEST_",
+            "CARGO_BIN_",
+            "CARGO_CRATE_",
+            "CARGO_PRIMARY_",
+        ];
+        if of_package.iter().any(|prefix| name.starts_with(prefix)) {
+            build.env_remove(name.as_ref());
+        }
+    }
     build.current_dir(workspace).args([
         "build",
         "--quiet",
@@ -40,17 +53,18 @@ pub fn build_static(workspace: &Path) -> anyhow::Result<PathBuf> {
         "--target",
         TARGET,
     ]);
+    // Outside the checkout, so that another checkout need not compile every library again.
+    let target = cache_dir()?.join("image");
     // Paths of the machine that builds are nobody's business, and would make two builds differ.
     let home = std::env::var("CARGO_HOME")
         .or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cargo")))
         .context("neither CARGO_HOME nor HOME is set")?;
     let flags = format!(
-        "--remap-path-prefix={}=/muster --remap-path-prefix={home}=/cargo",
-        workspace.display()
+        "--remap-path-prefix={}=/target --remap-path-prefix={home}=/cargo",
+        target.display()
     );
-    run(build.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_RUSTFLAGS", flags))?;
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or(workspace.join("target"), PathBuf::from);
+    build.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_RUSTFLAGS", flags);
+    run(build.env("CARGO_TARGET_DIR", &target))?;
     Ok(target.join(TARGET).join("release/muster"))
 }
 
