@@ -247,6 +247,7 @@ impl Tally {
         if let Some(name) = line
             .strip_prefix("test ")
             .and_then(|r| r.strip_suffix(" ... FAILED"))
+            .map(str::trim_end)
         {
             let suite = self.suite.as_deref().unwrap_or("tests");
             let failure = format!("{suite}: {name}");
