@@ -87,6 +87,8 @@ impl Stage {
         let result = runtime.block_on(scenario(world));
         result.map_err(|error| {
             let took = started.elapsed();
+            // Said at once too: the next scenarios may take a while.
+            eprintln!("{name} failed after {took:.0?}: {error:#}");
             error.context(format!(
                 "the scenario {name} failed after {took:.0?}\n{}",
                 world.dump()

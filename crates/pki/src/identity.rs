@@ -10,7 +10,7 @@ use muster_model::ids::{ClusterName, InstanceId};
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use crate::PkiError;
+use crate::{PkiError, ca::SKEW};
 
 /// The client that a certificate was given to. Its text is the URI in the certificate, in SPIFFE's form.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -158,8 +158,10 @@ pub(crate) fn validity(certificate: &X509Certificate<'_>) -> (SystemTime, System
 /// the rest of it costs nobody their connection.
 #[must_use]
 pub fn rotate_at(not_before: SystemTime, not_after: SystemTime) -> SystemTime {
-    let lifetime = not_after.duration_since(not_before).unwrap_or_default();
-    not_before + lifetime * 2 / 3
+    // It begins before it was made, which a short one would otherwise be renewed for at once, for ever.
+    let made = (not_before + SKEW).min(not_after);
+    let lifetime = not_after.duration_since(made).unwrap_or_default();
+    made + lifetime * 2 / 3
 }
 
 #[cfg(test)]
@@ -167,6 +169,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_certificate_is_renewed_after_two_thirds_of_its_time_however_short() {
+        let made = UNIX_EPOCH + Duration::from_secs(1_000_000);
+        for seconds in [3, 45, 86_400] {
+            let end = made + Duration::from_secs(seconds);
+            let due = rotate_at(made - SKEW, end).duration_since(made).unwrap();
+            assert_eq!(due, Duration::from_secs(seconds) * 2 / 3);
+        }
+    }
 
     #[test]
     fn identities_are_their_uris() {
@@ -205,8 +217,8 @@ mod tests {
     #[test]
     fn rotates_after_two_thirds() {
         let at = |hours: u64| UNIX_EPOCH + Duration::from_secs(hours * 3600);
-        assert_eq!(rotate_at(at(10), at(34)), at(26));
-        assert_eq!(rotate_at(at(10), at(10)), at(10));
-        assert_eq!(rotate_at(at(10), at(9)), at(10));
+        assert_eq!(rotate_at(at(10) - SKEW, at(34)), at(26));
+        assert_eq!(rotate_at(at(10) - SKEW, at(10)), at(10));
+        assert_eq!(rotate_at(at(10) - SKEW, at(9)), at(9));
     }
 }

@@ -79,9 +79,11 @@ async fn certificates_that_are_not_of_this_fleet() {
     let expired = signed(&ca, &good, &identity, now - ended);
     insta::assert_snapshot!(told(&hub, &expired, "eu-1").await.unwrap(), @"this certificate has ended; renew it");
     assert_eq!(hub.refused("expired").await, 1);
-    let channel = dial(&hub.address(), &expired.trust, Some(&expired.credentials));
+    let channel = dial(&hub.address(), &expired.trust, Some(&expired.credentials))
+        .await
+        .unwrap();
     let csr = Key::generate().unwrap().request().unwrap();
-    let renewed = EnrolmentClient::new(channel.await.unwrap())
+    let renewed = EnrolmentClient::new(channel)
         .renew(v1::RenewRequest { csr })
         .await;
     assert_eq!(renewed.unwrap().into_inner().cluster, "eu-1");
