@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How soon after a change pods are looked at, and how seldom at last.
-const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(15));
 /// Pods of a namespace that are looked at.
 const PODS: u32 = 500;
 

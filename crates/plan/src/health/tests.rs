@@ -195,6 +195,12 @@ fn pods() {
         Health::Degraded,
         "container web ended with exit code 1 and was restarted 4 times",
     );
+    check(
+        json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}], "containerStatuses": [
+            {"name": "web", "ready": false, "restartCount": 0, "state": {"terminated": {"exitCode": 1}}}]}),
+        Health::Degraded,
+        "container web ended with exit code 1",
+    );
     let once = json!({"restartPolicy": "Never"});
     let running = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
     self::check(

@@ -233,14 +233,21 @@ fn pod(object: &Value) -> Assessment {
     }
 }
 
-/// The container that isn't ready since it ended and was started again.
+/// The container that isn't ready since it ended, and was started again or is about to be.
 fn restarted<'a>(mut containers: impl Iterator<Item = &'a Value>) -> Option<String> {
     containers.find_map(|container| {
-        let code = container["lastState"]["terminated"]["exitCode"].as_i64()?;
+        let last =
+            ["state", "lastState"].map(|state| container[state]["terminated"]["exitCode"].as_i64());
+        let code = last.into_iter().flatten().next()?;
         let ended = code != 0 && container["ready"] == false;
         ended.then(|| {
             let (name, times) = (text(container, "name"), count(container, "restartCount"));
-            format!("container {name} ended with exit code {code} and was restarted {times} times")
+            match times {
+                0 => format!("container {name} ended with exit code {code}"),
+                _ => format!(
+                    "container {name} ended with exit code {code} and was restarted {times} times"
+                ),
+            }
         })
     })
 }
