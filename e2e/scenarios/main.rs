@@ -29,7 +29,6 @@ scenarios![
     install,
     commit_to_pods,
     drift_and_prune,
-    crashing_image,
     processes_killed,
     node_paused,
     api_server_down,
@@ -38,7 +37,6 @@ scenarios![
     certificates,
     clock_off,
     hub_restored,
-    agent_updates_itself,
     uninstall,
 ];
 

@@ -8,7 +8,7 @@ use anyhow::Context;
 use muster_testkit::gitserver::{GitRepo, HttpsGit};
 use muster_testkit::image::{Entry, Image};
 use muster_testkit::kind::{
-    KindCluster, KindClusters, KindOptions, MUSTER_IMAGE, build_static, docker, muster_image,
+    KindCluster, KindClusters, KindOptions, build_static, docker, muster_image,
 };
 use muster_testkit::repository::{Files, listed};
 use muster_testkit::tools::Program;
@@ -111,11 +111,9 @@ impl World {
         });
         let clusters = KindClusters::start(options.to_vec()).await?;
         let images = [
-            muster_image(&binary, &[VERSION, "next"]),
-            broken_agent()?,
+            muster_image(&binary, &[VERSION]),
             hello("1", &["STANDIN_PORTS=8080"])?,
             hello("2", &["STANDIN_PORTS=8080"])?,
-            hello("crash", &["STANDIN_CRASH=the database is from the future"])?,
         ];
         for (number, image) in images.iter().enumerate() {
             let archive = clusters.directory().join(format!("image-{number}.tar"));
@@ -541,15 +539,6 @@ impl World {
         }
         text
     }
-}
-
-/// An agent that ends at once, under the agent's own name.
-fn broken_agent() -> anyhow::Result<Image> {
-    let broken = hello("unused", &["STANDIN_CRASH=this agent is broken"])?;
-    Ok(Image {
-        tags: vec![format!("{MUSTER_IMAGE}:broken")],
-        ..broken
-    })
 }
 
 fn hello(tag: &str, environment: &[&str]) -> anyhow::Result<Image> {
