@@ -33,7 +33,6 @@ scenarios![
     node_paused,
     api_server_down,
     network_cut,
-    etcd_full,
     certificates,
     clock_off,
     hub_restored,

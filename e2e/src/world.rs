@@ -27,9 +27,6 @@ const DUMPED: usize = 60;
 const HUB_PORT: u16 = 30443;
 /// The version of the image that runs: what is built here.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// How large etcd's database may get, small enough that a scenario can fill it.
-const ETCD_QUOTA: u64 = 64 << 20;
-
 /// How long the levels that scenarios wait for may take. Generous: a machine may be slow, and a level
 /// that comes ends the wait.
 #[derive(Debug, Clone, Copy)]
@@ -105,10 +102,7 @@ impl World {
             anyhow::Ok((programs, build_static(&workspace)?))
         });
         let (programs, binary) = built.await.context("the build was broken off")??;
-        let options = CLUSTERS.map(|(name, region)| KindOptions {
-            etcd_quota: (name != HUB_CLUSTER).then_some(ETCD_QUOTA),
-            ..KindOptions::new(name, region)
-        });
+        let options = CLUSTERS.map(|(name, region)| KindOptions::new(name, region));
         let clusters = KindClusters::start(options.to_vec()).await?;
         let images = [
             muster_image(&binary, &[VERSION]),
