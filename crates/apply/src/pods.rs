@@ -121,7 +121,10 @@ fn belongs(pod: &DynamicObject, workload: &ObjectRef) -> bool {
 
 /// What a pod says of itself where it is not well; what is broken comes before what waits.
 fn reason(pod: &DynamicObject) -> Option<(bool, String)> {
-    let value = serde_json::to_value(pod).ok()?;
+    let mut value = serde_json::to_value(pod).ok()?;
+    // Items of a list don't say what they are.
+    value["apiVersion"] = "v1".into();
+    value["kind"] = "Pod".into();
     let Assessment { health, message } = assess(&value);
     let waits = match health {
         Health::Degraded => false,
@@ -130,4 +133,25 @@ fn reason(pod: &DynamicObject) -> Option<(bool, String)> {
     };
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     Some((waits, format!("pod {name}: {}", message?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_of_a_list_is_judged_as_a_pod() {
+        let pod = serde_json::json!({
+            "metadata": {"name": "web-1"},
+            "status": {
+                "phase": "Running",
+                "conditions": [{"type": "Ready", "status": "False", "message": "unready: [web]"}],
+                "containerStatuses": [{"name": "web", "ready": false, "restartCount": 3, "state":
+                    {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}}],
+            },
+        });
+        let pod: DynamicObject = serde_json::from_value(pod).unwrap();
+        let said = "pod web-1: container web: CrashLoopBackOff: back-off";
+        assert_eq!(reason(&pod), Some((false, said.to_owned())));
+    }
 }
