@@ -528,9 +528,11 @@ impl Stream<'_> {
                 }
                 Ok(())
             }
-            Some(v1::agent_message::Message::Hello(_)) | None => {
+            Some(v1::agent_message::Message::Hello(_)) => {
                 Err(Status::invalid_argument("a stream has one hello"))
             }
+            // A newer agent's word. The protocol's number rises where it must be understood.
+            None => Ok(()),
         }
     }
 

@@ -8,11 +8,14 @@
 
 mod agents;
 mod approvals;
+mod builds;
+mod check;
 mod delivery;
 mod fixture;
 mod kept_out;
 mod lifetimes;
 mod raw;
+mod relay;
 mod renames;
 mod repository;
 mod slow;
