@@ -64,6 +64,7 @@ pub struct Fleet {
     repo: GitRepo,
     clusters: BTreeMap<String, Cluster>,
     hub: Option<Process>,
+    hub_settings: BTreeMap<String, String>,
     agents: BTreeMap<String, Process>,
     tokens: BTreeMap<String, String>,
     ports: (u16, u16),
@@ -104,6 +105,7 @@ impl Fleet {
                 .map(|c| (c.name().to_owned(), c))
                 .collect(),
             hub: None,
+            hub_settings: BTreeMap::new(),
             agents: BTreeMap::new(),
             tokens: BTreeMap::new(),
             ports,
@@ -178,6 +180,11 @@ impl Fleet {
         self.scratch.path().join(format!("{name}.log"))
     }
 
+    /// Sets an environment variable of the hub, from its next start on.
+    pub fn set_hub(&mut self, name: &str, value: &str) {
+        self.hub_settings.insert(name.to_owned(), value.to_owned());
+    }
+
     /// Starts the hub and waits until it answers.
     ///
     /// # Errors
@@ -194,6 +201,7 @@ impl Fleet {
             .arg("--listen")
             .arg(format!("127.0.0.1:{}", self.ports.0));
         command.arg("--http").arg(self.http());
+        command.envs(&self.hub_settings);
         let hub = self.hub.insert(Process::spawn(
             "hub",
             command,
@@ -239,6 +247,18 @@ impl Fleet {
     /// # Errors
     /// When no token can be had or the process can't be started.
     pub fn start_agent(&mut self, cluster: &str) -> anyhow::Result<()> {
+        let command = self.agent_command(cluster)?;
+        let name = format!("agent-{cluster}");
+        let agent = Process::spawn(&name, command, &self.log(&name))?;
+        self.agents.insert(cluster.to_owned(), agent);
+        Ok(())
+    }
+
+    /// The command that runs a cluster's agent, for those who want one of their own.
+    ///
+    /// # Errors
+    /// When no token can be had.
+    pub fn agent_command(&mut self, cluster: &str) -> anyhow::Result<Command> {
         if !self.tokens.contains_key(cluster) {
             let token = self.run(&["cluster", "join-token", cluster])?;
             self.tokens
@@ -249,9 +269,19 @@ impl Fleet {
         let mut command = self.muster();
         command.arg("agent").arg("--kubeconfig").arg(kubeconfig);
         command.env("MUSTER_JOIN_TOKEN", &self.tokens[cluster]);
-        let name = format!("agent-{cluster}");
-        let agent = Process::spawn(&name, command, &self.log(&name))?;
-        self.agents.insert(cluster.to_owned(), agent);
+        Ok(command)
+    }
+
+    /// Stops a cluster's agent in good order.
+    ///
+    /// # Errors
+    /// When it can't be stopped, or says that something went wrong.
+    pub fn stop_agent(&mut self, cluster: &str) -> anyhow::Result<()> {
+        let Some(agent) = self.agents.remove(cluster) else {
+            return Ok(());
+        };
+        let status = agent.stop(GRACE)?;
+        anyhow::ensure!(status.success(), "{status}: {}", agent.tail());
         Ok(())
     }
 

@@ -5,4 +5,5 @@ mod container;
 mod health;
 mod killed;
 mod people;
+mod rolling;
 mod upstream;
