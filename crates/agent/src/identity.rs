@@ -1,10 +1,7 @@
 //! Who this agent is: a key made in its cluster, and the certificate that the hub gave for it. Both are
 //! kept in the cluster, so that the agent itself keeps nothing.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, SystemTime},
-};
+use std::collections::BTreeMap;
 
 use k8s_openapi::{
     ByteString,
@@ -16,9 +13,11 @@ use kube::{
 };
 use muster_model::ids::{ClusterName, ContentHash, InvalidId};
 use muster_pki::{
-    Certified, Credentials, Identity as Subject, JoinToken, Key, PkiError, TrustBundle, rotate_at,
+    Certified, Credentials, Identity as Subject, JoinToken, Key, PkiError, SKEW, TrustBundle,
+    rotate_at,
 };
 use muster_proto::v1::{self, enrolment_client::EnrolmentClient};
+use tokio::time::Instant;
 use tonic::{Status, transport::Channel};
 
 use crate::dial::{DialError, dial};
@@ -74,8 +73,9 @@ pub struct Identity {
     pub credentials: Credentials,
     /// Its cluster.
     pub cluster: ClusterName,
-    /// When a new certificate is due.
-    pub renew_at: SystemTime,
+    /// When a new certificate is due, by this process's own steady clock: of one that has just come it is
+    /// known whatever the wall clocks of hub and agent say.
+    pub renew_at: Instant,
 }
 
 /// Where identities are kept.
@@ -186,7 +186,7 @@ impl IdentityStore {
         data.remove(REQUEST);
         put(data, CERTIFICATE, granted.certificate);
         put(data, TRUST, granted.trust);
-        let opened = identity(data)?;
+        let opened = identity(data, true)?;
         self.save(secret).await?;
         Ok(opened)
     }
@@ -287,30 +287,35 @@ fn kept(
         .filter(|data| data.contains_key(CERTIFICATE))
         .filter(same_token)
     {
-        Some(data) => identity(data).map(Some),
+        Some(data) => identity(data, false).map(Some),
         None if token.is_none() => Err(IdentityError::NotJoined),
         None => Ok(None),
     }
 }
 
-fn identity(data: &Data) -> Result<Identity, IdentityError> {
+/// The identity in these parts; whether it has just come from the hub.
+fn identity(data: &Data, is_new: bool) -> Result<Identity, IdentityError> {
     let part = |key| text(data, key).ok_or(IdentityError::Damaged);
     let credentials = Credentials::new(&part(CERTIFICATE)?, Key::from_pem(&part(KEY)?)?)?;
     let certified = Certified::of(credentials.certificate())?;
     let Subject::Agent { cluster, .. } = certified.identity else {
         return Err(IdentityError::NoAgent);
     };
+    let due = rotate_at(certified.not_before, certified.not_after);
+    let longest = due.duration_since(certified.not_before + SKEW);
+    let longest = longest.unwrap_or_default();
+    let left = match is_new {
+        true => longest,
+        false => {
+            let left = due.duration_since(muster_pki::clock::now());
+            left.unwrap_or_default().min(longest)
+        }
+    };
     Ok(Identity {
         hub: part(HUB)?,
         trust: TrustBundle::from_pem(&part(TRUST)?)?,
         cluster,
-        renew_at: rotate_at(certified.not_before, certified.not_after),
+        renew_at: Instant::now() + left,
         credentials,
     })
-}
-
-/// How long until a time; nothing where it has passed.
-pub(crate) fn until(time: SystemTime) -> Duration {
-    time.duration_since(muster_pki::clock::now())
-        .unwrap_or_default()
 }

@@ -310,17 +310,6 @@ async fn serve(
         let renewing = stop.child_token();
         let mut next = None;
         let ended = match dial(&identity.hub, &identity.trust, Some(&identity.credentials)).await {
-            // An ended certificate is good for nothing else.
-            Ok(channel) if identity.renew_at <= muster_pki::clock::now() => {
-                match identities.renew(channel).await {
-                    Ok(renewed) => {
-                        tracing::info!("the agent has a new certificate");
-                        next = Some(renewed);
-                        Ok(())
-                    }
-                    Err(error) => Err((None, Chain(&error).to_string())),
-                }
-            }
             Ok(channel) => {
                 let following = follow(
                     channel.clone(),
@@ -333,17 +322,32 @@ async fn serve(
                         tracing::info!(hub = identity.hub, cluster = %identity.cluster, "connected to the hub");
                     },
                 );
-                tokio::select! {
-                    ended = following => ended.map_err(|error| (wait_of(&error), Chain(&error).to_string())),
-                    renewed = renew(identities, channel, &identity) => {
+                let ended = tokio::select! {
+                    ended = following => ended,
+                    renewed = renew(identities, channel.clone(), &identity) => {
                         next = Some(renewed);
                         Ok(())
                     }
+                };
+                match ended {
+                    // The certificate has ended, whatever the time is here: it is good for a new one.
+                    Err(StreamError::Status(status)) if status.code() == Code::Unauthenticated => {
+                        tracing::warn!(
+                            why = status.message(),
+                            "the agent asks for a new certificate"
+                        );
+                        let renewed = identities.renew(channel).await;
+                        renewed
+                            .map(|renewed| next = Some(renewed))
+                            .map_err(|error| (None, Chain(&error).to_string()))
+                    }
+                    ended => ended.map_err(|error| (wait_of(&error), Chain(&error).to_string())),
                 }
             }
             Err(error) => Err((None, Chain(&error).to_string())),
         };
         if let Some(renewed) = next {
+            tracing::info!("the agent has a new certificate");
             // The stream begins anew under the new certificate.
             let hub = std::mem::take(&mut identity.hub);
             identity = Identity { hub, ..renewed };
@@ -401,14 +405,11 @@ async fn renew(
     channel: tonic::transport::Channel,
     identity: &Identity,
 ) -> Identity {
-    tokio::time::sleep(identity::until(identity.renew_at)).await;
+    tokio::time::sleep_until(identity.renew_at).await;
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
     loop {
         match identities.renew(channel.clone()).await {
-            Ok(identity) => {
-                tracing::info!("the agent has a new certificate");
-                return identity;
-            }
+            Ok(identity) => return identity,
             Err(error) => {
                 tracing::warn!(error = %Chain(&error), "no new certificate yet; trying again");
                 tokio::time::sleep(backoff.next_delay()).await;

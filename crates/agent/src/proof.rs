@@ -153,10 +153,11 @@ fn judge(hub: &str, answer: Result<v1::Checked, Status>) -> Result<(), Doubt> {
         ),
         Ok(_) => return Ok(()),
         Err(status) => match status.code() {
-            Code::Unauthenticated
-            | Code::PermissionDenied
-            | Code::FailedPrecondition
-            | Code::InvalidArgument => status.message().to_owned(),
+            Code::PermissionDenied | Code::FailedPrecondition | Code::InvalidArgument => {
+                status.message().to_owned()
+            }
+            // The certificate has ended. It is renewed when this agent leads.
+            Code::Unauthenticated => return Ok(()),
             // Under TLS 1.3 a refused certificate shows itself only now.
             _ if is_about_tls(&status) => "it refuses this agent's certificate".to_owned(),
             _ => return Ok(()),
@@ -204,7 +205,12 @@ mod tests {
         let refused = told(Err(Status::failed_precondition("upgrade the older one")));
         insta::assert_snapshot!(refused.unwrap(), @"the hub at hub:7443 does not take this agent (0.1.0): upgrade the older one");
         assert!(told(Err(Status::permission_denied("removed"))).is_some());
-        for silent in [Code::Unimplemented, Code::Unavailable, Code::Internal] {
+        for silent in [
+            Code::Unimplemented,
+            Code::Unavailable,
+            Code::Internal,
+            Code::Unauthenticated,
+        ] {
             assert_eq!(told(Err(Status::new(silent, "?"))), None);
         }
     }

@@ -46,7 +46,7 @@ async fn a_stream_ends_with_its_certificate_and_goes_on_with_the_next() {
     // A renewal is no enrolment: it is the same instance still.
     assert_eq!(identity(&next.credentials), identity(&badge.credentials));
 
-    agent.until_ended("the certificate has expired").await;
+    // It calls again only when its stream has ended.
     agent.until_ended("this certificate has ended").await;
     hub.refused_again("expired", 0).await;
 

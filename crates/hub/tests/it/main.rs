@@ -11,6 +11,7 @@ mod approvals;
 mod builds;
 mod check;
 mod delivery;
+mod ended;
 mod fixture;
 mod kept_out;
 mod lifetimes;

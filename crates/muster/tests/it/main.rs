@@ -1,6 +1,7 @@
 //! The whole of Muster as processes, on real control planes and a real repository.
 
 mod approve;
+mod clocks;
 mod container;
 mod health;
 mod killed;

@@ -1,0 +1,154 @@
+//! An agent's certificate that has ended is good for a new one, and for nothing else.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use muster_agent::dial;
+use muster_pki::{Ca, Certified, Credentials, Identity, Key, RENEWAL_GRACE};
+use muster_proto::v1::{
+    self, admin_client::AdminClient, agent_message::Message, agents_client::AgentsClient,
+    enrolment_client::EnrolmentClient,
+};
+use tonic::{Code, Status};
+
+use crate::{
+    agents::{Agent, Badge, Memory},
+    fixture::{Hub, ca_of, publish, repository},
+    raw::{hello, refusal},
+};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A badge of this identity that ended so long ago.
+fn ended(ca: &Ca, badge: &Badge, identity: &Identity, ago: Duration) -> Arc<Badge> {
+    let key = Key::generate().unwrap();
+    let issued = SystemTime::now() - ago - HOUR;
+    let request = key.request().unwrap();
+    let certificate = ca.sign(&request, identity, HOUR, issued).unwrap();
+    Arc::new(Badge {
+        cluster: badge.cluster.clone(),
+        trust: badge.trust.clone(),
+        credentials: Credentials::new(&certificate, key).unwrap(),
+    })
+}
+
+async fn renew(hub: &Hub, badge: &Badge) -> Result<Badge, Status> {
+    let unreachable = |error: muster_agent::DialError| Status::unavailable(error.to_string());
+    let channel = dial(&hub.address(), &badge.trust, Some(&badge.credentials)).await;
+    let key = Key::generate().unwrap();
+    let csr = key.request().unwrap();
+    let mut enrolment = EnrolmentClient::new(channel.map_err(unreachable)?);
+    let renewed = enrolment
+        .renew(v1::RenewRequest { csr })
+        .await?
+        .into_inner();
+    Ok(Badge {
+        cluster: renewed.cluster.parse().unwrap(),
+        trust: badge.trust.clone(),
+        credentials: Credentials::new(&renewed.certificate, key).unwrap(),
+    })
+}
+
+/// The fleet's CA, and an agent of cluster eu-1 with its identity.
+async fn joined(repo: &muster_testkit::gitserver::GitRepo) -> (Hub, Ca, Arc<Badge>, Identity) {
+    let hub = Hub::new(repo).await;
+    let badge = Badge::new(&hub, "eu-1").await;
+    let identity = Certified::of(badge.credentials.certificate()).unwrap();
+    let (config, state) = hub.stop().await;
+    let ca = ca_of(&config).await;
+    (
+        Hub::start(config, state).await,
+        ca,
+        badge,
+        identity.identity,
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_gets_a_new_one_and_the_cluster_goes_on() {
+    let repo = repository();
+    let (hub, ca, badge, identity) = joined(&repo).await;
+    for ago in [Duration::from_secs(1), RENEWAL_GRACE - HOUR] {
+        let renewed = renew(&hub, &ended(&ca, &badge, &identity, ago))
+            .await
+            .unwrap();
+        let now = Certified::of(renewed.credentials.certificate()).unwrap();
+        assert_eq!(now.identity, identity);
+        let agent = Agent::run(hub.address(), Arc::new(renewed), Memory::new());
+        let size = format!("size: {}\n", ago.as_secs());
+        let commit = publish(&repo, "larger", [("apps/web/values.yaml", size)]);
+        hub.until_synced(&commit).await;
+        agent.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_gets_nothing_else() {
+    let repo = repository();
+    let (hub, ca, badge, identity) = joined(&repo).await;
+    let badge = ended(&ca, &badge, &identity, HOUR);
+    let refused = refusal(&hub, &badge, Message::Hello(hello(&badge))).await;
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    insta::assert_snapshot!(refused.message(), @"this certificate has ended; renew it");
+
+    let channel = dial(&hub.address(), &badge.trust, Some(&badge.credentials)).await;
+    let channel = channel.unwrap();
+    let mut refused: Vec<Status> = Vec::new();
+    refused.extend(
+        AgentsClient::new(channel.clone())
+            .check(hello(&badge))
+            .await
+            .err(),
+    );
+    let mut admin = AdminClient::new(channel);
+    refused.extend(admin.get_status(v1::StatusRequest::default()).await.err());
+    refused.extend(admin.watch_status(v1::StatusRequest::default()).await.err());
+    refused.extend(admin.get_objects(v1::ObjectsRequest::default()).await.err());
+    refused.extend(
+        admin
+            .create_join_token(v1::JoinTokenRequest::default())
+            .await
+            .err(),
+    );
+    refused.extend(
+        admin
+            .remove_cluster(v1::RemoveClusterRequest::default())
+            .await
+            .err(),
+    );
+    refused.extend(
+        admin
+            .create_admin(v1::CreateAdminRequest::default())
+            .await
+            .err(),
+    );
+    refused.extend(
+        admin
+            .approve_set(v1::ApproveSetRequest::default())
+            .await
+            .err(),
+    );
+    refused.extend(admin.refresh(v1::RefreshRequest {}).await.err());
+    let codes: Vec<Code> = refused.iter().map(Status::code).collect();
+    assert_eq!(codes, [Code::Unauthenticated; 9]);
+    assert_eq!(hub.refused("expired").await, 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn not_from_another_authority_and_not_for_who_was_removed() {
+    let repo = repository();
+    let (hub, ca, badge, identity) = joined(&repo).await;
+
+    let foreign = Ca::create(SystemTime::now() - 24 * HOUR).unwrap();
+    let foreign = ended(&foreign, &badge, &identity, HOUR);
+    renew(&hub, &foreign).await.map(drop).unwrap_err();
+    hub.refused_again("tls", 0).await;
+
+    let late = ended(&ca, &badge, &identity, HOUR);
+    hub.remove("eu-1").await;
+    let removed = renew(&hub, &late).await.map(drop).unwrap_err();
+    assert_eq!(removed.code(), Code::PermissionDenied);
+    assert_eq!(hub.refused("revoked").await, 1);
+}
