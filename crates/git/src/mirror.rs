@@ -157,6 +157,7 @@ impl Mirror {
         mirror
             .remember_source()
             .map_err(storage(&mirror.source_path()))?;
+        unlock(&mirror.path()).map_err(storage(&mirror.path()))?;
         sweep(&mirror.path().join("objects/pack")).map_err(storage(&mirror.path()))?;
         mirror.load();
         Ok(mirror)
@@ -608,6 +609,31 @@ fn pack_names(packs: &Path) -> io::Result<Vec<String>> {
         names.extend(name.map(str::to_owned));
     }
     Ok(names)
+}
+
+/// Removes the locks of references and settings that a killed process left: they would be taken for
+/// those of one that lives. The caller holds the lock of the whole mirror.
+fn unlock(dir: &Path) -> io::Result<()> {
+    let mut open = vec![dir.to_owned()];
+    while let Some(dir) = open.pop() {
+        let found = match fs::read_dir(&dir) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for entry in found {
+            let entry = entry?;
+            let path = entry.path();
+            if entry.file_type()?.is_dir() {
+                if entry.file_name() != "objects" {
+                    open.push(path);
+                }
+            } else if path.extension().is_some_and(|suffix| suffix == "lock") {
+                fs::remove_file(path)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Removes what a process that was killed in the middle of a fetch left: everything but packs with

@@ -214,6 +214,31 @@ fn whatever_happens_to_the_mirrors_files_it_is_built_anew() {
 }
 
 #[test]
+fn locks_that_a_killed_process_left_hold_up_nobody() {
+    let repo = GitRepo::new().unwrap();
+    repo.publish("first", &[("a", "1")]).unwrap();
+    let dir = scratch();
+    let mut mirror = Mirror::open(dir.path(), main_of(&repo)).unwrap();
+    mirror.refresh().unwrap();
+    drop(mirror);
+    for path in files(&dir.path().join("repo.git")) {
+        if !path.to_string_lossy().contains("/objects/") {
+            fs::write(format!("{}.lock", path.display()), "").unwrap();
+        }
+    }
+    let next = repo.publish("next", &[("a", "2")]).unwrap();
+    let mut mirror = Mirror::open(dir.path(), main_of(&repo)).unwrap();
+    let seen = mirror.refresh();
+    let seen = seen.unwrap_or_else(|error| panic!("{}", error.chain()));
+    assert_eq!(seen.snapshot.commit.to_string(), next);
+    let left = files(&dir.path().join("repo.git"));
+    let left = left
+        .iter()
+        .find(|path| path.extension().is_some_and(|suffix| suffix == "lock"));
+    assert_eq!(left, None);
+}
+
+#[test]
 fn a_swap_that_was_cut_in_two_is_finished() {
     let repo = GitRepo::new().unwrap();
     repo.publish("first", &[("a", "1")]).unwrap();
