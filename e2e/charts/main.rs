@@ -1,12 +1,15 @@
 //! The charts as helm sees them: they pass its linter, render as they did, and refuse values that make no
 //! sense. `MUSTER_UPDATE_GOLDEN=1` takes today's rendering as right.
 
+mod hygiene;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use anyhow::Context;
 use muster_testkit::tools::Program;
+use serde::Deserialize as _;
 use similar::TextDiff;
 
 const CHARTS: [&str; 2] = ["muster-hub", "muster-agent"];
@@ -119,5 +122,26 @@ fn values_that_make_no_sense_are_refused() -> anyhow::Result<()> {
             assert!(said.contains(expected), "{}: {said}", values.display());
         }
     }
+    Ok(())
+}
+
+#[test]
+fn charts_ask_for_no_more_than_they_need() -> anyhow::Result<()> {
+    let mut found = Vec::new();
+    let mut seen = 0;
+    for chart in CHARTS {
+        for values in cases(chart, "")? {
+            let rendered = String::from_utf8(template(chart, &values)?.stdout)?;
+            let objects: Vec<serde_json::Value> = serde_yaml::Deserializer::from_str(&rendered)
+                .map(serde_json::Value::deserialize)
+                .filter(|object| !object.as_ref().is_ok_and(serde_json::Value::is_null))
+                .collect::<Result<_, _>>()?;
+            seen += objects.len();
+            let problems = hygiene::problems(&objects).into_iter();
+            found.extend(problems.map(|problem| format!("{}: {problem}", values.display())));
+        }
+    }
+    assert!(seen > 30, "only {seen} objects were looked at");
+    assert!(found.is_empty(), "{}", found.join("\n"));
     Ok(())
 }

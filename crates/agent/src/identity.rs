@@ -1,7 +1,7 @@
 //! Who this agent is: a key made in its cluster, and the certificate that the hub gave for it. Both are
 //! kept in the cluster, so that the agent itself keeps nothing.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use k8s_openapi::{
     ByteString,
@@ -73,6 +73,8 @@ pub struct Identity {
     pub credentials: Credentials,
     /// Its cluster.
     pub cluster: ClusterName,
+    /// When the certificate ends.
+    pub not_after: SystemTime,
     /// When a new certificate is due, by this process's own steady clock: of one that has just come it is
     /// known whatever the wall clocks of hub and agent say.
     pub renew_at: Instant,
@@ -315,6 +317,7 @@ fn identity(data: &Data, is_new: bool) -> Result<Identity, IdentityError> {
         hub: part(HUB)?,
         trust: TrustBundle::from_pem(&part(TRUST)?)?,
         cluster,
+        not_after: certified.not_after,
         renew_at: Instant::now() + left,
         credentials,
     })

@@ -1,7 +1,8 @@
 //! One agent acts in a cluster at a time: it holds a Lease there. An agent that was killed and started
 //! again in the same place takes over at once, since its predecessor is known to be dead; one in
 //! another place waits until the Lease is given back or runs out. One that is not known to be fit
-//! leaves a free Lease to others for a while.
+//! leaves a free Lease to others for a while. A holder that can't renew its Lease writes nothing until it
+//! can, and goes on telling what it sees.
 
 use std::{path::Path, time::Duration};
 
@@ -248,35 +249,58 @@ impl Lead {
             .await)
     }
 
-    /// Renews until told to stop, then gives the lead back. Returns early where the lead is lost: the
-    /// caller must stop acting at once.
-    pub(crate) async fn keep(&self, stop: &CancellationToken) {
+    /// Renews until told to stop. Where renewing fails for too long, nothing may be written until it is
+    /// possible again: `rest` says why. Returns early where another has taken the lead.
+    pub(crate) async fn keep(
+        &self,
+        stop: &CancellationToken,
+        rest: &watch::Sender<Option<String>>,
+    ) {
         let mut renewed = Instant::now();
+        let mut pause = RENEW_EVERY;
+        let mut why = "the API server does not answer".to_owned();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(RENEW_EVERY) => {}
+                () = tokio::time::sleep(pause) => {}
             }
-            loop {
-                let sent = Instant::now();
-                let left = (TTL - STOP_BEFORE).saturating_sub(renewed.elapsed());
-                match tokio::time::timeout(left, self.renew()).await {
-                    Ok(Ok(true)) => {
-                        renewed = sent;
-                        break;
+            let sent = Instant::now();
+            let left = (TTL - STOP_BEFORE).saturating_sub(renewed.elapsed());
+            let within = if left.is_zero() { RENEW_EVERY } else { left };
+            match tokio::time::timeout(within, self.renew()).await {
+                Ok(Ok(true)) => {
+                    renewed = sent;
+                    pause = RENEW_EVERY;
+                    if rest.send_replace(None).is_some() {
+                        tracing::info!("the agents' Lease is renewed; this agent acts again");
                     }
-                    Ok(Ok(false)) => return,
-                    Ok(Err(error)) => {
-                        tracing::warn!(%error, "the agents' Lease was not renewed; trying again")
-                    }
-                    Err(_) => return,
+                    continue;
                 }
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                Ok(Ok(false)) => return,
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "the agents' Lease was not renewed; trying again");
+                    why = error.to_string();
                 }
+                Err(_) => {}
+            }
+            pause = LOOK_EVERY;
+            if renewed.elapsed() >= TTL - STOP_BEFORE {
+                let why =
+                    format!("the agent changes nothing, since it can't renew its Lease: {why}");
+                rest.send_if_modified(|rest| {
+                    let changes = rest.as_ref() != Some(&why);
+                    *rest = Some(why);
+                    changes
+                });
             }
         }
+    }
+
+    /// Whether the Lease is known to be this agent's still.
+    pub(crate) async fn is_own(&self) -> bool {
+        let lease = tokio::time::timeout(RENEW_EVERY, self.leases.get(LEASE)).await;
+        let spec = lease.ok().and_then(Result::ok).and_then(|lease| lease.spec);
+        spec.and_then(|spec| spec.holder_identity) == Some(self.holder.text())
     }
 
     async fn renew(&self) -> Result<bool, kube::Error> {

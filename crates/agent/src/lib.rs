@@ -12,10 +12,11 @@ mod summary;
 
 use std::{
     collections::BTreeSet,
+    convert::Infallible,
     io,
     net::SocketAddr,
     sync::{Arc, atomic::AtomicU64},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use kube::Client;
@@ -96,6 +97,7 @@ struct Metrics {
     connected: Gauge,
     leading: Gauge,
     generation: Gauge<u64, AtomicU64>,
+    certificate_end: Gauge,
 }
 
 impl Metrics {
@@ -116,6 +118,11 @@ impl Metrics {
             "generation",
             "The generation in force",
             metrics.generation.clone(),
+        );
+        registry.register(
+            "certificate_end_timestamp_seconds",
+            "When the agent's certificate ends, unless it is renewed",
+            metrics.certificate_end.clone(),
         );
         metrics
     }
@@ -162,14 +169,21 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
     }
     metrics.leading.set(1);
     let acting = stop.child_token();
+    let (rest, resting) = watch::channel(None);
     let kept = tokio::spawn({
         let (lead, acting) = (Arc::clone(&lead), acting.clone());
         async move {
-            lead.keep(&acting).await;
+            lead.keep(&acting, &rest).await;
             acting.cancel();
         }
     });
-    let acted = act(&prover, &apply, &ready, &metrics, &acting).await;
+    let leading = Leading {
+        lead: &lead,
+        resting,
+        metrics: &metrics,
+        acting: &acting,
+    };
+    let acted = act(&prover, &apply, &ready, leading).await;
     if acted.is_ok() && !stop.is_cancelled() {
         return Err(AgentError::LeadLost);
     }
@@ -221,28 +235,52 @@ async fn take_lead(lead: &Lead, prover: &Prover, ready: &Part, stop: &Cancellati
     }
 }
 
+/// What an agent that leads goes by.
+struct Leading<'a> {
+    lead: &'a Lead,
+    /// Why it may write nothing for now.
+    resting: watch::Receiver<Option<String>>,
+    metrics: &'a Metrics,
+    /// Ends with the lead.
+    acting: &'a CancellationToken,
+}
+
 /// Does an agent's work for as long as it leads.
 async fn act(
     prover: &Prover,
     apply: &ApplyConfig,
     ready: &Part,
-    metrics: &Metrics,
-    acting: &CancellationToken,
+    leading: Leading<'_>,
 ) -> Result<(), AgentError> {
+    let acting = leading.acting;
     let identities = &prover.identities;
-    let opening = open_identity(identities, prover.join_token.as_ref(), acting);
-    let Some(mut identity) = opening.await? else {
-        return Ok(());
+    let opening = async {
+        let opening = open_identity(identities, prover.join_token.as_ref(), acting);
+        let Some(mut identity) = opening.await? else {
+            return Ok(None);
+        };
+        if let Some(hub) = &prover.hub {
+            identity.hub.clone_from(hub);
+        }
+        let cluster = open_cluster(&prover.client, apply, acting).await?;
+        Ok::<_, AgentError>(cluster.map(|cluster| (cluster, identity)))
     };
-    if let Some(hub) = &prover.hub {
-        identity.hub.clone_from(hub);
-    }
-    let Some(cluster) = open_cluster(&prover.client, apply, acting).await? else {
+    let mut resting = leading.resting.clone();
+    let opened = tokio::select! {
+        opened = opening => opened?,
+        // Nothing is held yet that would be worth waiting for.
+        Ok(_) = resting.wait_for(Option::is_some) => None,
+    };
+    let Some((cluster, identity)) = opened else {
         return Ok(());
     };
     ready.ready();
+    let metrics = leading.metrics;
     tokio::spawn(show_generation(cluster.level(), metrics.generation.clone()));
-    serve(&cluster, identity, identities, metrics, acting).await;
+    tokio::select! {
+        () = serve(&cluster, identity, identities, &leading) => {}
+        never = rest(&cluster, leading.resting.clone(), &metrics.leading) => match never {},
+    }
     cluster.stop().await;
     Ok(())
 }
@@ -295,18 +333,47 @@ async fn open_cluster(
     }
 }
 
+/// Hands on whether anything may be written.
+async fn rest(
+    cluster: &RealCluster,
+    mut resting: watch::Receiver<Option<String>>,
+    leads: &Gauge,
+) -> Infallible {
+    loop {
+        let why = resting.borrow_and_update().clone();
+        leads.set(i64::from(why.is_none()));
+        cluster.rest(why);
+        if resting.changed().await.is_err() {
+            // The lead has ended, and with it all of this soon.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
 /// Follows the hub, stream after stream, until told to stop. Without a hub the cluster goes on with
 /// what is in force.
 async fn serve(
     cluster: &RealCluster,
     mut identity: Identity,
     identities: &IdentityStore,
-    metrics: &Metrics,
-    stop: &CancellationToken,
+    leading: &Leading<'_>,
 ) {
+    let (metrics, stop) = (leading.metrics, leading.acting);
     let process = rand::random();
     let mut backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
     while !stop.is_cancelled() {
+        // Another may lead by now, and speaks to the hub.
+        if leading.resting.borrow().is_some() && !leading.lead.is_own().await {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(backoff.next_delay()) => {}
+            }
+            continue;
+        }
+        let end = identity.not_after.duration_since(SystemTime::UNIX_EPOCH);
+        let end = end.unwrap_or_default().as_secs();
+        let end = i64::try_from(end).unwrap_or(i64::MAX);
+        metrics.certificate_end.set(end);
         let renewing = stop.child_token();
         let mut next = None;
         let ended = match dial(&identity.hub, &identity.trust, Some(&identity.credentials)).await {

@@ -38,6 +38,7 @@ pub struct RealCluster {
     applier: Applier,
     state: Mutex<State>,
     level: watch::Receiver<Arc<Level>>,
+    rest: watch::Sender<Option<String>>,
 }
 
 #[derive(Default)]
@@ -82,17 +83,26 @@ impl RealCluster {
         let (sender, level) = watch::channel(Arc::default());
         tokio::spawn(summarise(applier.observed(), sender));
         let store = Arc::new(tokio::sync::Mutex::new(store));
-        tokio::spawn(tidy(applier.observed(), Arc::clone(&store)));
+        let (rest, resting) = watch::channel(None);
+        tokio::spawn(tidy(applier.observed(), Arc::clone(&store), resting));
         Ok(Self {
             store,
             applier,
             state: Mutex::new(state),
             level,
+            rest,
         })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes nothing for as long as there is a reason. What is in force stays so, and what is seen is
+    /// told.
+    pub fn rest(&self, why: Option<String>) {
+        self.rest.send_replace(why.clone());
+        self.applier.rest(why);
     }
 
     /// Ends all work in the cluster. When this returns, no request is under way.
@@ -102,6 +112,10 @@ impl RealCluster {
 
     async fn save(&self, kept: Kept) -> Result<Arc<Kept>, TakeError> {
         let number = kept.generation.0;
+        if let Some(why) = self.rest.borrow().clone() {
+            let source = why.into();
+            return Err(TakeError { number, source });
+        }
         let saved = self.store.lock().await.save(&kept).await;
         saved.map_err(|source| TakeError {
             number,
@@ -249,6 +263,7 @@ fn standing(standing: &Standing) -> (&'static str, Option<&str>) {
 async fn tidy(
     mut observed: watch::Receiver<Arc<Observed>>,
     store: Arc<tokio::sync::Mutex<KeptStore>>,
+    resting: watch::Receiver<Option<String>>,
 ) {
     let mut tidied = None;
     loop {
@@ -256,7 +271,8 @@ async fn tidy(
             let now = observed.borrow_and_update();
             (now.settled, now.generation)
         };
-        if settled && generation.is_some() && generation != tidied {
+        let rests = resting.borrow().is_some();
+        if settled && !rests && generation.is_some() && generation != tidied {
             match store.lock().await.sweep().await {
                 Ok(()) => tidied = generation,
                 Err(error) => {

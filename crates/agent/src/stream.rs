@@ -9,7 +9,8 @@ use muster_model::{
 };
 use muster_plan::delivery::{Acceptance, Numbered, Refusal, Term, accept_generation, accept_term};
 use muster_proto::{PROTOCOL_VERSION, VERSION, v1};
-use tokio::sync::mpsc;
+use muster_runtime::{backoff::Backoff, log::Chain};
+use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, transport::Channel};
@@ -20,6 +21,8 @@ use crate::cluster::{Arrived, ArrivedBundle, Cluster, Level, TakeError};
 const MAX_BUNDLE: u64 = 256 * 1024 * 1024;
 /// Reports follow each other no faster than this.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
+/// What could not be kept in the cluster is tried again after this, and then after up to that.
+const KEEP_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 /// Objects in one message.
 const OBJECTS: usize = 500;
 /// Messages that wait for a slow hub before the stream waits too.
@@ -50,19 +53,27 @@ pub enum StreamError {
     /// The hub sent something impossible.
     #[error("the hub sent {0}")]
     Nonsense(&'static str),
-    /// The generation can't be kept.
+    /// The hub's term can't be kept.
     #[error(transparent)]
     Take(#[from] TakeError),
 }
 
 /// A generation whose bundles are still arriving.
 struct Arriving {
+    generation: v1::Generation,
     number: Numbered,
     prune: PruneOrders,
-    entries: Vec<v1::BundleEntry>,
     pieces: HashMap<ContentHash, Vec<u8>>,
     complete: HashMap<ContentHash, Vec<u8>>,
     missing: usize,
+}
+
+/// A generation that could not be kept.
+struct Stuck {
+    generation: v1::Generation,
+    why: String,
+    /// When it is asked for again; `None` while it arrives.
+    again: Option<Instant>,
 }
 
 /// A stream under way.
@@ -72,6 +83,8 @@ struct Stream<'a, C> {
     term: Term,
     incarnation: String,
     arriving: Option<Arriving>,
+    stuck: Option<Stuck>,
+    keep_again: Backoff,
     reported: Option<Arc<Level>>,
 }
 
@@ -135,6 +148,8 @@ pub async fn follow<C: Cluster>(
         term: known.term,
         incarnation: welcome.incarnation,
         arriving: None,
+        stuck: None,
+        keep_again: Backoff::new(KEEP_AGAIN.0, KEEP_AGAIN.1),
         reported: welcome.report_known.then_some(level),
     };
     if let Some(v1::Term { number, nonce }) = welcome.term {
@@ -147,20 +162,27 @@ pub async fn follow<C: Cluster>(
     }
     connected();
     // A tick that is due at once, and then no sooner than the interval after the last report.
-    let mut report_at = tokio::time::Instant::now();
+    let mut report_at = Instant::now();
     let mut changed = true;
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             message = incoming.message() => match message? {
-                Some(message) => stream.hear(message).await?,
+                Some(message) => {
+                    stream.hear(message).await?;
+                    changed |= stream.stuck.is_some();
+                }
                 None => return Err(StreamError::Closed),
             },
+            Some(generation) = stream.until_again() => {
+                stream.begin(generation).await?;
+                changed = true;
+            }
             () = tokio::time::sleep_until(report_at), if changed => {
                 let level = levels.borrow_and_update().clone();
                 changed = false;
                 stream.report(level).await?;
-                report_at = tokio::time::Instant::now() + REPORT_EVERY;
+                report_at = Instant::now() + REPORT_EVERY;
             }
             more = levels.changed(), if !changed => match more {
                 Ok(()) => changed = true,
@@ -186,8 +208,15 @@ impl<C: Cluster> Stream<'_, C> {
         }
     }
 
-    /// The hub says what should run. A newer generation takes the place of one that is still arriving.
+    /// The hub says what should run. A newer generation takes the place of one that could not be kept.
     async fn offered(&mut self, generation: v1::Generation) -> Result<(), StreamError> {
+        self.stuck = None;
+        self.keep_again.reset();
+        self.begin(generation).await
+    }
+
+    /// Asks for what a generation needs. It takes the place of one that is still arriving.
+    async fn begin(&mut self, generation: v1::Generation) -> Result<(), StreamError> {
         let content = ContentHash::try_from(generation.content.as_slice())
             .map_err(|_| StreamError::Nonsense("a generation without a hash"))?;
         let prune = generation
@@ -216,9 +245,9 @@ impl<C: Cluster> Stream<'_, C> {
         }
         let before = self.arriving.take();
         let mut arriving = Arriving {
+            generation,
             number,
             prune,
-            entries: generation.bundles,
             pieces: HashMap::new(),
             complete: HashMap::new(),
             missing: 0,
@@ -258,7 +287,11 @@ impl<C: Cluster> Stream<'_, C> {
         if ContentHash::of(&encoded) != hash {
             return Err(StreamError::Nonsense("a bundle whose hash is another's"));
         }
-        let wanted = arriving.entries.iter().any(|entry| entry.hash == hash.0);
+        let wanted = arriving
+            .generation
+            .bundles
+            .iter()
+            .any(|entry| entry.hash == hash.0);
         if wanted && arriving.complete.insert(hash, encoded).is_none() {
             arriving.missing = arriving.missing.saturating_sub(1);
         }
@@ -272,17 +305,17 @@ impl<C: Cluster> Stream<'_, C> {
     /// All is there: it takes force.
     async fn complete(&mut self) -> Result<(), StreamError> {
         let Some(Arriving {
+            generation,
             number,
             prune,
-            entries,
             mut complete,
             ..
         }) = self.arriving.take()
         else {
             return Ok(());
         };
-        let mut bundles = Vec::with_capacity(entries.len());
-        for entry in entries {
+        let mut bundles = Vec::with_capacity(generation.bundles.len());
+        for entry in &generation.bundles {
             let hash = entry
                 .content_hash()
                 .map_err(|_| StreamError::Nonsense("a bundle without a hash"))?;
@@ -300,7 +333,8 @@ impl<C: Cluster> Stream<'_, C> {
             });
         }
         let (term, incarnation) = (self.term, self.incarnation.clone());
-        self.cluster
+        let taken = self
+            .cluster
             .take(Arrived {
                 number,
                 term,
@@ -308,12 +342,35 @@ impl<C: Cluster> Stream<'_, C> {
                 prune,
                 bundles,
             })
-            .await?;
+            .await;
+        // The stream goes on, so that what is wrong is told.
+        self.stuck = taken.err().map(|error| {
+            let (why, pause) = (Chain(&error).to_string(), self.keep_again.next_delay());
+            tracing::warn!(why, ?pause, "trying again");
+            Stuck {
+                generation,
+                why,
+                again: Some(Instant::now() + pause),
+            }
+        });
         Ok(())
     }
 
+    /// What could not be kept, when its time has come; `None` where there is nothing.
+    async fn until_again(&mut self) -> Option<v1::Generation> {
+        let stuck = self.stuck.as_mut()?;
+        tokio::time::sleep_until(stuck.again?).await;
+        stuck.again = None;
+        Some(stuck.generation.clone())
+    }
+
     /// Sends what changed since the last report of this stream.
-    async fn report(&mut self, level: Arc<Level>) -> Result<(), StreamError> {
+    async fn report(&mut self, mut level: Arc<Level>) -> Result<(), StreamError> {
+        if let Some(Stuck { why, .. }) = &self.stuck
+            && !level.problems.iter().any(|problem| why.contains(problem))
+        {
+            Arc::make_mut(&mut level).problems.push(why.clone());
+        }
         let before = self.reported.replace(Arc::clone(&level));
         if before.as_ref().is_some_and(|before| before == &level) {
             return Ok(());

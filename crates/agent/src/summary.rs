@@ -197,6 +197,7 @@ mod tests {
             standing,
             health: Health::Healthy,
             message: None,
+            has_pods: false,
         };
         let left = Standing::Drifted("/data/size".to_owned());
         let bundle = ObservedBundle {

@@ -31,13 +31,20 @@ const GATHER: Duration = Duration::from_millis(20);
 ///
 /// Only one may run for a cluster at a time.
 pub struct Applier {
-    wanted: watch::Sender<Option<Arc<Kept>>>,
+    orders: watch::Sender<Orders>,
     observed: watch::Receiver<Arc<Observed>>,
     resync: Arc<Notify>,
     stop: CancellationToken,
     work: JoinHandle<()>,
     publish: JoinHandle<()>,
     explain: JoinHandle<()>,
+}
+
+/// What the work is to do now.
+#[derive(Clone, Default)]
+struct Orders {
+    wanted: Option<Arc<Kept>>,
+    rest: Option<String>,
 }
 
 impl Applier {
@@ -50,7 +57,7 @@ impl Applier {
         let cluster = Cluster::new(client.clone(), config.concurrency);
         let inventory = Arc::new(Inventory::load(cluster.clone(), &config.namespace).await?);
         let board = Arc::new(Board::default());
-        let (wanted, wanted_changes) = watch::channel(None);
+        let (orders, given) = watch::channel(Orders::default());
         let (publisher, observed) = watch::channel(Arc::default());
         let (resync, stop) = (Arc::new(Notify::new()), CancellationToken::new());
         let publish = {
@@ -65,13 +72,13 @@ impl Applier {
             },
             engine: Engine::new(cluster, config, inventory, board.clone()),
             board,
-            wanted: wanted_changes,
+            orders: given,
             resync: resync.clone(),
             stop: stop.clone(),
         };
         let work = tokio::spawn(work.run());
         Ok(Self {
-            wanted,
+            orders,
             observed,
             resync,
             stop,
@@ -84,7 +91,7 @@ impl Applier {
     /// Makes this the wanted generation. A run for an older one is interrupted. One that is older
     /// than the wanted one is ignored.
     pub fn want(&self, kept: Arc<Kept>) {
-        self.wanted.send_if_modified(|wanted| {
+        self.orders.send_if_modified(|Orders { wanted, .. }| {
             let older = wanted
                 .as_ref()
                 .is_some_and(|now| kept.generation < now.generation);
@@ -92,6 +99,16 @@ impl Applier {
                 *wanted = Some(kept);
             }
             !older
+        });
+    }
+
+    /// Writes nothing for as long as there is a reason, which is observed as the cluster's problem. What
+    /// is under way is awaited.
+    pub fn rest(&self, why: Option<String>) {
+        self.orders.send_if_modified(|Orders { rest, .. }| {
+            let changes = *rest != why;
+            *rest = why;
+            changes
         });
     }
 
@@ -144,7 +161,7 @@ impl Retry {
 struct Work {
     engine: Engine,
     board: Arc<Board>,
-    wanted: watch::Receiver<Option<Arc<Kept>>>,
+    orders: watch::Receiver<Orders>,
     resync: Arc<Notify>,
     stop: CancellationToken,
     retry: Retry,
@@ -154,19 +171,23 @@ impl Work {
     async fn run(mut self) {
         let mut doubt = Doubt::default();
         while !self.stop.is_cancelled() {
-            let kept = self.wanted.borrow_and_update().clone();
-            let again = match kept {
-                Some(kept) => {
+            let Orders { wanted, rest } = self.orders.borrow_and_update().clone();
+            let again = match (wanted, rest) {
+                (Some(_), Some(why)) => {
+                    self.board.settle(Some(why));
+                    None
+                }
+                (Some(kept), None) => {
                     doubt.drifted.extend(self.board.take_drifted());
                     self.once(&kept, &mut doubt).await
                 }
-                None => None,
+                (None, _) => None,
             };
             let (resync, board) = (self.resync.clone(), self.board.clone());
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
-                changed = self.wanted.changed() => {
+                changed = self.orders.changed() => {
                     if changed.is_err() {
                         return;
                     }
@@ -190,8 +211,8 @@ impl Work {
                 tokio::select! {
                     result = &mut run => break result,
                     // The run is not dropped: its requests under way are awaited.
-                    _ = self.wanted.changed(), if !interrupt.is_cancelled() => {
-                        self.wanted.mark_changed();
+                    _ = self.orders.changed(), if !interrupt.is_cancelled() => {
+                        self.orders.mark_changed();
                         interrupt.cancel();
                     }
                 }

@@ -53,6 +53,8 @@ pub struct ObservedObject {
     pub health: Health,
     /// What is wrong with it or being waited for.
     pub message: Option<String>,
+    /// Pods of its own run, which may say more than it does.
+    pub has_pods: bool,
 }
 
 /// How many objects stand how.
@@ -152,6 +154,8 @@ pub(crate) struct Seen {
     /// `metadata.generation`, where the kind has one.
     pub(crate) generation: Option<i64>,
     pub(crate) assessment: Assessment,
+    /// As in [`ObservedObject`].
+    pub(crate) has_pods: bool,
     /// A person has said on the object that it is not to be touched.
     pub(crate) left_alone: bool,
     /// Nobody has reported on it. From then on that is no reason to wait: its kind has no controller that
@@ -538,6 +542,7 @@ fn observe(
             standing: object.standing.clone(),
             health,
             message,
+            has_pods: object.seen.as_ref().is_some_and(|seen| seen.has_pods),
         }
     };
     let objects: Vec<_> = section.rows.iter().map(row).collect();

@@ -309,6 +309,7 @@ impl Sight {
             uid,
             generation,
             assessment,
+            has_pods: has_pods(&self.kind.gvk, &value["status"]),
             left_alone,
         };
         self.board.see(&key, Some(seen));
@@ -339,6 +340,19 @@ impl Sight {
             }
         }
     }
+}
+
+/// Whether a workload's controller has made pods.
+fn has_pods(kind: &Gvk, status: &Value) -> bool {
+    let counts: &[&str] = match (kind.group.as_str(), kind.kind.as_str()) {
+        ("apps", "Deployment" | "StatefulSet") => &["replicas"],
+        ("apps", "DaemonSet") => &["currentNumberScheduled"],
+        ("batch", "Job") => &["active", "failed"],
+        _ => return false,
+    };
+    counts
+        .iter()
+        .any(|count| status[count].as_u64().is_some_and(|count| count > 0))
 }
 
 /// How long ago an object was created. Clocks that disagree make a wait longer or shorter.

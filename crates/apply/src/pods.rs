@@ -1,5 +1,5 @@
 //! Why a workload is not well, in the words of its pods: a Deployment itself says no more than that it
-//! waits. Pods are looked at only while something is not well, ever more seldom.
+//! waits. Pods are looked at only while a workload that has some is not well, ever more seldom.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -59,18 +59,12 @@ pub(crate) async fn explain_workloads(
     }
 }
 
-/// The workloads that were applied and are not well.
+/// The workloads with pods that are not well.
 fn unwell(observed: &Observed) -> BTreeSet<ObjectRef> {
     let objects = observed.bundles.iter().flat_map(|bundle| &bundle.objects);
     objects
         .filter(|object| {
-            let group = object.id.gvk.group.as_str();
-            let runs_pods = match object.id.gvk.kind.as_str() {
-                "Deployment" | "StatefulSet" | "DaemonSet" => group == "apps",
-                "Job" => group == "batch",
-                _ => false,
-            };
-            runs_pods && matches!(object.health, Health::Progressing | Health::Degraded)
+            object.has_pods && matches!(object.health, Health::Progressing | Health::Degraded)
         })
         .map(|object| ObjectRef::clone(&object.id))
         .collect()

@@ -12,6 +12,7 @@ mod maintenance;
 mod metrics;
 mod observed;
 mod records;
+mod scrape;
 mod server;
 mod services;
 mod session;
@@ -192,6 +193,20 @@ pub async fn run(
         repo: Arc::clone(&repo),
         token: config.hook_token.clone(),
     };
+    let services = Services::new(Parts {
+        authority,
+        leadership,
+        observed,
+        published,
+        sessions,
+        views: repo.views(),
+        repo,
+        metrics: metrics.clone(),
+    });
+    let scrape = Box::new(scrape::Scrape(services.clone()));
+    registry
+        .sub_registry_with_prefix(metrics::PREFIX)
+        .register_collector(scrape);
     let routes = muster_runtime::http::routes(readiness, Arc::new(registry))
         .merge(Router::new().route("/hook", post(hooked)).with_state(hook));
     shutdown.spawn({
@@ -207,20 +222,10 @@ pub async fn run(
     shutdown.spawn(server::accept(
         grpc,
         tls,
-        metrics.clone(),
+        metrics,
         connections,
         stop.clone(),
     ));
-    let services = Services::new(Parts {
-        authority,
-        leadership,
-        observed,
-        published,
-        sessions,
-        views: repo.views(),
-        repo,
-        metrics,
-    });
     let server = tonic::transport::Server::builder()
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)

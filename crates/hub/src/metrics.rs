@@ -29,6 +29,29 @@ pub(crate) enum SentKind {
     Blob,
 }
 
+/// Reasons to turn somebody away. They are there from the start with 0: of a series that begins with its
+/// first event Prometheus sees no increase.
+const REASONS: [&str; 15] = [
+    "bad_request",
+    "expired",
+    "expired_token",
+    "impossible_number",
+    "no_certificate",
+    "no_hello",
+    "not_an_admin",
+    "not_an_agent",
+    "other_cluster",
+    "protocol",
+    "revoked",
+    "tls",
+    "two_processes",
+    "unknown_token",
+    "used_token",
+];
+
+/// What the names of all begin with.
+pub(crate) const PREFIX: &str = "muster_hub";
+
 /// The hub's metrics. Clones are the same.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
@@ -41,7 +64,7 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
-        let registry = registry.sub_registry_with_prefix("muster_hub");
+        let registry = registry.sub_registry_with_prefix(PREFIX);
         let metrics = Self {
             agents: Gauge::default(),
             refused: Family::default(),
@@ -49,6 +72,12 @@ impl Metrics {
             commit_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 14)),
             commits_failed: Counter::default(),
         };
+        for reason in REASONS.map(str::to_owned) {
+            drop(metrics.refused.get_or_create(&Refused { reason }));
+        }
+        for kind in [SentKind::Generation, SentKind::Blob] {
+            drop(metrics.sent.get_or_create(&Sent { kind }));
+        }
         registry.register(
             "agents_connected",
             "Agents with a stream",

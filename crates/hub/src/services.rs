@@ -145,7 +145,7 @@ impl Services {
         }
     }
 
-    fn status(&self, request: &v1::StatusRequest) -> v1::Status {
+    pub(crate) fn status(&self, request: &v1::StatusRequest) -> v1::Status {
         let parts = &self.0;
         let state = parts.published.borrow().clone();
         let view = parts.views.borrow().state.clone();

@@ -94,10 +94,10 @@ impl Engine {
                 continue;
             }
             let object = &work.wanted[index];
-            if let Some(&need) = work.order.needs[index]
-                .iter()
-                .find(|need| matches!(turns[**need], Turn::Bad | Turn::Gated))
-            {
+            if let Some(&need) = work.order.needs[index].iter().find(|need| {
+                matches!(turns[**need], Turn::Bad | Turn::Gated)
+                    && !self.is_there(&work.wanted[**need])
+            }) {
                 let message = format!("{} is not applied", work.wanted[need].id);
                 self.wait(object, &mut turns[index], message);
                 continue;
@@ -140,6 +140,16 @@ impl Engine {
             }
         }
         (now, parked)
+    }
+
+    /// Whether a Namespace is there, though it could not be made what it should be: that keeps nothing
+    /// out of it.
+    fn is_there(&self, need: &Wanted<'_>) -> bool {
+        let gvk = &need.id.gvk;
+        let entry = self.inventory.get(&need.key);
+        gvk.group.is_empty()
+            && gvk.kind == "Namespace"
+            && entry.is_some_and(|entry| entry.uid.is_some())
     }
 
     /// What has to be complete or healthy before this object is sent and is not: the Jobs that run

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use muster_apply::Standing;
+use muster_plan::health::Health;
 use serde_json::{Value, json};
 
 use crate::fixture::{Fixture, bundle, config_map, kept, making, namespace, object};
@@ -121,6 +122,9 @@ async fn a_job_that_fails_holds_its_app_back_and_no_other_and_gives_way_to_its_f
                     matches!(web, Standing::Waiting(m) if m.contains("Job.batch jobfail-a/migrate"))
                 }
                 && object(o, "Deployment.apps jobfail-a/other").standing == Standing::Applied
+                // Its controller is done with it. One that is replaced while its pods are being made
+                // holds up the next of its name for minutes.
+                && object(o, "Job.batch jobfail-a/migrate").health == Health::Degraded
         })
         .await;
     assert_eq!(observed.bundles[1].counts.failed, 0);

@@ -35,7 +35,7 @@ data: {n: \"{{ values.n }}\"}
 /// A fleet of one cluster with two apps, in sync at commit 1.
 pub(crate) struct Rolling {
     pub(crate) fleet: Fleet,
-    client: Client,
+    pub(crate) client: Client,
 }
 
 /// An agent beside the one that leads.
@@ -90,7 +90,7 @@ impl Rolling {
         self.until_applied(number).await
     }
 
-    async fn leader(&self) -> anyhow::Result<String> {
+    pub(crate) async fn leader(&self) -> anyhow::Result<String> {
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), "muster-system");
         let spec = leases.get("muster-agent").await?.spec.unwrap_or_default();
         spec.holder_identity.context("nobody leads")

@@ -1,0 +1,104 @@
+//! The fleet's state as metrics, from the same status that people see; worked out at each scrape.
+
+use std::fmt;
+
+use muster_proto::v1;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _},
+    metrics::{MetricType, gauge::ConstGauge},
+};
+
+use crate::services::Services;
+
+/// Where a cluster stands.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Stands {
+    cluster: String,
+    region: String,
+    state: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Of {
+    cluster: String,
+    region: String,
+}
+
+/// Asks the services at each scrape.
+pub(crate) struct Scrape(pub(crate) Services);
+
+impl fmt::Debug for Scrape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scrape")
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        encode(&self.0.status(&v1::StatusRequest::default()), &mut encoder)
+    }
+}
+
+fn encode(status: &v1::Status, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(
+        "cluster_state",
+        "1 for the state that a cluster is in",
+        None,
+        MetricType::Gauge,
+    )?;
+    for cluster in &status.clusters {
+        let labels = Stands {
+            cluster: cluster.name.clone(),
+            region: cluster.region.clone(),
+            state: cluster
+                .state()
+                .as_str_name()
+                .trim_start_matches("CLUSTER_STATE_")
+                .to_lowercase(),
+        };
+        ConstGauge::new(1_i64).encode(family.encode_family(&labels)?)?;
+    }
+    let mut family = encoder.encode_descriptor(
+        "cluster_last_seen_timestamp_seconds",
+        "When a cluster's agent was last heard",
+        None,
+        MetricType::Gauge,
+    )?;
+    for cluster in status.clusters.iter().filter(|c| c.last_seen > 0) {
+        let labels = Of {
+            cluster: cluster.name.clone(),
+            region: cluster.region.clone(),
+        };
+        ConstGauge::new(cluster.last_seen).encode(family.encode_family(&labels)?)?;
+    }
+    let repo = status.repo.clone().unwrap_or_default();
+    let unreadable = i64::from(!repo.problem.is_empty());
+    let single = [
+        (
+            "repository_unreadable",
+            "1 while the fleet repository can't be read",
+            unreadable,
+        ),
+        (
+            "repository_read_timestamp_seconds",
+            "When the fleet repository was last looked at",
+            repo.last_read,
+        ),
+        (
+            "commit_timestamp_seconds",
+            "When the commit in force was made",
+            repo.committed_at,
+        ),
+        (
+            "commit_behind",
+            "1 while the repository's newest commit is not the one in force",
+            i64::from(!repo.tip.is_empty() && repo.tip != repo.commit),
+        ),
+    ];
+    for (name, help, value) in single {
+        let gauge = ConstGauge::new(value);
+        gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+    }
+    Ok(())
+}
