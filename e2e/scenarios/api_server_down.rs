@@ -1,5 +1,5 @@
-//! A cluster's API server is away for a minute: what runs there keeps serving, and the commit of that
-//! minute arrives afterwards.
+//! A cluster's API server is away for a minute: what runs there keeps serving, its agent says what is
+//! wrong, and the commit of that minute arrives afterwards.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
             world.serves_in("eu-north-1", &before, Levels::DRIFT).await?;
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        anyhow::Ok(())
+        world.says("eu-north-1", "can't renew its Lease", Levels::DRIFT).await
     }
     .await;
     cluster.exec(["mv", ASIDE, MANIFEST])?;

@@ -28,14 +28,18 @@ macro_rules! scenarios {
 scenarios![
     install,
     commit_to_pods,
+    charts_upgrade,
     drift_and_prune,
+    crashing_image,
     processes_killed,
     node_paused,
     api_server_down,
     network_cut,
+    etcd_full,
     certificates,
     clock_off,
     hub_restored,
+    agent_updates_itself,
     uninstall,
 ];
 
@@ -82,6 +86,7 @@ impl Stage {
         };
         let started = Instant::now();
         let result = runtime.block_on(scenario(world));
+        eprintln!("{name} took {:.1?}", started.elapsed());
         result.map_err(|error| {
             let took = started.elapsed();
             // Said at once too: the next scenarios may take a while.

@@ -16,7 +16,8 @@ pub const PORT: u16 = 30080;
 /// The app of the scenarios: `hello` says a text and the region where it runs, over HTTP.
 #[derive(Debug, Clone)]
 pub struct App {
-    /// The tag of its image: `1` or `2`.
+    /// The tag of its image: `1` and `2` serve, `crash` ends at once, `missing` is in a registry that
+    /// refuses every connection.
     pub tag: &'static str,
     /// What it says.
     pub says: String,
@@ -92,7 +93,10 @@ spec:
   selector: {{app: hello}}
   ports: [{{port: 80, targetPort: 8080, nodePort: {PORT}}}]
 "#,
-            image = Self::IMAGE,
+            image = match *tag {
+                "missing" => "127.0.0.1:1/hello",
+                _ => Self::IMAGE,
+            },
         )
     }
 }

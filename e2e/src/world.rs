@@ -8,7 +8,7 @@ use anyhow::Context;
 use muster_testkit::gitserver::{GitRepo, HttpsGit};
 use muster_testkit::image::{Entry, Image};
 use muster_testkit::kind::{
-    KindCluster, KindClusters, KindOptions, build_static, docker, muster_image,
+    KindCluster, KindClusters, KindOptions, MUSTER_IMAGE, build_static, docker, muster_image,
 };
 use muster_testkit::repository::{Files, listed};
 use muster_testkit::tools::Program;
@@ -27,6 +27,9 @@ const DUMPED: usize = 60;
 const HUB_PORT: u16 = 30443;
 /// The version of the image that runs: what is built here.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// How large etcd's database may get, small enough that a scenario can fill it.
+const ETCD_QUOTA: u64 = 64 << 20;
+
 /// How long the levels that scenarios wait for may take. Generous: a machine may be slow, and a level
 /// that comes ends the wait.
 #[derive(Debug, Clone, Copy)]
@@ -102,12 +105,17 @@ impl World {
             anyhow::Ok((programs, build_static(&workspace)?))
         });
         let (programs, binary) = built.await.context("the build was broken off")??;
-        let options = CLUSTERS.map(|(name, region)| KindOptions::new(name, region));
+        let options = CLUSTERS.map(|(name, region)| KindOptions {
+            etcd_quota: (name != HUB_CLUSTER).then_some(ETCD_QUOTA),
+            ..KindOptions::new(name, region)
+        });
         let clusters = KindClusters::start(options.to_vec()).await?;
         let images = [
-            muster_image(&binary, &[VERSION]),
+            muster_image(&binary, &[VERSION, "next"]),
+            broken_agent()?,
             hello("1", &["STANDIN_PORTS=8080"])?,
             hello("2", &["STANDIN_PORTS=8080"])?,
+            hello("crash", &["STANDIN_CRASH=the database is from the future"])?,
         ];
         for (number, image) in images.iter().enumerate() {
             let archive = clusters.directory().join(format!("image-{number}.tar"));
@@ -501,6 +509,20 @@ impl World {
         .await
     }
 
+    /// Waits until the status has these words about a cluster.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub async fn says(&self, cluster: &str, words: &str, within: Duration) -> anyhow::Result<()> {
+        let what = format!("the status of {cluster} to say {words:?}");
+        eventually(&what, within, async || {
+            let status = self.status_of(cluster)?.to_string();
+            anyhow::ensure!(status.contains(words), "{status}");
+            Ok(())
+        })
+        .await
+    }
+
     /// What one needs to know when a scenario has failed.
     #[must_use]
     pub fn dump(&self) -> String {
@@ -533,6 +555,15 @@ impl World {
         }
         text
     }
+}
+
+/// An agent that ends at once, under the agent's own name.
+fn broken_agent() -> anyhow::Result<Image> {
+    let broken = hello("unused", &["STANDIN_CRASH=this agent is broken"])?;
+    Ok(Image {
+        tags: vec![format!("{MUSTER_IMAGE}:broken")],
+        ..broken
+    })
 }
 
 fn hello(tag: &str, environment: &[&str]) -> anyhow::Result<Image> {

@@ -31,6 +31,8 @@ pub struct KindOptions {
     pub name: String,
     /// The region of its node (`topology.kubernetes.io/region`).
     pub region: String,
+    /// How large etcd's database may get, in bytes; etcd's own default where it is `None`.
+    pub etcd_quota: Option<u64>,
 }
 
 impl KindOptions {
@@ -39,6 +41,7 @@ impl KindOptions {
         Self {
             name: name.to_owned(),
             region: region.to_owned(),
+            etcd_quota: None,
         }
     }
 }
@@ -394,12 +397,17 @@ impl KindCluster {
             );
             patches.push("kind: KubeProxyConfiguration\noomScoreAdj: 0\n".to_owned());
         }
-        // Clusters of tests need not outlive a power cut, and disks are slow.
-        patches.push(
-            "kind: ClusterConfiguration\netcd:\n  local:\n    extraArgs:\n      \
-             - {name: unsafe-no-fsync, value: \"true\"}\n"
-                .to_owned(),
-        );
+        let mut etcd = vec![("unsafe-no-fsync".to_owned(), "true".to_owned())];
+        if let Some(quota) = options.etcd_quota {
+            etcd.push(("quota-backend-bytes".to_owned(), quota.to_string()));
+        }
+        let etcd: String = etcd
+            .iter()
+            .map(|(name, value)| format!("      - {{name: {name}, value: \"{value}\"}}\n"))
+            .collect();
+        patches.push(format!(
+            "kind: ClusterConfiguration\netcd:\n  local:\n    extraArgs:\n{etcd}"
+        ));
         serde_json::json!({
             "kind": "Cluster",
             "apiVersion": "kind.x-k8s.io/v1alpha4",
