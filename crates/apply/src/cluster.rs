@@ -2,6 +2,7 @@
 //! size, retried where the server asks for it, and with errors that say what the server said.
 
 mod answer;
+mod connect;
 
 use std::{collections::BTreeMap, error::Error, future::Future, time::Duration};
 
@@ -16,6 +17,8 @@ use kube::{
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
+
+pub use connect::connect;
 
 use crate::{
     APP_LABEL,
@@ -173,17 +176,6 @@ pub(crate) fn explain(error: &dyn Error) -> String {
         source = cause.source();
     }
     text
-}
-
-/// A client for the cluster that `config` names, with the retries left to this crate.
-///
-/// # Errors
-/// [`kube::Error`] where the configuration can't be used.
-pub fn connect(mut config: kube::Config) -> Result<Client, kube::Error> {
-    // The client's own retries know nothing of a newer generation that should interrupt them.
-    config.default_retry = false;
-    config.connect_timeout = Some(Duration::from_secs(5));
-    Client::try_from(config)
 }
 
 /// Awaits an answer for a bounded time.

@@ -66,7 +66,7 @@ impl Default for Config {
         Self {
             namespace: "muster-system".to_owned(),
             namespaces: None,
-            concurrency: 64,
+            concurrency: 128,
             established_within: Duration::from_secs(15),
             first_retry: Duration::from_secs(1),
             longest_retry: Duration::from_secs(60),

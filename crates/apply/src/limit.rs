@@ -16,8 +16,9 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// Where it starts: what any API server takes from one client.
-const FIRST: usize = 32;
+/// Where it starts: what any API server takes from one client, a tenth of what it works on at a time by
+/// default (`--max-requests-inflight` and `--max-mutating-requests-inflight`, 600 in all).
+const FIRST: usize = 64;
 /// Answers of one measurement, for each request of the limit.
 const ANSWERS: usize = 4;
 /// By what share a try of more requests is more, and by what share of answers a second it must gain.

@@ -29,7 +29,7 @@ use crate::{
 
 /// How many requests at a time are tried without a client around them.
 const AT_A_TIME: [usize; 4] = [8, 16, 32, 64];
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 /// Sets in the large measurement.
 const LARGE: usize = 10;
 /// How long nothing happens before memory is read and requests are counted.

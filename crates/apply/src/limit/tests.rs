@@ -34,15 +34,15 @@ fn a_server_that_gains_gets_more_and_one_that_does_not_gets_no_more() {
         refuses: None,
     };
     let at = |capacity| {
-        let mut pace = Pace::new(64);
-        run(&mut pace, server(capacity), 2_000);
+        let mut pace = Pace::new(128);
+        run(&mut pace, server(capacity), 4_000);
         pace.limit
     };
-    assert_eq!(at(1e9), 64);
-    // 32 requests at a time already make 1,600 answers a second.
-    assert_eq!(at(600.0), 32);
-    // 48 make 2,400.
-    assert_eq!(at(2_500.0), 48);
+    assert_eq!(at(1e9), 128);
+    // 64 requests at a time already make 3,200 answers a second.
+    assert_eq!(at(600.0), 64);
+    // 96 make 4,800.
+    assert_eq!(at(5_000.0), 96);
 }
 
 #[test]
@@ -52,14 +52,14 @@ fn a_refusal_halves_once_and_recovery_is_by_one() {
     for _ in 0..16 {
         pace.refused(left);
     }
-    assert_eq!(pace.limit, 16);
+    assert_eq!(pace.limit, 32);
     pace.refused(pace.halvings);
-    assert_eq!(pace.limit, 8);
+    assert_eq!(pace.limit, 16);
     let start = Instant::now();
-    for answer in 0..8 * ANSWERS {
+    for answer in 0..16 * ANSWERS {
         pace.answered(start + Duration::from_millis(answer as u64), true);
     }
-    assert_eq!(pace.limit, 9);
+    assert_eq!(pace.limit, 17);
 }
 
 #[test]
@@ -74,19 +74,19 @@ fn what_had_not_to_wait_says_nothing_about_the_limit() {
 
 #[test]
 fn it_finds_out_that_the_server_has_become_faster() {
-    let mut pace = Pace::new(64);
+    let mut pace = Pace::new(128);
     let slow = Server {
         latency: 0.02,
         capacity: 600.0,
         refuses: None,
     };
-    run(&mut pace, slow, 2_000);
+    run(&mut pace, slow, 4_000);
     let fast = Server {
         capacity: 1e9,
         ..slow
     };
-    run(&mut pace, fast, 10_000);
-    assert_eq!(pace.limit, 64);
+    run(&mut pace, fast, 20_000);
+    assert_eq!(pace.limit, 128);
 }
 
 proptest! {
