@@ -171,3 +171,61 @@ fn rules(object: &Value, wrong: &mut impl FnMut(String)) {
         }
     }
 }
+
+#[test]
+fn what_is_wrong_is_found() {
+    let object = serde_json::json!({
+        "kind": "Deployment",
+        "metadata": {"name": "web"},
+        "spec": {"template": {"spec": {
+            "hostNetwork": true,
+            "volumes": [{"name": "node", "hostPath": {"path": "/"}}],
+            "containers": [{
+                "name": "web",
+                "image": "registry:5000/web",
+                "env": [{"name": "DB_PASSWORD", "value": "hunter2"}],
+                "securityContext": {"privileged": true},
+            }],
+        }}},
+    });
+    let role = serde_json::json!({
+        "kind": "Role",
+        "metadata": {"name": "all"},
+        "rules": [
+            {"apiGroups": [""], "resources": ["*"], "verbs": ["get"]},
+            {"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["create"]},
+            {"apiGroups": [""], "resources": ["users"], "verbs": ["impersonate"]},
+        ],
+    });
+    let service = serde_json::json!({
+        "kind": "Service",
+        "metadata": {"name": "web"},
+        "spec": {"selector": {"app": "web"}},
+    });
+    let found = problems(&[object, role, service]).join("\n");
+    for word in [
+        "uses hostNetwork",
+        "default account",
+        "of the node",
+        "may run as root",
+        "no seccomp profile",
+        "its root can be written",
+        "may gain privileges",
+        "is privileged",
+        "keeps capabilities",
+        "requests no CPU",
+        "requests no memory",
+        "has no limit of memory",
+        "no liveness probe",
+        "no readiness probe",
+        "no fixed version",
+        "a secret in its environment",
+        "grants resources by *",
+        "a way into pods",
+        "more than anything here needs",
+        "selects no pod",
+        "has no label helm.sh/chart",
+    ] {
+        assert!(found.contains(word), "{word} is not in\n{found}");
+    }
+}

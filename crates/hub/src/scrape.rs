@@ -74,7 +74,13 @@ fn encode(status: &v1::Status, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
     }
     let repo = status.repo.clone().unwrap_or_default();
     let unreadable = i64::from(!repo.problem.is_empty());
+    let mistakes = status.problems.iter().filter(|p| p.scope != "hint");
     let single = [
+        (
+            "problems",
+            "Mistakes in the fleet repository",
+            i64::try_from(mistakes.count()).unwrap_or(i64::MAX),
+        ),
         (
             "repository_unreadable",
             "1 while the fleet repository can't be read",

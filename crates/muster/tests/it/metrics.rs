@@ -98,9 +98,15 @@ async fn alerts_and_dashboards_have_what_they_ask_for() -> anyhow::Result<()> {
         .repo()
         .publish("refused", &[("apps/shop/templates/map.yaml", &bad)])?;
     until(&fleet.http(), &state("one", "failing")).await?;
+    // An app that can't be read stays as it was; the commit is taken all the same.
     fleet
         .repo()
         .publish("broken", &[("apps/shop/app.yaml", "kind: [")])?;
+    until(&fleet.http(), "muster_hub_problems 1").await?;
+    until(&fleet.http(), "muster_hub_commit_behind 0").await?;
+    fleet
+        .repo()
+        .publish("more broken", &[("fleet.yaml", "kind: [")])?;
     until(&fleet.http(), "muster_hub_commit_behind 1").await?;
     ensure!(agent.stop(LONG)?.success(), "{}", agent.tail());
     until(&fleet.http(), &state("one", "offline")).await?;
