@@ -104,11 +104,11 @@ pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let source = match &args.fleet {
         Some(dir) => dir.clone(),
         None => {
-            SAMPLE
-                .extract(sample.path())
+            let unpacked = sample.path().join("fleet");
+            std::fs::create_dir(&unpacked)
+                .and_then(|()| SAMPLE.extract(&unpacked))
                 .context("the sample fleet can't be unpacked")?;
-            std::fs::remove_file(sample.path().join("owner.lock")).ok();
-            sample.path().to_owned()
+            unpacked
         }
     };
     let model = load(&source)?;
@@ -167,7 +167,9 @@ async fn bring_up(
         }
         Clusters::Kind => Some(start_kind(source, &clusters).await?),
     };
-    let progress = Progress::begin(&format!("starting {count} Kubernetes control planes"));
+    let progress = kind
+        .is_none()
+        .then(|| Progress::begin(&format!("starting {count} Kubernetes control planes")));
     let options = FleetOptions {
         muster: std::env::current_exe().context("this program's own file is not known")?,
         clusters,
@@ -177,7 +179,9 @@ async fn bring_up(
         usual_ports: true,
     };
     let mut fleet = Fleet::start(options).await?;
-    progress.done(&format!("{count} Kubernetes clusters are up"));
+    if let Some(progress) = progress {
+        progress.done(&format!("{count} Kubernetes clusters are up"));
+    }
     if fleet
         .repo()
         .git(&["rev-parse", "--verify", "--quiet", "HEAD"])
@@ -221,7 +225,9 @@ async fn start_kind(source: &Path, clusters: &[(String, String)]) -> anyhow::Res
     let options = clusters
         .iter()
         .map(|(name, region)| KindOptions::new(name, region));
+    let progress = Progress::begin(&format!("starting {} kind clusters", clusters.len()));
     let kind = KindClusters::start(options.collect()).await?;
+    progress.done(&format!("{} kind clusters are up", clusters.len()));
     let progress = Progress::begin("looking for the images of the fleet");
     let objects = crate::offline::objects(source)?;
     let (kind, said) = tokio::task::spawn_blocking(move || {

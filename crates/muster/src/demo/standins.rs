@@ -46,7 +46,7 @@ pub(super) fn provide(clusters: &KindClusters, objects: &[Value]) -> anyhow::Res
         let words = |words: &mut dyn Iterator<Item = String>| words.collect::<Vec<_>>().join(" ");
         let links = needs.servers.union(&needs.helpers);
         Image {
-            tags: vec![name.clone()],
+            tags: vec![full_name(name)],
             files: std::iter::once(Entry::program("bin/standin", &program))
                 .chain(links.map(|link| Entry::link(&format!("bin/{link}"), "standin")))
                 .collect(),
@@ -74,6 +74,25 @@ pub(super) fn provide(clusters: &KindClusters, objects: &[Value]) -> anyhow::Res
         "the fleet's own images can't be pulled here: small ones of the same {} names stand in for them",
         needs.len()
     ))
+}
+
+/// An image's name as a node looks it up: with the registry and, where there is none, the tag that it
+/// then has.
+fn full_name(name: &str) -> String {
+    let registry = name.split_once('/').map(|(first, _)| first);
+    let name = match registry {
+        Some(first) if first.contains(['.', ':']) || first == "localhost" => name.to_owned(),
+        Some(_) => format!("docker.io/{name}"),
+        None => format!("docker.io/library/{name}"),
+    };
+    match name
+        .rsplit('/')
+        .next()
+        .is_some_and(|last| last.contains(':'))
+    {
+        true => name,
+        false => format!("{name}:latest"),
+    }
 }
 
 /// Every image that pods of these objects run, with what they ask of it.
@@ -130,6 +149,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn images_are_named_as_nodes_look_them_up() {
+        for (short, full) in [
+            ("postgres:17", "docker.io/library/postgres:17"),
+            ("grafana/grafana", "docker.io/grafana/grafana:latest"),
+            ("quay.io/a/b:1", "quay.io/a/b:1"),
+            ("localhost:5000/a", "localhost:5000/a:latest"),
+        ] {
+            assert_eq!(full_name(short), full);
+        }
+    }
 
     #[test]
     fn a_stand_in_has_the_ports_and_programs_that_pods_name() {
