@@ -8,15 +8,14 @@ use std::{
 use muster_agent::dial;
 use muster_pki::{Ca, Certified, Credentials, Identity, Key, RENEWAL_GRACE};
 use muster_proto::v1::{
-    self, admin_client::AdminClient, agent_message::Message, agents_client::AgentsClient,
-    enrolment_client::EnrolmentClient,
+    self, agent_message::Message, agents_client::AgentsClient, enrolment_client::EnrolmentClient,
 };
 use tonic::{Code, Status};
 
 use crate::{
     agents::{Agent, Badge, Memory},
     fixture::{Hub, ca_of, publish, repository},
-    raw::{hello, refusal},
+    raw::{hello, refusal, refused_to_people},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -102,35 +101,7 @@ async fn it_gets_nothing_else() {
             .await
             .err(),
     );
-    let mut admin = AdminClient::new(channel);
-    refused.extend(admin.get_status(v1::StatusRequest::default()).await.err());
-    refused.extend(admin.watch_status(v1::StatusRequest::default()).await.err());
-    refused.extend(admin.get_objects(v1::ObjectsRequest::default()).await.err());
-    refused.extend(
-        admin
-            .create_join_token(v1::JoinTokenRequest::default())
-            .await
-            .err(),
-    );
-    refused.extend(
-        admin
-            .remove_cluster(v1::RemoveClusterRequest::default())
-            .await
-            .err(),
-    );
-    refused.extend(
-        admin
-            .create_admin(v1::CreateAdminRequest::default())
-            .await
-            .err(),
-    );
-    refused.extend(
-        admin
-            .approve_set(v1::ApproveSetRequest::default())
-            .await
-            .err(),
-    );
-    refused.extend(admin.refresh(v1::RefreshRequest {}).await.err());
+    refused.extend(refused_to_people(channel).await);
     let codes: Vec<Code> = refused.iter().map(Status::code).collect();
     assert_eq!(codes, [Code::Unauthenticated; 9]);
     assert_eq!(hub.refused("expired").await, 10);

@@ -13,12 +13,12 @@ use muster_proto::v1::{
 };
 use muster_testkit::wait::eventually;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status};
+use tonic::Code;
 
 use crate::{
     agents::{Agent, Badge, Memory, enrol_with},
     fixture::{Hub, SOON, ca_of, publish, repository},
-    raw::{Raw, hello, refusal},
+    raw::{Raw, hello, refusal, refused_to_people},
 };
 
 /// What an agent with this badge is told when it comes; nothing where it is let in.
@@ -148,36 +148,7 @@ async fn certificates_for_something_else() {
     let channel = dial(&hub.address(), &badge.trust, Some(&badge.credentials))
         .await
         .unwrap();
-    let mut admin = AdminClient::new(channel);
-    let mut refused: Vec<Status> = Vec::new();
-    refused.extend(admin.get_status(v1::StatusRequest::default()).await.err());
-    refused.extend(admin.watch_status(v1::StatusRequest::default()).await.err());
-    refused.extend(admin.get_objects(v1::ObjectsRequest::default()).await.err());
-    refused.extend(
-        admin
-            .create_join_token(v1::JoinTokenRequest::default())
-            .await
-            .err(),
-    );
-    refused.extend(
-        admin
-            .remove_cluster(v1::RemoveClusterRequest::default())
-            .await
-            .err(),
-    );
-    refused.extend(
-        admin
-            .create_admin(v1::CreateAdminRequest::default())
-            .await
-            .err(),
-    );
-    refused.extend(
-        admin
-            .approve_set(v1::ApproveSetRequest::default())
-            .await
-            .err(),
-    );
-    refused.extend(admin.refresh(v1::RefreshRequest {}).await.err());
+    let refused = refused_to_people(channel).await;
     let told: Vec<_> = refused
         .iter()
         .map(|status| (status.code(), status.message()))

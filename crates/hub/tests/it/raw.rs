@@ -1,10 +1,13 @@
 //! A stream word by word, for what no agent of ours would say.
 
 use muster_agent::dial;
-use muster_proto::{PROTOCOL_VERSION, v1};
+use muster_proto::{
+    PROTOCOL_VERSION,
+    v1::{self, admin_client::AdminClient},
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::{Status, Streaming, transport::Channel};
 
 use crate::{agents::Badge, fixture::Hub};
 
@@ -75,4 +78,40 @@ pub(crate) async fn refusal(hub: &Hub, badge: &Badge, first: v1::agent_message::
         Err(status) => status,
         Ok(mut raw) => raw.next().await.unwrap_err(),
     }
+}
+
+/// What is said to a caller that is no person on every call that is for people; those that are served
+/// are left out.
+pub(crate) async fn refused_to_people(channel: Channel) -> Vec<Status> {
+    let mut admin = AdminClient::new(channel);
+    let mut refused: Vec<Status> = Vec::new();
+    refused.extend(admin.get_status(v1::StatusRequest::default()).await.err());
+    refused.extend(admin.watch_status(v1::StatusRequest::default()).await.err());
+    refused.extend(admin.get_objects(v1::ObjectsRequest::default()).await.err());
+    refused.extend(
+        admin
+            .create_join_token(v1::JoinTokenRequest::default())
+            .await
+            .err(),
+    );
+    refused.extend(
+        admin
+            .remove_cluster(v1::RemoveClusterRequest::default())
+            .await
+            .err(),
+    );
+    refused.extend(
+        admin
+            .create_admin(v1::CreateAdminRequest::default())
+            .await
+            .err(),
+    );
+    refused.extend(
+        admin
+            .approve_set(v1::ApproveSetRequest::default())
+            .await
+            .err(),
+    );
+    refused.extend(admin.refresh(v1::RefreshRequest {}).await.err());
+    refused
 }

@@ -28,6 +28,7 @@ use muster_testkit::{
     tools::Program,
     wait::eventually,
 };
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -116,11 +117,6 @@ impl Rights {
         eventually(&format!("{wanted:?} to fail"), LONG, async || {
             let mut failed = BTreeSet::new();
             for object in self.objects()? {
-                let name = format!(
-                    "{}/{}",
-                    group(&object),
-                    object["kind"].as_str().unwrap_or_default()
-                );
                 if object["state"] == "Applied" {
                     continue;
                 }
@@ -129,7 +125,7 @@ impl Rights {
                     object["state"] == "Failed" && said.contains("forbidden"),
                     "{object}"
                 );
-                failed.insert(name);
+                failed.insert(kind(&object));
             }
             ensure!(failed == *wanted, "{failed:?}");
             Ok(())
@@ -182,11 +178,7 @@ impl Rights {
             })
             .collect();
         let objects = self.objects()?.into_iter().map(|object| {
-            let kind = format!(
-                "{}/{}",
-                group(&object),
-                object["kind"].as_str().unwrap_or_default()
-            );
+            let kind = kind(&object);
             let resource = known
                 .get(&kind)
                 .with_context(|| format!("no resource of {kind}"))?;
@@ -196,9 +188,11 @@ impl Rights {
     }
 }
 
-fn group(object: &Value) -> &str {
+/// Its kind as `group/Kind`.
+fn kind(object: &Value) -> String {
     let version = object["apiVersion"].as_str().unwrap_or_default();
-    version.rsplit_once('/').map_or("", |(group, _)| group)
+    let group = version.rsplit_once('/').map_or("", |(group, _)| group);
+    format!("{group}/{}", object["kind"].as_str().unwrap_or_default())
 }
 
 /// The chart's account, roles and bindings.
@@ -268,10 +262,20 @@ async fn limited(admin: &str, client: &Client) -> anyhow::Result<String> {
 }
 
 /// All rules but one.
-fn without(rules: &[PolicyRule], left_out: usize) -> Option<Vec<PolicyRule>> {
+fn without(rules: &[PolicyRule], left_out: usize) -> Vec<PolicyRule> {
     let mut rules = rules.to_vec();
     rules.remove(left_out);
-    Some(rules)
+    rules
+}
+
+/// Gives a role just these rules.
+async fn set<K>(roles: &Api<K>, name: &str, rules: &[PolicyRule]) -> anyhow::Result<()>
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let rules = Patch::Merge(json!({ "rules": rules }));
+    roles.patch(name, &PatchParams::default(), &rules).await?;
+    Ok(())
 }
 
 fn resources_of(rule: &PolicyRule) -> impl Iterator<Item = String> {
@@ -292,16 +296,10 @@ async fn each_rule_for_what_an_agent_applies_is_needed_by_its_kinds_and_no_other
     let roles: Api<ClusterRole> = Api::all(rights.client.clone());
     let name = "muster-system-muster-agent-platform";
     let rules = roles.get(name).await?.rules.context("no rules")?;
-    let set = async |rules: Option<Vec<PolicyRule>>| -> anyhow::Result<()> {
-        let mut role = roles.get(name).await?;
-        role.rules = rules;
-        roles.replace(name, &PostParams::default(), &role).await?;
-        Ok(())
-    };
     let mut tried = BTreeSet::new();
     for (number, rule) in rules.iter().enumerate() {
         let resources: Vec<String> = resources_of(rule).collect();
-        set(without(&rules, number)).await?;
+        set(&roles, name, &without(&rules, number)).await?;
         if resources == ["events.k8s.io/events"] {
             rights.drift().await?;
             said(&agent, &["no event could be published", "forbidden"]).await?;
@@ -323,7 +321,7 @@ async fn each_rule_for_what_an_agent_applies_is_needed_by_its_kinds_and_no_other
             failed.with_context(|| format!("without {rule:?}: {}", agent.tail()))?;
             tried.extend(concerned);
         }
-        set(Some(rules.clone())).await?;
+        set(&roles, name, &rules).await?;
         let commit = rights.commit()?;
         let back = rights.until_applied(commit).await;
         back.with_context(|| format!("with {rule:?} again: {}", agent.tail()))?;
@@ -341,16 +339,10 @@ async fn each_rule_for_an_agents_own_records_is_needed() -> anyhow::Result<()> {
     let roles: Api<Role> = Api::namespaced(rights.client.clone(), NAMESPACE);
     let name = "muster-agent-own";
     let rules = roles.get(name).await?.rules.context("no rules")?;
-    let set = async |rules: Option<Vec<PolicyRule>>| -> anyhow::Result<()> {
-        let mut role = roles.get(name).await?;
-        role.rules = rules;
-        roles.replace(name, &PostParams::default(), &role).await?;
-        Ok(())
-    };
     for (number, rule) in rules.iter().enumerate() {
         forget(&rights.client).await?;
         let commit = rights.commit()?;
-        set(without(&rules, number)).await?;
+        set(&roles, name, &without(&rules, number)).await?;
         let agent = rights.join(&["--namespaces", "rights"])?;
         let resource = rule
             .resources
@@ -360,7 +352,7 @@ async fn each_rule_for_an_agents_own_records_is_needed() -> anyhow::Result<()> {
             .context("no resource")?;
         let refused = said(&agent, &["forbidden", resource]).await;
         refused.with_context(|| format!("without {rule:?}"))?;
-        set(Some(rules.clone())).await?;
+        set(&roles, name, &rules).await?;
         let agent = match agent.exited()? {
             None => agent,
             Some(_) => rights.join(&["--namespaces", "rights"])?,
