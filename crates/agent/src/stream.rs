@@ -22,7 +22,7 @@ const MAX_BUNDLE: u64 = 256 * 1024 * 1024;
 /// Reports follow each other no faster than this.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 /// What could not be kept in the cluster is tried again after this, and then after up to that.
-const KEEP_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+const KEEP_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// Objects in one message.
 const OBJECTS: usize = 500;
 /// Messages that wait for a slow hub before the stream waits too.

@@ -170,8 +170,12 @@ struct Work {
 impl Work {
     async fn run(mut self) {
         let mut doubt = Doubt::default();
+        let mut rested = false;
         while !self.stop.is_cancelled() {
             let Orders { wanted, rest } = self.orders.borrow_and_update().clone();
+            if std::mem::replace(&mut rested, rest.is_some()) && !rested {
+                self.engine.observer().answers();
+            }
             let again = match (wanted, rest) {
                 (Some(_), Some(why)) => {
                     self.board.settle(Some(why));
