@@ -1,5 +1,5 @@
-//! The charts as helm sees them: they pass its linter, render as they did, and refuse values that make no
-//! sense. `MUSTER_UPDATE_GOLDEN=1` takes today's rendering as right.
+//! The charts as Helm 3 and Helm 4 see them: they pass the linter, render as they did, and refuse values
+//! that make no sense. `MUSTER_UPDATE_GOLDEN=1` takes today's rendering as right.
 
 mod hygiene;
 
@@ -13,17 +13,19 @@ use serde::Deserialize as _;
 use similar::TextDiff;
 
 const CHARTS: [&str; 2] = ["muster-hub", "muster-agent"];
+/// Both take the same charts and make the same of them.
+const HELMS: [Program; 2] = [Program::Helm, Program::Helm4];
 
 fn charts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts")
 }
 
-fn helm(arguments: &[&str]) -> anyhow::Result<Output> {
-    let output = Command::new(Program::Helm.build()?)
+fn run(helm: Program, arguments: &[&str]) -> anyhow::Result<Output> {
+    let output = Command::new(helm.build()?)
         .current_dir(charts())
         .args(arguments)
         .output();
-    output.context("cannot start helm")
+    output.with_context(|| format!("cannot start {helm:?}"))
 }
 
 /// The cases of a chart in a folder, each a file of values.
@@ -44,83 +46,71 @@ fn cases(chart: &str, folder: &str) -> anyhow::Result<Vec<PathBuf>> {
     Ok(cases)
 }
 
-fn template(chart: &str, values: &Path) -> anyhow::Result<Output> {
+fn template(helm: Program, chart: &str, values: &Path) -> anyhow::Result<Output> {
     let values = values.to_string_lossy();
-    helm(&[
-        "template",
-        chart,
-        chart,
-        "--namespace",
-        "muster-system",
-        "--values",
-        &values,
-    ])
+    let place = ["--namespace", "muster-system"];
+    let arguments = ["template", chart, chart, "--values", &values];
+    run(helm, &[&arguments[..], &place].concat())
+}
+
+/// Every chart with each of its cases in a folder, for each Helm.
+fn all(folder: &str) -> anyhow::Result<Vec<(Program, &'static str, PathBuf)>> {
+    let mut all = Vec::new();
+    for chart in CHARTS {
+        for values in cases(chart, folder)? {
+            all.extend(HELMS.map(|helm| (helm, chart, values.clone())));
+        }
+    }
+    Ok(all)
 }
 
 #[test]
 fn charts_render_as_they_did() -> anyhow::Result<()> {
     let update = std::env::var_os("MUSTER_UPDATE_GOLDEN").is_some();
-    for chart in CHARTS {
-        for values in cases(chart, "")? {
-            let output = template(chart, &values)?;
-            let rendered = String::from_utf8(output.stdout)?;
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{}: {said}", values.display());
-            let golden = PathBuf::from(
-                values
-                    .to_string_lossy()
-                    .replace(".values.yaml", ".golden.yaml"),
-            );
-            if update {
-                fs::write(&golden, &rendered)?;
-            }
-            let wanted =
-                fs::read_to_string(&golden).with_context(|| golden.display().to_string())?;
-            let diff = TextDiff::from_lines(&wanted, &rendered);
-            assert!(
-                wanted == rendered,
-                "{}:\n{}",
-                golden.display(),
-                diff.unified_diff()
-            );
+    for (helm, chart, values) in all("")? {
+        let output = template(helm, chart, &values)?;
+        // Helm 4 leaves an empty line before each document.
+        let rendered = String::from_utf8(output.stdout)?.replace("\n\n---\n", "\n---\n");
+        let said = String::from_utf8_lossy(&output.stderr);
+        let case = format!("{helm:?}, {}", values.display());
+        assert!(output.status.success(), "{case}: {said}");
+        let golden = values
+            .to_string_lossy()
+            .replace(".values.yaml", ".golden.yaml");
+        if update && helm == HELMS[0] {
+            fs::write(&golden, &rendered)?;
         }
+        let wanted = fs::read_to_string(&golden).with_context(|| golden.clone())?;
+        let diff = TextDiff::from_lines(&wanted, &rendered);
+        assert!(wanted == rendered, "{case}:\n{}", diff.unified_diff());
     }
     Ok(())
 }
 
 #[test]
 fn charts_pass_the_linter() -> anyhow::Result<()> {
-    for chart in CHARTS {
-        for values in cases(chart, "")? {
-            let output = helm(&[
-                "lint",
-                "--strict",
-                chart,
-                "--values",
-                &values.to_string_lossy(),
-            ])?;
-            let said = String::from_utf8_lossy(&output.stdout);
-            assert!(output.status.success(), "{}: {said}", values.display());
-        }
+    for (helm, chart, values) in all("")? {
+        let path = values.to_string_lossy();
+        let output = run(helm, &["lint", "--strict", chart, "--values", &path])?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{helm:?}, {path}: {said}");
     }
     Ok(())
 }
 
 #[test]
 fn values_that_make_no_sense_are_refused() -> anyhow::Result<()> {
-    for chart in CHARTS {
-        for values in cases(chart, "bad")? {
-            let text = fs::read_to_string(&values)?;
-            let expected = text
-                .lines()
-                .find_map(|line| line.strip_prefix("# expect: "));
-            let expected =
-                expected.with_context(|| format!("{} expects nothing", values.display()))?;
-            let output = template(chart, &values)?;
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(!output.status.success(), "{} is taken", values.display());
-            assert!(said.contains(expected), "{}: {said}", values.display());
-        }
+    for (helm, chart, values) in all("bad")? {
+        let case = format!("{helm:?}, {}", values.display());
+        let text = fs::read_to_string(&values)?;
+        let expected = text
+            .lines()
+            .find_map(|line| line.strip_prefix("# expect: "));
+        let expected = expected.with_context(|| format!("{case} expects nothing"))?;
+        let output = template(helm, chart, &values)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{case} is taken");
+        assert!(said.contains(expected), "{case}: {said}");
     }
     Ok(())
 }
@@ -131,7 +121,7 @@ fn charts_ask_for_no_more_than_they_need() -> anyhow::Result<()> {
     let mut seen = 0;
     for chart in CHARTS {
         for values in cases(chart, "")? {
-            let rendered = String::from_utf8(template(chart, &values)?.stdout)?;
+            let rendered = String::from_utf8(template(HELMS[0], chart, &values)?.stdout)?;
             let objects: Vec<serde_json::Value> = serde_yaml::Deserializer::from_str(&rendered)
                 .map(serde_json::Value::deserialize)
                 .filter(|object| !object.as_ref().is_ok_and(serde_json::Value::is_null))

@@ -52,8 +52,10 @@ pub enum Program {
     CoreDns,
     /// kind, which makes clusters of containers.
     Kind,
-    /// Helm.
+    /// Helm 3.
     Helm,
+    /// Helm 4.
+    Helm4,
     /// What plays programs whose images can't be had, and holds pods' namespaces.
     Standin,
 }
@@ -93,6 +95,7 @@ static CONTAINERD: Module = module!(
 static COREDNS: Module = module!("coredns", "github.com/coredns/coredns", "");
 static KIND: Module = module!("kind", "sigs.k8s.io/kind", "");
 static HELM: Module = module!("helm", "helm.sh/helm/v3", "");
+static HELM4: Module = module!("helm4", "helm.sh/helm/v4", "");
 static STANDIN: Module = Module {
     label: "standin",
     path: "muster.dev/testkit/standin",
@@ -121,7 +124,7 @@ impl Program {
             Self::Ctr => "ctr",
             Self::CoreDns => "coredns",
             Self::Kind => "kind",
-            Self::Helm => "helm",
+            Self::Helm | Self::Helm4 => "helm",
             Self::Standin => "standin",
         }
     }
@@ -155,6 +158,7 @@ impl Program {
             Self::CoreDns => &COREDNS,
             Self::Kind => &KIND,
             Self::Helm => &HELM,
+            Self::Helm4 => &HELM4,
             Self::Standin => &STANDIN,
         }
     }
