@@ -69,15 +69,18 @@ fn charts_render_as_they_did() -> anyhow::Result<()> {
     let update = std::env::var_os("MUSTER_UPDATE_GOLDEN").is_some();
     for (helm, chart, values) in all("")? {
         let output = template(helm, chart, &values)?;
-        // Helm 4 leaves an empty line before each document.
-        let rendered = String::from_utf8(output.stdout)?.replace("\n\n---\n", "\n---\n");
+        let mut rendered = String::from_utf8(output.stdout)?;
+        if helm == Program::Helm4 {
+            // It leaves an empty line before each document.
+            rendered = rendered.replace("\n\n---\n", "\n---\n");
+        }
         let said = String::from_utf8_lossy(&output.stderr);
         let case = format!("{helm:?}, {}", values.display());
         assert!(output.status.success(), "{case}: {said}");
         let golden = values
             .to_string_lossy()
             .replace(".values.yaml", ".golden.yaml");
-        if update && helm == HELMS[0] {
+        if update && helm == Program::Helm {
             fs::write(&golden, &rendered)?;
         }
         let wanted = fs::read_to_string(&golden).with_context(|| golden.clone())?;
@@ -121,7 +124,7 @@ fn charts_ask_for_no_more_than_they_need() -> anyhow::Result<()> {
     let mut seen = 0;
     for chart in CHARTS {
         for values in cases(chart, "")? {
-            let rendered = String::from_utf8(template(HELMS[0], chart, &values)?.stdout)?;
+            let rendered = String::from_utf8(template(Program::Helm, chart, &values)?.stdout)?;
             let objects: Vec<serde_json::Value> = serde_yaml::Deserializer::from_str(&rendered)
                 .map(serde_json::Value::deserialize)
                 .filter(|object| !object.as_ref().is_ok_and(serde_json::Value::is_null))

@@ -32,6 +32,7 @@ const GATHER: Duration = Duration::from_millis(20);
 /// Only one may run for a cluster at a time.
 pub struct Applier {
     orders: watch::Sender<Orders>,
+    board: Arc<Board>,
     observed: watch::Receiver<Arc<Observed>>,
     resync: Arc<Notify>,
     stop: CancellationToken,
@@ -71,7 +72,7 @@ impl Applier {
                 config: config.clone(),
             },
             engine: Engine::new(cluster, config, inventory, board.clone()),
-            board,
+            board: board.clone(),
             orders: given,
             resync: resync.clone(),
             stop: stop.clone(),
@@ -79,6 +80,7 @@ impl Applier {
         let work = tokio::spawn(work.run());
         Ok(Self {
             orders,
+            board,
             observed,
             resync,
             stop,
@@ -105,11 +107,15 @@ impl Applier {
     /// Writes nothing for as long as there is a reason, which is observed as the cluster's problem. What
     /// is under way is awaited.
     pub fn rest(&self, why: Option<String>) {
-        self.orders.send_if_modified(|Orders { rest, .. }| {
+        let goes_on = why.is_none();
+        let changed = self.orders.send_if_modified(|Orders { rest, .. }| {
             let changes = *rest != why;
             *rest = why;
             changes
         });
+        if changed && goes_on {
+            self.board.server_answers();
+        }
     }
 
     /// Sends every object again, changed or not.
@@ -170,12 +176,8 @@ struct Work {
 impl Work {
     async fn run(mut self) {
         let mut doubt = Doubt::default();
-        let mut rested = false;
         while !self.stop.is_cancelled() {
             let Orders { wanted, rest } = self.orders.borrow_and_update().clone();
-            if std::mem::replace(&mut rested, rest.is_some()) && !rested {
-                self.engine.observer().answers();
-            }
             let again = match (wanted, rest) {
                 (Some(_), Some(why)) => {
                     self.board.settle(Some(why));

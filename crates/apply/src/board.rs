@@ -224,6 +224,8 @@ pub(crate) struct Board {
     /// A run has ended otherwise than the one before, which is told at once.
     ended: Notify,
     drift: Notify,
+    /// The API server answers again.
+    answers: Notify,
 }
 
 impl Board {
@@ -433,6 +435,16 @@ impl Board {
         while calm(&self.state()) {
             self.drift.notified().await;
         }
+    }
+
+    /// The API server answers again: watches that wait before they try again need not.
+    pub(crate) fn server_answers(&self) {
+        self.answers.notify_waiters();
+    }
+
+    /// Returns when the API server answers again.
+    pub(crate) async fn until_server_answers(&self) {
+        self.answers.notified().await;
     }
 
     /// Publishes the level whenever it has changed: at most once in `pause`, and at the end of a run.

@@ -197,10 +197,6 @@ impl Engine {
         &self.inventory
     }
 
-    pub(crate) fn observer(&self) -> &Observer {
-        &self.observer
-    }
-
     /// Makes the cluster what `kept` says. After a cancellation no request is begun; those under way
     /// are awaited, and what they came to is recorded.
     pub(crate) async fn run(

@@ -12,7 +12,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::{
     Client, Resource as _,
-    runtime::watcher::{self, DefaultBackoff, Event, watcher},
+    runtime::{
+        utils::Backoff as _,
+        watcher::{self, DefaultBackoff, Event, watcher},
+    },
 };
 use muster_model::{
     bundle::{Gvk, ObjectRef},
@@ -21,11 +24,7 @@ use muster_model::{
 };
 use muster_plan::health::{Assessment, Health, Rules, assess};
 use serde_json::Value;
-use tokio::{
-    sync::{Notify, watch},
-    task::JoinHandle,
-    time::Instant,
-};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
 use crate::{
     APP_LABEL,
@@ -44,9 +43,6 @@ const PLAIN_PAGE: u32 = 500;
 /// Definitions can have half a megabyte each.
 const LARGE_PAGE: u32 = 4;
 
-/// How long a watch waits at most before it is tried again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-
 /// How long a new object's controller may take until it first reports; a kind may have none.
 const SILENCE: Duration = Duration::from_secs(10);
 
@@ -59,7 +55,6 @@ pub(crate) struct Observer {
     /// What the compiled rules were made of.
     written: HashMap<AppName, Vec<HealthRule>>,
     watches: HashMap<Watched, Watching>,
-    answers: Arc<Notify>,
 }
 
 /// What one watch watches.
@@ -92,13 +87,7 @@ impl Observer {
             rules: Arc::default(),
             written: HashMap::new(),
             watches: HashMap::new(),
-            answers: Arc::default(),
         }
-    }
-
-    /// The API server answers again: watches that wait before they try again need not.
-    pub(crate) fn answers(&self) {
-        self.answers.notify_waiters();
     }
 
     /// Judges the objects of these apps by these rules. Kinds whose rules have changed are looked at
@@ -164,7 +153,6 @@ impl Observer {
                 inventory: self.inventory.clone(),
                 rules: self.rules.clone(),
                 listed: sender,
-                answers: self.answers.clone(),
             };
             let version = kind.gvk.version.clone();
             let task = tokio::spawn(sight.watch(self.client.clone()));
@@ -221,7 +209,6 @@ struct Sight {
     inventory: Arc<Inventory>,
     rules: Arc<AppRules>,
     listed: watch::Sender<bool>,
-    answers: Arc<Notify>,
 }
 
 impl Sight {
@@ -246,9 +233,13 @@ impl Sight {
             .kind
             .api::<Slim<PLAIN>>(client, self.namespace.as_deref());
         let mut events = std::pin::pin!(watcher(api, config));
+        // As `default_backoff` paces a stream, with an end to the pause.
         let mut pauses = DefaultBackoff::default();
         let mut listed = HashSet::new();
         while let Some(event) = events.next().await {
+            if event.is_ok() {
+                pauses.reset();
+            }
             match event {
                 Ok(Event::Init) => listed.clear(),
                 Ok(Event::InitApply(object)) => {
@@ -266,15 +257,12 @@ impl Sight {
                 Ok(Event::Delete(object)) => self.saw_go(object.meta()),
                 Err(error) => {
                     let kind = &self.kind.gvk.kind;
-                    let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
-                    tracing::debug!(
-                        kind,
-                        ?pause,
-                        error = explain(&error),
-                        "the watch is begun again"
-                    );
-                    // The end of either is what was waited for.
-                    let _ = tokio::time::timeout(pause, self.answers.notified()).await;
+                    tracing::debug!(kind, error = explain(&error), "the watch is begun again");
+                    let Some(pause) = pauses.next() else { return };
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        () = self.board.until_server_answers() => {}
+                    }
                 }
             }
         }
