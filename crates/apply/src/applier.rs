@@ -71,7 +71,7 @@ impl Applier {
                 next: config.first_retry,
                 config: config.clone(),
             },
-            engine: Engine::new(cluster, config, inventory, board.clone()),
+            engine: Arc::new(Engine::new(cluster, config, inventory, board.clone())),
             board: board.clone(),
             orders: given,
             resync: resync.clone(),
@@ -165,7 +165,7 @@ impl Retry {
 }
 
 struct Work {
-    engine: Engine,
+    engine: Arc<Engine>,
     board: Arc<Board>,
     orders: watch::Receiver<Orders>,
     resync: Arc<Notify>,
@@ -175,17 +175,25 @@ struct Work {
 
 impl Work {
     async fn run(mut self) {
+        self.work().await;
+        self.engine.calm().await;
+    }
+
+    async fn work(&mut self) {
         let mut doubt = Doubt::default();
         while !self.stop.is_cancelled() {
             let Orders { wanted, rest } = self.orders.borrow_and_update().clone();
             let again = match (wanted, rest) {
                 (Some(_), Some(why)) => {
+                    self.engine.calm().await;
                     self.board.settle(Some(why));
                     None
                 }
                 (Some(kept), None) => {
                     doubt.drifted.extend(self.board.take_drifted());
-                    self.once(&kept, &mut doubt).await
+                    let again = self.once(&kept, &mut doubt).await;
+                    let next = self.engine.next().map(Instant::from_std);
+                    again.into_iter().chain(next).min()
                 }
                 (None, _) => None,
             };
@@ -216,7 +224,7 @@ impl Work {
             loop {
                 tokio::select! {
                     result = &mut run => break result,
-                    // The run is not dropped: its requests under way are awaited.
+                    // The run is not dropped: it records what its requests came to.
                     _ = self.orders.changed(), if !interrupt.is_cancelled() => {
                         self.orders.mark_changed();
                         interrupt.cancel();
@@ -228,8 +236,11 @@ impl Work {
             Ok(Outcome::Interrupted) => return None,
             Ok(outcome) => {
                 *doubt = Doubt::default();
-                self.board.settle(None);
-                if outcome == Outcome::Done {
+                match outcome {
+                    Outcome::UnderWay => self.board.goes_on(),
+                    _ => self.board.settle(None),
+                }
+                if outcome != Outcome::Unfinished {
                     self.retry.reset();
                     return None;
                 }

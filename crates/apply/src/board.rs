@@ -163,6 +163,9 @@ pub(crate) struct Seen {
     pub(crate) silent_until: Option<Instant>,
 }
 
+/// Objects for which others wait, each with whether it is a Job that must have completed.
+pub(crate) type Gate = Vec<(Identity, bool)>;
+
 /// A wanted object as the board is told of it.
 pub(crate) struct Row {
     pub(crate) key: Identity,
@@ -189,6 +192,8 @@ struct Object {
     seen: Option<Seen>,
     /// What its pods say, where it is not well.
     reason: Option<String>,
+    /// Somebody undoes it again and again, as this says.
+    fought: Option<String>,
 }
 
 #[derive(Default)]
@@ -204,7 +209,7 @@ struct State {
     /// The latest drift of each app.
     drifts: HashMap<AppName, VecDeque<DriftEvent>>,
     /// Groups of objects for which others wait until all of them are well.
-    gates: Vec<Vec<Identity>>,
+    gates: Vec<Gate>,
     /// Something that the engine waits for has happened.
     woken: bool,
     /// Objects on which nobody has reported, with the time until which that is waited for; in order.
@@ -291,7 +296,7 @@ impl Board {
     }
 
     /// Wakes the engine when all objects of one of these groups are well.
-    pub(crate) fn wait_for(&self, gates: Vec<Vec<Identity>>) {
+    pub(crate) fn wait_for(&self, gates: Vec<Gate>) {
         let mut state = self.state();
         state.gates = gates;
         let open = (0..state.gates.len()).any(|gate| state.is_open(gate));
@@ -346,18 +351,32 @@ impl Board {
             object.seen = seen;
             changed
         });
-        if changed {
-            let mut state = self.state();
-            if let Some(until) = silent {
-                state.silent.insert((until, key.clone()));
-            }
-            let gates = 0..state.gates.len();
-            let opens = |gate: usize| state.gates[gate].contains(key) && state.is_open(gate);
-            if gates.into_iter().any(opens) {
-                drop(state);
-                self.wake();
-            }
+        if changed && let Some(until) = silent {
+            self.state().silent.insert((until, key.clone()));
         }
+    }
+
+    /// Says that a watch saw the object with this UID go.
+    pub(crate) fn see_go(&self, key: &Identity, uid: Option<&str>) {
+        self.update(key, |object| {
+            let gone = object
+                .seen
+                .as_ref()
+                .is_some_and(|seen| Some(&*seen.uid) == uid);
+            if gone {
+                object.seen = None;
+            }
+            gone
+        });
+    }
+
+    /// Says that somebody undoes an object again and again; `None` where that is over.
+    pub(crate) fn fight(&self, key: &Identity, message: Option<String>) {
+        self.update(key, |object| {
+            let changed = object.fought != message;
+            object.fought = message;
+            changed
+        });
     }
 
     /// Says what the pods of an object that is not well say.
@@ -376,8 +395,17 @@ impl Board {
             && change(object)
         {
             state.stale.extend(state.section_of.get(key));
+            let mut gates = 0..state.gates.len();
+            let opens = |gate: usize| {
+                let mut members = state.gates[gate].iter();
+                members.any(|(member, _)| member == key) && state.is_open(gate)
+            };
+            let opens = gates.any(opens);
             drop(guard);
             self.changed.notify_one();
+            if opens {
+                self.wake();
+            }
             return true;
         }
         false
@@ -390,6 +418,16 @@ impl Board {
         if state.settled != settled || state.problem != problem {
             state.settled = settled;
             state.problem = problem;
+            drop(state);
+            self.changed.notify_one();
+            self.ended.notify_one();
+        }
+    }
+
+    /// Says that nothing stands in the way of all of it, though not everything had its turn.
+    pub(crate) fn goes_on(&self) {
+        let mut state = self.state();
+        if state.problem.take().is_some() {
             drop(state);
             self.changed.notify_one();
             self.ended.notify_one();
@@ -518,10 +556,17 @@ impl Board {
 impl State {
     /// Whether every object of a group is well.
     fn is_open(&self, gate: usize) -> bool {
-        let well = |key: &Identity| {
-            self.objects.get(key).is_some_and(|object| {
-                matches!(health(object).health, Health::Healthy | Health::Suspended)
-            })
+        let well = |(key, hook): &(Identity, bool)| {
+            let well = |object: &Object| {
+                let applied = matches!(object.standing, Standing::Applied | Standing::LeftAlone(_));
+                applied
+                    && match health(object).health {
+                        Health::Healthy => true,
+                        Health::Suspended => !hook,
+                        _ => false,
+                    }
+            };
+            self.objects.get(key).is_some_and(well)
         };
         self.gates[gate].iter().all(well)
     }
@@ -540,7 +585,11 @@ fn observe(
         let none = Object::default();
         let object = objects.get(&row.key).unwrap_or(&none);
         let Assessment { health, message } = health(object);
-        match object.standing {
+        let standing = match &object.fought {
+            Some(message) => &Standing::Failed(message.clone()),
+            None => &object.standing,
+        };
+        match standing {
             Standing::Pending => {}
             Standing::Applied | Standing::LeftAlone(_) => counts.applied += 1,
             Standing::Waiting(_) => counts.waiting += 1,
@@ -551,7 +600,7 @@ fn observe(
         ObservedObject {
             id: row.id.clone(),
             uid: object.seen.as_ref().map(|seen| seen.uid.clone()),
-            standing: object.standing.clone(),
+            standing: standing.clone(),
             health,
             message,
             has_pods: object.seen.as_ref().is_some_and(|seen| seen.has_pods),

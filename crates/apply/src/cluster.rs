@@ -30,6 +30,8 @@ use crate::{
 /// longer: a request whose answer was not awaited could still be carried out after a newer one.
 pub(crate) const SERVER_TIMEOUT: &str = "timeout=20s";
 pub(crate) const LONGEST_REQUEST: Duration = Duration::from_secs(25);
+/// After so long a request makes room for others.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// How often a request is sent before its failure counts.
 const ATTEMPTS: u32 = 5;
@@ -53,7 +55,7 @@ pub enum RequestError {
     #[error("the API server did not answer within {} s", .0.as_secs())]
     TimedOut(Duration),
     /// It was not sent, because the run that it was for was ended first.
-    #[error("it was not sent, because something newer came first")]
+    #[error("not sent: a newer generation replaced it")]
     NotSent,
 }
 
@@ -197,13 +199,39 @@ tokio::task_local! {
 /// ends the pauses and the wait for a turn, never a request that is under way.
 pub(crate) async fn retried<T, F: Future<Output = Result<T, RequestError>>>(
     cancel: &CancellationToken,
+    request: impl FnMut() -> F,
+) -> Result<T, RequestError> {
+    repeated(cancel, request, |error, attempt| {
+        error.is_transient() && attempt < ATTEMPTS
+    })
+    .await
+}
+
+/// Like [`retried`], for an object that has a time of its own to be tried again: only a server that
+/// is too busy, and a first failure that may be gone in a moment, are waited for.
+pub(crate) async fn asked_again<T, F: Future<Output = Result<T, RequestError>>>(
+    cancel: &CancellationToken,
+    request: impl FnMut() -> F,
+) -> Result<T, RequestError> {
+    repeated(cancel, request, |error, attempt| match error {
+        RequestError::Refused(status) if status.code == 429 => attempt < ATTEMPTS,
+        RequestError::Refused(status) if status.code == 504 => false,
+        RequestError::TimedOut(_) => false,
+        error => error.is_transient() && attempt < 2,
+    })
+    .await
+}
+
+async fn repeated<T, F: Future<Output = Result<T, RequestError>>>(
+    cancel: &CancellationToken,
     mut request: impl FnMut() -> F,
+    again: impl Fn(&RequestError, u32) -> bool,
 ) -> Result<T, RequestError> {
     let mut attempt = 0;
     loop {
         match INTERRUPT.scope(cancel.clone(), request()).await {
             Err(RequestError::NotSent) => return Err(RequestError::NotSent),
-            Err(error) if error.is_transient() && attempt + 1 < ATTEMPTS => {
+            Err(error) if again(&error, attempt + 1) => {
                 let pause = tokio::time::sleep(error.pause(attempt));
                 if cancel.run_until_cancelled(pause).await.is_none() {
                     return Err(error);
@@ -336,9 +364,20 @@ impl Cluster {
             .body(Body::from(body))
             .map_err(|error| RequestError::NoAnswer(error.into()))?;
         let answer = async { answer::read(self.client.send(request).await?).await };
-        let answer = tokio::time::timeout(LONGEST_REQUEST, answer)
-            .await
-            .unwrap_or(Err(RequestError::TimedOut(LONGEST_REQUEST)));
+        let answer = tokio::time::timeout(LONGEST_REQUEST, answer);
+        tokio::pin!(answer);
+        let mut turn = turn;
+        let answer = tokio::select! {
+            answer = &mut answer => answer,
+            () = tokio::time::sleep(SLOW) => {
+                // A webhook may hang. That keeps no turn from others.
+                if let Some(turn) = &mut turn {
+                    turn.step_aside();
+                }
+                answer.await
+            }
+        };
+        let answer = answer.unwrap_or(Err(RequestError::TimedOut(LONGEST_REQUEST)));
         if let Some(turn) = turn {
             turn.end(match &answer {
                 Ok(_) => Sign::Answered,

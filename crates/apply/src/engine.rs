@@ -9,14 +9,15 @@ mod discover;
 mod doubts;
 mod prune;
 mod recreate;
+mod schedule;
 mod send;
 mod stages;
 mod wanted;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::{Duration, Instant},
 };
 
 use kube::runtime::events::{Recorder, Reporter};
@@ -24,11 +25,16 @@ use muster_model::{
     bundle::{Gvk, ObjectRef},
     ids::ContentHash,
 };
-use muster_plan::order::{Item, Order, order};
+use muster_plan::{
+    order::{After, Item, Order, order},
+    retry::Pauses,
+};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::wanted::{DISABLED, RECONCILE};
 use self::{
+    doubts::Finding,
+    schedule::{Schedule, UnderWay},
     stages::Work,
     wanted::{Prepared, Wanted, wanted},
 };
@@ -57,6 +63,8 @@ pub struct Config {
     pub first_retry: Duration,
     /// The longest such pause.
     pub longest_retry: Duration,
+    /// The longest pause before an object is corrected that somebody undoes again and again.
+    pub longest_fight: Duration,
     /// The least time between two levels of [`crate::Observed`].
     pub publish_every: Duration,
 }
@@ -70,6 +78,7 @@ impl Default for Config {
             established_within: Duration::from_secs(15),
             first_retry: Duration::from_secs(1),
             longest_retry: Duration::from_secs(60),
+            longest_fight: Duration::from_secs(300),
             publish_every: Duration::from_millis(50),
         }
     }
@@ -108,8 +117,10 @@ pub(crate) enum RunError {
 pub(crate) enum Outcome {
     /// Everything is as it should be, as far as requests can tell.
     Done,
-    /// Something failed or waits and is worth another try.
+    /// Something waits and is worth another try, for a reason that no object's own time tells.
     Unfinished,
+    /// The same but for requests that are still under way; their end wakes the engine.
+    UnderWay,
     /// A newer generation or the end of the agent came first.
     Interrupted,
 }
@@ -123,22 +134,29 @@ pub(crate) struct Doubt {
     pub(crate) drifted: HashSet<Identity>,
 }
 
+/// All of it can be shared with requests that outlive a run. Only one run is under way at a time.
 pub(crate) struct Engine {
     cluster: Cluster,
     config: Config,
-    kinds: Kinds,
+    kinds: RwLock<Arc<Kinds>>,
     /// By bundle.
-    prepared: HashMap<ContentHash, Arc<Prepared>>,
+    prepared: Mutex<HashMap<ContentHash, Arc<Prepared>>>,
     /// Groups and versions to be asked for again.
     vanished: Mutex<HashSet<(String, String)>>,
     inventory: Arc<Inventory>,
     board: Arc<Board>,
-    observer: Observer,
+    observer: Mutex<Observer>,
+    schedule: Schedule,
+    under_way: Arc<UnderWay>,
+    /// What was found of objects that may have drifted, until a run takes it.
+    findings: Mutex<HashMap<Identity, Finding>>,
+    /// Objects that may have drifted, and that could not be looked at yet.
+    postponed: Mutex<HashSet<Identity>>,
     /// What is there and is not to be changed, of those that are created only where they are missing.
     present: Mutex<HashSet<Identity>>,
     /// What was found on objects that are not wanted, for the generation in which that was.
-    marks: HashMap<Identity, prune::Found>,
-    generation: Option<ContentHash>,
+    marks: Mutex<HashMap<Identity, prune::Found>>,
+    generation: Mutex<Option<ContentHash>>,
     /// Objects of which a copy is kept while they are recreated; `None` before that was asked.
     saved: Mutex<Option<HashSet<String>>>,
     events: Recorder,
@@ -147,20 +165,25 @@ pub(crate) struct Engine {
 /// Pauses between looks at whether a kind is served.
 const FIRST_LOOK: Duration = Duration::from_millis(20);
 const LONGEST_LOOK: Duration = Duration::from_millis(500);
-/// How long a run that changes objects waits for the watches to have seen them, since people may have
-/// said on the objects that they are to be left alone.
+/// How long a request that changes an object waits for its kind's watch to have seen it, since people
+/// may have said on the object that it is to be left alone.
 const LISTED_WITHIN: Duration = Duration::from_secs(10);
+/// How long a run waits for one request before it goes on without it.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How one object's turn ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn {
     /// As it should be; `true` where it was sent in this run.
     Good(bool),
+    /// It failed, or waits for something; it has a time of its own to be tried again.
     Bad,
     /// Held back until something else is well, which will be noticed.
     Gated,
     /// This agent may not touch it.
     OutOfReach,
+    /// A request about it has not ended, maybe one of an earlier run.
+    UnderWay,
     /// Not had yet.
     None,
 }
@@ -176,17 +199,26 @@ impl Engine {
             controller: "muster-agent".to_owned(),
             instance: None,
         };
+        let observer = Observer::new(cluster.client.clone(), board.clone(), inventory.clone());
+        let failures = Pauses {
+            first: config.first_retry,
+            longest: config.longest_retry,
+        };
         Self {
-            observer: Observer::new(cluster.client.clone(), board.clone(), inventory.clone()),
+            observer: Mutex::new(observer),
             events: Recorder::new(cluster.client.clone(), reporter),
+            schedule: Schedule::new(failures, config.longest_fight),
+            under_way: Arc::default(),
+            findings: Mutex::default(),
+            postponed: Mutex::default(),
             cluster,
             config,
-            kinds: Kinds::default(),
-            prepared: HashMap::new(),
+            kinds: RwLock::default(),
+            prepared: Mutex::default(),
             vanished: Mutex::default(),
             present: Mutex::default(),
-            marks: HashMap::new(),
-            generation: None,
+            marks: Mutex::default(),
+            generation: Mutex::default(),
             saved: Mutex::default(),
             inventory,
             board,
@@ -197,27 +229,83 @@ impl Engine {
         &self.inventory
     }
 
+    /// When something is to be done next without a reason from outside.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.schedule.next()
+    }
+
+    /// Returns when no request is under way.
+    pub(crate) async fn calm(&self) {
+        self.under_way.tasks.close();
+        self.under_way.tasks.wait().await;
+        self.under_way.tasks.reopen();
+    }
+
+    fn kinds(&self) -> Arc<Kinds> {
+        let kinds = self.kinds.read().unwrap_or_else(PoisonError::into_inner);
+        kinds.clone()
+    }
+
+    fn observer(&self) -> MutexGuard<'_, Observer> {
+        self.observer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn findings(&self) -> MutexGuard<'_, HashMap<Identity, Finding>> {
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn postponed(&self) -> MutexGuard<'_, HashSet<Identity>> {
+        self.postponed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn marks(&self) -> MutexGuard<'_, HashMap<Identity, prune::Found>> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins to work on a generation; what was found for another is void.
+    fn take_up(&self, hash: ContentHash) {
+        let mut generation = self
+            .generation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if *generation != Some(hash) {
+            *generation = Some(hash);
+            self.marks().clear();
+            self.schedule.retry_all();
+        }
+    }
+
     /// Makes the cluster what `kept` says. After a cancellation no request is begun; those under way
-    /// are awaited, and what they came to is recorded.
+    /// go on by themselves, and what they come to is recorded.
     pub(crate) async fn run(
-        &mut self,
+        self: &Arc<Self>,
         kept: &Kept,
         doubt: &Doubt,
         cancel: &CancellationToken,
     ) -> Result<Outcome, RunError> {
         let prepared = self.prepare(kept);
+        self.take_up(kept.hash);
         self.discover(kept, &prepared, cancel).await?;
-        let (wanted, after) = wanted(kept, &prepared, &self.kinds, &self.inventory);
-        let items: Vec<Item<'_>> = wanted.iter().map(Wanted::item).collect();
+        let wanted = wanted(kept, &prepared, &self.kinds(), &self.inventory);
+        let wanted: Vec<Arc<Wanted>> = wanted.into_iter().map(Arc::new).collect();
+        let items: Vec<Item<'_>> = wanted.iter().map(|wanted| wanted.item()).collect();
+        let headers = kept.bundles.iter().map(|bundle| &bundle.bundle().header);
+        let after: After<'_> = headers
+            .clone()
+            .map(|header| (&header.app, header.after.as_slice()))
+            .collect();
         let order = order(&items, &after);
-        let rules = kept.bundles.iter().map(|bundle| &bundle.bundle().header);
-        self.observer.judge_by(
-            rules
+        self.observer().judge_by(
+            headers
                 .map(|h| (h.app.clone(), h.policy.health.clone()))
                 .collect(),
         );
         self.announce(kept, &wanted);
         self.follow(&wanted);
+        let keys: HashSet<&Identity> = wanted.iter().map(|object| &object.key).collect();
+        self.schedule.retain(|key| keys.contains(key));
 
         if let Err(error) = self.load_saved().await {
             // Nothing is recreated without a copy, so that this stops nothing else.
@@ -235,9 +323,8 @@ impl Engine {
         let work = Work::new(&wanted, &order, drifted, cancel);
         self.send_all(&work, &mut turns).await;
 
-        let mut unfinished = turns
-            .iter()
-            .any(|turn| matches!(turn, Turn::Bad | Turn::None));
+        let mut unfinished = turns.contains(&Turn::None)
+            || (turns.contains(&Turn::Bad) && self.schedule.next().is_none());
         if !cancel.is_cancelled() {
             unfinished |= self.prune(kept, &items, doubt, cancel).await?;
             // Kinds may have come and gone.
@@ -249,15 +336,20 @@ impl Engine {
             .filter(|(_, turn)| matches!(turn, Turn::Good(_)));
         self.tidy_saved(good.map(|(object, _)| &object.key)).await;
         self.inventory.flush(cancel).await?;
-        Ok(match (cancel.is_cancelled(), unfinished) {
-            (true, _) => Outcome::Interrupted,
-            (false, true) => Outcome::Unfinished,
-            (false, false) => Outcome::Done,
+        if cancel.is_cancelled() {
+            return Ok(Outcome::Interrupted);
+        }
+        Ok(if turns.contains(&Turn::UnderWay) {
+            Outcome::UnderWay
+        } else if unfinished {
+            Outcome::Unfinished
+        } else {
+            Outcome::Done
         })
     }
 
     /// Tells the board what is wanted.
-    fn announce(&self, kept: &Kept, wanted: &[Wanted<'_>]) {
+    fn announce(&self, kept: &Kept, wanted: &[Arc<Wanted>]) {
         let mut sections: Vec<Section> = kept
             .bundles
             .iter()
@@ -270,7 +362,7 @@ impl Engine {
             .collect();
         for wanted in wanted {
             let entry = self.inventory.get(&wanted.key);
-            let applied = entry.filter(|entry| entry.applied == Some(wanted.digest));
+            let applied = entry.filter(|entry| entry.applied == Some(wanted.digest()));
             let row = Row {
                 key: wanted.key.clone(),
                 id: wanted.id.clone(),
@@ -285,7 +377,7 @@ impl Engine {
     /// is what it was before, whatever becomes of the request.
     async fn write_ahead(
         &self,
-        wanted: &[Wanted<'_>],
+        wanted: &[Arc<Wanted>],
         turns: &[Turn],
         drifted: &doubts::Drifted,
         order: &Order,
@@ -294,13 +386,13 @@ impl Engine {
         for (index, object) in wanted.iter().enumerate() {
             let taught = order.needs[index]
                 .iter()
-                .any(|&need| wanted[need].defines.is_some() && turns[need] != Turn::OutOfReach);
+                .any(|&need| wanted[need].defines().is_some() && turns[need] != Turn::OutOfReach);
             if turns[index] == Turn::None
                 && (object.kind.is_some() || taught)
                 && !drifted.is_there(index)
             {
                 self.inventory
-                    .begin(&object.key, &object.id, object.app, object.defines);
+                    .begin(&object.key, &object.id, object.app(), object.defines());
             }
         }
         self.inventory.flush(cancel).await
@@ -308,25 +400,22 @@ impl Engine {
 
     /// Watches the kinds of everything that is wanted or in the inventory: all of the cluster's
     /// objects, or those of the namespaces that the agent is limited to.
-    fn follow(&mut self, wanted: &[Wanted<'_>]) {
+    fn follow(&self, wanted: &[Arc<Wanted>]) {
         let entries = self.inventory.entries();
         let entries = entries.iter().map(|(_, entry)| &entry.id);
+        let served = self.kinds();
         let mut kinds: HashMap<Watched, Arc<Kind>> = HashMap::new();
         for id in wanted.iter().map(|wanted| &*wanted.id).chain(entries) {
             if self.config.out_of_reach(id).is_some() {
                 continue;
             }
-            if let Some(kind) = self.kinds.any_version(&id.gvk) {
+            if let Some(kind) = served.any_version(&id.gvk) {
                 let limited = self.config.namespaces.is_some();
-                let watched = Watched {
-                    group: kind.gvk.group.clone(),
-                    kind: kind.gvk.kind.clone(),
-                    namespace: id.namespace.clone().filter(|_| limited),
-                };
+                let watched = Watched::of(id, limited);
                 kinds.entry(watched).or_insert(kind);
             }
         }
-        self.observer.follow(&kinds);
+        self.observer().follow(&kinds);
     }
 
     /// Remembers that a kind that was served is not served any more.

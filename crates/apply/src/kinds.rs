@@ -79,7 +79,7 @@ pub(crate) enum Lookup {
 }
 
 /// The kinds that are known to be served.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Kinds {
     by_kind: HashMap<(String, String), Vec<Arc<Kind>>>,
     /// Groups and versions whose own server did not answer.

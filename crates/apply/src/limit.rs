@@ -153,6 +153,10 @@ impl Pace {
 struct State {
     pace: Pace,
     under_way: usize,
+    /// Requests that have made room for others.
+    aside: usize,
+    /// When a request was answered that made room for nobody.
+    answered: Option<Instant>,
     /// The server asked that nothing is sent before.
     quiet_until: Option<Instant>,
 }
@@ -192,6 +196,8 @@ impl Limiter {
         let state = State {
             pace: Pace::new(most),
             under_way: 0,
+            aside: 0,
+            answered: None,
             quiet_until: None,
         };
         Self(Arc::new(Shared {
@@ -217,6 +223,7 @@ impl Limiter {
                         limiter: self,
                         halvings,
                         waited,
+                        aside: None,
                     };
                 }
                 Err(Some(until)) => sleep_until(until).await,
@@ -235,13 +242,42 @@ pub(crate) struct Turn<'a> {
     limiter: &'a Limiter,
     halvings: u64,
     waited: bool,
+    /// Since when it has made room for another.
+    aside: Option<Instant>,
 }
 
+/// So many requests may be under way that have made room for others.
+const ASIDE: usize = 64;
+
 impl Turn<'_> {
+    /// Makes room for another request, since this one takes long. Where too many do, it keeps its
+    /// place.
+    pub(crate) fn step_aside(&mut self) {
+        let mut state = self.limiter.state();
+        if state.aside < ASIDE && self.aside.is_none() {
+            state.aside += 1;
+            state.under_way -= 1;
+            self.aside = Some(Instant::now());
+            drop(state);
+            self.limiter.0.changed.notify_one();
+        }
+    }
+
     /// What came of the request.
     pub(crate) fn end(self, sign: Sign) {
         let now = Instant::now();
         let mut state = self.limiter.state();
+        let sign = match (sign, self.aside) {
+            (Sign::Answered, None) => {
+                state.answered = Some(now);
+                sign
+            }
+            // How long a slow one took says nothing about how many requests are too many, nor that it
+            // took too long, where others were answered meanwhile.
+            (Sign::Answered, Some(_)) => Sign::None,
+            (Sign::TooSlow, Some(aside)) if state.answered > Some(aside) => Sign::None,
+            (sign, _) => sign,
+        };
         match sign {
             Sign::Answered => state.pace.answered(now, self.waited),
             Sign::TooMany(pause) => {
@@ -260,7 +296,10 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let free = {
             let mut state = self.limiter.state();
-            state.under_way -= 1;
+            match self.aside {
+                Some(_) => state.aside -= 1,
+                None => state.under_way -= 1,
+            }
             state.pace.limit.saturating_sub(state.under_way)
         };
         // More than one is free right after the limit has grown.

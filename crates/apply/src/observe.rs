@@ -66,6 +66,17 @@ pub(crate) struct Watched {
     pub(crate) namespace: Option<String>,
 }
 
+impl Watched {
+    /// What sees an object; with `limited`, only the object's own namespace is watched.
+    pub(crate) fn of(id: &ObjectRef, limited: bool) -> Self {
+        Self {
+            group: id.gvk.group.clone(),
+            kind: id.gvk.kind.clone(),
+            namespace: id.namespace.clone().filter(|_| limited),
+        }
+    }
+}
+
 struct Watching {
     task: JoinHandle<()>,
     version: String,
@@ -122,16 +133,9 @@ impl Observer {
         self.written = rules;
     }
 
-    /// Waits, for a bounded time, until every watch has seen what is there.
-    pub(crate) async fn listed(&self, within: Duration) {
-        let all = self.watches.values().map(|watching| {
-            let mut listed = watching.listed.clone();
-            async move {
-                // A watch that ended is no reason to wait.
-                let _ = listed.wait_for(|listed| *listed).await;
-            }
-        });
-        let _ = tokio::time::timeout(within, futures::future::join_all(all)).await;
+    /// Whether a watch has seen what is there; `None` where nothing is watched.
+    pub(crate) fn listed(&self, watched: &Watched) -> Option<watch::Receiver<bool>> {
+        Some(self.watches.get(watched)?.listed.clone())
     }
 
     /// Watches these kinds and no others.
@@ -326,16 +330,15 @@ impl Sight {
         Some(key)
     }
 
-    /// An object is gone.
+    /// An object is gone. A request whose answer is not recorded yet may have made the very object that
+    /// went, so that every end is looked into.
     fn saw_go(&self, meta: &ObjectMeta) {
         let key = self.key(meta);
-        let Some(entry) = self.inventory.get(&key) else {
+        if self.inventory.get(&key).is_none() {
             return;
-        };
-        if entry.uid.is_none() || entry.uid == meta.uid {
-            self.board.see(&key, None);
-            self.board.drift(key);
         }
+        self.board.see_go(&key, meta.uid.as_deref());
+        self.board.drift(key);
     }
 
     /// These are all that are there: what else the inventory has of this kind is gone.
@@ -344,7 +347,7 @@ impl Sight {
             let same = entry.id.gvk.kind == self.kind.gvk.kind
                 && entry.id.gvk.group == self.kind.gvk.group
                 && (self.namespace.is_none() || self.namespace == entry.id.namespace);
-            if same && entry.uid.is_some() && !listed.contains(&key) {
+            if same && !listed.contains(&key) {
                 self.board.see(&key, None);
                 self.board.drift(key);
             }

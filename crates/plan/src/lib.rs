@@ -11,3 +11,4 @@ pub mod order;
 pub mod ownership;
 pub mod placement;
 pub mod prune;
+pub mod retry;

@@ -167,6 +167,20 @@ pub struct Order {
     /// before its app, or everything else of its app before a Job that runs after it. All of them are in
     /// earlier stages.
     pub gates: Vec<Vec<usize>>,
+    /// For each stage, whom it concerns.
+    pub reach: Vec<Reach>,
+}
+
+/// Whom a stage concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Namespaces and definitions: what any app may need.
+    Foundation,
+    /// The app's own objects.
+    App,
+    /// What stands between the API server and everybody's requests: webhooks and aggregated APIs. It
+    /// comes after what other apps send now.
+    Everybody,
 }
 
 /// When in the life of an app a kind is applied.
@@ -251,6 +265,12 @@ pub fn order(items: &[Item<'_>], after: &After<'_>) -> Order {
         stages.entry(place(index)).or_default().push(index);
     }
     let gates = gates(items, |index| place(index).0.1);
+    let reach = stages.keys().map(|((_, phase), _)| match phase {
+        Phase::Foundation => Reach::Foundation,
+        Phase::Gate => Reach::Everybody,
+        _ => Reach::App,
+    });
+    let reach = reach.collect();
     let stages = stages.into_values().map(|mut stage| {
         stage.sort_by_key(|&index| (items[index].id, items[index].app));
         stage
@@ -259,6 +279,7 @@ pub fn order(items: &[Item<'_>], after: &After<'_>) -> Order {
         stages: stages.collect(),
         needs,
         gates,
+        reach,
     }
 }
 

@@ -25,11 +25,11 @@ const SERVER_SET: [&str; 5] = [
 pub(super) const BUNDLE: &str = "muster.dev/bundle";
 
 /// As it is sent. Only the metadata become a tree; the rest is copied as it stands.
-pub(super) fn text(wanted: &Wanted<'_>, kind: &Kind) -> Result<Bytes, serde_json::Error> {
+pub(super) fn text(wanted: &Wanted, kind: &Kind) -> Result<Bytes, serde_json::Error> {
     if is_secret(wanted) {
         return Ok(of(wanted, kind)?.to_string().into());
     }
-    let mut object: BTreeMap<String, &RawValue> = serde_json::from_str(&wanted.object.json)?;
+    let mut object: BTreeMap<String, &RawValue> = serde_json::from_str(&wanted.object().json)?;
     let mut head = Map::new();
     if let Some(metadata) = object.get("metadata") {
         head.insert("metadata".to_owned(), serde_json::from_str(metadata.get())?);
@@ -42,8 +42,8 @@ pub(super) fn text(wanted: &Wanted<'_>, kind: &Kind) -> Result<Bytes, serde_json
 }
 
 /// As a tree, for what changes it further.
-pub(super) fn of(wanted: &Wanted<'_>, kind: &Kind) -> Result<Value, serde_json::Error> {
-    let mut object: Map<String, Value> = serde_json::from_str(&wanted.object.json)?;
+pub(super) fn of(wanted: &Wanted, kind: &Kind) -> Result<Value, serde_json::Error> {
+    let mut object: Map<String, Value> = serde_json::from_str(&wanted.object().json)?;
     if is_secret(wanted) {
         encode_secret(&mut object);
     }
@@ -51,12 +51,12 @@ pub(super) fn of(wanted: &Wanted<'_>, kind: &Kind) -> Result<Value, serde_json::
     Ok(Value::Object(object))
 }
 
-fn is_secret(wanted: &Wanted<'_>) -> bool {
+fn is_secret(wanted: &Wanted) -> bool {
     wanted.id.gvk.group.is_empty() && wanted.id.gvk.kind == "Secret"
 }
 
 /// Makes an object's metadata those of one that is applied.
-fn stamp(metadata: &mut Map<String, Value>, wanted: &Wanted<'_>, kind: &Kind) {
+fn stamp(metadata: &mut Map<String, Value>, wanted: &Wanted, kind: &Kind) {
     for field in SERVER_SET {
         metadata.remove(field);
     }
@@ -64,7 +64,7 @@ fn stamp(metadata: &mut Map<String, Value>, wanted: &Wanted<'_>, kind: &Kind) {
         Some(namespace) => metadata.insert("namespace".to_owned(), namespace.into()),
         None => metadata.remove("namespace"),
     };
-    child(metadata, "labels").insert(APP_LABEL.to_owned(), wanted.app.as_str().into());
+    child(metadata, "labels").insert(APP_LABEL.to_owned(), wanted.app().as_str().into());
     if let Some(bundle) = wanted.hook_bundle() {
         child(metadata, "annotations").insert(BUNDLE.to_owned(), bundle.into());
     }

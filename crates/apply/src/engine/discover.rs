@@ -2,21 +2,28 @@
 
 use std::sync::{Arc, PoisonError};
 
+use muster_model::bundle::ObjectRef;
 use tokio_util::sync::CancellationToken;
 
 use super::{Engine, FIRST_LOOK, RunError, wanted::Prepared};
-use crate::{Kept, KeptBundle, kinds::Lookup};
+use crate::{
+    Kept, KeptBundle,
+    cluster::RequestError,
+    inventory::Identity,
+    kinds::{Kinds, Lookup},
+};
 
 impl Engine {
     /// Reads what can be read of the bundles without the cluster, once for each bundle.
-    pub(super) fn prepare(&mut self, kept: &Kept) -> Vec<Arc<Prepared>> {
-        let known = std::mem::take(&mut self.prepared);
+    pub(super) fn prepare(&self, kept: &Kept) -> Vec<Arc<Prepared>> {
+        let mut all = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = std::mem::take(&mut *all);
         let prepare = |bundle: &KeptBundle| {
             let prepared = known.get(&bundle.hash()).cloned();
             prepared.unwrap_or_else(|| Arc::new(Prepared::of(bundle)))
         };
         let prepared: Vec<_> = kept.bundles.iter().map(prepare).collect();
-        self.prepared = kept
+        *all = kept
             .bundles
             .iter()
             .map(KeptBundle::hash)
@@ -25,42 +32,65 @@ impl Engine {
         prepared
     }
 
-    /// Asks what kinds there are: the first time, and when an object's kind is unknown and nothing in
-    /// the set will teach it.
+    /// Asks what kinds there are: the first time, and when an object's kind is unknown, nothing in the set
+    /// will teach it, and the object's own time to be tried again has come.
     pub(super) async fn discover(
-        &mut self,
+        &self,
         kept: &Kept,
         prepared: &[Arc<Prepared>],
         cancel: &CancellationToken,
     ) -> Result<(), RunError> {
-        let vanished = std::mem::take(
-            self.vanished
-                .get_mut()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
-        for (group, version) in vanished {
-            self.kinds.forget_version(&group, &version);
+        let vanished = {
+            let mut vanished = self.vanished.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *vanished)
+        };
+        if !vanished.is_empty() {
+            self.change_kinds(|kinds| {
+                for (group, version) in &vanished {
+                    kinds.forget_version(group, version);
+                }
+            });
         }
-        let known = self.kinds.is_loaded() && {
-            let prepared = prepared.iter().flat_map(|prepared| &prepared.objects);
+        let kinds = self.kinds();
+        let known = kinds.is_loaded() && {
             let defined: Vec<_> = prepared
+                .iter()
+                .flat_map(|prepared| &prepared.objects)
                 .filter_map(|object| object.defines.as_ref())
                 .collect();
-            kept.bundles
-                .iter()
-                .flat_map(|bundle| &bundle.bundle().objects)
-                .all(|object| {
-                    matches!(self.kinds.find(&object.id.gvk), Lookup::Served(_))
-                        || defined
-                            .iter()
-                            .any(|definition| definition.covers(&object.id))
-                })
+            let bundles = kept.bundles.iter().zip(prepared);
+            let mut objects = bundles.flat_map(|(bundle, prepared)| {
+                let bundle = bundle.bundle();
+                let objects = bundle.objects.iter().zip(&prepared.objects);
+                objects.map(move |(object, prepared)| (&bundle.header, object, prepared.digest))
+            });
+            objects.all(|(header, object, digest)| {
+                let rests = || {
+                    // In a namespace or not: that is known of a kind that is.
+                    let mut places = [
+                        None,
+                        Some(object.id.namespace.as_deref().unwrap_or(&header.namespace)),
+                    ];
+                    places.iter_mut().any(|namespace| {
+                        let id = ObjectRef {
+                            namespace: namespace.take().map(str::to_owned),
+                            ..object.id.clone()
+                        };
+                        self.schedule.must_wait(&Identity::of(&id), digest)
+                    })
+                };
+                matches!(kinds.find(&object.id.gvk), Lookup::Served(_))
+                    || defined
+                        .iter()
+                        .any(|definition| definition.covers(&object.id))
+                    || rests()
+            })
         };
         if known {
             return Ok(());
         }
         for attempt in 1.. {
-            match self.kinds.refresh(&self.cluster).await {
+            match self.refresh_kinds().await {
                 Err(error) if error.is_transient() && attempt < 4 => {
                     let pause = tokio::time::sleep(FIRST_LOOK * 5 * attempt);
                     if cancel.run_until_cancelled(pause).await.is_none() {
@@ -72,5 +102,30 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    fn change_kinds(&self, change: impl FnOnce(&mut Kinds)) {
+        let mut kinds = self.kinds.write().unwrap_or_else(PoisonError::into_inner);
+        change(Arc::make_mut(&mut kinds));
+    }
+
+    /// Asks for all kinds.
+    pub(super) async fn refresh_kinds(&self) -> Result<(), RequestError> {
+        let mut kinds = Kinds::clone(&self.kinds());
+        kinds.refresh(&self.cluster).await?;
+        self.change_kinds(|known| *known = kinds);
+        Ok(())
+    }
+
+    /// Asks for the kinds of one version of a group; the answer is whether it is served.
+    pub(super) async fn refresh_version(
+        &self,
+        group: &str,
+        version: &str,
+    ) -> Result<bool, RequestError> {
+        let mut kinds = Kinds::clone(&self.kinds());
+        let served = kinds.refresh_version(&self.cluster, group, version).await?;
+        self.change_kinds(|known| *known = kinds);
+        Ok(served)
     }
 }

@@ -4,22 +4,22 @@
 use std::{
     collections::{BTreeMap, HashSet},
     sync::{Arc, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use futures::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType};
 use muster_model::{ids::Role, policy::Drift};
-use muster_plan::drift::Difference;
+use muster_plan::{drift::Difference, fields::managers};
 use serde_json::Value;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Doubt, Engine, LISTED_WITHIN, Turn, send::WAS_PRESENT, wanted::Wanted};
+use super::{Doubt, Engine, PATIENCE, Turn, send::WAS_PRESENT, wanted::Wanted};
 use crate::{
     board::{DriftEvent, Standing},
     cluster::{RequestError, explain, retried},
-    inventory::Entry,
+    inventory::{Entry, Identity},
     kinds::Kind,
 };
 
@@ -27,13 +27,26 @@ use crate::{
 const LOOKS: u32 = 4;
 
 /// What was found of an object that is not as it was left.
-struct Finding {
+pub(super) struct Finding {
     /// It is the same live object, with other content.
     there: bool,
     /// For people; empty where only the ownership of fields is lost.
     difference: String,
+    /// Who changed it last, where that can be told.
+    who: Option<String>,
     /// It is left as it is.
     left: bool,
+}
+
+impl Finding {
+    fn of_content(difference: String, left: bool) -> Self {
+        Self {
+            there: true,
+            difference,
+            who: None,
+            left,
+        }
+    }
 }
 
 /// The objects that are not as they were left, by index.
@@ -41,12 +54,12 @@ struct Finding {
 pub(super) struct Drifted(BTreeMap<usize, Finding>);
 
 impl Drifted {
-    /// Whether only the content of the live object has to be put right.
+    /// Whether only the content of the live object has to be corrected.
     pub(super) fn is_there(&self, index: usize) -> bool {
         self.0.get(&index).is_some_and(|finding| finding.there)
     }
 
-    /// Those that are put right.
+    /// Those that are corrected.
     pub(super) fn resent(&self) -> HashSet<usize> {
         let resent = self.0.iter().filter(|(_, finding)| !finding.left);
         resent.map(|(index, _)| *index).collect()
@@ -55,127 +68,215 @@ impl Drifted {
 
 impl Engine {
     /// Says of each object whether it has to be sent: not where the inventory knows its UID and that
-    /// this very content was applied, and no watch has seen anything else since.
+    /// this very content was applied, and no watch has seen anything else since; and not where its own
+    /// time has not come.
     pub(super) async fn first_turns(
-        &self,
-        wanted: &[Wanted<'_>],
+        self: &Arc<Self>,
+        wanted: &[Arc<Wanted>],
         doubt: &Doubt,
         cancel: &CancellationToken,
     ) -> (Vec<Turn>, Drifted) {
         let mut turns = vec![Turn::None; wanted.len()];
-        let mut doubted = Vec::new();
+        let (due, over) = self.schedule.fights();
+        for key in over {
+            self.board.fight(&key, None);
+        }
+        let mut doubted: HashSet<Identity> = std::mem::take(&mut *self.postponed());
+        doubted.extend(due);
+        doubted.extend(doubt.drifted.iter().cloned());
         let mut drifted = Drifted::default();
-        let mut changed = Vec::new();
+        let mut looks = Vec::new();
         for (index, object) in wanted.iter().enumerate() {
             if let Some(why) = self.config.out_of_reach(&object.id) {
                 self.board.stand(&object.key, Standing::Failed(why));
                 turns[index] = Turn::OutOfReach;
                 continue;
             }
-            let Some(entry) = self.inventory.get(&object.key) else {
-                continue;
-            };
-            if entry.uid.is_none() {
-                continue;
-            }
-            let once = object.marks.if_not_present;
-            if !once && entry.applied != Some(object.digest) {
-                changed.push(index);
-                continue;
-            }
-            turns[index] = Turn::Good(false);
-            if doubt.everything && !once {
-                turns[index] = Turn::None;
-                let finding = Finding {
-                    there: true,
-                    difference: String::new(),
-                    left: false,
-                };
-                drifted.0.insert(index, finding);
-            } else if doubt.drifted.contains(&object.key) {
-                doubted.extend(object.kind.clone().map(|kind| (index, kind, entry)));
-            }
-        }
-        if !changed.is_empty() {
-            self.observer.listed(LISTED_WITHIN).await;
-        }
-        self.leave_alone(wanted, &mut turns);
-        doubted.retain(|(index, ..)| turns[*index] == Turn::Good(false));
-        let looks = stream::iter(doubted).map(|(index, kind, entry)| async move {
-            let finding = self.look(&wanted[index], &kind, &entry, cancel).await;
-            (index, finding)
-        });
-        let mut looks = looks.buffer_unordered(self.config.concurrency);
-        while let Some((index, finding)) = looks.next().await {
-            if let Some(finding) = finding {
-                if !finding.left {
-                    turns[index] = Turn::None;
+            if self.under_way.has(&object.key) {
+                turns[index] = Turn::UnderWay;
+                if doubted.contains(&object.key) {
+                    self.postponed().insert(object.key.clone());
                 }
-                drifted.0.insert(index, finding);
+                continue;
+            }
+            let digest = object.digest();
+            let once = object.marks().if_not_present;
+            let entry = self.inventory.get(&object.key);
+            match entry.filter(|entry| entry.uid.is_some()) {
+                Some(entry) if once || entry.applied == Some(digest) => {
+                    turns[index] = Turn::Good(false);
+                    if doubt.everything && !once {
+                        turns[index] = Turn::None;
+                        let finding = Finding::of_content(String::new(), false);
+                        drifted.0.insert(index, finding);
+                    } else if doubted.contains(&object.key) {
+                        looks.extend(object.kind.clone().map(|kind| (index, kind, entry)));
+                    }
+                }
+                _ => {
+                    if doubted.contains(&object.key) {
+                        self.schedule.hasten(&object.key);
+                    }
+                    if self.schedule.must_wait(&object.key, digest) {
+                        turns[index] = Turn::Bad;
+                    } else if !self.schedule.is_failing(&object.key, digest) {
+                        self.board.stand(&object.key, Standing::Pending);
+                    }
+                }
             }
         }
-        for (turn, object) in turns.iter().zip(wanted) {
-            if *turn == Turn::None {
-                self.board.stand(&object.key, Standing::Pending);
+        let alone = self.leave_alone(wanted, &mut turns);
+        looks.retain(|(index, ..)| !alone.contains(index));
+        self.look_at_all(wanted, looks, cancel).await;
+        let mut findings = self.findings();
+        for (index, object) in wanted.iter().enumerate() {
+            if turns[index] == Turn::Good(false)
+                && !alone.contains(&index)
+                && let Some(finding) = findings.remove(&object.key)
+            {
+                if finding.left || self.is_corrected(object, &finding) {
+                    if !finding.left {
+                        turns[index] = Turn::None;
+                    }
+                    drifted.0.insert(index, finding);
+                } else {
+                    turns[index] = Turn::Bad;
+                }
             }
         }
+        // What was found of others is no longer asked for.
+        findings.clear();
+        drop(findings);
         (turns, drifted)
     }
 
+    /// Whether an object that is not as it was left is corrected now. Somebody may undo that again and
+    /// again; then people are told, and it is corrected ever less often.
+    fn is_corrected(&self, object: &Wanted, finding: &Finding) -> bool {
+        let undone = self.schedule.undone(&object.key);
+        if let Some((times, within)) = undone.extent {
+            let within = rounded(within);
+            let who = finding.who.as_deref().unwrap_or("somebody else");
+            let message = if finding.there {
+                let Finding { difference, .. } = finding;
+                format!(
+                    "{who} has undone this {times} times within {within}: {difference}; it is corrected \
+                     with pauses that grow to {}. Remove the fields from Git or name them in `ignore`, \
+                     or end what changes them",
+                    rounded(self.config.longest_fight)
+                )
+            } else {
+                format!(
+                    "{who} has deleted this {times} times within {within}; it is created again with \
+                     pauses that grow to {}{}",
+                    rounded(self.config.longest_fight),
+                    deletion_hint(object)
+                )
+            };
+            self.board.fight(&object.key, Some(message));
+        }
+        undone.until.is_none()
+    }
+
+    /// Looks at objects, several at a time, and waits a moment for what is found; what takes longer
+    /// wakes the engine.
+    async fn look_at_all(
+        self: &Arc<Self>,
+        wanted: &[Arc<Wanted>],
+        looks: Vec<(usize, Arc<Kind>, Arc<Entry>)>,
+        cancel: &CancellationToken,
+    ) {
+        let (done, mut ended) = mpsc::unbounded_channel();
+        let mut open = 0_usize;
+        for (index, kind, entry) in looks {
+            let object = wanted[index].clone();
+            let Some(taken) = self.under_way.take(&object.key) else {
+                continue;
+            };
+            let (engine, done, cancel) = (self.clone(), done.clone(), cancel.clone());
+            open += 1;
+            self.under_way.tasks.spawn(async move {
+                let look = engine.look(&object, &kind, &entry, &cancel);
+                match look.await {
+                    Ok(Some(finding)) => {
+                        engine.findings().insert(object.key.clone(), finding);
+                    }
+                    Ok(None) => {}
+                    Err(_) => {
+                        engine.postponed().insert(object.key.clone());
+                    }
+                }
+                drop(taken);
+                if done.send(()).is_err() {
+                    engine.board.wake();
+                }
+            });
+        }
+        let patience = tokio::time::sleep(PATIENCE);
+        tokio::pin!(patience);
+        while open > 0 {
+            tokio::select! {
+                _ = ended.recv() => open -= 1,
+                () = &mut patience => break,
+                () = cancel.cancelled() => break,
+            }
+        }
+        ended.close();
+    }
+
     /// Objects of which somebody said, in Git or on the object, that they are not to be touched.
-    fn leave_alone(&self, wanted: &[Wanted<'_>], turns: &mut [Turn]) {
+    fn leave_alone(&self, wanted: &[Arc<Wanted>], turns: &mut [Turn]) -> HashSet<usize> {
+        let mut alone = HashSet::new();
         let present = self
             .present
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        for (object, turn) in wanted.iter().zip(turns) {
-            let why = if object.header.role == Role::Fenced {
+        for (index, (object, turn)) in wanted.iter().zip(turns).enumerate() {
+            let why = if object.header().role == Role::Fenced || *turn == Turn::UnderWay {
                 continue;
-            } else if object.marks.left_alone || self.board.is_left_alone(&object.key) {
-                "left alone: muster.dev/reconcile is disabled on it"
-            } else if object.marks.if_not_present && present.contains(&object.key) {
+            } else if object.marks().left_alone || self.board.is_left_alone(&object.key) {
+                LEFT_ALONE
+            } else if object.marks().if_not_present && present.contains(&object.key) {
                 WAS_PRESENT
             } else {
                 continue;
             };
             *turn = Turn::Good(false);
+            alone.insert(index);
             self.board
                 .stand(&object.key, Standing::LeftAlone(why.to_owned()));
         }
+        alone
     }
 
     /// What a watch says can be older than what was applied since; the object itself decides. `None`
     /// where it is as it was left.
     async fn look(
         &self,
-        object: &Wanted<'_>,
+        object: &Wanted,
         kind: &Kind,
         entry: &Arc<Entry>,
         cancel: &CancellationToken,
-    ) -> Option<Finding> {
+    ) -> Result<Option<Finding>, RequestError> {
         let path = kind.path(&object.id);
         let report =
-            object.header.policy.drift == Drift::Report && object.header.role != Role::Fenced;
+            object.header().policy.drift == Drift::Report && object.header().role != Role::Fenced;
         let missing = |difference: &str| {
-            Some(Finding {
+            Ok(Some(Finding {
                 there: false,
                 difference: difference.to_owned(),
+                who: None,
                 left: report,
-            })
+            }))
         };
         let live = match retried(cancel, || self.cluster.metadata(&path)).await {
             Ok(Some(live)) => live,
-            Ok(None) if entry.finished => return None,
+            Ok(None) if entry.finished => return Ok(None),
             Ok(None) => return missing("it was deleted"),
+            Err(RequestError::NotSent) => return Err(RequestError::NotSent),
             // The request that follows says what is wrong.
-            Err(_) => {
-                return Some(Finding {
-                    there: true,
-                    difference: String::new(),
-                    left: false,
-                });
-            }
+            Err(_) => return Ok(Some(Finding::of_content(String::new(), false))),
         };
         if entry.uid.as_deref() != Some(&live.uid) {
             return missing("another object was put in its place");
@@ -184,28 +285,29 @@ impl Engine {
             return missing("it is being deleted");
         }
         let owned = entry.owned.is_none() || live.owned() == entry.owned;
-        let labelled = live.app() == Some(object.app.as_str());
-        if object.marks.if_not_present || (owned && labelled) {
-            return None;
+        let labelled = live.app() == Some(object.app().as_str());
+        if object.marks().if_not_present || (owned && labelled) {
+            return Ok(None);
         }
-        let difference = match self.difference(object, kind, &path, cancel).await {
+        let mut who = None;
+        let difference = match self.difference(object, kind, &path, &mut who, cancel).await {
             Ok(difference) => difference,
             Err(error) => format!("the difference can't be told: {}", explain(&error)),
         };
         let left = report && !difference.is_empty();
-        Some(Finding {
-            there: true,
-            difference,
-            left,
-        })
+        Ok(Some(Finding {
+            who,
+            ..Finding::of_content(difference, left)
+        }))
     }
 
     /// How the live object differs from what the API server would make of it.
     async fn difference(
         &self,
-        object: &Wanted<'_>,
+        object: &Wanted,
         kind: &Kind,
         path: &str,
+        who: &mut Option<String>,
         cancel: &CancellationToken,
     ) -> Result<String, RequestError> {
         let mut attempt = 1;
@@ -213,6 +315,7 @@ impl Engine {
             let Some(live) = retried(cancel, || self.cluster.get(path)).await? else {
                 return Ok("it was deleted".to_owned());
             };
+            *who = last_writer(&live);
             let body = self.effective(object, kind, &live).await?;
             let predicted = retried(cancel, || self.cluster.predict(path, &body)).await?;
             // Of another version, it shows what somebody else has changed in between, too.
@@ -225,7 +328,7 @@ impl Engine {
     }
 
     /// Tells people what has drifted.
-    pub(super) fn tell_differences(&self, wanted: &[Wanted<'_>], drifted: &Drifted) {
+    pub(super) fn tell_differences(&self, wanted: &[Arc<Wanted>], drifted: &Drifted) {
         for (index, finding) in drifted.0.iter().filter(|(_, f)| !f.difference.is_empty()) {
             let object = &wanted[*index];
             let Finding {
@@ -237,7 +340,7 @@ impl Engine {
                     continue;
                 }
             }
-            tracing::info!(app = %object.app, object = %object.id, difference, corrected = !left, "an object has drifted");
+            tracing::info!(app = %object.app(), object = %object.id, difference, corrected = !left, "an object has drifted");
             let now = SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .unwrap_or_default();
@@ -248,12 +351,12 @@ impl Engine {
                 corrected: !left,
             };
             self.publish(object, &event);
-            self.board.drifts(object.app, event);
+            self.board.drifts(object.app(), event);
         }
     }
 
     /// Publishes an event on the object. It is for people; that it fails stops nothing.
-    fn publish(&self, object: &Wanted<'_>, drift: &DriftEvent) {
+    fn publish(&self, object: &Wanted, drift: &DriftEvent) {
         /// An event's note may have so many bytes.
         const LONGEST_NOTE: usize = 1000;
         let mut note = drift.difference.clone();
@@ -282,5 +385,37 @@ impl Engine {
                 tracing::debug!(error = explain(&error), "no event could be published");
             }
         });
+    }
+}
+
+/// What is said of an object that nobody is to touch.
+pub(super) const LEFT_ALONE: &str = "left alone: muster.dev/reconcile is disabled on it";
+
+/// The manager that changed the object last, beside Muster. A status is nobody's drift.
+fn last_writer(live: &Value) -> Option<String> {
+    managers(live)
+        .filter(|manager| !manager.is_own() && manager.subresource != "status")
+        .max_by_key(|manager| manager.time)
+        .map(|manager| manager.name.to_owned())
+}
+
+/// Why an object may be deleted as soon as it is created, where its own content gives a reason.
+fn deletion_hint(object: &Wanted) -> &'static str {
+    let json = &object.object().json;
+    if json.contains("\"ownerReferences\"") {
+        "; the garbage collector deletes an object whose ownerReferences name an owner that does not \
+         exist: remove them from Git"
+    } else if json.contains("\"kubernetes.io/service-account-token\"") {
+        "; a token Secret is deleted while its ServiceAccount does not exist"
+    } else {
+        ""
+    }
+}
+
+/// A time for people.
+fn rounded(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..=119 => format!("{} s", seconds.max(1)),
+        seconds => format!("{} min", seconds / 60),
     }
 }

@@ -48,17 +48,13 @@ impl Engine {
     /// Deletes what is not wanted, as far as that needs nobody's approval. True where something is still
     /// there that another try may end.
     pub(super) async fn prune(
-        &mut self,
+        &self,
         kept: &Kept,
         wanted: &[Item<'_>],
         doubt: &Doubt,
         cancel: &CancellationToken,
     ) -> Result<bool, InventoryError> {
-        if self.generation != Some(kept.hash) {
-            self.generation = Some(kept.hash);
-            self.marks.clear();
-        }
-        self.marks.retain(|key, _| !doubt.drifted.contains(key));
+        self.marks().retain(|key, _| !doubt.drifted.contains(key));
         let identities: HashSet<_> = wanted.iter().map(|item| item.id.identity()).collect();
         let (wanted_entries, unwanted): (Vec<_>, Vec<_>) = self
             .inventory
@@ -144,7 +140,7 @@ impl Engine {
         for stage in plan.delete {
             let entries = stage.iter().map(|&index| &*at(index).1);
             let kinds = self.kinds_of(entries).await;
-            let (this, there) = (&*self, &there);
+            let (this, there) = (self, &there);
             let deletes = stage
                 .into_iter()
                 .zip(kinds)
@@ -178,7 +174,7 @@ impl Engine {
     /// Looks at objects that are not wanted. What was found in this generation is not asked again. The
     /// answer is what is there, and whether something has to be looked at again.
     async fn look_at(
-        &mut self,
+        &self,
         unwanted: Vec<(Identity, Arc<Entry>)>,
         leftovers: &mut Leftovers,
         cancel: &CancellationToken,
@@ -193,7 +189,7 @@ impl Engine {
         let kinds = self
             .kinds_of(within.iter().map(|(_, entry)| &**entry))
             .await;
-        let this = &*self;
+        let this = self;
         let looks = within
             .into_iter()
             .zip(kinds)
@@ -206,7 +202,7 @@ impl Engine {
         for (key, entry, look) in looks.collect::<Vec<_>>().await {
             match look {
                 Look::There(found) => {
-                    self.marks.insert(key.clone(), found.clone());
+                    self.marks().insert(key.clone(), found.clone());
                     there.push((key, entry, found));
                 }
                 Look::Gone => self.inventory.forget(&key),
@@ -233,11 +229,13 @@ impl Engine {
         kind: Result<Option<Arc<Kind>>, String>,
         cancel: &CancellationToken,
     ) -> Look {
-        if cancel.is_cancelled() {
+        // A request about it that ends later could create it again.
+        if cancel.is_cancelled() || self.under_way.has(key) {
             return Look::NotSure;
         }
-        if let Some(found) = self.marks.get(key) {
-            return Look::There(found.clone());
+        let found = self.marks().get(key).cloned();
+        if let Some(found) = found {
+            return Look::There(found);
         }
         let kind = match kind {
             Ok(Some(kind)) => kind,
@@ -280,7 +278,7 @@ impl Engine {
     /// The kinds of these objects: `Ok(None)` where the API server says that there is none, so that
     /// there is no object either.
     async fn kinds_of(
-        &mut self,
+        &self,
         entries: impl Iterator<Item = &Entry>,
     ) -> Vec<Result<Option<Arc<Kind>>, String>> {
         let entries: Vec<_> = entries.collect();
@@ -288,25 +286,23 @@ impl Engine {
         let mut failure = None;
         if entries
             .iter()
-            .any(|entry| unknown(&self.kinds, &entry.id.gvk))
+            .any(|entry| unknown(&self.kinds(), &entry.id.gvk))
         {
-            failure = self.kinds.refresh(&self.cluster).await.err();
+            failure = self.refresh_kinds().await.err();
         }
         let mut kinds = Vec::with_capacity(entries.len());
         for entry in entries {
             let gvk = &entry.id.gvk;
             // Discovery leaves out what does not answer; only a clear no is a no.
-            let asked = if !unknown(&self.kinds, gvk) {
+            let asked = if !unknown(&self.kinds(), gvk) {
                 Ok(true)
             } else if let Some(error) = &failure {
                 Err(explain(error))
             } else {
-                let asked = self
-                    .kinds
-                    .refresh_version(&self.cluster, &gvk.group, &gvk.version);
+                let asked = self.refresh_version(&gvk.group, &gvk.version);
                 asked.await.map_err(|error| explain(&error))
             };
-            kinds.push(asked.map(|_| self.kinds.any_version(gvk)));
+            kinds.push(asked.map(|_| self.kinds().any_version(gvk)));
         }
         kinds
     }

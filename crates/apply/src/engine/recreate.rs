@@ -56,11 +56,11 @@ impl Engine {
             ..
         } = sending;
         let failed = |what: String| Ok(Standing::Failed(format!("{why}; {what}")).into());
-        if let Err(reason) = may_recreate(&object.id, object.marks.recreate.as_deref()) {
+        if let Err(reason) = may_recreate(&object.id, object.marks().recreate.as_deref()) {
             return failed(reason);
         }
         let entry = self.inventory.get(&object.key);
-        if entry.is_some_and(|entry| entry.refused == Some(object.digest)) {
+        if entry.is_some_and(|entry| entry.refused == Some(object.digest())) {
             return failed(
                 "it was recreated, the new object was refused, and the old one was put back; change the \
                  app to try again"
@@ -75,7 +75,7 @@ impl Engine {
             return failed(format!("a new object would be refused: {reason}"));
         }
         if let Some(live) = retried(cancel, || self.cluster.get(path)).await? {
-            tracing::info!(app = %object.app, object = %object.id, why, "the object is recreated");
+            tracing::info!(app = %object.app(), object = %object.id, why, "the object is recreated");
             self.save(&object.key, &live).await?;
             let uid = live["metadata"]["uid"]
                 .as_str()
@@ -96,7 +96,7 @@ impl Engine {
             Err(error) if error.is_transient() => Err(error),
             Err(error) => {
                 self.inventory
-                    .recreation_refused(&object.key, object.digest);
+                    .recreation_refused(&object.key, object.digest());
                 let reason = refusal(&object.id.gvk, &error);
                 failed(match self.put_back(sending).await {
                     Ok(true) => format!(
@@ -299,7 +299,7 @@ impl Engine {
             return;
         }
         self.inventory
-            .recreation_refused(key, sending.object.digest);
+            .recreation_refused(key, sending.object.digest());
         if let Err(error) = self.put_back(sending).await {
             tracing::warn!(object = %sending.object.id, error = explain(&error), "the old object can't be put back yet");
         }

@@ -14,11 +14,12 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::{Engine, Turn, body, wanted::Wanted};
+use super::{Engine, LISTED_WITHIN, Turn, body, doubts::LEFT_ALONE, wanted::Wanted};
 use crate::{
     board::Standing,
-    cluster::{LiveMeta, RequestError, explain, retried},
+    cluster::{LiveMeta, RequestError, asked_again, explain, retried},
     kinds::Kind,
+    observe::Watched,
 };
 
 /// How often an object is sent again that was refused right after its definition changed: the API
@@ -50,7 +51,7 @@ impl From<Standing> for Ended {
 
 /// One object on its way.
 pub(super) struct Sending<'a> {
-    pub(super) object: &'a Wanted<'a>,
+    pub(super) object: &'a Wanted,
     pub(super) kind: &'a Kind,
     pub(super) path: String,
     /// Its definition was sent just now.
@@ -61,12 +62,17 @@ pub(super) struct Sending<'a> {
 impl Engine {
     pub(super) async fn send_one(
         &self,
-        object: &Wanted<'_>,
+        object: &Wanted,
         kind: &Kind,
         new_schema: bool,
         drifted: bool,
         cancel: &CancellationToken,
     ) -> Turn {
+        if !drifted && self.is_left_alone(object, cancel).await {
+            let why = LEFT_ALONE.to_owned();
+            self.board.stand(&object.key, Standing::LeftAlone(why));
+            return Turn::Good(false);
+        }
         let sending = Sending {
             object,
             kind,
@@ -90,6 +96,7 @@ impl Engine {
                 return Turn::Good(false);
             }
             Ok(Ended::Not(standing)) => standing,
+            Err(RequestError::NotSent) => return Turn::None,
             Err(error) => {
                 if !error.is_transient() {
                     self.rescue(&sending).await;
@@ -99,6 +106,24 @@ impl Engine {
         };
         self.board.stand(&object.key, standing);
         Turn::Bad
+    }
+
+    /// Whether a person has said on the live object that it is not to be touched. The watch of its kind
+    /// has to have seen it, which is waited for; a list that never comes is no reason to do nothing.
+    async fn is_left_alone(&self, object: &Wanted, cancel: &CancellationToken) -> bool {
+        let entry = self.inventory.get(&object.key);
+        if object.header().role == Role::Fenced || entry.is_none_or(|entry| entry.uid.is_none()) {
+            return false;
+        }
+        let watched = Watched::of(&object.id, self.config.namespaces.is_some());
+        let listed = self.observer().listed(&watched);
+        if let Some(mut listed) = listed {
+            let listed = listed.wait_for(|listed| *listed);
+            let listed = tokio::time::timeout(LISTED_WITHIN, listed);
+            // However it ends, what is known now counts.
+            let _ = cancel.run_until_cancelled(listed).await;
+        }
+        self.board.is_left_alone(&object.key)
     }
 
     /// Makes the live object what it should be, in as few requests as it takes.
@@ -117,7 +142,7 @@ impl Engine {
             .inventory
             .get(&object.key)
             .is_some_and(|entry| entry.uid.is_some());
-        if object.marks.if_not_present && !known {
+        if object.marks().if_not_present && !known {
             return self.create_where_missing(sending, &tree(&text)).await;
         }
         if let Some(bundle) = object.hook_bundle()
@@ -130,7 +155,7 @@ impl Engine {
                     .await;
             }
         }
-        let fenced = object.header.role == Role::Fenced;
+        let fenced = object.header().role == Role::Fenced;
         let pointers = self.ignored(object, false);
         if known && !fenced && !pointers.is_empty() {
             let live = retried(sending.cancel, || self.cluster.get(path)).await?;
@@ -214,7 +239,7 @@ impl Engine {
                 self.inventory.leaves(&sending.object.key);
                 self.cluster.apply(&sending.path, body.clone(), force)
             };
-            let answer = retried(cancel, asked).await;
+            let answer = asked_again(cancel, asked).await;
             attempt += 1;
             let refused = answer.as_ref().is_err_and(|error| !error.is_transient());
             if !(refused && sending.new_schema && attempt < SCHEMA_ATTEMPTS) {
@@ -255,12 +280,12 @@ impl Engine {
                 answer => return Ok(Contest::Answer(answer)),
             }
         }
-        let policy = &object.header.policy;
+        let policy = &object.header().policy;
         let verdict = if drifted {
             // Every field was Muster's when it was applied.
             Verdict::Take
         } else {
-            let conflicts = object.marks.conflicts.unwrap_or(policy.conflicts);
+            let conflicts = object.marks().conflicts.unwrap_or(policy.conflicts);
             judge(&live, standing, conflicts, policy.drift, known)
         };
         Ok(match verdict {
@@ -273,10 +298,10 @@ impl Engine {
         })
     }
 
-    fn ignored<'a>(&self, object: &'a Wanted<'_>, scaled: bool) -> Vec<&'a str> {
+    fn ignored<'a>(&self, object: &'a Wanted, scaled: bool) -> Vec<&'a str> {
         ignored(
             &object.id,
-            &object.header.policy.ignore,
+            &object.header().policy.ignore,
             scaled || object.scaled,
         )
     }
@@ -284,7 +309,7 @@ impl Engine {
     /// The object as it is sent where it is there: without what is somebody else's to set.
     pub(super) async fn effective(
         &self,
-        object: &Wanted<'_>,
+        object: &Wanted,
         kind: &Kind,
         live: &Value,
     ) -> Result<Value, RequestError> {
@@ -296,7 +321,7 @@ impl Engine {
 
     /// Whether a HorizontalPodAutoscaler of the cluster scales it. That is asked only where somebody
     /// has scaled it.
-    async fn is_scaled(&self, object: &Wanted<'_>, live: &Value) -> Result<bool, RequestError> {
+    async fn is_scaled(&self, object: &Wanted, live: &Value) -> Result<bool, RequestError> {
         #[derive(Deserialize)]
         struct List {
             items: Vec<Value>,
@@ -344,7 +369,7 @@ impl Engine {
             }
         }
         self.inventory
-            .applied(&object.key, &live.uid, object.digest, live.owned());
+            .applied(&object.key, &live.uid, object.digest(), live.owned());
         self.board.applied(&object.key, &live.uid, live.generation);
         if live.deletion_timestamp.is_none() {
             return Ok(());
@@ -388,7 +413,7 @@ impl Engine {
             Standing::Waiting(error.to_string())
         } else if error.is_no_path() {
             self.vanish(&kind.gvk);
-            Standing::Waiting(self.kinds.why_unknown(&kind.gvk))
+            Standing::Waiting(self.kinds().why_unknown(&kind.gvk))
         } else {
             Standing::Failed(refusal(&kind.gvk, error))
         }

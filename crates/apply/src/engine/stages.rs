@@ -1,26 +1,33 @@
-//! Stage by stage: what can be sent now, what waits and for what.
+//! The sending of a run: each app's objects in their order, all apps side by side.
+//!
+//! An object waits for what it can't exist without, however long that takes. For the rest of its own
+//! app that merely comes first it waits a moment ([`PATIENCE`]), and for nobody else's objects at all:
+//! a request that hangs or fails delays no other app. Such a request goes on after the run; its end
+//! wakes the engine.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
-use futures::{StreamExt as _, stream};
-use muster_model::ids::AppName;
-use muster_plan::{health::Health, order::Order};
-use tokio::time::Instant;
+use muster_model::{bundle::Gvk, ids::AppName};
+use muster_plan::{
+    health::Health,
+    order::{Order, Reach},
+};
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Engine, FIRST_LOOK, LONGEST_LOOK, Turn, wanted::Wanted};
+use super::{Engine, FIRST_LOOK, LONGEST_LOOK, PATIENCE, Turn, wanted::Wanted};
 use crate::{
-    board::Standing,
-    inventory::Identity,
+    board::{Gate, Standing},
     kinds::{Kind, Lookup},
 };
 
 /// What a run works on.
 pub(super) struct Work<'a> {
-    pub(super) wanted: &'a [Wanted<'a>],
+    pub(super) wanted: &'a [Arc<Wanted>],
     pub(super) order: &'a Order,
     /// The objects of each app.
     pub(super) by_app: BTreeMap<&'a AppName, Vec<usize>>,
@@ -31,14 +38,14 @@ pub(super) struct Work<'a> {
 
 impl<'a> Work<'a> {
     pub(super) fn new(
-        wanted: &'a [Wanted<'a>],
+        wanted: &'a [Arc<Wanted>],
         order: &'a Order,
         drifted: HashSet<usize>,
         cancel: &'a CancellationToken,
     ) -> Self {
         let mut by_app: BTreeMap<&AppName, Vec<usize>> = BTreeMap::new();
         for (index, object) in wanted.iter().enumerate() {
-            by_app.entry(object.app).or_default().push(index);
+            by_app.entry(object.app()).or_default().push(index);
         }
         Self {
             wanted,
@@ -53,118 +60,482 @@ impl<'a> Work<'a> {
     fn is_taught(&self, index: usize, turns: &[Turn]) -> bool {
         self.order.needs[index]
             .iter()
-            .any(|&need| self.wanted[need].defines.is_some() && turns[need] != Turn::OutOfReach)
+            .any(|&need| self.wanted[need].defines().is_some() && turns[need] != Turn::OutOfReach)
     }
 
     /// Whether the definition of its kind was sent just now.
     fn has_new_schema(&self, index: usize, turns: &[Turn]) -> bool {
         self.order.needs[index]
             .iter()
-            .any(|&need| self.wanted[need].defines.is_some() && turns[need] == Turn::Good(true))
+            .any(|&need| self.wanted[need].defines().is_some() && turns[need] == Turn::Good(true))
+    }
+
+    /// Each app's objects in stages.
+    fn lines(&self) -> Vec<Line> {
+        let mut number = HashMap::new();
+        let mut lines: Vec<Line> = Vec::new();
+        for &app in self.by_app.keys() {
+            number.insert(app, lines.len());
+            lines.push(Line {
+                stages: VecDeque::new(),
+                open: HashSet::new(),
+                after: Vec::new(),
+            });
+        }
+        for (place, stage) in self.order.stages.iter().enumerate() {
+            let mut by_line: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+            for &index in stage {
+                let line = number[self.wanted[index].app()];
+                by_line.entry(line).or_default().push(index);
+            }
+            for (line, objects) in by_line {
+                lines[line]
+                    .stages
+                    .push_back((self.order.reach[place], objects));
+            }
+        }
+        for (&app, members) in &self.by_app {
+            let after = members
+                .first()
+                .map(|&index| self.wanted[index].header().after.as_slice());
+            let after = after.into_iter().flatten();
+            let line = number[app];
+            lines[line].after = after
+                .filter_map(|app| number.get(app).copied())
+                .filter(|other| *other != line)
+                .collect();
+        }
+        lines
+    }
+}
+
+/// One app's objects on their way.
+struct Line {
+    /// What has not had its turn.
+    stages: VecDeque<(Reach, Vec<usize>)>,
+    /// Objects of earlier stages that are waited for.
+    open: HashSet<usize>,
+    /// The lines of the apps that come first.
+    after: Vec<usize>,
+}
+
+impl Line {
+    fn is_done(&self) -> bool {
+        self.stages.is_empty() && self.open.is_empty()
+    }
+}
+
+/// An object that can be sent.
+struct Ready {
+    index: usize,
+    kind: Arc<Kind>,
+    new_schema: bool,
+}
+
+/// What became of looking at an object whose turn it is.
+enum Considered {
+    Ready(Arc<Kind>),
+    /// This one has to be applied first and is on its way.
+    After(usize),
+    /// Its kind will be served in a moment.
+    Parked,
+    /// It has had its turn.
+    Had,
+}
+
+/// The state of a run's sending.
+struct Dispatch<'a> {
+    engine: &'a Arc<Engine>,
+    work: &'a Work<'a>,
+    turns: &'a mut [Turn],
+    lines: Vec<Line>,
+    line_of: HashMap<&'a AppName, usize>,
+    /// How many objects all lines wait for.
+    open: usize,
+    /// Lines whose next stage may begin.
+    stirred: Vec<usize>,
+    ready: VecDeque<Ready>,
+    /// What failed before is sent after what did not.
+    retried: VecDeque<Ready>,
+    /// Requests of this run under way, with when each left.
+    sent: HashMap<usize, Instant>,
+    /// Objects that wait for this one.
+    waiters: HashMap<usize, Vec<usize>>,
+    parked: Vec<usize>,
+    gates: Vec<Gate>,
+    ended: mpsc::UnboundedSender<(usize, Turn)>,
+}
+
+impl Engine {
+    /// Sends everything that can be sent now.
+    pub(super) async fn send_all(self: &Arc<Self>, work: &Work<'_>, turns: &mut [Turn]) {
+        let (ended, mut answers) = mpsc::unbounded_channel();
+        let line_of = work.by_app.keys().enumerate();
+        let mut dispatch = Dispatch {
+            engine: self,
+            work,
+            turns,
+            lines: work.lines(),
+            line_of: line_of.map(|(line, &app)| (app, line)).collect(),
+            open: 0,
+            stirred: (0..work.by_app.len()).collect(),
+            ready: VecDeque::new(),
+            retried: VecDeque::new(),
+            sent: HashMap::new(),
+            waiters: HashMap::new(),
+            parked: Vec::new(),
+            gates: Vec::new(),
+            ended,
+        };
+        dispatch.advance();
+        let parked_until = Instant::now() + self.config.established_within.min(PARKED_WITHIN);
+        let mut look = FIRST_LOOK;
+        let mut look_at = Instant::now() + look;
+        while !work.cancel.is_cancelled() {
+            dispatch.give_up_waiting();
+            dispatch.send_ready();
+            let parked = !dispatch.parked.is_empty() && Instant::now() < parked_until;
+            if dispatch.awaited().next().is_none() && !parked {
+                break;
+            }
+            let patience = dispatch.awaited().map(|(_, left)| left + PATIENCE).min();
+            tokio::select! {
+                biased;
+                () = work.cancel.cancelled() => {}
+                answer = answers.recv() => if let Some((index, turn)) = answer {
+                    dispatch.answered(index, turn);
+                },
+                () = tokio::time::sleep_until(patience.unwrap_or(look_at)), if patience.is_some() => {}
+                () = tokio::time::sleep_until(look_at), if parked => {
+                    dispatch.look_at_parked().await;
+                    look = (look * 2).min(LONGEST_LOOK);
+                    look_at = Instant::now() + look;
+                }
+            }
+        }
+        // From here on the end of a request wakes the engine.
+        answers.close();
+        while let Ok((index, turn)) = answers.try_recv() {
+            dispatch.answered(index, turn);
+        }
+        dispatch.end();
+        self.board.wait_for(dispatch.gates);
+    }
+}
+
+/// How long a run looks for kinds that were defined a moment ago; the next run goes on with that.
+const PARKED_WITHIN: Duration = Duration::from_secs(2);
+/// How many times as many requests as usual may be under way when all of them take long: each holds
+/// its content.
+const LATE: usize = 4;
+
+impl<'a> Dispatch<'a> {
+    /// Requests that are waited for, with when each left: for a moment only, so that one that hangs
+    /// holds up nobody.
+    fn awaited(&self) -> impl Iterator<Item = (usize, Instant)> {
+        let now = Instant::now();
+        let sent = self.sent.iter().map(|(index, left)| (*index, *left));
+        sent.filter(move |(_, left)| *left + PATIENCE > now)
+    }
+
+    /// Sends what is ready, not too many at a time: each holds its content.
+    fn send_ready(&mut self) {
+        let most = self.engine.config.concurrency;
+        let late = (most * LATE).saturating_sub(self.engine.under_way.count());
+        let mut room = most.saturating_sub(self.awaited().count()).min(late);
+        while room > 0 {
+            let next = self.ready.pop_front().or_else(|| self.retried.pop_front());
+            let Some(Ready {
+                index,
+                kind,
+                new_schema,
+            }) = next
+            else {
+                break;
+            };
+            let object = self.work.wanted[index].clone();
+            let Some(taken) = self.engine.under_way.take(&object.key) else {
+                self.had(index, Turn::UnderWay);
+                continue;
+            };
+            room -= 1;
+            self.sent.insert(index, Instant::now());
+            let (engine, ended) = (self.engine.clone(), self.ended.clone());
+            let cancel = self.work.cancel.clone();
+            let drifted = self.work.drifted.contains(&index);
+            self.engine.under_way.tasks.spawn(async move {
+                let turn = engine
+                    .send_one(&object, &kind, new_schema, drifted, &cancel)
+                    .await;
+                match turn {
+                    Turn::Good(_) => engine.schedule.succeeded(&object.key),
+                    Turn::Bad => engine.schedule.failed(&object.key, object.digest()),
+                    _ => {}
+                }
+                drop(taken);
+                if ended.send((index, turn)).is_err() {
+                    engine.board.wake();
+                }
+            });
+        }
+    }
+
+    /// What waits in its app for a request that takes long goes on without it.
+    fn give_up_waiting(&mut self) {
+        let now = Instant::now();
+        let late: Vec<usize> = self
+            .sent
+            .iter()
+            .filter(|(_, left)| **left + PATIENCE <= now)
+            .map(|(index, _)| *index)
+            .collect();
+        for index in late {
+            self.sent.remove(&index);
+            self.had(index, Turn::UnderWay);
+        }
+        self.advance();
+    }
+
+    /// A request has ended, maybe after it was given up waiting for.
+    fn answered(&mut self, index: usize, turn: Turn) {
+        self.sent.remove(&index);
+        self.had(index, turn);
+        self.advance();
+    }
+
+    /// An object has had its turn: what waited for it goes on.
+    fn had(&mut self, index: usize, turn: Turn) {
+        self.turns[index] = turn;
+        for waiter in self.waiters.remove(&index).unwrap_or_default() {
+            self.consider(waiter);
+        }
+        self.close(index);
+    }
+
+    fn line(&self, index: usize) -> usize {
+        self.line_of[self.work.wanted[index].app()]
+    }
+
+    /// Its line waits for this object.
+    fn open(&mut self, index: usize) {
+        let line = self.line(index);
+        self.open += usize::from(self.lines[line].open.insert(index));
+    }
+
+    /// Its line does not wait for this object any more.
+    fn close(&mut self, index: usize) {
+        let line = self.line(index);
+        if self.lines[line].open.remove(&index) {
+            self.open -= 1;
+            self.stirred.push(line);
+        }
+    }
+
+    /// Begins every stage that can begin.
+    fn advance(&mut self) {
+        loop {
+            while let Some(line) = self.stirred.pop() {
+                while self.may_begin(line, false) {
+                    self.begin_stage(line);
+                }
+                if self.lines[line].is_done() {
+                    let after = |(_, other): &(usize, &Line)| {
+                        !other.is_done() && other.after.contains(&line)
+                    };
+                    let after = self.lines.iter().enumerate().filter(after);
+                    let after: Vec<usize> = after.map(|(other, _)| other).collect();
+                    self.stirred.extend(after);
+                }
+            }
+            if self.open > 0 {
+                return;
+            }
+            // Nobody else has anything under way that could come first.
+            let mut all = 0..self.lines.len();
+            let Some(line) = all.find(|&line| self.may_begin(line, true)) else {
+                return;
+            };
+            self.begin_stage(line);
+            self.stirred.push(line);
+        }
+    }
+
+    /// Whether a line's next stage can begin; with `everybody`, one that concerns everybody.
+    fn may_begin(&self, line: usize, everybody: bool) -> bool {
+        let Line {
+            stages,
+            open,
+            after,
+        } = &self.lines[line];
+        let Some((reach, _)) = stages.front() else {
+            return false;
+        };
+        open.is_empty()
+            && (*reach == Reach::Everybody) == everybody
+            && (*reach == Reach::Foundation
+                || after.iter().all(|&other| self.lines[other].is_done()))
+    }
+
+    fn begin_stage(&mut self, line: usize) {
+        let Some((_, stage)) = self.lines[line].stages.pop_front() else {
+            return;
+        };
+        for index in stage {
+            self.consider(index);
+        }
+    }
+
+    /// Looks at an object whose turn it is.
+    fn consider(&mut self, index: usize) {
+        if self.turns[index] != Turn::None {
+            return self.close(index);
+        }
+        match self.look_at(index) {
+            Considered::Ready(kind) => {
+                self.open(index);
+                let ready = Ready {
+                    index,
+                    kind,
+                    new_schema: self.work.has_new_schema(index, self.turns),
+                };
+                let object = &self.work.wanted[index];
+                let failing = &self.engine.schedule;
+                if failing.is_failing(&object.key, object.digest()) {
+                    self.retried.push_back(ready);
+                } else {
+                    self.ready.push_back(ready);
+                }
+            }
+            Considered::After(need) => {
+                self.open(index);
+                self.waiters.entry(need).or_default().push(index);
+            }
+            Considered::Parked => {
+                self.parked.push(index);
+                self.close(index);
+            }
+            Considered::Had => self.close(index),
+        }
+    }
+
+    /// Whether an object can be sent now; says of one that can't why not.
+    fn look_at(&mut self, index: usize) -> Considered {
+        let (work, engine) = (self.work, self.engine);
+        let object = &work.wanted[index];
+        let gvk = &object.id.gvk;
+        let kinds = engine.kinds();
+        for &need in &work.order.needs[index] {
+            let other = &work.wanted[need];
+            let why = match self.turns[need] {
+                Turn::None => return Considered::After(need),
+                Turn::Good(_) | Turn::OutOfReach => continue,
+                Turn::Bad | Turn::Gated if engine.is_there(other, gvk) => continue,
+                Turn::UnderWay if engine.is_there(other, gvk) => continue,
+                Turn::UnderWay => format!("{} is being applied", other.id),
+                Turn::Bad | Turn::Gated => format!("{} is not applied", other.id),
+            };
+            engine.board.stand(&object.key, Standing::Waiting(why));
+            self.turns[index] = Turn::Bad;
+            return Considered::Had;
+        }
+        if let Some((message, gate)) = engine.gate(index, work, self.turns) {
+            engine.board.stand(&object.key, Standing::Waiting(message));
+            self.turns[index] = Turn::Gated;
+            if !self.gates.contains(&gate) {
+                self.gates.push(gate);
+            }
+            return Considered::Had;
+        }
+        let why = match kinds.find(gvk) {
+            Lookup::Served(kind) => return Considered::Ready(kind),
+            _ if work.is_taught(index, self.turns) => return Considered::Parked,
+            Lookup::OtherVersion(kind) => format!(
+                "the cluster serves {} in {}, not in {}",
+                gvk.kind,
+                kind.gvk.api_version(),
+                gvk.api_version()
+            ),
+            Lookup::Unknown => kinds.why_unknown(gvk),
+        };
+        engine.board.stand(&object.key, Standing::Waiting(why));
+        engine.schedule.failed(&object.key, object.digest());
+        self.turns[index] = Turn::Bad;
+        Considered::Had
+    }
+
+    /// Asks for the kinds of objects whose definition is there and whose kind was not served yet.
+    async fn look_at_parked(&mut self) {
+        let parked = std::mem::take(&mut self.parked);
+        let versions: HashSet<(&str, &str)> = parked
+            .iter()
+            .map(|&index| &self.work.wanted[index].id.gvk)
+            .map(|gvk| (gvk.group.as_str(), gvk.version.as_str()))
+            .collect();
+        for (group, version) in versions {
+            // An error is as good as a no: it is asked again.
+            let _ = self.engine.refresh_version(group, version).await;
+        }
+        for index in parked {
+            let object = &self.work.wanted[index];
+            match self.engine.kinds().find(&object.id.gvk) {
+                Lookup::Served(_) => {
+                    self.engine.follow(self.work.wanted);
+                    self.consider(index);
+                }
+                _ => self.parked.push(index),
+            }
+        }
+        self.advance();
+    }
+
+    /// Says what did not get its turn.
+    fn end(&mut self) {
+        for members in self.work.by_app.values() {
+            if !members
+                .iter()
+                .any(|&index| self.turns[index] == Turn::Good(true))
+            {
+                continue;
+            }
+            // What failed may have failed for want of what was applied since.
+            for &index in members {
+                if self.turns[index] == Turn::Bad {
+                    self.engine.schedule.hasten(&self.work.wanted[index].key);
+                }
+            }
+        }
+        for index in std::mem::take(&mut self.parked) {
+            let object = &self.work.wanted[index];
+            let why = "its kind is not served yet".to_owned();
+            self.engine.board.stand(&object.key, Standing::Waiting(why));
+            self.engine.schedule.failed(&object.key, object.digest());
+            self.turns[index] = Turn::Bad;
+        }
+        for (index, _) in std::mem::take(&mut self.sent) {
+            self.turns[index] = Turn::UnderWay;
+        }
     }
 }
 
 impl Engine {
-    /// Sends every stage.
-    pub(super) async fn send_all(&mut self, work: &Work<'_>, turns: &mut [Turn]) {
-        let mut late = Vec::new();
-        let mut gates = Vec::new();
-        for stage in &work.order.stages {
-            let (now, parked) = self.ready(stage, work, turns, &mut gates).await;
-            late.extend(parked);
-            self.send(now, work, turns).await;
+    /// Whether what an object needs is there, though it could not be made what it should be: that keeps
+    /// nothing out of a namespace, and no object from a kind that is served.
+    fn is_there(&self, need: &Wanted, gvk: &Gvk) -> bool {
+        if need.defines().is_some() {
+            return matches!(self.kinds().find(gvk), Lookup::Served(_));
         }
-        self.board.wait_for(gates);
-        self.send_late(late, work, turns).await;
-    }
-
-    /// Splits a stage into what can be sent now and what waits for its kind to be served; says of the
-    /// rest why it can't be sent.
-    async fn ready(
-        &mut self,
-        stage: &[usize],
-        work: &Work<'_>,
-        turns: &mut [Turn],
-        gates: &mut Vec<Vec<Identity>>,
-    ) -> (Vec<(usize, Arc<Kind>)>, Vec<usize>) {
-        let mut looked = HashSet::new();
-        let (mut now, mut parked) = (Vec::new(), Vec::new());
-        for &index in stage {
-            if turns[index] != Turn::None || work.cancel.is_cancelled() {
-                continue;
-            }
-            let object = &work.wanted[index];
-            if let Some(&need) = work.order.needs[index].iter().find(|need| {
-                matches!(turns[**need], Turn::Bad | Turn::Gated)
-                    && !self.is_there(&work.wanted[**need])
-            }) {
-                let message = format!("{} is not applied", work.wanted[need].id);
-                self.wait(object, &mut turns[index], message);
-                continue;
-            }
-            if let Some((message, gate)) = self.gate(index, work, turns) {
-                self.board.stand(&object.key, Standing::Waiting(message));
-                turns[index] = Turn::Gated;
-                if !gates.contains(&gate) {
-                    gates.push(gate);
-                }
-                continue;
-            }
-            let gvk = &object.id.gvk;
-            let taught = work.is_taught(index, turns);
-            if taught
-                && !matches!(self.kinds.find(gvk), Lookup::Served(_))
-                && looked.insert((&gvk.group, &gvk.version))
-            {
-                // An error is as good as a no: it is asked again.
-                let _ = self
-                    .kinds
-                    .refresh_version(&self.cluster, &gvk.group, &gvk.version)
-                    .await;
-            }
-            match self.kinds.find(gvk) {
-                Lookup::Served(kind) => now.push((index, kind)),
-                _ if taught => parked.push(index),
-                Lookup::OtherVersion(kind) => {
-                    let message = format!(
-                        "the cluster serves {} in {}, not in {}",
-                        gvk.kind,
-                        kind.gvk.api_version(),
-                        gvk.api_version()
-                    );
-                    self.wait(object, &mut turns[index], message);
-                }
-                Lookup::Unknown => {
-                    self.wait(object, &mut turns[index], self.kinds.why_unknown(gvk));
-                }
-            }
-        }
-        (now, parked)
-    }
-
-    /// Whether a Namespace is there, though it could not be made what it should be: that keeps nothing
-    /// out of it.
-    fn is_there(&self, need: &Wanted<'_>) -> bool {
-        let gvk = &need.id.gvk;
         let entry = self.inventory.get(&need.key);
-        gvk.group.is_empty()
-            && gvk.kind == "Namespace"
-            && entry.is_some_and(|entry| entry.uid.is_some())
+        entry.is_some_and(|entry| entry.uid.is_some())
     }
 
     /// What has to be complete or healthy before this object is sent and is not: the Jobs that run
     /// before its app, the apps that its app depends on. With the message, all that it waits for.
-    fn gate(
-        &self,
-        index: usize,
-        work: &Work<'_>,
-        turns: &[Turn],
-    ) -> Option<(String, Vec<Identity>)> {
+    fn gate(&self, index: usize, work: &Work<'_>, turns: &[Turn]) -> Option<(String, Gate)> {
         let object = &work.wanted[index];
-        // Namespaces and definitions come before every app, and what is there is put right whatever
+        // Namespaces and definitions come before every app, and what is there is corrected whatever
         // others do.
         let namespace = object.id.gvk.group.is_empty() && object.id.gvk.kind == "Namespace";
-        if namespace || object.defines.is_some() || work.drifted.contains(&index) {
+        if namespace || object.defines().is_some() || work.drifted.contains(&index) {
             return None;
         }
         let well = |&other: &usize| {
@@ -177,27 +548,32 @@ impl Engine {
             let is_well = || match self.board.health_of(&other_object.key).health {
                 Health::Healthy => true,
                 // A Job that nobody lets run is not done.
-                Health::Suspended => other_object.marks.hook.is_none(),
+                Health::Suspended => other_object.marks().hook.is_none(),
                 _ => finished(),
             };
             matches!(turns[other], Turn::Good(_)) && is_well()
         };
-        let keys = |all: &[usize]| all.iter().map(|&i| work.wanted[i].key.clone()).collect();
+        let gate = |all: &[usize]| {
+            all.iter()
+                .map(|&index| &work.wanted[index])
+                .map(|object| (object.key.clone(), object.marks().hook.is_some()))
+                .collect()
+        };
         let gates = &work.order.gates[index];
         if let Some(&first) = gates.iter().find(|&other| !well(other)) {
-            return Some((self.waits_for(&work.wanted[first]), keys(gates)));
+            return Some((self.waits_for(&work.wanted[first]), gate(gates)));
         }
-        for before in &object.header.after {
+        for before in &object.header().after {
             let members = work.by_app.get(before).map_or(&[][..], Vec::as_slice);
             if let Some(&first) = members.iter().find(|&other| !well(other)) {
                 let message = format!("app {before}: {}", self.waits_for(&work.wanted[first]));
-                return Some((message, keys(members)));
+                return Some((message, gate(members)));
             }
         }
         None
     }
 
-    fn waits_for(&self, other: &Wanted<'_>) -> String {
+    fn waits_for(&self, other: &Wanted) -> String {
         let assessment = self.board.health_of(&other.key);
         let why = match (assessment.health, assessment.message) {
             (Health::Healthy, None) => "not applied yet".to_owned(),
@@ -205,59 +581,5 @@ impl Engine {
             (health, Some(message)) => format!("{health}, {message}"),
         };
         format!("waiting for {}: {why}", other.id)
-    }
-
-    fn wait(&self, object: &Wanted<'_>, turn: &mut Turn, message: String) {
-        self.board.stand(&object.key, Standing::Waiting(message));
-        *turn = Turn::Bad;
-    }
-
-    /// Sends objects, several at a time.
-    async fn send(&self, now: Vec<(usize, Arc<Kind>)>, work: &Work<'_>, turns: &mut [Turn]) {
-        let now: Vec<_> = now
-            .into_iter()
-            .map(|(index, kind)| (index, kind, work.has_new_schema(index, turns)))
-            .collect();
-        let requests = now.into_iter().map(|(index, kind, new_schema)| async move {
-            if work.cancel.is_cancelled() {
-                return (index, Turn::None);
-            }
-            let drifted = work.drifted.contains(&index);
-            let object = &work.wanted[index];
-            let sent = self.send_one(object, &kind, new_schema, drifted, work.cancel);
-            (index, sent.await)
-        });
-        let mut requests = stream::iter(requests).buffer_unordered(self.config.concurrency);
-        while let Some((index, turn)) = requests.next().await {
-            turns[index] = turn;
-        }
-    }
-
-    /// Waits, for a bounded time, until the kinds of these objects are served, and sends each as soon
-    /// as its own is.
-    async fn send_late(&mut self, mut late: Vec<usize>, work: &Work<'_>, turns: &mut [Turn]) {
-        let end = Instant::now() + self.config.established_within;
-        let mut pause = FIRST_LOOK;
-        for &index in &late {
-            let message = "its kind is not served yet".to_owned();
-            self.board
-                .stand(&work.wanted[index].key, Standing::Waiting(message));
-        }
-        while !late.is_empty() && Instant::now() < end {
-            let slept = work
-                .cancel
-                .run_until_cancelled(tokio::time::sleep(pause))
-                .await;
-            if slept.is_none() {
-                return;
-            }
-            pause = (pause * 2).min(LONGEST_LOOK);
-            let (now, parked) = self.ready(&late, work, turns, &mut Vec::new()).await;
-            if !now.is_empty() {
-                self.follow(work.wanted);
-            }
-            self.send(now, work, turns).await;
-            late = parked;
-        }
     }
 }

@@ -6,13 +6,13 @@ use std::{
 };
 
 use muster_model::{
-    bundle::{BundleHeader, Object, ObjectRef},
+    bundle::{Bundle, BundleHeader, Object, ObjectRef},
     ids::{AppName, ContentHash},
     policy::Conflicts,
 };
 use muster_plan::{
     immutable::RECREATE,
-    order::{After, Definition, Hook, Item, PHASE},
+    order::{Definition, Hook, Item, PHASE},
 };
 use serde::Deserialize;
 
@@ -84,7 +84,7 @@ pub(super) struct Prepared {
 
 pub(super) struct PreparedObject {
     /// Hash of everything that the request is made of.
-    digest: ContentHash,
+    pub(super) digest: ContentHash,
     pub(super) defines: Option<Definition>,
     marks: Marks,
     /// What an autoscaler scales: kind and name.
@@ -149,64 +149,87 @@ fn scales(object: &Object) -> Option<(String, String)> {
     Some((kind, name))
 }
 
-/// One wanted object.
-pub(super) struct Wanted<'a> {
-    /// Index of its bundle.
+/// One wanted object. It owns what it needs, since its request may outlive the run that sends it.
+pub(super) struct Wanted {
+    /// Index of its bundle in the generation.
     pub(super) bundle: usize,
-    pub(super) header: &'a BundleHeader,
-    pub(super) app: &'a AppName,
-    pub(super) object: &'a Object,
+    content: Arc<Bundle>,
+    prepared: Arc<Prepared>,
+    /// Its place in the bundle.
+    at: usize,
     /// With the namespace that it is really in.
     pub(super) id: Arc<ObjectRef>,
     pub(super) key: Identity,
-    pub(super) digest: ContentHash,
-    pub(super) defines: Option<&'a Definition>,
     /// Its kind in exactly its version, where that is served.
     pub(super) kind: Option<Arc<Kind>>,
-    pub(super) marks: &'a Marks,
     /// An autoscaler of the generation scales it.
     pub(super) scaled: bool,
-    scales: Option<&'a (String, String)>,
-    /// Hash of its bundle.
-    bundle_hash: &'a str,
 }
 
-impl Wanted<'_> {
+impl Wanted {
+    pub(super) fn header(&self) -> &BundleHeader {
+        &self.content.header
+    }
+
+    pub(super) fn app(&self) -> &AppName {
+        &self.content.header.app
+    }
+
+    /// The object as the bundle has it.
+    pub(super) fn object(&self) -> &Object {
+        &self.content.objects[self.at]
+    }
+
+    fn prepared(&self) -> &PreparedObject {
+        &self.prepared.objects[self.at]
+    }
+
+    pub(super) fn digest(&self) -> ContentHash {
+        self.prepared().digest
+    }
+
+    pub(super) fn defines(&self) -> Option<&Definition> {
+        self.prepared().defines.as_ref()
+    }
+
+    pub(super) fn marks(&self) -> &Marks {
+        &self.prepared().marks
+    }
+
     /// The bundle for which it runs, where it is a Job that runs once for each.
     pub(super) fn hook_bundle(&self) -> Option<&str> {
-        self.marks.hook.map(|_| self.bundle_hash)
+        self.marks().hook.map(|_| self.prepared.hash.as_str())
     }
 
     pub(super) fn item(&self) -> Item<'_> {
         Item {
             id: &self.id,
-            app: self.app,
-            defines: self.defines,
-            hook: self.marks.hook,
+            app: self.app(),
+            defines: self.defines(),
+            hook: self.marks().hook,
         }
     }
 }
 
-/// Every wanted object once, with the apps' order. Where two apps have the same object, the first
-/// has it. `prepared` belongs to the bundles of `kept`, one to one.
-pub(super) fn wanted<'a>(
-    kept: &'a Kept,
-    prepared: &'a [Arc<Prepared>],
+/// Every wanted object once. Where two apps have the same object, the first has it. `prepared` belongs
+/// to the bundles of `kept`, one to one.
+pub(super) fn wanted(
+    kept: &Kept,
+    prepared: &[Arc<Prepared>],
     kinds: &Kinds,
     inventory: &Inventory,
-) -> (Vec<Wanted<'a>>, After<'a>) {
+) -> Vec<Wanted> {
     let definitions: Vec<&Definition> = prepared
         .iter()
         .flat_map(|prepared| &prepared.objects)
         .filter_map(|object| object.defines.as_ref())
         .collect();
     let mut taken = HashSet::new();
-    let mut all: Vec<Wanted<'a>> = Vec::new();
+    let mut all: Vec<Wanted> = Vec::new();
     for (index, (bundle, prepared)) in kept.bundles.iter().zip(prepared).enumerate() {
-        let bundle = bundle.bundle().as_ref();
+        let bundle = bundle.bundle();
         let app = &bundle.header.app;
-        let bundle_hash = prepared.hash.as_str();
-        for (object, prepared) in bundle.objects.iter().zip(&prepared.objects) {
+        for (at, object) in bundle.objects.iter().enumerate() {
             let (kind, namespaced) = match kinds.find(&object.id.gvk) {
                 Lookup::Served(kind) => (Some(kind.clone()), Some(kind.namespaced)),
                 Lookup::OtherVersion(kind) => (None, Some(kind.namespaced)),
@@ -223,38 +246,32 @@ pub(super) fn wanted<'a>(
             }
             all.push(Wanted {
                 bundle: index,
-                header: &bundle.header,
-                app,
-                object,
+                content: bundle.clone(),
+                prepared: prepared.clone(),
+                at,
                 id: Arc::new(id),
                 key,
-                digest: prepared.digest,
-                defines: prepared.defines.as_ref(),
                 kind,
-                marks: &prepared.marks,
                 scaled: false,
-                scales: prepared.scales.as_ref(),
-                bundle_hash,
             });
         }
     }
-    let scaled: HashSet<(Option<String>, &(String, String))> = all
+    let scaled: HashSet<(Option<String>, (String, String))> = all
         .iter()
-        .filter_map(|wanted| Some((wanted.id.namespace.clone(), wanted.scales?)))
+        .filter_map(|wanted| {
+            Some((
+                wanted.id.namespace.clone(),
+                wanted.prepared().scales.clone()?,
+            ))
+        })
         .collect();
     if !scaled.is_empty() {
         for wanted in &mut all {
             let target = (wanted.id.gvk.kind.clone(), wanted.id.name.clone());
-            wanted.scaled = scaled.contains(&(wanted.id.namespace.clone(), &target));
+            wanted.scaled = scaled.contains(&(wanted.id.namespace.clone(), target));
         }
     }
-    let after = kept.bundles.iter().map(|bundle| &bundle.bundle().header);
-    (
-        all,
-        after
-            .map(|header| (&header.app, header.after.as_slice()))
-            .collect(),
-    )
+    all
 }
 
 /// An object's reference with the namespace that it is really in.

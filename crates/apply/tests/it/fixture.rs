@@ -139,6 +139,7 @@ impl Fixture {
             namespace: format!("muster-{name}"),
             first_retry: Duration::from_millis(200),
             longest_retry: Duration::from_millis(500),
+            longest_fight: Duration::from_secs(2),
             publish_every: Duration::from_millis(5),
             ..Config::default()
         };

@@ -1,0 +1,197 @@
+//! When each object has its next turn, and which objects have a request under way.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use muster_model::ids::ContentHash;
+use muster_plan::retry::{Failing, Fight, Pauses};
+use tokio_util::task::TaskTracker;
+
+use crate::inventory::Identity;
+
+/// The times of all objects that are not as they should be.
+#[derive(Default)]
+struct Times {
+    /// Objects whose request failed, with the content that was refused.
+    failing: HashMap<Identity, (ContentHash, Failing)>,
+    fights: HashMap<Identity, Fight>,
+}
+
+/// The times of one cluster's objects. All methods are cheap and never wait.
+pub(super) struct Schedule {
+    failures: Pauses,
+    fights: Pauses,
+    times: Mutex<Times>,
+}
+
+/// What is known of an object that somebody keeps undoing.
+pub(super) struct Undone {
+    /// Until when it is left as it is; `None` where it is corrected now.
+    pub(super) until: Option<Instant>,
+    /// How often it was undone, and over how long; `None` where that is nothing to tell people about.
+    pub(super) extent: Option<(u32, Duration)>,
+}
+
+impl Schedule {
+    pub(super) fn new(failures: Pauses, longest_fight: Duration) -> Self {
+        let fights = Pauses {
+            first: failures.first,
+            longest: longest_fight,
+        };
+        Self {
+            failures,
+            fights,
+            times: Mutex::default(),
+        }
+    }
+
+    fn times(&self) -> MutexGuard<'_, Times> {
+        // Nothing panics while it holds the lock.
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets all objects but these.
+    pub(super) fn retain(&self, wanted: impl Fn(&Identity) -> bool) {
+        let mut times = self.times();
+        times.failing.retain(|key, _| wanted(key));
+        times.fights.retain(|key, _| wanted(key));
+    }
+
+    /// Its request failed.
+    pub(super) fn failed(&self, key: &Identity, content: ContentHash) {
+        let mut times = self.times();
+        let before = times.failing.get(key).filter(|(of, _)| *of == content);
+        let jitter = rand::random_range(0.8..1.2);
+        let before = before.map(|(_, failing)| *failing);
+        let failing = Failing::again(before, Instant::now(), self.failures, jitter);
+        times.failing.insert(key.clone(), (content, failing));
+    }
+
+    /// It is as it should be.
+    pub(super) fn succeeded(&self, key: &Identity) {
+        let mut times = self.times();
+        times.failing.remove(key);
+        if let Some(fight) = times.fights.get_mut(key).filter(|fight| fight.is_undone()) {
+            fight.corrected(Instant::now());
+        }
+    }
+
+    /// Whether this content failed before.
+    pub(super) fn is_failing(&self, key: &Identity, content: ContentHash) -> bool {
+        let times = self.times();
+        times.failing.get(key).is_some_and(|(of, _)| *of == content)
+    }
+
+    /// Whether this content failed, and it is too early to try again.
+    pub(super) fn must_wait(&self, key: &Identity, content: ContentHash) -> bool {
+        let times = self.times();
+        let failing = times.failing.get(key).filter(|(of, _)| *of == content);
+        failing.is_some_and(|(_, failing)| failing.due() > Instant::now())
+    }
+
+    /// Something has happened that may let it succeed.
+    pub(super) fn hasten(&self, key: &Identity) {
+        if let Some((_, failing)) = self.times().failing.get_mut(key) {
+            failing.hasten(self.failures);
+        }
+    }
+
+    /// A new generation may let anything succeed.
+    pub(super) fn retry_all(&self) {
+        for (_, failing) in self.times().failing.values_mut() {
+            failing.now();
+        }
+    }
+
+    /// It is not as it was left.
+    pub(super) fn undone(&self, key: &Identity) -> Undone {
+        let now = Instant::now();
+        let mut times = self.times();
+        let fight = Fight::undone(times.fights.get(key).copied(), now, self.fights);
+        times.fights.insert(key.clone(), fight);
+        let due = fight.due(self.fights);
+        Undone {
+            until: (due > now).then_some(due),
+            extent: fight.is_serious().then(|| fight.extent(now)),
+        }
+    }
+
+    /// Objects that somebody has undone and that are to be corrected now, and those whose fight is
+    /// over.
+    pub(super) fn fights(&self) -> (Vec<Identity>, Vec<Identity>) {
+        let now = Instant::now();
+        let mut times = self.times();
+        let due = times
+            .fights
+            .iter()
+            .filter(|(_, fight)| fight.is_undone() && fight.due(self.fights) <= now)
+            .map(|(key, _)| key.clone())
+            .collect();
+        let over = |(_, fight): &(&Identity, &mut Fight)| {
+            !fight.is_undone() && fight.calm_at(self.fights) <= now
+        };
+        let over: Vec<Identity> = times
+            .fights
+            .iter_mut()
+            .filter(over)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in &over {
+            times.fights.remove(key);
+        }
+        (due, over)
+    }
+
+    /// When there is something to be done next without a reason from outside.
+    pub(super) fn next(&self) -> Option<Instant> {
+        let times = self.times();
+        let failing = times.failing.values().map(|(_, failing)| failing.due());
+        let fights = times.fights.values().map(|fight| fight.next(self.fights));
+        failing.chain(fights).min()
+    }
+}
+
+/// Objects that have a request under way, which may outlive the run that sent it. An object never has
+/// two at the same time.
+#[derive(Default)]
+pub(super) struct UnderWay {
+    objects: Mutex<HashSet<Identity>>,
+    pub(super) tasks: TaskTracker,
+}
+
+impl UnderWay {
+    fn objects(&self) -> MutexGuard<'_, HashSet<Identity>> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.objects().len()
+    }
+
+    pub(super) fn has(&self, key: &Identity) -> bool {
+        self.objects().contains(key)
+    }
+
+    /// Takes an object; it is given back when the answer is dropped. `None` where it is taken.
+    pub(super) fn take(self: &Arc<Self>, key: &Identity) -> Option<Taken> {
+        self.objects().insert(key.clone()).then(|| Taken {
+            under_way: self.clone(),
+            key: key.clone(),
+        })
+    }
+}
+
+/// An object that nobody else may send.
+pub(super) struct Taken {
+    under_way: Arc<UnderWay>,
+    key: Identity,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.under_way.objects().remove(&self.key);
+    }
+}
