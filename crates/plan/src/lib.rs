@@ -1,6 +1,7 @@
 //! The pure decisions: what to apply and prune in which order, and how well an object is.
 
 pub mod compose;
+pub mod controlled;
 pub mod delivery;
 pub mod drift;
 pub mod fields;

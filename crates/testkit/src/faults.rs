@@ -26,7 +26,7 @@ use axum::{
 use futures::stream;
 use http::{StatusCode, header};
 use kube::{Client, Config};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::local::Cluster;
 pub use request::{Asked, Verb};
@@ -47,6 +47,8 @@ pub enum Fault {
     },
     /// It arrives, is carried out and never answered.
     Hang,
+    /// It arrives and is carried out, and is answered when this is released.
+    Held(Hold),
     /// It arrives and is carried out, and the connection breaks in the middle of the answer.
     Cut,
 }
@@ -102,6 +104,31 @@ struct Rule {
     /// How often it still happens.
     left: usize,
     happened: Arc<AtomicUsize>,
+}
+
+/// Holds answers back until it is released.
+#[derive(Debug, Clone)]
+pub struct Hold(Arc<watch::Sender<bool>>);
+
+impl Default for Hold {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(false)))
+    }
+}
+
+impl PartialEq for Hold {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Hold {}
+
+impl Hold {
+    /// Lets all answers go, now and later.
+    pub fn release(&self) {
+        self.0.send_replace(true);
+    }
 }
 
 /// How often a fault has happened so far.
@@ -222,6 +249,12 @@ async fn answer(
             let _ = forward(&shared.upstream, request).await;
             // Until the client gives up.
             std::future::pending().await
+        }
+        Some(Fault::Held(hold)) => {
+            let answer = forward(&shared.upstream, request).await;
+            // The sender lives in the fault itself.
+            let _ = hold.0.subscribe().wait_for(|released| *released).await;
+            answer
         }
         Some(Fault::Cut) => match forward(&shared.upstream, request).await {
             Ok(answer) => cut(answer).await,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use k8s_openapi::ByteString;
+use muster_plan::controlled;
 use serde_json::{
     Map, Value,
     value::{RawValue, to_raw_value},
@@ -26,7 +27,7 @@ pub(super) const BUNDLE: &str = "muster.dev/bundle";
 
 /// As it is sent. Only the metadata become a tree; the rest is copied as it stands.
 pub(super) fn text(wanted: &Wanted, kind: &Kind) -> Result<Bytes, serde_json::Error> {
-    if is_secret(wanted) {
+    if is_secret(wanted) || controlled::may_concern(&wanted.id, &wanted.object().json) {
         return Ok(of(wanted, kind)?.to_string().into());
     }
     let mut object: BTreeMap<String, &RawValue> = serde_json::from_str(&wanted.object().json)?;
@@ -44,6 +45,7 @@ pub(super) fn text(wanted: &Wanted, kind: &Kind) -> Result<Bytes, serde_json::Er
 /// As a tree, for what changes it further.
 pub(super) fn of(wanted: &Wanted, kind: &Kind) -> Result<Value, serde_json::Error> {
     let mut object: Map<String, Value> = serde_json::from_str(&wanted.object().json)?;
+    controlled::remove(&wanted.id, &mut object);
     if is_secret(wanted) {
         encode_secret(&mut object);
     }

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Changes whenever [`super::body`] would make another request of the same object.
-const BODY_VERSION: &[u8] = b"2";
+const BODY_VERSION: &[u8] = b"3";
 
 /// Annotation of an object, in Git or in the cluster, that is not to be touched (`disabled`).
 pub(crate) const RECONCILE: &str = "muster.dev/reconcile";

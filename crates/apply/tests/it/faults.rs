@@ -19,7 +19,7 @@ use crate::fixture::{
 const MAPS: usize = 60;
 
 /// A proxy before the common cluster, and what one test works with behind it.
-async fn behind_a_proxy(name: &str) -> (FaultProxy, Fixture) {
+pub(crate) async fn behind_a_proxy(name: &str) -> (FaultProxy, Fixture) {
     let proxy = FaultProxy::start(cluster().await).await.unwrap();
     let fixture = Fixture::of_config(name, proxy.config().unwrap());
     (proxy, fixture)

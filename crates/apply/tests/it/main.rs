@@ -8,6 +8,7 @@
 mod definitions;
 mod drift;
 mod faults;
+mod fights;
 mod fixture;
 mod generated;
 mod held;
@@ -21,4 +22,5 @@ mod ownership;
 mod prune;
 mod quiet;
 mod reasons;
+mod slow;
 mod unreachable;

@@ -1,0 +1,117 @@
+//! What fails or hangs in one app costs the others nothing.
+
+use http::StatusCode;
+use kube::api::DeleteParams;
+use muster_apply::{Observed, Standing};
+use muster_testkit::faults::{Asked, Fault, Verb};
+use std::time::Duration;
+
+use crate::{
+    faults::behind_a_proxy,
+    fixture::{bundle, config_map, kept, making, namespace, object},
+};
+
+/// A change of one of the bad app's maps.
+fn bad(asked: &Asked) -> bool {
+    asked.verb == Verb::Patch
+        && asked
+            .name
+            .as_ref()
+            .is_some_and(|name| name.starts_with("bad"))
+}
+
+fn is_applied(observed: &Observed, text: &str) -> bool {
+    !observed.bundles.is_empty() && object(observed, text).standing == Standing::Applied
+}
+
+#[tokio::test]
+async fn requests_that_hang_delay_no_other_app_and_no_other_generation() {
+    let (proxy, fixture) = behind_a_proxy("stuck").await;
+    let hang = proxy.spoil(usize::MAX, Fault::Hang, bad);
+    let mut applied = fixture.start().await;
+    // More of them than there may be requests at a time in the beginning.
+    let stuck: Vec<_> = (0..100)
+        .map(|i| config_map(&format!("bad{i}"), "1"))
+        .collect();
+    let generation = |number: u64| {
+        let value = number.to_string();
+        let mut bad = vec![namespace("stuck-a")];
+        bad.extend(stuck.iter().cloned());
+        let good = [namespace("stuck-b"), config_map("good", &value)];
+        let apps = vec![
+            bundle("a", "stuck-a", &bad),
+            making("b", "stuck-b").of(&good),
+        ];
+        kept(number, apps)
+    };
+    for number in 1..=3 {
+        applied.applier.want(generation(number).into());
+        let observed = applied
+            .until(|o| {
+                o.generation.is_some_and(|(of, _)| of.0 == number)
+                    && is_applied(o, "ConfigMap stuck-b/good")
+            })
+            .await;
+        // The first requests of the others have not even ended.
+        let a = &observed.bundles[0].counts;
+        assert_eq!((a.applied, a.failed), (1, 0), "{number}: {a:?}");
+    }
+    assert!(hang.times() > 0);
+    let live = fixture.config_maps("stuck-b").get("good").await.unwrap();
+    assert_eq!(live.data["data"]["v"], "3");
+    proxy.heal();
+    applied.until(|o| o.bundles[0].counts.applied == 101).await;
+    applied.applier.stop().await;
+}
+
+#[tokio::test]
+async fn what_failed_is_tried_again_by_its_own_time_and_not_whenever_something_happens() {
+    let (proxy, mut fixture) = behind_a_proxy("own").await;
+    // Nothing is tried again by itself.
+    fixture.config.first_retry = Duration::from_secs(3_600);
+    fixture.config.longest_retry = Duration::from_secs(3_600);
+    let error = Fault::status(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "InternalError",
+        "failed to create typed patch object",
+    );
+    let failed = proxy.spoil(usize::MAX, error, bad);
+    let mut applied = fixture.start().await;
+    let generation = |number, value| {
+        let bad = [namespace("own-a"), config_map("bad", "1")];
+        let good = [namespace("own-b"), config_map("good", value)];
+        let apps = vec![bundle("a", "own-a", &bad), bundle("b", "own-b", &good)];
+        kept(number, apps)
+    };
+    let observed = applied.settle(generation(1, "1")).await;
+    let is_told = |observed: &Observed| {
+        let bad = object(observed, "ConfigMap own-a/bad").standing;
+        assert!(
+            matches!(&bad, Standing::Failed(message) if message.contains("typed patch")),
+            "{bad:?}"
+        );
+    };
+    is_told(&observed);
+    let tried = failed.times();
+
+    // What happens to others, is no reason, and the failure stays told.
+    let maps = fixture.config_maps("own-b");
+    for _ in 0..3 {
+        let uid = maps.get("good").await.unwrap().metadata.uid;
+        maps.delete("good", &DeleteParams::default()).await.unwrap();
+        let observed = applied
+            .until(|o| {
+                let good = object(o, "ConfigMap own-b/good");
+                good.standing == Standing::Applied && good.uid.is_some() && good.uid != uid
+            })
+            .await;
+        is_told(&observed);
+    }
+    assert_eq!(failed.times(), tried);
+
+    // A commit is.
+    let observed = applied.settle(generation(2, "2")).await;
+    is_told(&observed);
+    assert!(failed.times() > tried);
+    applied.applier.stop().await;
+}

@@ -1,0 +1,144 @@
+//! Fields that Kubernetes' own controllers set on objects that people write. Applied from Git, they would
+//! be undone at once, again and again, so they are not sent.
+
+use muster_model::bundle::ObjectRef;
+use serde_json::{Map, Value};
+
+/// Annotations that controllers count or note in. `kubectl get -o yaml` shows them, so that exported
+/// manifests have them.
+const ANNOTATIONS: [&str; 8] = [
+    // The deployment controller's count of revisions, also on the ReplicaSets that it makes.
+    "deployment.kubernetes.io/revision",
+    "deployment.kubernetes.io/revision-history",
+    "deployment.kubernetes.io/desired-replicas",
+    "deployment.kubernetes.io/max-replicas",
+    // The API server's count of a DaemonSet's templates.
+    "deprecated.daemonset.template.generation",
+    // The HorizontalPodAutoscaler's state before it moved into `status`.
+    "autoscaling.alpha.kubernetes.io/conditions",
+    "autoscaling.alpha.kubernetes.io/current-metrics",
+    // The UID of a token's ServiceAccount; the token controller deletes a Secret that names another.
+    "kubernetes.io/service-account.uid",
+];
+
+const TOKEN: &str = "kubernetes.io/service-account-token";
+/// What the token controller writes into a token Secret.
+const TOKEN_DATA: [&str; 3] = ["token", "ca.crt", "namespace"];
+
+/// Whether an object of this kind, with this content as JSON, may have such fields. It is a cheap look
+/// that is right where it says no.
+#[must_use]
+pub fn may_concern(id: &ObjectRef, json: &str) -> bool {
+    match (id.gvk.group.as_str(), id.gvk.kind.as_str()) {
+        ("rbac.authorization.k8s.io", "ClusterRole") => json.contains("\"aggregationRule\""),
+        ("apps", _) | ("autoscaling", "HorizontalPodAutoscaler") | ("", "Secret") => {
+            ANNOTATIONS.iter().any(|name| json.contains(name)) || json.contains(TOKEN)
+        }
+        _ => false,
+    }
+}
+
+/// Removes such fields.
+pub fn remove(id: &ObjectRef, object: &mut Map<String, Value>) {
+    let is = |group: &str, kind: &str| id.gvk.group == group && id.gvk.kind == kind;
+    // The controller of aggregated roles writes the rules of all roles that match.
+    let aggregated = object
+        .get("aggregationRule")
+        .is_some_and(|rule| !rule.is_null());
+    if is("rbac.authorization.k8s.io", "ClusterRole") && aggregated {
+        object.remove("rules");
+    }
+    if let Some(Value::Object(metadata)) = object.get_mut("metadata")
+        && let Some(Value::Object(annotations)) = metadata.get_mut("annotations")
+    {
+        annotations.retain(|name, _| !ANNOTATIONS.contains(&name.as_str()));
+    }
+    if is("", "Secret") && object.get("type").is_some_and(|kind| kind == TOKEN) {
+        for field in ["data", "stringData"] {
+            if let Some(Value::Object(data)) = object.get_mut(field) {
+                data.retain(|name, _| !TOKEN_DATA.contains(&name.as_str()));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_model::bundle::Gvk;
+    use serde_json::json;
+
+    use super::*;
+
+    fn removed(api_version: &str, kind: &str, object: Value) -> (bool, Value) {
+        let id = ObjectRef {
+            gvk: Gvk::from_api_version(api_version, kind),
+            namespace: None,
+            name: "a".into(),
+        };
+        let concerned = may_concern(&id, &object.to_string());
+        let Value::Object(mut object) = object else {
+            panic!("it is an object");
+        };
+        remove(&id, &mut object);
+        (concerned, object.into())
+    }
+
+    #[test]
+    fn the_rules_of_an_aggregated_role_are_its_controllers() {
+        let rbac = "rbac.authorization.k8s.io/v1";
+        let rules = json!([{"verbs": ["get"]}]);
+        let aggregated = json!({"aggregationRule": {"clusterRoleSelectors": []}, "rules": rules});
+        assert_eq!(
+            removed(rbac, "ClusterRole", aggregated),
+            (
+                true,
+                json!({"aggregationRule": {"clusterRoleSelectors": []}})
+            )
+        );
+        for plain in [
+            json!({"rules": rules}),
+            json!({"aggregationRule": null, "rules": rules}),
+        ] {
+            assert_eq!(removed(rbac, "ClusterRole", plain.clone()).1, plain);
+        }
+    }
+
+    #[test]
+    fn what_controllers_count_in_annotations_is_theirs() {
+        let exported = json!({"metadata": {"annotations": {
+            "deployment.kubernetes.io/revision": "3", "team": "web",
+        }}});
+        assert_eq!(
+            removed("apps/v1", "Deployment", exported),
+            (true, json!({"metadata": {"annotations": {"team": "web"}}}))
+        );
+        let plain = json!({"metadata": {"annotations": {"team": "web"}}});
+        assert_eq!(
+            removed("apps/v1", "Deployment", plain.clone()),
+            (false, plain)
+        );
+    }
+
+    #[test]
+    fn a_tokens_content_is_the_token_controllers() {
+        let token = json!({
+            "type": TOKEN,
+            "metadata": {"annotations": {
+                "kubernetes.io/service-account.name": "ci",
+                "kubernetes.io/service-account.uid": "1",
+            }},
+            "data": {"token": "eA==", "ca.crt": "eA==", "extra": "eA=="},
+        });
+        assert_eq!(
+            removed("v1", "Secret", token),
+            (
+                true,
+                json!({
+                    "type": TOKEN,
+                    "metadata": {"annotations": {"kubernetes.io/service-account.name": "ci"}},
+                    "data": {"extra": "eA=="},
+                })
+            )
+        );
+    }
+}
