@@ -204,6 +204,7 @@ fn explain(
                 Yaml::Seq(_) => ("a list", None),
                 Yaml::Scalar(Value::Null) => ("nothing", None),
                 Yaml::Scalar(value @ Value::Number(_)) => ("a number", Some(value)),
+                Yaml::Rewritten(number) => ("a number", Some(&number.value)),
                 Yaml::Scalar(value @ Value::Bool(_)) => ("true or false", Some(value)),
                 Yaml::Scalar(value) => ("text", Some(value)),
             };
@@ -226,6 +227,34 @@ fn explain(
             vec![context.problem(node.at, format!("`{field}` must not be empty"))]
         }
         _ => vec![context.problem(node.at, format!("`{field}`: {error}"))],
+    }
+}
+
+/// Tells of every number among values that templates would print differently from how it is written.
+pub(crate) fn check_numbers(values: &Node, context: Context<'_>, problems: &mut Vec<Problem>) {
+    match &values.value {
+        Yaml::Scalar(_) => {}
+        Yaml::Rewritten(number) => {
+            let message = format!(
+                "`{}` is a number that templates would print as `{}`",
+                number.text, number.printed
+            );
+            let help = match number.plain() {
+                Some(plain) => format!("put it in quotes where it is text, or write {plain}"),
+                None => "put it in quotes".to_owned(),
+            };
+            problems.push(context.problem(values.at, message).help(help));
+        }
+        Yaml::Seq(items) => {
+            for item in items {
+                check_numbers(item, context, problems);
+            }
+        }
+        Yaml::Map(entries) => {
+            for (.., node) in entries {
+                check_numbers(node, context, problems);
+            }
+        }
     }
 }
 

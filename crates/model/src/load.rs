@@ -276,7 +276,7 @@ impl<'a> Load<'a> {
                 text,
             };
             let documents =
-                yaml::parse(text).map_err(|error| context.problem(error.at, error.message));
+                yaml::parse_written(text).map_err(|error| context.problem(error.at, error.message));
             Arc::new(documents.map(|nodes| nodes.into_iter().filter(|n| !n.is_null()).collect()))
         });
         self.after.parsed.insert(key, Arc::clone(&parsed));
@@ -318,6 +318,9 @@ impl<'a> Load<'a> {
         }
         let mut documents = Vec::new();
         for node in nodes {
+            if let Some(values) = node.get("spec").and_then(|spec| spec.get("values")) {
+                decode::check_numbers(values, context, &mut self.problems);
+            }
             match decode::document(&node, kind, context) {
                 Ok(document) => documents.push((node, document)),
                 Err(problems) => self.problems.extend(problems),
@@ -458,10 +461,13 @@ impl<'a> Load<'a> {
         }
         match nodes.pop() {
             None => Arc::default(),
-            Some(node) if matches!(node.value, Yaml::Map(_)) => match node.into_json() {
-                serde_json::Value::Object(map) => Arc::new(map),
-                _ => Arc::default(),
-            },
+            Some(node) if matches!(node.value, Yaml::Map(_)) => {
+                decode::check_numbers(&node, context, &mut self.problems);
+                match node.into_json() {
+                    serde_json::Value::Object(map) => Arc::new(map),
+                    _ => Arc::default(),
+                }
+            }
             Some(node) => {
                 self.problems
                     .push(context.problem(node.at, "values must be a map"));

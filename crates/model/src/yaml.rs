@@ -6,11 +6,19 @@
 //! and `<<` merges. Unlike that reader it refuses duplicate keys, and leaves `yes`, `no`, `on` and
 //! `off` the strings that their authors meant.
 
-use std::{borrow::Cow, collections::HashMap, fmt};
+mod scalar;
+#[cfg(test)]
+mod tests;
+mod write;
 
-use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
+use std::{borrow::Cow, collections::HashMap, fmt, ops::Range};
+
+use granit_parser::{Event, Marker, Options, Parser, ScalarStyle, ScanError, StrInput};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
+
+pub use scalar::printed;
+pub use write::to_yaml;
 
 /// How deep a document may nest.
 const MAX_DEPTH: usize = 128;
@@ -67,10 +75,34 @@ pub struct Node {
 pub enum Yaml {
     /// Null, a boolean, a number or a string.
     Scalar(Value),
+    /// A number that templates would print differently from how it is written, such as `1.10`. Only
+    /// [`parse_written`] makes these; for [`parse`] every number is a scalar.
+    Rewritten(Box<Rewritten>),
     /// A list.
     Seq(Vec<Node>),
     /// A map, in the order of the text; each key with its place.
     Map(Vec<(String, Pos, Node)>),
+}
+
+/// A number whose digits change when it is printed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rewritten {
+    /// The number.
+    pub value: Value,
+    /// Its text in the file.
+    pub text: String,
+    /// What templates would print instead.
+    pub printed: String,
+}
+
+impl Rewritten {
+    /// The same number written as it is printed, where there is such a way.
+    #[must_use]
+    pub fn plain(&self) -> Option<String> {
+        let text = self.value.to_string();
+        let same = matches!(&self.value, Value::Number(number) if printed(number, &text).is_none());
+        same.then_some(text)
+    }
 }
 
 impl Node {
@@ -135,6 +167,7 @@ impl Node {
     pub fn into_json(self) -> Value {
         match self.value {
             Yaml::Scalar(value) => value,
+            Yaml::Rewritten(number) => number.value,
             Yaml::Seq(items) => Value::Array(items.into_iter().map(Node::into_json).collect()),
             Yaml::Map(entries) => Value::Object(
                 entries
@@ -147,74 +180,144 @@ impl Node {
 
     fn count(&self) -> usize {
         1 + match &self.value {
-            Yaml::Scalar(_) => 0,
+            Yaml::Scalar(_) | Yaml::Rewritten(_) => 0,
             Yaml::Seq(items) => items.iter().map(Node::count).sum(),
             Yaml::Map(entries) => entries.iter().map(|(.., node)| node.count()).sum(),
         }
     }
 }
 
-/// Reads every document of a text.
+/// Reads every document of a text as Kubernetes does.
 ///
 /// # Errors
 /// The first place where the text is not YAML that can be read.
 pub fn parse(text: &str) -> Result<Vec<Node>, YamlError> {
-    let mut reader = Reader {
-        // A byte order mark is allowed by YAML and refused by the parser.
-        events: Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text)),
-        anchors: HashMap::new(),
-        aliased: 0,
-    };
-    let mut documents = Vec::new();
-    loop {
-        let (event, span) = reader.next()?;
-        match event {
-            Event::StreamEnd => return Ok(documents),
-            Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing => {}
-            event => documents.push(reader.node(event, &span, 0)?),
-        }
+    Reader::new(&without_marks(text), false).documents()
+}
+
+/// Reads every document of a text whose values templates print: a number that would be printed
+/// differently from how it is written is a [`Yaml::Rewritten`], and a key that is a number keeps its
+/// text.
+///
+/// # Errors
+/// The first place where the text is not YAML that can be read.
+pub fn parse_written(text: &str) -> Result<Vec<Node>, YamlError> {
+    Reader::new(&without_marks(text), true).documents()
+}
+
+/// The text without byte order marks where YAML allows them: at its beginning and where another
+/// document begins. The parser knows only the first.
+fn without_marks(text: &str) -> Cow<'_, str> {
+    const MARK: char = '\u{feff}';
+    let text = text.strip_prefix(MARK).unwrap_or(text);
+    if !text.contains(MARK) {
+        return Cow::Borrowed(text);
     }
+    let mut out = String::with_capacity(text.len());
+    let mut between_documents = true;
+    for line in text.split_inclusive('\n') {
+        let bare = line.strip_prefix(MARK).unwrap_or(line);
+        let begins = bare.starts_with("---");
+        out.push_str(if between_documents || begins {
+            bare
+        } else {
+            line
+        });
+        let content = bare.trim();
+        between_documents = match content {
+            "---" | "..." => true,
+            _ => between_documents && (content.is_empty() || content.starts_with('#')),
+        };
+    }
+    Cow::Owned(out)
 }
 
 struct Reader<'a> {
+    text: &'a str,
     events: Parser<'a, StrInput<'a>>,
+    /// Bytes of the text that the newest event stands for.
+    read: Range<usize>,
+    /// Bytes of the text of the newest key.
+    key: Range<usize>,
     anchors: HashMap<usize, Node>,
     aliased: usize,
+    /// Whether numbers keep their text.
+    written: bool,
 }
 
 impl<'a> Reader<'a> {
-    fn next(&mut self) -> Result<(Event<'a>, Span), YamlError> {
-        match self.events.next() {
-            Some(Ok(next)) => Ok(next),
-            Some(Err(error)) => Err(scan_error(&error)),
-            None => Ok((Event::StreamEnd, Span::default())),
+    fn new(text: &'a str, written: bool) -> Self {
+        let mut options = Options::default();
+        options.set_emit_comments(false);
+        Self {
+            text,
+            events: Parser::new_from_str_with_options(text, options),
+            read: 0..0,
+            key: 0..0,
+            anchors: HashMap::new(),
+            aliased: 0,
+            written,
         }
     }
 
-    fn node(&mut self, event: Event<'a>, span: &Span, depth: usize) -> Result<Node, YamlError> {
-        let at = Pos::from(&span.start);
+    fn documents(mut self) -> Result<Vec<Node>, YamlError> {
+        let mut documents = Vec::new();
+        loop {
+            let (event, at) = self.next()?;
+            match event {
+                Event::StreamEnd => return Ok(documents),
+                Event::StreamStart | Event::DocumentEnd => {}
+                Event::DocumentStart(..) => self.anchors.clear(),
+                event => documents.push(self.node(event, at, 0)?),
+            }
+        }
+    }
+
+    fn next(&mut self) -> Result<(Event<'a>, Pos), YamlError> {
+        match self.events.next() {
+            Some(Ok((event, span))) => {
+                self.read = span.byte_range().unwrap_or_default();
+                Ok((event, Pos::from(&span.start)))
+            }
+            Some(Err(error)) => Err(scan_error(&error)),
+            None => Ok((Event::StreamEnd, Pos { line: 1, col: 1 })),
+        }
+    }
+
+    fn node(&mut self, event: Event<'a>, at: Pos, depth: usize) -> Result<Node, YamlError> {
         let fail = |message: String| Err(YamlError { at, message });
         if depth > MAX_DEPTH {
             return fail(format!("nested deeper than {MAX_DEPTH} levels"));
         }
         let (value, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
-                let value = scalar(&text, style, tag.as_deref())
+                let value = scalar::value(&text, style, tag.as_deref())
                     .map_err(|message| YamlError { at, message })?;
-                (Yaml::Scalar(value), anchor)
+                let value = match (value, self.written) {
+                    (Value::Number(number), true) => number_as_written(number, text),
+                    (value, _) => Yaml::Scalar(value),
+                };
+                (value, anchor)
             }
-            Event::SequenceStart(anchor, _) => {
+            Event::SequenceStart(_, anchor, tag) => {
+                scalar::check_collection(tag.as_deref(), "seq")
+                    .map_err(|message| YamlError { at, message })?;
                 let mut items = Vec::new();
                 loop {
-                    let (event, span) = self.next()?;
+                    let (event, at) = self.next()?;
                     if matches!(event, Event::SequenceEnd) {
                         break;
                     }
-                    items.push(self.node(event, &span, depth + 1)?);
+                    let item = self.node(event, at, depth + 1)?;
+                    items.push(self.address(item));
                 }
                 (Yaml::Seq(items), anchor)
             }
-            Event::MappingStart(anchor, _) => (self.map(depth)?, anchor),
+            Event::MappingStart(_, anchor, tag) => {
+                scalar::check_collection(tag.as_deref(), "map")
+                    .map_err(|message| YamlError { at, message })?;
+                (self.map(depth)?, anchor)
+            }
             Event::Alias(anchor) => {
                 let Some(node) = self.anchors.get(&anchor) else {
                     return fail("this alias refers to nothing above it".into());
@@ -234,20 +337,45 @@ impl<'a> Reader<'a> {
         Ok(node)
     }
 
+    /// What a list in brackets holds where an item ends with a colon, as in `[2001:db8::, ::]`. For the
+    /// parser that is a map of a key without a value; for Kubernetes' reader it is text.
+    fn address(&self, item: Node) -> Node {
+        let Yaml::Map(entries) = &item.value else {
+            return item;
+        };
+        let [(_, at, value)] = entries.as_slice() else {
+            return item;
+        };
+        // A map with braces begins before its first key.
+        if !value.is_null() || *at != item.at {
+            return item;
+        }
+        let key = self.text.get(self.key.clone()).unwrap_or_default();
+        let rest = self.text.get(self.key.end..).unwrap_or_default();
+        let in_brackets = rest.starts_with(':') && rest[1..].starts_with([',', ']', '[', '{', '}']);
+        if !in_brackets || key.starts_with(['"', '\'', '&', '*', '!', '?']) {
+            return item;
+        }
+        let value = Yaml::Scalar(Value::String(format!("{key}:")));
+        Node { value, ..item }
+    }
+
     fn map(&mut self, depth: usize) -> Result<Yaml, YamlError> {
         let mut entries: Vec<(String, Pos, Node)> = Vec::new();
         let mut index = Index::default();
         let mut merges = Vec::new();
         loop {
-            let (event, span) = self.next()?;
+            let (event, at) = self.next()?;
             if matches!(event, Event::MappingEnd) {
                 break;
             }
             let plain_merge =
                 matches!(&event, Event::Scalar(text, ScalarStyle::Plain, ..) if text == "<<");
-            let key = self.node(event, &span, depth + 1)?;
-            let (event, span) = self.next()?;
-            let value = self.node(event, &span, depth + 1)?;
+            let range = self.read.clone();
+            let key = self.node(event, at, depth + 1)?;
+            let (event, at) = self.next()?;
+            let value = self.node(event, at, depth + 1)?;
+            self.key = range;
             if plain_merge {
                 merges.push(value);
                 continue;
@@ -255,7 +383,8 @@ impl<'a> Reader<'a> {
             let at = key.at;
             let key = match key.value {
                 Yaml::Scalar(Value::String(text)) => text,
-                Yaml::Scalar(Value::Null) => "null".to_owned(),
+                Yaml::Rewritten(number) => number.text,
+                Yaml::Scalar(Value::Number(number)) if !self.written => scalar::key(&number),
                 Yaml::Scalar(other) => other.to_string(),
                 Yaml::Seq(_) | Yaml::Map(_) => {
                     let message = "a map or list can't be a key; `{{ }}` works only in templates, and is a map in a map elsewhere".to_owned();
@@ -295,6 +424,17 @@ impl<'a> Reader<'a> {
     }
 }
 
+fn number_as_written(number: Number, text: Cow<'_, str>) -> Yaml {
+    match printed(&number, &text) {
+        None => Yaml::Scalar(Value::Number(number)),
+        Some(printed) => Yaml::Rewritten(Box::new(Rewritten {
+            value: Value::Number(number),
+            text: text.into_owned(),
+            printed,
+        })),
+    }
+}
+
 /// Finds keys of a map that is being read: few by looking through them, many by a table.
 #[derive(Default)]
 struct Index(HashMap<String, Pos>);
@@ -319,338 +459,5 @@ fn scan_error(error: &ScanError) -> YamlError {
     YamlError {
         at: Pos::from(error.marker()),
         message: format!("not valid YAML, here or in a line above: {}", error.info()),
-    }
-}
-
-fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, String> {
-    let string = || Ok(Value::String(text.to_owned()));
-    let Some(tag) = tag else {
-        return if style == ScalarStyle::Plain {
-            plain(text)
-        } else {
-            string()
-        };
-    };
-    let wanted = if tag.is_yaml_core_schema() {
-        tag.suffix.as_str()
-    } else {
-        ""
-    };
-    match (wanted, plain(text)?) {
-        ("str" | "binary", _) | ("", _) if tag.handle == "!" && tag.suffix.is_empty() => string(),
-        ("str" | "binary", _) => string(),
-        ("null", value @ Value::Null)
-        | ("bool", value @ Value::Bool(_))
-        | ("int" | "float", value @ Value::Number(_)) => Ok(value),
-        _ => Err(format!(
-            "the tag `{}{}` is not understood here",
-            tag.handle, tag.suffix
-        )),
-    }
-}
-
-/// A plain scalar's value.
-fn plain(text: &str) -> Result<Value, String> {
-    let Some(first) = text.bytes().next() else {
-        return Ok(Value::Null);
-    };
-    // Most plain scalars are words; look closer only at what can begin something else.
-    Ok(match first {
-        b'~' | b'n' | b'N' if matches!(text, "~" | "null" | "Null" | "NULL") => Value::Null,
-        b't' | b'T' if matches!(text, "true" | "True" | "TRUE") => Value::Bool(true),
-        b'f' | b'F' if matches!(text, "false" | "False" | "FALSE") => Value::Bool(false),
-        b'0'..=b'9' | b'-' | b'+' | b'.' => match number(text)? {
-            Some(number) => Value::Number(number),
-            None => Value::String(text.to_owned()),
-        },
-        _ => Value::String(text.to_owned()),
-    })
-}
-
-fn number(text: &str) -> Result<Option<Number>, String> {
-    let (negative, digits) = match text.as_bytes().first() {
-        Some(b'-') => (true, &text[1..]),
-        Some(b'+') => (false, &text[1..]),
-        _ => (false, text),
-    };
-    if matches!(digits, ".inf" | ".Inf" | ".INF" | ".nan" | ".NaN" | ".NAN") {
-        return Err(format!(
-            "{text} has no place in a Kubernetes object; quote it if it is text"
-        ));
-    }
-    let radix = |digits: &str, radix| {
-        let plausible = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_alphanumeric());
-        plausible
-            .then(|| i64::from_str_radix(digits, radix).ok())
-            .flatten()
-    };
-    let prefixed = match digits.as_bytes() {
-        [b'0', b'x', ..] => Some(radix(&digits[2..], 16)),
-        [b'0', b'o', ..] => Some(radix(&digits[2..], 8)),
-        [b'0', rest @ ..] if !rest.is_empty() && rest.iter().all(u8::is_ascii_digit) => {
-            Some(radix(&digits[1..], 8))
-        }
-        _ => None,
-    };
-    if let Some(value) = prefixed {
-        return Ok(value.map(|value| Number::from(if negative { -value } else { value })));
-    }
-    if digits.bytes().all(|b| b.is_ascii_digit()) && !digits.is_empty() {
-        let unsigned = Cow::from(text.strip_prefix('+').unwrap_or(text));
-        if let Ok(value) = unsigned.parse::<i64>() {
-            return Ok(Some(value.into()));
-        }
-        if let Ok(value) = unsigned.parse::<u64>() {
-            return Ok(Some(value.into()));
-        }
-    }
-    // Rust's own reader of floats also takes words such as "infinity", and YAML's needs a digit.
-    let float = digits.bytes().any(|b| b.is_ascii_digit())
-        && digits
-            .bytes()
-            .all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-'));
-    Ok(if float {
-        text.parse::<f64>().ok().and_then(Number::from_f64)
-    } else {
-        None
-    })
-}
-
-/// A JSON value as block YAML, without a line break at its end: the `toyaml` filter of templates and
-/// the command line's YAML output.
-///
-/// Written here, since other readers must see the same text: what any YAML 1.1 reader (kubectl's, for
-/// one) would take for a boolean, number or date is quoted, which no emitter at hand does throughout.
-#[must_use]
-pub fn to_yaml(value: &Value) -> String {
-    let mut out = String::new();
-    emit(value, 0, &mut out);
-    // A document that is a map or list begins with a line break, like one below a key.
-    out.strip_prefix('\n')
-        .unwrap_or(&out)
-        .trim_start_matches(' ')
-        .to_owned()
-}
-
-/// Writes what follows a key or a dash: ` scalar`, or a line break and an indented block.
-fn emit(value: &Value, indent: usize, out: &mut String) {
-    let line = |out: &mut String| {
-        out.push('\n');
-        out.extend(std::iter::repeat_n(' ', indent));
-    };
-    match value {
-        Value::Object(map) if !map.is_empty() => {
-            for (key, value) in map {
-                line(out);
-                out.push_str(&word(key));
-                out.push(':');
-                emit(value, indent + 2, out);
-            }
-        }
-        Value::Array(items) if !items.is_empty() => {
-            for item in items {
-                line(out);
-                out.push('-');
-                let begin = out.len();
-                emit(item, indent + 2, out);
-                // A map's first key stands beside the dash.
-                if matches!(item, Value::Object(map) if !map.is_empty()) {
-                    out.replace_range(begin..begin + indent + 3, " ");
-                }
-            }
-        }
-        Value::String(text) if is_block(text) => {
-            out.push_str(if text.ends_with('\n') { " |" } else { " |-" });
-            for part in text.lines() {
-                if part.is_empty() {
-                    out.push('\n');
-                } else {
-                    line(out);
-                    out.push_str(part);
-                }
-            }
-        }
-        Value::String(text) => {
-            out.push(' ');
-            out.push_str(&word(text));
-        }
-        other => {
-            out.push(' ');
-            out.push_str(&other.to_string());
-        }
-    }
-}
-
-/// Whether a text of several lines reads well, and back, as a literal block.
-fn is_block(text: &str) -> bool {
-    let plain = |c: char| {
-        c == '\n'
-            || (!c.is_control() && !matches!(c, '\u{85}' | '\u{2028}' | '\u{2029}' | '\u{feff}'))
-    };
-    text.trim_end_matches('\n').contains('\n')
-        && !text.starts_with([' ', '\n'])
-        && !text.ends_with("\n\n")
-        && text.chars().all(plain)
-}
-
-/// A string in one line: as it is where no reader could take it for anything else, quoted otherwise.
-fn word(text: &str) -> Cow<'_, str> {
-    const WORDS: [&str; 11] = [
-        "y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf",
-    ];
-    let first = |c: char| c.is_ascii_alphabetic() || matches!(c, '_' | '/');
-    let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '/' | '.' | '-' | ' ');
-    let plain = text.starts_with(first)
-        && text.chars().all(inner)
-        && !text.ends_with(' ')
-        && !WORDS.iter().any(|word| word.eq_ignore_ascii_case(text));
-    if plain {
-        Cow::Borrowed(text)
-    } else {
-        Cow::Owned(Value::from(text).to_string())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use serde_json::json;
-
-    use super::*;
-
-    fn json(text: &str) -> Value {
-        parse(text).unwrap().remove(0).into_json()
-    }
-
-    #[test]
-    fn scalars_mean_what_kubernetes_means() {
-        let text = "
-mode: 0644
-new: 0o17
-hex: 0x1F
-neg: -12
-big: 18446744073709551615
-float: 1.5
-exp: 1e3
-word: yes
-off: off
-zero: 0
-version: 1.2.3
-date: 2024-01-02
-quoted: \"12\"
-tagged: !!str 12
-empty:
-tilde: ~
-ip: 10.0.0.1
-leading: 0899
-";
-        assert_eq!(
-            json(text),
-            json!({
-                "mode": 420, "new": 15, "hex": 31, "neg": -12, "big": 18_446_744_073_709_551_615_u64,
-                "float": 1.5, "exp": 1000.0, "word": "yes", "off": "off", "zero": 0,
-                "version": "1.2.3", "date": "2024-01-02", "quoted": "12", "tagged": "12",
-                "empty": null, "tilde": null, "ip": "10.0.0.1", "leading": "0899",
-            })
-        );
-    }
-
-    #[test]
-    fn keys_become_strings_and_merges_merge() {
-        let text = "base: &b {a: 1, b: 2}\nuse:\n  <<: *b\n  b: 3\n1: one\ntrue: t\n";
-        assert_eq!(
-            json(text),
-            json!({"base": {"a": 1, "b": 2}, "use": {"a": 1, "b": 3}, "1": "one", "true": "t"})
-        );
-    }
-
-    #[test]
-    fn errors_point_at_their_place() {
-        let at = |text: &str| {
-            let error = parse(text).unwrap_err();
-            (error.at.line, error.at.col, error.message)
-        };
-        let (line, col, message) = at("a: 1\nb: 2\na: 3\n");
-        assert_eq!((line, col), (3, 1));
-        assert!(message.contains("first at 1:1"), "{message}");
-        assert_eq!(at("a: [1, 2\nb: 3").0, 2);
-        assert_eq!(at("x: *nothing\n").0, 1);
-        assert!(at("x: .nan").2.contains("quote"));
-    }
-
-    #[test]
-    fn laughs_are_not_counted_to_a_billion() {
-        let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
-        for i in 1..12 {
-            let refs = vec![format!("*a{}", i - 1); 10].join(", ");
-            text.push_str(&format!("a{i}: &a{i} [{refs}]\n"));
-        }
-        assert!(parse(&text).unwrap_err().message.contains("aliases expand"));
-        assert!(parse(&"[".repeat(100_000)).is_err());
-        assert!(
-            parse(&"- ".repeat(5_000))
-                .unwrap_err()
-                .message
-                .contains("nested deeper")
-        );
-    }
-
-    #[test]
-    fn places_survive_several_documents() {
-        let nodes = parse("a: 1\n---\n# comment\nb:\n  - c: 2\n").unwrap();
-        let c = nodes[1].descend(["b", "0", "c"].into_iter());
-        assert_eq!(c.at, Pos { line: 5, col: 8 });
-        assert!(
-            parse("# only a comment\n")
-                .unwrap()
-                .iter()
-                .all(Node::is_null)
-        );
-    }
-
-    #[test]
-    fn what_others_take_for_something_else_is_quoted() {
-        let value = json!({"on": "off", "a": ["y", "0644", "1.5", "2024-01-02", "x: y", {"k": "v", "l": []}, [1, [2]]], "text": "one\n  two\n\nthree\n", "no": "line\nend", "n": null, "e": {}});
-        insta::assert_snapshot!(to_yaml(&value));
-    }
-
-    fn any_value() -> impl Strategy<Value = Value> {
-        let text = prop_oneof![
-            "\\PC{0,8}",
-            "[a \n-]{0,12}",
-            "[-+0-9.xoe_~:# ]{1,6}",
-            "[\t\r\n a]{0,4}"
-        ];
-        let leaf = prop_oneof![
-            text.prop_map(Value::from),
-            any::<i64>().prop_map(Value::from),
-            any::<bool>().prop_map(Value::from),
-            Just(Value::Null),
-        ];
-        leaf.prop_recursive(4, 24, 4, |inner| {
-            prop_oneof![
-                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-                proptest::collection::btree_map("[a-z]{1,3}|on|[0-9]{1,2}|\\PC{0,3}", inner, 0..4)
-                    .prop_map(|map| Value::Object(map.into_iter().collect())),
-            ]
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn any_text_is_read_or_refused(text in "[ a0:\\-\\[\\]{}&*!|>'\"%@`#,?\n\t]{0,200}") {
-            let _ = parse(&text);
-        }
-
-        #[test]
-        fn what_is_written_is_read_back_whole(value in any_value()) {
-            prop_assert_eq!(json(&to_yaml(&value)), value);
-        }
-
-        #[test]
-        fn what_is_written_is_read_back(words in proptest::collection::vec("\\PC{0,12}|[-+0-9.xoe_~]{1,6}|yes|on|null|true", 0..6), n in any::<i64>()) {
-            let value = json!({"words": words, "n": n});
-            prop_assert_eq!(json(&to_yaml(&value)), value);
-        }
     }
 }

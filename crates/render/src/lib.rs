@@ -5,6 +5,7 @@
 //! is different ([`trie`]); clusters that look the same to an app share one bundle.
 
 mod context;
+mod literals;
 mod objects;
 mod renderer;
 mod template;

@@ -39,10 +39,11 @@ pub(crate) fn read(text: &str) -> Result<Vec<(Pos, Object)>, Vec<NoObject>> {
 
 fn open(node: Node, objects: &mut Vec<(Pos, Object)>, wrong: &mut Vec<NoObject>) {
     let kind = node.get("kind").and_then(Node::as_str);
+    // `items:` with nothing below is an empty list.
     let list = kind.is_some_and(|kind| kind.ends_with("List"))
         && node
             .get("items")
-            .is_some_and(|items| matches!(items.value, Yaml::Seq(_)))
+            .is_some_and(|items| matches!(items.value, Yaml::Seq(_)) || items.is_null())
         && node
             .get("metadata")
             .is_none_or(|metadata| metadata.get("name").is_none());
@@ -63,9 +64,8 @@ fn open(node: Node, objects: &mut Vec<(Pos, Object)>, wrong: &mut Vec<NoObject>)
             },
         )) = items
         {
-            items
-                .into_iter()
-                .for_each(|item| open(item, objects, wrong));
+            let there = items.into_iter().filter(|item| !item.is_null());
+            there.for_each(|item| open(item, objects, wrong));
         }
     }
 }
@@ -121,9 +121,11 @@ fn object(node: &Node) -> Result<Object, NoObject> {
     };
     let namespace = match named("namespace") {
         None => None,
+        // Empty is the same as none for an API server.
+        Some(namespace) if namespace.is_null() => None,
         Some(namespace) => match namespace.as_str() {
-            Some(text) if !text.is_empty() => Some(text.to_owned()),
-            _ => {
+            Some(text) => Some(text.to_owned()).filter(|text| !text.is_empty()),
+            None => {
                 return fail(
                     namespace.at,
                     "`metadata.namespace` must be text".into(),
@@ -167,6 +169,7 @@ impl Serialize for Compact<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match &self.0.value {
             Yaml::Scalar(value) => value.serialize(serializer),
+            Yaml::Rewritten(number) => number.value.serialize(serializer),
             Yaml::Seq(items) => serializer.collect_seq(items.iter().map(Compact)),
             Yaml::Map(entries) => {
                 let there = entries.iter().filter(|(.., node)| !node.is_null());
@@ -223,6 +226,26 @@ mod tests {
         );
         assert_eq!(objects[1].1.id.to_string(), "ConfigMap a/b");
         assert!(objects[1].1.json.ends_with(r#""data":{"a":"2","z":"1"},"kind":"ConfigMap","metadata":{"name":"b","namespace":"a"}}"#) || objects[1].1.json.contains(r#""data":{"a":"2","z":"1"}"#));
+    }
+
+    #[test]
+    fn an_empty_list_has_no_objects_and_an_empty_namespace_is_none() {
+        for text in [
+            "apiVersion: v1\nkind: List\nitems:\n",
+            "apiVersion: v1\nkind: ConfigMapList\nitems: null\nmetadata: {resourceVersion: \"\"}\n",
+            "apiVersion: v1\nkind: List\nitems: []\n---\n",
+            "apiVersion: v1\nkind: List\nitems: [null, ~]\n",
+        ] {
+            assert_eq!(read(text), Ok(Vec::new()), "{text}");
+        }
+        let text = "{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: ";
+        for namespace in ["\"\"", "", "null"] {
+            let objects = read(&format!("{text}{namespace}}}}}\n")).unwrap();
+            assert_eq!(objects[0].1.id.to_string(), "ConfigMap a", "{namespace:?}");
+        }
+        // A kind of its own that has `items` is no list.
+        let named = "{apiVersion: a.example/v1, kind: AllowList, metadata: {name: a}, items: }\n";
+        assert_eq!(read(named).unwrap().len(), 1);
     }
 
     #[test]

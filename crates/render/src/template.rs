@@ -14,7 +14,10 @@ use muster_model::{
     yaml::{Pos, to_yaml},
 };
 
-use crate::context::{Context, Reads};
+use crate::{
+    context::{Context, Reads},
+    literals::{Literal, rewritten},
+};
 
 /// Steps that one template may take for one cluster; a large real one takes some ten thousand. Text
 /// counts, too: 64 bytes are one step, so that none outgrows the memory.
@@ -39,14 +42,16 @@ fn environment() -> Result<Environment<'static>, Error> {
     env.set_fuel(Some(FUEL));
     env.set_debug(true);
     env.set_recursion_limit(MAX_DEPTH);
-    env.set_syntax(
-        SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .keep_trailing_newline(true)
-            .build()?,
-    );
+    env.set_syntax(syntax()?);
     Ok(env)
+}
+
+fn syntax() -> Result<SyntaxConfig, Error> {
+    SyntaxConfig::builder()
+        .trim_blocks(true)
+        .lstrip_blocks(true)
+        .keep_trailing_newline(true)
+        .build()
 }
 
 impl Templates {
@@ -78,6 +83,9 @@ impl Templates {
             let added = environment.add_template_owned(file.path.clone(), file.text.to_string());
             if let Err(error) = added {
                 problems.push(problem(scope, &file.path, &error, None));
+            } else if let Ok(syntax) = syntax() {
+                let literals = rewritten(&file.text, &syntax);
+                problems.extend(literals.iter().map(|literal| numeral(scope, file, literal)));
             }
         }
         (Self { environment }, problems)
@@ -150,6 +158,16 @@ impl Templates {
         let at = place(&source, span.source_range().start + into_span);
         Some((name, source, at))
     }
+}
+
+fn numeral(scope: &Scope, file: &TextFile, literal: &Literal<'_>) -> Problem {
+    let message = format!(
+        "`{}` is a number that is printed as `{}`",
+        literal.text, literal.printed
+    );
+    Problem::new(scope.clone(), &file.path, message)
+        .at(&file.text, place(&file.text, literal.offset))
+        .help("put it in quotes where it is text, or write it as it is to be printed")
 }
 
 /// Marks what a template's author said with `fail`.

@@ -2,7 +2,7 @@
 
 use muster_model::tree::Entry;
 
-use crate::{Fleet, app, region};
+use crate::{FLEET, Fleet, app, region};
 
 #[test]
 fn broken_yaml_in_the_fleet_holds_the_commit() {
@@ -37,7 +37,7 @@ fn broken_yaml_in_an_app_holds_that_app() {
      2 | image: shop
        |      ^
 
-    apps/wiki/app.yaml:8:10: not valid YAML, here or in a line above: while scanning a quoted scalar, found unexpected end of stream
+    apps/wiki/app.yaml:8:10: not valid YAML, here or in a line above: unclosed quote
        |
      8 |   owner: "the wiki team
        |          ^
@@ -274,4 +274,66 @@ fn everything_that_is_wrong_is_told_at_once() {
        |             ^
        = help: Kubernetes objects belong in an app's templates/ or manifests/
     "#);
+}
+
+#[test]
+fn numbers_that_templates_would_print_otherwise() {
+    let mut fleet = Fleet::new();
+    fleet.file(
+        "apps/wiki/values.yaml",
+        "tag: 1.10\nsha: 1234567e8\noctal: &o 0123456\nmore: [*o, {a: .5}]\nreplicas: 2\ntext: \"1.10\"\n",
+    );
+    fleet.file(
+        "apps/wiki/values/eu-west.yaml",
+        "big: 123456789012345678901\n",
+    );
+    fleet.file(
+        "fleet.yaml",
+        format!("{FLEET}spec:\n  values: {{hex: 0x1F}}\n"),
+    );
+    insta::assert_snapshot!(fleet.told(), @r"
+    held back: the whole commit
+
+    apps/wiki/values.yaml:1:6: `1.10` is a number that templates would print as `1.1`
+       |
+     1 | tag: 1.10
+       |      ^
+       = help: put it in quotes where it is text, or write 1.1
+
+    apps/wiki/values.yaml:2:6: `1234567e8` is a number that templates would print as `123456700000000.0`
+       |
+     2 | sha: 1234567e8
+       |      ^
+       = help: put it in quotes where it is text, or write 123456700000000.0
+
+    apps/wiki/values.yaml:3:11: `0123456` is a number that templates would print as `42798`
+       |
+     3 | octal: &o 0123456
+       |           ^
+       = help: put it in quotes where it is text, or write 42798
+
+    apps/wiki/values.yaml:4:8: `0123456` is a number that templates would print as `42798`
+       |
+     4 | more: [*o, {a: .5}]
+       |        ^
+       = help: put it in quotes where it is text, or write 42798
+
+    apps/wiki/values.yaml:4:16: `.5` is a number that templates would print as `0.5`
+       |
+     4 | more: [*o, {a: .5}]
+       |                ^
+       = help: put it in quotes where it is text, or write 0.5
+
+    apps/wiki/values/eu-west.yaml:1:6: `123456789012345678901` is a number that templates would print as `123456789012345680000.0`
+       |
+     1 | big: 123456789012345678901
+       |      ^
+       = help: put it in quotes
+
+    fleet.yaml:6:17: `0x1F` is a number that templates would print as `31`
+       |
+     6 |   values: {hex: 0x1F}
+       |                 ^
+       = help: put it in quotes where it is text, or write 31
+    ");
 }

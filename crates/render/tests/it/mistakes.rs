@@ -439,3 +439,66 @@ fn two_apps_with_one_object() {
        = help: an object belongs to one app; remove it from the other
     ");
 }
+
+#[test]
+fn a_number_that_would_be_printed_otherwise() {
+    let template = "\
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: wiki}
+data:
+  tag: \"app:{{ 1.10 }}\"
+  calculated: \"{{ 0x10 * 2 }}\"
+{% set tag = 1e3 %}
+";
+    insta::assert_snapshot!(fleet(template).told(), @r#"
+    rendered: shop
+
+    apps/wiki/templates/main.yaml:5:16: `1.10` is a number that is printed as `1.1`
+       |
+     5 |   tag: "app:{{ 1.10 }}"
+       |                ^
+       = help: put it in quotes where it is text, or write it as it is to be printed
+
+    apps/wiki/templates/main.yaml:7:14: `1e3` is a number that is printed as `1000.0`
+       |
+     7 | {% set tag = 1e3 %}
+       |              ^
+       = help: put it in quotes where it is text, or write it as it is to be printed
+    "#);
+}
+
+#[test]
+fn numbers_are_printed_as_they_are_written() {
+    let template = "\
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: wiki}
+data:
+  alone: \"{{ values.a }} {{ values.b }} {{ values.c }} {{ values.d }} {{ 1.50 * 2 }}\"
+  joined: \"{{ [values.a, values.b] | join('-') ~ values.c }}\"
+  json: {{ values | tojson | tojson }}
+  yaml: {{ values | toyaml | tojson }}
+  keys: \"{% for key, value in values.keys | items %}{{ key }}={{ value }} {% endfor %}\"
+";
+    let mut fleet = fleet(template);
+    fleet.file(
+        "apps/wiki/values.yaml",
+        "a: 1.5\nb: 18446744073709551615\nc: -9223372036854775808\nd: 1.0\nkeys: {1.10: 1, 0123: 2.25, 1e3: \"1e3\"}\n",
+    );
+    let rendered = fleet.render(&mut Renderer::default());
+    assert_eq!(rendered.problems, []);
+    let wiki = &rendered.bundles["wiki"];
+    let bundle = wiki.values().next().unwrap();
+    let text = String::from_utf8(bundle.bytes.clone()).unwrap();
+    let object: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    insta::assert_snapshot!(serde_json::to_string_pretty(&object["data"]).unwrap(), @r#"
+    {
+      "alone": "1.5 18446744073709551615 -9223372036854775808 1.0 3.0",
+      "joined": "1.5-18446744073709551615-9223372036854775808",
+      "json": "{\"a\": 1.5, \"b\": 18446744073709551615, \"c\": -9223372036854775808, \"d\": 1.0, \"keys\": {\"0123\": 2.25, \"1.10\": 1, \"1e3\": \"1e3\"}}",
+      "keys": "0123=2.25 1.10=1 1e3=1e3 ",
+      "yaml": "a: 1.5\nb: 18446744073709551615\nc: -9223372036854775808\nd: 1.0\nkeys:\n  \"0123\": 2.25\n  \"1.10\": 1\n  \"1e3\": \"1e3\""
+    }
+    "#);
+}

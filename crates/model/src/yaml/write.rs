@@ -1,0 +1,100 @@
+//! JSON values as block YAML.
+
+use std::borrow::Cow;
+
+use serde_json::Value;
+
+/// A JSON value as block YAML, without a line break at its end: the `toyaml` filter of templates and
+/// the command line's YAML output.
+///
+/// Written here, since other readers must see the same text: what any YAML 1.1 reader (kubectl's, for
+/// one) would take for a boolean, number or date is quoted, which no emitter at hand does throughout.
+#[must_use]
+pub fn to_yaml(value: &Value) -> String {
+    let mut out = String::new();
+    emit(value, 0, &mut out);
+    // A document that is a map or list begins with a line break, like one below a key.
+    out.strip_prefix('\n')
+        .unwrap_or(&out)
+        .trim_start_matches(' ')
+        .to_owned()
+}
+
+/// Writes what follows a key or a dash: ` scalar`, or a line break and an indented block.
+fn emit(value: &Value, indent: usize, out: &mut String) {
+    let line = |out: &mut String| {
+        out.push('\n');
+        out.extend(std::iter::repeat_n(' ', indent));
+    };
+    match value {
+        Value::Object(map) if !map.is_empty() => {
+            for (key, value) in map {
+                line(out);
+                out.push_str(&word(key));
+                out.push(':');
+                emit(value, indent + 2, out);
+            }
+        }
+        Value::Array(items) if !items.is_empty() => {
+            for item in items {
+                line(out);
+                out.push('-');
+                let begin = out.len();
+                emit(item, indent + 2, out);
+                // A map's first key stands beside the dash.
+                if matches!(item, Value::Object(map) if !map.is_empty()) {
+                    out.replace_range(begin..begin + indent + 3, " ");
+                }
+            }
+        }
+        Value::String(text) if is_block(text) => {
+            out.push_str(if text.ends_with('\n') { " |" } else { " |-" });
+            for part in text.lines() {
+                if part.is_empty() {
+                    out.push('\n');
+                } else {
+                    line(out);
+                    out.push_str(part);
+                }
+            }
+        }
+        Value::String(text) => {
+            out.push(' ');
+            out.push_str(&word(text));
+        }
+        other => {
+            out.push(' ');
+            out.push_str(&other.to_string());
+        }
+    }
+}
+
+/// Whether a text of several lines reads well, and back, as a literal block.
+fn is_block(text: &str) -> bool {
+    let plain = |c: char| {
+        c == '\n'
+            || (!c.is_control() && !matches!(c, '\u{85}' | '\u{2028}' | '\u{2029}' | '\u{feff}'))
+    };
+    text.trim_end_matches('\n').contains('\n')
+        && !text.starts_with([' ', '\n'])
+        && !text.ends_with("\n\n")
+        && text.chars().all(plain)
+}
+
+/// A string in one line: as it is where no reader could take it for anything else, quoted otherwise.
+fn word(text: &str) -> Cow<'_, str> {
+    const WORDS: [&str; 11] = [
+        "y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf",
+    ];
+    let first = |c: char| c.is_ascii_alphabetic() || matches!(c, '_' | '/');
+    let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '/' | '.' | '-' | ' ');
+    let plain = text.starts_with(first)
+        && text.chars().all(inner)
+        && !text.ends_with(' ')
+        && !WORDS.iter().any(|word| word.eq_ignore_ascii_case(text));
+    if plain {
+        Cow::Borrowed(text)
+    } else {
+        Cow::Owned(Value::from(text).to_string())
+    }
+}

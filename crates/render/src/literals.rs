@@ -1,0 +1,138 @@
+//! Numbers that a template's author wrote into expressions, such as `{% set tag = 1.10 %}`: one that
+//! would be printed differently is refused, unless it is only calculated or compared with.
+
+use minijinja::{
+    machinery::{Token, tokenize},
+    syntax::SyntaxConfig,
+};
+use muster_model::yaml::printed;
+use serde_json::Number;
+
+/// A number that would be printed differently from how it is written.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Literal<'a> {
+    /// Where it stands in the template, in bytes.
+    pub(crate) offset: usize,
+    /// Its text in the template.
+    pub(crate) text: &'a str,
+    /// What would be printed.
+    pub(crate) printed: String,
+}
+
+/// Every such number of a template that can be compiled.
+pub(crate) fn rewritten<'a>(source: &'a str, syntax: &SyntaxConfig) -> Vec<Literal<'a>> {
+    let tokens: Vec<_> = tokenize(source, false, syntax.clone())
+        .map_while(Result::ok)
+        .collect();
+    let token = |index: usize| tokens.get(index).map(|(token, _)| token);
+    let mut found = Vec::new();
+    for (index, (literal, span)) in tokens.iter().enumerate() {
+        let number = match literal {
+            Token::Int(int) => Some(Number::from(*int)),
+            Token::Int128(int) => Number::from_u128(**int),
+            Token::Float(float) => Number::from_f64(*float),
+            _ => continue,
+        };
+        let (start, end) = (span.start_offset as usize, span.end_offset as usize);
+        let text = source.get(start..end).unwrap_or_default();
+        let before = index.checked_sub(1).and_then(token);
+        let calculated = match before {
+            // Before an operand it is a sign.
+            Some(Token::Minus | Token::Plus) => index
+                .checked_sub(2)
+                .and_then(token)
+                .is_some_and(ends_operand),
+            Some(token) => is_operator(token),
+            None => false,
+        } || token(index + 1).is_some_and(is_operator);
+        if calculated {
+            continue;
+        }
+        let printed = match number {
+            Some(number) => printed(&number, text),
+            None => Some("a number that is out of range".to_owned()),
+        };
+        let Some(printed) = printed else {
+            continue;
+        };
+        found.push(Literal {
+            offset: start,
+            text,
+            printed,
+        });
+    }
+    found
+}
+
+fn ends_operand(token: &Token<'_>) -> bool {
+    matches!(
+        token,
+        Token::Ident(_)
+            | Token::Str(_)
+            | Token::String(_)
+            | Token::Int(_)
+            | Token::Int128(_)
+            | Token::Float(_)
+            | Token::ParenClose
+            | Token::BracketClose
+    )
+}
+
+fn is_operator(token: &Token<'_>) -> bool {
+    matches!(
+        token,
+        Token::Plus
+            | Token::Minus
+            | Token::Mul
+            | Token::Div
+            | Token::FloorDiv
+            | Token::Pow
+            | Token::Mod
+            | Token::Eq
+            | Token::Ne
+            | Token::Gt
+            | Token::Gte
+            | Token::Lt
+            | Token::Lte
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_numbers_that_would_be_printed_otherwise_are_found() {
+        let found = |source: &str| -> Vec<String> {
+            let found = rewritten(source, &SyntaxConfig::default());
+            found
+                .iter()
+                .map(|literal| {
+                    assert!(source[literal.offset..].starts_with(literal.text));
+                    format!("{} {}", literal.text, literal.printed)
+                })
+                .collect()
+        };
+        for (source, wanted) in [
+            ("{{ 1.10 }}", "1.10 1.1"),
+            ("{% set v = 1e3 %}", "1e3 1000.0"),
+            ("{{ values.x | default(0x1F) }}", "0x1F 31"),
+            ("{{ 'a' ~ 1_000 }}", "1_000 1000"),
+            ("{{ [0123] }}", "0123 123"),
+            ("{{ -1.50 }}", "1.50 1.5"),
+            ("{{ f(-1.50) }}", "1.50 1.5"),
+            ("{{ {'a': 1e-7} }}", "1e-7 0.0000001"),
+        ] {
+            assert_eq!(found(source), [wanted], "{source}");
+        }
+        for source in [
+            "1.10 {# 1.10 #} {% raw %}{{ 1.10 }}{% endraw %}",
+            "{{ 1.1 }} {{ 10 }} {{ '1.10' }} {{ 1.0 }}",
+            "{{ values.x * 1.10 }} {{ 1e3 + x }} {{ x - 0x10 }} {{ (x) - 1_000 }}",
+            "{% if x >= 0.50 %}{% endif %}",
+            "{{ values.list[0] }}",
+        ] {
+            assert_eq!(found(source), [""; 0], "{source}");
+        }
+    }
+}
