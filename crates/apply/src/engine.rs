@@ -168,7 +168,7 @@ const LONGEST_LOOK: Duration = Duration::from_millis(500);
 /// How long a request that changes an object waits for its kind's watch to have seen it, since people
 /// may have said on the object that it is to be left alone.
 const LISTED_WITHIN: Duration = Duration::from_secs(10);
-/// How long a run waits for one request before it goes on without it.
+/// How long a run waits for one request that may hang before it goes on without it.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How one object's turn ended.

@@ -7,7 +7,9 @@ use std::{
 
 use anyhow::{Context, ensure};
 use futures::{StreamExt as _, TryStreamExt as _};
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::{
+    admissionregistration::v1::ValidatingWebhookConfiguration, core::v1::ConfigMap,
+};
 use kube::{
     Api, Client,
     api::{WatchEvent, WatchParams},
@@ -34,12 +36,25 @@ const COMMITS: usize = 50;
 /// Objects that each cluster carries besides, so that it is no empty one.
 const ITEMS: usize = 980;
 
-/// What one run found.
-pub(crate) struct Commits {
+/// Another app's objects that fail in every cluster: half are of a wrong type, half hang in a webhook
+/// that never answers.
+const FAILING: usize = 50;
+
+/// How long commits took.
+#[derive(Default)]
+pub(crate) struct Times {
     /// Until the last of the four clusters has the object, one for each commit.
     pub(crate) all: Vec<Duration>,
     /// Until a cluster has it, all clusters and commits.
     pub(crate) each: Vec<Duration>,
+}
+
+/// What one run found.
+pub(crate) struct Commits {
+    /// Where nothing fails.
+    pub(crate) alone: Times,
+    /// Beside another app whose objects fail.
+    pub(crate) beside: Times,
     /// Resident memory of the hub at the end, in bytes.
     pub(crate) hub: u64,
     /// Resident memory of each agent at the end, in bytes, with its objects applied.
@@ -69,6 +84,46 @@ metadata: {name: item-{{ item }}}
 data: {item: \"{{ item }}\", text: \"a few words that make it no empty object\"}
 {% endfor %}
 ";
+
+/// The app that fails. Its webhook is sent after its maps, which hang from the second version on.
+fn failing(port: u16) -> String {
+    let half = FAILING / 2;
+    format!(
+        "apiVersion: v1
+kind: Namespace
+metadata: {{name: failing}}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingWebhookConfiguration
+metadata: {{name: failing}}
+webhooks:
+- name: failing.example.com
+  admissionReviewVersions: [v1]
+  sideEffects: None
+  timeoutSeconds: 10
+  clientConfig: {{url: \"https://127.0.0.1:{port}/\"}}
+  namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: failing}}}}
+  rules: [{{apiGroups: [\"\"], apiVersions: [v1], operations: [CREATE, UPDATE], resources: [configmaps]}}]
+{{% for item in range({half}) %}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: hangs-{{{{ item }}}}}}
+data: {{v: \"{{{{ values.v }}}}\"}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: wrong-{{{{ item }}}}}}
+spec:
+  replicas: \"three\"
+  selector: {{matchLabels: {{app: wrong}}}}
+  template:
+    metadata: {{labels: {{app: wrong}}}}
+    spec: {{containers: [{{name: wrong, image: wrong}}]}}
+{{% endfor %}}
+"
+    )
+}
 
 /// Follows the mark in one cluster: what number it has, and since when.
 async fn follow(client: Client, seen: watch::Sender<(usize, Instant)>) -> anyhow::Result<()> {
@@ -122,8 +177,57 @@ pub(crate) async fn run(muster: PathBuf, commits: usize) -> anyhow::Result<Commi
         followers.spawn(follow(cluster.client().await?, sender));
         marks.push(seen);
     }
-    let (mut all, mut each) = (Vec::new(), Vec::new());
-    for n in 1..=commits {
+    let alone = push(&fleet, &mut marks, 1..=commits).await?;
+
+    // It takes connections and never says a word.
+    let webhook = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let template = failing(webhook.local_addr()?.port());
+    let app = document("App", "failing", "{tier: basic, mode: active-active}");
+    fleet.repo().publish(
+        "an app that fails",
+        &[
+            ("apps/failing/app.yaml", &app),
+            ("apps/failing/values.yaml", "v: 1\n"),
+            ("apps/failing/templates/all.yaml", &template),
+        ],
+    )?;
+    for cluster in fleet.clusters().values() {
+        let hooks: Api<ValidatingWebhookConfiguration> = Api::all(cluster.client().await?);
+        eventually(
+            "the webhook is there",
+            Duration::from_secs(60),
+            async || hooks.get("failing").await.map(drop).map_err(Into::into),
+        )
+        .await?;
+    }
+    let version = [("apps/failing/values.yaml", "v: 2\n")];
+    fleet.repo().publish("from now on it hangs", &version)?;
+    let beside = push(&fleet, &mut marks, commits + 1..=2 * commits).await?;
+    drop(webhook);
+
+    let (hub, _) = memory(fleet.hub()?.pid())?;
+    let agents = CLUSTERS.map(|(name, _)| fleet.agent(name).and_then(|agent| memory(agent.pid())));
+    let agents = agents
+        .into_iter()
+        .map(|agent| Ok(agent?.0))
+        .collect::<anyhow::Result<_>>()?;
+    Ok(Commits {
+        alone,
+        beside,
+        hub,
+        agents,
+        objects: ITEMS + 3,
+    })
+}
+
+/// Pushes commits one after the other.
+async fn push(
+    fleet: &Fleet,
+    marks: &mut [watch::Receiver<(usize, Instant)>],
+    numbers: std::ops::RangeInclusive<usize>,
+) -> anyhow::Result<Times> {
+    let mut times = Times::default();
+    for n in numbers {
         fleet.repo().publish(
             &format!("commit {n}"),
             &[("apps/mark/values.yaml", &format!("n: {n}\n"))],
@@ -137,22 +241,12 @@ pub(crate) async fn run(muster: PathBuf, commits: usize) -> anyhow::Result<Commi
             anyhow::Ok(at.saturating_duration_since(pushed))
         });
         let arrived: Vec<Duration> = arrived.try_collect().await?;
-        all.push(arrived.iter().max().copied().unwrap_or_default());
-        each.extend(arrived);
+        times
+            .all
+            .push(arrived.iter().max().copied().unwrap_or_default());
+        times.each.extend(arrived);
     }
-    let (hub, _) = memory(fleet.hub()?.pid())?;
-    let agents = CLUSTERS.map(|(name, _)| fleet.agent(name).and_then(|agent| memory(agent.pid())));
-    let agents = agents
-        .into_iter()
-        .map(|agent| Ok(agent?.0))
-        .collect::<anyhow::Result<_>>()?;
-    Ok(Commits {
-        all,
-        each,
-        hub,
-        agents,
-        objects: ITEMS + 3,
-    })
+    Ok(times)
 }
 
 /// Measures, for the report.
@@ -163,13 +257,24 @@ pub(crate) fn measure(_: u32) -> anyhow::Result<Section> {
     let found = runtime.block_on(run(crate::machine::muster()?, COMMITS))?;
     let milliseconds = |times: &[Duration]| times.iter().map(|t| t.as_secs_f64() * 1e3).collect();
     let mebibytes = |bytes: &u64| *bytes as f64 / 1_048_576.0;
+    let last = Row::new(
+        "push to the last of four clusters",
+        "ms",
+        milliseconds(&found.alone.all),
+    );
+    let beside = Row::new(
+        format!("the same beside an app with {FAILING} objects that fail"),
+        "ms",
+        milliseconds(&found.beside.all),
+    );
+    let beside = Row {
+        ratio: Some(beside.spread.median / last.spread.median),
+        ..beside
+    };
     let rows = vec![
-        Row::new(
-            "push to the last of four clusters",
-            "ms",
-            milliseconds(&found.all),
-        ),
-        Row::new("push to a cluster", "ms", milliseconds(&found.each)),
+        last,
+        beside,
+        Row::new("push to a cluster", "ms", milliseconds(&found.alone.each)),
         Row::new("hub, resident memory", "MiB", vec![mebibytes(&found.hub)]),
         Row::new(
             "agent, resident memory",
@@ -180,6 +285,9 @@ pub(crate) fn measure(_: u32) -> anyhow::Result<Section> {
     let notes = vec![
         format!(
             "{COMMITS} commits, from the moment `git push` returns until a watch on the API server of each of four real clusters shows the object; the hub watches a local path."
+        ),
+        format!(
+            "Of the {FAILING} objects that fail in each cluster, half are of a wrong type and half hang in a webhook that never answers; each commit is a reason to try them again. The last column is how many times as long a commit to another app takes."
         ),
         format!(
             "Each cluster carries {} objects; API servers, etcds, hub, agents and this program share the machine.",

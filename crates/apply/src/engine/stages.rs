@@ -1,7 +1,7 @@
 //! The sending of a run: each app's objects in their order, all apps side by side.
 //!
 //! An object waits for what it can't exist without, however long that takes. For the rest of its own
-//! app that merely comes first it waits a moment ([`PATIENCE`]), and for nobody else's objects at all:
+//! app that merely comes first it waits a moment ([`FIRST_PATIENCE`]), and for nobody else's objects at all:
 //! a request that hangs or fails delays no other app. Such a request goes on after the run; its end
 //! wakes the engine.
 
@@ -157,7 +157,7 @@ struct Dispatch<'a> {
     ready: VecDeque<Ready>,
     /// What failed before is sent after what did not.
     retried: VecDeque<Ready>,
-    /// Requests of this run under way, with when each left.
+    /// Requests of this run under way, with until when each is waited for.
     sent: HashMap<usize, Instant>,
     /// Objects that wait for this one.
     waiters: HashMap<usize, Vec<usize>>,
@@ -198,7 +198,7 @@ impl Engine {
             if dispatch.awaited().next().is_none() && !parked {
                 break;
             }
-            let patience = dispatch.awaited().map(|(_, left)| left + PATIENCE).min();
+            let patience = dispatch.awaited().map(|(_, until)| until).min();
             tokio::select! {
                 biased;
                 () = work.cancel.cancelled() => {}
@@ -225,17 +225,19 @@ impl Engine {
 
 /// How long a run looks for kinds that were defined a moment ago; the next run goes on with that.
 const PARKED_WITHIN: Duration = Duration::from_secs(2);
+/// How long a run waits for a request that has not failed before: a slow API server keeps the order.
+const FIRST_PATIENCE: Duration = Duration::from_secs(3);
 /// How many times as many requests as usual may be under way when all of them take long: each holds
 /// its content.
 const LATE: usize = 4;
 
 impl<'a> Dispatch<'a> {
-    /// Requests that are waited for, with when each left: for a moment only, so that one that hangs
-    /// holds up nobody.
+    /// Requests that are waited for, with until when: for a moment only, so that one that hangs holds up
+    /// nobody.
     fn awaited(&self) -> impl Iterator<Item = (usize, Instant)> {
         let now = Instant::now();
-        let sent = self.sent.iter().map(|(index, left)| (*index, *left));
-        sent.filter(move |(_, left)| *left + PATIENCE > now)
+        let sent = self.sent.iter().map(|(index, until)| (*index, *until));
+        sent.filter(move |(_, until)| *until > now)
     }
 
     /// Sends what is ready, not too many at a time: each holds its content.
@@ -259,7 +261,12 @@ impl<'a> Dispatch<'a> {
                 continue;
             };
             room -= 1;
-            self.sent.insert(index, Instant::now());
+            let failed = self
+                .engine
+                .schedule
+                .is_failing(&object.key, object.digest());
+            let patience = if failed { PATIENCE } else { FIRST_PATIENCE };
+            self.sent.insert(index, Instant::now() + patience);
             let (engine, ended) = (self.engine.clone(), self.ended.clone());
             let cancel = self.work.cancel.clone();
             let drifted = self.work.drifted.contains(&index);
@@ -286,7 +293,7 @@ impl<'a> Dispatch<'a> {
         let late: Vec<usize> = self
             .sent
             .iter()
-            .filter(|(_, left)| **left + PATIENCE <= now)
+            .filter(|(_, until)| **until <= now)
             .map(|(index, _)| *index)
             .collect();
         for index in late {
