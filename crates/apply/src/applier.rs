@@ -234,13 +234,17 @@ impl Work {
         };
         match result {
             Ok(Outcome::Interrupted) => return None,
-            Ok(outcome) => {
+            Ok(Outcome::Ran {
+                settled,
+                unfinished,
+            }) => {
                 *doubt = Doubt::default();
-                match outcome {
-                    Outcome::UnderWay => self.board.goes_on(),
-                    _ => self.board.settle(None),
+                if settled {
+                    self.board.settle(None);
+                } else {
+                    self.board.goes_on();
                 }
-                if outcome != Outcome::Unfinished {
+                if !unfinished {
                     self.retry.reset();
                     return None;
                 }

@@ -295,6 +295,26 @@ impl Board {
             .map_or_else(|| health(&Object::default()), health)
     }
 
+    /// Whether an object is applied and healthy; with `hook`, whether a Job has completed.
+    pub(crate) fn is_well(&self, key: &Identity, hook: bool) -> bool {
+        let state = self.state();
+        state
+            .objects
+            .get(key)
+            .is_some_and(|object| is_well(object, hook))
+    }
+
+    /// Says what an object waits for whose turn has come and which nothing is known of yet.
+    pub(crate) fn waits(&self, key: &Identity, why: &str) {
+        self.update(key, |object| {
+            let pending = object.standing == Standing::Pending;
+            if pending {
+                object.standing = Standing::Waiting(why.to_owned());
+            }
+            pending
+        });
+    }
+
     /// Wakes the engine when all objects of one of these groups are well.
     pub(crate) fn wait_for(&self, gates: Vec<Gate>) {
         let mut state = self.state();
@@ -557,19 +577,24 @@ impl State {
     /// Whether every object of a group is well.
     fn is_open(&self, gate: usize) -> bool {
         let well = |(key, hook): &(Identity, bool)| {
-            let well = |object: &Object| {
-                let applied = matches!(object.standing, Standing::Applied | Standing::LeftAlone(_));
-                applied
-                    && match health(object).health {
-                        Health::Healthy => true,
-                        Health::Suspended => !hook,
-                        _ => false,
-                    }
-            };
-            self.objects.get(key).is_some_and(well)
+            self.objects
+                .get(key)
+                .is_some_and(|object| is_well(object, *hook))
         };
         self.gates[gate].iter().all(well)
     }
+}
+
+/// Whether an object is applied as it should be and healthy. A Job for which others wait has to have
+/// completed: one that nobody lets run has not.
+fn is_well(object: &Object, hook: bool) -> bool {
+    let applied = matches!(object.standing, Standing::Applied | Standing::LeftAlone(_));
+    applied
+        && match health(object).health {
+            Health::Healthy => true,
+            Health::Suspended => !hook,
+            _ => false,
+        }
 }
 
 fn observe(

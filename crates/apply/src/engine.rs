@@ -115,12 +115,13 @@ pub(crate) enum RunError {
 /// What a run came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// Everything is as it should be, as far as requests can tell.
-    Done,
-    /// Something waits and is worth another try, for a reason that no object's own time tells.
-    Unfinished,
-    /// The same but for requests that are still under way; their end wakes the engine.
-    UnderWay,
+    /// It came to its end.
+    Ran {
+        /// Every object had its turn. Otherwise requests are under way, whose end wakes the engine.
+        settled: bool,
+        /// Something is worth another try for a reason that no object's own time tells.
+        unfinished: bool,
+    },
     /// A newer generation or the end of the agent came first.
     Interrupted,
 }
@@ -231,7 +232,7 @@ impl Engine {
 
     /// When something is to be done next without a reason from outside.
     pub(crate) fn next(&self) -> Option<Instant> {
-        self.schedule.next()
+        self.schedule.next(|key| self.under_way.has(key))
     }
 
     /// Returns when no request is under way.
@@ -314,7 +315,8 @@ impl Engine {
                 "the copies of objects that were being recreated can't be read"
             );
         }
-        let (mut turns, drifted) = self.first_turns(&wanted, doubt, cancel).await;
+        let due = self.schedule.begin();
+        let (mut turns, drifted) = self.first_turns(&wanted, doubt, &due, cancel).await;
         self.tell_differences(&wanted, &drifted);
         self.write_ahead(&wanted, &turns, &drifted, &order, cancel)
             .await?;
@@ -322,9 +324,10 @@ impl Engine {
         let drifted = drifted.resent();
         let work = Work::new(&wanted, &order, drifted, cancel);
         self.send_all(&work, &mut turns).await;
+        self.schedule.end(due, |key| self.under_way.has(key));
 
-        let mut unfinished = turns.contains(&Turn::None)
-            || (turns.contains(&Turn::Bad) && self.schedule.next().is_none());
+        let mut unfinished =
+            turns.contains(&Turn::None) || (turns.contains(&Turn::Bad) && self.next().is_none());
         if !cancel.is_cancelled() {
             unfinished |= self.prune(kept, &items, doubt, cancel).await?;
             // Kinds may have come and gone.
@@ -339,12 +342,9 @@ impl Engine {
         if cancel.is_cancelled() {
             return Ok(Outcome::Interrupted);
         }
-        Ok(if turns.contains(&Turn::UnderWay) {
-            Outcome::UnderWay
-        } else if unfinished {
-            Outcome::Unfinished
-        } else {
-            Outcome::Done
+        Ok(Outcome::Ran {
+            settled: !turns.contains(&Turn::UnderWay),
+            unfinished,
         })
     }
 

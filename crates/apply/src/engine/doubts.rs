@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Doubt, Engine, PATIENCE, Turn, send::WAS_PRESENT, wanted::Wanted};
+use super::{Doubt, Engine, PATIENCE, Turn, schedule::Due, send::WAS_PRESENT, wanted::Wanted};
 use crate::{
     board::{DriftEvent, Standing},
     cluster::{RequestError, explain, retried},
@@ -74,15 +74,15 @@ impl Engine {
         self: &Arc<Self>,
         wanted: &[Arc<Wanted>],
         doubt: &Doubt,
+        due: &Due,
         cancel: &CancellationToken,
     ) -> (Vec<Turn>, Drifted) {
         let mut turns = vec![Turn::None; wanted.len()];
-        let (due, over) = self.schedule.fights();
-        for key in over {
-            self.board.fight(&key, None);
+        for key in &due.over {
+            self.board.fight(key, None);
         }
         let mut doubted: HashSet<Identity> = std::mem::take(&mut *self.postponed());
-        doubted.extend(due);
+        doubted.extend(due.undone.iter().map(|(key, _)| key.clone()));
         doubted.extend(doubt.drifted.iter().cloned());
         let mut drifted = Drifted::default();
         let mut looks = Vec::new();

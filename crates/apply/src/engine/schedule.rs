@@ -119,39 +119,79 @@ impl Schedule {
         }
     }
 
-    /// Objects that somebody has undone and that are to be corrected now, and those whose fight is
-    /// over.
-    pub(super) fn fights(&self) -> (Vec<Identity>, Vec<Identity>) {
+    /// What has its turn in a run that begins now.
+    pub(super) fn begin(&self) -> Due {
         let now = Instant::now();
         let mut times = self.times();
-        let due = times
-            .fights
-            .iter()
-            .filter(|(_, fight)| fight.is_undone() && fight.due(self.fights) <= now)
-            .map(|(key, _)| key.clone())
+        let failing = times.failing.iter();
+        let failing = failing
+            .filter(|(_, (_, failing))| failing.due() <= now)
+            .map(|(key, (_, failing))| (key.clone(), *failing))
             .collect();
-        let over = |(_, fight): &(&Identity, &mut Fight)| {
-            !fight.is_undone() && fight.calm_at(self.fights) <= now
-        };
-        let over: Vec<Identity> = times
-            .fights
-            .iter_mut()
-            .filter(over)
-            .map(|(key, _)| key.clone())
-            .collect();
+        let (mut undone, mut over) = (Vec::new(), Vec::new());
+        for (key, fight) in &times.fights {
+            if fight.next(self.fights) > now {
+                continue;
+            }
+            if fight.is_undone() {
+                undone.push((key.clone(), *fight));
+            } else {
+                over.push(key.clone());
+            }
+        }
         for key in &over {
             times.fights.remove(key);
         }
-        (due, over)
+        Due {
+            failing,
+            undone,
+            over,
+        }
     }
 
-    /// When there is something to be done next without a reason from outside.
-    pub(super) fn next(&self) -> Option<Instant> {
-        let times = self.times();
-        let failing = times.failing.values().map(|(_, failing)| failing.due());
-        let fights = times.fights.values().map(|fight| fight.next(self.fights));
-        failing.chain(fights).min()
+    /// Ends the run. An object that had its turn and was not sent waits for something else, which will
+    /// be noticed, and has no time of its own any more; one that is `under_way` has one later.
+    pub(super) fn end(&self, due: Due, under_way: impl Fn(&Identity) -> bool) {
+        let mut times = self.times();
+        for (key, before) in due.failing {
+            let same = |(_, failing): &(ContentHash, Failing)| *failing == before;
+            if !under_way(&key) && times.failing.get(&key).is_some_and(same) {
+                times.failing.remove(&key);
+            }
+        }
+        for (key, before) in due.undone {
+            if !under_way(&key)
+                && let Some(fight) = times.fights.get_mut(&key)
+                && *fight == before
+            {
+                fight.corrected(Instant::now());
+            }
+        }
     }
+
+    /// When there is something to be done next without a reason from outside, for what is not
+    /// `under_way`.
+    pub(super) fn next(&self, under_way: impl Fn(&Identity) -> bool) -> Option<Instant> {
+        let times = self.times();
+        let failing = times.failing.iter();
+        let failing = failing.map(|(key, (_, failing))| (key, failing.due()));
+        let fights = times.fights.iter();
+        let fights = fights.map(|(key, fight)| (key, fight.next(self.fights)));
+        failing
+            .chain(fights)
+            .filter(|(key, _)| !under_way(key))
+            .map(|(_, at)| at)
+            .min()
+    }
+}
+
+/// What has its turn in a run.
+pub(super) struct Due {
+    failing: Vec<(Identity, Failing)>,
+    /// Objects that somebody has undone and that are to be corrected.
+    pub(super) undone: Vec<(Identity, Fight)>,
+    /// Objects whose fight is over.
+    pub(super) over: Vec<Identity>,
 }
 
 /// Objects that have a request under way, which may outlive the run that sent it. An object never has

@@ -227,6 +227,8 @@ impl Engine {
 const PARKED_WITHIN: Duration = Duration::from_secs(2);
 /// How long a run waits for a request that has not failed before: a slow API server keeps the order.
 const FIRST_PATIENCE: Duration = Duration::from_secs(3);
+/// What is said of an object whose request hangs.
+const UNANSWERED: &str = "the API server has not answered its request yet";
 /// How many times as many requests as usual may be under way when all of them take long: each holds
 /// its content.
 const LATE: usize = 4;
@@ -298,6 +300,8 @@ impl<'a> Dispatch<'a> {
             .collect();
         for index in late {
             self.sent.remove(&index);
+            let key = &self.work.wanted[index].key;
+            self.engine.board.waits(key, UNANSWERED);
             self.had(index, Turn::UnderWay);
         }
         self.advance();
@@ -445,7 +449,7 @@ impl<'a> Dispatch<'a> {
             self.turns[index] = Turn::Bad;
             return Considered::Had;
         }
-        if let Some((message, gate)) = engine.gate(index, work, self.turns) {
+        if let Some((message, gate)) = engine.gate(index, work) {
             engine.board.stand(&object.key, Standing::Waiting(message));
             self.turns[index] = Turn::Gated;
             if !self.gates.contains(&gate) {
@@ -537,7 +541,7 @@ impl Engine {
 
     /// What has to be complete or healthy before this object is sent and is not: the Jobs that run
     /// before its app, the apps that its app depends on. With the message, all that it waits for.
-    fn gate(&self, index: usize, work: &Work<'_>, turns: &[Turn]) -> Option<(String, Gate)> {
+    fn gate(&self, index: usize, work: &Work<'_>) -> Option<(String, Gate)> {
         let object = &work.wanted[index];
         // Namespaces and definitions come before every app, and what is there is corrected whatever
         // others do.
@@ -546,19 +550,11 @@ impl Engine {
             return None;
         }
         let well = |&other: &usize| {
-            let other_object = &work.wanted[other];
-            let finished = || {
-                self.inventory
-                    .get(&other_object.key)
-                    .is_some_and(|e| e.finished)
-            };
-            let is_well = || match self.board.health_of(&other_object.key).health {
-                Health::Healthy => true,
-                // A Job that nobody lets run is not done.
-                Health::Suspended => other_object.marks().hook.is_none(),
-                _ => finished(),
-            };
-            matches!(turns[other], Turn::Good(_)) && is_well()
+            let other = &work.wanted[other];
+            let entry = || self.inventory.get(&other.key);
+            self.board.is_well(&other.key, other.marks().hook.is_some())
+                || entry()
+                    .is_some_and(|entry| entry.finished && entry.applied == Some(other.digest()))
         };
         let gate = |all: &[usize]| {
             all.iter()
