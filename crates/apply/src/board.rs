@@ -219,6 +219,8 @@ struct State {
     published: Vec<Arc<ObservedBundle>>,
     /// Objects that are not as they were left.
     drifted: HashSet<Identity>,
+    /// Objects of which that is known, and which are left so for a while.
+    resting: HashSet<Identity>,
 }
 
 /// Shared by the engine and the watches.
@@ -259,6 +261,10 @@ impl Board {
                 state.objects.insert(row.key.clone(), object);
             }
         }
+        let State {
+            resting, objects, ..
+        } = &mut *state;
+        resting.retain(|key| objects.contains_key(key));
         state.generation = Some(generation);
         state.settled &= same;
         state.stale = (0..sections.len()).collect();
@@ -476,8 +482,23 @@ impl Board {
 
     /// Reports an object that is not as it was left.
     pub(crate) fn drift(&self, key: Identity) {
-        self.state().drifted.insert(key);
-        self.drift.notify_one();
+        let mut state = self.state();
+        if !state.resting.contains(&key) {
+            state.drifted.insert(key);
+            drop(state);
+            self.drift.notify_one();
+        }
+    }
+
+    /// Leaves an object as somebody has made it for a while, whatever the watches see meanwhile: its time
+    /// to be looked at comes.
+    pub(crate) fn rest(&self, key: &Identity) {
+        self.state().resting.insert(key.clone());
+    }
+
+    /// Ends that.
+    pub(crate) fn end_rest(&self, key: &Identity) {
+        self.state().resting.remove(key);
     }
 
     /// Takes what has drifted since the last call.

@@ -80,6 +80,10 @@ impl Engine {
         let mut turns = vec![Turn::None; wanted.len()];
         for key in &due.over {
             self.board.fight(key, None);
+            self.board.end_rest(key);
+        }
+        for (key, _) in &due.undone {
+            self.board.end_rest(key);
         }
         let mut doubted: HashSet<Identity> = std::mem::take(&mut *self.postponed());
         doubted.extend(due.undone.iter().map(|(key, _)| key.clone()));
@@ -175,7 +179,10 @@ impl Engine {
             };
             self.board.fight(&object.key, Some(message));
         }
-        undone.until.is_none()
+        if undone.rests {
+            self.board.rest(&object.key);
+        }
+        !undone.rests
     }
 
     /// Looks at objects, several at a time, and waits a moment for what is found; what takes longer

@@ -29,8 +29,8 @@ pub(super) struct Schedule {
 
 /// What is known of an object that somebody keeps undoing.
 pub(super) struct Undone {
-    /// Until when it is left as it is; `None` where it is corrected now.
-    pub(super) until: Option<Instant>,
+    /// It is left as it is for a while.
+    pub(super) rests: bool,
     /// How often it was undone, and over how long; `None` where that is nothing to tell people about.
     pub(super) extent: Option<(u32, Duration)>,
 }
@@ -114,7 +114,7 @@ impl Schedule {
         times.fights.insert(key.clone(), fight);
         let due = fight.due(self.fights);
         Undone {
-            until: (due > now).then_some(due),
+            rests: due > now,
             extent: fight.is_serious().then(|| fight.extent(now)),
         }
     }

@@ -277,7 +277,10 @@ impl<'a> Dispatch<'a> {
                     .send_one(&object, &kind, new_schema, drifted, &cancel)
                     .await;
                 match turn {
-                    Turn::Good(_) => engine.schedule.succeeded(&object.key),
+                    Turn::Good(_) => {
+                        engine.schedule.succeeded(&object.key);
+                        engine.board.end_rest(&object.key);
+                    }
                     Turn::Bad => engine.schedule.failed(&object.key, object.digest()),
                     _ => {}
                 }

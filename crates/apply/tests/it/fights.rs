@@ -1,5 +1,7 @@
 //! Others that undo again and again what Muster applies.
 
+use std::time::Duration;
+
 use futures::StreamExt as _;
 use kube::{
     api::{DeleteParams, WatchEvent, WatchParams},
@@ -147,7 +149,7 @@ async fn who_undoes_a_field_is_named_for_as_long_as_it_lasts() {
         .await;
     let maps = fixture.config_maps("rival-a");
     let rival = tokio::spawn({
-        let (maps, client) = (maps.clone(), fixture.client.clone());
+        let maps = maps.clone();
         async move {
             let theirs = json!({"data": {"v": "theirs"}});
             let params = WatchParams::default().fields("metadata.name=a");
@@ -155,7 +157,6 @@ async fn who_undoes_a_field_is_named_for_as_long_as_it_lasts() {
                 field_manager: Some("rival".to_owned()),
                 ..Default::default()
             };
-            let _ = client;
             let mut events = std::pin::pin!(maps.watch(&params, "0").await.unwrap());
             while let Some(Ok(event)) = events.next().await {
                 let (WatchEvent::Added(map) | WatchEvent::Modified(map)) = event else {
@@ -235,5 +236,72 @@ async fn the_rules_of_an_aggregated_role_are_left_to_kubernetes() {
     assert!(observed.bundles[0].drifts.is_empty(), "{observed:#?}");
     // The part, and the record of it before and after.
     assert_eq!(fixture.requests.writes() - before, 3);
+    applied.applier.stop().await;
+}
+
+#[tokio::test]
+async fn while_a_fight_rests_what_the_rival_does_costs_no_request() {
+    let rival = Fixture::new("pause-rival").await;
+    let mut fixture = Fixture::new("pause").await;
+    // After it was corrected three times at once, it rests for longer than the test takes.
+    fixture.config.first_retry = Duration::from_secs(3_600);
+    fixture.config.longest_fight = Duration::from_secs(3_600);
+    let mut applied = fixture.start().await;
+    let objects = [
+        namespace("pause-a"),
+        config_map("a", "ours"),
+        config_map("b", "ours"),
+    ];
+    applied
+        .settle(kept(1, vec![bundle("a", "pause-a", &objects)]))
+        .await;
+    let maps = rival.config_maps("pause-a");
+    let edit = async |name: &str, value: &str| {
+        let patch = json!({"data": {"v": value}});
+        rival
+            .edit_as("rival", "v1", "ConfigMap", ("pause-a", name), &patch)
+            .await;
+    };
+    let is_ours = async |name: &str| {
+        eventually("it is corrected", LONG, async || {
+            let live = maps.get(name).await?;
+            anyhow::ensure!(live.data["data"]["v"] == "ours");
+            Ok(())
+        })
+        .await
+        .unwrap();
+    };
+    for _ in 0..3 {
+        edit("a", "theirs").await;
+        is_ours("a").await;
+    }
+    edit("a", "theirs").await;
+    let text = "ConfigMap pause-a/a";
+    applied.until(|o| failure(o, text).is_some()).await;
+
+    let requests = || fixture.requests.reads() + fixture.requests.writes();
+    let before = requests();
+    for n in 0..50 {
+        edit("a", &format!("theirs {n}")).await;
+    }
+    // The watch sees this after all of the others.
+    edit("b", "theirs").await;
+    is_ours("b").await;
+    applied.until(|o| o.bundles[0].counts.applied == 2).await;
+    // It is looked at, its difference is asked for, and it is applied; an Event tells of it.
+    let asked = requests() - before;
+    assert!(asked <= 8, "{asked} requests");
+    assert!(failure(&applied.applier.observed().borrow(), text).is_some());
+
+    // Git's next content is applied at once.
+    let objects = [
+        namespace("pause-a"),
+        config_map("a", "new"),
+        config_map("b", "ours"),
+    ];
+    applied
+        .settle(kept(2, vec![bundle("a", "pause-a", &objects)]))
+        .await;
+    assert_eq!(maps.get("a").await.unwrap().data["data"]["v"], "new");
     applied.applier.stop().await;
 }

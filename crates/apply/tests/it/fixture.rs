@@ -62,6 +62,10 @@ impl Requests {
         self.writes.load(Ordering::SeqCst)
     }
 
+    pub(crate) fn reads(&self) -> usize {
+        self.reads.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn places(&self) -> Vec<String> {
         self.places.lock().unwrap().iter().cloned().collect()
     }
