@@ -10,7 +10,7 @@ use crate::{
     cluster::{Cluster, Deleted, Live, LiveMeta, METADATA_ONLY, RequestError, SERVER_TIMEOUT},
 };
 
-/// JSON is YAML.
+/// JSON is YAML, with the exceptions that [`as_yaml`] escapes.
 const APPLY: &str = "application/apply-patch+yaml";
 const JSON: &str = "application/json";
 const JSON_PATCH: &str = "application/json-patch+json";
@@ -54,6 +54,7 @@ impl Cluster {
         let uri = format!(
             "{path}?fieldManager={FIELD_MANAGER}&fieldValidation=Strict&{query}&{SERVER_TIMEOUT}"
         );
+        let body = as_yaml(body);
         self.send(Method::PATCH, &uri, APPLY, accept, body).await
     }
 
@@ -122,6 +123,62 @@ impl Cluster {
             Err(error) if error.is_not_found() => Ok(Deleted::Gone),
             Err(error) if error.is_conflict() => Ok(Deleted::Other),
             Err(error) => Err(error),
+        }
+    }
+}
+
+/// JSON that a YAML reader takes for the same text. An API server reads what is applied as YAML 1.1: of
+/// the characters that JSON writes as they are it takes some for line breaks, which it folds away, and
+/// refuses others. All of them stand in strings, where both languages know `\u`.
+fn as_yaml(json: Bytes) -> Bytes {
+    // The first bytes of all that is escaped.
+    let suspicious = |byte: &u8| matches!(byte, 0x7f | 0xc2 | 0xe2 | 0xef);
+    if !json.iter().any(suspicious) {
+        return json;
+    }
+    let Ok(text) = str::from_utf8(&json) else {
+        return json;
+    };
+    let mut out = String::with_capacity(text.len() + 64);
+    let mut rest = text;
+    while let Some(at) = rest.find(is_escaped) {
+        let (before, tail) = rest.split_at(at);
+        let mut tail = tail.chars();
+        out.push_str(before);
+        if let Some(char) = tail.next() {
+            out.push_str(&format!("\\u{:04x}", u32::from(char)));
+        }
+        rest = tail.as_str();
+    }
+    if out.is_empty() {
+        return json;
+    }
+    out.push_str(rest);
+    out.into()
+}
+
+fn is_escaped(char: char) -> bool {
+    matches!(
+        char,
+        '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}'
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_escaped_is_the_same_json(text in "(\\PC|[\u{0}-\u{ff}\u{2028}\u{2029}\u{feff}\u{fffd}-\u{ffff}🚀]){0,40}") {
+            let json = json!({text.clone(): text}).to_string();
+            let yaml = as_yaml(json.clone().into());
+            let yaml = str::from_utf8(&yaml).unwrap();
+            prop_assert!(!yaml.contains(is_escaped));
+            let read = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+            prop_assert_eq!(read(yaml), read(&json));
         }
     }
 }

@@ -51,6 +51,12 @@ fn status(code: StatusCode, headers: &HeaderMap, body: &[u8]) -> Status {
         .flatten()
         .unwrap_or_else(|| Status::failure(&foreign(code, headers, body), ""));
     status.code = code.as_u16();
+    status.message = in_words(&status.message);
+    let causes = status
+        .details
+        .iter_mut()
+        .flat_map(|details| &mut details.causes);
+    causes.for_each(|cause| cause.message = in_words(&cause.message));
     let seconds = headers.get(header::RETRY_AFTER);
     let seconds = seconds.and_then(|seconds| seconds.to_str().ok()?.trim().parse().ok());
     // A date, which no API server sends, is as good as nothing.
@@ -66,6 +72,41 @@ fn status(code: StatusCode, headers: &HeaderMap, body: &[u8]) -> Status {
         details.retry_after_seconds = details.retry_after_seconds.max(seconds);
     }
     status
+}
+
+/// A message without the Go that an API server writes around a value that it did not expect, as in
+/// `expected string, got &value.valueUnstructured{Value:8080}`.
+fn in_words(message: &str) -> String {
+    const BEFORE: &str = "&value.valueUnstructured{Value:";
+    let mut out = String::with_capacity(message.len());
+    let mut rest = message;
+    while let Some((before, value)) = rest.split_once(BEFORE) {
+        out.push_str(before);
+        let (mut depth, mut quoted, mut escaped) = (1_usize, false, false);
+        let end = value.char_indices().find(|(_, char)| {
+            match char {
+                _ if escaped => escaped = false,
+                '\\' => escaped = quoted,
+                '"' => quoted = !quoted,
+                '{' if !quoted => depth += 1,
+                '}' if !quoted => depth -= 1,
+                _ => {}
+            }
+            depth == 0
+        });
+        let end = end.map_or(value.len(), |(end, _)| end);
+        let shown = &value[..end];
+        out.push_str(if shown.starts_with("map[") {
+            "a map"
+        } else if shown.starts_with("[]") {
+            "a list"
+        } else {
+            shown
+        });
+        rest = value.get(end + 1..).unwrap_or_default();
+    }
+    out.push_str(rest);
+    out
 }
 
 /// What to say about an error that is no `Status`: of the API server's outermost parts, or of something
@@ -122,6 +163,32 @@ mod tests {
         );
         assert_eq!(seconds(&status), Some(3));
         assert_eq!(status.details.unwrap().name, "a");
+    }
+
+    #[test]
+    fn values_are_shown_without_their_go() {
+        for (message, wanted) in [
+            (
+                "failed: .data.port: expected string, got &value.valueUnstructured{Value:8080}",
+                "failed: .data.port: expected string, got 8080",
+            ),
+            (
+                "errors:\n  .a: expected list, got &value.valueUnstructured{Value:\"x}\"}\n  .b: expected string, got &value.valueUnstructured{Value:true}",
+                "errors:\n  .a: expected list, got \"x}\"\n  .b: expected string, got true",
+            ),
+            (
+                ".a: expected string, got &value.valueUnstructured{Value:map[string]interface {}{\"a\":1}}",
+                ".a: expected string, got a map",
+            ),
+            (
+                ".a: expected map, got &value.valueUnstructured{Value:[]interface {}{\"a\"}}, and more",
+                ".a: expected map, got a list, and more",
+            ),
+            ("got &value.valueUnstructured{Value:", "got "),
+            ("no Go", "no Go"),
+        ] {
+            assert_eq!(in_words(message), wanted);
+        }
     }
 
     #[test]

@@ -13,13 +13,16 @@ use serde_json::{
 use super::wanted::Wanted;
 use crate::{APP_LABEL, kinds::Kind};
 
-/// What the API server sets and refuses, or takes as a precondition, when it is sent.
-const SERVER_SET: [&str; 5] = [
+/// What the API server sets and refuses, ignores, or takes as a precondition, when it is sent.
+const SERVER_SET: [&str; 8] = [
     "managedFields",
     "uid",
     "resourceVersion",
     "generation",
     "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "selfLink",
 ];
 
 /// Annotation of a Job that runs before or after its app: the bundle for which it runs.
@@ -80,11 +83,16 @@ fn encode_secret(object: &mut Map<String, Value>) {
     };
     let data = child(object, "data");
     for (key, text) in texts {
-        let text = text
-            .as_str()
-            .map(|text| ByteString(text.as_bytes().to_vec()));
-        // What is no text, the API server refuses with its own words.
-        data.insert(key, serde_json::to_value(text).unwrap_or_default());
+        let value = match text {
+            Value::Null => Value::from(""),
+            Value::String(text) => {
+                let bytes = ByteString(text.into_bytes());
+                serde_json::to_value(bytes).unwrap_or_default()
+            }
+            // What is no text, the API server refuses with its own words.
+            other => other,
+        };
+        data.insert(key, value);
     }
 }
 
