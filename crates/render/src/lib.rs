@@ -10,5 +10,6 @@ mod objects;
 mod renderer;
 mod template;
 mod trie;
+mod typed;
 
 pub use renderer::{Rendered, RenderedBundle, Renderer, conflict};

@@ -4,7 +4,8 @@ use muster_model::{
     bundle::{Gvk, Object, ObjectRef},
     yaml::{self, Node, Pos, Yaml},
 };
-use serde::{Serialize, Serializer};
+
+use crate::typed::{Compact, Content, Family, check};
 
 /// The largest object that etcd takes with its default limit, in bytes.
 const MAX_OBJECT_BYTES: usize = 1_536 * 1024;
@@ -48,7 +49,7 @@ fn open(node: Node, objects: &mut Vec<(Pos, Object)>, wrong: &mut Vec<NoObject>)
             .get("metadata")
             .is_none_or(|metadata| metadata.get("name").is_none());
     if !list {
-        match object(&node) {
+        match object(&node, wrong) {
             Ok(object) => objects.push((node.at, object)),
             Err(error) => wrong.push(error),
         }
@@ -70,7 +71,7 @@ fn open(node: Node, objects: &mut Vec<(Pos, Object)>, wrong: &mut Vec<NoObject>)
     }
 }
 
-fn object(node: &Node) -> Result<Object, NoObject> {
+fn object(node: &Node, wrong: &mut Vec<NoObject>) -> Result<Object, NoObject> {
     let fail = |at: Pos, message: String, help| Err(NoObject { at, message, help });
     if !matches!(node.value, Yaml::Map(_)) {
         let what = match node.value {
@@ -134,7 +135,10 @@ fn object(node: &Node) -> Result<Object, NoObject> {
             }
         },
     };
-    let json = serde_json::to_string(&Compact(node)).map_err(|error| NoObject {
+    let gvk = Gvk::from_api_version(api_version, kind);
+    let content = Content::Object(Family::of(&gvk));
+    check(node, kind, content, wrong);
+    let json = serde_json::to_string(&Compact(node, content)).map_err(|error| NoObject {
         at: node.at,
         message: format!("this {kind} can't be written as JSON: {error}"),
         help: None,
@@ -150,7 +154,6 @@ fn object(node: &Node) -> Result<Object, NoObject> {
             Some("split it, or keep large content elsewhere"),
         );
     }
-    let gvk = Gvk::from_api_version(api_version, kind);
     Ok(Object {
         id: ObjectRef {
             gvk,
@@ -159,30 +162,6 @@ fn object(node: &Node) -> Result<Object, NoObject> {
         },
         json: json.into(),
     })
-}
-
-/// Compact JSON with sorted keys. Keys without a value are left out: `annotations:` with nothing below
-/// means none, and an API server refuses null for most fields.
-struct Compact<'a>(&'a Node);
-
-impl Serialize for Compact<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match &self.0.value {
-            Yaml::Scalar(value) => value.serialize(serializer),
-            Yaml::Rewritten(number) => number.value.serialize(serializer),
-            Yaml::Seq(items) => serializer.collect_seq(items.iter().map(Compact)),
-            Yaml::Map(entries) => {
-                let there = entries.iter().filter(|(.., node)| !node.is_null());
-                let mut sorted: Vec<_> = there.collect();
-                sorted.sort_unstable_by(|(a, ..), (b, ..)| a.cmp(b));
-                serializer.collect_map(
-                    sorted
-                        .into_iter()
-                        .map(|(key, _, node)| (key, Compact(node))),
-                )
-            }
-        }
-    }
 }
 
 /// Kinds of Kubernetes itself that stand outside namespaces; all others are taken to be namespaced

@@ -1,0 +1,350 @@
+//! What is known of fields without a schema: which maps of Kubernetes' own kinds hold text, and where
+//! a null means something.
+
+use muster_model::{
+    bundle::Gvk,
+    yaml::{Node, Yaml},
+};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+
+use crate::objects::NoObject;
+
+/// What kind of content a node holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// The object itself.
+    Object(Family),
+    /// Fields of Kubernetes' own types. A null is as good as nothing: API servers drop it or refuse it,
+    /// and who applies it would own a field that has no value.
+    Fields(Family),
+    /// The metadata of an object or a template.
+    Metadata,
+    /// A map of text.
+    Texts,
+    /// An item of a map of text. A null is an empty text, as API servers read it.
+    Text,
+    /// The list of a program's arguments, which are text.
+    Arguments,
+    /// A list of variables, whose `value` is text.
+    Variables,
+    /// Content whose form only others know: a null may mean something.
+    Free,
+}
+
+/// Kinds that are read alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// ConfigMaps and Secrets.
+    Data,
+    /// Services and ReplicationControllers, whose selector is a map of text.
+    Selector,
+    /// StorageClasses and VolumeAttributesClasses, whose parameters are a map of text.
+    Parameters,
+    /// CustomResourceDefinitions, whose schemas hold any field name.
+    Definition,
+    /// ControllerRevisions, whose data is any object.
+    Revision,
+    /// Devices, with parameters that only their driver knows.
+    Devices,
+    /// All others of Kubernetes' own.
+    BuiltIn,
+    /// Kinds that a definition or another API server brings.
+    Custom,
+}
+
+impl Family {
+    pub(crate) fn of(gvk: &Gvk) -> Self {
+        match (gvk.group.as_str(), gvk.kind.as_str()) {
+            ("", "ConfigMap" | "Secret") => Self::Data,
+            ("", "Service" | "ReplicationController") => Self::Selector,
+            ("storage.k8s.io", "StorageClass" | "VolumeAttributesClass") => Self::Parameters,
+            ("apiextensions.k8s.io", _) => Self::Definition,
+            ("apps", "ControllerRevision") => Self::Revision,
+            ("resource.k8s.io", _) => Self::Devices,
+            (
+                ""
+                | "apps"
+                | "batch"
+                | "autoscaling"
+                | "policy"
+                | "admissionregistration.k8s.io"
+                | "apiregistration.k8s.io"
+                | "authentication.k8s.io"
+                | "authorization.k8s.io"
+                | "certificates.k8s.io"
+                | "coordination.k8s.io"
+                | "discovery.k8s.io"
+                | "events.k8s.io"
+                | "flowcontrol.apiserver.k8s.io"
+                | "internal.apiserver.k8s.io"
+                | "networking.k8s.io"
+                | "node.k8s.io"
+                | "rbac.authorization.k8s.io"
+                | "scheduling.k8s.io"
+                | "storage.k8s.io"
+                | "storagemigration.k8s.io",
+                _,
+            ) => Self::BuiltIn,
+            _ => Self::Custom,
+        }
+    }
+}
+
+impl Content {
+    /// What stands below a key.
+    fn below(self, key: &str) -> Self {
+        match (self, key) {
+            (Self::Free, _)
+            | (Self::Fields(Family::Definition), "default" | "example" | "enum") => Self::Free,
+            (Self::Fields(Family::Definition), _) => self,
+            (Self::Object(_) | Self::Fields(_), "metadata") => Self::Metadata,
+            (Self::Metadata, "labels" | "annotations")
+            | (Self::Object(Family::Data), "data" | "stringData" | "binaryData")
+            | (Self::Object(Family::Parameters), "parameters")
+            | (Self::Fields(Family::Selector), "selector") => Self::Texts,
+            (Self::Object(Family::Revision), "data")
+            | (Self::Object(Family::Custom), _)
+            | (Self::Fields(Family::Devices), "parameters") => Self::Free,
+            (Self::Texts, _) => Self::Text,
+            (Self::Object(family), _) => Self::Fields(family),
+            (Self::Fields(Family::Devices), _) => self,
+            (Self::Fields(_), "matchLabels" | "nodeSelector" | "volumeAttributes") => Self::Texts,
+            (Self::Fields(_), "args" | "command") => Self::Arguments,
+            (Self::Fields(_), "env") => Self::Variables,
+            _ => Self::Fields(Family::BuiltIn),
+        }
+    }
+
+    /// Whether a null below a key is part of the object.
+    fn keeps_null(self, key: &str) -> bool {
+        match self {
+            // A status is not for others to write, so an API server takes no null for it.
+            Self::Object(Family::Custom) => key != "status",
+            Self::Texts | Self::Free => true,
+            _ => false,
+        }
+    }
+
+    /// Whether what stands below a key is text.
+    fn is_text(self, key: &str) -> bool {
+        self == Self::Texts || (self == Self::Variables && key == "value")
+    }
+}
+
+/// Tells of everything below a key that is no text where an API server takes nothing but text.
+pub(crate) fn check(node: &Node, key: &str, content: Content, wrong: &mut Vec<NoObject>) {
+    let quiet = matches!(content, Content::Free | Content::Fields(Family::Definition));
+    match &node.value {
+        _ if quiet => {}
+        Yaml::Map(entries) => {
+            for (name, _, value) in entries {
+                if content.is_text(name) {
+                    wrong.extend(no_text(value, || format!("`{name}` in `{key}`")));
+                } else {
+                    check(value, name, content.below(name), wrong);
+                }
+            }
+        }
+        Yaml::Seq(items) if content == Content::Arguments => {
+            let told = items
+                .iter()
+                .filter_map(|item| no_text(item, || format!("an item of `{key}`")));
+            wrong.extend(told);
+        }
+        Yaml::Seq(items) => {
+            for item in items {
+                check(item, key, content, wrong);
+            }
+        }
+        Yaml::Scalar(_) | Yaml::Rewritten(_) => {}
+    }
+}
+
+fn no_text(node: &Node, what: impl FnOnce() -> String) -> Option<NoObject> {
+    let (found, help) = match &node.value {
+        Yaml::Scalar(Value::Number(_)) | Yaml::Rewritten(_) => ("a number", Some(IN_QUOTES)),
+        Yaml::Scalar(Value::Bool(_)) => ("true or false", Some(IN_QUOTES)),
+        Yaml::Scalar(_) => return None,
+        Yaml::Seq(_) => ("a list", None),
+        Yaml::Map(_) => ("a map", None),
+    };
+    Some(NoObject {
+        at: node.at,
+        message: format!("{} must be text, not {found}", what()),
+        help,
+    })
+}
+
+const IN_QUOTES: &str = "put it in quotes";
+
+/// Compact JSON with sorted keys, without the nulls that mean nothing.
+pub(crate) struct Compact<'a>(pub(crate) &'a Node, pub(crate) Content);
+
+impl Serialize for Compact<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(node, content) = self;
+        match &node.value {
+            Yaml::Scalar(Value::Null) if *content == Content::Text => serializer.serialize_str(""),
+            Yaml::Scalar(value) => value.serialize(serializer),
+            Yaml::Rewritten(number) => number.value.serialize(serializer),
+            Yaml::Seq(items) => {
+                serializer.collect_seq(items.iter().map(|item| Self(item, *content)))
+            }
+            Yaml::Map(entries) => {
+                let there = |key: &str, node: &Node| !node.is_null() || content.keeps_null(key);
+                let there = entries.iter().filter(|(key, _, node)| there(key, node));
+                let mut sorted: Vec<_> = there.collect();
+                sorted.sort_unstable_by(|(a, ..), (b, ..)| a.cmp(b));
+                let compact = |node, key: &str| Compact(node, content.below(key));
+                serializer.collect_map(
+                    sorted
+                        .into_iter()
+                        .map(|(key, _, node)| (key, compact(node, key))),
+                )
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::objects::read;
+
+    use super::*;
+
+    fn written(text: &str) -> Value {
+        let objects = read(text).unwrap_or_else(|wrong| panic!("{wrong:?}"));
+        serde_json::from_str(&objects[0].1.json).unwrap()
+    }
+
+    #[test]
+    fn nulls_stay_where_an_api_server_keeps_them() {
+        let metadata = "metadata: {name: a, annotations: , labels: {l: }, creationTimestamp: null}";
+        let kept = json!({"name": "a", "labels": {"l": ""}});
+        for (text, wanted) in [
+            (
+                "apiVersion: a.example/v1\nkind: Release\nspec:\n  limit: null\n  values: {cpu: , list: [a, null, {x: ~}]}\nstatus:\n",
+                json!({"spec": {"limit": null, "values": {"cpu": null, "list": ["a", null, {"x": null}]}}}),
+            ),
+            (
+                "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nspec:\n",
+                json!({"spec": null}),
+            ),
+            (
+                "apiVersion: v1\nkind: ConfigMap\ndata: {a: , b: x}\nimmutable:\n",
+                json!({"data": {"a": "", "b": "x"}}),
+            ),
+            (
+                "apiVersion: v1\nkind: Service\nspec: {selector: {a: }, type: , ports: [{port: 80, nodePort: }]}\n",
+                json!({"spec": {"selector": {"a": ""}, "ports": [{"port": 80}]}}),
+            ),
+            (
+                "apiVersion: apps/v1\nkind: Deployment\nspec:\n  replicas:\n  template: {spec: {volumes: , nodeSelector: {a: }, containers: [{name: c, env: [{name: A, value: }]}]}}\n",
+                json!({"spec": {"template": {"spec": {"nodeSelector": {"a": ""}, "containers": [{"name": "c", "env": [{"name": "A"}]}]}}}}),
+            ),
+            (
+                "apiVersion: apps/v1\nkind: ControllerRevision\nrevision: 1\ndata: {a: null}\n",
+                json!({"revision": 1, "data": {"a": null}}),
+            ),
+            (
+                "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nspec: {conversion: , schema: {default: {a: }, metadata: {labels: {x: }}, enum: [null]}}\n",
+                json!({"spec": {"schema": {"default": {"a": null}, "metadata": {"labels": {}}, "enum": [null]}}}),
+            ),
+            (
+                "apiVersion: resource.k8s.io/v1\nkind: DeviceClass\nspec: {config: [{opaque: {driver: d, parameters: {a: }}}], selectors: }\n",
+                json!({"spec": {"config": [{"opaque": {"driver": "d", "parameters": {"a": null}}}]}}),
+            ),
+        ] {
+            let mut object = written(&format!("{text}{metadata}\n"));
+            let fields = object.as_object_mut().unwrap();
+            assert_eq!(fields.remove("metadata"), Some(kept.clone()), "{text}");
+            fields.retain(|key, _| key != "apiVersion" && key != "kind");
+            assert_eq!(object, wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_and_booleans_are_no_text() {
+        let told = |text: &str| -> Vec<String> {
+            let told = read(text).err().unwrap_or_default();
+            let told = told.into_iter();
+            told.map(|wrong| {
+                let help = wrong.help.unwrap_or_default();
+                format!("{}: {}; {help}", wrong.at, wrong.message)
+            })
+            .collect()
+        };
+        let text = "\
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: a, annotations: {port: 9090}, labels: {on: true}}
+data:
+  port: 8080
+  ratio: 1.10
+  nested: {a: b}
+  fine: \"8080\"
+";
+        assert_eq!(
+            told(text),
+            [
+                "3:41: `port` in `annotations` must be text, not a number; put it in quotes",
+                "3:61: `on` in `labels` must be text, not true or false; put it in quotes",
+                "5:9: `port` in `data` must be text, not a number; put it in quotes",
+                "6:10: `ratio` in `data` must be text, not a number; put it in quotes",
+                "7:11: `nested` in `data` must be text, not a map; ",
+            ]
+        );
+        let text = "\
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: a}
+spec:
+  jobTemplate:
+    metadata: {labels: {v: 1}}
+    spec:
+      template:
+        metadata: {annotations: {v: 1.5}}
+        spec:
+          nodeSelector: {ssd: true}
+          initContainers: [{name: i, command: [sleep, 10]}]
+          containers:
+          - name: c
+            env: [{name: PORT, value: 80}, {name: A, valueFrom: {fieldRef: {fieldPath: a}}}]
+            args: [--port, 80, \"80\"]
+          affinity: {podAffinity: {x: [{labelSelector: {matchLabels: {n: 1}}}]}}
+";
+        assert_eq!(
+            told(text),
+            [
+                "6:28: `v` in `labels` must be text, not a number; put it in quotes",
+                "9:37: `v` in `annotations` must be text, not a number; put it in quotes",
+                "11:31: `ssd` in `nodeSelector` must be text, not true or false; put it in quotes",
+                "12:55: an item of `command` must be text, not a number; put it in quotes",
+                "15:39: `value` in `env` must be text, not a number; put it in quotes",
+                "16:28: an item of `args` must be text, not a number; put it in quotes",
+                "17:74: `n` in `matchLabels` must be text, not a number; put it in quotes",
+            ]
+        );
+        for text in [
+            "{apiVersion: v1, kind: Secret, metadata: {name: a}, stringData: {a: 1}}",
+            "{apiVersion: v1, kind: Secret, metadata: {name: a}, data: {a: true}}",
+            "{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {selector: {a: 1}}}",
+            "{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: a}, parameters: {a: 1}}",
+            "{apiVersion: a.example/v1, kind: Own, metadata: {name: a, labels: {a: 1}}}",
+        ] {
+            assert_eq!(told(text).len(), 1, "{text}");
+        }
+        // What only their own schema knows.
+        for text in [
+            "{apiVersion: a.example/v1, kind: Own, metadata: {name: a}, data: {a: 1}, spec: {metadata: {labels: {a: 1}}, env: [{value: 1}]}}",
+            "{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: a}, spec: {metadata: {labels: {a: 1}}, env: [{value: 1}]}}",
+            "{apiVersion: apps/v1, kind: Deployment, metadata: {name: a}, spec: {selector: {matchLabels: {a: b}}, replicas: 1, template: {spec: {containers: [{resources: {limits: {cpu: 1}}}]}}}}",
+            "{apiVersion: v1, kind: ResourceQuota, metadata: {name: a}, spec: {hard: {pods: 1}}}",
+        ] {
+            assert_eq!(told(text), [""; 0], "{text}");
+        }
+    }
+}
