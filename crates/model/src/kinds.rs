@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap, fmt, str::FromStr, time::Duration}
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, json_schema};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Number, Value, json};
 
 use crate::{
     ids::{AppName, ClusterName, FleetName, InvalidId, RegionName, RuleName, TierName},
@@ -124,11 +124,11 @@ pub struct Location {
     #[serde(default)]
     pub city: Option<String>,
     /// Degrees north, from -90 to 90.
-    #[schemars(range(min = -90, max = 90))]
-    pub latitude: f64,
+    #[schemars(with = "f64", range(min = -90, max = 90))]
+    pub latitude: Number,
     /// Degrees east, from -180 to 180.
-    #[schemars(range(min = -180, max = 180))]
-    pub longitude: f64,
+    #[schemars(with = "f64", range(min = -180, max = 180))]
+    pub longitude: Number,
 }
 
 /// A continent's usual two-letter code.

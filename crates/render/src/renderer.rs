@@ -281,8 +281,8 @@ fn facts(model: &Model, name: &ClusterName, cluster: &Cluster) -> ClusterFacts {
             "continent": location.map(|l| l.continent),
             "country": location.map(|l| &l.country),
             "city": location.and_then(|l| l.city.as_ref()),
-            "latitude": location.map(|l| l.latitude),
-            "longitude": location.map(|l| l.longitude),
+            "latitude": location.map(|l| &l.latitude),
+            "longitude": location.map(|l| &l.longitude),
         },
         "cluster": {"name": name, "labels": cluster.labels, "endpoints": cluster.spec.endpoints},
     })));

@@ -7,6 +7,7 @@ mod health;
 mod killed;
 mod metrics;
 mod people;
+mod reading;
 mod resting;
 mod rights;
 mod rolling;

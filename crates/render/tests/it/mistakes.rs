@@ -480,8 +480,16 @@ data:
   json: {{ values | tojson | tojson }}
   yaml: {{ values | toyaml | tojson }}
   keys: \"{% for key, value in values.keys | items %}{{ key }}={{ value }} {% endfor %}\"
+  place: \"{{ region.latitude }} {{ region.longitude }}\"
 ";
     let mut fleet = fleet(template);
+    let place = "{location: {continent: EU, country: IE, latitude: 53, longitude: -6.3}}";
+    fleet.file(
+        "regions/eu-west/region.yaml",
+        format!(
+            "apiVersion: muster.dev/v1alpha1\nkind: Region\nmetadata: {{name: eu-west}}\nspec: {place}\n"
+        ),
+    );
     fleet.file(
         "apps/wiki/values.yaml",
         "a: 1.5\nb: 18446744073709551615\nc: -9223372036854775808\nd: 1.0\nkeys: {1.10: 1, 0123: 2.25, 1e3: \"1e3\"}\n",
@@ -498,6 +506,7 @@ data:
       "joined": "1.5-18446744073709551615-9223372036854775808",
       "json": "{\"a\": 1.5, \"b\": 18446744073709551615, \"c\": -9223372036854775808, \"d\": 1.0, \"keys\": {\"0123\": 2.25, \"1.10\": 1, \"1e3\": \"1e3\"}}",
       "keys": "0123=2.25 1.10=1 1e3=1e3 ",
+      "place": "53 -6.3",
       "yaml": "a: 1.5\nb: 18446744073709551615\nc: -9223372036854775808\nd: 1.0\nkeys:\n  \"0123\": 2.25\n  \"1.10\": 1\n  \"1e3\": \"1e3\""
     }
     "#);
