@@ -285,7 +285,7 @@ mod tests {
                 r#"2: {"b":2}"#,
                 "3: 3:1 the JSON that begins here does not end",
                 "4: 4:9 not valid JSON: invalid escape",
-                "6: 7:1 not valid YAML, here or in a line above: while parsing a flow sequence, expected ',' or ']'",
+                "6: 6:4 not valid YAML, here or in a line above: unclosed bracket '['",
                 r#"8: {"f":6}"#,
                 "10: 11:1 the key \"g\" stands twice in this map, first at 1:1",
                 "13: 13:1 the JSON that begins here does not end",

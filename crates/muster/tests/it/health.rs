@@ -121,7 +121,7 @@ metadata: {name: e}
     error: standard input:2: document 2 is no Kubernetes object: it has no apiVersion
     error: standard input:3:1: document 3 can't be read: the JSON that begins here does not end
     error: standard input:4: document 4, item 2 is no Kubernetes object: it is no map
-    error: standard input:7:1: document 5 can't be read: not valid YAML, here or in a line above: while parsing a node, did not find expected node content
+    error: standard input:6:7: document 5 can't be read: not valid YAML, here or in a line above: unclosed bracket '['
     error: standard input:8: document 6 is no Kubernetes object: it is no map
     error: 5 documents could not be judged; see above
     exit 2
