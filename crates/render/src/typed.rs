@@ -1,6 +1,10 @@
 //! What is known of fields without a schema: which maps of Kubernetes' own kinds hold text, and where
 //! a null means something.
 
+use base64::{
+    Engine as _, alphabet,
+    engine::{GeneralPurpose, GeneralPurposeConfig},
+};
 use muster_model::{
     bundle::Gvk,
     yaml::{Node, Yaml},
@@ -22,7 +26,9 @@ pub(crate) enum Content {
     Metadata,
     /// A map of text.
     Texts,
-    /// An item of a map of text. A null is an empty text, as API servers read it.
+    /// A map of base64.
+    Encoded,
+    /// An item of such a map. A null is an empty text, as API servers read it.
     Text,
     /// The list of a program's arguments, which are text.
     Arguments,
@@ -35,8 +41,10 @@ pub(crate) enum Content {
 /// Kinds that are read alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Family {
-    /// ConfigMaps and Secrets.
-    Data,
+    /// ConfigMaps.
+    ConfigMap,
+    /// Secrets.
+    Secret,
     /// Services and ReplicationControllers, whose selector is a map of text.
     Selector,
     /// StorageClasses and VolumeAttributesClasses, whose parameters are a map of text.
@@ -56,7 +64,8 @@ pub(crate) enum Family {
 impl Family {
     pub(crate) fn of(gvk: &Gvk) -> Self {
         match (gvk.group.as_str(), gvk.kind.as_str()) {
-            ("", "ConfigMap" | "Secret") => Self::Data,
+            ("", "ConfigMap") => Self::ConfigMap,
+            ("", "Secret") => Self::Secret,
             ("", "Service" | "ReplicationController") => Self::Selector,
             ("storage.k8s.io", "StorageClass" | "VolumeAttributesClass") => Self::Parameters,
             ("apiextensions.k8s.io", _) => Self::Definition,
@@ -100,13 +109,16 @@ impl Content {
             (Self::Fields(Family::Definition), _) => self,
             (Self::Object(_) | Self::Fields(_), "metadata") => Self::Metadata,
             (Self::Metadata, "labels" | "annotations")
-            | (Self::Object(Family::Data), "data" | "stringData" | "binaryData")
+            | (Self::Object(Family::ConfigMap), "data")
+            | (Self::Object(Family::Secret), "stringData")
             | (Self::Object(Family::Parameters), "parameters")
             | (Self::Fields(Family::Selector), "selector") => Self::Texts,
+            (Self::Object(Family::ConfigMap), "binaryData")
+            | (Self::Object(Family::Secret), "data") => Self::Encoded,
             (Self::Object(Family::Revision), "data")
             | (Self::Object(Family::Custom), _)
             | (Self::Fields(Family::Devices), "parameters") => Self::Free,
-            (Self::Texts, _) => Self::Text,
+            (Self::Texts | Self::Encoded, _) => Self::Text,
             (Self::Object(family), _) => Self::Fields(family),
             (Self::Fields(Family::Devices), _) => self,
             (Self::Fields(_), "matchLabels" | "nodeSelector" | "volumeAttributes") => Self::Texts,
@@ -121,14 +133,14 @@ impl Content {
         match self {
             // A status is not for others to write, so an API server takes no null for it.
             Self::Object(Family::Custom) => key != "status",
-            Self::Texts | Self::Free => true,
+            Self::Texts | Self::Encoded | Self::Free => true,
             _ => false,
         }
     }
 
     /// Whether what stands below a key is text.
     fn is_text(self, key: &str) -> bool {
-        self == Self::Texts || (self == Self::Variables && key == "value")
+        matches!(self, Self::Texts | Self::Encoded) || (self == Self::Variables && key == "value")
     }
 }
 
@@ -140,7 +152,11 @@ pub(crate) fn check(node: &Node, key: &str, content: Content, wrong: &mut Vec<No
         Yaml::Map(entries) => {
             for (name, _, value) in entries {
                 if content.is_text(name) {
-                    wrong.extend(no_text(value, || format!("`{name}` in `{key}`")));
+                    let what = || format!("`{name}` in `{key}`");
+                    wrong.extend(no_text(value, what));
+                    if content == Content::Encoded {
+                        wrong.extend(no_base64(value, what));
+                    }
                 } else {
                     check(value, name, content.below(name), wrong);
                 }
@@ -173,6 +189,20 @@ fn no_text(node: &Node, what: impl FnOnce() -> String) -> Option<NoObject> {
         at: node.at,
         message: format!("{} must be text, not {found}", what()),
         help,
+    })
+}
+
+fn no_base64(node: &Node, what: impl FnOnce() -> String) -> Option<NoObject> {
+    // As API servers read it.
+    let lenient = GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true);
+    let engine = GeneralPurpose::new(&alphabet::STANDARD, lenient);
+    let text = node.as_str()?;
+    let lines = text.replace(['\r', '\n'], "");
+    let error = engine.decode(lines).err()?;
+    Some(NoObject {
+        at: node.at,
+        message: format!("{} is not base64: {error}", what()),
+        help: Some("a Secret's `stringData` and a ConfigMap's `data` take plain text"),
     })
 }
 
@@ -337,6 +367,14 @@ spec:
         ] {
             assert_eq!(told(text).len(), 1, "{text}");
         }
+        let text = "{apiVersion: v1, kind: Secret, metadata: {name: a}, data: {a: not base64, b: \"aGVs\\nbG8=\", c: , d: aGVsbG9=, e: aGVsbG8}}";
+        assert_eq!(
+            told(text),
+            [
+                "1:63: `a` in `data` is not base64: Invalid symbol 32, offset 3.; a Secret's `stringData` and a ConfigMap's `data` take plain text",
+                "1:113: `e` in `data` is not base64: Invalid padding; a Secret's `stringData` and a ConfigMap's `data` take plain text",
+            ]
+        );
         // What only their own schema knows.
         for text in [
             "{apiVersion: a.example/v1, kind: Own, metadata: {name: a}, data: {a: 1}, spec: {metadata: {labels: {a: 1}}, env: [{value: 1}]}}",

@@ -75,38 +75,48 @@ fn status(code: StatusCode, headers: &HeaderMap, body: &[u8]) -> Status {
 }
 
 /// A message without the Go that an API server writes around a value that it did not expect, as in
-/// `expected string, got &value.valueUnstructured{Value:8080}`.
+/// `expected string, got &value.valueUnstructured{Value:8080}` or `expected map, got &{[a]}`.
 fn in_words(message: &str) -> String {
-    const BEFORE: &str = "&value.valueUnstructured{Value:";
+    const FOUND: &str = ", got &";
     let mut out = String::with_capacity(message.len());
     let mut rest = message;
-    while let Some((before, value)) = rest.split_once(BEFORE) {
+    while let Some((before, found)) = rest.split_once(FOUND) {
         out.push_str(before);
-        let (mut depth, mut quoted, mut escaped) = (1_usize, false, false);
-        let end = value.char_indices().find(|(_, char)| {
-            match char {
-                _ if escaped => escaped = false,
-                '\\' => escaped = quoted,
-                '"' => quoted = !quoted,
-                '{' if !quoted => depth += 1,
-                '}' if !quoted => depth -= 1,
-                _ => {}
-            }
-            depth == 0
-        });
-        let end = end.map_or(value.len(), |(end, _)| end);
+        let typed = found.strip_prefix("value.valueUnstructured{Value:");
+        let Some(value) = typed.or_else(|| found.strip_prefix('{')) else {
+            out.push_str(FOUND);
+            rest = found;
+            continue;
+        };
+        let end = closing_brace(value);
         let shown = &value[..end];
-        out.push_str(if shown.starts_with("map[") {
-            "a map"
-        } else if shown.starts_with("[]") {
-            "a list"
-        } else {
-            shown
+        out.push_str(", got ");
+        out.push_str(match shown.as_bytes() {
+            [b'm', b'a', b'p', b'[', ..] => "a map",
+            [b'[', ..] => "a list",
+            _ => shown,
         });
         rest = value.get(end + 1..).unwrap_or_default();
     }
     out.push_str(rest);
     out
+}
+
+/// Where the brace stands that ends a value, or the end of the text.
+fn closing_brace(value: &str) -> usize {
+    let (mut depth, mut quoted, mut escaped) = (1_usize, false, false);
+    let end = value.char_indices().find(|(_, char)| {
+        match char {
+            _ if escaped => escaped = false,
+            '\\' => escaped = quoted,
+            '"' => quoted = !quoted,
+            '{' if !quoted => depth += 1,
+            '}' if !quoted => depth -= 1,
+            _ => {}
+        }
+        depth == 0
+    });
+    end.map_or(value.len(), |(end, _)| end)
 }
 
 /// What to say about an error that is no `Status`: of the API server's outermost parts, or of something
@@ -184,7 +194,12 @@ mod tests {
                 ".a: expected map, got &value.valueUnstructured{Value:[]interface {}{\"a\"}}, and more",
                 ".a: expected map, got a list, and more",
             ),
-            ("got &value.valueUnstructured{Value:", "got "),
+            (
+                ".x: expected boolean, got &{yes}\n.y: expected map, got &{[a]}; .z: expected list, got &{map[name:c]}",
+                ".x: expected boolean, got yes\n.y: expected map, got a list; .z: expected list, got a map",
+            ),
+            (", got &value.valueUnstructured{Value:", ", got "),
+            (", got &x", ", got &x"),
             ("no Go", "no Go"),
         ] {
             assert_eq!(in_words(message), wanted);
