@@ -5,7 +5,7 @@ use muster_model::{
     yaml::{self, Node, Pos, Yaml},
 };
 
-use crate::typed::{Compact, Content, Family, check};
+use crate::typed::{Compact, Content, Family, Findings};
 
 /// The largest object that etcd takes with its default limit, in bytes.
 const MAX_OBJECT_BYTES: usize = 1_536 * 1024;
@@ -18,27 +18,39 @@ pub(crate) struct NoObject {
     pub(crate) help: Option<&'static str>,
 }
 
-/// The objects of a text, each with its place; lists are opened, empty documents left out.
-pub(crate) fn read(text: &str) -> Result<Vec<(Pos, Object)>, Vec<NoObject>> {
-    let nodes = yaml::parse(text).map_err(|error| {
+/// The objects of a text, each with its place; lists are opened, empty documents left out. `author`
+/// tells for digits whether they stand in a template; without it the text is no template's.
+pub(crate) fn read(
+    text: &str,
+    author: Option<&dyn Fn(&str) -> bool>,
+) -> Result<Vec<(Pos, Object)>, Vec<NoObject>> {
+    let nodes = match author {
+        Some(_) => yaml::parse_written(text),
+        None => yaml::parse(text),
+    };
+    let nodes = nodes.map_err(|error| {
         vec![NoObject {
             at: error.at,
             message: error.message,
             help: None,
         }]
     })?;
-    let (mut objects, mut wrong) = (Vec::new(), Vec::new());
+    let mut objects = Vec::new();
+    let mut findings = Findings {
+        author,
+        ..Findings::default()
+    };
     for node in nodes.into_iter().filter(|node| !node.is_null()) {
-        open(node, &mut objects, &mut wrong);
+        open(node, &mut objects, &mut findings);
     }
-    if wrong.is_empty() {
+    if findings.wrong.is_empty() {
         Ok(objects)
     } else {
-        Err(wrong)
+        Err(findings.wrong)
     }
 }
 
-fn open(node: Node, objects: &mut Vec<(Pos, Object)>, wrong: &mut Vec<NoObject>) {
+fn open(node: Node, objects: &mut Vec<(Pos, Object)>, findings: &mut Findings<'_>) {
     let kind = node.get("kind").and_then(Node::as_str);
     // `items:` with nothing below is an empty list.
     let list = kind.is_some_and(|kind| kind.ends_with("List"))
@@ -49,9 +61,9 @@ fn open(node: Node, objects: &mut Vec<(Pos, Object)>, wrong: &mut Vec<NoObject>)
             .get("metadata")
             .is_none_or(|metadata| metadata.get("name").is_none());
     if !list {
-        match object(&node, wrong) {
+        match object(&node, findings) {
             Ok(object) => objects.push((node.at, object)),
-            Err(error) => wrong.push(error),
+            Err(error) => findings.wrong.push(error),
         }
         return;
     }
@@ -66,12 +78,12 @@ fn open(node: Node, objects: &mut Vec<(Pos, Object)>, wrong: &mut Vec<NoObject>)
         )) = items
         {
             let there = items.into_iter().filter(|item| !item.is_null());
-            there.for_each(|item| open(item, objects, wrong));
+            there.for_each(|item| open(item, objects, findings));
         }
     }
 }
 
-fn object(node: &Node, wrong: &mut Vec<NoObject>) -> Result<Object, NoObject> {
+fn object(node: &Node, findings: &mut Findings<'_>) -> Result<Object, NoObject> {
     let fail = |at: Pos, message: String, help| Err(NoObject { at, message, help });
     if !matches!(node.value, Yaml::Map(_)) {
         let what = match node.value {
@@ -137,7 +149,7 @@ fn object(node: &Node, wrong: &mut Vec<NoObject>) -> Result<Object, NoObject> {
     };
     let gvk = Gvk::from_api_version(api_version, kind);
     let content = Content::Object(Family::of(&gvk));
-    check(node, kind, content, wrong);
+    findings.check(node, kind, content);
     let json = serde_json::to_string(&Compact(node, content)).map_err(|error| NoObject {
         at: node.at,
         message: format!("this {kind} can't be written as JSON: {error}"),
@@ -197,7 +209,7 @@ mod tests {
     #[test]
     fn lists_are_opened_and_nothing_is_left_out() {
         let text = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Namespace\n  metadata: {name: a, labels: }\n---\n# nothing\n---\napiVersion: v1\nkind: ConfigMapList\nitems:\n- {apiVersion: v1, kind: ConfigMap, metadata: {name: b, namespace: a}, data: {z: \"1\", a: \"2\"}}\n";
-        let objects = read(text).unwrap();
+        let objects = read(text, None).unwrap();
         assert_eq!(objects.len(), 2);
         assert_eq!(
             objects[0].1.json.as_ref(),
@@ -215,22 +227,22 @@ mod tests {
             "apiVersion: v1\nkind: List\nitems: []\n---\n",
             "apiVersion: v1\nkind: List\nitems: [null, ~]\n",
         ] {
-            assert_eq!(read(text), Ok(Vec::new()), "{text}");
+            assert_eq!(read(text, None), Ok(Vec::new()), "{text}");
         }
         let text = "{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: ";
         for namespace in ["\"\"", "", "null"] {
-            let objects = read(&format!("{text}{namespace}}}}}\n")).unwrap();
+            let objects = read(&format!("{text}{namespace}}}}}\n"), None).unwrap();
             assert_eq!(objects[0].1.id.to_string(), "ConfigMap a", "{namespace:?}");
         }
         // A kind of its own that has `items` is no list.
         let named = "{apiVersion: a.example/v1, kind: AllowList, metadata: {name: a}, items: }\n";
-        assert_eq!(read(named).unwrap().len(), 1);
+        assert_eq!(read(named, None).unwrap().len(), 1);
     }
 
     #[test]
     fn what_is_no_object_says_why_and_where() {
         let wrong = |text: &str| {
-            let wrong = read(text).unwrap_err().remove(0);
+            let wrong = read(text, None).unwrap_err().remove(0);
             (wrong.at.line, wrong.message)
         };
         let (line, message) =

@@ -310,7 +310,7 @@ impl AppUnit {
         let namespace = app.spec.namespace_of(name);
         let mut manifests = Vec::new();
         for file in &app.manifests {
-            match objects::read(&file.text) {
+            match objects::read(&file.text, None) {
                 Ok(found) => {
                     manifests.push(Arc::new(Part::new(
                         &file.path,
@@ -529,18 +529,20 @@ impl AppUnit {
         let (written, reads) = self.templates.render(&self.scope, &file.path, context);
         let result = match written {
             Err(problem) => Err(Arc::new(vec![problem])),
-            Ok(text) => match objects::read(&text) {
-                Ok(found) => {
-                    let part = Part::new(&file.path, &self.namespace, objects_of(found));
-                    Ok(Arc::new(part))
+            Ok(text) => {
+                match objects::read(&text, Some(&|digits| self.templates.contain(digits))) {
+                    Ok(found) => {
+                        let part = Part::new(&file.path, &self.namespace, objects_of(found));
+                        Ok(Arc::new(part))
+                    }
+                    Err(wrong) => Err(Arc::new(
+                        wrong
+                            .iter()
+                            .map(|wrong| self.locate(file, context, &text, wrong))
+                            .collect(),
+                    )),
                 }
-                Err(wrong) => Err(Arc::new(
-                    wrong
-                        .iter()
-                        .map(|wrong| self.locate(file, context, &text, wrong))
-                        .collect(),
-                )),
-            },
+            }
         };
         trie.write()
             .unwrap_or_else(PoisonError::into_inner)

@@ -114,6 +114,12 @@ impl Templates {
         (result, reads)
     }
 
+    /// Whether a text stands in any of the templates.
+    pub(crate) fn contain(&self, text: &str) -> bool {
+        let mut templates = self.environment.templates();
+        templates.any(|(_, template)| template.source().contains(text))
+    }
+
     /// Where in the templates a place of the written text comes from: file, its text and place.
     pub(crate) fn origin(
         &self,

@@ -144,36 +144,63 @@ impl Content {
     }
 }
 
-/// Tells of everything below a key that is no text where an API server takes nothing but text.
-pub(crate) fn check(node: &Node, key: &str, content: Content, wrong: &mut Vec<NoObject>) {
-    let quiet = matches!(content, Content::Free | Content::Fields(Family::Definition));
-    match &node.value {
-        _ if quiet => {}
-        Yaml::Map(entries) => {
-            for (name, _, value) in entries {
-                if content.is_text(name) {
-                    let what = || format!("`{name}` in `{key}`");
-                    wrong.extend(no_text(value, what));
-                    if content == Content::Encoded {
-                        wrong.extend(no_base64(value, what));
+/// What is wrong with the objects of a text.
+#[derive(Default)]
+pub(crate) struct Findings<'a> {
+    pub(crate) wrong: Vec<NoObject>,
+    /// Tells for digits whether a template's author wrote them. `None` where there is no template.
+    pub(crate) author: Option<&'a dyn Fn(&str) -> bool>,
+}
+
+impl Findings<'_> {
+    /// Looks for everything below a key that is no text where an API server takes nothing but text, and
+    /// for text of values that became a number.
+    pub(crate) fn check(&mut self, node: &Node, key: &str, content: Content) {
+        if content == Content::Fields(Family::Definition)
+            || (content == Content::Free && self.author.is_none())
+        {
+            return;
+        }
+        match &node.value {
+            Yaml::Map(entries) => {
+                for (name, _, value) in entries {
+                    if content.is_text(name) {
+                        let what = || format!("`{name}` in `{key}`");
+                        self.wrong.extend(no_text(value, what));
+                        if content == Content::Encoded {
+                            self.wrong.extend(no_base64(value, what));
+                        }
+                    } else {
+                        self.check(value, name, content.below(name));
                     }
-                } else {
-                    check(value, name, content.below(name), wrong);
                 }
             }
-        }
-        Yaml::Seq(items) if content == Content::Arguments => {
-            let told = items
-                .iter()
-                .filter_map(|item| no_text(item, || format!("an item of `{key}`")));
-            wrong.extend(told);
-        }
-        Yaml::Seq(items) => {
-            for item in items {
-                check(item, key, content, wrong);
+            Yaml::Seq(items) if content == Content::Arguments => {
+                let told = items
+                    .iter()
+                    .filter_map(|item| no_text(item, || format!("an item of `{key}`")));
+                self.wrong.extend(told);
             }
+            Yaml::Seq(items) => {
+                for item in items {
+                    self.check(item, key, content);
+                }
+            }
+            Yaml::Rewritten(number) if content == Content::Free => {
+                let changed = number.value.to_string() != number.text;
+                if changed && self.author.is_some_and(|wrote| !wrote(&number.text)) {
+                    self.wrong.push(NoObject {
+                        at: node.at,
+                        message: format!(
+                            "`{}` becomes the number {} here",
+                            number.text, number.value
+                        ),
+                        help: Some("put it in quotes where it is text"),
+                    });
+                }
+            }
+            Yaml::Scalar(_) | Yaml::Rewritten(_) => {}
         }
-        Yaml::Scalar(_) | Yaml::Rewritten(_) => {}
     }
 }
 
@@ -246,7 +273,7 @@ mod tests {
     use super::*;
 
     fn written(text: &str) -> Value {
-        let objects = read(text).unwrap_or_else(|wrong| panic!("{wrong:?}"));
+        let objects = read(text, None).unwrap_or_else(|wrong| panic!("{wrong:?}"));
         serde_json::from_str(&objects[0].1.json).unwrap()
     }
 
@@ -299,7 +326,7 @@ mod tests {
     #[test]
     fn numbers_and_booleans_are_no_text() {
         let told = |text: &str| -> Vec<String> {
-            let told = read(text).err().unwrap_or_default();
+            let told = read(text, None).err().unwrap_or_default();
             let told = told.into_iter();
             told.map(|wrong| {
                 let help = wrong.help.unwrap_or_default();
@@ -384,5 +411,40 @@ spec:
         ] {
             assert_eq!(told(text), [""; 0], "{text}");
         }
+    }
+
+    #[test]
+    fn text_of_values_that_becomes_a_number_is_told_where_no_schema_would() {
+        let author = |digits: &str| digits == "0644";
+        let text = "\
+apiVersion: a.example/v1
+kind: Own
+metadata: {name: a}
+spec: {tag: 1.10, mode: 0644, sha: [1e3], port: 8080, ratio: 1.5, small: 1e-7, 1.20: x, text: \"1.10\"}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: a}
+spec: {containers: [{resources: {limits: {cpu: 0.50}}}]}
+";
+        let told = read(text, Some(&author)).unwrap_err();
+        let told = told
+            .iter()
+            .map(|wrong| format!("{}: {}", wrong.at, wrong.message));
+        assert_eq!(
+            told.collect::<Vec<_>>(),
+            [
+                "4:13: `1.10` becomes the number 1.1 here",
+                "4:37: `1e3` becomes the number 1000.0 here",
+            ]
+        );
+        let objects = read(
+            &text.replace("1.10,", "1,").replace("1e3", "1"),
+            Some(&author),
+        )
+        .unwrap();
+        let own: Value = serde_json::from_str(&objects[0].1.json).unwrap();
+        assert_eq!(own["spec"]["1.20"], "x");
+        assert_eq!(own["spec"]["mode"], 420);
     }
 }

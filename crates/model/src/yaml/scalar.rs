@@ -76,6 +76,11 @@ fn binary(text: &str) -> Result<Value, String> {
 /// print it with the digits that it is written with.
 #[must_use]
 pub fn printed(number: &Number, text: &str) -> Option<String> {
+    // Most numbers are small and whole.
+    let plain = |digits: &[u8]| digits.iter().all(u8::is_ascii_digit) && digits.len() < 19;
+    if !number.is_f64() && (text == "0" || (!text.starts_with('0') && plain(text.as_bytes()))) {
+        return None;
+    }
     let float = number.as_f64().filter(|_| number.is_f64());
     let alone = match float {
         Some(float) if float.fract() == 0.0 => format!("{float}.0"),

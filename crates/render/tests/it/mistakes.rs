@@ -511,3 +511,32 @@ data:
     }
     "#);
 }
+
+#[test]
+fn text_of_a_value_that_becomes_a_number() {
+    let template = "\
+{% from 'lib/volume' import volume %}
+apiVersion: a.example/v1
+kind: Own
+metadata: {name: wiki}
+spec:
+  tag: {{ values.tag }}
+  quoted: \"{{ values.tag }}\"
+  json: {{ values.tag | tojson }}
+  port: {{ values.port }}
+  ratio: {{ values.port / 3200 }}
+  {{ volume() }}
+";
+    let mut fleet = fleet(template);
+    fleet.file("lib/volume", "{% macro volume() %}mode: 0644{% endmacro %}");
+    fleet.file("apps/wiki/values.yaml", "tag: \"1.10\"\nport: 8080\n");
+    insta::assert_snapshot!(fleet.told(), @r"
+    rendered: shop
+
+    apps/wiki/templates/main.yaml:6:11: `1.10` becomes the number 1.1 here (in what the template writes)
+       |
+     6 |   tag: {{ values.tag }}
+       |           ^
+       = help: put it in quotes where it is text; it wrote, in line 5: `tag: 1.10`
+    ");
+}
