@@ -187,14 +187,11 @@ impl Findings<'_> {
                 }
             }
             Yaml::Rewritten(number) if content == Content::Free => {
-                let changed = number.value.to_string() != number.text;
-                if changed && self.author.is_some_and(|wrote| !wrote(&number.text)) {
+                let json = number.value.to_string();
+                if json != number.text && self.author.is_some_and(|wrote| !wrote(&number.text)) {
                     self.wrong.push(NoObject {
                         at: node.at,
-                        message: format!(
-                            "`{}` becomes the number {} here",
-                            number.text, number.value
-                        ),
+                        message: format!("`{}` becomes the number {json} here", number.text),
                         help: Some("put it in quotes where it is text"),
                     });
                 }
