@@ -146,6 +146,7 @@ fn app_report(bundle: &ObservedBundle) -> v1::AppReport {
         object: drift.id.to_string(),
         difference: drift.difference.clone(),
         corrected: drift.corrected,
+        recreated: drift.recreated,
     });
     v1::AppReport {
         app: bundle.app.to_string(),
@@ -186,6 +187,7 @@ mod tests {
             id: id("b"),
             difference: "/data/size: 2, not 1".to_owned(),
             corrected: false,
+            recreated: false,
         }
     }
 
@@ -256,6 +258,7 @@ mod tests {
                     object: "ConfigMap wiki/b".to_owned(),
                     difference: "/data/size: 2, not 1".to_owned(),
                     corrected: false,
+                    recreated: false,
                 })
                 .collect(),
         };

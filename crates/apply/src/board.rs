@@ -128,6 +128,8 @@ pub struct DriftEvent {
     pub difference: String,
     /// Whether it was put back.
     pub corrected: bool,
+    /// Whether it did not drift, but was deleted and created anew, since a field can't be changed.
+    pub recreated: bool,
 }
 
 /// The level of everything that is observed. An `Arc` that is the same as before has not changed.

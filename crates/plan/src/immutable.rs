@@ -1,6 +1,9 @@
 //! Fields that can't be changed: how the API server says so, and what may then be recreated.
 
 use muster_model::bundle::ObjectRef;
+use serde_json::Value;
+
+use crate::fields::{Manager, managers};
 
 /// Annotation that allows (`enabled`) or forbids (`disabled`) to delete and create an object anew where
 /// a change can't be made otherwise.
@@ -57,26 +60,140 @@ pub fn is_precious(id: &ObjectRef) -> bool {
     )
 }
 
-/// Whether an object may be deleted and created anew; the error says why not and what to do.
+/// Kinds whose objects hold nothing that is not in Git, so that a new object is as good as the old one.
+///
+/// Not in the list, and why: a `StatefulSet` and everything with volumes (data), a `DaemonSet` (a node
+/// without its network or storage until the new one runs), a `Pod` (what it keeps in memory and in
+/// `emptyDir`), classes that others refer to by name (`StorageClass`, `PriorityClass`: what is created in
+/// between is refused), and every custom resource: nobody but its controller knows what goes with it.
+const HOLDS_NOTHING: [(&str, &str); 5] = [
+    // Its pods are made again from its template, and volume claims are not its own.
+    ("apps", "Deployment"),
+    // A changed Job is meant to run again.
+    ("batch", "Job"),
+    // A selector and ports. An address from outside the cluster is looked at in `loss`.
+    ("", "Service"),
+    // A reference to a role and names, all of them in Git.
+    ("rbac.authorization.k8s.io", "RoleBinding"),
+    ("rbac.authorization.k8s.io", "ClusterRoleBinding"),
+];
+
+/// What would be lost if the live object was deleted and created anew; `None` where nothing would be.
+#[must_use]
+pub fn loss(id: &ObjectRef, live: &Value) -> Option<String> {
+    let kind = (id.gvk.group.as_str(), id.gvk.kind.as_str());
+    let text = |pointer: &str| live.pointer(pointer).and_then(Value::as_str);
+    let what = match kind {
+        ("", "Service") => {
+            let given = live
+                .pointer("/status/loadBalancer/ingress")
+                .and_then(Value::as_array);
+            let addresses: Vec<&str> = given
+                .into_iter()
+                .flatten()
+                .filter_map(|one| one["ip"].as_str().or(one["hostname"].as_str()))
+                .collect();
+            if addresses.is_empty() {
+                return None;
+            }
+            format!("its address {} outside the cluster", addresses.join(", "))
+        }
+        // Immutable ones are made to be replaced; into others somebody else may have written.
+        ("", "ConfigMap" | "Secret") if live["immutable"] == true => return None,
+        kind if HOLDS_NOTHING.contains(&kind) => return None,
+        ("", "ConfigMap" | "Secret") => "the keys that others have written into it".to_owned(),
+        ("", "PersistentVolumeClaim") => {
+            match (text("/spec/volumeName"), text("/status/capacity/storage")) {
+                (Some(volume), Some(size)) => format!("the data in its volume {volume} ({size})"),
+                _ => "the data in its volume".to_owned(),
+            }
+        }
+        ("", "PersistentVolume") => "the data in it".to_owned(),
+        ("", "Namespace") => "everything in it".to_owned(),
+        ("", "Pod") => "what its containers have in memory and in emptyDir".to_owned(),
+        ("apps", "StatefulSet") => {
+            let deleted = text("/spec/persistentVolumeClaimRetentionPolicy/whenDeleted");
+            match deleted {
+                Some("Delete") => "its pods and the data in their volumes".to_owned(),
+                _ => "its pods until new ones run; the claims of their volumes stay".to_owned(),
+            }
+        }
+        ("apps", "DaemonSet") => "its pods on every node until new ones run".to_owned(),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => {
+            "every object of its kind in the cluster".to_owned()
+        }
+        _ => "what the cluster or its controller keeps for it".to_owned(),
+    };
+    let since = text("/metadata/creationTimestamp").map(|time| format!("it exists since {time}"));
+    let finalizers: Vec<&str> = live["metadata"]["finalizers"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let cleaned = (!finalizers.is_empty()).then(|| {
+        format!(
+            "its finalizers {} clean up what belongs to it",
+            finalizers.join(", ")
+        )
+    });
+    let facts: Vec<String> = since.into_iter().chain(cleaned).collect();
+    Some(if facts.is_empty() {
+        what
+    } else {
+        format!("{what} ({})", facts.join("; "))
+    })
+}
+
+/// Whether an object may be deleted and created anew; the error says why not and what to do. `git` is the
+/// annotation in Git; `applied`, whether Muster has applied this very object before.
 ///
 /// # Errors
 /// The reason, where it may not.
-pub fn may_recreate(id: &ObjectRef, annotation: Option<&str>) -> Result<(), String> {
-    match annotation {
-        Some("enabled") => Ok(()),
-        Some(_) => Err(format!("the annotation {RECREATE} forbids to recreate it")),
-        None if is_precious(id) => Err(format!(
-            "recreating a {} would lose what it holds; undo the change, or allow that with the annotation \
-             {RECREATE}: enabled",
-            id.gvk.kind
-        )),
-        None => Ok(()),
+pub fn may_recreate(
+    id: &ObjectRef,
+    live: &Value,
+    git: Option<&str>,
+    applied: bool,
+) -> Result<(), String> {
+    match git.or_else(|| said_by_a_person(live)) {
+        Some("enabled") => return Ok(()),
+        Some(_) => return Err(format!("the annotation {RECREATE} forbids to recreate it")),
+        None => {}
     }
+    let loss = loss(id, live);
+    let why = match (loss, applied) {
+        (None, true) => return Ok(()),
+        (Some(loss), true) => format!("recreating it would lose {loss}"),
+        (Some(loss), false) => {
+            format!("somebody else created it, and recreating it would lose {loss}")
+        }
+        (None, false) => {
+            "somebody else created it, and recreating it would lose what they made".to_owned()
+        }
+    };
+    Err(format!(
+        "{why}; undo the change, or allow that with the annotation {RECREATE}: enabled, in Git or on the \
+         live {}",
+        id.gvk.kind
+    ))
+}
+
+/// The annotation as somebody wrote it on the live object. One that Muster itself applied says what Git
+/// said before.
+fn said_by_a_person(live: &Value) -> Option<&str> {
+    let applied = managers(live).filter(Manager::is_own).any(|own| {
+        let annotations = &own.fields["f:metadata"]["f:annotations"];
+        annotations.get(format!("f:{RECREATE}")).is_some()
+    });
+    let said = live["metadata"]["annotations"][RECREATE].as_str();
+    said.filter(|_| !applied)
 }
 
 #[cfg(test)]
 mod tests {
     use muster_model::bundle::Gvk;
+    use serde_json::json;
 
     use super::*;
 
@@ -100,20 +217,102 @@ mod tests {
         assert_eq!(immutable_fields(&[]), None);
     }
 
-    #[test]
-    fn what_holds_data_is_recreated_only_where_that_is_allowed() {
-        let id = |kind: &str| ObjectRef {
-            gvk: Gvk::from_api_version("v1", kind),
+    fn id(api_version: &str, kind: &str) -> ObjectRef {
+        ObjectRef {
+            gvk: Gvk::from_api_version(api_version, kind),
             namespace: None,
             name: "a".into(),
-        };
-        assert!(may_recreate(&id("Service"), None).is_ok());
-        assert!(may_recreate(&id("Service"), Some("disabled")).is_err());
-        assert!(
-            may_recreate(&id("PersistentVolumeClaim"), None)
-                .unwrap_err()
-                .contains(RECREATE)
+        }
+    }
+
+    #[test]
+    fn only_what_holds_nothing_and_was_applied_before_is_recreated_unasked() {
+        let plain = json!({});
+        for (api_version, kind) in [
+            ("apps/v1", "Deployment"),
+            ("batch/v1", "Job"),
+            ("v1", "Service"),
+            ("rbac.authorization.k8s.io/v1", "RoleBinding"),
+            ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding"),
+        ] {
+            let id = id(api_version, kind);
+            assert_eq!(may_recreate(&id, &plain, None, true), Ok(()), "{kind}");
+            let foreign = may_recreate(&id, &plain, None, false).unwrap_err();
+            assert!(foreign.contains("somebody else created it"), "{foreign}");
+        }
+        for (api_version, kind) in [
+            ("v1", "PersistentVolumeClaim"),
+            ("v1", "Namespace"),
+            ("v1", "Secret"),
+            ("v1", "Pod"),
+            ("apps/v1", "StatefulSet"),
+            ("apps/v1", "DaemonSet"),
+            ("storage.k8s.io/v1", "StorageClass"),
+            ("apiextensions.k8s.io/v1", "CustomResourceDefinition"),
+            ("example.org/v1", "Deployment"),
+            ("example.org/v1", "Database"),
+        ] {
+            let id = id(api_version, kind);
+            let why = may_recreate(&id, &plain, None, true).unwrap_err();
+            assert!(
+                why.contains("muster.dev/recreate: enabled"),
+                "{kind}: {why}"
+            );
+            assert_eq!(may_recreate(&id, &plain, Some("enabled"), false), Ok(()));
+        }
+        let job = id("batch/v1", "Job");
+        assert!(may_recreate(&job, &plain, Some("disabled"), true).is_err());
+        let frozen = json!({"immutable": true});
+        assert_eq!(
+            may_recreate(&id("v1", "Secret"), &frozen, None, true),
+            Ok(())
         );
-        assert!(may_recreate(&id("PersistentVolumeClaim"), Some("enabled")).is_ok());
+    }
+
+    #[test]
+    fn it_is_said_what_would_be_lost() {
+        let live = json!({
+            "metadata": {"creationTimestamp": "2026-01-02T03:04:05Z", "finalizers": ["example.org/backup"]},
+            "spec": {"volumeName": "pv-7"},
+            "status": {"capacity": {"storage": "10Gi"}},
+        });
+        let facts = "(it exists since 2026-01-02T03:04:05Z; its finalizers example.org/backup clean up \
+             what belongs to it)";
+        assert_eq!(
+            loss(&id("v1", "PersistentVolumeClaim"), &live),
+            Some(format!("the data in its volume pv-7 (10Gi) {facts}"))
+        );
+        let service = json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}});
+        assert_eq!(
+            loss(&id("v1", "Service"), &service),
+            Some("its address 192.0.2.1 outside the cluster".into())
+        );
+        assert_eq!(
+            loss(
+                &id("v1", "Service"),
+                &json!({"status": {"loadBalancer": {}}})
+            ),
+            None
+        );
+    }
+
+    #[test]
+    fn a_person_may_allow_it_on_the_live_object() {
+        let database = id("example.org/v1", "Database");
+        let live = |manager: &str| {
+            json!({"metadata": {
+                "annotations": {RECREATE: "enabled"},
+                "managedFields": [{"manager": manager, "operation": "Apply", "fieldsV1": {
+                    "f:metadata": {"f:annotations": {"f:muster.dev/recreate": {}}},
+                }}],
+            }})
+        };
+        assert_eq!(
+            may_recreate(&database, &live("kubectl"), None, true),
+            Ok(())
+        );
+        assert!(may_recreate(&database, &live("kubectl"), Some("disabled"), true).is_err());
+        // What Muster applied is Git's word of before, and Git has taken it back.
+        assert!(may_recreate(&database, &live("muster"), None, true).is_err());
     }
 }

@@ -356,23 +356,47 @@ impl Engine {
                 id: Clone::clone(&object.id),
                 difference: difference.clone(),
                 corrected: !left,
+                recreated: false,
             };
-            self.publish(object, &event);
+            let action = if *left { "Report" } else { "Correct" };
+            let uid = self.inventory.get(&object.key).and_then(|e| e.uid.clone());
+            self.publish(object, uid, "Drift", action, difference);
             self.board.drifts(object.app(), event);
         }
     }
 
+    /// Tells people in status and in the log that an object is recreated.
+    pub(super) fn tell_recreation(&self, object: &Wanted, uid: &str, why: &str) {
+        tracing::warn!(app = %object.app(), object = %object.id, uid, why, "the object is recreated");
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let event = DriftEvent {
+            at: now.as_secs(),
+            id: Clone::clone(&object.id),
+            difference: format!("{why}; the object with the UID {uid} was deleted"),
+            corrected: true,
+            recreated: true,
+        };
+        self.board.drifts(object.app(), event);
+    }
+
     /// Publishes an event on the object. It is for people; that it fails stops nothing.
-    fn publish(&self, object: &Wanted, drift: &DriftEvent) {
+    pub(super) fn publish(
+        &self,
+        object: &Wanted,
+        uid: Option<String>,
+        reason: &str,
+        action: &str,
+        note: &str,
+    ) {
         /// An event's note may have so many bytes.
         const LONGEST_NOTE: usize = 1000;
-        let mut note = drift.difference.clone();
-        note.truncate(note.floor_char_boundary(LONGEST_NOTE));
         let event = Event {
             type_: EventType::Warning,
-            reason: "Drift".to_owned(),
-            note: Some(note),
-            action: if drift.corrected { "Correct" } else { "Report" }.to_owned(),
+            reason: reason.to_owned(),
+            note: Some(note[..note.floor_char_boundary(LONGEST_NOTE)].to_owned()),
+            action: action.to_owned(),
             secondary: None,
         };
         let reference = ObjectReference {
@@ -380,10 +404,7 @@ impl Engine {
             kind: Some(object.id.gvk.kind.clone()),
             namespace: object.id.namespace.clone(),
             name: Some(object.id.name.clone()),
-            uid: self
-                .inventory
-                .get(&object.key)
-                .and_then(|entry| entry.uid.clone()),
+            uid,
             ..ObjectReference::default()
         };
         let events = self.events.clone();

@@ -56,10 +56,16 @@ impl Engine {
             ..
         } = sending;
         let failed = |what: String| Ok(Standing::Failed(format!("{why}; {what}")).into());
-        if let Err(reason) = may_recreate(&object.id, object.marks().recreate.as_deref()) {
-            return failed(reason);
-        }
+        let live = retried(cancel, || self.cluster.get(path)).await?;
         let entry = self.inventory.get(&object.key);
+        if let Some(live) = &live {
+            let uid = live["metadata"]["uid"].as_str();
+            let applied = uid.is_some() && entry.as_ref().is_some_and(|e| e.uid.as_deref() == uid);
+            let git = object.marks().recreate.as_deref();
+            if let Err(reason) = may_recreate(&object.id, live, git, applied) {
+                return failed(reason);
+            }
+        }
         if entry.is_some_and(|entry| entry.refused == Some(object.digest())) {
             return failed(
                 "it was recreated, the new object was refused, and the old one was put back; change the \
@@ -74,14 +80,18 @@ impl Engine {
             let reason = refusal(&object.id.gvk, &error);
             return failed(format!("a new object would be refused: {reason}"));
         }
-        if let Some(live) = retried(cancel, || self.cluster.get(path)).await? {
-            tracing::info!(app = %object.app(), object = %object.id, why, "the object is recreated");
+        let mut old_uid = None;
+        if let Some(live) = live {
             self.save(&object.key, &live).await?;
             let uid = live["metadata"]["uid"]
                 .as_str()
                 .unwrap_or_default()
                 .to_owned();
+            if live["metadata"]["deletionTimestamp"].is_null() {
+                self.tell_recreation(object, &uid, why);
+            }
             let dependents = dependents(&object.id, &live, body);
+            old_uid = Some(uid.clone());
             let gone = retried(cancel, || self.cluster.delete(path, &uid, dependents)).await?;
             if gone != Deleted::Gone && !self.is_gone(sending, &uid).await? {
                 let what = format!("{why}; the old object is being deleted, the new one follows");
@@ -91,6 +101,13 @@ impl Engine {
         match self.apply(sending, body.to_string().into(), true).await {
             Ok(live) => {
                 self.forget_saved(&object.key).await;
+                if let Some(old) = old_uid {
+                    let note = format!(
+                        "{why}; the object with the UID {old} was deleted and this one created"
+                    );
+                    let uid = Some(live.uid.clone());
+                    self.publish(object, uid, "Recreated", "Recreate", &note);
+                }
                 Ok(Ended::Applied(live))
             }
             Err(error) if error.is_transient() => Err(error),

@@ -5,7 +5,9 @@ use muster_apply::Standing;
 use muster_testkit::wait::eventually;
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, LONG, bundle, config_map, kept, namespace, object};
+use crate::fixture::{
+    Applied, Fixture, LONG, bundle, config_map, definition, kept, making, namespace, object,
+};
 
 fn job(image: &str) -> Value {
     json!({
@@ -214,4 +216,160 @@ async fn an_annotation_forbids_to_recreate() {
     )
     .await;
     assert!(message.contains("forbids"), "{message}");
+}
+
+/// How an object stands that was not taken.
+async fn failed(applied: &mut Applied, kept: muster_apply::Kept, of: &str) -> String {
+    let observed = applied.settle(kept).await;
+    match object(&observed, of).standing {
+        Standing::Failed(message) => message,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_custom_resource_is_recreated_only_where_a_person_says_so() {
+    let fixture = Fixture::new("celonly").await;
+    let group = "celonly.example";
+    let mut taught = definition(group, "Namespaced");
+    taught["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"] = json!({
+        "engine": {"type": "string", "x-kubernetes-validations": [
+            {"rule": "self == oldSelf", "message": "engine is immutable"},
+        ]},
+    });
+    let database = |engine: &str| {
+        json!({
+            "apiVersion": format!("{group}/v1"), "kind": "Foo",
+            "metadata": {"name": "database", "finalizers": ["celonly.example/backup"]},
+            "spec": {"engine": engine},
+        })
+    };
+    let wanted = |number, engine: &str| {
+        let objects = [taught.clone(), namespace("celonly-a"), database(engine)];
+        kept(number, vec![bundle("a", "celonly-a", &objects)])
+    };
+    let of = format!("Foo.{group} celonly-a/database");
+    let mut applied = fixture.start().await;
+    applied.settle(wanted(1, "postgres")).await;
+    let api_version = format!("{group}/v1");
+    let get = async || {
+        fixture
+            .get(&api_version, "Foo", "celonly-a", "database")
+            .await
+    };
+    let old = get().await;
+    let message = failed(&mut applied, wanted(2, "mysql"), &of).await;
+    for part in [
+        "spec.engine can't be changed",
+        "would lose what the cluster or its controller keeps for it (it exists since ",
+        "celonly.example/backup clean up",
+        "muster.dev/recreate: enabled",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert_eq!(get().await["metadata"]["uid"], old["metadata"]["uid"]);
+
+    // A person says so on the live object, and its controller lets it go.
+    let patch = json!({"metadata": {"annotations": {"muster.dev/recreate": "enabled"}}});
+    let at = ("celonly-a", "database");
+    fixture
+        .edit_as("kubectl-annotate", &api_version, "Foo", at, &patch)
+        .await;
+    eventually("the old one is being deleted", LONG, async || {
+        anyhow::ensure!(!get().await["metadata"]["deletionTimestamp"].is_null());
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let patch = json!({"metadata": {"finalizers": null}});
+    fixture
+        .edit_as("controller", &api_version, "Foo", at, &patch)
+        .await;
+    let observed = applied
+        .until(|observed| object(observed, &of).standing == Standing::Applied)
+        .await;
+    let new = get().await;
+    assert_eq!(new["spec"]["engine"], "mysql");
+    assert_ne!(new["metadata"]["uid"], old["metadata"]["uid"]);
+    // What one object was allowed is not allowed the next.
+    assert!(
+        new["metadata"]["annotations"]
+            .get("muster.dev/recreate")
+            .is_none()
+    );
+    let drifts = &observed.bundles[0].drifts;
+    assert!(drifts.iter().any(|drift| drift.recreated), "{drifts:?}");
+    let events = fixture.api("events.k8s.io/v1", "Event", Some("celonly-a"));
+    eventually("an event says so", LONG, async || {
+        let all = events.list(&kube::api::ListParams::default()).await?;
+        anyhow::ensure!(all.iter().any(|event| {
+            event.data["reason"] == "Recreated"
+                && event.data["regarding"]["uid"] == new["metadata"]["uid"]
+        }));
+        Ok(())
+    })
+    .await
+    .unwrap();
+    // Nothing is in the way of the end.
+    fixture
+        .edit_as("controller", &api_version, "Foo", at, &patch)
+        .await;
+    applied.applier.stop().await;
+}
+
+#[tokio::test]
+async fn what_muster_never_applied_is_not_recreated_unasked() {
+    let fixture = Fixture::new("foreign").await;
+    fixture.create(&namespace("foreign-a")).await;
+    let deployment = |label: &str| {
+        json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": "web", "namespace": "foreign-a"},
+            "spec": {
+                "replicas": 0,
+                "selector": {"matchLabels": {"a": label}},
+                "template": {
+                    "metadata": {"labels": {"a": label}},
+                    "spec": {"containers": [{"name": "c", "image": "x:1"}]},
+                },
+            },
+        })
+    };
+    fixture.create(&deployment("old")).await;
+    let get = async || {
+        let live = fixture
+            .get("apps/v1", "Deployment", "foreign-a", "web")
+            .await;
+        live["metadata"]["uid"].clone()
+    };
+    let old = get().await;
+    let wanted = |number, object: Value| {
+        let making = making("a", "foreign-a")
+            .policy(|policy| policy.conflicts = muster_model::policy::Conflicts::Take);
+        kept(number, vec![making.of(&[object])])
+    };
+    let of = "Deployment.apps foreign-a/web";
+    let mut applied = fixture.start().await;
+    let message = failed(&mut applied, wanted(1, deployment("new")), of).await;
+    assert!(message.contains("somebody else created it"), "{message}");
+    assert_eq!(get().await, old);
+
+    // Once it was applied as it is, it is Muster's, and holds nothing.
+    applied.settle(wanted(2, deployment("old"))).await;
+    applied.settle(wanted(3, deployment("new"))).await;
+    assert_ne!(get().await, old);
+
+    // An annotation in Git says so from the beginning.
+    let mut allowed = deployment("newest");
+    allowed["metadata"]["annotations"] = json!({"muster.dev/recreate": "enabled"});
+    allowed["metadata"]["name"] = json!("other");
+    let mut other = deployment("old");
+    other["metadata"]["name"] = json!("other");
+    fixture.create(&other).await;
+    let observed = applied.settle(wanted(4, allowed)).await;
+    assert_eq!(
+        object(&observed, "Deployment.apps foreign-a/other").standing,
+        Standing::Applied
+    );
+    applied.applier.stop().await;
 }

@@ -186,6 +186,9 @@ pub(crate) struct Drift {
     pub(crate) difference: String,
     /// It was put back.
     pub(crate) corrected: bool,
+    /// It did not drift, but was deleted and created anew, since a field can't be changed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) recreated: bool,
 }
 
 /// What is wrong with an object.
@@ -390,6 +393,7 @@ fn placed(app: v1::ClusterApp, cluster: State) -> Placed {
         object: drift.object,
         difference: drift.difference,
         corrected: drift.corrected,
+        recreated: drift.recreated,
     });
     Placed {
         app: app.app,

@@ -206,6 +206,7 @@ fn waiting() -> v1::Status {
         object: "Deployment.apps storefront/web".to_owned(),
         difference: "/spec/replicas: 7, not 4".to_owned(),
         corrected,
+        recreated: false,
     };
     drifted.drifts = vec![drift(NOW - 4000, true), drift(NOW - 90, false)];
     status

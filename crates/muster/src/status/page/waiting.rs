@@ -74,7 +74,9 @@ impl Page<'_> {
         let mut grid =
             Grid::new(["DRIFT", "CLUSTER", "APP", "OBJECT", "THEN", "FIELDS"]).spare(&["APP"]);
         for (drift, cluster, placed) in all.iter().take(MOST) {
-            let then = if drift.corrected {
+            let then = if drift.recreated {
+                Cell::new(Tone::Warning, "recreated")
+            } else if drift.corrected {
                 Cell::new(Tone::Good, "put back")
             } else {
                 Cell::new(Tone::Warning, "left")
