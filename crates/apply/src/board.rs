@@ -100,8 +100,23 @@ pub struct Leftover {
     pub id: ObjectRef,
     /// The app that it came from.
     pub app: AppName,
+    /// What keeps it.
+    pub state: LeftoverState,
     /// Why it is still there.
     pub message: String,
+}
+
+/// What keeps an object that is no longer wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeftoverState {
+    /// A person's approval is missing.
+    Approval,
+    /// Something else has to be there, or to be gone, first.
+    Waiting,
+    /// It is being deleted, and its finalizers are not done.
+    Deleting,
+    /// It can't be deleted, or that can't be told.
+    Refused,
 }
 
 /// Objects of one app that are no longer wanted and wait for a person's approval to be deleted.
@@ -235,6 +250,8 @@ pub(crate) struct Board {
     drift: Notify,
     /// The API server answers again.
     answers: Notify,
+    /// A watch has seen something new.
+    seen: Notify,
 }
 
 impl Board {
@@ -312,6 +329,23 @@ impl Board {
             .is_some_and(|object| is_well(object, hook))
     }
 
+    /// Why a wanted object is not applied; `None` where it is.
+    pub(crate) fn why_not_applied(&self, key: &Identity) -> Option<String> {
+        let state = self.state();
+        match state.objects.get(key).map(|object| &object.standing) {
+            Some(Standing::Applied | Standing::LeftAlone(_) | Standing::Drifted(_)) => None,
+            Some(Standing::Waiting(why) | Standing::Failed(why)) => Some(why.clone()),
+            Some(Standing::Pending) | None => Some("not applied yet".to_owned()),
+        }
+    }
+
+    /// Whether something that is no longer wanted waits for something else.
+    pub(crate) fn waits_for_replacements(&self) -> bool {
+        let state = self.state();
+        let mut all = state.leftovers.values();
+        all.any(|leftover| leftover.state == LeftoverState::Waiting)
+    }
+
     /// Says what an object waits for whose turn has come and which nothing is known of yet.
     pub(crate) fn waits(&self, key: &Identity, why: &str) {
         self.update(key, |object| {
@@ -379,8 +413,28 @@ impl Board {
             object.seen = seen;
             changed
         });
+        if changed {
+            self.seen.notify_waiters();
+        }
         if changed && let Some(until) = silent {
             self.state().silent.insert((until, key.clone()));
+        }
+    }
+
+    /// Waits until the watches have seen what was applied of these objects.
+    pub(crate) async fn until_observed(&self, keys: &[&Identity]) {
+        loop {
+            let mut seen = std::pin::pin!(self.seen.notified());
+            seen.as_mut().enable();
+            let all = {
+                let state = self.state();
+                let objects = keys.iter().filter_map(|key| state.objects.get(*key));
+                objects.clone().all(|object| !is_unobserved(object))
+            };
+            if all {
+                return;
+            }
+            seen.await;
         }
     }
 
@@ -606,6 +660,18 @@ impl State {
         };
         self.gates[gate].iter().all(well)
     }
+}
+
+/// Whether no watch has seen yet what was applied.
+fn is_unobserved(object: &Object) -> bool {
+    object.standing == Standing::Applied
+        && match &object.seen {
+            None => true,
+            Some(seen) => {
+                object.uid.as_ref().is_some_and(|uid| *uid != seen.uid)
+                    || seen.generation < object.generation
+            }
+        }
 }
 
 /// Whether an object is applied as it should be and healthy. A Job for which others wait has to have

@@ -9,6 +9,7 @@ mod discover;
 mod doubts;
 mod prune;
 mod recreate;
+mod replaced;
 mod schedule;
 mod send;
 mod stages;
@@ -65,6 +66,8 @@ pub struct Config {
     pub longest_retry: Duration,
     /// The longest pause before an object is corrected that somebody undoes again and again.
     pub longest_fight: Duration,
+    /// How long what an app no longer wants stays at most while what it wants is applied and not healthy.
+    pub replaced_within: Duration,
     /// The least time between two levels of [`crate::Observed`].
     pub publish_every: Duration,
 }
@@ -79,6 +82,7 @@ impl Default for Config {
             first_retry: Duration::from_secs(1),
             longest_retry: Duration::from_secs(60),
             longest_fight: Duration::from_secs(300),
+            replaced_within: Duration::from_secs(600),
             publish_every: Duration::from_millis(50),
         }
     }
@@ -160,6 +164,11 @@ pub(crate) struct Engine {
     generation: Mutex<Option<ContentHash>>,
     /// Objects of which a copy is kept while they are recreated; `None` before that was asked.
     saved: Mutex<Option<HashSet<String>>>,
+    /// Why objects were not deleted when that was last asked for.
+    refusals: Mutex<HashMap<Identity, String>>,
+    standing: Mutex<replaced::Standing>,
+    /// When what an app no longer wants may go though what it wants is not healthy.
+    replaced_at: Mutex<Option<Instant>>,
     events: Recorder,
 }
 
@@ -221,6 +230,9 @@ impl Engine {
             marks: Mutex::default(),
             generation: Mutex::default(),
             saved: Mutex::default(),
+            refusals: Mutex::default(),
+            standing: Mutex::default(),
+            replaced_at: Mutex::default(),
             inventory,
             board,
         }
@@ -232,7 +244,9 @@ impl Engine {
 
     /// When something is to be done next without a reason from outside.
     pub(crate) fn next(&self) -> Option<Instant> {
-        self.schedule.next(|key| self.under_way.has(key))
+        let replaced_at = *self.replaced_at();
+        let next = self.schedule.next(|key| self.under_way.has(key));
+        next.into_iter().chain(replaced_at).min()
     }
 
     /// Returns when no request is under way.
@@ -257,6 +271,20 @@ impl Engine {
 
     fn postponed(&self) -> MutexGuard<'_, HashSet<Identity>> {
         self.postponed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, HashMap<Identity, String>> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn standing(&self) -> MutexGuard<'_, replaced::Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn replaced_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.replaced_at
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -306,7 +334,8 @@ impl Engine {
         self.announce(kept, &wanted);
         self.follow(&wanted);
         let keys: HashSet<&Identity> = wanted.iter().map(|object| &object.key).collect();
-        self.schedule.retain(|key| keys.contains(key));
+        let known = |key: &Identity| self.inventory.get(key).is_some();
+        self.schedule.retain(|key| keys.contains(key) || known(key));
 
         if let Err(error) = self.load_saved().await {
             // Nothing is recreated without a copy, so that this stops nothing else.
@@ -323,16 +352,24 @@ impl Engine {
 
         let drifted = drifted.resent();
         let work = Work::new(&wanted, &order, drifted, cancel);
-        self.send_all(&work, &mut turns).await;
-        self.schedule.end(due, |key| self.under_way.has(key));
+        let mut gates = self.send_all(&work, &mut turns).await;
 
-        let mut unfinished =
-            turns.contains(&Turn::None) || (turns.contains(&Turn::Bad) && self.next().is_none());
+        let mut unfinished = turns.contains(&Turn::None);
         if !cancel.is_cancelled() {
-            unfinished |= self.prune(kept, &items, doubt, cancel).await?;
+            self.observe_soon(&wanted, cancel).await;
+            let replacements = self.replacements(kept, &wanted);
+            unfinished |= self
+                .prune(kept, &items, &replacements, doubt, cancel)
+                .await?;
+            let waits = self.board.waits_for_replacements();
+            *self.replaced_at() = replacements.due.filter(|_| waits);
+            gates.extend(replacements.gates.into_iter().filter(|_| waits));
             // Kinds may have come and gone.
             self.follow(&wanted);
         }
+        self.schedule.end(due, |key| self.under_way.has(key));
+        unfinished |= turns.contains(&Turn::Bad) && self.next().is_none();
+        self.board.wait_for(gates);
         let good = wanted
             .iter()
             .zip(&turns)
@@ -392,7 +429,7 @@ impl Engine {
                 && !drifted.is_there(index)
             {
                 self.inventory
-                    .begin(&object.key, &object.id, object.app(), object.defines());
+                    .begin(&object.key, &object.id, object.header(), object.defines());
             }
         }
         self.inventory.flush(cancel).await

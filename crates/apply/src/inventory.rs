@@ -17,7 +17,7 @@ use http::Method;
 use k8s_openapi::{ByteString, List, api::core::v1::ConfigMap};
 use kube::Client;
 use muster_model::{
-    bundle::ObjectRef,
+    bundle::{BundleHeader, ObjectRef},
     ids::{AppName, ContentHash},
 };
 use muster_plan::order::Definition;
@@ -98,6 +98,9 @@ impl Identity {
 pub(crate) struct Entry {
     pub(crate) id: ObjectRef,
     pub(crate) app: AppName,
+    /// The apps that its app depends on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) after: Vec<AppName>,
     /// The UID that the API server answered; `None` before the first answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) uid: Option<String>,
@@ -228,14 +231,15 @@ impl Inventory {
         &self,
         key: &Identity,
         id: &ObjectRef,
-        app: &AppName,
+        header: &BundleHeader,
         defines: Option<&Definition>,
     ) {
         let mut state = self.state();
         let known = state.entries.get(key);
         let entry = Entry {
             id: id.clone(),
-            app: app.clone(),
+            app: header.app.clone(),
+            after: header.after.clone(),
             uid: known.and_then(|entry| entry.uid.clone()),
             applied: None,
             defines: defines.cloned(),
@@ -295,6 +299,18 @@ impl Inventory {
     /// Writes down that its deletion is decided.
     pub(crate) fn goes(&self, key: &Identity) {
         self.change(key, |entry| entry.going = true);
+    }
+
+    /// Writes down that it is wanted, with what its app depends on: an earlier decision to delete it is
+    /// void.
+    pub(crate) fn stays(&self, key: &Identity, after: &[AppName]) {
+        let known = self.get(key);
+        if known.is_some_and(|entry| entry.going || entry.after != after) {
+            self.change(key, |entry| {
+                entry.going = false;
+                entry.after = after.to_vec();
+            });
+        }
     }
 
     /// Writes down that a Job has completed. True where that is new.

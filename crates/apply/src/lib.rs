@@ -21,7 +21,8 @@ mod slim;
 
 pub use applier::{Applier, StartError};
 pub use board::{
-    Counts, DriftEvent, Hold, Leftover, Observed, ObservedBundle, ObservedObject, Standing,
+    Counts, DriftEvent, Hold, Leftover, LeftoverState, Observed, ObservedBundle, ObservedObject,
+    Standing,
 };
 pub use cluster::{RequestError, connect};
 pub use engine::Config;

@@ -171,7 +171,7 @@ impl Observer {
 }
 
 /// Kinds that are well as soon as they exist: their metadata is enough.
-fn is_plain(gvk: &Gvk) -> bool {
+pub(crate) fn is_plain(gvk: &Gvk) -> bool {
     match gvk.group.as_str() {
         "" => matches!(
             gvk.kind.as_str(),

@@ -6,7 +6,10 @@ use std::collections::BTreeSet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::{health::Health, ids::ContentHash};
+use crate::{
+    health::Health,
+    ids::{AppName, ContentHash},
+};
 
 /// What happens where another field manager has a field that an app wants otherwise.
 #[derive(
@@ -123,6 +126,13 @@ pub struct PruneOrders {
     pub budget: PruneBudget,
     /// Sets of objects that a person has approved to be deleted, each by the hash that the agent gave it.
     pub approved: BTreeSet<ContentHash>,
+    /// Whether all that an app has waits for an approval when the generation has no such app, unless it
+    /// is among `leaving`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub ask_for_gone: bool,
+    /// Apps that are meant to leave the cluster: their placement says so, or a commit's message.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub leaving: BTreeSet<AppName>,
 }
 
 /// How the health of one kind is read, over what is built in.

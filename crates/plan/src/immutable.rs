@@ -47,8 +47,8 @@ pub fn immutable_fields(causes: &[Cause<'_>]) -> Option<Vec<String>> {
     Some(fields)
 }
 
-/// Kinds that hold what can't be made again: everything in a namespace, every object of a definition,
-/// data.
+/// Kinds whose loss can't be undone by creating them again: everything in a namespace, every object of a
+/// definition, data, and what others rest on.
 #[must_use]
 pub fn is_precious(id: &ObjectRef) -> bool {
     matches!(
@@ -57,6 +57,10 @@ pub fn is_precious(id: &ObjectRef) -> bool {
             "",
             "Namespace" | "PersistentVolumeClaim" | "PersistentVolume"
         ) | ("apiextensions.k8s.io", "CustomResourceDefinition")
+            // Its pods are members that know each other, mostly with volumes of their own.
+            | ("apps", "StatefulSet")
+            // Claims that name it can't be bound any more.
+            | ("storage.k8s.io", "StorageClass")
     )
 }
 

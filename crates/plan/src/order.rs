@@ -185,7 +185,7 @@ pub enum Reach {
 
 /// When in the life of an app a kind is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Phase {
+pub(crate) enum Phase {
     /// Namespaces and definitions, before every app.
     Foundation,
     /// What workloads read, run as or are reached through.
@@ -203,7 +203,7 @@ enum Phase {
 }
 
 impl Phase {
-    fn of(id: &ObjectRef) -> Self {
+    pub(crate) fn of(id: &ObjectRef) -> Self {
         match Foundation::of(id) {
             Some(Foundation::Namespace | Foundation::Definition) => return Self::Foundation,
             Some(Foundation::ApiService) => return Self::Gate,

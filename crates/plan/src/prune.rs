@@ -11,11 +11,77 @@ use muster_model::{
 
 use crate::{
     immutable::is_precious,
-    order::{After, Foundation, Item, order},
+    order::{Definition, Foundation, Item},
 };
 
-/// Annotation on a live object that keeps it (`disabled`) or lets a protected kind go (`enabled`).
+mod wave;
+
+pub use wave::{Leaving, Wave, wave};
+
+/// Annotation on a live object that keeps it (`disabled`), lets a protected kind go (`enabled`), or lets
+/// it go before what replaces it is there (`first`).
 pub const PRUNE: &str = "muster.dev/prune";
+
+/// Trailer of a commit's message that names an app that leaves the repository with all that it has.
+pub const TRAILER: &str = "Muster-Prune";
+
+/// Namespaces that an API server makes and does not let go, or that come back at once.
+const SYSTEM_NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+/// Priority classes of the same sort.
+const SYSTEM_PRIORITIES: [&str; 2] = ["system-cluster-critical", "system-node-critical"];
+
+/// Groups of Kubernetes' own kinds; all other kinds are custom resources or of aggregated APIs.
+const OWN_GROUPS: [&str; 24] = [
+    "",
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "apiregistration.k8s.io",
+    "apps",
+    "authentication.k8s.io",
+    "authorization.k8s.io",
+    "autoscaling",
+    "batch",
+    "certificates.k8s.io",
+    "coordination.k8s.io",
+    "discovery.k8s.io",
+    "events.k8s.io",
+    "extensions",
+    "flowcontrol.apiserver.k8s.io",
+    "internal.apiserver.k8s.io",
+    "networking.k8s.io",
+    "node.k8s.io",
+    "policy",
+    "rbac.authorization.k8s.io",
+    "resource.k8s.io",
+    "scheduling.k8s.io",
+    "storage.k8s.io",
+    "storagemigration.k8s.io",
+];
+
+/// Whether an object's kind is none of Kubernetes' own.
+#[must_use]
+pub fn is_custom(id: &ObjectRef) -> bool {
+    !OWN_GROUPS.contains(&id.gvk.group.as_str())
+}
+
+/// Whether Kubernetes never lets this object go, or makes it again at once.
+fn is_system(id: &ObjectRef) -> bool {
+    let name = id.name.as_str();
+    match (id.gvk.group.as_str(), id.gvk.kind.as_str()) {
+        ("", "Namespace") => SYSTEM_NAMESPACES.contains(&name),
+        ("scheduling.k8s.io", "PriorityClass") => SYSTEM_PRIORITIES.contains(&name),
+        _ => false,
+    }
+}
+
+/// Whether an object stands between the API server and everybody's requests. It may be the very reason
+/// why what an app wants is refused.
+fn is_gate(id: &ObjectRef) -> bool {
+    matches!(
+        id.gvk.group.as_str(),
+        "admissionregistration.k8s.io" | "apiregistration.k8s.io"
+    )
+}
 
 /// What the annotation [`PRUNE`] on the live object says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,6 +93,8 @@ pub enum Mark {
     Keep,
     /// It may go although its kind is protected.
     MayGo,
+    /// It goes before what replaces it is there.
+    First,
 }
 
 impl Mark {
@@ -36,6 +104,7 @@ impl Mark {
         match annotation {
             None => Self::None,
             Some("enabled") => Self::MayGo,
+            Some("first") => Self::First,
             Some(_) => Self::Keep,
         }
     }
@@ -52,6 +121,9 @@ pub struct Owned<'a> {
     pub going: bool,
     /// What its annotation says.
     pub mark: Mark,
+    /// It is a custom resource that has more than itself to lose: its controller wants to clean up after
+    /// it (it has finalizers), or it concerns the whole cluster.
+    pub precious: bool,
 }
 
 /// What a generation wants.
@@ -63,13 +135,17 @@ pub struct Wanted<'a> {
     pub emptied: &'a BTreeSet<&'a AppName>,
     /// Apps by the names that they had before.
     pub formerly: &'a BTreeMap<&'a AppName, &'a AppName>,
+    /// Every app.
+    pub apps: &'a BTreeSet<&'a AppName>,
+    /// Apps that are not as they should be yet, with what they wait for. Nothing of theirs is deleted.
+    pub unfinished: &'a BTreeMap<&'a AppName, String>,
 }
 
 /// What happens to the objects of the inventory that are not wanted, by their index.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Prune {
-    /// Deleted, stage by stage: what others need comes last.
-    pub delete: Vec<Vec<usize>>,
+    /// Deleted, in an order that [`wave`] gives.
+    pub delete: Vec<usize>,
     /// Left where they are for now, with the reason.
     pub held: Vec<(usize, Held)>,
     /// Left where they are until a person approves exactly this.
@@ -105,6 +181,20 @@ pub enum Held {
     /// The namespace in which the agent keeps its own records.
     #[error("the agent keeps its own records in it")]
     OwnNamespace,
+    /// What replaces it is not there yet.
+    #[error(
+        "no longer wanted; it stays until what its app wants is there ({0}). Where it has to go first, \
+         annotate it with {PRUNE}: first"
+    )]
+    Replacement(String),
+    /// Another object that waits for an approval would be deleted with it.
+    #[error("it would take {object} with it, which waits for the approval of app {app}")]
+    Elsewhere {
+        /// The object.
+        object: ObjectRef,
+        /// The app that it is held for.
+        app: AppName,
+    },
 }
 
 /// Decides what of `inventory` goes when `wanted` is all that should be. `own_namespace` is where the
@@ -135,28 +225,72 @@ pub fn prune(
             plan.handed_over.push(index);
         } else if let Some(held) = held(&owned.item, wanted.items, own_namespace) {
             plan.held.push((index, held));
-        } else if owned.mark == Mark::Keep {
+        } else if owned.mark == Mark::Keep || is_system(owned.item.id) {
             plan.released.push(index);
         } else if owned.going || owned.uid.is_none() {
             delete.push(index);
         } else {
-            let app = wanted
-                .formerly
-                .get(owned.item.app)
-                .unwrap_or(&owned.item.app);
-            asked.entry(app).or_default().push(index);
+            let app = wanted.now(owned.item.app);
+            let goes_first = owned.mark == Mark::First || is_gate(owned.item.id);
+            match wanted.unfinished.get(app).filter(|_| !goes_first) {
+                Some(why) => plan.held.push((index, Held::Replacement(why.clone()))),
+                None => asked.entry(app).or_default().push(index),
+            }
         }
     }
     let (go, sets) = within_budget(inventory, asked, wanted, orders);
     delete.extend(go);
-    delete.sort_unstable();
-    plan.sets = sets;
-    let items: Vec<_> = delete.iter().map(|&index| inventory[index].item).collect();
-    let stages = order(&items, &After::new()).stages.into_iter().rev();
-    plan.delete = stages
-        .map(|stage| stage.into_iter().map(|i| delete[i]).collect())
+    // What is held elsewhere would go with its namespace or its definition.
+    let held: Vec<(&ObjectRef, &AppName)> = sets
+        .iter()
+        .flat_map(|set| set.members.iter().map(|&index| (index, &set.app)))
+        .chain(plan.held.iter().map(|(index, _)| {
+            let app = wanted.now(inventory[*index].item.app);
+            (*index, app)
+        }))
+        .map(|(index, app)| (inventory[index].item.id, app))
         .collect();
+    let mut elsewhere = Vec::new();
+    delete.retain(|&index| {
+        let inside = contents(&inventory[index].item);
+        let Some((object, app)) = held.iter().find(|(id, _)| inside(id)) else {
+            return true;
+        };
+        let held = Held::Elsewhere {
+            object: Clone::clone(*object),
+            app: Clone::clone(*app),
+        };
+        elsewhere.push((index, held));
+        false
+    });
+    delete.sort_unstable();
+    plan.held.extend(elsewhere);
+    plan.delete = delete;
+    plan.sets = sets;
     plan
+}
+
+impl<'a> Wanted<'a> {
+    /// The name that an app has now.
+    fn now(&self, app: &'a AppName) -> &'a AppName {
+        self.formerly.get(app).copied().unwrap_or(app)
+    }
+}
+
+/// Whether an object would go with `item`: it is in this namespace, or of this definition.
+fn contents<'a>(item: &'a Item<'_>) -> Box<dyn Fn(&ObjectRef) -> bool + 'a> {
+    match (Foundation::of(item.id), item.defines) {
+        (None, _) => Box::new(|_| false),
+        (Some(Foundation::Namespace), _) => {
+            Box::new(|id| id.namespace.as_ref() == Some(&item.id.name))
+        }
+        (Some(_), Some(defines)) => Box::new(|id| Definition::covers(defines, id)),
+        // Not understood: its name ends with its group, and that has to be enough.
+        (Some(_), None) => Box::new(|id| {
+            let name = item.id.name.strip_suffix(id.gvk.group.as_str());
+            !id.gvk.group.is_empty() && name.is_some_and(|rest| rest.ends_with('.'))
+        }),
+    }
 }
 
 /// Splits what could go into what goes and what is asked first.
@@ -168,11 +302,7 @@ fn within_budget(
 ) -> (Vec<usize>, Vec<HeldSet>) {
     let mut of_app: HashMap<&AppName, usize> = HashMap::new();
     for owned in inventory {
-        let app = wanted
-            .formerly
-            .get(owned.item.app)
-            .unwrap_or(&owned.item.app);
-        *of_app.entry(app).or_default() += 1;
+        *of_app.entry(wanted.now(owned.item.app)).or_default() += 1;
     }
     let budget = orders.budget;
     let (mut go, mut sets) = (Vec::new(), Vec::new());
@@ -183,7 +313,8 @@ fn within_budget(
             continue;
         }
         let (precious, rest): (Vec<usize>, Vec<usize>) = all.iter().partition(|&&index| {
-            is_precious(inventory[index].item.id) && inventory[index].mark != Mark::MayGo
+            let owned = &inventory[index];
+            (owned.precious || is_precious(owned.item.id)) && owned.mark != Mark::MayGo
         });
         if orders.approved.contains(&set_of(inventory, &precious)) {
             go.extend(&precious);
@@ -192,7 +323,14 @@ fn within_budget(
             free.push((app, rest, precious));
         }
     }
-    let (total, allowed_in_all) = (inventory.len(), budget.of(inventory.len()));
+    // All cuts count together, against what the apps have that they are made in: many small ones are a
+    // large one.
+    let total = free
+        .iter()
+        .filter(|(_, rest, _)| !rest.is_empty())
+        .map(|(app, ..)| of_app.get(app).copied().unwrap_or_default())
+        .sum();
+    let allowed_in_all = budget.of(total);
     let mut together = 0;
     let mut reasons: Vec<Option<String>> = Vec::new();
     for (app, rest, _) in &free {
@@ -200,6 +338,12 @@ fn within_budget(
         let allowed = budget.of(of_app);
         reasons.push(if rest.is_empty() {
             None
+        } else if orders.ask_for_gone && !wanted.apps.contains(app) && !orders.leaving.contains(*app)
+        {
+            Some(format!(
+                "the app is gone from the repository; approve that, or say in a commit's message that it is \
+                 meant: `{TRAILER}: {app}`"
+            ))
         } else if wanted.emptied.contains(app) {
             Some("the app renders to nothing, which would delete all that it has".to_owned())
         } else if rest.len() > allowed {
@@ -215,7 +359,7 @@ fn within_budget(
     for ((app, rest, precious), reason) in free.into_iter().zip(reasons) {
         let reason = match reason {
             None if together > allowed_in_all && !rest.is_empty() => Some(format!(
-                "{together} of the cluster's {total} objects would be deleted, and the prune budget is \
+                "{together} of the {total} objects of several apps would be deleted, and the prune budget is \
                  {allowed_in_all}"
             )),
             reason => reason,
@@ -263,29 +407,17 @@ fn set_of(inventory: &[Owned<'_>], members: &[usize]) -> ContentHash {
 }
 
 fn held(item: &Item<'_>, wanted: &[Item<'_>], own_namespace: &str) -> Option<Held> {
-    let first = |inside: &dyn Fn(&ObjectRef) -> bool| {
-        wanted
-            .iter()
-            .map(|item| item.id)
-            .filter(|id| inside(id))
-            .min()
-            .cloned()
-    };
-    match Foundation::of(item.id)? {
-        Foundation::Namespace if item.id.name == own_namespace => Some(Held::OwnNamespace),
-        Foundation::Namespace => {
-            first(&|id| id.namespace.as_ref() == Some(&item.id.name)).map(Held::Namespace)
-        }
-        Foundation::Definition | Foundation::ApiService => match item.defines {
-            Some(defines) => first(&|id| defines.covers(id)),
-            // Not understood: its name ends with its group, and that has to be enough.
-            None => first(&|id| {
-                let name = item.id.name.strip_suffix(id.gvk.group.as_str());
-                !id.gvk.group.is_empty() && name.is_some_and(|rest| rest.ends_with('.'))
-            }),
-        }
-        .map(Held::Definition),
+    let foundation = Foundation::of(item.id)?;
+    if foundation == Foundation::Namespace && item.id.name == own_namespace {
+        return Some(Held::OwnNamespace);
     }
+    let inside = contents(item);
+    let first = wanted.iter().map(|item| item.id).filter(|id| inside(id));
+    let first = first.min()?.clone();
+    Some(match foundation {
+        Foundation::Namespace => Held::Namespace(first),
+        Foundation::Definition | Foundation::ApiService => Held::Definition(first),
+    })
 }
 
 #[cfg(test)]
@@ -352,25 +484,31 @@ mod tests {
                 uid: Some(uid),
                 going: false,
                 mark: Mark::MayGo,
+                precious: false,
             }
         }
     }
 
-    static NONE: (BTreeSet<&AppName>, BTreeMap<&AppName, &AppName>) =
-        (BTreeSet::new(), BTreeMap::new());
+    static NONE: (
+        BTreeSet<&AppName>,
+        BTreeMap<&AppName, &AppName>,
+        BTreeMap<&AppName, String>,
+    ) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
 
     fn in_all<'a>(items: &'a [Item<'a>]) -> Wanted<'a> {
         Wanted {
             items,
             emptied: &NONE.0,
             formerly: &NONE.1,
+            apps: &NONE.0,
+            unfinished: &NONE.2,
         }
     }
 
     fn orders(objects: u32, percent: u8) -> PruneOrders {
         PruneOrders {
             budget: PruneBudget { objects, percent },
-            approved: BTreeSet::new(),
+            ..PruneOrders::default()
         }
     }
 
@@ -403,7 +541,7 @@ mod tests {
         assert_eq!(
             Fixture::new().prune(&inventory, &wanted),
             Prune {
-                delete: vec![vec![4], vec![3]],
+                delete: vec![3, 4],
                 held: vec![
                     (0, Held::Namespace(wanted[1].clone())),
                     (1, Held::Definition(wanted[0].clone())),
@@ -438,7 +576,7 @@ mod tests {
         let fixture = Fixture::new();
         many(&fixture, 2, |owned| {
             let plan = prune(owned, in_all(&[]), "m", &orders(5, 0));
-            assert_eq!(plan.delete, [[0, 1]]);
+            assert_eq!(plan.delete, [0, 1]);
             let set = set_of(owned, &[2]);
             assert_eq!(
                 plan.sets,
@@ -452,10 +590,7 @@ mod tests {
             let mut approved = orders(5, 0);
             approved.approved.insert(set);
             let plan = prune(owned, in_all(&[]), "m", &approved);
-            assert_eq!(
-                (plan.delete, plan.sets),
-                (vec![vec![0, 1], vec![2]], vec![])
-            );
+            assert_eq!((plan.delete, plan.sets), (vec![0, 1, 2], vec![]));
             // Another object of the same name is not what was approved.
             let mut other = owned.to_vec();
             other[2].uid = Some("other");
@@ -468,7 +603,7 @@ mod tests {
         let fixture = Fixture::new();
         many(&fixture, 8, |owned| {
             let plan = prune(owned, in_all(&[]), "m", &orders(5, 25));
-            assert_eq!(plan.delete, Vec::<Vec<usize>>::new());
+            assert_eq!(plan.delete, Vec::<usize>::new());
             let members: Vec<usize> = (0..9).collect();
             assert_eq!(plan.sets[0].members, members);
             assert_eq!(
@@ -498,7 +633,7 @@ mod tests {
             assert!(
                 plan.sets[0]
                     .reason
-                    .starts_with("8 of the cluster's 8 objects")
+                    .starts_with("8 of the 8 objects of several apps")
             );
         });
     }
@@ -525,7 +660,7 @@ mod tests {
             owned[0].mark = Mark::Keep;
             owned[1].mark = Mark::MayGo;
             let plan = prune(&owned, in_all(&[]), "m", &orders(100, 100));
-            assert_eq!((plan.released, plan.delete), (vec![0], vec![vec![1]]));
+            assert_eq!((plan.released, plan.delete), (vec![0], vec![1]));
         });
     }
 
@@ -545,10 +680,106 @@ mod tests {
                 ..in_all(&items)
             };
             let plan = prune(&owned, wanted(&formerly), "m", &orders(5, 25));
-            assert_eq!((plan.delete.len(), plan.sets.len()), (1, 0));
+            assert_eq!((plan.delete.len(), plan.sets.len()), (8, 0));
             let plan = prune(&owned, wanted(&NONE.1), "m", &orders(5, 0));
             assert_eq!((plan.delete.len(), plan.sets.len()), (0, 1));
         });
+    }
+
+    #[test]
+    fn nothing_goes_while_what_its_app_wants_is_not_there() {
+        let fixture = Fixture::new();
+        let why = "Deployment web/new: refused".to_owned();
+        let unfinished = BTreeMap::from([(&fixture.app, why.clone())]);
+        let ids = [
+            id("apps/v1", "Deployment", Some("web"), "old"),
+            id("v1", "Service", Some("web"), "old"),
+            id(
+                "admissionregistration.k8s.io/v1",
+                "ValidatingWebhookConfiguration",
+                None,
+                "old",
+            ),
+            id("v1", "ConfigMap", Some("web"), "going"),
+        ];
+        let mut owned: Vec<Owned<'_>> = ids.iter().map(|id| fixture.owned(id, "u")).collect();
+        owned[1].mark = Mark::First;
+        owned[3].going = true;
+        let wanted = Wanted {
+            unfinished: &unfinished,
+            ..in_all(&[])
+        };
+        let plan = prune(&owned, wanted, "m", &orders(100, 100));
+        assert_eq!(plan.held, [(0, Held::Replacement(why))]);
+        assert_eq!(plan.delete, [1, 2, 3]);
+    }
+
+    #[test]
+    fn what_kubernetes_never_lets_go_is_released() {
+        let fixture = Fixture::new();
+        let ids = [
+            id("v1", "Namespace", None, "kube-system"),
+            id("v1", "Namespace", None, "web"),
+        ];
+        let owned: Vec<Owned<'_>> = ids.iter().map(|id| fixture.owned(id, "u")).collect();
+        let plan = prune(&owned, in_all(&[]), "m", &orders(100, 100));
+        assert_eq!((plan.released, plan.delete), (vec![0], vec![1]));
+    }
+
+    #[test]
+    fn an_approved_namespace_takes_nothing_with_it_that_is_held_elsewhere() {
+        let fixture = Fixture::new();
+        let other: AppName = "other".parse().unwrap();
+        let ids = [
+            id("v1", "Namespace", None, "web"),
+            id("v1", "PersistentVolumeClaim", Some("web"), "data"),
+        ];
+        let mut owned: Vec<Owned<'_>> = ids.iter().map(|id| fixture.owned(id, "u")).collect();
+        for owned in &mut owned {
+            owned.mark = Mark::None;
+        }
+        owned[1].item.app = &other;
+        let mut approved = orders(100, 100);
+        approved.approved.insert(set_of(&owned, &[0]));
+        let plan = prune(&owned, in_all(&[]), "m", &approved);
+        let held = Held::Elsewhere {
+            object: ids[1].clone(),
+            app: other.clone(),
+        };
+        assert_eq!((plan.held, plan.delete), (vec![(0, held)], vec![]));
+        assert_eq!(plan.sets[0].app, other);
+    }
+
+    #[test]
+    fn an_app_that_is_gone_asks_unless_a_commit_says_so() {
+        let fixture = Fixture::new();
+        many(&fixture, 2, |owned| {
+            let mut orders = orders(100, 100);
+            orders.ask_for_gone = true;
+            let plan = prune(&owned[..2], in_all(&[]), "m", &orders);
+            assert_eq!((plan.delete.len(), plan.sets.len()), (0, 1));
+            assert!(plan.sets[0].reason.contains("`Muster-Prune: a`"));
+            let apps = BTreeSet::from([&fixture.app]);
+            let wanted = Wanted {
+                apps: &apps,
+                ..in_all(&[])
+            };
+            assert_eq!(prune(&owned[..2], wanted, "m", &orders).delete, [0, 1]);
+            orders.leaving.insert(fixture.app.clone());
+            assert_eq!(prune(&owned[..2], in_all(&[]), "m", &orders).delete, [0, 1]);
+        });
+    }
+
+    #[test]
+    fn a_custom_resource_that_has_more_than_itself_to_lose_is_protected() {
+        let fixture = Fixture::new();
+        let foo = id("x.example/v1", "Foo", Some("web"), "f");
+        let mut owned = [fixture.owned(&foo, "u")];
+        owned[0].mark = Mark::None;
+        assert_eq!(prune(&owned, in_all(&[]), "m", &orders(9, 9)).delete, [0]);
+        owned[0].precious = true;
+        let plan = prune(&owned, in_all(&[]), "m", &orders(9, 9));
+        assert_eq!(plan.sets[0].reason, "protected: Foo");
     }
 
     fn objects() -> impl Strategy<Value = Vec<ObjectRef>> {
@@ -596,7 +827,7 @@ mod tests {
                 inventory.iter().cloned().zip(uids.iter().map(String::as_str)).collect();
             let plan = fixture.prune(&owned, &wanted);
 
-            let deleted: Vec<usize> = plan.delete.iter().flatten().copied().collect();
+            let deleted = &plan.delete;
             let held: HashSet<usize> = plan.held.iter().map(|(index, _)| *index).collect();
             let is_wanted = |id: &ObjectRef| wanted.iter().any(|w| w.identity() == id.identity());
             for (index, id) in inventory.iter().enumerate() {
@@ -608,23 +839,11 @@ mod tests {
                     prop_assert!(!inside);
                 }
             }
-            // What is inside a namespace goes in an earlier stage than the namespace.
-            for (stage, indices) in plan.delete.iter().enumerate() {
-                for later in plan.delete.iter().skip(stage).flatten() {
-                    for index in indices {
-                        let namespace = &inventory[*index];
-                        prop_assert!(
-                            namespace.gvk.kind != "Namespace"
-                                || inventory[*later].namespace.as_ref() != Some(&namespace.name)
-                        );
-                    }
-                }
-            }
             // Afterwards the inventory is what is wanted and what is held: nothing more to delete.
             let mut after: Vec<_> = wanted.iter().map(|id| (id.clone(), "new")).collect();
             after.extend(held.iter().map(|&index| owned[index].clone()));
             let again = fixture.prune(&after, &wanted);
-            prop_assert_eq!(again.delete, Vec::<Vec<usize>>::new());
+            prop_assert_eq!(again.delete, Vec::<usize>::new());
         }
     }
 }

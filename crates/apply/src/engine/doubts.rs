@@ -105,6 +105,7 @@ impl Engine {
             }
             let digest = object.digest();
             let once = object.marks().if_not_present;
+            self.inventory.stays(&object.key, &object.header().after);
             let entry = self.inventory.get(&object.key);
             match entry.filter(|entry| entry.uid.is_some()) {
                 Some(entry) if once || entry.applied == Some(digest) => {

@@ -1,33 +1,52 @@
 //! The end of a run: what is in the inventory and not wanted goes, in reverse order.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
 use futures::{StreamExt as _, stream};
-use muster_model::{bundle::Gvk, ids::AppName};
-use muster_plan::{
-    order::Item,
-    prune::{Mark, Owned, PRUNE, Wanted as Want, prune},
+use muster_model::{
+    bundle::Gvk,
+    ids::{AppName, ContentHash},
 };
+use muster_plan::{
+    order::{After, Item},
+    prune::{Leaving, Mark, Owned, PRUNE, Wanted as Want, is_custom, prune, wave},
+};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Doubt, Engine, Leftovers};
+use super::{Doubt, Engine, Leftovers, PATIENCE, replaced::Replacements};
 use crate::{
     Hold, Kept,
-    board::Leftover,
-    cluster::{Deleted, RequestError, explain, retried},
+    board::{Leftover, LeftoverState},
+    cluster::{Deleted, LiveMeta, RequestError, asked_again, explain, retried},
     inventory::{Entry, Identity, InventoryError},
     kinds::{Kind, Kinds},
     requests::Dependents,
 };
+
+/// The manager of what Kubernetes' controller makes of aggregated ClusterRoles.
+const AGGREGATOR: &str = "clusterrole-aggregation-controller";
+/// A ClusterRole that a controller put together is looked at again so often after it was deleted: the
+/// controller may just have been about to write it.
+const ECHOES: u32 = 5;
+const ECHO_PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
+/// Deletions that are behind others begin one after the other in one run, so many at most.
+const MOST_WAVES: usize = 32;
 
 /// What was found of an object that is not wanted.
 #[derive(Debug, Clone)]
 pub(super) struct Found {
     uid: String,
     mark: Mark,
+    /// As in [`Owned`].
+    precious: bool,
+    /// As in [`Leaving`].
+    aggregates: bool,
+    /// It is being deleted and waits for these finalizers.
+    terminating: Option<Vec<String>>,
 }
 
 /// What became of one object that should go, or may.
@@ -36,21 +55,37 @@ enum Look {
     There(Found),
     /// It is gone, or was never ours.
     Gone,
-    /// It is deleted as soon as these finalizers are done.
-    Terminating(Vec<String>),
     /// It can't be told, for this reason.
     Unclear(String),
     /// It is not there, but a request that left before the agent was killed may still create it.
     NotSure,
 }
 
+/// One object whose deletion is decided and that is still there.
+struct Going {
+    key: Identity,
+    entry: Arc<Entry>,
+    found: Found,
+    /// It was deleted, and that was refused or not answered, as this says.
+    refused: Option<String>,
+}
+
+/// What a request to delete came to.
+enum Ended {
+    Gone,
+    Terminating(Vec<String>),
+    Refused(String),
+    NotSent,
+}
+
 impl Engine {
-    /// Deletes what is not wanted, as far as that needs nobody's approval. True where something is still
-    /// there that another try may end.
+    /// Deletes what is not wanted, as far as that needs nobody's approval and what replaces it is there.
+    /// True where something is still there that another try may end.
     pub(super) async fn prune(
-        &self,
+        self: &Arc<Self>,
         kept: &Kept,
         wanted: &[Item<'_>],
+        replacements: &Replacements,
         doubt: &Doubt,
         cancel: &CancellationToken,
     ) -> Result<bool, InventoryError> {
@@ -93,10 +128,13 @@ impl Engine {
         let formerly: BTreeMap<&AppName, &AppName> = headers()
             .filter_map(|(_, header)| Some((header.formerly.as_ref()?, &header.app)))
             .collect();
+        let apps: BTreeSet<&AppName> = headers().map(|(_, header)| &header.app).collect();
         let want = Want {
             items: wanted,
             emptied: &emptied,
             formerly: &formerly,
+            apps: &apps,
+            unfinished: &replacements.waits_for(),
         };
         let plan = prune(&owned, want, &self.config.namespace, &kept.prune);
 
@@ -107,12 +145,21 @@ impl Engine {
         }
         for index in plan.released {
             let (key, entry, _) = at(index);
-            tracing::info!(app = %entry.app, object = %entry.id, "no longer wanted and left, as {PRUNE} on it says");
+            tracing::info!(
+                app = %entry.app, object = %entry.id,
+                "no longer wanted and left: {PRUNE} on it says so, or Kubernetes never lets it go"
+            );
             self.inventory.forget(key);
         }
         for (index, held) in plan.held {
             let (key, entry, _) = at(index);
-            leave(&mut leftovers, key, entry, held.to_string());
+            leave(
+                &mut leftovers,
+                key,
+                entry,
+                LeftoverState::Waiting,
+                held.to_string(),
+            );
         }
         let holds = plan.sets.iter().map(|set| Hold {
             app: set.app.clone(),
@@ -130,45 +177,243 @@ impl Engine {
                 .iter()
                 .map(|&index| (&at(index).0, &at(index).1))
         }) {
-            leave(&mut leftovers, key, entry, HELD.to_owned());
+            let why = HELD.to_owned();
+            leave(&mut leftovers, key, entry, LeftoverState::Approval, why);
         }
 
-        for &index in plan.delete.iter().flatten() {
-            self.inventory.goes(&at(index).0);
+        let going: Vec<Going> = plan
+            .delete
+            .iter()
+            .map(|&index| {
+                let (key, entry, found) = at(index).clone();
+                Going {
+                    refused: self.refusal_of(&key),
+                    key,
+                    entry,
+                    found,
+                }
+            })
+            .collect();
+        for object in &going {
+            self.inventory.goes(&object.key);
         }
         self.inventory.flush(cancel).await?;
-        for stage in plan.delete {
-            let entries = stage.iter().map(|&index| &*at(index).1);
-            let kinds = self.kinds_of(entries).await;
-            let (this, there) = (self, &there);
-            let deletes = stage
-                .into_iter()
-                .zip(kinds)
-                .map(|(index, kind)| async move {
-                    let (_, entry, found) = &there[index - first];
-                    (index, this.delete(entry, &found.uid, kind, cancel).await)
-                });
-            let deletes = stream::iter(deletes).buffer_unordered(self.config.concurrency);
-            for (index, result) in deletes.collect::<Vec<_>>().await {
-                let (key, entry, _) = at(index);
-                match result {
-                    Look::Gone => self.inventory.forget(key),
-                    Look::Terminating(finalizers) => {
-                        unfinished = true;
-                        leave(&mut leftovers, key, entry, terminating(&finalizers));
-                    }
-                    Look::Unclear(message) => {
-                        unfinished = true;
-                        leave(&mut leftovers, key, entry, message);
-                    }
-                    Look::There(_) | Look::NotSure => unfinished = true,
-                }
-            }
-        }
+        unfinished |= self.delete_all(kept, going, &mut leftovers, cancel).await;
         if !cancel.is_cancelled() {
             self.board.leave(leftovers);
         }
         Ok(unfinished)
+    }
+
+    /// Deletes objects wave by wave: what is behind others waits until those are gone, maybe for a later
+    /// run. True where something is still there.
+    async fn delete_all(
+        self: &Arc<Self>,
+        kept: &Kept,
+        mut going: Vec<Going>,
+        leftovers: &mut Leftovers,
+        cancel: &CancellationToken,
+    ) -> bool {
+        let headers = kept.bundles.iter().map(|bundle| &bundle.bundle().header);
+        let mut after: BTreeMap<AppName, Vec<AppName>> = going
+            .iter()
+            .map(|object| (object.entry.app.clone(), object.entry.after.clone()))
+            .collect();
+        after.extend(headers.map(|header| (header.app.clone(), header.after.clone())));
+        let after: After<'_> = after.iter().map(|(app, list)| (app, &list[..])).collect();
+        let mut echoes = Vec::new();
+        for _ in 0..MOST_WAVES {
+            let leaving: Vec<Leaving<'_>> = going.iter().map(leaving).collect();
+            let next = wave(&leaving, &after);
+            if next.delete.is_empty() || cancel.is_cancelled() {
+                break;
+            }
+            let ended = self.delete(&going, &next.delete, cancel).await;
+            let mut gone = HashSet::new();
+            for (index, ended) in ended {
+                match ended {
+                    Ended::Gone => {
+                        gone.insert(index);
+                    }
+                    Ended::Terminating(finalizers) => {
+                        going[index].found.terminating = Some(finalizers);
+                    }
+                    Ended::Refused(why) => going[index].refused = Some(why),
+                    Ended::NotSent => return true,
+                }
+            }
+            let mut index = 0;
+            going.retain(|object| {
+                let is_gone = gone.contains(&index);
+                index += 1;
+                if is_gone && object.found.aggregates {
+                    echoes.push((object.key.clone(), object.entry.clone()));
+                } else if is_gone {
+                    self.inventory.forget(&object.key);
+                }
+                !is_gone
+            });
+        }
+        let echoes = self.end_echoes(echoes, cancel).await;
+        let leaving: Vec<Leaving<'_>> = going.iter().map(leaving).collect();
+        let behind: HashMap<usize, usize> = wave(&leaving, &after).behind.into_iter().collect();
+        for (index, object) in going.iter().enumerate() {
+            let (state, why) = match (&object.found.terminating, &object.refused) {
+                (Some(finalizers), _) => (LeftoverState::Deleting, terminating(finalizers)),
+                (None, Some(why)) => {
+                    let why = format!("it can't be deleted: {why}");
+                    (LeftoverState::Refused, why)
+                }
+                (None, None) => {
+                    let other = behind.get(&index).map(|&other| &going[other].entry.id);
+                    let why = other.map_or_else(
+                        || "it is deleted in a moment".to_owned(),
+                        |id| format!("it is deleted once {id} is gone"),
+                    );
+                    (LeftoverState::Waiting, why)
+                }
+            };
+            leave(leftovers, &object.key, &object.entry, state, why);
+        }
+        echoes || !going.is_empty()
+    }
+
+    /// Sends deletions, and waits a moment for what they come to. One that takes longer wakes the engine
+    /// when it ends.
+    async fn delete(
+        self: &Arc<Self>,
+        going: &[Going],
+        which: &[usize],
+        cancel: &CancellationToken,
+    ) -> Vec<(usize, Ended)> {
+        let entries = which.iter().map(|&index| &*going[index].entry);
+        let kinds = self.kinds_of(entries).await;
+        let (done, mut answers) = mpsc::unbounded_channel();
+        let mut ended = Vec::new();
+        let mut open = HashSet::new();
+        for (&index, kind) in which.iter().zip(kinds) {
+            let kind = match kind {
+                Ok(Some(kind)) => kind,
+                Ok(None) => {
+                    ended.push((index, Ended::Gone));
+                    continue;
+                }
+                Err(why) => {
+                    ended.push((index, Ended::Refused(why)));
+                    continue;
+                }
+            };
+            let Some(taken) = self.under_way.take(&going[index].key) else {
+                continue;
+            };
+            open.insert(index);
+            let (engine, done, cancel) = (self.clone(), done.clone(), cancel.clone());
+            let key = going[index].key.clone();
+            let (path, uid) = (
+                kind.path(&going[index].entry.id),
+                going[index].found.uid.clone(),
+            );
+            self.under_way.tasks.spawn(async move {
+                let asked = || engine.cluster.delete(&path, &uid, Dependents::Go);
+                let ended = match asked_again(&cancel, asked).await {
+                    Ok(Deleted::Gone | Deleted::Other) => Ended::Gone,
+                    Ok(Deleted::Terminating(finalizers)) => Ended::Terminating(finalizers),
+                    Err(RequestError::NotSent) => Ended::NotSent,
+                    Err(error) => Ended::Refused(engine.unclear(&kind, &error)),
+                };
+                match &ended {
+                    Ended::Refused(why) => engine.refuse(&key, why),
+                    Ended::Gone | Ended::Terminating(_) => engine.take_back(&key),
+                    Ended::NotSent => {}
+                }
+                drop(taken);
+                if done.send((index, ended)).is_err() {
+                    engine.board.wake();
+                }
+            });
+        }
+        let patience = tokio::time::sleep(PATIENCE * 4);
+        tokio::pin!(patience);
+        while !open.is_empty() {
+            tokio::select! {
+                answer = answers.recv() => if let Some((index, answer)) = answer {
+                    open.remove(&index);
+                    ended.push((index, answer));
+                },
+                () = &mut patience => break,
+                () = cancel.cancelled() => break,
+            }
+        }
+        answers.close();
+        while let Ok((index, answer)) = answers.try_recv() {
+            open.remove(&index);
+            ended.push((index, answer));
+        }
+        let late = open.into_iter();
+        ended.extend(late.map(|index| (index, Ended::Refused(UNANSWERED.to_owned()))));
+        ended
+    }
+
+    /// Remembers that a deletion was refused; it has its own time to be tried again.
+    fn refuse(&self, key: &Identity, why: &str) {
+        self.schedule.failed(key, deletion());
+        self.refusals().insert(key.clone(), why.to_owned());
+    }
+
+    fn take_back(&self, key: &Identity) {
+        self.schedule.succeeded(key);
+        self.refusals().remove(key);
+    }
+
+    /// Why an object is not deleted again yet.
+    fn refusal_of(&self, key: &Identity) -> Option<String> {
+        if self.under_way.has(key) {
+            return Some(UNANSWERED.to_owned());
+        }
+        let waits = self.schedule.must_wait(key, deletion());
+        let known = || self.refusals().get(key).cloned();
+        waits.then(|| known().unwrap_or_default())
+    }
+
+    /// Deletes what a controller made again of ClusterRoles that it puts together. True where that can't
+    /// be told.
+    async fn end_echoes(
+        &self,
+        echoes: Vec<(Identity, Arc<Entry>)>,
+        cancel: &CancellationToken,
+    ) -> bool {
+        if echoes.is_empty() {
+            return false;
+        }
+        let kinds = self
+            .kinds_of(echoes.iter().map(|(_, entry)| &**entry))
+            .await;
+        for _ in 0..ECHOES {
+            let pause = tokio::time::sleep(ECHO_PAUSE);
+            if cancel.run_until_cancelled(pause).await.is_none() {
+                return true;
+            }
+            for ((_, entry), kind) in echoes.iter().zip(&kinds) {
+                let Ok(Some(kind)) = kind else {
+                    continue;
+                };
+                let path = kind.path(&entry.id);
+                match retried(cancel, || self.cluster.metadata(&path)).await {
+                    Ok(Some(live)) if is_echo(&live) => {
+                        let asked = || self.cluster.delete(&path, &live.uid, Dependents::Go);
+                        if retried(cancel, asked).await.is_err() {
+                            return true;
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(_) => return true,
+                }
+            }
+        }
+        for (key, _) in &echoes {
+            self.inventory.forget(key);
+        }
+        false
     }
 
     /// Looks at objects that are not wanted. What was found in this generation is not asked again. The
@@ -182,7 +427,7 @@ impl Engine {
         let mut within = Vec::with_capacity(unwanted.len());
         for (key, entry) in unwanted {
             match self.config.out_of_reach(&entry.id) {
-                Some(why) => leave(leftovers, &key, &entry, why),
+                Some(why) => leave(leftovers, &key, &entry, LeftoverState::Refused, why),
                 None => within.push((key, entry)),
             }
         }
@@ -202,17 +447,18 @@ impl Engine {
         for (key, entry, look) in looks.collect::<Vec<_>>().await {
             match look {
                 Look::There(found) => {
-                    self.marks().insert(key.clone(), found.clone());
+                    if found.terminating.is_none() {
+                        self.marks().insert(key.clone(), found.clone());
+                    }
                     there.push((key, entry, found));
                 }
-                Look::Gone => self.inventory.forget(&key),
-                Look::Terminating(finalizers) => {
-                    unfinished = true;
-                    leave(leftovers, &key, &entry, terminating(&finalizers));
+                Look::Gone => {
+                    self.take_back(&key);
+                    self.inventory.forget(&key);
                 }
                 Look::Unclear(message) => {
                     unfinished = true;
-                    leave(leftovers, &key, &entry, message);
+                    leave(leftovers, &key, &entry, LeftoverState::Refused, message);
                 }
                 Look::NotSure => unfinished = true,
             }
@@ -229,8 +475,8 @@ impl Engine {
         kind: Result<Option<Arc<Kind>>, String>,
         cancel: &CancellationToken,
     ) -> Look {
-        // A request about it that ends later could create it again.
-        if cancel.is_cancelled() || self.under_way.has(key) {
+        // A request to apply it that ends later could create it again.
+        if cancel.is_cancelled() || (self.under_way.has(key) && !entry.going) {
             return Look::NotSure;
         }
         let found = self.marks().get(key).cloned();
@@ -249,30 +495,39 @@ impl Engine {
                 return Look::NotSure;
             }
             Ok(None) => return Look::Gone,
-            Err(error) => return self.unclear(&kind, &error),
+            Err(error) => return Look::Unclear(self.unclear(&kind, &error)),
         };
         let same = entry.uid.as_ref() == Some(&live.uid);
         // A request about it had left when the last run ended; what came of that is seen at the object
         // alone.
         let begun = entry.applied.is_none() && live.is_ours();
-        if !same && !begun {
+        let echo = entry.going && is_echo(&live);
+        if !same && !begun && !echo {
             // Somebody deleted ours and put another there: that one is theirs.
             return Look::Gone;
         }
-        if live.deletion_timestamp.is_some() {
-            return Look::Terminating(live.finalizers);
+        let mut aggregates = false;
+        if kind.gvk.kind == "ClusterRole" && kind.gvk.group == "rbac.authorization.k8s.io" {
+            aggregates = match retried(cancel, || self.cluster.get(&path)).await {
+                Ok(role) => role.is_some_and(|role| !role["aggregationRule"].is_null()),
+                Err(error) => return Look::Unclear(self.unclear(&kind, &error)),
+            };
         }
+        let custom = is_custom(&entry.id);
         Look::There(Found {
             mark: Mark::of(live.annotation(PRUNE)),
+            precious: custom && (entry.id.namespace.is_none() || !live.finalizers.is_empty()),
+            aggregates,
+            terminating: live.deletion_timestamp.map(|_| live.finalizers),
             uid: live.uid,
         })
     }
 
-    fn unclear(&self, kind: &Kind, error: &RequestError) -> Look {
+    fn unclear(&self, kind: &Kind, error: &RequestError) -> String {
         if error.is_no_path() {
             self.vanish(&kind.gvk);
         }
-        Look::Unclear(explain(error))
+        explain(error)
     }
 
     /// The kinds of these objects: `Ok(None)` where the API server says that there is none, so that
@@ -306,30 +561,30 @@ impl Engine {
         }
         kinds
     }
+}
 
-    async fn delete(
-        &self,
-        entry: &Entry,
-        uid: &str,
-        kind: Result<Option<Arc<Kind>>, String>,
-        cancel: &CancellationToken,
-    ) -> Look {
-        if cancel.is_cancelled() {
-            return Look::NotSure;
-        }
-        let kind = match kind {
-            Ok(Some(kind)) => kind,
-            Ok(None) => return Look::Gone,
-            Err(why) => return Look::Unclear(why),
-        };
-        let path = kind.path(&entry.id);
-        let deleted = retried(cancel, || self.cluster.delete(&path, uid, Dependents::Go)).await;
-        match deleted {
-            Ok(Deleted::Gone | Deleted::Other) => Look::Gone,
-            Ok(Deleted::Terminating(finalizers)) => Look::Terminating(finalizers),
-            Err(error) => self.unclear(&kind, &error),
-        }
+/// What a deletion is called among the contents that failed.
+fn deletion() -> ContentHash {
+    ContentHash::of(b"deletion")
+}
+
+/// What is said of a deletion that hangs.
+const UNANSWERED: &str = "the API server has not answered yet";
+
+fn leaving(object: &Going) -> Leaving<'_> {
+    Leaving {
+        item: of(&object.entry, Some(&object.found)).item,
+        deletable: object.found.terminating.is_none() && object.refused.is_none(),
+        aggregates: object.found.aggregates,
     }
+}
+
+/// Whether a ClusterRole is nothing but what a controller wrote.
+fn is_echo(live: &LiveMeta) -> bool {
+    live.owned().is_none()
+        && live.app().is_none()
+        && live.others().iter().all(|manager| manager == AGGREGATOR)
+        && !live.others().is_empty()
 }
 
 /// What is said of each object of a set that waits for an approval.
@@ -346,12 +601,24 @@ fn of<'a>(entry: &'a Entry, found: Option<&'a Found>) -> Owned<'a> {
         uid: found.map_or(entry.uid.as_deref(), |found| Some(&found.uid)),
         going: entry.going,
         mark: found.map_or(Mark::None, |found| found.mark),
+        precious: found.is_some_and(|found| found.precious),
     }
 }
 
-fn leave(leftovers: &mut Leftovers, key: &Identity, entry: &Entry, message: String) {
-    let (id, app) = (entry.id.clone(), entry.app.clone());
-    leftovers.insert(key.clone(), Leftover { id, app, message });
+fn leave(
+    leftovers: &mut Leftovers,
+    key: &Identity,
+    entry: &Entry,
+    state: LeftoverState,
+    message: String,
+) {
+    let leftover = Leftover {
+        id: entry.id.clone(),
+        app: entry.app.clone(),
+        state,
+        message,
+    };
+    leftovers.insert(key.clone(), leftover);
 }
 
 fn terminating(finalizers: &[String]) -> String {

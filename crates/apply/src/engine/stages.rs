@@ -168,7 +168,13 @@ struct Dispatch<'a> {
 
 impl Engine {
     /// Sends everything that can be sent now.
-    pub(super) async fn send_all(self: &Arc<Self>, work: &Work<'_>, turns: &mut [Turn]) {
+    ///
+    /// The answer is what opens gates.
+    pub(super) async fn send_all(
+        self: &Arc<Self>,
+        work: &Work<'_>,
+        turns: &mut [Turn],
+    ) -> Vec<Gate> {
         let (ended, mut answers) = mpsc::unbounded_channel();
         let line_of = work.by_app.keys().enumerate();
         let mut dispatch = Dispatch {
@@ -219,7 +225,7 @@ impl Engine {
             dispatch.answered(index, turn);
         }
         dispatch.end();
-        self.board.wait_for(dispatch.gates);
+        dispatch.gates
     }
 }
 
@@ -552,13 +558,7 @@ impl Engine {
         if namespace || object.defines().is_some() || work.drifted.contains(&index) {
             return None;
         }
-        let well = |&other: &usize| {
-            let other = &work.wanted[other];
-            let entry = || self.inventory.get(&other.key);
-            self.board.is_well(&other.key, other.marks().hook.is_some())
-                || entry()
-                    .is_some_and(|entry| entry.finished && entry.applied == Some(other.digest()))
-        };
+        let well = |&other: &usize| self.is_well(&work.wanted[other]);
         let gate = |all: &[usize]| {
             all.iter()
                 .map(|&index| &work.wanted[index])
@@ -579,7 +579,15 @@ impl Engine {
         None
     }
 
-    fn waits_for(&self, other: &Wanted) -> String {
+    /// Whether an object is applied and healthy; a Job for which others wait, whether it has completed.
+    pub(super) fn is_well(&self, object: &Wanted) -> bool {
+        let hook = object.marks().hook.is_some();
+        let entry = || self.inventory.get(&object.key);
+        self.board.is_well(&object.key, hook)
+            || entry().is_some_and(|e| e.finished && e.applied == Some(object.digest()))
+    }
+
+    pub(super) fn waits_for(&self, other: &Wanted) -> String {
         let assessment = self.board.health_of(&other.key);
         let why = match (assessment.health, assessment.message) {
             (Health::Healthy, None) => "not applied yet".to_owned(),

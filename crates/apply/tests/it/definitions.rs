@@ -13,9 +13,12 @@ async fn namespace_definition_and_resource_come_in_one_set() {
     let fixture = Fixture::new("set").await;
     let mut applied = fixture.start().await;
     let (group, wide) = ("set.example", "setwide.example");
+    // One that concerns the whole cluster would wait for an approval.
+    let mut cluster_wide = foo(wide, "set-wide");
+    cluster_wide["metadata"]["annotations"] = json!({"muster.dev/prune": "enabled"});
     let objects = [
         foo(group, "f"),
-        foo(wide, "set-wide"),
+        cluster_wide,
         definition(group, "Namespaced"),
         definition(wide, "Cluster"),
         namespace("set-a"),

@@ -144,6 +144,7 @@ impl Fixture {
             first_retry: Duration::from_millis(200),
             longest_retry: Duration::from_millis(500),
             longest_fight: Duration::from_secs(2),
+            replaced_within: Duration::from_secs(20),
             publish_every: Duration::from_millis(5),
             ..Config::default()
         };

@@ -1,0 +1,121 @@
+//! Whether what an app wants is there, so that what it no longer wants may go.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use muster_model::ids::{AppName, ContentHash};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Engine, PATIENCE, wanted::Wanted};
+use crate::{Kept, board::Gate, inventory::Identity, observe::is_plain};
+
+/// The apps of a generation that are not as they should be yet.
+#[derive(Default)]
+pub(super) struct Replacements {
+    unfinished: BTreeMap<AppName, String>,
+    /// What opens the way when all of it is well.
+    pub(super) gates: Vec<Gate>,
+    /// When the way opens at the latest.
+    pub(super) due: Option<Instant>,
+}
+
+impl Replacements {
+    pub(super) fn waits_for(&self) -> BTreeMap<&AppName, String> {
+        self.unfinished
+            .iter()
+            .map(|(app, why)| (app, why.clone()))
+            .collect()
+    }
+}
+
+/// Since when everything of an app is applied, in which content.
+pub(super) type Standing = HashMap<AppName, (ContentHash, Instant)>;
+
+impl Engine {
+    /// Lets the watches see what was applied a moment ago, where something waits for it to be well.
+    pub(super) async fn observe_soon(&self, wanted: &[Arc<Wanted>], cancel: &CancellationToken) {
+        let keys: HashSet<&Identity> = wanted.iter().map(|object| &object.key).collect();
+        let entries = self.inventory.entries();
+        if entries.iter().all(|(key, _)| keys.contains(key)) {
+            return;
+        }
+        let observed = wanted.iter().filter(|object| !is_plain(&object.id.gvk));
+        let keys: Vec<&Identity> = observed.map(|object| &object.key).collect();
+        let observed = tokio::time::timeout(PATIENCE, self.board.until_observed(&keys));
+        // What is still unobserved then is waited for by its gate.
+        let _ = cancel.run_until_cancelled(observed).await;
+    }
+
+    /// Whether an object is a namespace that the agent is limited to: it is somebody else's to make, and
+    /// what is in it does not miss it.
+    fn is_own_place(&self, object: &Wanted) -> bool {
+        let namespaces = self.config.namespaces.as_ref();
+        object.id.gvk.group.is_empty()
+            && object.id.gvk.kind == "Namespace"
+            && namespaces.is_some_and(|namespaces| namespaces.contains(&object.id.name))
+    }
+
+    /// Looks at every app: is all that it wants applied, and is it healthy, or has it had its time?
+    pub(super) fn replacements(&self, kept: &Kept, wanted: &[Arc<Wanted>]) -> Replacements {
+        let mut by_app: BTreeMap<&AppName, Vec<&Wanted>> = BTreeMap::new();
+        for object in wanted {
+            let members = by_app.entry(object.app()).or_default();
+            if !self.is_own_place(object) {
+                members.push(object);
+            }
+        }
+        let now = Instant::now();
+        let mut standing = self.standing();
+        standing.retain(|app, _| by_app.contains_key(app));
+        let mut found = Replacements::default();
+        for bundle in &kept.bundles {
+            let app = &bundle.bundle().header.app;
+            let objects = by_app.get(app).map_or(&[][..], Vec::as_slice);
+            let refused = objects
+                .iter()
+                .find_map(|object| Some((object, self.board.why_not_applied(&object.key)?)));
+            if let Some((object, why)) = refused {
+                standing.remove(app);
+                found
+                    .unfinished
+                    .insert(app.clone(), format!("{}: {why}", object.id));
+                continue;
+            }
+            let hash = bundle.hash();
+            let since = standing.entry(app.clone()).or_insert((hash, now));
+            if since.0 != hash {
+                *since = (hash, now);
+            }
+            let until = since.1 + self.config.replaced_within;
+            let unwell = objects
+                .iter()
+                .filter(|object| !is_plain(&object.id.gvk))
+                .find(|object| !self.is_well(object));
+            let Some(object) = unwell.filter(|_| until > now) else {
+                continue;
+            };
+            let why = format!(
+                "{} for at most {}",
+                self.waits_for(object),
+                minutes(self.config.replaced_within)
+            );
+            found.unfinished.insert(app.clone(), why);
+            let observed = objects.iter().filter(|object| !is_plain(&object.id.gvk));
+            let gate = observed.map(|object| (object.key.clone(), object.marks().hook.is_some()));
+            found.gates.push(gate.collect());
+            found.due = found.due.into_iter().chain([until]).min();
+        }
+        found
+    }
+}
+
+fn minutes(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds => format!("{} min", seconds / 60),
+    }
+}

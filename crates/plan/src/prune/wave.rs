@@ -1,0 +1,335 @@
+//! The order in which objects are deleted: what is behind others goes when those are really gone, their
+//! finalizers done.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use muster_model::ids::AppName;
+
+use crate::order::{After, Foundation, Item, Phase};
+
+/// An object whose deletion is decided and that is still there.
+#[derive(Debug, Clone, Copy)]
+pub struct Leaving<'a> {
+    /// Which object, of which app, defining what.
+    pub item: Item<'a>,
+    /// It can be deleted: it is not being deleted already, and that was not refused.
+    pub deletable: bool,
+    /// It is a ClusterRole whose rules a controller puts together from those of others. It goes before
+    /// them, or that controller makes it again.
+    pub aggregates: bool,
+}
+
+/// What can be deleted at the same time now, by index, and what waits for what.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wave {
+    /// Deleted now.
+    pub delete: Vec<usize>,
+    /// An object that could be deleted, and one that has to be gone before.
+    pub behind: Vec<(usize, usize)>,
+}
+
+/// Decides what of all that leaves goes now. Within an app the order in which it is applied is taken
+/// backwards; an app goes after those that depend on it, and what it runs after the custom resources of
+/// the kinds that it defines, wherever they are; what is in a namespace or of a definition goes before
+/// these.
+#[must_use]
+pub fn wave(leaving: &[Leaving<'_>], after: &After<'_>) -> Wave {
+    let phases: Vec<Phase> = leaving.iter().map(|l| Phase::of(l.item.id)).collect();
+    let mut last_phase: BTreeMap<&AppName, (Phase, usize)> = BTreeMap::new();
+    let mut namespaces: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut aggregate = None;
+    for (index, (object, &phase)) in leaving.iter().zip(&phases).enumerate() {
+        let app = object.item.app;
+        let last = last_phase.entry(app).or_insert((phase, index));
+        if phase > last.0 {
+            *last = (phase, index);
+        }
+        if let Some(namespace) = &object.item.id.namespace {
+            namespaces.entry(namespace).or_insert(index);
+        }
+        if object.aggregates {
+            aggregate.get_or_insert(index);
+        }
+    }
+    let dependents = dependents(&last_phase, after);
+    // Who defines a kind looks after its objects.
+    let mut looked_after: BTreeMap<&AppName, usize> = BTreeMap::new();
+    for definer in leaving {
+        if let Some(defines) = definer.item.defines {
+            let object = leaving.iter().position(|l| defines.covers(l.item.id));
+            if let Some(object) = object {
+                looked_after.entry(definer.item.app).or_insert(object);
+            }
+        }
+    }
+    let behind = |index: usize| -> Option<usize> {
+        let object = &leaving[index];
+        let (id, app, phase) = (object.item.id, object.item.app, phases[index]);
+        let (last, other) = last_phase[app];
+        if last > phase {
+            return Some(other);
+        }
+        if phase != Phase::Foundation
+            && let Some(&other) = dependents.get(app)
+        {
+            return Some(other);
+        }
+        if phase <= Phase::Workload
+            && let Some(&other) = looked_after.get(app)
+        {
+            return Some(other);
+        }
+        let part = id.gvk.kind == "ClusterRole" && !object.aggregates;
+        if part && aggregate.is_some() {
+            return aggregate;
+        }
+        match Foundation::of(id)? {
+            Foundation::Namespace => namespaces.get(id.name.as_str()).copied(),
+            Foundation::Definition | Foundation::ApiService => {
+                let defines = object.item.defines?;
+                leaving
+                    .iter()
+                    .position(|other| defines.covers(other.item.id))
+            }
+        }
+    };
+    let mut wave = Wave::default();
+    for index in (0..leaving.len()).filter(|&index| leaving[index].deletable) {
+        match behind(index) {
+            None => wave.delete.push(index),
+            Some(other) => wave.behind.push((index, other)),
+        }
+    }
+    if wave.delete.is_empty() && leaving.iter().all(|object| object.deletable) {
+        // They wait for each other in a circle.
+        let last = phases.iter().max();
+        let all = (0..leaving.len()).filter(|&index| Some(&phases[index]) == last);
+        wave.delete = all.collect();
+        wave.behind.clear();
+    }
+    wave
+}
+
+/// For each app that leaves, an object of an app that depends on it, directly or not, and leaves too.
+/// Namespaces and definitions don't count: they go last anyway.
+fn dependents<'a>(
+    leaving: &BTreeMap<&'a AppName, (Phase, usize)>,
+    after: &After<'a>,
+) -> BTreeMap<&'a AppName, usize> {
+    let mut all = BTreeMap::new();
+    for (&app, &(phase, index)) in leaving {
+        if phase == Phase::Foundation {
+            continue;
+        }
+        let mut seen = BTreeSet::from([app]);
+        let mut open = vec![app];
+        while let Some(next) = open.pop() {
+            for before in after.get(next).copied().unwrap_or_default() {
+                if seen.insert(before) {
+                    all.entry(before).or_insert(index);
+                    open.push(before);
+                }
+            }
+        }
+    }
+    // Apps that depend on each other in a circle wait for nobody.
+    let circle = |app: &AppName| {
+        let mut seen = BTreeSet::new();
+        let mut open = vec![app];
+        while let Some(next) = open.pop() {
+            for before in after.get(next).copied().unwrap_or_default() {
+                if before == app {
+                    return true;
+                }
+                if seen.insert(before) {
+                    open.push(before);
+                }
+            }
+        }
+        false
+    };
+    all.retain(|app, _| !circle(app));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_model::bundle::{Gvk, ObjectRef};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::order::Definition;
+
+    fn id(api: &str, kind: &str, namespace: Option<&str>, name: &str) -> ObjectRef {
+        ObjectRef {
+            gvk: Gvk::from_api_version(api, kind),
+            namespace: namespace.map(Into::into),
+            name: name.into(),
+        }
+    }
+
+    struct World {
+        apps: Vec<AppName>,
+        ids: Vec<(usize, ObjectRef)>,
+        foo: Definition,
+    }
+
+    impl World {
+        fn new(objects: &[(usize, ObjectRef)]) -> Self {
+            Self {
+                apps: ["operator", "use", "other"]
+                    .map(|a| a.parse().unwrap())
+                    .to_vec(),
+                ids: objects.to_vec(),
+                foo: Definition {
+                    group: "x.example".into(),
+                    kind: Some("Foo".into()),
+                    version: None,
+                    namespaced: Some(true),
+                },
+            }
+        }
+
+        /// Deletes everything, wave by wave, but what never goes.
+        fn waves(&self, after: &After<'_>, stuck: &[usize]) -> (Vec<Vec<usize>>, Wave) {
+            let mut gone = BTreeSet::new();
+            let mut asked: BTreeSet<usize> = BTreeSet::new();
+            let mut waves = Vec::new();
+            loop {
+                let there: Vec<usize> = (0..self.ids.len()).filter(|i| !gone.contains(i)).collect();
+                let leaving: Vec<Leaving<'_>> = there
+                    .iter()
+                    .map(|&i| {
+                        let (app, id) = &self.ids[i];
+                        Leaving {
+                            item: Item {
+                                id,
+                                app: &self.apps[*app],
+                                defines: (id.gvk.kind == "CustomResourceDefinition")
+                                    .then_some(&self.foo),
+                                hook: None,
+                            },
+                            deletable: !asked.contains(&i),
+                            aggregates: id.name == "all",
+                        }
+                    })
+                    .collect();
+                let next = wave(&leaving, after);
+                if next.delete.is_empty() {
+                    let back = |i: &usize| there[*i];
+                    let behind = next.behind.iter().map(|(a, b)| (back(a), back(b)));
+                    let behind = behind.collect();
+                    return (
+                        waves,
+                        Wave {
+                            delete: vec![],
+                            behind,
+                        },
+                    );
+                }
+                let wave: Vec<usize> = next.delete.iter().map(|&i| there[i]).collect();
+                asked.extend(&wave);
+                gone.extend(wave.iter().copied().filter(|i| !stuck.contains(i)));
+                waves.push(wave);
+            }
+        }
+    }
+
+    fn crd() -> ObjectRef {
+        id(
+            "apiextensions.k8s.io/v1",
+            "CustomResourceDefinition",
+            None,
+            "foos.x.example",
+        )
+    }
+
+    #[test]
+    fn custom_resources_go_before_their_operator_and_it_waits_for_their_finalizers() {
+        let world = World::new(&[
+            (0, crd()),
+            (0, id("apps/v1", "Deployment", Some("op"), "operator")),
+            (0, id("v1", "ServiceAccount", Some("op"), "operator")),
+            (0, id("v1", "Namespace", None, "op")),
+            (1, id("x.example/v1", "Foo", Some("web"), "f")),
+            (1, id("v1", "ConfigMap", Some("web"), "c")),
+            (2, id("v1", "ConfigMap", Some("web"), "unrelated")),
+        ]);
+        let none = After::new();
+        let (waves, rest) = world.waves(&none, &[]);
+        assert_eq!(waves, [vec![4, 6], vec![1, 5], vec![2], vec![0, 3]]);
+        assert_eq!(rest, Wave::default());
+        // Its finalizer is not done: the operator stays, and so does the definition.
+        let (waves, rest) = world.waves(&none, &[4]);
+        assert_eq!(waves, [vec![4, 6]]);
+        assert_eq!(rest.behind, [(0, 1), (1, 4), (2, 1), (3, 1), (5, 4)]);
+    }
+
+    #[test]
+    fn an_app_goes_after_those_that_depend_on_it() {
+        let world = World::new(&[
+            (0, id("apps/v1", "Deployment", Some("db"), "db")),
+            (1, id("apps/v1", "Deployment", Some("web"), "web")),
+            (1, id("v1", "ConfigMap", Some("web"), "c")),
+        ]);
+        let before = [world.apps[0].clone()];
+        let after = After::from([(&world.apps[1], &before[..])]);
+        assert_eq!(world.waves(&after, &[]).0, [vec![1], vec![2], vec![0]]);
+        // In a circle nobody waits.
+        let circle = [world.apps[1].clone()];
+        let after = After::from([(&world.apps[1], &before[..]), (&world.apps[0], &circle[..])]);
+        assert_eq!(world.waves(&after, &[]).0, [vec![0, 1], vec![2]]);
+    }
+
+    #[test]
+    fn an_aggregated_role_goes_before_its_parts() {
+        let rbac = "rbac.authorization.k8s.io/v1";
+        let world = World::new(&[
+            (0, id(rbac, "ClusterRole", None, "part")),
+            (0, id(rbac, "ClusterRole", None, "all")),
+        ]);
+        assert_eq!(world.waves(&After::new(), &[]).0, [[1], [0]]);
+    }
+
+    proptest! {
+        #[test]
+        fn everything_goes_in_the_end_and_a_namespace_after_what_is_in_it(
+            objects in proptest::collection::btree_set((0..3_usize, 0..6_u8, 0..2_u8, 0..3_u8), 0..20),
+            depends in proptest::collection::btree_set((0..3_usize, 0..3_usize), 0..5),
+        ) {
+            let mut seen = BTreeSet::new();
+            let objects = objects.into_iter().map(|(app, kind, ns, name)| {
+                let (ns, name) = (format!("ns{ns}"), format!("n{name}"));
+                let id = match kind {
+                    0 => id("v1", "Namespace", None, &ns),
+                    1 => crd(),
+                    2 => id("x.example/v1", "Foo", Some(&ns), &name),
+                    3 => id("v1", "ConfigMap", Some(&ns), &name),
+                    4 => id("rbac.authorization.k8s.io/v1", "ClusterRole", None, if name == "n0" { "all" } else { &name }),
+                    _ => id("apps/v1", "Deployment", Some(&ns), &name),
+                };
+                (app, id)
+            });
+            let objects: Vec<_> = objects.filter(|(_, id)| seen.insert(id.clone())).collect();
+            let world = World::new(&objects);
+            let mut lists: BTreeMap<usize, Vec<AppName>> = BTreeMap::new();
+            for (app, before) in depends {
+                lists.entry(app).or_default().push(world.apps[before].clone());
+            }
+            let after: After<'_> =
+                lists.iter().map(|(app, list)| (&world.apps[*app], list.as_slice())).collect();
+            let (waves, rest) = world.waves(&after, &[]);
+            prop_assert_eq!(rest, Wave::default());
+            let all: Vec<usize> = waves.iter().flatten().copied().collect();
+            prop_assert_eq!(all.len(), objects.len());
+            for (at, &index) in all.iter().enumerate() {
+                let (_, id) = &objects[index];
+                for &later in &all[at..] {
+                    let other = &objects[later].1;
+                    prop_assert!(id.gvk.kind != "Namespace" || other.namespace.as_ref() != Some(&id.name));
+                    prop_assert!(id.gvk.kind != "CustomResourceDefinition" || other.gvk.kind != "Foo");
+                }
+            }
+        }
+    }
+}
