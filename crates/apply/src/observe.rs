@@ -295,9 +295,6 @@ impl Sight {
         let settled = entry.applied.is_some();
         let other = entry.uid.as_ref().is_some_and(|known| *known != uid);
         let taken = entry.owned.is_some() && managers.own != entry.owned;
-        if settled && (other || taken) {
-            self.board.drift(key.clone());
-        }
         let metadata = &value["metadata"];
         let generation = metadata["generation"].as_i64();
         let left_alone = metadata["annotations"][RECONCILE] == DISABLED;
@@ -326,7 +323,11 @@ impl Sight {
             has_pods: has_pods(&self.kind.gvk, &value["status"]),
             left_alone,
         };
+        // The engine looks at what is seen when it looks into a drift.
         self.board.see(&key, Some(seen));
+        if settled && (other || taken) {
+            self.board.drift(key.clone());
+        }
         Some(key)
     }
 

@@ -2,10 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use git2::{ObjectType, Odb, Oid, Repository};
+use git2::{ObjectType, Odb, Oid, Repository, Sort};
 use muster_model::{
     ids::ObjectId,
-    tree::{Entry, MAX_FILE_BYTES, Snapshot, Tree},
+    tree::{Entry, MAX_FILE_BYTES, PRUNE_TRAILER, Recent, Snapshot, Tree},
 };
 
 /// Files and directories of one commit. A tree that names itself over and over can have more paths
@@ -80,12 +80,42 @@ pub(crate) fn read(
         }
     }
     Ok(Snapshot {
+        recent: recent(repo, commit.id())?,
         commit: object_id(commit.id())?,
         subject: commit.summary_bytes().map(text).unwrap_or_default(),
         author: text(commit.author().name_bytes()),
         committed_at: commit.time().seconds(),
         tree: Arc::new(reader.tree(repo, commit.tree_id())?),
     })
+}
+
+/// So many commits are read for what their messages say. What more of them say that come in one push is
+/// not heard, which deletes nothing.
+const RECENT: usize = 64;
+
+/// A commit and those before it.
+fn recent(repo: &Repository, commit: Oid) -> Result<Vec<Recent>, git2::Error> {
+    let mut walk = repo.revwalk()?;
+    walk.set_sorting(Sort::TOPOLOGICAL)?;
+    walk.push(commit)?;
+    let mut recent = Vec::new();
+    for id in walk.take(RECENT) {
+        // A shallow mirror ends somewhere.
+        let Ok(commit) = id.and_then(|id| repo.find_commit(id)) else {
+            break;
+        };
+        let message = String::from_utf8_lossy(commit.message_bytes());
+        let trailers = git2::message_trailers_strs(&message)?;
+        let lets_go = trailers
+            .iter()
+            .filter(|(key, _)| key.eq_ignore_ascii_case(PRUNE_TRAILER))
+            .filter_map(|(_, app)| app.trim().parse().ok());
+        recent.push(Recent {
+            lets_go: lets_go.collect(),
+            commit: object_id(commit.id())?,
+        });
+    }
+    Ok(recent)
 }
 
 struct Content {

@@ -14,7 +14,7 @@ use muster_model::{
     load::{Loaded, Loader, Model, Roles},
     policy::{PruneBudget, PruneOrders},
     problem::Problem,
-    tree::Snapshot,
+    tree::{Recent, Snapshot},
 };
 use muster_plan::{delivery::Numbered, placement::place};
 use muster_render::{Rendered, RenderedBundle, Renderer};
@@ -29,7 +29,7 @@ use crate::{
     choose::{Bundles, Candidate, Chosen, choose},
     leadership::Leadership,
     metrics::Metrics,
-    observed::Observed,
+    observed::{Level, Observed},
     records::{self, AppRecord, InForce, ListedBundle, RecordError, RegionRecord},
     wanted::{FleetState, Wanted, content_of},
 };
@@ -88,6 +88,44 @@ struct Workshop {
     verified: HashSet<ContentHash>,
     /// The bundles in force: what an app falls back to when its newest can't be had.
     in_force: Bundles,
+}
+
+/// The apps that commits since the one in force let leave with all that they have; where that is not
+/// among those before it, as after a force-push, the newest commit alone counts.
+fn lets_go(snapshot: &Snapshot, in_force: &str) -> BTreeSet<AppName> {
+    let recent = &snapshot.recent;
+    let known = |recent: &Recent| recent.commit.to_string() == in_force;
+    let new = recent.iter().position(known).unwrap_or(1);
+    recent
+        .iter()
+        .take(new)
+        .flat_map(|recent| recent.lets_go.iter().cloned())
+        .collect()
+}
+
+/// The names of the apps that may leave a cluster with all that they have: those that it had, or of
+/// which something is left there, that are not in its new list and are `meant` to leave; and what was
+/// decided before.
+fn leaving(
+    list: &[ListedBundle],
+    before: Option<&Wanted>,
+    level: Option<&Level>,
+    meant: impl Fn(&AppName) -> bool,
+) -> BTreeSet<ContentHash> {
+    let listed: BTreeSet<&AppName> = list.iter().map(|listed| &listed.app).collect();
+    let had = before.into_iter().flat_map(|wanted| wanted.bundles.iter());
+    let had = had.map(|listed| listed.app.clone());
+    let left = level.into_iter().flat_map(|level| level.apps.keys());
+    let left = left.filter_map(|app| app.parse().ok());
+    let gone = had
+        .chain(left)
+        .filter(|app| !listed.contains(app) && meant(app));
+    let back: BTreeSet<ContentHash> = listed.iter().map(|app| PruneOrders::leaving(app)).collect();
+    let decided = before.into_iter().flat_map(|wanted| &wanted.prune.approved);
+    let decided = decided.filter(|name| PruneOrders::is_leaving(name) && !back.contains(*name));
+    gone.map(|app| PruneOrders::leaving(&app))
+        .chain(decided.copied())
+        .collect()
 }
 
 /// What a commit comes to.
@@ -176,7 +214,8 @@ impl FleetLoop {
                 (cluster.clone(), (wanted.prune.budget, list))
             });
             let commit = &before.in_force.commit;
-            let wanted = self.number(lists.collect(), &approved, &before, commit);
+            let none = |_: &AppName| false;
+            let wanted = self.number(lists.collect(), &approved, &before, none, commit);
             let mut state = FleetState {
                 in_force: Arc::clone(&before.in_force),
                 wanted,
@@ -213,7 +252,11 @@ impl FleetLoop {
             let list = bundles.values().map(|c| c.listed.clone()).collect();
             (cluster.clone(), (budget, list))
         });
-        let wanted = self.number(lists.collect(), &approved, &before, &in_force.commit);
+        let said = lets_go(&snapshot, &before.in_force.commit);
+        let apps = &model.apps;
+        let meant = |app: &AppName| said.contains(app) || apps.contains_key(app);
+        let commit = &in_force.commit;
+        let wanted = self.number(lists.collect(), &approved, &before, meant, commit);
         let state = FleetState { in_force, wanted };
         if state.in_force != before.in_force || state.wanted != before.wanted {
             self.write(&before, &state, &chosen, &approved).await?;
@@ -226,25 +269,33 @@ impl FleetLoop {
         Ok(workshop)
     }
 
-    /// Numbers what changed.
+    /// Numbers what changed. An app that a cluster no longer has is deleted there where that is `meant`;
+    /// otherwise its agent asks.
     fn number(
         &self,
         lists: BTreeMap<ClusterName, (PruneBudget, Vec<ListedBundle>)>,
         approved: &Approved,
         before: &FleetState,
+        meant: impl Fn(&AppName) -> bool,
         commit: &str,
     ) -> BTreeMap<ClusterName, Arc<Wanted>> {
         let mut shared: HashMap<ContentHash, Arc<[ListedBundle]>> = HashMap::new();
         let mut number = |cluster: &ClusterName, budget, list: Vec<ListedBundle>| {
             let now = before.wanted.get(cluster);
-            let approved = approved.get(cluster).cloned().unwrap_or_default();
+            let level = self.observed.get(cluster);
+            let mut approved = approved.get(cluster).cloned().unwrap_or_default();
+            approved.extend(leaving(
+                &list,
+                now.map(AsRef::as_ref),
+                level.as_ref(),
+                &meant,
+            ));
             let mut prune = PruneOrders { budget, approved };
             let mut content = content_of(EPOCH.0, &prune, &list);
             if let Some(now) = now.filter(|now| now.number.content == content) {
                 return Arc::clone(now);
             }
             if !prune.approved.is_empty() {
-                let level = self.observed.get(cluster);
                 let now = now.map(AsRef::as_ref);
                 prune.approved = approvals::pending(&prune.approved, now, level.as_ref());
                 content = content_of(EPOCH.0, &prune, &list);

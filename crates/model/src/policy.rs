@@ -126,13 +126,33 @@ pub struct PruneOrders {
     pub budget: PruneBudget,
     /// Sets of objects that a person has approved to be deleted, each by the hash that the agent gave it.
     pub approved: BTreeSet<ContentHash>,
-    /// Whether all that an app has waits for an approval when the generation has no such app, unless it
-    /// is among `leaving`.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub ask_for_gone: bool,
-    /// Apps that are meant to leave the cluster: their placement says so, or a commit's message.
-    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
-    pub leaving: BTreeSet<AppName>,
+}
+
+/// What the names begin with under which all of an app is approved to be deleted.
+const LEAVING: [u8; 8] = *b"leaving:";
+
+impl PruneOrders {
+    /// The name under which it is approved that an app leaves a cluster with all that it has: its placement
+    /// says so, or a commit's message. It is made of the app's name, so that no agent has to know the set
+    /// before.
+    #[must_use]
+    pub fn leaving(app: &AppName) -> ContentHash {
+        let mut name = ContentHash::of(app.as_str().as_bytes());
+        name.0[..LEAVING.len()].copy_from_slice(&LEAVING);
+        name
+    }
+
+    /// Whether this is such a name, of whatever app.
+    #[must_use]
+    pub fn is_leaving(name: &ContentHash) -> bool {
+        name.0.starts_with(&LEAVING)
+    }
+
+    /// Whether an app may leave with all that it has.
+    #[must_use]
+    pub fn lets_go(&self, app: &AppName) -> bool {
+        self.approved.contains(&Self::leaving(app))
+    }
 }
 
 /// How the health of one kind is read, over what is built in.
@@ -205,6 +225,19 @@ mod tests {
         assert_eq!(
             [0, 8, 40, 1000].map(|all| budget.of(all)),
             [10, 10, 10, 250]
+        );
+    }
+
+    #[test]
+    fn an_app_that_may_leave_is_known_by_its_name_alone() {
+        let [one, two] = ["one", "two"].map(|app| app.parse().unwrap());
+        let mut orders = PruneOrders::default();
+        orders.approved.insert(PruneOrders::leaving(&one));
+        assert!(orders.lets_go(&one) && !orders.lets_go(&two));
+        let names = [PruneOrders::leaving(&one), ContentHash::of(b"a set")];
+        assert_eq!(
+            names.map(|name| PruneOrders::is_leaving(&name)),
+            [true, false]
         );
     }
 

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::ids::ObjectId;
+use crate::ids::{AppName, ObjectId};
 
 /// The largest file that is read, in bytes. An object of Kubernetes can't exceed 1.5 MiB in etcd, and
 /// the largest published sets of CRDs stay below this.
@@ -54,4 +54,18 @@ pub struct Snapshot {
     pub committed_at: i64,
     /// The files.
     pub tree: Arc<Tree>,
+    /// The commit and those before it, children before their parents; not all of them.
+    pub recent: Vec<Recent>,
 }
+
+/// A commit and what its message says to Muster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recent {
+    /// The commit.
+    pub commit: ObjectId,
+    /// Apps that it lets leave with all that they have (trailer `Muster-Prune`).
+    pub lets_go: Vec<AppName>,
+}
+
+/// Trailer of a commit's message that names an app that leaves the repository with all that it has.
+pub const PRUNE_TRAILER: &str = "Muster-Prune";

@@ -7,6 +7,7 @@ use muster_model::{
     bundle::ObjectRef,
     ids::{AppName, ContentHash},
     policy::PruneOrders,
+    tree::PRUNE_TRAILER,
 };
 
 use crate::{
@@ -21,9 +22,6 @@ pub use wave::{Leaving, Wave, wave};
 /// Annotation on a live object that keeps it (`disabled`), lets a protected kind go (`enabled`), or lets
 /// it go before what replaces it is there (`first`).
 pub const PRUNE: &str = "muster.dev/prune";
-
-/// Trailer of a commit's message that names an app that leaves the repository with all that it has.
-pub const TRAILER: &str = "Muster-Prune";
 
 /// Namespaces that an API server makes and does not let go, or that come back at once.
 const SYSTEM_NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
@@ -338,11 +336,10 @@ fn within_budget(
         let allowed = budget.of(of_app);
         reasons.push(if rest.is_empty() {
             None
-        } else if orders.ask_for_gone && !wanted.apps.contains(app) && !orders.leaving.contains(*app)
-        {
+        } else if !wanted.apps.contains(app) && !orders.lets_go(app) {
             Some(format!(
                 "the app is gone from the repository; approve that, or say in a commit's message that it is \
-                 meant: `{TRAILER}: {app}`"
+                 meant: `{PRUNE_TRAILER}: {app}`"
             ))
         } else if wanted.emptied.contains(app) {
             Some("the app renders to nothing, which would delete all that it has".to_owned())
@@ -506,9 +503,13 @@ mod tests {
     }
 
     fn orders(objects: u32, percent: u8) -> PruneOrders {
+        // All apps of these tests may leave.
+        let apps = ["a", "new", "other", "app0", "app1", "app2", "app3"];
         PruneOrders {
             budget: PruneBudget { objects, percent },
-            ..PruneOrders::default()
+            approved: apps
+                .map(|app| PruneOrders::leaving(&app.parse().unwrap()))
+                .into(),
         }
     }
 
@@ -754,8 +755,13 @@ mod tests {
     fn an_app_that_is_gone_asks_unless_a_commit_says_so() {
         let fixture = Fixture::new();
         many(&fixture, 2, |owned| {
-            let mut orders = orders(100, 100);
-            orders.ask_for_gone = true;
+            let mut orders = PruneOrders {
+                budget: PruneBudget {
+                    objects: 100,
+                    percent: 100,
+                },
+                ..PruneOrders::default()
+            };
             let plan = prune(&owned[..2], in_all(&[]), "m", &orders);
             assert_eq!((plan.delete.len(), plan.sets.len()), (0, 1));
             assert!(plan.sets[0].reason.contains("`Muster-Prune: a`"));
@@ -765,7 +771,7 @@ mod tests {
                 ..in_all(&[])
             };
             assert_eq!(prune(&owned[..2], wanted, "m", &orders).delete, [0, 1]);
-            orders.leaving.insert(fixture.app.clone());
+            orders.approved.insert(PruneOrders::leaving(&fixture.app));
             assert_eq!(prune(&owned[..2], in_all(&[]), "m", &orders).delete, [0, 1]);
         });
     }

@@ -315,7 +315,12 @@ pub(crate) struct Making {
     header: BundleHeader,
 }
 
+/// Every app that a test has made: all of them may leave.
+static MADE: Mutex<BTreeSet<ContentHash>> = Mutex::new(BTreeSet::new());
+
 pub(crate) fn making(app: &str, namespace: &str) -> Making {
+    let name = PruneOrders::leaving(&app.parse().unwrap());
+    MADE.lock().unwrap().insert(name);
     Making {
         header: BundleHeader {
             app: app.parse().unwrap(),
@@ -394,7 +399,7 @@ pub(crate) fn kept(generation: u64, bundles: Vec<KeptBundle>) -> Kept {
                 objects: u32::MAX,
                 percent: 100,
             },
-            ..PruneOrders::default()
+            approved: MADE.lock().unwrap().clone(),
         },
         bundles,
     }
