@@ -273,6 +273,7 @@ impl<'a> Reader<'a> {
         }
     }
 
+    #[inline]
     fn next(&mut self) -> Result<(Event<'a>, Pos), YamlError> {
         match self.events.next() {
             Some(Ok((event, span))) => {
@@ -360,6 +361,32 @@ impl<'a> Reader<'a> {
         Node { value, ..item }
     }
 
+    /// The text of a key; `None` for the one that merges.
+    fn key_of(
+        &mut self,
+        event: Event<'a>,
+        at: Pos,
+        depth: usize,
+    ) -> Result<Option<String>, YamlError> {
+        match event {
+            Event::Scalar(text, ScalarStyle::Plain, ..) if text == "<<" => Ok(None),
+            // Nearly every key.
+            Event::Scalar(text, ScalarStyle::Plain, 0, None) if scalar::is_word(&text) => {
+                Ok(Some(text.into_owned()))
+            }
+            event => Ok(Some(match self.node(event, at, depth + 1)?.value {
+                Yaml::Scalar(Value::String(text)) => text,
+                Yaml::Rewritten(number) => number.text,
+                Yaml::Scalar(Value::Number(number)) if !self.written => scalar::key(&number),
+                Yaml::Scalar(other) => other.to_string(),
+                Yaml::Seq(_) | Yaml::Map(_) => {
+                    let message = "a map or list can't be a key; `{{ }}` works only in templates, and is a map in a map elsewhere".to_owned();
+                    return Err(YamlError { at, message });
+                }
+            })),
+        }
+    }
+
     fn map(&mut self, depth: usize) -> Result<Yaml, YamlError> {
         let mut entries: Vec<(String, Pos, Node)> = Vec::new();
         let mut index = Index::default();
@@ -369,27 +396,14 @@ impl<'a> Reader<'a> {
             if matches!(event, Event::MappingEnd) {
                 break;
             }
-            let plain_merge =
-                matches!(&event, Event::Scalar(text, ScalarStyle::Plain, ..) if text == "<<");
             let range = self.read.clone();
-            let key = self.node(event, at, depth + 1)?;
-            let (event, at) = self.next()?;
-            let value = self.node(event, at, depth + 1)?;
+            let key = self.key_of(event, at, depth)?;
+            let (event, value_at) = self.next()?;
+            let value = self.node(event, value_at, depth + 1)?;
             self.key = range;
-            if plain_merge {
+            let Some(key) = key else {
                 merges.push(value);
                 continue;
-            }
-            let at = key.at;
-            let key = match key.value {
-                Yaml::Scalar(Value::String(text)) => text,
-                Yaml::Rewritten(number) => number.text,
-                Yaml::Scalar(Value::Number(number)) if !self.written => scalar::key(&number),
-                Yaml::Scalar(other) => other.to_string(),
-                Yaml::Seq(_) | Yaml::Map(_) => {
-                    let message = "a map or list can't be a key; `{{ }}` works only in templates, and is a map in a map elsewhere".to_owned();
-                    return Err(YamlError { at, message });
-                }
             };
             if let Some(first) = index.find(&entries, &key) {
                 let message = format!("the key {key:?} stands twice in this map, first at {first}");

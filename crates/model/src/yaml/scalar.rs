@@ -113,6 +113,14 @@ pub(super) fn key(number: &Number) -> String {
     }
 }
 
+/// Whether a plain scalar is text by its first letter alone.
+pub(super) fn is_word(text: &str) -> bool {
+    let first = text.as_bytes().first();
+    first.is_some_and(|first| {
+        first.is_ascii_alphabetic() && !matches!(first, b'n' | b'N' | b't' | b'T' | b'f' | b'F')
+    })
+}
+
 /// A plain scalar's value.
 fn plain(text: &str) -> Result<Value, String> {
     let Some(first) = text.bytes().next() else {
