@@ -51,6 +51,9 @@ pub struct Level {
     pub problems: Vec<String>,
     /// Every object had its turn, and so had deleting.
     pub settled: bool,
+    /// Kinds of the generation's objects that live outside namespaces though Kubernetes itself does not have
+    /// them, as `KIND.GROUP`.
+    pub cluster_scoped: Vec<String>,
 }
 
 impl Level {
@@ -71,6 +74,7 @@ impl Level {
             digest: Vec::new(),
             problems: self.problems.clone(),
             settled: self.settled,
+            cluster_scoped: self.cluster_scoped.clone(),
         };
         ContentHash::of(&report.encode_to_vec())
     }

@@ -402,6 +402,7 @@ impl<C: Cluster> Stream<'_, C> {
             digest: level.digest().0.to_vec(),
             problems: level.problems.clone(),
             settled: level.settled,
+            cluster_scoped: level.cluster_scoped.clone(),
         };
         self.send(v1::agent_message::Message::Report(report)).await
     }

@@ -75,6 +75,7 @@ impl Summary {
             apps,
             problems: now.problem.iter().cloned().collect(),
             settled: now.settled,
+            cluster_scoped: now.cluster_scoped.clone(),
         }
     }
 }
@@ -225,6 +226,7 @@ mod tests {
         };
         let observed = Observed {
             settled: true,
+            cluster_scoped: vec!["Issuer.x.example".to_owned()],
             bundles: vec![Arc::new(bundle)],
             holds: vec![hold("wiki", 2), hold("gone", 60)],
             ..Observed::default()
@@ -275,6 +277,7 @@ mod tests {
         ];
         let expected = Level {
             settled: true,
+            cluster_scoped: vec!["Issuer.x.example".to_owned()],
             apps: apps.into(),
             ..Level::default()
         };

@@ -162,6 +162,9 @@ pub struct Observed {
     pub leftovers: Vec<Leftover>,
     /// What is not wanted and waits for an approval, by app.
     pub holds: Vec<Hold>,
+    /// Kinds of wanted objects that live outside namespaces though Kubernetes itself does not have them, as
+    /// `KIND.GROUP`.
+    pub cluster_scoped: Vec<String>,
 }
 
 /// What a watch saw.
@@ -223,6 +226,7 @@ struct State {
     objects: HashMap<Identity, Object>,
     leftovers: BTreeMap<Identity, Leftover>,
     holds: Vec<Hold>,
+    cluster_scoped: Vec<String>,
     /// The latest drift of each app.
     drifts: HashMap<AppName, VecDeque<DriftEvent>>,
     /// Groups of objects for which others wait until all of them are well.
@@ -261,8 +265,14 @@ impl Board {
     }
 
     /// Begins a generation. What is known about objects that are still wanted stays known.
-    pub(crate) fn begin(&self, generation: (Generation, ContentHash), sections: Vec<Section>) {
+    pub(crate) fn begin(
+        &self,
+        generation: (Generation, ContentHash),
+        sections: Vec<Section>,
+        cluster_scoped: Vec<String>,
+    ) {
         let mut state = self.state();
+        state.cluster_scoped = cluster_scoped;
         let same = state.generation == Some(generation);
         let mut objects = std::mem::take(&mut state.objects);
         state.section_of.clear();
@@ -646,6 +656,7 @@ impl Board {
             bundles: state.published.clone(),
             leftovers: state.leftovers.values().cloned().collect(),
             holds: state.holds.clone(),
+            cluster_scoped: state.cluster_scoped.clone(),
         }
     }
 }

@@ -112,6 +112,12 @@ impl RequestError {
         }))
     }
 
+    /// Whether the namespace of the object is not there.
+    pub(crate) fn namespace_missing(&self) -> bool {
+        matches!(self, Self::Refused(status) if status.code == 404
+            && status.details.as_ref().is_some_and(|details| details.kind == "namespaces"))
+    }
+
     /// Whether the same request may well succeed in a moment.
     pub(crate) fn is_transient(&self) -> bool {
         match self {

@@ -25,6 +25,7 @@ use kube::runtime::events::{Recorder, Reporter};
 use muster_model::{
     bundle::{Gvk, ObjectRef},
     ids::ContentHash,
+    scopes::is_namespaced,
 };
 use muster_plan::{
     order::{After, Item, Order, order},
@@ -37,11 +38,11 @@ use self::{
     doubts::Finding,
     schedule::{Schedule, UnderWay},
     stages::Work,
-    wanted::{Prepared, Wanted, wanted},
+    wanted::{Claim, Prepared, Wanted, wanted},
 };
 use crate::{
     Kept,
-    board::{Board, Row, Section},
+    board::{Board, Row, Section, Standing},
     cluster::{Cluster, RequestError, explain},
     inventory::{Identity, Inventory, InventoryError},
     kinds::{Kind, Kinds},
@@ -317,7 +318,7 @@ impl Engine {
         let prepared = self.prepare(kept);
         self.take_up(kept.hash);
         self.discover(kept, &prepared, cancel).await?;
-        let wanted = wanted(kept, &prepared, &self.kinds(), &self.inventory);
+        let (wanted, claims) = wanted(kept, &prepared, &self.kinds(), &self.inventory);
         let wanted: Vec<Arc<Wanted>> = wanted.into_iter().map(Arc::new).collect();
         let items: Vec<Item<'_>> = wanted.iter().map(|wanted| wanted.item()).collect();
         let headers = kept.bundles.iter().map(|bundle| &bundle.bundle().header);
@@ -331,7 +332,7 @@ impl Engine {
                 .map(|h| (h.app.clone(), h.policy.health.clone()))
                 .collect(),
         );
-        self.announce(kept, &wanted);
+        self.announce(kept, &wanted, claims);
         self.follow(&wanted);
         let keys: HashSet<&Identity> = wanted.iter().map(|object| &object.key).collect();
         let known = |key: &Identity| self.inventory.get(key).is_some();
@@ -386,7 +387,7 @@ impl Engine {
     }
 
     /// Tells the board what is wanted.
-    fn announce(&self, kept: &Kept, wanted: &[Arc<Wanted>]) {
+    fn announce(&self, kept: &Kept, wanted: &[Arc<Wanted>], claims: Vec<Claim>) {
         let mut sections: Vec<Section> = kept
             .bundles
             .iter()
@@ -407,7 +408,27 @@ impl Engine {
             };
             sections[wanted.bundle].rows.push(row);
         }
-        self.board.begin((kept.generation, kept.hash), sections);
+        for claim in &claims {
+            sections[claim.bundle].rows.push(Row {
+                key: claim.key.clone(),
+                id: claim.id.clone(),
+                applied: None,
+            });
+        }
+        let outside = wanted.iter().filter(|object| {
+            let gvk = &object.id.gvk;
+            object.id.namespace.is_none() && is_namespaced(&gvk.group, &gvk.kind).is_none()
+        });
+        let outside: BTreeSet<String> = outside
+            .map(|object| format!("{}.{}", object.id.gvk.kind, object.id.gvk.group))
+            .collect();
+        let outside = outside.into_iter().collect();
+        self.board
+            .begin((kept.generation, kept.hash), sections, outside);
+        for claim in claims {
+            self.board
+                .stand(&claim.key, Standing::Failed(claim.refusal));
+        }
     }
 
     /// Writes into the inventory every object that may be sent in this run. One that is only put right

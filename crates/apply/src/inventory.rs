@@ -84,6 +84,11 @@ impl Identity {
         Self(format!("{group}/{kind}/{}/{name}", namespace.unwrap_or_default()).into())
     }
 
+    /// Names an app's claim to an object that it does not get. It is never an object's own key.
+    pub(crate) fn claimed_by(&self, app: &AppName, at: usize) -> Self {
+        Self(format!("{}/{app}/{at}", self.0).into())
+    }
+
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }

@@ -123,6 +123,7 @@ impl Cluster for Instantly {
             apps,
             problems: Vec::new(),
             settled: true,
+            cluster_scoped: Vec::new(),
         }));
         self.taken
             .send_replace((generation.number.generation.0, Instant::now()));

@@ -6,13 +6,15 @@ use std::{
 };
 
 use muster_model::{
+    bundle::Conflict,
     ids::{AppName, ClusterName, ContentHash},
     load::{Loaded, Model},
     policy::PruneOrders,
     problem::Problem,
+    scopes::Scopes,
 };
 use muster_plan::compose::{Offer, compose, problems_of};
-use muster_render::{RenderedBundle, conflict};
+use muster_render::{RenderedBundle, conflicts, scopes};
 
 use crate::{
     fleet::{EPOCH, Outcome},
@@ -66,16 +68,44 @@ fn renamed<'a>(model: &Model, loaded: &'a Loaded) -> BTreeMap<&'a AppName, &'a A
         .collect()
 }
 
+/// The apps whose newest bundle was not chosen.
+fn kept_back(
+    offers: &BTreeMap<AppName, Offer<Candidate>>,
+    chosen: &BTreeMap<AppName, Candidate>,
+) -> Vec<AppName> {
+    let waits = |(app, offer): (&AppName, &Offer<Candidate>)| {
+        let waits = offer.new.is_some() && offer.new.as_ref() != chosen.get(app);
+        waits.then(|| app.clone())
+    };
+    offers.iter().filter_map(waits).collect()
+}
+
+/// Names a set of bundles under what is known of kinds, so that one in which no object stands twice is not
+/// looked at again.
+fn verified_as(listed: &[ListedBundle], scopes: &Scopes) -> ContentHash {
+    let mut content = content_of(EPOCH.0, &PruneOrders::default(), listed)
+        .0
+        .to_vec();
+    for kind in scopes.iter() {
+        content.push(0);
+        content.extend_from_slice(kind.as_bytes());
+    }
+    ContentHash::of(&content)
+}
+
 /// Chooses for every cluster. `known` are the bundles in force, `verified` the sets in which no object
-/// stands twice.
+/// stands twice, `seen` the kinds outside namespaces that each cluster's agent has told of.
 pub(crate) fn choose(
     model: &Model,
     outcome: &Outcome,
     before: &BTreeMap<ClusterName, Arc<Wanted>>,
     known: &Bundles,
     verified: &mut HashSet<ContentHash>,
+    seen: impl Fn(&ClusterName) -> Vec<String>,
 ) -> Chosen {
-    let mut problems = Vec::new();
+    let mut met = BTreeMap::new();
+    let rendered = outcome.rendered.bundles.values().flat_map(BTreeMap::values);
+    let defined = scopes(rendered.chain(known.values()));
     let mut held = BTreeSet::new();
     let mut all = BTreeMap::new();
     let mut used = HashSet::new();
@@ -139,43 +169,54 @@ pub(crate) fn choose(
             .filter(|(new, _)| last.contains_key(*new))
             .filter_map(|(new, old)| Some((*new, *old, in_force(known, last.get(old)?, None))))
             .collect();
+        let mut scopes = defined.clone();
+        scopes.extend(seen(cluster));
         let mut verify = |chosen: &BTreeMap<AppName, Candidate>| {
             let listed: Vec<ListedBundle> = chosen.values().map(|c| c.listed.clone()).collect();
-            let set = content_of(EPOCH.0, &PruneOrders::default(), &listed);
+            let set = verified_as(&listed, &scopes);
             if !verified.contains(&set) {
-                let found = conflict(chosen.values().map(|candidate| &candidate.rendered));
-                if found.is_some() {
+                let bundles = chosen.values().map(|candidate| &candidate.rendered);
+                let found = conflicts(bundles, &scopes);
+                if !found.is_empty() {
                     return found;
                 }
                 verified.insert(set);
             }
             used.insert(set);
-            None
+            Vec::new()
         };
-        let mut composed = compose(&offers, &mut verify);
+        let holds = |candidate: &Candidate, conflict: &Conflict| {
+            candidate.rendered.holds(conflict, &scopes)
+        };
+        let mut composed = compose(&offers, &mut verify, holds);
         merged.retain(|(new, ..)| {
             let offered = offers.get(*new).and_then(|offer| offer.new.as_ref());
             offered.is_some() && offered != composed.chosen.get(*new)
         });
+        let mut waits = kept_back(&offers, &composed.chosen);
         if !merged.is_empty() {
+            // What waits goes on waiting, and claims nothing meanwhile.
+            for name in &waits {
+                if let Some(offer) = offers.get_mut(name) {
+                    offer.new = None;
+                }
+            }
             let older = merged.into_iter();
             offers.extend(older.map(|(_, old, last)| (old.clone(), Offer { new: None, last })));
-            composed = compose(&offers, &mut verify);
+            let mut conflicts = composed.conflicts;
+            composed = compose(&offers, &mut verify, holds);
+            waits.extend(kept_back(&offers, &composed.chosen));
+            conflicts.append(&mut composed.conflicts);
+            composed.conflicts = conflicts;
         }
-        for conflict in &composed.conflicts {
-            problems.extend(problems_of(cluster, conflict));
-        }
-        let kept_back = |(app, offer): (&AppName, &Offer<Candidate>)| {
-            let waits = offer.new.is_some() && offer.new.as_ref() != composed.chosen.get(app);
-            waits.then(|| app.clone())
-        };
-        held.extend(offers.iter().filter_map(kept_back));
+        met.insert(cluster.clone(), composed.conflicts);
+        held.extend(waits);
         all.insert(cluster.clone(), composed.chosen);
     }
     *verified = used;
     Chosen {
         chosen: all,
-        problems,
+        problems: problems_of(&met),
         held,
     }
 }

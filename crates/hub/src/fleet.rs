@@ -241,6 +241,11 @@ impl FleetLoop {
             &before.wanted,
             &workshop.in_force,
             &mut workshop.verified,
+            |cluster| {
+                self.observed
+                    .get(cluster)
+                    .map_or_else(Vec::new, |level| level.cluster_scoped)
+            },
         );
         problems.extend(outcome.loaded.problems.iter().cloned());
         problems.extend(outcome.rendered.problems.iter().cloned());

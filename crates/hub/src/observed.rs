@@ -35,6 +35,8 @@ pub(crate) struct Level {
     pub(crate) problems: Vec<String>,
     /// Everything had its turn, so that what waits is all that waits.
     pub(crate) settled: bool,
+    /// Kinds of its apps that live outside namespaces though Kubernetes itself does not have them.
+    pub(crate) cluster_scoped: Vec<String>,
     /// Why the hub does not deliver to it, if it doesn't.
     pub(crate) held: Option<String>,
 }
@@ -78,6 +80,7 @@ impl Observed {
                 digest: report.digest,
                 problems: report.problems,
                 settled: report.settled,
+                cluster_scoped: report.cluster_scoped,
                 connected: false,
                 held: None,
             };
@@ -117,6 +120,7 @@ impl Observed {
             level.digest = report.digest;
             level.problems = report.problems;
             level.settled = report.settled;
+            level.cluster_scoped = report.cluster_scoped;
         });
     }
 
@@ -216,6 +220,7 @@ impl Observed {
                     digest: level.digest.clone(),
                     problems: level.problems.clone(),
                     settled: level.settled,
+                    cluster_scoped: level.cluster_scoped.clone(),
                 };
                 let record = v1::ObservedRecord {
                     instance: level

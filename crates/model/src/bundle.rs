@@ -223,8 +223,13 @@ impl Bundle {
 pub struct Conflict {
     /// The object.
     pub object: String,
+    /// What the object is compared by.
+    pub identity: u64,
     /// The apps and the files in which the object stands.
     pub claims: [(AppName, Arc<str>); 2],
+    /// The one of the apps that has the object already; `None` where both are new to it, or where only the
+    /// cluster knows.
+    pub owner: Option<AppName>,
 }
 
 #[cfg(test)]

@@ -75,9 +75,9 @@ pub struct App {
     pub values: Arc<Values>,
     /// `values/NAME.yaml` of regions and clusters.
     pub values_at: BTreeMap<String, Arc<Values>>,
-    /// `templates/**.yaml`, partials (`_NAME`) included.
+    /// Files below `templates/` that end in `.yaml`, `.yml` or `.json`, partials (`_NAME`) included.
     pub templates: Vec<TextFile>,
-    /// `manifests/**.yaml`, which are not templates.
+    /// Files below `manifests/` that end likewise, which are not templates.
     pub manifests: Vec<TextFile>,
 }
 
@@ -170,6 +170,12 @@ impl Loader {
     }
 }
 
+/// How the files begin that stand for others in Git LFS.
+const LFS: [&[u8]; 2] = [
+    b"version https://git-lfs.github.com/spec/",
+    b"version https://hawser.github.com/spec/",
+];
+
 struct Load<'a> {
     tree: &'a Tree,
     before: Work,
@@ -230,6 +236,10 @@ impl<'a> Load<'a> {
     /// The text of a file, or a problem.
     fn text(&mut self, scope: &Scope, path: &str) -> Option<(ObjectId, &'a str)> {
         let (message, help) = match self.tree.entries.get(path)? {
+            Entry::File { bytes, .. } if LFS.iter().any(|start| bytes.starts_with(start)) => (
+                "a Git LFS pointer, not the file itself, which is not in the repository".to_owned(),
+                "take the file out of LFS: `git lfs untrack FILE`, then `git add --renormalize FILE`, and commit",
+            ),
             Entry::File { id, bytes } => match std::str::from_utf8(bytes) {
                 Ok(text) => return Some((*id, text)),
                 Err(error) => {
@@ -407,9 +417,15 @@ impl<'a> Load<'a> {
             }
             for path in self.files(&format!("regions/{folder}/")) {
                 let rest = &path["regions/".len() + folder.len() + 1..];
-                let Some(stem) = rest.strip_suffix(".yaml").filter(|s| *s != "region") else {
+                let Some(stem) = rest.strip_suffix(".yaml") else {
+                    if apps::holds_objects(&path) {
+                        self.not_read(&path, "a cluster is in regions/REGION/CLUSTER.yaml");
+                    }
                     continue;
                 };
+                if stem == "region" {
+                    continue;
+                }
                 for (node, document) in self.decoded(&Scope::Fleet, &path, Kind::Cluster) {
                     let Document { metadata, spec, .. }: Document<ClusterName, ClusterSpec> =
                         document;
@@ -491,6 +507,12 @@ impl<'a> Load<'a> {
             }
         }
         texts
+    }
+
+    /// Names a file that nothing reads though its place suggests so.
+    fn not_read(&mut self, path: &str, help: &str) {
+        let problem = Problem::new(Scope::Hint, path, "this file is not read");
+        self.problems.push(problem.help(help));
     }
 
     /// The names right below a folder that are folders themselves, or stand in one's place.

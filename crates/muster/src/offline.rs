@@ -11,7 +11,7 @@ use muster_model::{
     yaml::to_yaml,
 };
 use muster_plan::placement::place;
-use muster_render::{Rendered, Renderer, conflict};
+use muster_render::{Rendered, Renderer, conflicts, scopes};
 use serde_json::{Value, json};
 
 use crate::{
@@ -41,7 +41,7 @@ fn check(dir: &Path, roles: impl FnOnce(&Model) -> Roles) -> anyhow::Result<Chec
         None => (Roles::new(), Rendered::default()),
     };
     problems.extend(rendered.problems.iter().cloned());
-    problems.extend(conflicts(&rendered));
+    problems.extend(clashes(&rendered));
     problems.sort_by(|a, b| (&a.file, a.at, &a.message).cmp(&(&b.file, b.at, &b.message)));
     problems.dedup();
     Ok(Checked {
@@ -53,16 +53,18 @@ fn check(dir: &Path, roles: impl FnOnce(&Model) -> Roles) -> anyhow::Result<Chec
 }
 
 /// Objects that two apps of one cluster both hold.
-fn conflicts(rendered: &Rendered) -> Vec<Problem> {
+fn clashes(rendered: &Rendered) -> Vec<Problem> {
     let mut by_cluster: BTreeMap<&ClusterName, Vec<_>> = BTreeMap::new();
     for (cluster, bundle) in rendered.bundles.values().flatten() {
         by_cluster.entry(cluster).or_default().push(bundle);
     }
-    let found = by_cluster.into_iter().filter_map(|(cluster, bundles)| {
-        let conflict = conflict(bundles.into_iter())?;
-        Some(muster_plan::compose::problems_of(cluster, &conflict))
+    let all = rendered.bundles.values().flat_map(BTreeMap::values);
+    let scopes = scopes(all);
+    let met = by_cluster.into_iter().map(|(cluster, bundles)| {
+        let met = conflicts(bundles.into_iter(), &scopes);
+        (cluster.clone(), met)
     });
-    found.flatten().collect()
+    muster_plan::compose::problems_of(&met.collect())
 }
 
 /// `muster validate`: whether the repository is good.

@@ -1,7 +1,10 @@
 //! What one cluster should run: of every app the newest good bundle, or the last good one where the
-//! newest can't be had, and never one object from two apps.
+//! newest can't be had, and no object newly from two apps.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use muster_model::{
     bundle::Conflict,
@@ -23,76 +26,134 @@ pub struct Offer<B> {
 pub struct Composed<B> {
     /// What to run, by app.
     pub chosen: BTreeMap<AppName, B>,
-    /// Conflicts that held apps back.
+    /// Conflicts that held apps back, and those among what was in force already.
     pub conflicts: Vec<Conflict>,
 }
 
-/// Chooses among the offers. Where the newest bundles of two apps claim one object, the one that would
-/// newly take it stays at what it last was; both, where both are new.
+/// Chooses among the offers. Where two apps claim one object, the one that would newly take it stays at what
+/// it last was; both, where both are new to it. What was in force together stays so: the cluster itself
+/// knows who had the object first.
+///
+/// `conflicts` finds every object that two of these bundles hold, `holds` says whether a bundle has the
+/// object of a conflict.
 pub fn compose<B: Clone + PartialEq>(
     offers: &BTreeMap<AppName, Offer<B>>,
-    mut conflict: impl FnMut(&BTreeMap<AppName, B>) -> Option<Conflict>,
+    mut conflicts: impl FnMut(&BTreeMap<AppName, B>) -> Vec<Conflict>,
+    holds: impl Fn(&B, &Conflict) -> bool,
 ) -> Composed<B> {
-    let mut held: BTreeSet<&AppName> = BTreeSet::new();
-    let mut dropped: BTreeSet<&AppName> = BTreeSet::new();
-    let mut conflicts = Vec::new();
+    let mut held: BTreeSet<AppName> = BTreeSet::new();
+    let mut met = Vec::new();
     loop {
         let choose = |(name, offer): (&AppName, &Offer<B>)| {
             let newest = offer.new.as_ref().filter(|_| !held.contains(name));
-            let bundle = newest
-                .or(offer.last.as_ref())
-                .filter(|_| !dropped.contains(name));
+            let bundle = newest.or(offer.last.as_ref());
             bundle.map(|bundle| (name.clone(), bundle.clone()))
         };
         let chosen: BTreeMap<AppName, B> = offers.iter().filter_map(choose).collect();
-        let Some(found) = conflict(&chosen) else {
-            return Composed { chosen, conflicts };
+        let had = |app: &AppName, conflict: &Conflict| {
+            let last = offers.get(app).and_then(|offer| offer.last.as_ref());
+            last.is_some_and(|last| holds(last, conflict))
         };
-        let claimants: Vec<&AppName> = offers
-            .keys()
-            .filter(|name| found.claims.iter().any(|(claimant, _)| claimant == *name))
-            .collect();
-        let movable: Vec<&AppName> = claimants
-            .iter()
-            .copied()
-            .filter(|name| !held.contains(name))
-            .filter(|name| {
-                offers
-                    .get(*name)
-                    .is_some_and(|offer| offer.new != offer.last)
-            })
-            .collect();
-        if movable.is_empty() {
-            // Two last good bundles that were never in force together: the first by name keeps it.
-            let Some(last) = claimants.last() else {
-                return Composed { chosen, conflicts };
+        let (mut settled, mut new, mut old) = (Vec::new(), Vec::new(), Vec::new());
+        for mut conflict in conflicts(&chosen) {
+            let [(first, _), (second, _)] = &conflict.claims;
+            let (owner, list) = match (had(first, &conflict), had(second, &conflict)) {
+                (true, true) => (None, &mut old),
+                (true, false) => (Some(first.clone()), &mut settled),
+                (false, true) => (Some(second.clone()), &mut settled),
+                (false, false) => (None, &mut new),
             };
-            if !dropped.insert(last) {
-                return Composed { chosen, conflicts };
-            }
+            conflict.owner = owner;
+            list.push(conflict);
         }
-        held.extend(movable);
-        conflicts.push(found);
+        // Whoever waits for the sake of an owner may free what two others claim.
+        let next = if settled.is_empty() { new } else { settled };
+        if next.is_empty() {
+            met.extend(old);
+            return Composed {
+                chosen,
+                conflicts: met,
+            };
+        }
+        for conflict in next {
+            for (app, _) in &conflict.claims {
+                if conflict.owner.as_ref() != Some(app) {
+                    held.insert(app.clone());
+                }
+            }
+            met.push(conflict);
+        }
     }
 }
 
-/// A conflict as a problem of either app.
+/// Conflicts as problems of the apps: one for each object and pair of apps, whatever number of clusters
+/// meets it. Where it is known who has the object, it is the other app's problem alone.
 #[must_use]
-pub fn problems_of(cluster: &ClusterName, conflict: &Conflict) -> Vec<Problem> {
-    let [(first, first_file), (second, second_file)] = &conflict.claims;
-    let problem = |app: &AppName, file: &str, other: &AppName, other_file: &str| {
-        let message = format!(
-            "{} is also in app `{other}`, in {other_file}; cluster {cluster} would get it from both",
-            conflict.object
-        );
-        let scope = Scope::App(app.clone());
-        Problem::new(scope, file, message)
-            .help("an object belongs to one app; remove it from the other")
+pub fn problems_of(conflicts: &BTreeMap<ClusterName, Vec<Conflict>>) -> Vec<Problem> {
+    let mut places: BTreeMap<Clash<'_>, Vec<&ClusterName>> = BTreeMap::new();
+    for (cluster, conflict) in conflicts
+        .iter()
+        .flat_map(|(c, all)| all.iter().map(move |one| (c, one)))
+    {
+        let [first, second] = &conflict.claims;
+        for (claim, other) in [(first, second), (second, first)] {
+            if conflict.owner.as_ref() == Some(&claim.0) {
+                continue;
+            }
+            let clash = Clash {
+                claim,
+                other,
+                object: &conflict.object,
+                owned: conflict.owner.is_some(),
+            };
+            places.entry(clash).or_default().push(cluster);
+        }
+    }
+    let problem = |(clash, clusters): (Clash<'_>, Vec<&ClusterName>)| {
+        let Clash {
+            claim: (app, file),
+            other: (other, other_file),
+            object,
+            owned,
+        } = clash;
+        let one = clusters.len() == 1;
+        let more = if clusters.len() > 3 { ", …" } else { "" };
+        let shown: Vec<&str> = clusters.iter().take(3).map(|name| name.as_str()).collect();
+        let clusters = match one {
+            true => format!("cluster {}", shown.join("")),
+            false => format!("{} clusters ({}{more})", clusters.len(), shown.join(", ")),
+        };
+        let (message, help) = if owned {
+            (
+                format!(
+                    "{object} belongs to app `{other}`, in {other_file}; {clusters} ha{s} it from there",
+                    s = if one { "s" } else { "ve" }
+                ),
+                format!(
+                    "an object belongs to one app; remove it here, or from `{other}` in the same commit"
+                ),
+            )
+        } else {
+            (
+                format!(
+                    "{object} is also in app `{other}`, in {other_file}; {clusters} would get it from both"
+                ),
+                "an object belongs to one app; remove it from the other".to_owned(),
+            )
+        };
+        Problem::new(Scope::App(app.clone()), file, message).help(help)
     };
-    vec![
-        problem(first, first_file, second, second_file),
-        problem(second, second_file, first, first_file),
-    ]
+    places.into_iter().map(problem).collect()
+}
+
+/// An app's claim to an object that another app claims too.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Clash<'a> {
+    claim: &'a (AppName, Arc<str>),
+    other: &'a (AppName, Arc<str>),
+    object: &'a str,
+    /// The other app has the object already.
+    owned: bool,
 }
 
 #[cfg(test)]
@@ -103,19 +164,33 @@ mod tests {
 
     type Objects = BTreeSet<u8>;
 
-    fn overlap(chosen: &BTreeMap<AppName, Objects>) -> Option<Conflict> {
+    fn overlap(chosen: &BTreeMap<AppName, Objects>) -> Vec<Conflict> {
         let mut owners: BTreeMap<u8, &AppName> = BTreeMap::new();
+        let mut found = Vec::new();
         for (app, objects) in chosen {
             for object in objects {
-                if let Some(other) = owners.insert(*object, app) {
-                    return Some(Conflict {
+                let other = *owners.entry(*object).or_insert(app);
+                if other != app {
+                    found.push(Conflict {
                         object: object.to_string(),
+                        identity: u64::from(*object),
                         claims: [(other.clone(), "a".into()), (app.clone(), "b".into())],
+                        owner: None,
                     });
                 }
             }
         }
-        None
+        found
+    }
+
+    fn holds(objects: &Objects, conflict: &Conflict) -> bool {
+        objects
+            .iter()
+            .any(|object| u64::from(*object) == conflict.identity)
+    }
+
+    fn composed(offers: &BTreeMap<AppName, Offer<Objects>>) -> Composed<Objects> {
+        compose(offers, overlap, holds)
     }
 
     fn app(name: &str) -> AppName {
@@ -136,10 +211,10 @@ mod tests {
             (app("old"), offer(Some(&[1]), Some(&[1]))),
             (app("new"), offer(Some(&[1, 2]), Some(&[2]))),
         ]);
-        let composed = compose(&offers, overlap);
-        assert_eq!(composed.chosen[&app("new")], BTreeSet::from([2]));
-        assert_eq!(composed.chosen[&app("old")], BTreeSet::from([1]));
-        assert_eq!(composed.conflicts.len(), 1);
+        let made = composed(&offers);
+        assert_eq!(made.chosen[&app("new")], BTreeSet::from([2]));
+        assert_eq!(made.chosen[&app("old")], BTreeSet::from([1]));
+        assert_eq!(made.conflicts.len(), 1);
     }
 
     #[test]
@@ -148,8 +223,33 @@ mod tests {
             (app("from"), offer(None, Some(&[1]))),
             (app("to"), offer(Some(&[1]), None)),
         ]);
-        let composed = compose(&offers, overlap);
-        assert_eq!(composed.chosen.keys().collect::<Vec<_>>(), [&app("from")]);
+        let made = composed(&offers);
+        assert_eq!(made.chosen.keys().collect::<Vec<_>>(), [&app("from")]);
+    }
+
+    #[test]
+    fn the_owners_later_commits_are_not_held_by_anothers_claim() {
+        let offers = BTreeMap::from([
+            (app("owner"), offer(Some(&[1, 3]), Some(&[1]))),
+            (app("rival"), offer(Some(&[1, 2]), None)),
+        ]);
+        let made = composed(&offers);
+        assert_eq!(made.chosen.keys().collect::<Vec<_>>(), [&app("owner")]);
+        assert_eq!(made.chosen[&app("owner")], BTreeSet::from([1, 3]));
+        assert_eq!(made.conflicts[0].owner, Some(app("owner")));
+    }
+
+    #[test]
+    fn what_was_in_force_together_goes_on_and_is_told() {
+        let offers = BTreeMap::from([
+            (app("a"), offer(Some(&[1, 2]), Some(&[1]))),
+            (app("b"), offer(Some(&[1]), Some(&[1]))),
+        ]);
+        let made = composed(&offers);
+        assert_eq!(made.chosen[&app("a")], BTreeSet::from([1, 2]));
+        assert_eq!(made.chosen[&app("b")], BTreeSet::from([1]));
+        assert_eq!(made.conflicts.len(), 1);
+        assert_eq!(made.conflicts[0].owner, None);
     }
 
     fn objects() -> impl Strategy<Value = Option<Objects>> {
@@ -158,20 +258,36 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_cluster_never_gets_an_object_twice(offers in proptest::collection::btree_map("[a-e]", (objects(), objects()), 0..5)) {
+        fn no_object_is_newly_had_from_two_apps(offers in proptest::collection::btree_map("[a-e]", (objects(), objects()), 0..5)) {
             let offers: BTreeMap<AppName, Offer<Objects>> = offers
                 .into_iter()
                 .map(|(name, (new, last))| (app(&name), Offer { new, last }))
                 .collect();
-            let composed = compose(&offers, overlap);
-            prop_assert!(overlap(&composed.chosen).is_none());
-            for (name, chosen) in &composed.chosen {
+            let made = composed(&offers);
+            let last: BTreeMap<AppName, Objects> = offers
+                .iter()
+                .filter_map(|(name, offer)| Some((name.clone(), offer.last.clone()?)))
+                .collect();
+            let had = |object: u8| last.values().filter(|objects| objects.contains(&object)).count();
+            for conflict in overlap(&made.chosen) {
+                prop_assert!(had(u8::try_from(conflict.identity).unwrap()) > 1);
+            }
+            for (name, chosen) in &made.chosen {
                 let offer = &offers[name];
                 prop_assert!(offer.new.as_ref() == Some(chosen) || offer.last.as_ref() == Some(chosen));
             }
-            if composed.conflicts.is_empty() {
+            for (name, offer) in &offers {
+                // Nothing that runs is given up for another's sake.
+                prop_assert!(offer.last.is_none() || made.chosen.contains_key(name));
+                // Who claims nothing that it did not have is not held.
+                let (Some(new), Some(last)) = (&offer.new, &offer.last) else { continue };
+                if new.is_subset(last) {
+                    prop_assert_eq!(made.chosen.get(name), Some(new));
+                }
+            }
+            if made.conflicts.is_empty() {
                 for (name, offer) in &offers {
-                    prop_assert_eq!(composed.chosen.get(name), offer.new.as_ref().or(offer.last.as_ref()));
+                    prop_assert_eq!(made.chosen.get(name), offer.new.as_ref().or(offer.last.as_ref()));
                 }
             }
         }

@@ -12,4 +12,4 @@ mod template;
 mod trie;
 mod typed;
 
-pub use renderer::{Rendered, RenderedBundle, Renderer, conflict};
+pub use renderer::{Rendered, RenderedBundle, Renderer, conflicts, scopes};

@@ -112,6 +112,11 @@ fn object(node: &Node, findings: &mut Findings<'_>) -> Result<Object, NoObject> 
     };
     let api_version = field("apiVersion").map_err(missing)?;
     let kind = field("kind").map_err(missing)?;
+    if api_version.starts_with("kustomize.config.k8s.io/") {
+        let help = "commit what `kustomize build` writes as manifests/NAME.yaml instead";
+        let message = format!("this {kind} is for Kustomize, which is not run");
+        return fail(node.at, message, Some(help));
+    }
     let metadata = node.get("metadata");
     let named = |key: &str| metadata.and_then(|metadata| metadata.get(key));
     let name = match named("name") {
@@ -174,32 +179,6 @@ fn object(node: &Node, findings: &mut Findings<'_>) -> Result<Object, NoObject> 
         },
         json: json.into(),
     })
-}
-
-/// Kinds of Kubernetes itself that stand outside namespaces; all others are taken to be namespaced
-/// where the hub compares what apps own.
-pub(crate) fn is_cluster_scoped(gvk: &Gvk) -> bool {
-    matches!(
-        (gvk.group.as_str(), gvk.kind.as_str()),
-        ("", "Namespace" | "Node" | "PersistentVolume")
-            | ("apiextensions.k8s.io", "CustomResourceDefinition")
-            | (
-                "rbac.authorization.k8s.io",
-                "ClusterRole" | "ClusterRoleBinding"
-            )
-            | (
-                "storage.k8s.io",
-                "StorageClass" | "CSIDriver" | "CSINode" | "VolumeAttachment"
-            )
-            | ("scheduling.k8s.io", "PriorityClass")
-            | ("node.k8s.io", "RuntimeClass")
-            | ("networking.k8s.io", "IngressClass")
-            | ("apiregistration.k8s.io", "APIService")
-            | ("admissionregistration.k8s.io", _)
-            | ("gateway.networking.k8s.io", "GatewayClass")
-            | ("flowcontrol.apiserver.k8s.io", _)
-            | ("certificates.k8s.io", "CertificateSigningRequest")
-    )
 }
 
 #[cfg(test)]

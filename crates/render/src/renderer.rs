@@ -1,23 +1,28 @@
 //! Renders whole fleets, in parallel, and keeps what stays true from one commit to the next.
 
+mod clashes;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, PoisonError, RwLock},
 };
 
 use muster_model::{
-    bundle::{Bundle, BundleError, BundleHeader, Conflict, Object, ObjectRef},
+    bundle::{Bundle, BundleError, BundleHeader, Object, ObjectRef},
     ids::{AppName, ClusterName, ContentHash, Epoch, Role},
     kinds::AppSpec,
     load::{App, Cluster, Model, Roles, TextFile},
     policy::{HealthRule, IgnoreRule, Policy},
     problem::{Problem, Scope},
+    scopes::Scopes,
     values::layer,
     yaml::Pos,
 };
 use rayon::prelude::*;
 use serde_json::{Value as Json, json};
 
+use self::clashes::{Identity, cluster_scoped_kind, kind_keys};
+pub use self::clashes::{conflicts, scopes};
 use crate::{
     context::{Context, Digest, Layer, Overlay},
     objects::{self, NoObject},
@@ -75,8 +80,10 @@ struct Part {
     /// A line break and an object, for each.
     lines: String,
     ids: Vec<ObjectRef>,
-    /// Each object's identity as a hash: what [`conflict`] compares.
-    identities: Vec<u64>,
+    /// Each object's identity as a hash: what [`conflicts`] compares.
+    identities: Vec<Identity>,
+    /// Kinds outside namespaces that its CustomResourceDefinitions define, as `KIND.GROUP`.
+    defines: Vec<String>,
 }
 
 impl Part {
@@ -91,7 +98,11 @@ impl Part {
             hash: ContentHash::of(lines.as_bytes()),
             file: file.into(),
             lines,
-            identities: objects.iter().map(|o| identity(o, app_namespace)).collect(),
+            identities: objects
+                .iter()
+                .map(|object| Identity::of(object, app_namespace))
+                .collect(),
+            defines: objects.iter().filter_map(cluster_scoped_kind).collect(),
             ids: objects.into_iter().map(|object| object.id).collect(),
         }
     }
@@ -479,11 +490,14 @@ impl AppUnit {
             formerly: spec.and_then(|spec| spec.formerly.clone()),
             policy: spec.map_or_else(Policy::default, |spec| policy(model, spec, &parts)),
         };
+        let mut defined = Scopes::default();
+        defined.extend(parts.iter().flat_map(|part| &part.defines));
+        let cluster_scoped = kind_keys(&defined);
         let mut seen: HashMap<u64, &Part> = HashMap::new();
         let mut problems = Vec::new();
         for part in &parts {
             for (index, identity) in part.identities.iter().enumerate() {
-                if let Some(first) = seen.insert(*identity, part) {
+                if let Some(first) = seen.insert(identity.settled(&cluster_scoped), part) {
                     let place = if first.file == part.file {
                         "this file twice".to_owned()
                     } else {
@@ -638,41 +652,4 @@ fn digest_of<'a>(layers: impl Iterator<Item = &'a Arc<Layer>>) -> Digest {
     let mut short = [0; 16];
     short.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
     u128::from_le_bytes(short)
-}
-
-/// A hash of what makes two objects the same one in a cluster.
-fn identity(object: &Object, app_namespace: &str) -> u64 {
-    let (group, kind, namespace, name) = object.id.identity();
-    let namespace = match namespace {
-        _ if objects::is_cluster_scoped(&object.id.gvk) => "",
-        Some(namespace) => namespace,
-        None => app_namespace,
-    };
-    let text = [group, kind, namespace, name].join("\0");
-    let hash = blake3::hash(text.as_bytes());
-    let mut short = [0; 8];
-    short.copy_from_slice(&hash.as_bytes()[..8]);
-    u64::from_le_bytes(short)
-}
-
-/// The first object that two bundles of one cluster both hold.
-#[must_use]
-pub fn conflict<'a>(bundles: impl Iterator<Item = &'a Arc<RenderedBundle>>) -> Option<Conflict> {
-    let mut owners: HashMap<u64, (&RenderedBundle, &Part)> = HashMap::new();
-    for bundle in bundles {
-        for part in &bundle.parts {
-            for (index, identity) in part.identities.iter().enumerate() {
-                if let Some((other, other_part)) = owners.insert(*identity, (bundle, part)) {
-                    return Some(Conflict {
-                        object: part.name(index),
-                        claims: [
-                            (other.app.clone(), Arc::clone(&other_part.file)),
-                            (bundle.app.clone(), Arc::clone(&part.file)),
-                        ],
-                    });
-                }
-            }
-        }
-    }
-    None
 }

@@ -3,7 +3,10 @@
 use std::{sync::PoisonError, time::Duration};
 
 use bytes::Bytes;
-use muster_model::{bundle::Gvk, ids::Role};
+use muster_model::{
+    bundle::{Gvk, ObjectRef},
+    ids::Role,
+};
 use muster_plan::{
     fields::managers,
     ignore::{REPLICAS, ignored, settle},
@@ -18,6 +21,7 @@ use super::{Engine, LISTED_WITHIN, Turn, body, doubts::LEFT_ALONE, wanted::Wante
 use crate::{
     board::Standing,
     cluster::{LiveMeta, RequestError, asked_again, explain, retried},
+    inventory::Identity,
     kinds::Kind,
     observe::Watched,
 };
@@ -409,6 +413,12 @@ impl Engine {
         }
         if error.namespace_terminating() {
             Standing::Waiting("its namespace is being deleted".to_owned())
+        } else if error.namespace_missing() && !self.brings_namespace(object) {
+            let namespace = object.id.namespace.as_deref().unwrap_or_default();
+            Standing::Failed(format!(
+                "the namespace {namespace} does not exist, and no app brings it to this cluster: add the \
+                 Namespace to an app, or create it"
+            ))
         } else if error.is_not_found() {
             Standing::Waiting(error.to_string())
         } else if error.is_no_path() {
@@ -417,6 +427,19 @@ impl Engine {
         } else {
             Standing::Failed(refusal(&kind.gvk, error))
         }
+    }
+}
+
+impl Engine {
+    /// Whether the Namespace of this object is one that Muster itself makes.
+    fn brings_namespace(&self, object: &Wanted) -> bool {
+        let namespace = ObjectRef {
+            gvk: Gvk::from_api_version("v1", "Namespace"),
+            namespace: None,
+            name: object.id.namespace.clone().unwrap_or_default(),
+        };
+        let entry = self.inventory.get(&Identity::of(&namespace));
+        entry.is_some_and(|entry| !entry.going)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The wanted objects, each with the namespace that it is really in.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, hash_map::Entry},
     sync::Arc,
 };
 
@@ -211,24 +211,35 @@ impl Wanted {
     }
 }
 
-/// Every wanted object once. Where two apps have the same object, the first has it. `prepared` belongs
-/// to the bundles of `kept`, one to one.
+/// An app's claim to an object that another app has.
+pub(super) struct Claim {
+    /// Index of the claiming app's bundle in the generation.
+    pub(super) bundle: usize,
+    pub(super) id: Arc<ObjectRef>,
+    pub(super) key: Identity,
+    /// Why it is not applied for this app.
+    pub(super) refusal: String,
+}
+
+/// Every wanted object once, and the claims of those that don't get theirs. Where several apps have the
+/// same object, whoever had it first keeps it, so that no commit of one app takes what another runs; where
+/// none had it, the first by name gets it. `prepared` belongs to the bundles of `kept`, one to one.
 pub(super) fn wanted(
     kept: &Kept,
     prepared: &[Arc<Prepared>],
     kinds: &Kinds,
     inventory: &Inventory,
-) -> Vec<Wanted> {
+) -> (Vec<Wanted>, Vec<Claim>) {
     let definitions: Vec<&Definition> = prepared
         .iter()
         .flat_map(|prepared| &prepared.objects)
         .filter_map(|object| object.defines.as_ref())
         .collect();
-    let mut taken = HashSet::new();
+    let mut place: HashMap<Identity, usize> = HashMap::with_capacity(kept.bundles.len());
     let mut all: Vec<Wanted> = Vec::new();
+    let mut second: Vec<Wanted> = Vec::new();
     for (index, (bundle, prepared)) in kept.bundles.iter().zip(prepared).enumerate() {
         let bundle = bundle.bundle();
-        let app = &bundle.header.app;
         for (at, object) in bundle.objects.iter().enumerate() {
             let (kind, namespaced) = match kinds.find(&object.id.gvk) {
                 Lookup::Served(kind) => (Some(kind.clone()), Some(kind.namespaced)),
@@ -240,22 +251,39 @@ pub(super) fn wanted(
             };
             let id = placed(&object.id, &bundle.header.namespace, namespaced, inventory);
             let key = Identity::of(&id);
-            if !taken.insert(key.clone()) {
-                tracing::debug!(%app, object = %id, "another app has this object and keeps it");
-                continue;
-            }
-            all.push(Wanted {
+            let claimed = Wanted {
                 bundle: index,
                 content: bundle.clone(),
                 prepared: prepared.clone(),
                 at,
                 id: Arc::new(id),
-                key,
+                key: key.clone(),
                 kind,
                 scaled: false,
-            });
+            };
+            match place.entry(key) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(all.len());
+                    all.push(claimed);
+                }
+                Entry::Occupied(first) => {
+                    let first = &mut all[*first.get()];
+                    let had = inventory.get(&claimed.key);
+                    let had = had.as_ref().map(|entry| &entry.app);
+                    if rank(&claimed, had) < rank(first, had) {
+                        second.push(std::mem::replace(first, claimed));
+                    } else {
+                        second.push(claimed);
+                    }
+                }
+            }
         }
     }
+    let claims = second.into_iter().map(|claimed| {
+        let owner = &all[place[&claimed.key]];
+        claim(&claimed, owner.app())
+    });
+    let claims = claims.collect();
     let scaled: HashSet<(Option<String>, (String, String))> = all
         .iter()
         .filter_map(|wanted| {
@@ -271,7 +299,36 @@ pub(super) fn wanted(
             wanted.scaled = scaled.contains(&(wanted.id.namespace.clone(), target));
         }
     }
-    all
+    (all, claims)
+}
+
+/// How good an app's claim to an object is, the best first: it had the object, the app whose place it takes
+/// had it, or neither.
+fn rank(claimed: &Wanted, had: Option<&AppName>) -> u8 {
+    match had {
+        Some(app) if app == claimed.app() => 0,
+        Some(app) if claimed.header().formerly.as_ref() == Some(app) => 1,
+        _ => 2,
+    }
+}
+
+fn claim(claimed: &Wanted, owner: &AppName) -> Claim {
+    let app = claimed.app();
+    let id = &claimed.id;
+    let refusal = if owner == app {
+        format!("{id} stands in this app twice; remove one of the two")
+    } else {
+        format!(
+            "app {owner} has {id}, and an object belongs to one app: remove it from {app}, or from \
+             {owner} so that it becomes {app}'s"
+        )
+    };
+    Claim {
+        bundle: claimed.bundle,
+        id: claimed.id.clone(),
+        key: claimed.key.claimed_by(app, claimed.at),
+        refusal,
+    }
 }
 
 /// An object's reference with the namespace that it is really in.

@@ -81,7 +81,7 @@ async fn a_broken_object_is_reported_and_the_rest_goes_on() {
         panic!("{observed:#?}");
     };
     assert!(message.contains("dada"), "{message}");
-    let Standing::Waiting(message) = object(&observed, "ConfigMap broken-nowhere/lonely").standing
+    let Standing::Failed(message) = object(&observed, "ConfigMap broken-nowhere/lonely").standing
     else {
         panic!("{observed:#?}");
     };

@@ -25,5 +25,6 @@ mod prune_order;
 mod quiet;
 mod reasons;
 mod replaced;
+mod shared;
 mod slow;
 mod unreachable;

@@ -26,6 +26,9 @@ use crate::fixture::{Hub, SOON};
 /// How soon an agent comes back; real ones take longer.
 const AGAIN: Duration = Duration::from_millis(50);
 
+/// The group of kinds that live outside namespaces in every cluster in memory.
+pub(crate) const OUTSIDE: &str = "outside.example";
+
 /// A cluster in memory.
 pub(crate) struct Memory {
     state: Mutex<State>,
@@ -76,12 +79,21 @@ impl Memory {
 
     /// The data of an app's only object.
     pub(crate) fn data(&self, app: &str) -> String {
+        self.part(app, "data")
+    }
+
+    /// The `spec` of an app's first object.
+    pub(crate) fn spec(&self, app: &str) -> String {
+        self.part(app, "spec")
+    }
+
+    fn part(&self, app: &str, field: &str) -> String {
         let runs = self.runs();
         let Some((_, objects)) = runs.get(app) else {
             return "nothing".to_owned();
         };
         let object: serde_json::Value = serde_json::from_str(&objects[0]).unwrap();
-        object["data"].to_string()
+        object[field].to_string()
     }
 
     /// The generation in force; 0 where there is none.
@@ -182,12 +194,16 @@ impl Cluster for Memory {
         let before = std::mem::take(&mut state.held);
         state.bundles.clear();
         state.taken += 1;
+        let mut outside = BTreeSet::new();
         for bundle in generation.bundles {
             state.arrived += usize::from(bundle.encoded.is_some());
             let encoded = bundle.encoded.or_else(|| before.get(&bundle.hash).cloned());
             let encoded = encoded.unwrap();
             assert_eq!(ContentHash::of(&encoded), bundle.hash);
             let decoded = Bundle::decode(&encoded).unwrap();
+            let kinds = decoded.objects.iter().map(|object| &object.id.gvk);
+            let kinds = kinds.filter(|kind| kind.group == OUTSIDE);
+            outside.extend(kinds.map(|kind| format!("{}.{}", kind.kind, kind.group)));
             let objects = u32::try_from(decoded.objects.len()).unwrap();
             let report = v1::AppReport {
                 app: bundle.app.to_string(),
@@ -213,6 +229,7 @@ impl Cluster for Memory {
         let waits = |hold: &v1::Hold| approved.iter().all(|set| set.0.as_slice() != hold.set);
         state.holds.retain(|(_, hold)| waits(hold));
         state.approved = approved;
+        level.cluster_scoped = outside.into_iter().collect();
         let level = state.holding(level);
         drop(state);
         self.level.send_replace(Arc::new(level));

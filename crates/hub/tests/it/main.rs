@@ -10,6 +10,7 @@ mod agents;
 mod approvals;
 mod builds;
 mod check;
+mod clashes;
 mod delivery;
 mod ended;
 mod fixture;

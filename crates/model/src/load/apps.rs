@@ -8,6 +8,7 @@ use crate::{
     ids::{AppName, ClusterName, RegionName, TierName},
     kinds::{AppSpec, Document, Kind, TierSpec},
     problem::{Problem, Scope, suggest},
+    tree::Entry,
     yaml::Node,
 };
 
@@ -114,19 +115,27 @@ impl Load<'_> {
             if let Some(stem) = stem {
                 let values = self.values(scope, &path);
                 values_at.insert(stem.to_owned(), values);
+            } else if holds_objects(&path) {
+                self.not_read(
+                    &path,
+                    "values of a region or cluster are in values/NAME.yaml",
+                );
             }
         }
-        let yaml = |path: &str| path.ends_with(".yaml") || path.ends_with(".yml");
-        let templates = self.texts(scope, &format!("{base}templates/"), yaml);
-        let manifests = self.texts(scope, &format!("{base}manifests/"), yaml);
+        let templates = self.object_files(scope, &format!("{base}templates/"));
+        let manifests = self.object_files(scope, &format!("{base}manifests/"));
         for path in self.files(&base) {
             let name = &path[base.len()..];
-            if yaml(name) && !name.contains('/') && !matches!(name, "app.yaml" | "values.yaml") {
-                let problem = Problem::new(Scope::Hint, &path, "this file is not read");
-                self.problems.push(
-                    problem.help(
-                        "an app has app.yaml, values.yaml, values/, templates/ and manifests/",
-                    ),
+            if name.contains('/') || matches!(name, "app.yaml" | "values.yaml") {
+                continue;
+            }
+            if KUSTOMIZATIONS.contains(&name) {
+                let problem = Problem::new(Scope::Hint, &path, NO_KUSTOMIZE);
+                self.problems.push(problem.help(INSTEAD_OF_KUSTOMIZE));
+            } else if holds_objects(name) {
+                self.not_read(
+                    &path,
+                    "an app has app.yaml, values.yaml, values/, templates/ and manifests/",
                 );
             }
         }
@@ -139,6 +148,35 @@ impl Load<'_> {
             manifests,
         };
         named.then_some((app, node))
+    }
+
+    /// The files of a folder and its subfolders that hold objects. What is left out is named.
+    fn object_files(&mut self, scope: &Scope, base: &str) -> Vec<TextFile> {
+        let wanted = |path: &str| holds_objects(path) || KUSTOMIZATIONS.contains(&file_name(path));
+        let mut files = self.texts(scope, base, wanted);
+        files.retain(|file| {
+            let kustomization = KUSTOMIZATIONS.contains(&file_name(&file.path));
+            if kustomization && !is_other_object(&file.text) {
+                let problem = Problem::new(scope.clone(), &file.path, NO_KUSTOMIZE);
+                self.problems.push(problem.help(INSTEAD_OF_KUSTOMIZE));
+                return false;
+            }
+            holds_objects(&file.path)
+        });
+        for path in self.files(base) {
+            let file = matches!(
+                self.tree.entries.get(&path),
+                Some(Entry::File { .. } | Entry::TooLarge { .. })
+            );
+            if file && !wanted(&path) && !is_for_people(file_name(&path)) {
+                self.not_read(
+                    &path,
+                    "objects are in files that end in .yaml, .yml or .json; what templates include is \
+                     in templates/_NAME.yaml or lib/",
+                );
+            }
+        }
+        files
     }
 
     fn check_objects(&mut self, scope: &Scope, name: &AppName, app: &App) {
@@ -326,6 +364,49 @@ impl Check<'_> {
             self.tell(&["spec", "placement"], message, Some(help.to_owned()));
         }
     }
+}
+
+/// Names of files that only Kustomize understands.
+const KUSTOMIZATIONS: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Kustomization"];
+const NO_KUSTOMIZE: &str = "Kustomize is not run";
+const INSTEAD_OF_KUSTOMIZE: &str = "commit what `kustomize build` writes as manifests/NAME.yaml and remove this \
+     file, or write what differs between clusters as templates with values";
+
+fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// Whether a file is one that holds objects, by its name.
+pub(super) fn holds_objects(path: &str) -> bool {
+    let ending = file_name(path).rsplit_once('.').map(|(_, ending)| ending);
+    ending.is_some_and(|ending| {
+        ["yaml", "yml", "json"]
+            .iter()
+            .any(|known| ending.eq_ignore_ascii_case(known))
+    })
+}
+
+/// Whether a file stands beside objects for people or Git alone.
+fn is_for_people(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    lower.ends_with(".md")
+        || ["readme", "license", "notice", "owners", "codeowners"]
+            .iter()
+            .any(|known| lower.split('.').next() == Some(known))
+        || matches!(
+            name,
+            ".gitkeep" | ".keep" | ".gitignore" | ".gitattributes" | ".editorconfig"
+        )
+}
+
+/// Whether a file with one of Kustomize's names holds an object of the cluster, such as Flux's
+/// Kustomization.
+fn is_other_object(text: &str) -> bool {
+    let mut versions = text.lines().filter_map(|line| {
+        line.trim_start_matches('\u{feff}')
+            .strip_prefix("apiVersion:")
+    });
+    versions.any(|version| !version.contains("kustomize.config.k8s.io"))
 }
 
 /// The older name that a document claims which can't be read as a whole: what runs under that name must

@@ -337,3 +337,123 @@ fn numbers_that_templates_would_print_otherwise() {
        = help: put it in quotes where it is text, or write 31
     ");
 }
+
+/// What holds objects is read whatever the case of its ending; what is left out is named.
+#[test]
+fn files_that_hold_objects_and_files_that_do_not() {
+    let mut fleet = Fleet::new();
+    let object = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n";
+    let base = "apps/wiki/manifests";
+    for name in [
+        "a.yaml",
+        "b.YAML",
+        "c.yml",
+        "d.YML",
+        "e.json",
+        "f.JSON",
+        "deep/er/g.yaml",
+    ] {
+        fleet.file(&format!("{base}/{name}"), object);
+    }
+    // Flux has a kind of that name.
+    let flux =
+        "apiVersion: kustomize.toolkit.fluxcd.io/v1\nkind: Kustomization\nmetadata: {name: a}\n";
+    fleet.file(&format!("{base}/flux/kustomization.yaml"), flux);
+    for name in ["README.md", "deep/.gitkeep", "LICENSE"] {
+        fleet.file(&format!("{base}/{name}"), "for people\n");
+    }
+    assert_eq!(fleet.told(), "held back: nothing\n");
+    let model = fleet.load().model.unwrap();
+    let read: Vec<&str> = model.apps["wiki"]
+        .manifests
+        .iter()
+        .map(|file| file.path.strip_prefix("apps/wiki/manifests/").unwrap())
+        .collect();
+    let all = [
+        "a.yaml",
+        "b.YAML",
+        "c.yml",
+        "d.YML",
+        "deep/er/g.yaml",
+        "e.json",
+        "f.JSON",
+        "flux/kustomization.yaml",
+    ];
+    assert_eq!(read, all);
+
+    for name in [
+        "manifests/a.yaml.bak",
+        "manifests/off/b.yml.disabled",
+        "manifests/c.txt",
+        "templates/_helpers.tpl",
+        "values/eu.yml",
+        "kustomization.yaml",
+    ] {
+        fleet.file(&format!("apps/wiki/{name}"), object);
+    }
+    fleet.file("regions/eu-west/new.yml", "kind: Cluster\n");
+    insta::assert_snapshot!(fleet.told(), @r"
+    held back: nothing
+
+    hint: apps/wiki/kustomization.yaml: Kustomize is not run
+       = help: commit what `kustomize build` writes as manifests/NAME.yaml and remove this file, or write what differs between clusters as templates with values
+
+    hint: apps/wiki/manifests/a.yaml.bak: this file is not read
+       = help: objects are in files that end in .yaml, .yml or .json; what templates include is in templates/_NAME.yaml or lib/
+
+    hint: apps/wiki/manifests/c.txt: this file is not read
+       = help: objects are in files that end in .yaml, .yml or .json; what templates include is in templates/_NAME.yaml or lib/
+
+    hint: apps/wiki/manifests/off/b.yml.disabled: this file is not read
+       = help: objects are in files that end in .yaml, .yml or .json; what templates include is in templates/_NAME.yaml or lib/
+
+    hint: apps/wiki/templates/_helpers.tpl: this file is not read
+       = help: objects are in files that end in .yaml, .yml or .json; what templates include is in templates/_NAME.yaml or lib/
+
+    hint: apps/wiki/values/eu.yml: this file is not read
+       = help: values of a region or cluster are in values/NAME.yaml
+
+    hint: regions/eu-west/new.yml: this file is not read
+       = help: a cluster is in regions/REGION/CLUSTER.yaml
+    ");
+}
+
+#[test]
+fn a_pointer_of_git_lfs() {
+    let mut fleet = Fleet::new();
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+    fleet.file("apps/wiki/manifests/crds.yaml", pointer);
+    insta::assert_snapshot!(fleet.told(), @r"
+    held back: app wiki
+
+    apps/wiki/manifests/crds.yaml: a Git LFS pointer, not the file itself, which is not in the repository
+       = help: take the file out of LFS: `git lfs untrack FILE`, then `git add --renormalize FILE`, and commit
+    ");
+}
+
+#[test]
+fn a_file_for_kustomize() {
+    let mut fleet = Fleet::new();
+    fleet.file(
+        "apps/wiki/manifests/kustomization.yaml",
+        "resources: [a.yaml]\n",
+    );
+    fleet.file(
+        "apps/wiki/manifests/base/Kustomization",
+        "resources: [a.yaml]\n",
+    );
+    let named = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: a\n";
+    fleet.file("apps/shop/manifests/over/kustomization.yml", named);
+    insta::assert_snapshot!(fleet.told(), @r"
+    held back: app shop, wiki
+
+    apps/shop/manifests/over/kustomization.yml: Kustomize is not run
+       = help: commit what `kustomize build` writes as manifests/NAME.yaml and remove this file, or write what differs between clusters as templates with values
+
+    apps/wiki/manifests/base/Kustomization: Kustomize is not run
+       = help: commit what `kustomize build` writes as manifests/NAME.yaml and remove this file, or write what differs between clusters as templates with values
+
+    apps/wiki/manifests/kustomization.yaml: Kustomize is not run
+       = help: commit what `kustomize build` writes as manifests/NAME.yaml and remove this file, or write what differs between clusters as templates with values
+    ");
+}

@@ -1,7 +1,14 @@
 //! Wrong templates: where the message points, what it says, and that other apps come out all the same.
 
+use std::collections::BTreeMap;
+
+use muster_model::{
+    bundle::Conflict,
+    ids::{ClusterName, ContentHash},
+    scopes::Scopes,
+};
 use muster_plan::compose::{Offer, compose, problems_of};
-use muster_render::{Renderer, conflict};
+use muster_render::{Renderer, conflicts, scopes};
 
 use crate::Fleet;
 
@@ -405,7 +412,7 @@ fn two_apps_with_one_object() {
     let mut fleet = Fleet::new();
     fleet.app("shop", &shared).app("wiki", &shared);
     let rendered = fleet.render(&mut Renderer::default());
-    let cluster = "eu-west-1".parse().unwrap();
+    let cluster: ClusterName = "eu-west-1".parse().unwrap();
     let offers = |last: Option<&str>| {
         let offers = rendered.bundles.iter().map(|(app, places)| {
             let bundle = &places[&cluster];
@@ -420,18 +427,43 @@ fn two_apps_with_one_object() {
         });
         offers.collect()
     };
-    let find = |chosen: &std::collections::BTreeMap<_, _>| {
-        conflict(chosen.keys().map(|app| &rendered.bundles[app][&cluster]))
+    let scopes = Scopes::default();
+    let find = |chosen: &BTreeMap<_, _>| {
+        let bundles = chosen.keys().map(|app| &rendered.bundles[app][&cluster]);
+        conflicts(bundles, &scopes)
     };
-    let composed = compose(&offers(Some("wiki")), find);
+    let holds = |hash: &ContentHash, conflict: &Conflict| {
+        let mut all = rendered.bundles.values().map(|places| &places[&cluster]);
+        all.any(|bundle| bundle.hash == *hash && bundle.holds(conflict, &scopes))
+    };
+    let composed = compose(&offers(Some("wiki")), find, holds);
     let chosen: Vec<&str> = composed.chosen.keys().map(|app| app.as_str()).collect();
     assert_eq!(chosen, ["wiki"]);
-    assert!(compose(&offers(None), find).chosen.is_empty());
-    let told: Vec<String> = problems_of(&cluster, &composed.conflicts[0])
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    insta::assert_snapshot!(told.join("\n\n"), @r"
+    let both_new = compose(&offers(None), find, holds);
+    assert!(both_new.chosen.is_empty());
+    let told = |conflicts: &[Conflict], clusters: &[&str]| {
+        let clusters = clusters.iter().map(|name| name.parse().unwrap());
+        let met = clusters
+            .map(|cluster| (cluster, conflicts.to_vec()))
+            .collect();
+        let problems = problems_of(&met);
+        problems
+            .iter()
+            .map(|problem| format!("\n\n{problem}"))
+            .collect::<String>()
+    };
+    insta::assert_snapshot!(told(&composed.conflicts, &["eu-west-1"]), @r"
+    apps/shop/templates/main.yaml: ConfigMap shared/settings belongs to app `wiki`, in apps/wiki/templates/main.yaml; cluster eu-west-1 has it from there
+       = help: an object belongs to one app; remove it here, or from `wiki` in the same commit
+    ");
+    insta::assert_snapshot!(told(&both_new.conflicts[..1], &["a", "b", "c", "d"]), @r"
+    apps/shop/templates/main.yaml: ConfigMap shared/settings is also in app `wiki`, in apps/wiki/templates/main.yaml; 4 clusters (a, b, c, …) would get it from both
+       = help: an object belongs to one app; remove it from the other
+
+    apps/wiki/templates/main.yaml: ConfigMap shared/settings is also in app `shop`, in apps/shop/templates/main.yaml; 4 clusters (a, b, c, …) would get it from both
+       = help: an object belongs to one app; remove it from the other
+    ");
+    insta::assert_snapshot!(told(&both_new.conflicts, &["eu-west-1"]), @r"
     apps/shop/templates/main.yaml: ConfigMap shared/settings is also in app `wiki`, in apps/wiki/templates/main.yaml; cluster eu-west-1 would get it from both
        = help: an object belongs to one app; remove it from the other
 
@@ -539,4 +571,52 @@ spec:
        |           ^
        = help: put it in quotes where it is text; it wrote, in line 5: `tag: 1.10`
     ");
+}
+
+/// Every clash is told at once, also of kinds that live outside namespaces because Kubernetes or a definition
+/// of the repository says so.
+#[test]
+fn every_clash_is_found_at_once() {
+    let object = |api: &str, kind: &str, name: &str, namespace: &str| {
+        format!(
+            "apiVersion: {api}\nkind: {kind}\nmetadata: {{name: {name}, namespace: {namespace}}}\n---\n"
+        )
+    };
+    let definition = "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\n\
+        metadata: {name: olds.bugs.example}\n\
+        spec: {group: bugs.example, scope: Cluster, names: {kind: Old, plural: olds}}\n";
+    let shared = |namespace: &str| {
+        [
+            ("storage.k8s.io/v1", "VolumeAttributesClass", "fast"),
+            ("networking.k8s.io/v1", "ServiceCIDR", "more"),
+            ("bugs.example/v1", "Old", "one"),
+            ("bugs.example/v1", "New", "one"),
+            ("rbac.authorization.k8s.io/v1", "ClusterRole", "reader"),
+            ("rbac.authorization.k8s.io/v1", "Role", "reader"),
+        ]
+        .map(|(api, kind, name)| object(api, kind, name, namespace))
+        .concat()
+    };
+    let mut fleet = Fleet::new();
+    fleet
+        .app("defs", definition)
+        .app("one", &shared("one"))
+        .app("two", &shared("two"));
+    let rendered = fleet.render(&mut Renderer::default());
+    let scopes = scopes(rendered.bundles.values().flat_map(BTreeMap::values));
+    let cluster: ClusterName = "eu-west-1".parse().unwrap();
+    let bundles = rendered.bundles.values().map(|places| &places[&cluster]);
+    let found: Vec<String> = conflicts(bundles, &scopes)
+        .into_iter()
+        .map(|conflict| conflict.object)
+        .collect();
+    assert_eq!(
+        found,
+        [
+            "VolumeAttributesClass.storage.k8s.io two/fast",
+            "ServiceCIDR.networking.k8s.io two/more",
+            "Old.bugs.example two/one",
+            "ClusterRole.rbac.authorization.k8s.io two/reader",
+        ]
+    );
 }

@@ -1,0 +1,198 @@
+//! Objects that two apps claim, and namespaces that nobody brings.
+
+use kube::discovery::{Discovery, Scope};
+use muster_apply::Standing;
+use muster_model::scopes::is_namespaced;
+use muster_plan::health::Health;
+use serde_json::{Value, json};
+
+use crate::fixture::{
+    Fixture, bundle, config_map, definition, foo, kept, making, namespace, object,
+};
+
+/// Kinds that a real API server serves are in the table, in its words.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_table_of_scopes_is_the_api_servers() {
+    let fixture = Fixture::new("scopes").await;
+    let discovery = Discovery::new(fixture.client.clone()).run().await.unwrap();
+    let mut seen = 0;
+    for group in discovery.groups() {
+        // Definitions of other tests.
+        if group.name().contains('.') && !group.name().ends_with(".k8s.io") {
+            continue;
+        }
+        for version in group.versions() {
+            for (resource, capabilities) in group.versioned_resources(version) {
+                let namespaced = capabilities.scope == Scope::Namespaced;
+                let (group, kind) = (&resource.group, &resource.kind);
+                assert_eq!(
+                    is_namespaced(group, kind),
+                    Some(namespaced),
+                    "{kind}.{group}"
+                );
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 50, "{seen} kinds only");
+}
+
+fn cluster_role(name: &str, from: &str) -> Value {
+    let metadata = json!({"name": name, "labels": {"from": from}});
+    json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": metadata, "rules": []})
+}
+
+/// Whoever had an object first keeps it, whatever its name; the other app is failed and told who has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_apps_with_one_object_the_first_to_have_it_keeps_it() {
+    let fixture = Fixture::new("shared").await;
+    let group = "shared.apply.test";
+    let foo = |from: &str, written: &str| {
+        let mut foo = foo(group, "shared");
+        foo["metadata"]["labels"] = json!({"from": from});
+        foo["metadata"]["namespace"] = json!(written);
+        foo
+    };
+    let defs = || bundle("defs", "shared", &[definition(group, "Cluster")]);
+    let own = |name: &str| config_map(name, "1");
+    let mut applied = fixture.start().await;
+    let owner = |value: &str| {
+        let objects = [
+            namespace("shared-owner"),
+            config_map("mine", value),
+            cluster_role("shared", "owner"),
+            foo("owner", "shared-owner"),
+        ];
+        bundle("owner", "shared-owner", &objects)
+    };
+    let observed = applied.settle(kept(1, vec![defs(), owner("1")])).await;
+    assert_eq!(
+        object(&observed, &format!("Foo.{group} shared")).standing,
+        Standing::Applied
+    );
+    assert_eq!(observed.cluster_scoped, [format!("Foo.{group}")]);
+
+    // The other one's name comes first.
+    let other = || {
+        let objects = [
+            namespace("shared-other"),
+            own("theirs"),
+            cluster_role("shared", "other"),
+            foo("other", "shared-other"),
+        ];
+        bundle("a-rival", "shared-other", &objects)
+    };
+    let from = async |kind: &str, api_version: &str| {
+        let live = fixture
+            .api(api_version, kind, None)
+            .get("shared")
+            .await
+            .unwrap();
+        live.metadata.labels.unwrap()["from"].clone()
+    };
+    let check = async |observed: &muster_apply::Observed, value: &str| {
+        let rival = &observed.bundles[0];
+        assert_eq!(rival.app.as_str(), "a-rival");
+        let refused: Vec<(String, &Standing)> = rival
+            .objects
+            .iter()
+            .filter(|object| object.standing != Standing::Applied)
+            .map(|object| (object.id.to_string(), &object.standing))
+            .collect();
+        let why = |id: &str| {
+            Standing::Failed(format!(
+                "app owner has {id}, and an object belongs to one app: remove it from a-rival, or \
+                 from owner so that it becomes a-rival's"
+            ))
+        };
+        let role = "ClusterRole.rbac.authorization.k8s.io shared".to_owned();
+        let foo = format!("Foo.{group} shared");
+        assert_eq!(
+            refused,
+            [(role.clone(), &why(&role)), (foo.clone(), &why(&foo))]
+        );
+        assert_eq!((rival.counts.failed, rival.health), (2, Health::Missing));
+        let owner = observed
+            .bundles
+            .iter()
+            .find(|bundle| bundle.app.as_str() == "owner");
+        assert_eq!(owner.unwrap().counts.applied, 4);
+        assert_eq!(
+            from("ClusterRole", "rbac.authorization.k8s.io/v1").await,
+            "owner"
+        );
+        assert_eq!(from("Foo", &format!("{group}/v1")).await, "owner");
+        let live = fixture.get("v1", "ConfigMap", "shared-owner", "mine").await;
+        assert_eq!(live["data"]["v"], value);
+    };
+    let observed = applied
+        .settle(kept(2, vec![other(), defs(), owner("1")]))
+        .await;
+    check(&observed, "1").await;
+    // The owner goes on, and so does an agent that begins anew.
+    let observed = applied
+        .settle(kept(3, vec![other(), defs(), owner("2")]))
+        .await;
+    check(&observed, "2").await;
+    applied.applier.stop().await;
+    let mut applied = fixture.start().await;
+    let observed = applied
+        .settle(kept(3, vec![other(), defs(), owner("2")]))
+        .await;
+    check(&observed, "2").await;
+
+    // The owner under another name still has it.
+    let renamed = making("z-owner", "shared-owner").formerly("owner").of(&[
+        namespace("shared-owner"),
+        config_map("mine", "2"),
+        cluster_role("shared", "owner"),
+        foo("owner", "shared-owner"),
+    ]);
+    let observed = applied
+        .settle(kept(4, vec![other(), defs(), renamed]))
+        .await;
+    assert_eq!(observed.bundles[0].counts.failed, 2);
+    assert_eq!(observed.bundles[2].counts.applied, 4);
+    // Once the owner gives it up it is the other's.
+    let less = bundle("z-owner", "shared-owner", &[namespace("shared-owner")]);
+    let observed = applied.settle(kept(5, vec![other(), defs(), less])).await;
+    assert_eq!(observed.bundles[0].counts.applied, 4);
+    assert_eq!(
+        from("ClusterRole", "rbac.authorization.k8s.io/v1").await,
+        "other"
+    );
+    assert_eq!(from("Foo", &format!("{group}/v1")).await, "other");
+}
+
+/// An app whose namespace nobody brings is failing, and well once somebody has made it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_that_nobody_brings_is_a_failure() {
+    let fixture = Fixture::new("nowhere").await;
+    let mut applied = fixture.start().await;
+    let wanted = || bundle("lost", "nowhere-lost", &[config_map("a", "1")]);
+    let observed = applied.settle(kept(1, vec![wanted()])).await;
+    let message = "the namespace nowhere-lost does not exist, and no app brings it to this cluster: add \
+                   the Namespace to an app, or create it";
+    let a = object(&observed, "ConfigMap nowhere-lost/a");
+    assert_eq!(a.standing, Standing::Failed(message.to_owned()));
+    assert_eq!(observed.bundles[0].counts.failed, 1);
+    // Somebody makes it; the object is tried again by itself.
+    fixture.create(&namespace("nowhere-lost")).await;
+    applied
+        .until(|observed| observed.bundles[0].counts.applied == 1)
+        .await;
+
+    // What another app brings is waited for.
+    let refused = json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": "nowhere-refused", "labels": {"a": "not a label value"}},
+    });
+    let other = bundle("other", "nowhere-refused", &[refused]);
+    let waits = bundle("waits", "nowhere-refused", &[config_map("a", "1")]);
+    let observed = applied.settle(kept(2, vec![wanted(), other, waits])).await;
+    let a = object(&observed, "ConfigMap nowhere-refused/a");
+    assert_eq!(
+        a.standing,
+        Standing::Waiting("Namespace nowhere-refused is not applied".to_owned())
+    );
+}
