@@ -418,11 +418,17 @@ impl Board {
     /// Says what a watch saw; `None` where it saw the object go.
     pub(crate) fn see(&self, key: &Identity, seen: Option<Seen>) {
         let silent = seen.as_ref().and_then(|seen| seen.silent_until);
+        let mut released = false;
         let changed = self.update(key, |object| {
             let changed = object.seen != seen;
+            let left_alone = |seen: &Option<Seen>| seen.as_ref().is_some_and(|s| s.left_alone);
+            released = left_alone(&object.seen) && !left_alone(&seen);
             object.seen = seen;
             changed
         });
+        if released {
+            self.wake();
+        }
         if changed {
             self.seen.notify_waiters();
         }
