@@ -45,6 +45,41 @@ pub(crate) enum Refusal {
         /// Where.
         cluster: ClusterName,
     },
+    /// More would be deleted than was approved.
+    #[error(
+        "{container} would take {object} with it, which waits for the approval of app {app} in cluster \
+         {cluster}; approve that first"
+    )]
+    Elsewhere {
+        /// A Namespace or a definition of the set.
+        container: String,
+        /// An object in it, or of it.
+        object: String,
+        /// The app that this is held for.
+        app: String,
+        /// Where.
+        cluster: ClusterName,
+    },
+}
+
+/// The name of what an object is in, or of its group, as [`muster_model::bundle::ObjectRef`] prints it:
+/// whether it would be deleted with `container`.
+fn is_inside(container: &str, object: &str) -> bool {
+    let Some(((kind, name), (object_kind, object_name))) =
+        container.split_once(' ').zip(object.split_once(' '))
+    else {
+        return false;
+    };
+    match kind {
+        "Namespace" => object_name
+            .split_once('/')
+            .is_some_and(|(namespace, _)| namespace == name),
+        "CustomResourceDefinition.apiextensions.k8s.io" => name
+            .split_once('.')
+            .zip(object_kind.split_once('.'))
+            .is_some_and(|((_, group), (_, of_object))| group == of_object),
+        _ => false,
+    }
 }
 
 /// What is to be approved.
@@ -79,8 +114,25 @@ pub(crate) fn judge<'a>(
     if holds.is_empty() {
         return Err(Refusal::Nothing { app, cluster });
     }
-    if !holds.iter().any(|hold| hold.set == request.set.0) {
+    let Some(hold) = holds.iter().find(|hold| hold.set == request.set.0) else {
         return Err(Refusal::Changed { app, cluster });
+    };
+    let others = level.apps.iter().flat_map(|(app, report)| {
+        let holds = report.holds.iter();
+        let others = holds.filter(|other| other.set != request.set.0);
+        let objects = others.flat_map(|hold| &hold.objects);
+        objects.map(move |object| (app, object))
+    });
+    for (app, object) in others {
+        let container = hold.objects.iter().find(|held| is_inside(held, object));
+        if let Some(container) = container {
+            return Err(Refusal::Elsewhere {
+                container: container.clone(),
+                object: object.clone(),
+                app: app.clone(),
+                cluster,
+            });
+        }
     }
     Ok(instance)
 }

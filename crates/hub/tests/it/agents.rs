@@ -105,12 +105,18 @@ impl Memory {
 
     /// Holds objects of an app back, as a set of this name, instead of what it held of that app before.
     pub(crate) fn hold(&self, app: &str, name: &str) -> ContentHash {
+        let objects = [0, 1, 2].map(|n| format!("ConfigMap {name}-{n}"));
+        self.hold_objects(app, name, &objects.each_ref().map(String::as_str))
+    }
+
+    /// Holds these objects back.
+    pub(crate) fn hold_objects(&self, app: &str, name: &str, objects: &[&str]) -> ContentHash {
         let set = ContentHash::of(name.as_bytes());
         let hold = v1::Hold {
             set: set.0.to_vec(),
             reason: "3 of 4 objects would be deleted".to_owned(),
-            objects: (0..3).map(|n| format!("ConfigMap {name}-{n}")).collect(),
-            count: 3,
+            objects: objects.iter().map(|object| (*object).to_owned()).collect(),
+            count: u32::try_from(objects.len()).unwrap(),
         };
         let mut state = self.state();
         state.holds.retain(|(other, _)| other != app);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, ensure};
 use muster_hub::HubConfig;
-use muster_model::ids::ContentHash;
+use muster_model::{ids::ContentHash, policy::PruneOrders};
 use muster_proto::v1;
 use muster_store::{SqliteStore, Store as _, backup, restore};
 use muster_testkit::{gitserver::GitRepo, wait::eventually};
@@ -284,4 +284,78 @@ async fn an_approval_from_before_a_restore_is_void() {
     approve(&hub, "eu-2", "web", set).await.unwrap();
     until_generation(&agent, 4).await;
     assert_eq!(agent.memory.approved(), sets([set]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_leaves_by_its_placement_or_a_commits_word_and_asks_otherwise() {
+    let repo = repository();
+    let app = |placement: &str| {
+        let spec = format!("tier: gold, mode: active-active{placement}");
+        [
+            (
+                "apps/extra/app.yaml".to_owned(),
+                document("App", "extra", &spec),
+            ),
+            (
+                "apps/extra/templates/a.yaml".to_owned(),
+                crate::fixture::config_map("extra", "a: b"),
+            ),
+        ]
+    };
+    publish(&repo, "an app", app(""));
+    let hub = Hub::new(&repo).await;
+    let [eu_1, _eu_2, us_1] = Agent::join_all(&hub).await;
+    hub.until_synced(&head(&repo)).await;
+    let leaving = PruneOrders::leaving(&"extra".parse().unwrap());
+
+    // Its placement no longer has a region: there it may go.
+    let commit = publish(&repo, "elsewhere", app(", placement: {regions: [eu]}"));
+    hub.until_in_force(&commit).await;
+    until_generation(&us_1, 2).await;
+    assert_eq!(us_1.memory.approved(), sets([leaving]));
+    assert!(eu_1.memory.approved().is_empty());
+
+    // Its folder is gone, and nobody says that this is meant.
+    std::fs::remove_dir_all(repo.work().join("apps/extra")).unwrap();
+    publish(&repo, "a script that lost its input", [("note", "1")]);
+    until_generation(&eu_1, 2).await;
+    assert!(eu_1.memory.approved().is_empty());
+
+    // It comes back, and leaves by a word in a commit's message, whatever comes after that.
+    publish(&repo, "back again", app(""));
+    until_generation(&eu_1, 3).await;
+    std::fs::remove_dir_all(repo.work().join("apps/extra")).unwrap();
+    let said = "extra is retired\n\nNobody uses it.\n\nMuster-Prune: extra";
+    repo.commit(said, &[]).unwrap();
+    publish(&repo, "another commit of the same push", [("note", "2")]);
+    until_generation(&eu_1, 4).await;
+    assert_eq!(eu_1.memory.approved(), sets([leaving]));
+    // A later commit does not take that back, and a later app of that name is a new one.
+    publish(&repo, "back once more", app(""));
+    until_generation(&eu_1, 5).await;
+    assert!(eu_1.memory.approved().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_is_not_approved_while_another_app_holds_something_in_it() {
+    let repo = repository();
+    let hub = Hub::new(&repo).await;
+    let [eu_1, ..] = Agent::join_all(&hub).await;
+    hub.until_synced(&head(&repo)).await;
+    let space = eu_1
+        .memory
+        .hold_objects("web", "space", &["Namespace shards"]);
+    let claim = eu_1
+        .memory
+        .hold_objects("db", "claim", &["PersistentVolumeClaim shards/data"]);
+    until_held(&hub, "eu-1", "web", space).await;
+    until_held(&hub, "eu-1", "db", claim).await;
+    let refused = approve(&hub, "eu-1", "web", space).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert_eq!(
+        refused.message(),
+        "Namespace shards would take PersistentVolumeClaim shards/data with it, which waits for the \
+         approval of app db in cluster eu-1; approve that first"
+    );
+    approve(&hub, "eu-1", "db", claim).await.unwrap();
 }

@@ -68,10 +68,13 @@ impl Story {
     /// One more commit: items come and go, apps too.
     fn next(&mut self, fleet: &Fleet) -> anyhow::Result<()> {
         self.commit += 1;
+        let mut message = format!("commit {}\n\n", self.commit);
         for app in ["alpha", "beta", "gamma"] {
             let folder = fleet.repo().work().join("apps").join(app);
             if self.random.random_ratio(1, 12) && self.apps.remove(app).is_some() {
                 std::fs::remove_dir_all(&folder)?;
+                // Otherwise it would wait for an approval.
+                message.push_str(&format!("Muster-Prune: {app}\n"));
                 continue;
             }
             let random = &mut self.random;
@@ -92,9 +95,7 @@ impl Story {
             std::fs::write(folder.join("templates/all.yaml"), TEMPLATE)?;
             std::fs::write(folder.join("values.yaml"), values)?;
         }
-        fleet
-            .repo()
-            .publish(&format!("commit {}", self.commit), &[])?;
+        fleet.repo().publish(&message, &[])?;
         Ok(())
     }
 }
