@@ -190,6 +190,8 @@ pub(crate) type Gate = Vec<(Identity, bool)>;
 pub(crate) struct Row {
     pub(crate) key: Identity,
     pub(crate) id: Arc<ObjectRef>,
+    /// How it is when it is gone, where it is a Job that has ended.
+    pub(crate) ended: Option<Assessment>,
     /// Its UID, where it needs no request.
     pub(crate) applied: Option<String>,
 }
@@ -210,6 +212,8 @@ struct Object {
     /// The UID that the inventory has.
     uid: Option<String>,
     seen: Option<Seen>,
+    /// As in [`Row`].
+    ended: Option<Assessment>,
     /// What its pods say, where it is not well.
     reason: Option<String>,
     /// Somebody undoes it again and again, as this says.
@@ -280,6 +284,7 @@ impl Board {
             for row in &section.rows {
                 state.section_of.insert(row.key.clone(), index);
                 let mut object = objects.remove(&row.key).unwrap_or_default();
+                object.ended.clone_from(&row.ended);
                 if row.applied.is_some() {
                     object.standing = Standing::Applied;
                     object.uid.clone_from(&row.applied);
@@ -783,6 +788,9 @@ fn health(object: &Object) -> Assessment {
             assessment
         }
         (None, Standing::LeftAlone(message)) => say(Health::Healthy, message),
+        (None, Standing::Applied) if object.ended.is_some() => {
+            object.ended.clone().unwrap_or(Assessment::HEALTHY)
+        }
         (None, Standing::Applied) => say(Health::Progressing, "it has not been observed yet"),
         (
             None,

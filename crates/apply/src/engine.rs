@@ -28,6 +28,7 @@ use muster_model::{
     scopes::is_namespaced,
 };
 use muster_plan::{
+    health::{Assessment, Health},
     order::{After, Item, Order, order},
     retry::Pauses,
 };
@@ -401,15 +402,24 @@ impl Engine {
         for wanted in wanted {
             let entry = self.inventory.get(&wanted.key);
             let applied = entry.filter(|entry| entry.applied == Some(wanted.digest()));
+            let ended = applied.as_ref().and_then(|entry| {
+                let failed = entry.failed.clone().map(|why| Assessment {
+                    health: Health::Degraded,
+                    message: Some(why),
+                });
+                failed.or(entry.finished.then_some(Assessment::HEALTHY))
+            });
             let row = Row {
                 key: wanted.key.clone(),
                 id: wanted.id.clone(),
+                ended,
                 applied: applied.and_then(|entry| entry.uid.clone()),
             };
             sections[wanted.bundle].rows.push(row);
         }
         for claim in &claims {
             sections[claim.bundle].rows.push(Row {
+                ended: None,
                 key: claim.key.clone(),
                 id: claim.id.clone(),
                 applied: None,

@@ -123,9 +123,32 @@ pub(crate) struct Entry {
     /// A Job that has completed: its end is no drift when it is cleaned up.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) finished: bool,
+    /// A Job that has failed and that Kubernetes removes by itself (`ttlSecondsAfterFinished`), with what it
+    /// said: that it is gone is no reason to run it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) failed: Option<String>,
     /// The content for which it was recreated and refused. That is not tried twice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) refused: Option<ContentHash>,
+}
+
+impl Entry {
+    fn end(&mut self, end: Option<End>) {
+        match end {
+            Some(End::Completed) => self.finished = true,
+            Some(End::Failed(why)) => self.failed = Some(why),
+            None => {}
+        }
+    }
+}
+
+/// How a Job ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It has completed.
+    Completed,
+    /// It has failed, as this says, and is removed by itself.
+    Failed(String),
 }
 
 #[derive(Default)]
@@ -140,6 +163,8 @@ struct State {
     /// When a request about an object left whose answer is not known; `None` where none left, or the
     /// answer was no.
     begun: HashMap<Identity, Option<Instant>>,
+    /// Jobs that ended before the answer to the request that made them was recorded, by UID.
+    ended: HashMap<Identity, (String, End)>,
     /// When the record was read. A request of the process before may still be under way then.
     read_at: Option<Instant>,
     pieces: [Piece; PIECES],
@@ -251,6 +276,7 @@ impl Inventory {
             owned: None,
             going: false,
             finished: false,
+            failed: None,
             refused: known.and_then(|entry| entry.refused),
         };
         let new = known.is_none();
@@ -288,11 +314,14 @@ impl Inventory {
         hash: ContentHash,
         owned: Option<Owned>,
     ) {
+        let ended = self.state().ended.remove(key);
+        let ended = ended.filter(|(of, _)| of == uid).map(|(_, end)| end);
         self.change(key, |entry| {
             entry.uid = Some(uid.to_owned());
             entry.applied = Some(hash);
             entry.owned = owned;
             entry.refused = None;
+            entry.end(ended);
         });
     }
 
@@ -318,9 +347,19 @@ impl Inventory {
         }
     }
 
-    /// Writes down that a Job has completed. True where that is new.
-    pub(crate) fn finishes(&self, key: &Identity) -> bool {
-        self.change(key, |entry| entry.finished = true)
+    /// Writes down how the Job with this UID has ended. True where that is new.
+    pub(crate) fn ends(&self, key: &Identity, uid: &str, end: End) -> bool {
+        let entry = self.get(key);
+        let settled =
+            |entry: &Arc<Entry>| entry.applied.is_some() && entry.uid.as_deref() == Some(uid);
+        if entry.as_ref().is_some_and(settled) {
+            return self.change(key, |entry| entry.end(Some(end)));
+        }
+        if entry.is_some_and(|entry| entry.applied.is_none()) {
+            let mut state = self.state();
+            state.ended.insert(key.clone(), (uid.to_owned(), end));
+        }
+        false
     }
 
     /// Writes down that recreating it with this content was refused.
@@ -346,6 +385,7 @@ impl Inventory {
     pub(crate) fn forget(&self, key: &Identity) {
         let mut state = self.state();
         state.begun.remove(key);
+        state.ended.remove(key);
         if state.entries.remove(key).is_some() {
             state.touch(key);
         }

@@ -31,7 +31,7 @@ use crate::{
     board::{Board, Seen},
     cluster::explain,
     engine::{DISABLED, RECONCILE},
-    inventory::{Identity, Inventory},
+    inventory::{End, Identity, Inventory},
     kinds::Kind,
     slim::Slim,
 };
@@ -258,7 +258,7 @@ impl Sight {
                     self.saw_all(&std::mem::take(&mut listed));
                     self.listed.send_replace(true);
                 }
-                Ok(Event::Delete(object)) => self.saw_go(object.meta()),
+                Ok(Event::Delete(object)) => self.saw_go(&object),
                 Err(error) => {
                     let kind = &self.kind.gvk.kind;
                     tracing::debug!(kind, error = explain(&error), "the watch is begun again");
@@ -306,10 +306,9 @@ impl Sight {
             value["kind"] = self.kind.gvk.kind.clone().into();
             self.rules.assess(&entry.app, &value)
         };
-        let completed = assessment.health == Health::Healthy
-            && self.kind.gvk.group == "batch"
-            && self.kind.gvk.kind == "Job";
-        if settled && !other && completed && self.inventory.finishes(&key) {
+        if let Some(end) = self.end_of(&value)
+            && self.inventory.ends(&key, &uid, end)
+        {
             self.board.wake();
         }
         let silent_until = assessment
@@ -333,13 +332,47 @@ impl Sight {
 
     /// An object is gone. A request whose answer is not recorded yet may have made the very object that
     /// went, so that every end is looked into.
-    fn saw_go(&self, meta: &ObjectMeta) {
+    fn saw_go<const PLAIN: bool>(&self, object: &Slim<PLAIN>) {
+        let meta = object.meta();
         let key = self.key(meta);
         if self.inventory.get(&key).is_none() {
             return;
         }
+        // A Job may be removed as soon as it has ended; this is the last that is seen of it.
+        let uid = meta.uid.as_deref().unwrap_or_default();
+        if let Some(end) = self.end_of(&object.value)
+            && self.inventory.ends(&key, uid, end)
+        {
+            self.board.wake();
+        }
         self.board.see_go(&key, meta.uid.as_deref());
         self.board.drift(key);
+    }
+
+    /// How an object has ended, where it is a Job that has. One that has failed and stays is run again by
+    /// being deleted.
+    fn end_of(&self, object: &Value) -> Option<End> {
+        if self.kind.gvk.group != "batch" || self.kind.gvk.kind != "Job" {
+            return None;
+        }
+        let conditions = object["status"]["conditions"].as_array()?;
+        let condition = |kind: &str| {
+            let mut conditions = conditions.iter();
+            conditions.find(|c| c["type"] == kind && c["status"] == "True")
+        };
+        if condition("Complete").is_some() {
+            return Some(End::Completed);
+        }
+        let failed = condition("Failed")?;
+        let removed = !object["spec"]["ttlSecondsAfterFinished"].is_null();
+        removed.then(|| {
+            let text = |field: &str| failed[field].as_str().unwrap_or_default();
+            End::Failed(format!(
+                "it has failed ({}): {}",
+                text("reason"),
+                text("message")
+            ))
+        })
     }
 
     /// These are all that are there: what else the inventory has of this kind is gone.

@@ -280,7 +280,7 @@ impl Engine {
         };
         let live = match retried(cancel, || self.cluster.metadata(&path)).await {
             Ok(Some(live)) => live,
-            Ok(None) if entry.finished => return Ok(None),
+            Ok(None) if entry.finished || entry.failed.is_some() => return Ok(None),
             Ok(None) => return missing("it was deleted"),
             Err(RequestError::NotSent) => return Err(RequestError::NotSent),
             // The request that follows says what is wrong.

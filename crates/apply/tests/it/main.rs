@@ -14,6 +14,7 @@ mod fixture;
 mod generated;
 mod held;
 mod immutable;
+mod jobs;
 mod kept;
 mod killed;
 mod lifecycle;
