@@ -34,6 +34,7 @@ use muster_plan::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use self::body::applied_objects;
 pub(crate) use self::wanted::{DISABLED, RECONCILE};
 use self::{
     doubts::Finding,

@@ -25,7 +25,7 @@ pub use board::{
     Standing,
 };
 pub use cluster::{RequestError, connect};
-pub use engine::Config;
+pub use engine::{Config, applied_objects};
 pub use inventory::{InventoryError, check_inventory};
 pub use kept::{Kept, KeptBundle, KeptBundleError, KeptError, KeptStore, Pointer};
 

@@ -22,7 +22,7 @@ use muster_model::{
     ids::AppName,
     policy::HealthRule,
 };
-use muster_plan::health::{Assessment, Health, Rules, assess};
+use muster_plan::health::{Assessment, Health, Rules, SILENCE, assess};
 use serde_json::Value;
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
@@ -42,9 +42,6 @@ const PAGE: u32 = 100;
 const PLAIN_PAGE: u32 = 500;
 /// Definitions can have half a megabyte each.
 const LARGE_PAGE: u32 = 4;
-
-/// How long a new object's controller may take until it first reports; a kind may have none.
-const SILENCE: Duration = Duration::from_secs(10);
 
 /// The watches that run.
 pub(crate) struct Observer {

@@ -6,15 +6,17 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::Context as _;
 use clap::Args;
+use jiff::Timestamp;
 use muster_model::{
     policy::HealthRule,
     yaml::{self, Node, Pos, to_yaml},
 };
-use muster_plan::health::{Health, Rules};
+use muster_plan::health::{Assessment, Health, Rules, SILENCE};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -39,12 +41,17 @@ pub(crate) struct HealthArgs {
 
 /// One line of the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Line {
     kind: String,
     namespace: String,
     name: String,
+    /// As `health`, under its older name.
     status: Health,
     message: String,
+    api_version: String,
+    uid: String,
+    health: Health,
 }
 
 /// Reads objects and says how well they are. False where one is neither Healthy nor Suspended.
@@ -135,7 +142,11 @@ impl<W: Write> Answer<W> {
     }
 
     fn object(&mut self, object: &Value, rules: &Rules) {
-        let assessment = rules.assess(object);
+        let mut assessment = rules.assess(object);
+        if assessment.is_silence() && is_older_than(object, SILENCE) {
+            // Its kind has no controller that reports; an agent takes it for well, too.
+            assessment = Assessment::HEALTHY;
+        }
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let line = Line {
             kind: text(&object["kind"]),
@@ -143,6 +154,9 @@ impl<W: Write> Answer<W> {
             name: text(&object["metadata"]["name"]),
             status: assessment.health,
             message: assessment.message.unwrap_or_default(),
+            api_version: text(&object["apiVersion"]),
+            uid: text(&object["metadata"]["uid"]),
+            health: assessment.health,
         };
         self.all_well &= matches!(line.status, Health::Healthy | Health::Suspended);
         let written = match self.output {
@@ -176,6 +190,13 @@ impl<W: Write> Answer<W> {
         }
         Ok(self.all_well)
     }
+}
+
+/// Whether a cluster has had an object for longer than this.
+fn is_older_than(object: &Value, time: Duration) -> bool {
+    let created = object["metadata"]["creationTimestamp"].as_str();
+    let created = created.and_then(|created| created.parse::<Timestamp>().ok());
+    created.is_some_and(|created| Timestamp::now().duration_since(created).unsigned_abs() > time)
 }
 
 fn table(rows: &[Line], look: Look) -> String {

@@ -50,7 +50,16 @@ enum Command {
         #[arg(default_value = ".")]
         dir: PathBuf,
     },
-    /// Print what a cluster would get.
+    /// Print what a cluster would get, as its agent would apply it.
+    ///
+    /// Objects have their namespaces and the label muster.dev/app; a Secret's stringData is data. What is wrong
+    /// goes to standard error, and standard output is a document all the same. What a cluster has otherwise:
+    ///
+    ///   muster render --cluster C -o yaml | kubectl diff --server-side --field-manager=muster -f -
+    ///
+    /// That shows nothing on a cluster in sync, but for fields that others may set there: those of `ignore`
+    /// rules, and replicas that an autoscaler sets.
+    #[command(verbatim_doc_comment)]
     Render {
         /// The repository's folder.
         #[arg(default_value = ".")]
@@ -71,6 +80,10 @@ enum Command {
         kind: Kind,
     },
     /// Tell how well objects are, from what they say of themselves.
+    ///
+    /// The words and fields are those with which agents report. JSON is a document a line, one for each object;
+    /// YAML is a stream of documents. Exits 0 where all objects are Healthy or Suspended, 1 where one isn't, and
+    /// 2 where something is no Kubernetes object.
     Health(health::HealthArgs),
     /// Run the hub, or look after its state.
     #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]

@@ -1,10 +1,13 @@
 //! Commands that need no hub: `validate`, `render`, `schema`.
 
+mod namespaces;
+
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context, bail};
+use muster_apply::applied_objects;
 use muster_model::{
-    bundle::Bundle,
+    bundle::{Bundle, BundleHeader},
     ids::{AppName, ClusterName, Epoch, Role},
     load::{Loader, Model, Roles},
     problem::{Problem, Scope, suggest},
@@ -42,6 +45,9 @@ fn check(dir: &Path, roles: impl FnOnce(&Model) -> Roles) -> anyhow::Result<Chec
     };
     problems.extend(rendered.problems.iter().cloned());
     problems.extend(clashes(&rendered));
+    if problems.iter().all(|problem| problem.scope == Scope::Hint) {
+        problems.extend(namespaces::hints(&rendered)?);
+    }
     problems.sort_by(|a, b| (&a.file, a.at, &a.message).cmp(&(&b.file, b.at, &b.message)));
     problems.dedup();
     Ok(Checked {
@@ -135,8 +141,11 @@ pub(crate) struct RenderRequest<'a> {
     pub(crate) role: Option<Role>,
 }
 
-/// `muster render`: what a cluster would get.
-pub(crate) fn render(request: &RenderRequest<'_>, output: Output) -> anyhow::Result<bool> {
+/// An app's objects with what its bundle says of them all.
+type AppObjects = (BundleHeader, Vec<Value>);
+
+/// The objects of every app as a cluster's agent would apply them, and whether nothing is wrong.
+fn applied(request: &RenderRequest<'_>) -> anyhow::Result<(Vec<AppObjects>, bool)> {
     let RenderRequest {
         dir,
         cluster,
@@ -166,11 +175,11 @@ pub(crate) fn render(request: &RenderRequest<'_>, output: Output) -> anyhow::Res
     };
     let mut good = true;
     for problem in checked.problems.iter().filter(concerns) {
-        problems::show(problem);
+        problems::warn(problem);
         good = false;
     }
     let Some(model) = &checked.model else {
-        return Ok(false);
+        return Ok((Vec::new(), false));
     };
     if !model.clusters.contains_key(cluster) {
         let help = suggest(cluster, model.clusters.keys().map(ClusterName::as_str));
@@ -186,29 +195,44 @@ pub(crate) fn render(request: &RenderRequest<'_>, output: Output) -> anyhow::Res
         let help = suggest(app, model.apps.keys().map(AppName::as_str));
         bail!("there is no app `{app}`; {}", help.unwrap_or_default());
     }
-    let mut objects: Vec<Value> = Vec::new();
+    let all = checked.rendered.bundles.values().flat_map(BTreeMap::values);
+    let scopes = scopes(all);
+    let mut found = Vec::new();
     for (name, places) in &checked.rendered.bundles {
-        let Some(bundle) = places
+        let Some(rendered) = places
             .get(cluster)
             .filter(|_| app.is_none_or(|app| app == name.as_str()))
         else {
             continue;
         };
         let bundle =
-            Bundle::decode(&bundle.bytes).context("a rendered bundle can't be read back")?;
-        if output == Output::Table {
-            print(&format!("# app {name}, role {}\n", bundle.header.role));
-        }
-        for object in &bundle.objects {
-            let value: Value = serde_json::from_str(&object.json)?;
-            match output {
-                Output::Table => print(&format!("---\n{}\n", to_yaml(&value))),
-                Output::Json | Output::Yaml => objects.push(value),
+            Bundle::decode(&rendered.bytes).context("a rendered bundle can't be read back")?;
+        let objects = applied_objects(&bundle, rendered.hash, |gvk| {
+            scopes.is_namespaced(&gvk.group, &gvk.kind)
+        })?;
+        found.push((bundle.header, objects));
+    }
+    Ok((found, good))
+}
+
+/// `muster render`: what a cluster would get, as its agent would apply it. What is wrong goes to standard
+/// error, so that standard output is a document whatever happens.
+pub(crate) fn render(request: &RenderRequest<'_>, output: Output) -> anyhow::Result<bool> {
+    let rendered = applied(request);
+    let (apps, result) = match rendered {
+        Ok((apps, good)) => (apps, Ok(good)),
+        Err(error) => (Vec::new(), Err(error)),
+    };
+    if output == Output::Table {
+        for (header, objects) in &apps {
+            print(&format!("# app {}, role {}\n", header.app, header.role));
+            for object in objects {
+                print(&format!("---\n{}\n", to_yaml(object)));
             }
         }
+    } else {
+        let items: Vec<Value> = apps.into_iter().flat_map(|(_, objects)| objects).collect();
+        output.document(&json!({"apiVersion": "v1", "kind": "List", "items": items}));
     }
-    if output != Output::Table {
-        output.document(&json!({"apiVersion": "v1", "kind": "List", "items": objects}));
-    }
-    Ok(good)
+    result
 }

@@ -16,6 +16,11 @@ pub(crate) fn show(problem: &Problem) {
     print(&format!("{}\n", text(problem)));
 }
 
+/// The same on standard error, where standard output is for something else.
+pub(crate) fn warn(problem: &Problem) {
+    anstream::eprintln!("{}", text(problem));
+}
+
 /// A problem as text with styles: where, what, the line, and what to do.
 pub(crate) fn text(problem: &Problem) -> String {
     let (colour, word) = match problem.scope {

@@ -117,12 +117,7 @@ pub fn problems_of(conflicts: &BTreeMap<ClusterName, Vec<Conflict>>) -> Vec<Prob
             owned,
         } = clash;
         let one = clusters.len() == 1;
-        let more = if clusters.len() > 3 { ", …" } else { "" };
-        let shown: Vec<&str> = clusters.iter().take(3).map(|name| name.as_str()).collect();
-        let clusters = match one {
-            true => format!("cluster {}", shown.join("")),
-            false => format!("{} clusters ({}{more})", clusters.len(), shown.join(", ")),
-        };
+        let clusters = in_words(&clusters);
         let (message, help) = if owned {
             (
                 format!(
@@ -144,6 +139,17 @@ pub fn problems_of(conflicts: &BTreeMap<ClusterName, Vec<Conflict>>) -> Vec<Prob
         Problem::new(Scope::App(app.clone()), file, message).help(help)
     };
     places.into_iter().map(problem).collect()
+}
+
+/// Clusters as they stand in a message: `cluster a`, or `5 clusters (a, b, c, …)`.
+#[must_use]
+pub fn in_words(clusters: &[&ClusterName]) -> String {
+    if let [one] = clusters {
+        return format!("cluster {one}");
+    }
+    let more = if clusters.len() > 3 { ", …" } else { "" };
+    let shown: Vec<&str> = clusters.iter().take(3).map(|name| name.as_str()).collect();
+    format!("{} clusters ({}{more})", clusters.len(), shown.join(", "))
 }
 
 /// An app's claim to an object that another app claims too.

@@ -11,10 +11,15 @@ mod rules;
 mod words;
 mod workload;
 
+use std::time::Duration;
+
 pub use muster_model::health::Health;
 pub use rules::{RuleError, Rules};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+/// How long a new object's controller may take until it first reports; a kind may have none.
+pub const SILENCE: Duration = Duration::from_secs(10);
 
 /// An object's health with what a person should know about it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use k8s_openapi::ByteString;
+use muster_model::{
+    bundle::{Bundle, Gvk, Object, ObjectRef},
+    ids::{AppName, ContentHash},
+};
 use muster_plan::controlled;
 use serde_json::{
     Map, Value,
     value::{RawValue, to_raw_value},
 };
 
-use super::wanted::Wanted;
+use super::wanted::{Marks, Wanted};
 use crate::{APP_LABEL, kinds::Kind};
 
 /// What the API server sets and refuses, ignores, or takes as a precondition, when it is sent.
@@ -28,9 +32,30 @@ const SERVER_SET: [&str; 8] = [
 /// Annotation of a Job that runs before or after its app: the bundle for which it runs.
 pub(super) const BUNDLE: &str = "muster.dev/bundle";
 
+/// Where an object goes and what is written on it.
+struct Stamp<'a> {
+    /// With the namespace that it is really in.
+    id: &'a ObjectRef,
+    app: &'a AppName,
+    namespaced: bool,
+    /// The bundle for which it runs, where it is a Job that runs once for each.
+    hook_bundle: Option<&'a str>,
+}
+
+impl<'a> Stamp<'a> {
+    fn of(wanted: &'a Wanted, kind: &Kind) -> Self {
+        Self {
+            id: &wanted.id,
+            app: wanted.app(),
+            namespaced: kind.namespaced,
+            hook_bundle: wanted.hook_bundle(),
+        }
+    }
+}
+
 /// As it is sent. Only the metadata become a tree; the rest is copied as it stands.
 pub(super) fn text(wanted: &Wanted, kind: &Kind) -> Result<Bytes, serde_json::Error> {
-    if is_secret(wanted) || controlled::may_concern(&wanted.id, &wanted.object().json) {
+    if is_secret(&wanted.id) || controlled::may_concern(&wanted.id, &wanted.object().json) {
         return Ok(of(wanted, kind)?.to_string().into());
     }
     let mut object: BTreeMap<String, &RawValue> = serde_json::from_str(&wanted.object().json)?;
@@ -39,7 +64,7 @@ pub(super) fn text(wanted: &Wanted, kind: &Kind) -> Result<Bytes, serde_json::Er
         head.insert("metadata".to_owned(), serde_json::from_str(metadata.get())?);
     }
     let metadata = child(&mut head, "metadata");
-    stamp(metadata, wanted, kind);
+    stamp(metadata, &Stamp::of(wanted, kind));
     let metadata = to_raw_value(metadata)?;
     object.insert("metadata".to_owned(), &metadata);
     Ok(serde_json::to_vec(&object)?.into())
@@ -47,30 +72,65 @@ pub(super) fn text(wanted: &Wanted, kind: &Kind) -> Result<Bytes, serde_json::Er
 
 /// As a tree, for what changes it further.
 pub(super) fn of(wanted: &Wanted, kind: &Kind) -> Result<Value, serde_json::Error> {
-    let mut object: Map<String, Value> = serde_json::from_str(&wanted.object().json)?;
-    controlled::remove(&wanted.id, &mut object);
-    if is_secret(wanted) {
+    stamped(wanted.object(), &Stamp::of(wanted, kind))
+}
+
+/// The objects of a bundle as an agent applies them, in the bundle's order: in their namespaces, with their
+/// app's label, without what only an API server or a controller sets. `namespaced` says whether objects of
+/// a kind live in namespaces.
+///
+/// # Errors
+/// Where an object is no JSON object.
+pub fn applied_objects(
+    bundle: &Bundle,
+    hash: ContentHash,
+    namespaced: impl Fn(&Gvk) -> bool,
+) -> Result<Vec<Value>, serde_json::Error> {
+    let hash = hash.to_string();
+    let objects = bundle.objects.iter().map(|object| {
+        let namespaced = namespaced(&object.id.gvk);
+        let namespace = object.id.namespace.as_ref();
+        let id = ObjectRef {
+            namespace: namespaced.then(|| namespace.unwrap_or(&bundle.header.namespace).clone()),
+            ..object.id.clone()
+        };
+        let hook = Marks::of(object).hook;
+        let stamp = Stamp {
+            id: &id,
+            app: &bundle.header.app,
+            namespaced,
+            hook_bundle: hook.map(|_| hash.as_str()),
+        };
+        stamped(object, &stamp)
+    });
+    objects.collect()
+}
+
+fn stamped(object: &Object, how: &Stamp<'_>) -> Result<Value, serde_json::Error> {
+    let mut object: Map<String, Value> = serde_json::from_str(&object.json)?;
+    controlled::remove(how.id, &mut object);
+    if is_secret(how.id) {
         encode_secret(&mut object);
     }
-    stamp(child(&mut object, "metadata"), wanted, kind);
+    stamp(child(&mut object, "metadata"), how);
     Ok(Value::Object(object))
 }
 
-fn is_secret(wanted: &Wanted) -> bool {
-    wanted.id.gvk.group.is_empty() && wanted.id.gvk.kind == "Secret"
+fn is_secret(id: &ObjectRef) -> bool {
+    id.gvk.group.is_empty() && id.gvk.kind == "Secret"
 }
 
 /// Makes an object's metadata those of one that is applied.
-fn stamp(metadata: &mut Map<String, Value>, wanted: &Wanted, kind: &Kind) {
+fn stamp(metadata: &mut Map<String, Value>, how: &Stamp<'_>) {
     for field in SERVER_SET {
         metadata.remove(field);
     }
-    match wanted.id.namespace.as_deref().filter(|_| kind.namespaced) {
+    match how.id.namespace.as_deref().filter(|_| how.namespaced) {
         Some(namespace) => metadata.insert("namespace".to_owned(), namespace.into()),
         None => metadata.remove("namespace"),
     };
-    child(metadata, "labels").insert(APP_LABEL.to_owned(), wanted.app().as_str().into());
-    if let Some(bundle) = wanted.hook_bundle() {
+    child(metadata, "labels").insert(APP_LABEL.to_owned(), how.app.as_str().into());
+    if let Some(bundle) = how.hook_bundle {
         child(metadata, "annotations").insert(BUNDLE.to_owned(), bundle.into());
     }
 }

@@ -45,7 +45,7 @@ pub(super) struct Marks {
 }
 
 impl Marks {
-    fn of(object: &Object) -> Self {
+    pub(super) fn of(object: &Object) -> Self {
         #[derive(Deserialize)]
         struct Document {
             metadata: Metadata,

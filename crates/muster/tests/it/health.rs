@@ -54,11 +54,11 @@ items:
 #[test]
 fn every_form_says_the_same_in_order() -> anyhow::Result<()> {
     insta::assert_snapshot!(health(&["-o", "json"], OBJECTS)?, @r#"
-    {"kind":"Deployment","namespace":"shop","name":"web","status":"Progressing","message":"2 of 3 replicas available"}
-    {"kind":"PersistentVolumeClaim","namespace":"shop","name":"data","status":"Degraded","message":"its volume is lost"}
-    {"kind":"Queue","namespace":"","name":"orders","status":"Suspended","message":"suspend is true in its spec"}
-    {"kind":"ConfigMap","namespace":"shop","name":"settings","status":"Healthy","message":""}
-    {"kind":"Pod","namespace":"","name":"web-1","status":"Degraded","message":"Evicted"}
+    {"kind":"Deployment","namespace":"shop","name":"web","status":"Progressing","message":"2 of 3 replicas available","apiVersion":"apps/v1","uid":"","health":"Progressing"}
+    {"kind":"PersistentVolumeClaim","namespace":"shop","name":"data","status":"Degraded","message":"its volume is lost","apiVersion":"v1","uid":"","health":"Degraded"}
+    {"kind":"Queue","namespace":"","name":"orders","status":"Suspended","message":"suspend is true in its spec","apiVersion":"x.example/v1","uid":"","health":"Suspended"}
+    {"kind":"ConfigMap","namespace":"shop","name":"settings","status":"Healthy","message":"","apiVersion":"v1","uid":"","health":"Healthy"}
+    {"kind":"Pod","namespace":"","name":"web-1","status":"Degraded","message":"Evicted","apiVersion":"v1","uid":"","health":"Degraded"}
     exit 1
     "#);
     insta::assert_snapshot!(health(&[], OBJECTS)?, @r#"
@@ -73,11 +73,14 @@ fn every_form_says_the_same_in_order() -> anyhow::Result<()> {
     let (first, _) = OBJECTS.split_once("---").context("there is no separator")?;
     insta::assert_snapshot!(health(&["-o", "yaml", "-f", "-"], first)?, @r#"
     ---
+    apiVersion: apps/v1
+    health: Progressing
     kind: Deployment
     message: "2 of 3 replicas available"
     name: web
     namespace: shop
     status: Progressing
+    uid: ""
     exit 1
     "#);
     Ok(())
@@ -88,8 +91,8 @@ fn all_well_is_success() -> anyhow::Result<()> {
     let well = r#"{"apiVersion": "v1", "kind": "ConfigMap"}
 {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "nightly"}, "spec": {"suspend": true}}"#;
     insta::assert_snapshot!(health(&["-o", "json"], well)?, @r#"
-    {"kind":"ConfigMap","namespace":"","name":"","status":"Healthy","message":""}
-    {"kind":"CronJob","namespace":"","name":"nightly","status":"Suspended","message":"the CronJob is suspended"}
+    {"kind":"ConfigMap","namespace":"","name":"","status":"Healthy","message":"","apiVersion":"v1","uid":"","health":"Healthy"}
+    {"kind":"CronJob","namespace":"","name":"nightly","status":"Suspended","message":"the CronJob is suspended","apiVersion":"batch/v1","uid":"","health":"Suspended"}
     exit 0
     "#);
     insta::assert_snapshot!(health(&[], "")?, @r#"
@@ -115,9 +118,9 @@ kind: ConfigMap
 metadata: {name: e}
 "#;
     insta::assert_snapshot!(health(&["-o", "json"], input)?, @r#"
-    {"kind":"ConfigMap","namespace":"","name":"a","status":"Healthy","message":""}
-    {"kind":"Secret","namespace":"","name":"d","status":"Healthy","message":""}
-    {"kind":"ConfigMap","namespace":"","name":"e","status":"Healthy","message":""}
+    {"kind":"ConfigMap","namespace":"","name":"a","status":"Healthy","message":"","apiVersion":"v1","uid":"","health":"Healthy"}
+    {"kind":"Secret","namespace":"","name":"d","status":"Healthy","message":"","apiVersion":"v1","uid":"","health":"Healthy"}
+    {"kind":"ConfigMap","namespace":"","name":"e","status":"Healthy","message":"","apiVersion":"v1","uid":"","health":"Healthy"}
     error: standard input:2: document 2 is no Kubernetes object: it has no apiVersion
     error: standard input:3:1: document 3 can't be read: the JSON that begins here does not end
     error: standard input:4: document 4, item 2 is no Kubernetes object: it is no map
@@ -164,9 +167,9 @@ spec:
 {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"broken": "yes"}}
 "#;
     insta::assert_snapshot!(health(&["--rules", &document, &bare, "-o", "json"], input)?, @r#"
-    {"kind":"Queue","namespace":"","name":"a","status":"Degraded","message":"behind by 200"}
-    {"kind":"Queue","namespace":"","name":"b","status":"Healthy","message":""}
-    {"kind":"ConfigMap","namespace":"","name":"c","status":"Degraded","message":"by a rule of the fleet: has(object.data.broken)"}
+    {"kind":"Queue","namespace":"","name":"a","status":"Degraded","message":"behind by 200","apiVersion":"x.example/v1","uid":"","health":"Degraded"}
+    {"kind":"Queue","namespace":"","name":"b","status":"Healthy","message":"","apiVersion":"x.example/v1","uid":"","health":"Healthy"}
+    {"kind":"ConfigMap","namespace":"","name":"c","status":"Degraded","message":"by a rule of the fleet: has(object.data.broken)","apiVersion":"v1","uid":"","health":"Degraded"}
     exit 1
     "#);
 
@@ -182,6 +185,28 @@ spec:
     insta::assert_snapshot!(wrong("b.yaml", "kind: Queue\ncases:\n- when: 'true'\n  health: Broken\n")?, @r#"
     error: DIR/b.yaml:1:1: this is no health rule: unknown variant `Broken`, expected one of `Healthy`, `Suspended`, `Progressing`, `Missing`, `Degraded`, `Unknown`
     exit 2
+    "#);
+    Ok(())
+}
+
+/// As agents judge it: a kind of which nobody reports is well once that was waited for.
+#[test]
+fn an_object_on_which_nobody_reports_is_well_after_a_while() -> anyhow::Result<()> {
+    let object = |metadata: &str| {
+        format!(
+            r#"{{"apiVersion": "x.example/v1", "kind": "Queue", "metadata": {metadata}, "spec": {{"a": 1}}}}"#
+        )
+    };
+    let input = [
+        object(
+            r#"{"name": "old", "uid": "u-1", "generation": 1, "creationTimestamp": "2020-01-01T00:00:00Z"}"#,
+        ),
+        object(r#"{"name": "new", "generation": 1}"#),
+    ];
+    insta::assert_snapshot!(health(&["-o", "json"], &input.join("\n"))?, @r#"
+    {"kind":"Queue","namespace":"","name":"old","status":"Healthy","message":"","apiVersion":"x.example/v1","uid":"u-1","health":"Healthy"}
+    {"kind":"Queue","namespace":"","name":"new","status":"Progressing","message":"nothing has reported on it yet","apiVersion":"x.example/v1","uid":"","health":"Progressing"}
+    exit 1
     "#);
     Ok(())
 }

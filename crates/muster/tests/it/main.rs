@@ -8,6 +8,7 @@ mod killed;
 mod metrics;
 mod people;
 mod reading;
+mod rendering;
 mod resting;
 mod rights;
 mod rolling;

@@ -1,0 +1,72 @@
+//! Namespaces that objects are in and that no app brings.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use anyhow::Context as _;
+use muster_model::{
+    bundle::Bundle,
+    ids::{AppName, ClusterName, ContentHash},
+    problem::{Problem, Scope},
+    scopes::is_namespaced,
+};
+use muster_plan::compose::in_words;
+use muster_render::Rendered;
+
+/// Namespaces that every cluster has.
+const BUILT_IN: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/// What a bundle says of namespaces.
+#[derive(Default)]
+struct Namespaces {
+    used: BTreeSet<String>,
+    brought: BTreeSet<String>,
+}
+
+/// A hint for each app and namespace that no app brings to a cluster in which the app runs. It is no error:
+/// people make namespaces in other ways, too.
+pub(super) fn hints(rendered: &Rendered) -> anyhow::Result<Vec<Problem>> {
+    let all = rendered.bundles.values().flat_map(BTreeMap::values);
+    let mut read: HashMap<ContentHash, Namespaces> = HashMap::new();
+    for rendered in all {
+        if read.contains_key(&rendered.hash) {
+            continue;
+        }
+        let bundle =
+            Bundle::decode(&rendered.bytes).context("a rendered bundle can't be read back")?;
+        let mut found = Namespaces::default();
+        for id in bundle.objects.into_iter().map(|object| object.id) {
+            if id.gvk.group.is_empty() && id.gvk.kind == "Namespace" {
+                found.brought.insert(id.name);
+            } else if is_namespaced(&id.gvk.group, &id.gvk.kind) == Some(true) {
+                let namespace = id.namespace;
+                found
+                    .used
+                    .insert(namespace.unwrap_or_else(|| bundle.header.namespace.clone()));
+            }
+        }
+        read.insert(rendered.hash, found);
+    }
+    let mut brought: BTreeMap<&ClusterName, BTreeSet<&str>> = BTreeMap::new();
+    for (cluster, rendered) in rendered.bundles.values().flatten() {
+        let names = read[&rendered.hash].brought.iter().map(String::as_str);
+        brought.entry(cluster).or_default().extend(names);
+    }
+    let mut missing: BTreeMap<(&AppName, &str), Vec<&ClusterName>> = BTreeMap::new();
+    for (app, places) in &rendered.bundles {
+        for (cluster, rendered) in places {
+            for namespace in &read[&rendered.hash].used {
+                let name = namespace.as_str();
+                if !brought[cluster].contains(name) && !BUILT_IN.contains(&name) {
+                    missing.entry((app, name)).or_default().push(cluster);
+                }
+            }
+        }
+    }
+    let hint = |((app, namespace), clusters): ((&AppName, &str), Vec<&ClusterName>)| {
+        let clusters = in_words(&clusters);
+        let message = format!("no app brings the namespace `{namespace}` to {clusters}");
+        Problem::new(Scope::Hint, &format!("apps/{app}/app.yaml"), message)
+            .help("add the Namespace to an app; where it is made in another way, all is well")
+    };
+    Ok(missing.into_iter().map(hint).collect())
+}
