@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use muster_apply::{Hold, Observed, ObservedBundle, ObservedObject, Standing};
+use muster_apply::{Hold, LeftoverState, Observed, ObservedBundle, ObservedObject, Standing};
 use muster_plan::{delivery::Numbered, health::Health};
 use muster_proto::v1;
 use tokio::sync::watch;
@@ -55,6 +55,12 @@ impl Summary {
         // Both may be of apps that have no bundle any more.
         for leftover in &now.leftovers {
             let report = report_of(&mut apps, leftover.app.as_str());
+            match leftover.state {
+                // Its hold tells of it.
+                LeftoverState::Approval => continue,
+                LeftoverState::Waiting | LeftoverState::Deleting => report.leaving += 1,
+                LeftoverState::Refused => report.stuck += 1,
+            }
             if report.problems.len() < PROBLEMS {
                 report.problems.push(v1::ObjectProblem {
                     object: leftover.id.to_string(),
@@ -161,6 +167,8 @@ fn app_report(bundle: &ObservedBundle) -> v1::AppReport {
         holds: Vec::new(),
         drifted: number(counts.drifted),
         drifts: drifts.collect(),
+        leaving: 0,
+        stuck: 0,
     }
 }
 

@@ -173,6 +173,8 @@ pub(crate) struct Seen {
     pub(crate) uid: String,
     /// `metadata.generation`, where the kind has one.
     pub(crate) generation: Option<i64>,
+    /// `metadata.resourceVersion`, where the kind has no generation.
+    pub(crate) version: Option<String>,
     pub(crate) assessment: Assessment,
     /// As in [`ObservedObject`].
     pub(crate) has_pods: bool,
@@ -228,6 +230,8 @@ struct State {
     sections: Vec<Section>,
     section_of: HashMap<Identity, usize>,
     objects: HashMap<Identity, Object>,
+    /// What the watches saw of objects that are there and not wanted now: they may be wanted again.
+    others: HashMap<Identity, Seen>,
     leftovers: BTreeMap<Identity, Leftover>,
     holds: Vec<Hold>,
     cluster_scoped: Vec<String>,
@@ -284,6 +288,8 @@ impl Board {
             for row in &section.rows {
                 state.section_of.insert(row.key.clone(), index);
                 let mut object = objects.remove(&row.key).unwrap_or_default();
+                let seen = state.others.remove(&row.key);
+                object.seen = object.seen.or(seen);
                 object.ended.clone_from(&row.ended);
                 if row.applied.is_some() {
                     object.standing = Standing::Applied;
@@ -295,6 +301,9 @@ impl Board {
                 state.objects.insert(row.key.clone(), object);
             }
         }
+        let seen = objects.into_iter();
+        let seen = seen.filter_map(|(key, object)| Some((key, object.seen?)));
+        state.others.extend(seen);
         let State {
             resting, objects, ..
         } = &mut *state;
@@ -423,16 +432,38 @@ impl Board {
     /// Says what a watch saw; `None` where it saw the object go.
     pub(crate) fn see(&self, key: &Identity, seen: Option<Seen>) {
         let silent = seen.as_ref().and_then(|seen| seen.silent_until);
-        let mut released = false;
+        {
+            let mut state = self.state();
+            if !state.objects.contains_key(key) {
+                match seen {
+                    Some(seen) => state.others.insert(key.clone(), seen),
+                    None => state.others.remove(key),
+                };
+                return;
+            }
+        }
+        let (mut released, mut touched) = (false, false);
         let changed = self.update(key, |object| {
             let changed = object.seen != seen;
             let left_alone = |seen: &Option<Seen>| seen.as_ref().is_some_and(|s| s.left_alone);
             released = left_alone(&object.seen) && !left_alone(&seen);
+            // Whoever changes what fails may have repaired it.
+            touched = matches!(object.standing, Standing::Failed(_))
+                && object
+                    .seen
+                    .as_ref()
+                    .zip(seen.as_ref())
+                    .is_some_and(|(before, now)| {
+                        (before.generation, &before.version) != (now.generation, &now.version)
+                    });
             object.seen = seen;
             changed
         });
         if released {
             self.wake();
+        }
+        if touched {
+            self.drift(key.clone());
         }
         if changed {
             self.seen.notify_waiters();
@@ -461,11 +492,15 @@ impl Board {
 
     /// Says that a watch saw the object with this UID go.
     pub(crate) fn see_go(&self, key: &Identity, uid: Option<&str>) {
+        let same = |seen: &Seen| Some(&*seen.uid) == uid;
+        {
+            let mut state = self.state();
+            if state.others.get(key).is_some_and(same) {
+                state.others.remove(key);
+            }
+        }
         self.update(key, |object| {
-            let gone = object
-                .seen
-                .as_ref()
-                .is_some_and(|seen| Some(&*seen.uid) == uid);
+            let gone = object.seen.as_ref().is_some_and(same);
             if gone {
                 object.seen = None;
             }

@@ -283,6 +283,7 @@ impl Sight {
         let entry = self.inventory.get(&key)?;
         let uid = object.meta().uid.clone().unwrap_or_default();
         let created = object.meta().creation_timestamp.clone();
+        let version = object.meta().resource_version.clone();
         let Slim {
             mut value,
             managers,
@@ -315,6 +316,7 @@ impl Sight {
             silent_until,
             uid,
             generation,
+            version: version.filter(|_| generation.is_none()),
             assessment,
             has_pods: has_pods(&self.kind.gvk, &value["status"]),
             left_alone,
@@ -332,6 +334,7 @@ impl Sight {
     fn saw_go<const PLAIN: bool>(&self, object: &Slim<PLAIN>) {
         let meta = object.meta();
         let key = self.key(meta);
+        self.board.see_go(&key, meta.uid.as_deref());
         if self.inventory.get(&key).is_none() {
             return;
         }
@@ -342,7 +345,6 @@ impl Sight {
         {
             self.board.wake();
         }
-        self.board.see_go(&key, meta.uid.as_deref());
         self.board.drift(key);
     }
 

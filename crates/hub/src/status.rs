@@ -104,6 +104,8 @@ fn app(
         holds: seen.holds.clone(),
         drifted: seen.drifted,
         drifts: seen.drifts.clone(),
+        leaving: seen.leaving,
+        stuck: seen.stuck,
     }
 }
 

@@ -404,7 +404,10 @@ impl Kind {
         };
         let mut schema = schema.to_value();
         schema["title"] = json!(self.as_str());
-        schema["description"] = json!(format!("A {} of a Muster fleet repository.", self.as_str()));
+        schema["description"] = json!(format!(
+            "Kind {} of a Muster fleet repository.",
+            self.as_str()
+        ));
         schema["properties"]["apiVersion"] = json!({"const": API_VERSION});
         schema["properties"]["kind"] = json!({"const": self.as_str()});
         if matches!(self, Self::Cluster | Self::Fleet) {

@@ -17,6 +17,7 @@ use muster_plan::placement::place;
 use muster_render::{Rendered, Renderer, conflicts, scopes};
 use serde_json::{Value, json};
 
+use crate::status::look::count;
 use crate::{
     output::{Output, print},
     problems,
@@ -93,11 +94,13 @@ pub(crate) fn validate(dir: &Path, output: Output) -> anyhow::Result<bool> {
                     objects += bundle.objects;
                 }
                 print(&format!(
-                    "ok: fleet {}, {} regions, {} clusters, {} apps in {placed} places, {objects} objects\n",
+                    "ok: fleet {}, {}, {}, {} in {}, {}\n",
                     model.fleet.name,
-                    model.regions.len(),
-                    model.clusters.len(),
-                    model.apps.len(),
+                    count(model.regions.len(), "region"),
+                    count(model.clusters.len(), "cluster"),
+                    count(model.apps.len(), "app"),
+                    count(placed, "place"),
+                    count(objects, "object"),
                 ));
             } else {
                 let errors = checked

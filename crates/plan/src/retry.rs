@@ -22,6 +22,9 @@ impl Pauses {
     }
 }
 
+/// The least time between two attempts, whatever happens, but for a commit.
+pub const SOONEST: Duration = Duration::from_secs(1);
+
 /// An object whose request failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failing {
@@ -50,9 +53,9 @@ impl Failing {
     }
 
     /// Something has happened that may let it succeed: it is tried again at once, but never sooner than
-    /// the first pause after the last attempt.
-    pub fn hasten(&mut self, pauses: Pauses) {
-        self.due = self.due.min(self.last + pauses.first);
+    /// [`SOONEST`] after the last attempt.
+    pub fn hasten(&mut self) {
+        self.due = self.due.min(self.last + SOONEST);
     }
 
     /// A person has changed something: it is tried again now.
@@ -177,7 +180,7 @@ mod tests {
             failing = Failing::again(Some(failing), start, PAUSES, 1.0);
             assert_eq!(failing.due(), start + seconds(pause));
         }
-        failing.hasten(PAUSES);
+        failing.hasten();
         assert_eq!(failing.due(), start + seconds(1));
     }
 

@@ -4,10 +4,10 @@
 use crate::v1::{ClusterApp, ClusterState, Phase};
 
 impl ClusterApp {
-    /// Something of it is refused or degraded.
+    /// Something of it is refused or degraded, or can't be deleted.
     #[must_use]
     pub fn fails(&self) -> bool {
-        self.phase() == Phase::Failed || self.health == "Degraded"
+        self.phase() == Phase::Failed || self.health == "Degraded" || self.stuck > 0
     }
 
     /// Something of it stays as it is until a person decides.
@@ -23,7 +23,8 @@ impl ClusterApp {
             return ClusterState::Failing;
         }
         let on_the_way = matches!(self.health.as_str(), "Progressing" | "Missing" | "");
-        if self.synced && self.phase() == Phase::Applied && !on_the_way {
+        let whole = self.phase() == Phase::Applied && self.leaving == 0;
+        if self.synced && whole && !on_the_way {
             ClusterState::Synced
         } else {
             ClusterState::Progressing
@@ -65,6 +66,7 @@ mod tests {
                     |app| app.phase = Phase::Received.into(),
                     |app| app.health.clear(),
                     |app| app.health = "Missing".to_owned(),
+                    |app| app.leaving = 1,
                 ],
             ),
             (
@@ -74,6 +76,7 @@ mod tests {
                     |app| app.health = "Degraded".to_owned(),
                     |app| app.holds.push(Hold::default()),
                     |app| app.drifted = 1,
+                    |app| app.stuck = 1,
                 ],
             ),
         ] {

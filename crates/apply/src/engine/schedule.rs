@@ -95,7 +95,7 @@ impl Schedule {
     /// Something has happened that may let it succeed.
     pub(super) fn hasten(&self, key: &Identity) {
         if let Some((_, failing)) = self.times().failing.get_mut(key) {
-            failing.hasten(self.failures);
+            failing.hasten();
         }
     }
 

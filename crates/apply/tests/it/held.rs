@@ -175,3 +175,32 @@ async fn an_annotation_on_the_live_object_keeps_it() {
     assert_eq!(fixture.live("v1", "ConfigMap").await, ["keep-a/m0"]);
     applied.applier.stop().await;
 }
+
+#[tokio::test]
+async fn what_is_wanted_again_before_it_was_approved_is_known_to_be_well() {
+    let fixture = Fixture::new("again").await;
+    let mut applied = fixture.start().await;
+    let base = bundle("base", "again-a", &[namespace("again-a")]);
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "a"}});
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"},
+        "spec": {"ports": [{"port": 80}], "selector": {"app": "a"}},
+    });
+    let objects = [plain_namespace("again-b"), account, service];
+    let app = bundle("a", "again-a", &objects);
+    applied
+        .settle(kept(1, vec![base.clone(), app.clone()]))
+        .await;
+    applied.until(|o| o.bundles[1].counts.healthy == 3).await;
+    let observed = applied
+        .settle(with_budget(
+            kept(2, vec![base.clone(), bundle("a", "again-a", &[])]),
+            0,
+            0,
+        ))
+        .await;
+    assert_eq!(only_hold(&observed).objects.len(), 3);
+    applied.settle(kept(3, vec![base, app])).await;
+    applied.until(|o| o.bundles[1].counts.healthy == 3).await;
+    applied.applier.stop().await;
+}

@@ -4,11 +4,12 @@ use http::StatusCode;
 use kube::api::DeleteParams;
 use muster_apply::{Observed, Standing};
 use muster_testkit::faults::{Asked, Fault, Verb};
+use serde_json::json;
 use std::time::Duration;
 
 use crate::{
     faults::behind_a_proxy,
-    fixture::{bundle, config_map, kept, making, namespace, object},
+    fixture::{Fixture, bundle, config_map, kept, making, namespace, object},
 };
 
 /// A change of one of the bad app's maps.
@@ -113,5 +114,42 @@ async fn what_failed_is_tried_again_by_its_own_time_and_not_whenever_something_h
     let observed = applied.settle(generation(2, "2")).await;
     is_told(&observed);
     assert!(failed.times() > tried);
+    applied.applier.stop().await;
+}
+
+#[tokio::test]
+async fn a_failing_object_that_somebody_changes_is_tried_at_once() {
+    let (proxy, mut fixture) = behind_a_proxy("repair").await;
+    let people = Fixture::new("repair-people").await;
+    // By itself it would be tried again in an hour.
+    fixture.config.first_retry = Duration::from_secs(3_600);
+    fixture.config.longest_retry = Duration::from_secs(3_600);
+    let mut applied = fixture.start().await;
+    let generation = |number, value| {
+        let objects = [namespace("repair-a"), config_map("bad", value)];
+        kept(number, vec![bundle("a", "repair-a", &objects)])
+    };
+    applied.settle(generation(1, "1")).await;
+    applied.until(|o| o.bundles[0].counts.healthy == 2).await;
+    let refusal = Fault::status(StatusCode::FORBIDDEN, "Forbidden", "its label is missing");
+    proxy.spoil(usize::MAX, refusal, bad);
+    let observed = applied.settle(generation(2, "2")).await;
+    let text = "ConfigMap repair-a/bad";
+    let standing = object(&observed, text).standing;
+    assert!(matches!(standing, Standing::Failed(_)), "{standing:?}");
+    proxy.heal();
+    let label = json!({"metadata": {"labels": {"team": "web"}}});
+    people
+        .edit_as(
+            "kubectl-label",
+            "v1",
+            "ConfigMap",
+            ("repair-a", "bad"),
+            &label,
+        )
+        .await;
+    applied.until(|o| is_applied(o, text)).await;
+    let live = people.get("v1", "ConfigMap", "repair-a", "bad").await;
+    assert_eq!(live["data"]["v"], "2");
     applied.applier.stop().await;
 }

@@ -25,7 +25,9 @@ pub(crate) enum State {
     Unjoined,
     /// The agent has no stream to the hub: everything else is its last known level.
     Offline,
-    /// Something is refused or degraded, or waits for a person.
+    /// Something waits for a person's approval or decision, and nothing fails.
+    Pending,
+    /// Something is refused or degraded, or can't be deleted.
     Failing,
 }
 
@@ -37,6 +39,7 @@ impl State {
             Self::Progressing => "progressing",
             Self::Unjoined => "unjoined",
             Self::Offline => "offline",
+            Self::Pending => "pending",
             Self::Failing => "failing",
         }
     }
@@ -117,10 +120,12 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// How many of its apps are synced and healthy, or were when it was last seen.
-    pub(crate) fn apps_synced(&self) -> usize {
-        let synced = self.apps.iter().filter(|app| app.reported == State::Synced);
-        synced.count()
+    /// How many of its apps are synced and healthy, or were when it was last seen, and how many it should
+    /// have: one that is leaving is not counted.
+    pub(crate) fn apps_synced(&self) -> (usize, usize) {
+        let placed = || self.apps.iter().filter(|app| !app.role.is_empty());
+        let synced = placed().filter(|app| app.reported == State::Synced);
+        (synced.count(), placed().count())
     }
 
     /// Objects applied, and all.
@@ -347,7 +352,9 @@ fn cluster(cluster: v1::ClusterStatus, apps_asked: &[String]) -> Cluster {
         .collect();
     // The hub's word is about the whole generation; where some apps are asked for, only they count.
     let state = match state {
-        State::Synced | State::Progressing | State::Failing if !apps_asked.is_empty() => {
+        State::Synced | State::Progressing | State::Failing
+            if !apps_asked.is_empty() || state == State::Failing =>
+        {
             let worst = apps.iter().map(|app| app.state).max();
             let own = (!cluster.problems.is_empty()).then_some(State::Failing);
             own.max(worst).unwrap_or(state)
@@ -376,8 +383,11 @@ fn placed(app: v1::ClusterApp, cluster: State) -> Placed {
         v1::Phase::Applied => Some("applied"),
         v1::Phase::Failed => Some("failed"),
     };
-    let reported = state(app.state());
     let fails = app.fails();
+    let reported = match state(app.state()) {
+        State::Failing if !fails => State::Pending,
+        state => state,
+    };
     let problems = app.problems.into_iter().map(|problem| ObjectProblem {
         object: problem.object,
         message: problem.message,

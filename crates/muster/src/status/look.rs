@@ -120,7 +120,7 @@ impl State {
         match self {
             Self::Synced => Tone::Good,
             Self::Progressing => Tone::Busy,
-            Self::Unjoined | Self::Offline => Tone::Warning,
+            Self::Unjoined | Self::Offline | Self::Pending => Tone::Warning,
             Self::Failing => Tone::Bad,
         }
     }
@@ -130,6 +130,7 @@ impl State {
             Self::Synced => '✓',
             Self::Progressing => '↻',
             Self::Unjoined | Self::Offline => '○',
+            Self::Pending => '?',
             Self::Failing => '✗',
         }
     }

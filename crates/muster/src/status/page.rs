@@ -88,6 +88,7 @@ pub(crate) fn summary(document: &Document) -> String {
     ));
     for state in [
         State::Failing,
+        State::Pending,
         State::Offline,
         State::Unjoined,
         State::Progressing,
@@ -308,8 +309,7 @@ impl Page<'_> {
     fn by_app(&mut self, state: State) {
         let mut apps: BTreeMap<&str, Vec<(&Cluster, &Placed)>> = BTreeMap::new();
         for cluster in &self.document.clusters {
-            // What merely waits for a person has its own words.
-            let told = |app: &&Placed| app.state == state && (app.fails || state != State::Failing);
+            let told = |app: &&Placed| app.state == state;
             for placed in cluster.apps.iter().filter(told) {
                 apps.entry(&placed.app).or_default().push((cluster, placed));
             }

@@ -346,7 +346,7 @@ fn what_waits_for_a_person() {
     insta::assert_snapshot!("waiting_80", on_terminal(&document, 80));
     insta::assert_snapshot!("waiting_plain", page(&document, look(None, false)));
     assert!(page(&document, look(80, false)).is_ascii());
-    insta::assert_snapshot!(summary(&document), @"1a2b3c4d: approval wanted to delete objects of legacy, payments; 0 of 4 clusters in sync; eu-north-1, eu-west-1 and 2 more failing");
+    insta::assert_snapshot!(summary(&document), @"1a2b3c4d: approval wanted to delete objects of legacy, payments; 0 of 4 clusters in sync; eu-north-1, eu-west-1 and 2 more pending");
     let filter = Filter {
         apps: vec!["storefront".to_owned()],
         ..Filter::default()

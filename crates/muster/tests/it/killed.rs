@@ -260,6 +260,7 @@ async fn killed_at_random_every_cluster_ends_at_the_last_commit() -> anyhow::Res
         if let Err(error) = settled.await {
             println!("agent of {name}:\n{}", fleet.agent(name)?.tail());
             println!("hub:\n{}", fleet.hub()?.tail());
+            println!("status:\n{:#}", fleet.status()?);
             return Err(error);
         }
     }

@@ -66,6 +66,7 @@ impl Page<'_> {
         self.text.push('\n');
         let states = [
             State::Failing,
+            State::Pending,
             State::Offline,
             State::Unjoined,
             State::Progressing,
@@ -220,7 +221,10 @@ pub(crate) fn cluster_grid<'a>(clusters: impl Iterator<Item = &'a Cluster>, look
             Cell::state(look, cluster.state, &words),
             Cell::or_dash(Some(&generation)),
             Cell::or_dash(cluster.commit.as_deref().map(short)),
-            format!("{}/{}", cluster.apps_synced(), cluster.apps.len()).into(),
+            {
+                let (synced, all) = cluster.apps_synced();
+                format!("{synced}/{all}").into()
+            },
             objects(std::iter::once(cluster)),
             Cell::or_dash(cluster.agent_version.as_deref()),
         ]);
