@@ -14,8 +14,9 @@ use crate::cluster::Level;
 
 /// Problems of one app that are reported.
 const PROBLEMS: usize = 10;
-/// Objects that are named of what waits for an approval.
-const HELD: usize = 50;
+/// Objects that are named of all that waits for approvals: whoever approves sees every one, and a report
+/// stays well below what a message may have.
+const HELD: usize = 20_000;
 /// Drifts of one app that are reported.
 const DRIFTS: usize = 10;
 
@@ -68,9 +69,12 @@ impl Summary {
                 });
             }
         }
+        let mut room = HELD;
         for hold in &now.holds {
             let report = report_of(&mut apps, hold.app.as_str());
-            report.holds.push(held(hold));
+            let hold = held(hold, room);
+            room -= hold.objects.len();
+            report.holds.push(hold);
         }
         let in_force = now.generation.map(|(generation, content)| Numbered {
             generation,
@@ -102,8 +106,8 @@ fn report_of<'a>(
     Arc::make_mut(report)
 }
 
-fn held(hold: &Hold) -> v1::Hold {
-    let names = hold.objects.iter().take(HELD).map(ToString::to_string);
+fn held(hold: &Hold, room: usize) -> v1::Hold {
+    let names = hold.objects.iter().take(room).map(ToString::to_string);
     v1::Hold {
         set: hold.set.0.to_vec(),
         reason: hold.reason.clone(),
@@ -174,7 +178,7 @@ fn app_report(bundle: &ObservedBundle) -> v1::AppReport {
 
 #[cfg(test)]
 mod tests {
-    use muster_apply::{Counts, DriftEvent};
+    use muster_apply::{Counts, DriftEvent, Leftover};
     use muster_model::{
         bundle::{Gvk, ObjectRef},
         ids::{ContentHash, Role},
@@ -232,11 +236,24 @@ mod tests {
             reason: "too many".to_owned(),
             objects: (0..objects).map(|n| id(&n.to_string())).collect(),
         };
+        let left_over = |state| Leftover {
+            id: id("old"),
+            app: "wiki".parse().unwrap(),
+            state,
+            message: "it stays".to_owned(),
+        };
         let observed = Observed {
             settled: true,
             cluster_scoped: vec!["Issuer.x.example".to_owned()],
             bundles: vec![Arc::new(bundle)],
             holds: vec![hold("wiki", 2), hold("gone", 60)],
+            leftovers: [
+                LeftoverState::Approval,
+                LeftoverState::Deleting,
+                LeftoverState::Refused,
+            ]
+            .map(left_over)
+            .into(),
             ..Observed::default()
         };
         let mut summary = Summary::default();
@@ -255,10 +272,16 @@ mod tests {
             objects: 2,
             applied: 1,
             health: "Healthy".to_owned(),
-            problems: vec![v1::ObjectProblem {
-                object: "ConfigMap wiki/b".to_owned(),
-                message: "/data/size".to_owned(),
-            }],
+            problems: [
+                ("b", "/data/size"),
+                ("old", "it stays"),
+                ("old", "it stays"),
+            ]
+            .map(|(name, message)| v1::ObjectProblem {
+                object: format!("ConfigMap wiki/{name}"),
+                message: message.to_owned(),
+            })
+            .into(),
             gone: false,
             holds: vec![waiting("wiki", 2, 2)],
             drifted: 1,
@@ -271,12 +294,14 @@ mod tests {
                     recreated: false,
                 })
                 .collect(),
+            leaving: 1,
+            stuck: 1,
         };
         let gone = v1::AppReport {
             app: "gone".to_owned(),
             phase: v1::Phase::Received.into(),
             health: "Progressing".to_owned(),
-            holds: vec![waiting("gone", 50, 60)],
+            holds: vec![waiting("gone", 60, 60)],
             ..v1::AppReport::default()
         };
         let apps = [

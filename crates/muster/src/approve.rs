@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::{
     client::Client,
-    output::{Output, print},
+    output::{Output, print, print_paged},
     status::{
         ask,
         document::{Document, Filter, Hold},
@@ -91,7 +91,7 @@ pub(crate) async fn run(
     let mut approvals = Approvals::of(&args.name, document);
     let shown = approvals.shown(Look::of_stdout(None));
     if output == Output::Table {
-        print(&shown);
+        print_paged(&shown);
     }
     if approvals.holds.is_empty() || args.dry_run {
         return approvals.end(output);

@@ -177,7 +177,7 @@ pub(crate) struct Hold {
     pub(crate) reason: String,
     /// How many there are.
     pub(crate) count: u32,
-    /// At most fifty of them; three where no single apps are asked for.
+    /// All of them; three where no single apps are asked for.
     pub(crate) objects: Vec<String>,
 }
 
