@@ -279,6 +279,10 @@ impl LiveMeta {
         self.labels.get(APP_LABEL).map(String::as_str)
     }
 
+    pub(crate) fn label(&self, key: &str) -> Option<&str> {
+        self.labels.get(key).map(String::as_str)
+    }
+
     pub(crate) fn annotation(&self, key: &str) -> Option<&str> {
         self.annotations.get(key).map(String::as_str)
     }

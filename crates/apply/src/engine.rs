@@ -5,6 +5,7 @@
 //! or by death, costs nothing but time: the next run does what is left.
 
 mod body;
+mod dependents;
 mod discover;
 mod doubts;
 mod prune;

@@ -35,6 +35,12 @@ impl Kind {
         }
     }
 
+    /// Where the objects of this kind in a namespace are.
+    pub(crate) fn collection_in(&self, namespace: &str) -> String {
+        let root = version_path(&self.gvk.group, &self.gvk.version);
+        format!("{root}/namespaces/{namespace}/{}", self.plural)
+    }
+
     /// For kube's own requests.
     pub(crate) fn resource(&self) -> ApiResource {
         ApiResource {
@@ -147,6 +153,12 @@ impl Kinds {
                 None => Lookup::Unknown,
             },
         }
+    }
+
+    /// Every kind whose objects are in namespaces, in one version.
+    pub(crate) fn namespaced(&self) -> impl Iterator<Item = &Kind> {
+        let kinds = self.by_kind.values().filter_map(|kinds| kinds.first());
+        kinds.map(AsRef::as_ref).filter(|kind| kind.namespaced)
     }
 
     /// Why a kind can't be had that is not known.

@@ -72,6 +72,26 @@ fn is_system(id: &ObjectRef) -> bool {
     }
 }
 
+/// Whether Kubernetes itself makes an object of the whole cluster again whenever it is gone. `label` reads
+/// the live object's labels.
+#[must_use]
+pub fn is_permanent<'l>(id: &ObjectRef, label: impl Fn(&str) -> Option<&'l str>) -> bool {
+    match (id.gvk.group.as_str(), id.gvk.kind.as_str()) {
+        ("", "Service" | "Endpoints") | ("discovery.k8s.io", "EndpointSlice") => {
+            id.namespace.as_deref() == Some("default") && id.name == "kubernetes"
+        }
+        ("networking.k8s.io", "ServiceCIDR") => id.name == "kubernetes",
+        ("flowcontrol.apiserver.k8s.io", _) => matches!(id.name.as_str(), "exempt" | "catch-all"),
+        ("rbac.authorization.k8s.io", _) => {
+            label("kubernetes.io/bootstrapping") == Some("rbac-defaults")
+        }
+        ("apiregistration.k8s.io", "APIService") => {
+            label("kube-aggregator.kubernetes.io/automanaged").is_some()
+        }
+        _ => false,
+    }
+}
+
 /// Whether an object stands between the API server and everybody's requests. It may be the very reason
 /// why what an app wants is refused.
 fn is_gate(id: &ObjectRef) -> bool {
@@ -120,7 +140,8 @@ pub struct Owned<'a> {
     /// What its annotation says.
     pub mark: Mark,
     /// It is a custom resource that has more than itself to lose: its controller wants to clean up after
-    /// it (it has finalizers), or it concerns the whole cluster.
+    /// it (it has finalizers), other objects have it as their owner and would go with it (a database's
+    /// pods and volumes), or it concerns the whole cluster, so that nobody sees who refers to it.
     pub precious: bool,
 }
 
@@ -185,6 +206,12 @@ pub enum Held {
          annotate it with {PRUNE}: first"
     )]
     Replacement(String),
+    /// A namespace or definition with an object that a person keeps.
+    #[error("{0} would go with it, and the annotation {PRUNE} on that keeps it")]
+    Keeps(ObjectRef),
+    /// An object that a person keeps, in a namespace or of a definition that would go.
+    #[error("the annotation {PRUNE} on it keeps it, and {0} with it")]
+    Kept(ObjectRef),
     /// Another object that waits for an approval would be deleted with it.
     #[error("it would take {object} with it, which waits for the approval of app {app}")]
     Elsewhere {
@@ -214,6 +241,7 @@ pub fn prune(
         .filter_map(|&index| inventory[index].uid)
         .collect();
 
+    let (keeps, kept_with) = kept_inside(inventory, &unwanted);
     let mut plan = Prune::default();
     let mut delete = Vec::new();
     let mut asked: BTreeMap<&AppName, Vec<usize>> = BTreeMap::new();
@@ -223,6 +251,12 @@ pub fn prune(
             plan.handed_over.push(index);
         } else if let Some(held) = held(&owned.item, wanted.items, own_namespace) {
             plan.held.push((index, held));
+        } else if let Some(&inside) = keeps.get(&index) {
+            let id = inventory[inside].item.id.clone();
+            plan.held.push((index, Held::Keeps(id)));
+        } else if let Some(&around) = kept_with.get(&index) {
+            let id = inventory[around].item.id.clone();
+            plan.held.push((index, Held::Kept(id)));
         } else if owned.mark == Mark::Keep || is_system(owned.item.id) {
             plan.released.push(index);
         } else if owned.going || owned.uid.is_none() {
@@ -266,6 +300,38 @@ pub fn prune(
     plan.delete = delete;
     plan.sets = sets;
     plan
+}
+
+/// What a person keeps that would be lost with a namespace or definition that is not wanted: each of these
+/// with one such object, and each such object with what would take it along.
+fn kept_inside(
+    inventory: &[Owned<'_>],
+    unwanted: &[usize],
+) -> (BTreeMap<usize, usize>, BTreeMap<usize, usize>) {
+    let (mut keeps, mut kept_with) = (BTreeMap::new(), BTreeMap::new());
+    let kept: Vec<usize> = unwanted
+        .iter()
+        .copied()
+        .filter(|&index| inventory[index].mark == Mark::Keep)
+        .collect();
+    if kept.is_empty() {
+        return (keeps, kept_with);
+    }
+    for &around in unwanted {
+        let owned = &inventory[around];
+        if owned.mark == Mark::Keep || is_system(owned.item.id) {
+            continue;
+        }
+        let inside = contents(&owned.item);
+        for &index in kept
+            .iter()
+            .filter(|&&index| inside(inventory[index].item.id))
+        {
+            keeps.entry(around).or_insert(index);
+            kept_with.entry(index).or_insert(around);
+        }
+    }
+    (keeps, kept_with)
 }
 
 impl<'a> Wanted<'a> {
@@ -660,9 +726,33 @@ mod tests {
             let mut owned = owned.to_vec();
             owned[0].mark = Mark::Keep;
             owned[1].mark = Mark::MayGo;
+            // The other is its namespace, which would take it along.
+            let plan = prune(&owned, in_all(&[]), "m", &orders(100, 100));
+            let [kept, namespace] = [0, 1].map(|index| owned[index].item.id.clone());
+            assert_eq!((plan.released, plan.delete), (vec![], vec![]));
+            assert_eq!(
+                plan.held,
+                [(0, Held::Kept(namespace)), (1, Held::Keeps(kept))]
+            );
+        });
+        many(&fixture, 2, |owned| {
+            let mut owned = owned[..2].to_vec();
+            owned[0].mark = Mark::Keep;
             let plan = prune(&owned, in_all(&[]), "m", &orders(100, 100));
             assert_eq!((plan.released, plan.delete), (vec![0], vec![1]));
         });
+    }
+
+    #[test]
+    fn what_kubernetes_makes_again_is_known() {
+        let none = |_: &str| None;
+        let service = |namespace| id("v1", "Service", Some(namespace), "kubernetes");
+        assert!(is_permanent(&service("default"), none));
+        assert!(!is_permanent(&service("web"), none));
+        let role = id("rbac.authorization.k8s.io/v1", "ClusterRole", None, "view");
+        assert!(!is_permanent(&role, none));
+        let label = |key: &str| (key == "kubernetes.io/bootstrapping").then_some("rbac-defaults");
+        assert!(is_permanent(&role, label));
     }
 
     #[test]

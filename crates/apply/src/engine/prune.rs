@@ -12,7 +12,7 @@ use muster_model::{
 };
 use muster_plan::{
     order::{After, Item},
-    prune::{Leaving, Mark, Owned, PRUNE, Wanted as Want, is_custom, prune, wave},
+    prune::{Leaving, Mark, Owned, PRUNE, Wanted as Want, is_custom, is_permanent, prune, wave},
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -446,12 +446,7 @@ impl Engine {
         let (mut there, mut unfinished) = (Vec::new(), false);
         for (key, entry, look) in looks.collect::<Vec<_>>().await {
             match look {
-                Look::There(found) => {
-                    if found.terminating.is_none() {
-                        self.marks().insert(key.clone(), found.clone());
-                    }
-                    there.push((key, entry, found));
-                }
+                Look::There(found) => there.push((key, entry, found)),
                 Look::Gone => {
                     self.take_back(&key);
                     self.inventory.forget(&key);
@@ -465,7 +460,45 @@ impl Engine {
         }
         // An order of its own would make the same set another one.
         there.sort_by(|a, b| a.0.cmp(&b.0));
+        self.protect_owners(&mut there, cancel).await;
+        for (key, _, found) in &there {
+            if found.terminating.is_none() {
+                self.marks().insert(key.clone(), found.clone());
+            }
+        }
         (there, unfinished)
+    }
+
+    /// Finds out which custom resources own others, and would take them with them. One of which that
+    /// can't be told counts as one that does.
+    async fn protect_owners(
+        &self,
+        there: &mut [(Identity, Arc<Entry>, Found)],
+        cancel: &CancellationToken,
+    ) {
+        let mut owners: HashMap<String, Option<HashSet<String>>> = HashMap::new();
+        for (key, entry, found) in there {
+            let Some(namespace) = entry.id.namespace.as_ref() else {
+                continue;
+            };
+            let decided = entry.going || found.precious || found.terminating.is_some();
+            if decided || !is_custom(&entry.id) || self.marks().contains_key(key) {
+                continue;
+            }
+            if !owners.contains_key(namespace) {
+                let asked = self.owners_in(namespace, cancel).await;
+                if let Err(error) = &asked {
+                    tracing::debug!(
+                        namespace,
+                        error = explain(error),
+                        "it can't be told which objects own others"
+                    );
+                }
+                owners.insert(namespace.clone(), asked.ok());
+            }
+            let known = owners.get(namespace).and_then(Option::as_ref);
+            found.precious = known.is_none_or(|all| all.contains(&found.uid));
+        }
     }
 
     async fn look_at_one(
@@ -515,7 +548,11 @@ impl Engine {
         }
         let custom = is_custom(&entry.id);
         Look::There(Found {
-            mark: Mark::of(live.annotation(PRUNE)),
+            mark: if is_permanent(&entry.id, |label| live.label(label)) {
+                Mark::Keep
+            } else {
+                Mark::of(live.annotation(PRUNE))
+            },
             precious: custom && (entry.id.namespace.is_none() || !live.finalizers.is_empty()),
             aggregates,
             terminating: live.deletion_timestamp.map(|_| live.finalizers),

@@ -17,6 +17,7 @@ mod immutable;
 mod jobs;
 mod kept;
 mod killed;
+mod leaving;
 mod lifecycle;
 mod namespaces;
 mod order;
