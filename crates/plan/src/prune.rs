@@ -12,7 +12,7 @@ use muster_model::{
 
 use crate::{
     immutable::is_precious,
-    order::{Definition, Foundation, Item},
+    order::{Definition, Foundation, Item, Phase},
 };
 
 mod wave;
@@ -212,6 +212,17 @@ pub enum Held {
     /// An object that a person keeps, in a namespace or of a definition that would go.
     #[error("the annotation {PRUNE} on it keeps it, and {0} with it")]
     Kept(ObjectRef),
+    /// A custom resource that its operator may have to finish waits for an approval.
+    #[error(
+        "it may have to clean up after {object}, which waits for the approval of app {app}; it goes when \
+         that is gone"
+    )]
+    Operator {
+        /// The custom resource.
+        object: ObjectRef,
+        /// The app that it is held for.
+        app: AppName,
+    },
     /// Another object that waits for an approval would be deleted with it.
     #[error("it would take {object} with it, which waits for the approval of app {app}")]
     Elsewhere {
@@ -295,11 +306,48 @@ pub fn prune(
         elsewhere.push((index, held));
         false
     });
+    let operated = operated(inventory, &sets, wanted.apps);
+    delete.retain(|&index| {
+        let item = &inventory[index].item;
+        let runs = matches!(Phase::of(item.id), Phase::Settings | Phase::Workload);
+        let Some(&(object, app)) = operated.get(item.app).filter(|_| runs) else {
+            return true;
+        };
+        let (object, app) = (object.clone(), app.clone());
+        elsewhere.push((index, Held::Operator { object, app }));
+        false
+    });
     delete.sort_unstable();
     plan.held.extend(elsewhere);
     plan.delete = delete;
     plan.sets = sets;
     plan
+}
+
+/// By app, a custom resource that waits for an approval and of which it may have the operator: it defines
+/// the kind, or has the resource itself and leaves as a whole. Without its operator the resource's finalizers are never done.
+fn operated<'a>(
+    inventory: &[Owned<'a>],
+    sets: &'a [HeldSet],
+    apps: &BTreeSet<&AppName>,
+) -> BTreeMap<&'a AppName, (&'a ObjectRef, &'a AppName)> {
+    let mut operated = BTreeMap::new();
+    let held = sets
+        .iter()
+        .flat_map(|set| set.members.iter().map(move |&index| (index, &set.app)));
+    for (index, app) in held.filter(|(index, _)| is_custom(inventory[*index].item.id)) {
+        let item = inventory[index].item;
+        if !apps.contains(app) {
+            operated.entry(item.app).or_insert((item.id, app));
+        }
+        for definer in inventory {
+            let defines = definer.item.defines;
+            if defines.is_some_and(|defines| defines.covers(item.id)) {
+                operated.entry(definer.item.app).or_insert((item.id, app));
+            }
+        }
+    }
+    operated
 }
 
 /// What a person keeps that would be lost with a namespace or definition that is not wanted: each of these
@@ -484,462 +532,4 @@ fn held(item: &Item<'_>, wanted: &[Item<'_>], own_namespace: &str) -> Option<Hel
 }
 
 #[cfg(test)]
-mod tests {
-    use muster_model::{bundle::Gvk, policy::PruneBudget};
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::order::Definition;
-
-    fn id(api: &str, kind: &str, namespace: Option<&str>, name: &str) -> ObjectRef {
-        ObjectRef {
-            gvk: Gvk::from_api_version(api, kind),
-            namespace: namespace.map(Into::into),
-            name: name.into(),
-        }
-    }
-
-    struct Fixture {
-        app: AppName,
-        defines: Definition,
-    }
-
-    impl Fixture {
-        fn new() -> Self {
-            Self {
-                app: "a".parse().unwrap(),
-                defines: Definition {
-                    group: "x.example".into(),
-                    kind: Some("Foo".into()),
-                    version: None,
-                    namespaced: Some(true),
-                },
-            }
-        }
-
-        fn item<'a>(&'a self, id: &'a ObjectRef) -> Item<'a> {
-            let crd = id.gvk.kind == "CustomResourceDefinition";
-            Item {
-                id,
-                app: &self.app,
-                defines: crd.then_some(&self.defines),
-                hook: None,
-            }
-        }
-
-        fn prune(&self, inventory: &[(ObjectRef, &str)], wanted: &[ObjectRef]) -> Prune {
-            let owned: Vec<_> = inventory
-                .iter()
-                .map(|(id, uid)| self.owned(id, uid))
-                .collect();
-            let wanted: Vec<_> = wanted.iter().map(|id| self.item(id)).collect();
-            prune(
-                &owned,
-                in_all(&wanted),
-                "muster-system",
-                &orders(u32::MAX, 100),
-            )
-        }
-
-        fn owned<'a>(&'a self, id: &'a ObjectRef, uid: &'a str) -> Owned<'a> {
-            Owned {
-                item: self.item(id),
-                uid: Some(uid),
-                going: false,
-                mark: Mark::MayGo,
-                precious: false,
-            }
-        }
-    }
-
-    static NONE: (
-        BTreeSet<&AppName>,
-        BTreeMap<&AppName, &AppName>,
-        BTreeMap<&AppName, String>,
-    ) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
-
-    fn in_all<'a>(items: &'a [Item<'a>]) -> Wanted<'a> {
-        Wanted {
-            items,
-            emptied: &NONE.0,
-            formerly: &NONE.1,
-            apps: &NONE.0,
-            unfinished: &NONE.2,
-        }
-    }
-
-    fn orders(objects: u32, percent: u8) -> PruneOrders {
-        // All apps of these tests may leave.
-        let apps = ["a", "new", "other", "app0", "app1", "app2", "app3"];
-        PruneOrders {
-            budget: PruneBudget { objects, percent },
-            approved: apps
-                .map(|app| PruneOrders::leaving(&app.parse().unwrap()))
-                .into(),
-        }
-    }
-
-    #[test]
-    fn what_holds_something_wanted_stays() {
-        let crd = id(
-            "apiextensions.k8s.io/v1",
-            "CustomResourceDefinition",
-            None,
-            "foos.x.example",
-        );
-        let inventory = [
-            (id("v1", "Namespace", None, "web"), "1"),
-            (crd, "2"),
-            (id("v1", "Namespace", None, "muster-system"), "3"),
-            (id("v1", "Namespace", None, "old"), "4"),
-            (id("v1", "ConfigMap", Some("old"), "c"), "5"),
-            (id("apps/v1beta1", "Deployment", Some("web"), "web"), "6"),
-            (id("extensions/v1", "Ingress", Some("web"), "in"), "7"),
-            (
-                id("networking.k8s.io/v1", "Ingress", Some("web"), "in"),
-                "7",
-            ),
-        ];
-        let wanted = [
-            id("x.example/v1", "Foo", Some("web"), "f"),
-            id("apps/v1", "Deployment", Some("web"), "web"),
-            id("networking.k8s.io/v1", "Ingress", Some("web"), "in"),
-        ];
-        assert_eq!(
-            Fixture::new().prune(&inventory, &wanted),
-            Prune {
-                delete: vec![3, 4],
-                held: vec![
-                    (0, Held::Namespace(wanted[1].clone())),
-                    (1, Held::Definition(wanted[0].clone())),
-                    (2, Held::OwnNamespace),
-                ],
-                handed_over: vec![6],
-                ..Prune::default()
-            }
-        );
-    }
-
-    /// An inventory of so many ConfigMaps of app `a`, with a namespace.
-    fn many(fixture: &Fixture, count: usize, check: impl Fn(&[Owned<'_>])) {
-        let ids: Vec<ObjectRef> = (0..count)
-            .map(|i| id("v1", "ConfigMap", Some("web"), &format!("c{i}")))
-            .chain([id("v1", "Namespace", None, "web")])
-            .collect();
-        let uids: Vec<String> = (0..ids.len()).map(|i| format!("u{i}")).collect();
-        let mut owned: Vec<Owned<'_>> = ids
-            .iter()
-            .zip(&uids)
-            .map(|(id, uid)| fixture.owned(id, uid))
-            .collect();
-        for owned in &mut owned {
-            owned.mark = Mark::None;
-        }
-        check(&owned);
-    }
-
-    #[test]
-    fn a_protected_kind_waits_for_approval_of_exactly_that_set() {
-        let fixture = Fixture::new();
-        many(&fixture, 2, |owned| {
-            let plan = prune(owned, in_all(&[]), "m", &orders(5, 0));
-            assert_eq!(plan.delete, [0, 1]);
-            let set = set_of(owned, &[2]);
-            assert_eq!(
-                plan.sets,
-                [HeldSet {
-                    app: fixture.app.clone(),
-                    set,
-                    reason: "protected: Namespace".into(),
-                    members: vec![2],
-                }]
-            );
-            let mut approved = orders(5, 0);
-            approved.approved.insert(set);
-            let plan = prune(owned, in_all(&[]), "m", &approved);
-            assert_eq!((plan.delete, plan.sets), (vec![0, 1, 2], vec![]));
-            // Another object of the same name is not what was approved.
-            let mut other = owned.to_vec();
-            other[2].uid = Some("other");
-            assert_eq!(prune(&other, in_all(&[]), "m", &approved).sets.len(), 1);
-        });
-    }
-
-    #[test]
-    fn more_than_the_budget_is_held_as_a_whole() {
-        let fixture = Fixture::new();
-        many(&fixture, 8, |owned| {
-            let plan = prune(owned, in_all(&[]), "m", &orders(5, 25));
-            assert_eq!(plan.delete, Vec::<usize>::new());
-            let members: Vec<usize> = (0..9).collect();
-            assert_eq!(plan.sets[0].members, members);
-            assert_eq!(
-                plan.sets[0].reason,
-                "8 of its 9 objects would be deleted, and the prune budget is 5"
-            );
-            // What was decided before goes on although it is more.
-            let mut going = owned.to_vec();
-            for owned in &mut going {
-                owned.going = true;
-            }
-            assert_eq!(prune(&going, in_all(&[]), "m", &orders(5, 25)).sets, []);
-        });
-    }
-
-    #[test]
-    fn small_cuts_everywhere_are_a_large_one() {
-        let fixture = Fixture::new();
-        let apps: Vec<AppName> = (0..4).map(|i| format!("app{i}").parse().unwrap()).collect();
-        many(&fixture, 8, |owned| {
-            let mut owned = owned[..8].to_vec();
-            for (index, owned) in owned.iter_mut().enumerate() {
-                owned.item.app = &apps[index / 2];
-            }
-            let plan = prune(&owned, in_all(&[]), "m", &orders(3, 0));
-            assert_eq!((plan.delete.len(), plan.sets.len()), (0, 4));
-            assert!(
-                plan.sets[0]
-                    .reason
-                    .starts_with("8 of the 8 objects of several apps")
-            );
-        });
-    }
-
-    #[test]
-    fn an_app_that_renders_to_nothing_is_held() {
-        let fixture = Fixture::new();
-        let emptied = BTreeSet::from([&fixture.app]);
-        many(&fixture, 1, |owned| {
-            let wanted = Wanted {
-                emptied: &emptied,
-                ..in_all(&[])
-            };
-            let plan = prune(owned, wanted, "m", &orders(100, 100));
-            assert_eq!((plan.delete.len(), plan.sets[0].members.len()), (0, 2));
-        });
-    }
-
-    #[test]
-    fn a_person_may_keep_an_object() {
-        let fixture = Fixture::new();
-        many(&fixture, 1, |owned| {
-            let mut owned = owned.to_vec();
-            owned[0].mark = Mark::Keep;
-            owned[1].mark = Mark::MayGo;
-            // The other is its namespace, which would take it along.
-            let plan = prune(&owned, in_all(&[]), "m", &orders(100, 100));
-            let [kept, namespace] = [0, 1].map(|index| owned[index].item.id.clone());
-            assert_eq!((plan.released, plan.delete), (vec![], vec![]));
-            assert_eq!(
-                plan.held,
-                [(0, Held::Kept(namespace)), (1, Held::Keeps(kept))]
-            );
-        });
-        many(&fixture, 2, |owned| {
-            let mut owned = owned[..2].to_vec();
-            owned[0].mark = Mark::Keep;
-            let plan = prune(&owned, in_all(&[]), "m", &orders(100, 100));
-            assert_eq!((plan.released, plan.delete), (vec![0], vec![1]));
-        });
-    }
-
-    #[test]
-    fn what_kubernetes_makes_again_is_known() {
-        let none = |_: &str| None;
-        let service = |namespace| id("v1", "Service", Some(namespace), "kubernetes");
-        assert!(is_permanent(&service("default"), none));
-        assert!(!is_permanent(&service("web"), none));
-        let role = id("rbac.authorization.k8s.io/v1", "ClusterRole", None, "view");
-        assert!(!is_permanent(&role, none));
-        let label = |key: &str| (key == "kubernetes.io/bootstrapping").then_some("rbac-defaults");
-        assert!(is_permanent(&role, label));
-    }
-
-    #[test]
-    fn a_renamed_app_counts_as_one() {
-        let fixture = Fixture::new();
-        let new: AppName = "new".parse().unwrap();
-        let formerly = BTreeMap::from([(&fixture.app, &new)]);
-        many(&fixture, 40, |owned| {
-            let mut owned = owned[..40].to_vec();
-            for owned in &mut owned[..32] {
-                owned.item.app = &new;
-            }
-            let items: Vec<_> = owned[..32].iter().map(|owned| owned.item).collect();
-            let wanted = |formerly| Wanted {
-                formerly,
-                ..in_all(&items)
-            };
-            let plan = prune(&owned, wanted(&formerly), "m", &orders(5, 25));
-            assert_eq!((plan.delete.len(), plan.sets.len()), (8, 0));
-            let plan = prune(&owned, wanted(&NONE.1), "m", &orders(5, 0));
-            assert_eq!((plan.delete.len(), plan.sets.len()), (0, 1));
-        });
-    }
-
-    #[test]
-    fn nothing_goes_while_what_its_app_wants_is_not_there() {
-        let fixture = Fixture::new();
-        let why = "Deployment web/new: refused".to_owned();
-        let unfinished = BTreeMap::from([(&fixture.app, why.clone())]);
-        let ids = [
-            id("apps/v1", "Deployment", Some("web"), "old"),
-            id("v1", "Service", Some("web"), "old"),
-            id(
-                "admissionregistration.k8s.io/v1",
-                "ValidatingWebhookConfiguration",
-                None,
-                "old",
-            ),
-            id("v1", "ConfigMap", Some("web"), "going"),
-        ];
-        let mut owned: Vec<Owned<'_>> = ids.iter().map(|id| fixture.owned(id, "u")).collect();
-        owned[1].mark = Mark::First;
-        owned[3].going = true;
-        let wanted = Wanted {
-            unfinished: &unfinished,
-            ..in_all(&[])
-        };
-        let plan = prune(&owned, wanted, "m", &orders(100, 100));
-        assert_eq!(plan.held, [(0, Held::Replacement(why))]);
-        assert_eq!(plan.delete, [1, 2, 3]);
-    }
-
-    #[test]
-    fn what_kubernetes_never_lets_go_is_released() {
-        let fixture = Fixture::new();
-        let ids = [
-            id("v1", "Namespace", None, "kube-system"),
-            id("v1", "Namespace", None, "web"),
-        ];
-        let owned: Vec<Owned<'_>> = ids.iter().map(|id| fixture.owned(id, "u")).collect();
-        let plan = prune(&owned, in_all(&[]), "m", &orders(100, 100));
-        assert_eq!((plan.released, plan.delete), (vec![0], vec![1]));
-    }
-
-    #[test]
-    fn an_approved_namespace_takes_nothing_with_it_that_is_held_elsewhere() {
-        let fixture = Fixture::new();
-        let other: AppName = "other".parse().unwrap();
-        let ids = [
-            id("v1", "Namespace", None, "web"),
-            id("v1", "PersistentVolumeClaim", Some("web"), "data"),
-        ];
-        let mut owned: Vec<Owned<'_>> = ids.iter().map(|id| fixture.owned(id, "u")).collect();
-        for owned in &mut owned {
-            owned.mark = Mark::None;
-        }
-        owned[1].item.app = &other;
-        let mut approved = orders(100, 100);
-        approved.approved.insert(set_of(&owned, &[0]));
-        let plan = prune(&owned, in_all(&[]), "m", &approved);
-        let held = Held::Elsewhere {
-            object: ids[1].clone(),
-            app: other.clone(),
-        };
-        assert_eq!((plan.held, plan.delete), (vec![(0, held)], vec![]));
-        assert_eq!(plan.sets[0].app, other);
-    }
-
-    #[test]
-    fn an_app_that_is_gone_asks_unless_a_commit_says_so() {
-        let fixture = Fixture::new();
-        many(&fixture, 2, |owned| {
-            let mut orders = PruneOrders {
-                budget: PruneBudget {
-                    objects: 100,
-                    percent: 100,
-                },
-                ..PruneOrders::default()
-            };
-            let plan = prune(&owned[..2], in_all(&[]), "m", &orders);
-            assert_eq!((plan.delete.len(), plan.sets.len()), (0, 1));
-            assert!(plan.sets[0].reason.contains("`Muster-Prune: a`"));
-            let apps = BTreeSet::from([&fixture.app]);
-            let wanted = Wanted {
-                apps: &apps,
-                ..in_all(&[])
-            };
-            assert_eq!(prune(&owned[..2], wanted, "m", &orders).delete, [0, 1]);
-            orders.approved.insert(PruneOrders::leaving(&fixture.app));
-            assert_eq!(prune(&owned[..2], in_all(&[]), "m", &orders).delete, [0, 1]);
-        });
-    }
-
-    #[test]
-    fn a_custom_resource_that_has_more_than_itself_to_lose_is_protected() {
-        let fixture = Fixture::new();
-        let foo = id("x.example/v1", "Foo", Some("web"), "f");
-        let mut owned = [fixture.owned(&foo, "u")];
-        owned[0].mark = Mark::None;
-        assert_eq!(prune(&owned, in_all(&[]), "m", &orders(9, 9)).delete, [0]);
-        owned[0].precious = true;
-        let plan = prune(&owned, in_all(&[]), "m", &orders(9, 9));
-        assert_eq!(plan.sets[0].reason, "protected: Foo");
-    }
-
-    fn objects() -> impl Strategy<Value = Vec<ObjectRef>> {
-        let object = (0..5u8, 0..3u8, 0..3u8, 1..3u8).prop_map(|(kind, ns, name, version)| {
-            let (ns, name) = (format!("ns{ns}"), format!("n{name}"));
-            match kind {
-                0 => id("v1", "Namespace", None, &ns),
-                1 => id(
-                    "apiextensions.k8s.io/v1",
-                    "CustomResourceDefinition",
-                    None,
-                    "foos.x.example",
-                ),
-                2 => id(&format!("x.example/v{version}"), "Foo", Some(&ns), &name),
-                3 => id("v1", "ConfigMap", Some(&ns), &name),
-                _ => id(&format!("apps/v{version}"), "Deployment", Some(&ns), &name),
-            }
-        });
-        proptest::collection::vec(object, 0..25).prop_map(|objects| {
-            let mut seen = HashSet::new();
-            let new = |id: &ObjectRef| {
-                let (group, kind, namespace, name) = id.identity();
-                let namespace = namespace.map(str::to_owned);
-                seen.insert((
-                    group.to_owned(),
-                    kind.to_owned(),
-                    namespace,
-                    name.to_owned(),
-                ))
-            };
-            let mut new = new;
-            objects.into_iter().filter(|id| new(id)).collect()
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn only_unwanted_objects_of_the_inventory_go_and_a_second_look_finds_nothing(
-            inventory in objects(),
-            wanted in objects(),
-        ) {
-            let fixture = Fixture::new();
-            let uids: Vec<String> = (0..inventory.len()).map(|i| format!("uid{i}")).collect();
-            let owned: Vec<_> =
-                inventory.iter().cloned().zip(uids.iter().map(String::as_str)).collect();
-            let plan = fixture.prune(&owned, &wanted);
-
-            let deleted = &plan.delete;
-            let held: HashSet<usize> = plan.held.iter().map(|(index, _)| *index).collect();
-            let is_wanted = |id: &ObjectRef| wanted.iter().any(|w| w.identity() == id.identity());
-            for (index, id) in inventory.iter().enumerate() {
-                let times = deleted.iter().filter(|d| **d == index).count();
-                prop_assert!(times <= 1);
-                prop_assert_eq!(times == 1, !is_wanted(id) && !held.contains(&index));
-                if times == 1 && id.gvk.kind == "Namespace" {
-                    let inside = wanted.iter().any(|w| w.namespace.as_ref() == Some(&id.name));
-                    prop_assert!(!inside);
-                }
-            }
-            // Afterwards the inventory is what is wanted and what is held: nothing more to delete.
-            let mut after: Vec<_> = wanted.iter().map(|id| (id.clone(), "new")).collect();
-            after.extend(held.iter().map(|&index| owned[index].clone()));
-            let again = fixture.prune(&after, &wanted);
-            prop_assert_eq!(again.delete, Vec::<usize>::new());
-        }
-    }
-}
+mod tests;
