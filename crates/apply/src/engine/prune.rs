@@ -3,9 +3,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use futures::{StreamExt as _, stream};
+use k8s_openapi::jiff::Timestamp;
 use muster_model::{
     bundle::Gvk,
     ids::{AppName, ContentHash},
@@ -32,7 +34,7 @@ const AGGREGATOR: &str = "clusterrole-aggregation-controller";
 /// A ClusterRole that a controller put together is looked at again so often after it was deleted: the
 /// controller may just have been about to write it.
 const ECHOES: u32 = 5;
-const ECHO_PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
+const ECHO_PAUSE: Duration = Duration::from_millis(200);
 /// Deletions that are behind others begin one after the other in one run, so many at most.
 const MOST_WAVES: usize = 32;
 
@@ -47,6 +49,8 @@ pub(super) struct Found {
     aggregates: bool,
     /// It is being deleted and waits for these finalizers.
     terminating: Option<Vec<String>>,
+    /// Since when it is, as the API server says.
+    since: Option<String>,
 }
 
 /// What became of one object that should go, or may.
@@ -259,7 +263,9 @@ impl Engine {
         let behind: HashMap<usize, usize> = wave(&leaving, &after).behind.into_iter().collect();
         for (index, object) in going.iter().enumerate() {
             let (state, why) = match (&object.found.terminating, &object.refused) {
-                (Some(finalizers), _) => (LeftoverState::Deleting, terminating(finalizers)),
+                (Some(finalizers), _) => {
+                    terminating(finalizers, age(object.found.since.as_deref()))
+                }
                 (None, Some(why)) => {
                     let why = format!("it can't be deleted: {why}");
                     (LeftoverState::Refused, why)
@@ -555,6 +561,7 @@ impl Engine {
             },
             precious: custom && (entry.id.namespace.is_none() || !live.finalizers.is_empty()),
             aggregates,
+            since: live.deletion_timestamp.clone(),
             terminating: live.deletion_timestamp.map(|_| live.finalizers),
             uid: live.uid,
         })
@@ -658,9 +665,55 @@ fn leave(
     leftovers.insert(key.clone(), leftover);
 }
 
-fn terminating(finalizers: &[String]) -> String {
-    if finalizers.is_empty() {
-        return "it is being deleted".to_owned();
+/// After so long a deletion counts as one that hangs.
+const HANGS_AFTER: Duration = Duration::from_secs(600);
+
+/// How long ago something was; nothing where that can't be told.
+fn age(since: Option<&str>) -> Duration {
+    let since = since.and_then(|since| since.parse::<Timestamp>().ok());
+    let age = since.map(|since| Timestamp::now().duration_since(since));
+    age.and_then(|age| Duration::try_from(age).ok())
+        .unwrap_or_default()
+}
+
+/// What is said of an object that is being deleted for so long.
+fn terminating(finalizers: &[String], age: Duration) -> (LeftoverState, String) {
+    let names = finalizers.join(", ");
+    let waits = age < HANGS_AFTER;
+    let message = match (waits, finalizers) {
+        (true, []) => "it is being deleted".to_owned(),
+        (true, _) => format!("it is being deleted, waiting for {names}"),
+        (false, []) => {
+            "it has been deleted for more than 10 min and is still there; see what is left in it"
+                .to_owned()
+        }
+        (false, _) => format!(
+            "it has been deleted for more than 10 min and hangs on the finalizer {names}; is the \
+             controller running that removes it?"
+        ),
+    };
+    let state = if waits {
+        LeftoverState::Deleting
+    } else {
+        LeftoverState::Refused
+    };
+    (state, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deletion_that_takes_too_long_hangs_on_its_finalizers() {
+        let finalizers = ["x.example/finish".to_owned()];
+        let (state, message) = terminating(&finalizers, Duration::from_secs(599));
+        assert_eq!(state, LeftoverState::Deleting);
+        assert_eq!(message, "it is being deleted, waiting for x.example/finish");
+        let (state, message) = terminating(&finalizers, HANGS_AFTER);
+        assert_eq!(state, LeftoverState::Refused);
+        assert!(message.contains("hangs on the finalizer x.example/finish"));
+        assert_eq!(age(Some("not a time")), Duration::ZERO);
+        assert!(age(Some("2024-01-01T00:00:00Z")) > HANGS_AFTER);
     }
-    format!("it is being deleted, waiting for {}", finalizers.join(", "))
 }
