@@ -25,7 +25,7 @@ use std::{
 use kube::runtime::events::{Recorder, Reporter};
 use muster_model::{
     bundle::{Gvk, ObjectRef},
-    ids::ContentHash,
+    ids::{AppName, ContentHash},
     scopes::is_namespaced,
 };
 use muster_plan::{
@@ -335,6 +335,11 @@ impl Engine {
                 .map(|h| (h.app.clone(), h.policy.health.clone()))
                 .collect(),
         );
+        let refused = claims.iter().map(|claim| {
+            let app = kept.bundles[claim.bundle].bundle().header.app.clone();
+            (app, format!("{}: {}", claim.id, claim.refusal))
+        });
+        let refused: Vec<(AppName, String)> = refused.collect();
         self.announce(kept, &wanted, claims);
         self.follow(&wanted);
         let keys: HashSet<&Identity> = wanted.iter().map(|object| &object.key).collect();
@@ -361,7 +366,7 @@ impl Engine {
         let mut unfinished = turns.contains(&Turn::None);
         if !cancel.is_cancelled() {
             self.observe_soon(&wanted, cancel).await;
-            let replacements = self.replacements(kept, &wanted);
+            let replacements = self.replacements(kept, &wanted, refused);
             unfinished |= self
                 .prune(kept, &items, &replacements, doubt, cancel)
                 .await?;

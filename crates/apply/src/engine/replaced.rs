@@ -60,7 +60,13 @@ impl Engine {
     }
 
     /// Looks at every app: is all that it wants applied, and is it healthy, or has it had its time?
-    pub(super) fn replacements(&self, kept: &Kept, wanted: &[Arc<Wanted>]) -> Replacements {
+    /// `refused` are objects that an app wants and another has.
+    pub(super) fn replacements(
+        &self,
+        kept: &Kept,
+        wanted: &[Arc<Wanted>],
+        refused: Vec<(AppName, String)>,
+    ) -> Replacements {
         let mut by_app: BTreeMap<&AppName, Vec<&Wanted>> = BTreeMap::new();
         for object in wanted {
             let members = by_app.entry(object.app()).or_default();
@@ -109,6 +115,7 @@ impl Engine {
             found.gates.push(gate.collect());
             found.due = found.due.into_iter().chain([until]).min();
         }
+        found.unfinished.extend(refused);
         found
     }
 }
