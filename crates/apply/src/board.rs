@@ -17,7 +17,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::inventory::Identity;
+use crate::{inventory::Identity, owned::Owned};
 
 /// Drifts of one app that are remembered.
 const DRIFTS: usize = 10;
@@ -38,6 +38,22 @@ pub enum Standing {
     LeftAlone(String),
     /// It is not as it was applied, in these fields, and is left so because its app says so.
     Drifted(String),
+}
+
+impl Standing {
+    /// With words before what it says.
+    pub(crate) fn about(self, words: &str) -> Self {
+        match self {
+            Self::Waiting(why) => Self::Waiting(format!("{words}: {why}")),
+            Self::Failed(why) => Self::Failed(format!("{words}: {why}")),
+            other => other,
+        }
+    }
+
+    /// Whether it is there, and left as somebody else has it.
+    fn is_left(&self) -> bool {
+        matches!(self, Self::LeftAlone(_) | Self::Drifted(_))
+    }
 }
 
 /// One object of a bundle.
@@ -250,6 +266,8 @@ struct State {
     drifted: HashSet<Identity>,
     /// Objects of which that is known, and which are left so for a while.
     resting: HashSet<Identity>,
+    /// What people's tools have on objects, where it was looked at and is left so.
+    tolerated: HashMap<Identity, Owned>,
 }
 
 /// Shared by the engine and the watches.
@@ -292,7 +310,11 @@ impl Board {
                 object.seen = object.seen.or(seen);
                 object.ended.clone_from(&row.ended);
                 if row.applied.is_some() {
-                    object.standing = Standing::Applied;
+                    // Whoever says that it is left as it is also ends that.
+                    let left = Standing::is_left(&object.standing);
+                    if !left || object.uid != row.applied {
+                        object.standing = Standing::Applied;
+                    }
                     object.uid.clone_from(&row.applied);
                 } else if object.standing == Standing::Applied {
                     // That was said of what it was before.
@@ -305,9 +327,13 @@ impl Board {
         let seen = seen.filter_map(|(key, object)| Some((key, object.seen?)));
         state.others.extend(seen);
         let State {
-            resting, objects, ..
+            resting,
+            tolerated,
+            objects,
+            ..
         } = &mut *state;
         resting.retain(|key| objects.contains_key(key));
+        tolerated.retain(|key, _| objects.contains_key(key));
         state.generation = Some(generation);
         state.settled &= same;
         state.stale = (0..sections.len()).collect();
@@ -323,6 +349,66 @@ impl Board {
             object.standing = standing;
             changed
         })
+    }
+
+    /// Forgets what is said of an object whose turn comes, but for what it waits for.
+    pub(crate) fn turn_comes(&self, key: &Identity) {
+        self.update(key, |object| {
+            let known = matches!(object.standing, Standing::Pending | Standing::Waiting(_));
+            if !known {
+                object.standing = Standing::Pending;
+            }
+            !known
+        });
+    }
+
+    /// Says that an object is as it was applied, where it was left otherwise.
+    pub(crate) fn is_as_applied(&self, key: &Identity) {
+        self.update(key, |object| {
+            let failed = matches!(object.standing, Standing::Failed(_));
+            let left = object.standing.is_left() || failed;
+            if left {
+                object.standing = Standing::Applied;
+            }
+            left
+        });
+    }
+
+    /// Says that nobody wants an object to be left alone any more.
+    pub(crate) fn end_left_alone(&self, key: &Identity) {
+        self.update(key, |object| {
+            let alone = matches!(object.standing, Standing::LeftAlone(_));
+            if alone {
+                object.standing = Standing::Applied;
+            }
+            alone
+        });
+    }
+
+    /// Remembers what people's tools have on an object that is left so.
+    pub(crate) fn tolerate(&self, key: &Identity, people: Option<Owned>) {
+        let mut state = self.state();
+        match people {
+            Some(people) => state.tolerated.insert(key.clone(), people),
+            None => state.tolerated.remove(key),
+        };
+    }
+
+    /// Whether that is all that people's tools have on an object.
+    pub(crate) fn is_tolerated(&self, key: &Identity, people: Option<Owned>) -> bool {
+        self.state().tolerated.get(key).copied() == people
+    }
+
+    /// Takes the objects that are not as Git says and are left so: another generation may say otherwise.
+    pub(crate) fn reconsider(&self) -> HashSet<Identity> {
+        let mut state = self.state();
+        let tolerated = std::mem::take(&mut state.tolerated);
+        let objects = state.objects.iter();
+        let drifted = objects.filter(|(_, o)| matches!(o.standing, Standing::Drifted(_)));
+        drifted
+            .map(|(key, _)| key.clone())
+            .chain(tolerated.into_keys())
+            .collect()
     }
 
     /// Whether a person has said on the object that it is not to be touched.
@@ -373,11 +459,13 @@ impl Board {
     /// Says what an object waits for whose turn has come and which nothing is known of yet.
     pub(crate) fn waits(&self, key: &Identity, why: &str) {
         self.update(key, |object| {
-            let pending = object.standing == Standing::Pending;
-            if pending {
-                object.standing = Standing::Waiting(why.to_owned());
+            let standing = Standing::Waiting(why.to_owned());
+            let waits = matches!(object.standing, Standing::Pending | Standing::Waiting(_))
+                && object.standing != standing;
+            if waits {
+                object.standing = standing;
             }
-            pending
+            waits
         });
     }
 

@@ -266,7 +266,7 @@ pub(crate) struct LiveMeta {
     pub(crate) finalizers: Vec<String>,
     labels: BTreeMap<String, String>,
     annotations: BTreeMap<String, String>,
-    managed_fields: Managers,
+    managed_fields: Box<Managers>,
 }
 
 impl LiveMeta {
@@ -295,6 +295,11 @@ impl LiveMeta {
     /// Other managers of its fields.
     pub(crate) fn others(&self) -> &[String] {
         &self.managed_fields.others
+    }
+
+    /// The digest of the fields that people's tools have.
+    pub(crate) fn people(&self) -> Option<Owned> {
+        self.managed_fields.people
     }
 }
 

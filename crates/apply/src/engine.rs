@@ -306,6 +306,7 @@ impl Engine {
         if *generation != Some(hash) {
             *generation = Some(hash);
             self.marks().clear();
+            self.postponed().extend(self.board.reconsider());
             self.schedule.retry_all();
         }
     }
@@ -408,7 +409,8 @@ impl Engine {
             .collect();
         for wanted in wanted {
             let entry = self.inventory.get(&wanted.key);
-            let applied = entry.filter(|entry| entry.applied == Some(wanted.digest()));
+            let failing = self.schedule.is_failing(&wanted.key, wanted.digest());
+            let applied = entry.filter(|entry| entry.applied == Some(wanted.digest()) && !failing);
             let ended = applied.as_ref().and_then(|entry| {
                 let failed = entry.failed.clone().map(|why| Assessment {
                     health: Health::Degraded,

@@ -293,6 +293,7 @@ impl Sight {
         let settled = entry.applied.is_some();
         let other = entry.uid.as_ref().is_some_and(|known| *known != uid);
         let taken = entry.owned.is_some() && managers.own != entry.owned;
+        let added = !self.board.is_tolerated(&key, managers.people);
         let metadata = &value["metadata"];
         let generation = metadata["generation"].as_i64();
         let left_alone = metadata["annotations"][RECONCILE] == DISABLED;
@@ -323,7 +324,7 @@ impl Sight {
         };
         // The engine looks at what is seen when it looks into a drift.
         self.board.see(&key, Some(seen));
-        if settled && (other || taken) {
+        if settled && (other || taken || added) {
             self.board.drift(key.clone());
         }
         Some(key)

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use muster_plan::fields::MANAGER;
+use muster_plan::{fields::MANAGER, people::is_persons};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
@@ -46,6 +46,8 @@ pub(crate) struct Managers {
     pub(crate) own: Option<Owned>,
     /// The other managers of the object itself, by name.
     pub(crate) others: Vec<String>,
+    /// The fields of people's tools, with who has them; `None` where they have none.
+    pub(crate) people: Option<Owned>,
 }
 
 #[derive(Default, Deserialize)]
@@ -76,9 +78,14 @@ impl<'de> Deserialize<'de> for Managers {
                     }
                     if entry.manager == MANAGER && entry.operation == "Apply" {
                         managers.own = Some(Owned(entry.fields_v1.0));
-                    } else {
-                        managers.others.push(entry.manager);
+                        continue;
                     }
+                    if is_persons(&entry.manager) {
+                        let theirs = Owned::node(&entry.manager, entry.fields_v1.0);
+                        let sum = managers.people.unwrap_or_default().0;
+                        managers.people = Some(Owned(sum.wrapping_add(theirs)));
+                    }
+                    managers.others.push(entry.manager);
                 }
                 Ok(managers)
             }
@@ -158,10 +165,29 @@ mod tests {
         let entries = json!([
             {"manager": "muster", "operation": "Apply", "subresource": "status", "fieldsV1": {"f:a": {}}},
             {"manager": "muster", "operation": "Update", "fieldsV1": {"f:a": {}}},
-            {"manager": "helm", "operation": "Update"},
+            {"manager": "controller", "operation": "Update"},
+            {"manager": "kubectl", "operation": "Update", "subresource": "scale"},
         ]);
         let managers: Managers = serde_json::from_value(entries).unwrap();
-        let others = vec!["muster".to_owned(), "helm".to_owned()];
-        assert_eq!(managers, Managers { own: None, others });
+        let others = vec!["muster".to_owned(), "controller".to_owned()];
+        assert_eq!(
+            managers,
+            Managers {
+                others,
+                ..Managers::default()
+            }
+        );
+    }
+
+    #[test]
+    fn what_people_have_is_told_from_what_they_had() {
+        let of = |manager: &str, fields: serde_json::Value| {
+            let entries = json!([{"manager": manager, "operation": "Update", "fieldsV1": fields}]);
+            serde_json::from_value::<Managers>(entries).unwrap().people
+        };
+        let edited = of("kubectl-edit", json!({"f:a": {}}));
+        assert!(edited.is_some());
+        assert_ne!(edited, of("kubectl-edit", json!({"f:a": {}, "f:b": {}})));
+        assert_ne!(edited, of("kubectl-patch", json!({"f:a": {}})));
     }
 }

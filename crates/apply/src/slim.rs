@@ -152,7 +152,7 @@ mod tests {
     fn what_is_large_is_left_out() {
         let text = json!({
             "kind": "Foo",
-            "metadata": {"name": "a", "uid": "u", "managedFields": [{"manager": "m"}]},
+            "metadata": {"name": "a", "uid": "u", "managedFields": [{"manager": "kubectl"}]},
             "spec": {"n": [1, -2, 0.5, null, true, "x"], "versions": [{"openAPIV3Schema": {"a": {}}}]},
         })
         .to_string();
@@ -165,7 +165,7 @@ mod tests {
                 "spec": {"n": [1, -2, 0.5, null, true, "x"], "versions": [{}]},
             })
         );
-        assert_eq!(slim.managers.others, ["m"]);
+        assert_eq!(slim.managers.others, ["kubectl"]);
         assert_eq!(
             (slim.meta.name.as_deref(), slim.meta.uid.as_deref()),
             (Some("a"), Some("u"))

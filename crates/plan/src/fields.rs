@@ -69,6 +69,31 @@ pub fn without(all: &Value, taken: &Value) -> Option<Value> {
     (!left.is_empty()).then_some(Value::Object(left))
 }
 
+/// The fields that are in one of two trees. What is a leaf in one and a map in the other is both: the
+/// map itself, and what is below.
+#[must_use]
+pub(crate) fn union(a: &Value, b: &Value) -> Value {
+    let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else {
+        return a.clone();
+    };
+    if a.is_empty() && b.is_empty() {
+        return Value::Object(Map::new());
+    }
+    let itself = || (".".to_owned(), Value::Object(Map::new()));
+    let mut all = a.clone();
+    for (key, fields) in b {
+        let both = match all.get(key) {
+            Some(known) => union(known, fields),
+            None => fields.clone(),
+        };
+        all.insert(key.clone(), both);
+    }
+    if a.is_empty() || b.is_empty() {
+        all.extend([itself()]);
+    }
+    Value::Object(all)
+}
+
 /// The child of a tree for one field of a map.
 pub(crate) fn field<'a>(tree: &'a Value, name: &str) -> Option<&'a Value> {
     tree.get(format!("f:{name}"))
@@ -76,16 +101,26 @@ pub(crate) fn field<'a>(tree: &'a Value, name: &str) -> Option<&'a Value> {
 
 /// The child of a tree for one element of a list.
 pub(crate) fn element<'a>(tree: &'a Value, index: usize, value: &Value) -> Option<&'a Value> {
-    tree.as_object()?.iter().find_map(|(key, child)| {
-        let (form, rest) = key.split_once(':')?;
-        let here = match form {
-            "k" => keys(rest)?.iter().all(|(name, key)| value[name] == *key),
-            "v" => serde_json::from_str::<Value>(rest).ok()? == *value,
+    tree.get(element_key(tree, index, value)?)
+}
+
+/// The key of a tree for one element of a list.
+pub(crate) fn element_key<'a>(tree: &'a Value, index: usize, value: &Value) -> Option<&'a str> {
+    let mut keys_of = tree.as_object()?.keys();
+    let key = keys_of.find(|key| {
+        let Some((form, rest)) = key.split_once(':') else {
+            return false;
+        };
+        match form {
+            "k" => {
+                keys(rest).is_some_and(|keys| keys.iter().all(|(name, key)| value[name] == *key))
+            }
+            "v" => serde_json::from_str::<Value>(rest).is_ok_and(|own| own == *value),
             "i" => rest.parse() == Ok(index),
             _ => false,
-        };
-        here.then_some(child)
-    })
+        }
+    });
+    key.map(String::as_str)
 }
 
 /// The elements of `list` that have the same keys as `value`, by what the trees call keys.

@@ -10,6 +10,8 @@ pub mod ignore;
 pub mod immutable;
 pub mod order;
 pub mod ownership;
+pub mod people;
 pub mod placement;
 pub mod prune;
 pub mod retry;
+pub mod unions;

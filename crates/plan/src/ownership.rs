@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt};
 use muster_model::policy::{Conflicts, Drift};
 use serde_json::{Value, json};
 
-use crate::fields::{Manager, managers, without};
+use crate::fields::{Manager, managers};
 
 /// Field managers of tools that applied whole objects before Muster took over: kubectl (client-side and
 /// server-side, and what an API server calls the time before), Helm, Flux, Argo CD.
@@ -26,9 +26,6 @@ const PREDECESSORS: [&str; 14] = [
     "argocd-application-controller",
     "argocd-server",
 ];
-
-/// What kubectl's client-side apply leaves behind for itself.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// A field that somebody else has with another value.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -151,64 +148,22 @@ pub fn explain(conflicts: &[Conflict]) -> String {
     )
 }
 
-/// What is left of a predecessor on an object that Muster has just applied, as a JSON patch (RFC 6902)
-/// that ends it; `None` where there is nothing. A field that Muster has too is then Muster's alone, so
-/// that removing it from Git removes it from the object; one that Git never had stays where it is.
+/// Names another version in the entries of `metadata.managedFields` that are written in a version which the
+/// API server does not serve any more, as a JSON patch (RFC 6902) for this version of the object only. It
+/// can't convert those and refuses every apply. `None` where there are none.
 #[must_use]
-pub fn migrate(live: &Value) -> Option<Value> {
-    let own = managers(live).find(Manager::is_own)?;
-    let mut steps = Vec::new();
-    // From the end, so that removing an entry moves none that is still to be named.
-    let mut others: Vec<Manager<'_>> = managers(live)
-        .filter(|m| !m.is_own() && m.subresource.is_empty() && is_predecessor(m.name))
-        .collect();
-    others.reverse();
-    let last_applied = &live["metadata"]["annotations"][LAST_APPLIED];
-    for other in others {
-        let path = format!("/metadata/managedFields/{}", other.index);
-        let mut rest = without(other.fields, own.fields);
-        if last_applied.is_string()
-            && let Some(rest) = &mut rest
-            && let Some(Value::Object(annotations)) = rest.pointer_mut("/f:metadata/f:annotations")
-        {
-            annotations.remove(&format!("f:{LAST_APPLIED}"));
-        }
-        match rest.and_then(pruned) {
-            None => steps.push(json!({"op": "remove", "path": path})),
-            Some(rest) if rest == *other.fields => {}
-            Some(rest) => steps
-                .push(json!({"op": "replace", "path": format!("{path}/fieldsV1"), "value": rest})),
-        }
-    }
-    if last_applied.is_string() {
-        let escaped = LAST_APPLIED.replace('/', "~1");
-        steps.push(json!({"op": "remove", "path": format!("/metadata/annotations/{escaped}")}));
-    }
-    if steps.is_empty() {
-        return None;
-    }
+pub fn leave_version(live: &Value, dead: &str, to: &str) -> Option<Value> {
+    let entries = live["metadata"]["managedFields"].as_array()?;
     let version = &live["metadata"]["resourceVersion"];
-    steps.insert(
-        0,
-        json!({"op": "test", "path": "/metadata/resourceVersion", "value": version}),
-    );
-    Some(steps.into())
-}
-
-/// A tree without branches that only say that a map is there.
-fn pruned(tree: Value) -> Option<Value> {
-    let Value::Object(map) = tree else {
-        return Some(tree);
-    };
-    if map.is_empty() {
-        return Some(Value::Object(map));
+    let mut steps =
+        vec![json!({"op": "test", "path": "/metadata/resourceVersion", "value": version})];
+    for (index, entry) in entries.iter().enumerate() {
+        if entry["apiVersion"] == dead {
+            let path = format!("/metadata/managedFields/{index}/apiVersion");
+            steps.push(json!({"op": "replace", "path": path, "value": to}));
+        }
     }
-    let map: serde_json::Map<String, Value> = map
-        .into_iter()
-        .filter(|(key, _)| key != ".")
-        .filter_map(|(key, tree)| pruned(tree).map(|tree| (key, tree)))
-        .collect();
-    (!map.is_empty()).then_some(Value::Object(map))
+    (steps.len() > 1).then(|| steps.into())
 }
 
 #[cfg(test)]
@@ -295,31 +250,21 @@ mod tests {
     }
 
     #[test]
-    fn a_predecessor_keeps_only_what_git_never_had() {
-        let own = json!({"f:data": {"f:a": {}}, "f:metadata": {"f:labels": {"f:x": {}}}});
-        let csa = json!({
-            "f:data": {".": {}, "f:a": {}},
-            "f:metadata": {"f:annotations": {".": {}, "f:kubectl.kubernetes.io/last-applied-configuration": {}}},
-        });
-        let helm = json!({"f:data": {".": {}, "f:a": {}, "f:old": {}}});
-        let other = json!({"f:data": {"f:a": {}}});
-        let live = live(&[
-            entry("kubectl-client-side-apply", "Update", "", csa),
-            entry("operator", "Update", "", other),
-            entry("muster", "Apply", "", own),
-            entry("helm", "Update", "", helm),
+    fn a_version_that_is_not_served_any_more_is_left() {
+        let mut live = live(&[
+            entry("muster", "Apply", "", json!({})),
+            entry("operator", "Update", "", json!({})),
         ]);
+        live["metadata"]["managedFields"][0]["apiVersion"] = json!("x.org/v1");
+        live["metadata"]["managedFields"][1]["apiVersion"] = json!("x.org/v2");
         assert_eq!(
-            migrate(&live),
+            leave_version(&live, "x.org/v1", "x.org/v2"),
             Some(json!([
                 {"op": "test", "path": "/metadata/resourceVersion", "value": "5"},
-                {"op": "replace", "path": "/metadata/managedFields/3/fieldsV1", "value": {"f:data": {"f:old": {}}}},
-                {"op": "remove", "path": "/metadata/managedFields/0"},
-                {"op": "remove", "path": "/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration"},
+                {"op": "replace", "path": "/metadata/managedFields/0/apiVersion", "value": "x.org/v2"},
             ]))
         );
-        let clean = json!({"metadata": {"managedFields": [entry("muster", "Apply", "", json!({"f:a": {}}))]}});
-        assert_eq!(migrate(&clean), None);
+        assert_eq!(leave_version(&live, "x.org/v0", "x.org/v2"), None);
     }
 
     #[test]

@@ -9,8 +9,12 @@ use std::{
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType};
-use muster_model::{ids::Role, policy::Drift};
-use muster_plan::{drift::Difference, fields::managers};
+use muster_model::ids::Role;
+use muster_plan::{
+    drift::Difference,
+    fields::managers,
+    people::{added, last_tool, without_fields},
+};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -47,6 +51,16 @@ impl Finding {
             left,
         }
     }
+}
+
+/// How an object differs from what it should be.
+#[derive(Default)]
+struct Drift {
+    /// For people.
+    difference: String,
+    /// Fields that people have added are part of it.
+    added: bool,
+    who: Option<String>,
 }
 
 /// The objects that are not as they were left, by index.
@@ -115,7 +129,15 @@ impl Engine {
                         let finding = Finding::of_content(String::new(), false);
                         drifted.0.insert(index, finding);
                     } else if doubted.contains(&object.key) {
-                        looks.extend(object.kind.clone().map(|kind| (index, kind, entry)));
+                        if doubt.drifted.contains(&object.key) {
+                            self.schedule.hasten(&object.key);
+                        }
+                        if self.schedule.must_wait(&object.key, digest) {
+                            turns[index] = Turn::Bad;
+                            self.postponed().insert(object.key.clone());
+                        } else {
+                            looks.extend(object.kind.clone().map(|kind| (index, kind, entry)));
+                        }
                     }
                 }
                 _ => {
@@ -125,7 +147,7 @@ impl Engine {
                     if self.schedule.must_wait(&object.key, digest) {
                         turns[index] = Turn::Bad;
                     } else if !self.schedule.is_failing(&object.key, digest) {
-                        self.board.stand(&object.key, Standing::Pending);
+                        self.board.turn_comes(&object.key);
                     }
                 }
             }
@@ -209,7 +231,10 @@ impl Engine {
                     Ok(Some(finding)) => {
                         engine.findings().insert(object.key.clone(), finding);
                     }
-                    Ok(None) => {}
+                    Ok(None) => {
+                        engine.schedule.succeeded(&object.key);
+                        engine.board.is_as_applied(&object.key);
+                    }
                     Err(_) => {
                         engine.postponed().insert(object.key.clone());
                     }
@@ -248,6 +273,9 @@ impl Engine {
             } else if object.marks().if_not_present && present.contains(&object.key) {
                 WAS_PRESENT
             } else {
+                if matches!(turn, Turn::Good(_)) {
+                    self.board.end_left_alone(&object.key);
+                }
                 continue;
             };
             *turn = Turn::Good(false);
@@ -268,8 +296,7 @@ impl Engine {
         cancel: &CancellationToken,
     ) -> Result<Option<Finding>, RequestError> {
         let path = kind.path(&object.id);
-        let report =
-            object.header().policy.drift == Drift::Report && object.header().role != Role::Fenced;
+        let report = object.only_reports_drift();
         let missing = |difference: &str| {
             Ok(Some(Finding {
                 there: false,
@@ -292,44 +319,73 @@ impl Engine {
         if live.deletion_timestamp.is_some() {
             return missing("it is being deleted");
         }
+        let people = live.people();
         let owned = entry.owned.is_none() || live.owned() == entry.owned;
         let labelled = live.app() == Some(object.app().as_str());
-        if object.marks().if_not_present || (owned && labelled) {
+        let whole = owned && labelled;
+        if object.marks().if_not_present || (whole && people.is_none()) {
+            self.board.tolerate(&object.key, people);
             return Ok(None);
         }
-        let mut who = None;
-        let difference = match self.difference(object, kind, &path, &mut who, cancel).await {
-            Ok(difference) => difference,
-            Err(error) => format!("the difference can't be told: {}", explain(&error)),
+        let drift = match self.drift(object, kind, &path, whole, cancel).await {
+            Ok(drift) => drift,
+            Err(error) => Drift {
+                difference: format!("the difference can't be told: {}", explain(&error)),
+                ..Drift::default()
+            },
         };
-        let left = report && !difference.is_empty();
-        Ok(Some(Finding {
-            who,
-            ..Finding::of_content(difference, left)
+        let left = report && !drift.difference.is_empty();
+        let as_it_was = whole && !drift.added && drift.difference.is_empty();
+        if left || as_it_was {
+            self.board.tolerate(&object.key, people);
+        }
+        Ok((!as_it_was).then(|| Finding {
+            who: drift.who,
+            ..Finding::of_content(drift.difference, left)
         }))
     }
 
-    /// How the live object differs from what the API server would make of it.
-    async fn difference(
+    /// How the live object differs from what the API server would make of it, and what people have added.
+    /// `whole` says that every field of Git's is as it was applied.
+    async fn drift(
         &self,
         object: &Wanted,
         kind: &Kind,
         path: &str,
-        who: &mut Option<String>,
+        whole: bool,
         cancel: &CancellationToken,
-    ) -> Result<String, RequestError> {
+    ) -> Result<Drift, RequestError> {
         let mut attempt = 1;
         loop {
             let Some(live) = retried(cancel, || self.cluster.get(path)).await? else {
-                return Ok("it was deleted".to_owned());
+                return Ok(Drift {
+                    difference: "it was deleted".to_owned(),
+                    ..Drift::default()
+                });
             };
-            *who = last_writer(&live);
-            let body = self.effective(object, kind, &live).await?;
-            let predicted = retried(cancel, || self.cluster.predict(path, &body)).await?;
+            let predicted = if whole {
+                live.clone()
+            } else {
+                let body = self.effective(object, kind, &live).await?;
+                retried(cancel, || self.cluster.predict(path, &body)).await?
+            };
             // Of another version, it shows what somebody else has changed in between, too.
             let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
             if version(&live) == version(&predicted) || attempt == LOOKS {
-                return Ok(Difference::between(&object.id, &live, &predicted).to_string());
+                let scaled = self.is_scaled(object, &live).await?;
+                // What Git has is nobody's addition, whoever changed it.
+                let added = added(&object.id, &predicted, &self.ignored(object, scaled));
+                let tool = added.as_ref().and_then(|_| last_tool(&live));
+                let who = tool.map(str::to_owned).or_else(|| last_writer(&live));
+                let predicted = match &added {
+                    Some(added) => without_fields(&predicted, added),
+                    None => predicted,
+                };
+                return Ok(Drift {
+                    difference: Difference::between(&object.id, &live, &predicted).to_string(),
+                    added: added.is_some(),
+                    who,
+                });
             }
             attempt += 1;
         }
@@ -349,35 +405,39 @@ impl Engine {
                 }
             }
             tracing::info!(app = %object.app(), object = %object.id, difference, corrected = !left, "an object has drifted");
-            let now = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default();
-            let event = DriftEvent {
-                at: now.as_secs(),
-                id: Clone::clone(&object.id),
-                difference: difference.clone(),
-                corrected: !left,
-                recreated: false,
-            };
             let action = if *left { "Report" } else { "Correct" };
             let uid = self.inventory.get(&object.key).and_then(|e| e.uid.clone());
             self.publish(object, uid, "Drift", action, difference);
-            self.board.drifts(object.app(), event);
+            self.remember(object, difference.clone(), !left, false);
         }
     }
 
     /// Tells people in status and in the log that an object is recreated.
     pub(super) fn tell_recreation(&self, object: &Wanted, uid: &str, why: &str) {
         tracing::warn!(app = %object.app(), object = %object.id, uid, why, "the object is recreated");
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let difference = format!("{why}; the object with the UID {uid} was deleted");
+        self.remember(object, difference, true, true);
+    }
+
+    /// Tells people that nobody can say any more who had which fields of an object.
+    pub(super) fn tell_loss_of_owners(&self, object: &Wanted, uid: &str) {
+        const LOST: &str = "somebody has cleared .metadata.managedFields, which say who has which field; \
+             what Git has is put right, and a field that left Git meanwhile may still be there: look at \
+             the object";
+        tracing::warn!(app = %object.app(), object = %object.id, "{LOST}");
+        self.publish(object, Some(uid.to_owned()), "Drift", "Correct", LOST);
+        self.remember(object, LOST.to_owned(), true, false);
+    }
+
+    /// Keeps for status what has drifted.
+    fn remember(&self, object: &Wanted, difference: String, corrected: bool, recreated: bool) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let event = DriftEvent {
-            at: now.as_secs(),
+            at: now.unwrap_or_default().as_secs(),
             id: Clone::clone(&object.id),
-            difference: format!("{why}; the object with the UID {uid} was deleted"),
-            corrected: true,
-            recreated: true,
+            difference,
+            corrected,
+            recreated,
         };
         self.board.drifts(object.app(), event);
     }

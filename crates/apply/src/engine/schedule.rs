@@ -160,7 +160,9 @@ impl Schedule {
             }
         }
         for (key, before) in due.undone {
+            // What could not be corrected is tried again, and nobody has undone it.
             if !under_way(&key)
+                && !times.failing.contains_key(&key)
                 && let Some(fight) = times.fights.get_mut(&key)
                 && *fight == before
             {
@@ -176,6 +178,7 @@ impl Schedule {
         let failing = times.failing.iter();
         let failing = failing.map(|(key, (_, failing))| (key, failing.due()));
         let fights = times.fights.iter();
+        let fights = fights.filter(|(key, _)| !times.failing.contains_key(*key));
         let fights = fights.map(|(key, fight)| (key, fight.next(self.fights)));
         failing
             .chain(fights)

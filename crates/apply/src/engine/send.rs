@@ -11,7 +11,9 @@ use muster_plan::{
     fields::managers,
     ignore::{REPLICAS, ignored, settle},
     immutable::{Cause, immutable_fields},
-    ownership::{Conflict, Verdict, explain as explain_conflicts, is_predecessor, judge, migrate},
+    ownership::{Conflict, Verdict, explain as explain_conflicts, judge, leave_version},
+    people::{Rest, TakeOver, take_over},
+    unions::clear,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -30,8 +32,10 @@ use crate::{
 /// server takes up a new schema a moment after it has answered.
 const SCHEMA_ATTEMPTS: u32 = 6;
 const SCHEMA_PAUSE: Duration = Duration::from_millis(150);
-/// How often what a predecessor left is taken over while others change the object at the same time.
-const MIGRATION_ATTEMPTS: u32 = 4;
+/// How often fields are cleared that the API server objects to: it may name others then.
+const CLEARINGS: usize = 3;
+/// How often what people have is taken over while others change the object at the same time.
+const TAKE_OVER_ATTEMPTS: u32 = 4;
 
 /// Why an object that is created only where it is missing is left alone.
 pub(super) const WAS_PRESENT: &str =
@@ -169,7 +173,13 @@ impl Engine {
                 text = body.to_string().into();
             }
         }
-        let answer = self.apply(sending, text.clone(), fenced).await;
+        let mut answer = self.apply(sending, text.clone(), fenced).await;
+        if let Err(error) = &answer
+            && let Some(dead) = dead_version(error)
+        {
+            self.leave_version(sending, &dead).await?;
+            answer = self.apply(sending, text.clone(), fenced).await;
+        }
         let answer = match answer {
             Err(error) if error.code() == 409 && conflicts(&error).next().is_some() => {
                 match self
@@ -193,11 +203,74 @@ impl Engine {
                         let why = format!("{} can't be changed", fields.join(", "));
                         self.recreate(sending, &tree(&text), &why).await
                     }
-                    None => Err(error),
+                    None => Ok(Ended::Applied(self.clear(sending, &text, error).await?)),
                 }
             }
             answer => Ok(Ended::Applied(answer?)),
         }
+    }
+
+    /// Sends it after the fields have become Muster's that stand in its way and that nobody has, so that
+    /// they are removed by it.
+    async fn clear(
+        &self,
+        sending: &Sending<'_>,
+        body: &Bytes,
+        refused: RequestError,
+    ) -> Result<LiveMeta, RequestError> {
+        let Sending {
+            object,
+            path,
+            cancel,
+            ..
+        } = sending;
+        let mut error = refused;
+        for _ in 0..CLEARINGS {
+            let Some(live) = retried(cancel, || self.cluster.get(path)).await? else {
+                break;
+            };
+            let scaled = self.is_scaled(object, &live).await?;
+            let causes: Vec<Cause<'_>> = error
+                .causes()
+                .map(|(_, message, field)| Cause { message, field })
+                .collect();
+            let patch = clear(&tree(body), &live, &causes, &self.ignored(object, scaled));
+            let Some(patch) = patch else { break };
+            match self.cluster.patch(path, &patch).await {
+                // The object was changed in between, which the patch's test has noticed.
+                Err(error) if matches!(error.code(), 409 | 422) => continue,
+                answer => drop(answer?),
+            }
+            match self.apply(sending, body.clone(), false).await {
+                Err(next) if next.code() == 422 => error = next,
+                answer => return answer,
+            }
+        }
+        Err(error)
+    }
+
+    /// Ends what `metadata.managedFields` say in a version that is not served any more.
+    async fn leave_version(&self, sending: &Sending<'_>, dead: &str) -> Result<(), RequestError> {
+        let Sending {
+            object,
+            path,
+            cancel,
+            ..
+        } = sending;
+        for attempt in 1.. {
+            let Some(live) = retried(cancel, || self.cluster.get(path)).await? else {
+                break;
+            };
+            let Some(patch) = leave_version(&live, dead, &object.id.gvk.api_version()) else {
+                break;
+            };
+            match self.cluster.patch(path, &patch).await {
+                Err(error) if matches!(error.code(), 409 | 422) && attempt < TAKE_OVER_ATTEMPTS => {
+                }
+                answer => return answer.map(drop),
+            }
+        }
+        Ok(())
     }
 
     async fn create_where_missing(
@@ -302,7 +375,7 @@ impl Engine {
         })
     }
 
-    fn ignored<'a>(&self, object: &'a Wanted, scaled: bool) -> Vec<&'a str> {
+    pub(super) fn ignored<'a>(&self, object: &'a Wanted, scaled: bool) -> Vec<&'a str> {
         ignored(
             &object.id,
             &object.header().policy.ignore,
@@ -325,7 +398,11 @@ impl Engine {
 
     /// Whether a HorizontalPodAutoscaler of the cluster scales it. That is asked only where somebody
     /// has scaled it.
-    async fn is_scaled(&self, object: &Wanted, live: &Value) -> Result<bool, RequestError> {
+    pub(super) async fn is_scaled(
+        &self,
+        object: &Wanted,
+        live: &Value,
+    ) -> Result<bool, RequestError> {
         #[derive(Deserialize)]
         struct List {
             items: Vec<Value>,
@@ -349,32 +426,34 @@ impl Engine {
 
     /// The API server took it: what others left on it is taken over, and it is written down.
     async fn accepted(&self, sending: &Sending<'_>, live: LiveMeta) -> Result<(), Standing> {
-        let Sending {
-            object,
-            path,
-            cancel,
-            ..
-        } = sending;
-        let known = self
-            .inventory
-            .get(&object.key)
-            .and_then(|entry| entry.uid.clone());
+        let object = sending.object;
+        let entry = self.inventory.get(&object.key);
+        let rest = if entry.is_none_or(|entry| entry.uid.is_none()) {
+            Rest::Adopt
+        } else if object.only_reports_drift() {
+            Rest::Leave
+        } else {
+            Rest::Take
+        };
         let mut live = live;
-        if known.is_none() && live.others().iter().any(|name| is_predecessor(name)) {
-            let migrated = self.migrated(path, cancel).await;
-            if let Some(migrated) = migrated.map_err(|error| {
-                Standing::Failed(format!(
-                    "what {} left on it can't be taken over: {}",
-                    live.others().join(", "),
-                    explain(&error)
-                ))
-            })? {
-                live = migrated;
-            }
+        if live.people().is_some() && !object.marks().if_not_present {
+            live = match self.take_over(sending, live, rest).await {
+                Ok(live) => live,
+                Err(error) => {
+                    let standing = self.refused(sending, &error);
+                    return Err(standing.about("what people have on it can't be taken over"));
+                }
+            };
         }
         self.inventory
             .applied(&object.key, &live.uid, object.digest(), live.owned());
         self.board.applied(&object.key, &live.uid, live.generation);
+        if rest == Rest::Leave && live.people().is_some() {
+            // What they have added is told.
+            self.board.drift(object.key.clone());
+        } else {
+            self.board.tolerate(&object.key, live.people());
+        }
         if live.deletion_timestamp.is_none() {
             return Ok(());
         }
@@ -382,26 +461,53 @@ impl Engine {
         Err(Standing::Waiting(why.to_owned()))
     }
 
-    async fn migrated(
+    /// Takes over what people's tools have on an object that was just applied, so that it has what Git says
+    /// and nothing of theirs beside it, or as `rest` says.
+    async fn take_over(
         &self,
-        path: &str,
-        cancel: &CancellationToken,
-    ) -> Result<Option<LiveMeta>, RequestError> {
+        sending: &Sending<'_>,
+        mut applied: LiveMeta,
+        rest: Rest,
+    ) -> Result<LiveMeta, RequestError> {
+        let Sending {
+            object,
+            kind,
+            path,
+            cancel,
+            ..
+        } = sending;
         let mut attempt = 1;
         loop {
             let Some(live) = retried(cancel, || self.cluster.get(path)).await? else {
-                return Ok(None);
+                return Ok(applied);
             };
-            let Some(patch) = migrate(&live) else {
-                return Ok(None);
+            let scaled = self.is_scaled(object, &live).await?;
+            let ignored = self.ignored(object, scaled);
+            let taken = take_over(&object.id, &live, &ignored, rest);
+            let Some(TakeOver {
+                patch,
+                apply,
+                unknown,
+            }) = taken
+            else {
+                return Ok(applied);
             };
-            match self.cluster.patch(path, &patch).await {
+            applied = match self.cluster.patch(path, &patch).await {
                 // The object was changed in between, which the patch's test has noticed.
-                Err(error) if matches!(error.code(), 409 | 422) && attempt < MIGRATION_ATTEMPTS => {
+                Err(error) if matches!(error.code(), 409 | 422) && attempt < TAKE_OVER_ATTEMPTS => {
                     attempt += 1;
+                    continue;
                 }
-                answer => return answer.map(Some),
+                answer => answer?,
+            };
+            if unknown {
+                self.tell_loss_of_owners(object, &applied.uid);
             }
+            if apply {
+                let body = self.effective(object, kind, &live).await?;
+                applied = self.apply(sending, body.to_string().into(), false).await?;
+            }
+            return Ok(applied);
         }
     }
 
@@ -452,6 +558,15 @@ fn tree(text: &Bytes) -> Value {
 enum Contest {
     Answer(Result<LiveMeta, RequestError>),
     Left(Standing),
+}
+
+/// The group and version in which managers of an object have fields, and that the API server does not serve
+/// any more. There is no machine-readable reason.
+fn dead_version(error: &RequestError) -> Option<String> {
+    const WORDS: &str = "request to convert CR to an invalid group/version: ";
+    let text = error.to_string();
+    let at = text.find(WORDS)? + WORDS.len();
+    text[at..].split_whitespace().next().map(str::to_owned)
 }
 
 fn conflicts(error: &RequestError) -> impl Iterator<Item = Conflict> {

@@ -287,7 +287,13 @@ impl<'a> Dispatch<'a> {
                         engine.schedule.succeeded(&object.key);
                         engine.board.end_rest(&object.key);
                     }
-                    Turn::Bad => engine.schedule.failed(&object.key, object.digest()),
+                    Turn::Bad => {
+                        if drifted {
+                            // It is no more as it was left than before.
+                            engine.postponed().insert(object.key.clone());
+                        }
+                        engine.schedule.failed(&object.key, object.digest());
+                    }
                     _ => {}
                 }
                 drop(taken);

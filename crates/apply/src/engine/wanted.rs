@@ -7,8 +7,8 @@ use std::{
 
 use muster_model::{
     bundle::{Bundle, BundleHeader, Object, ObjectRef},
-    ids::{AppName, ContentHash},
-    policy::Conflicts,
+    ids::{AppName, ContentHash, Role},
+    policy::{Conflicts, Drift},
 };
 use muster_plan::{
     immutable::RECREATE,
@@ -199,6 +199,12 @@ impl Wanted {
     /// The bundle for which it runs, where it is a Job that runs once for each.
     pub(super) fn hook_bundle(&self) -> Option<&str> {
         self.marks().hook.map(|_| self.prepared.hash.as_str())
+    }
+
+    /// Whether drift is only shown. What a fenced role says always holds.
+    pub(super) fn only_reports_drift(&self) -> bool {
+        let header = self.header();
+        header.policy.drift == Drift::Report && header.role != Role::Fenced
     }
 
     pub(super) fn item(&self) -> Item<'_> {

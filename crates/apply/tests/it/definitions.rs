@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use kube::api::PostParams;
-use muster_apply::Standing;
-use serde_json::json;
+use muster_apply::{Observed, Standing};
+use serde_json::{Value, json};
 
 use crate::fixture::{Fixture, bundle, config_map, definition, foo, kept, namespace, object};
 
@@ -142,5 +142,102 @@ async fn a_changed_schema_and_its_resource_come_in_one_generation() {
         .settle(kept(2, vec![bundle("a", "schema-a", &changed)]))
         .await;
     assert_eq!(observed.bundles[0].counts.applied, 3, "{observed:#?}");
+    applied.applier.stop().await;
+}
+
+/// A definition with these versions; the first is stored.
+fn with_versions(group: &str, versions: &[&str]) -> Value {
+    let mut definition = definition(group, "Namespaced");
+    let version = definition["spec"]["versions"][0].clone();
+    let versions = versions.iter().enumerate().map(|(place, name)| {
+        let mut version = version.clone();
+        version["name"] = json!(name);
+        version["storage"] = json!(place == 0);
+        version
+    });
+    definition["spec"]["versions"] = versions.collect::<Vec<_>>().into();
+    definition
+}
+
+fn foo_of(group: &str, version: &str, name: &str) -> Value {
+    let mut object = foo(group, name);
+    object["apiVersion"] = json!(format!("{group}/{version}"));
+    object
+}
+
+#[tokio::test]
+async fn resources_go_on_when_their_definition_drops_the_version_they_were_applied_in() {
+    let fixture = Fixture::new("dropped").await;
+    let (group, ns) = ("dropped.example", "dropped-a");
+    let mut applied = fixture.start().await;
+    let wanted = |number, versions: &[&str], version: &str, size: u32| {
+        let mut changed = foo_of(group, version, "changed");
+        changed["spec"]["size"] = json!(size);
+        let owner = [
+            namespace(ns),
+            with_versions(group, versions),
+            changed,
+            foo_of(group, version, "same"),
+        ];
+        let user = [foo_of(group, version, "other")];
+        kept(
+            number,
+            vec![bundle("a", ns, &owner), bundle("b", ns, &user)],
+        )
+    };
+    let all = |o: &Observed| o.bundles.iter().all(|b| b.counts.applied == b.counts.total);
+    applied.settle(wanted(1, &["v2", "v1"], "v1", 1)).await;
+    applied.until(all).await;
+    // Another manager of a field has it in that version, too.
+    let at = (ns, "changed");
+    let label = json!({"metadata": {"labels": {"theirs": "1"}}});
+    fixture
+        .edit_as("operator", &format!("{group}/v1"), "Foo", at, &label)
+        .await;
+
+    // The version is dropped together with the change of the objects.
+    applied.settle(wanted(2, &["v2"], "v2", 2)).await;
+    applied.until(all).await;
+    let live = fixture
+        .get(&format!("{group}/v2"), "Foo", ns, "changed")
+        .await;
+    assert_eq!(live["spec"]["size"], 2);
+    assert_eq!(live["metadata"]["labels"]["theirs"], "1");
+    applied.settle(wanted(3, &["v2"], "v2", 3)).await;
+    applied.until(all).await;
+    applied.applier.stop().await;
+}
+
+/// The API server refuses a definition that drops a stored version; what is served goes on.
+#[tokio::test]
+async fn resources_go_on_while_a_change_of_their_definition_is_refused() {
+    let fixture = Fixture::new("stored").await;
+    let (group, ns) = ("stored.example", "stored-a");
+    let mut applied = fixture.start().await;
+    let wanted = |number, versions: &[&str], size: u32| {
+        let mut changed = foo_of(group, "v2", "changed");
+        changed["spec"]["size"] = json!(size);
+        let owner = [
+            namespace(ns),
+            with_versions(group, versions),
+            changed.clone(),
+        ];
+        changed["metadata"]["name"] = json!("other");
+        kept(
+            number,
+            vec![bundle("a", ns, &owner), bundle("b", ns, &[changed])],
+        )
+    };
+    applied.settle(wanted(1, &["v1", "v2"], 1)).await;
+    let observed = applied.settle(wanted(2, &["v2"], 2)).await;
+    let text = format!("CustomResourceDefinition.apiextensions.k8s.io foos.{group}");
+    assert!(
+        matches!(object(&observed, &text).standing, Standing::Failed(why) if why.contains("storedVersions")),
+        "{observed:#?}"
+    );
+    for name in ["changed", "other"] {
+        let live = fixture.get(&format!("{group}/v2"), "Foo", ns, name).await;
+        assert_eq!(live["spec"]["size"], 2);
+    }
     applied.applier.stop().await;
 }

@@ -136,8 +136,12 @@ async fn a_changed_field_is_put_back_and_told() {
         .settle(kept(1, vec![bundle("a", "field-a", &objects)]))
         .await;
     applied.until(|o| o.bundles[0].counts.healthy == 3).await;
+    let patch = json!({"metadata": {"annotations": {"theirs": "stays"}}});
+    let at = ("field-a", "web");
+    fixture
+        .edit_as("controller", "apps/v1", "Deployment", at, &patch)
+        .await;
     let patch = json!({
-        "metadata": {"annotations": {"theirs": "stays"}},
         "spec": {"replicas": 3, "template": {"spec": {"containers": [{"name": "web", "image": "hacked"}]}}},
     });
     let deployments = fixture.api("apps/v1", "Deployment", Some("field-a"));

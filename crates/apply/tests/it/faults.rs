@@ -97,6 +97,55 @@ async fn a_storm_of_refusals_with_a_pause_ends_in_everything_applied() {
     is_whole(&fixture, applied, "storm-a").await;
 }
 
+/// Whoever looks at status sees for as long as it lasts that drift can't be put right.
+#[tokio::test]
+async fn a_correction_that_is_refused_is_told_until_it_succeeds_or_is_not_needed() {
+    let (proxy, fixture) = behind_a_proxy("uncorrected").await;
+    let ns = "uncorrected-a";
+    let mut applied = fixture.start().await;
+    let wanted = kept(1, vec![bundle("a", ns, &objects(ns))]);
+    applied.settle(wanted).await;
+    applied.until(all_applied).await;
+    applied
+        .until(|o| o.bundles[0].counts.healthy == o.bundles[0].counts.total)
+        .await;
+    let direct = Fixture::new("uncorrected").await;
+    let change = async |value: &str| {
+        let patch = json!({"data": {"v": value}});
+        direct
+            .edit_as("kubectl-edit", "v1", "ConfigMap", (ns, "c0"), &patch)
+            .await;
+    };
+    let denied = || Fault::status(StatusCode::FORBIDDEN, "Forbidden", "not on a Friday");
+    let named = |asked: &Asked| map(asked) && asked.name.as_deref() == Some("c0");
+    for repaired in [false, true] {
+        let denial = proxy.spoil(usize::MAX, denied(), named);
+        change("theirs").await;
+        let told = |o: &Observed| failed(o).any(|why| why.contains("not on a Friday"));
+        applied.until(told).await;
+        // It is tried again and again, and told all the time.
+        let tries = denial.times();
+        let mut observed = applied.applier.observed();
+        let hidden = async move { observed.wait_for(|o| !told(o)).await.map(drop) };
+        let tried = eventually("it is tried again", LONG, async || {
+            anyhow::ensure!(denial.times() > tries + 4);
+            Ok(())
+        });
+        tokio::select! {
+            tried = tried => tried.unwrap(),
+            _ = hidden => panic!("it is hidden while it lasts"),
+        }
+        if repaired {
+            change("1").await;
+        }
+        proxy.heal();
+        applied.until(all_applied).await;
+        let live = direct.get("v1", "ConfigMap", ns, "c0").await;
+        assert_eq!(live["data"]["v"], "1");
+    }
+    applied.applier.stop().await;
+}
+
 #[tokio::test]
 async fn a_storm_of_refusals_in_plain_text_ends_in_everything_applied() {
     let (proxy, fixture) = behind_a_proxy("gale").await;

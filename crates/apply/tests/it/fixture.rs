@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeSet,
+    io::Write as _,
+    process::{Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -24,7 +26,10 @@ use muster_model::{
     policy::{Policy, PruneBudget, PruneOrders},
 };
 use muster_plan::delivery::Term;
-use muster_testkit::local::{Cluster, ClusterOptions};
+use muster_testkit::{
+    local::{Cluster, ClusterOptions},
+    tools::Program,
+};
 use serde_json::{Value, json};
 use tokio::sync::{OnceCell, watch};
 use tower::layer::layer_fn;
@@ -274,6 +279,37 @@ impl Fixture {
     pub(crate) fn config_maps(&self, namespace: &str) -> Api<DynamicObject> {
         self.api("v1", "ConfigMap", Some(namespace))
     }
+}
+
+/// Runs kubectl in a namespace, with this input and this editor.
+pub(crate) async fn kubectl(ns: &str, args: &[&str], input: &Value, editor: &str) {
+    let mut command = Command::new(Program::Kubectl.build().unwrap());
+    command
+        .arg("--kubeconfig")
+        .arg(cluster().await.kubeconfig_path())
+        .args(["-n", ns])
+        .args(args)
+        .env("KUBE_EDITOR", editor)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let input = input.to_string();
+    let output = tokio::task::spawn_blocking(move || {
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        // A command that reads nothing may have ended.
+        let _ = stdin.write_all(input.as_bytes());
+        drop(stdin);
+        child.wait_with_output().unwrap()
+    })
+    .await
+    .unwrap();
+    let wrong = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "kubectl {args:?}: {wrong}");
+}
+
+pub(crate) async fn kubectl_does(ns: &str, args: &[&str]) {
+    kubectl(ns, args, &Value::Null, "false").await;
 }
 
 /// A running applier.

@@ -1,0 +1,397 @@
+//! What people do to the objects with their tools, and what of it stays.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use muster_apply::{Observed, Standing};
+use muster_model::policy::{Drift, IgnoreRule, Policy};
+use muster_testkit::wait::eventually;
+use serde_json::{Value, json};
+
+use crate::fixture::{
+    Applied, Fixture, LONG, bundle, config_map, kept, kubectl, kubectl_does, making, namespace,
+    object,
+};
+
+fn map(name: &str, data: &Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data})
+}
+
+fn deployment() -> Value {
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "web"},
+        "spec": {
+            "selector": {"matchLabels": {"app": "web"}},
+            "template": {
+                "metadata": {"labels": {"app": "web"}},
+                "spec": {"containers": [{"name": "web", "image": "web:1", "env": [{"name": "A", "value": "1"}]}]},
+            },
+        },
+    })
+}
+
+fn drifts(observed: &Observed) -> Vec<String> {
+    let drifts = observed.bundles.iter().flat_map(|bundle| &bundle.drifts);
+    drifts.map(|drift| drift.difference.clone()).collect()
+}
+
+/// The object when it has become what it should be.
+async fn becomes(
+    fixture: &Fixture,
+    (api_version, kind, name): (&str, &str, &str),
+    is: impl Fn(&Value) -> bool,
+) -> Value {
+    let ns = format!("{}-a", fixture.name);
+    let live = std::sync::Mutex::new(Value::Null);
+    let done = eventually("the object is what Git says", LONG, async || {
+        let now = fixture.get(api_version, kind, &ns, name).await;
+        let good = is(&now);
+        let text = now.to_string();
+        *live.lock().unwrap() = now;
+        ensure!(good, "it is {text}");
+        Ok(())
+    });
+    done.await.unwrap();
+    live.into_inner().unwrap()
+}
+
+async fn told(applied: &mut Applied, text: &str) {
+    applied
+        .until(|o| drifts(o).iter().any(|drift| drift.contains(text)))
+        .await;
+}
+
+const DEPLOYMENT: (&str, &str, &str) = ("apps/v1", "Deployment", "web");
+
+#[tokio::test]
+async fn what_leaves_git_goes_whoever_else_had_it() {
+    let fixture = Fixture::new("coowned").await;
+    let ns = "coowned-a";
+    let names = ["csa", "ssa", "edit", "lost"];
+    let wanted = |number, data: &Value| {
+        let maps = names.iter().map(|name| map(name, data));
+        let objects: Vec<_> = [namespace(ns)].into_iter().chain(maps).collect();
+        kept(number, vec![bundle("a", ns, &objects)])
+    };
+    let both = json!({"a": "1", "b": "2"});
+    let mut applied = fixture.start().await;
+    applied.settle(wanted(1, &both)).await;
+    applied.until(|o| o.bundles[0].counts.healthy == 5).await;
+    // The agent is away, so that nothing is put right before the commit.
+    applied.applier.stop().await;
+
+    kubectl(ns, &["apply", "-f", "-"], &map("csa", &both), "false").await;
+    let server_side = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+    kubectl(ns, &server_side, &map("ssa", &both), "false").await;
+    let changes = ["edit", "configmap/edit"];
+    kubectl(ns, &changes, &Value::Null, "sed -i 's/b: \"2\"/b: \"3\"/'").await;
+    let lost = json!([{"op": "replace", "path": "/metadata/managedFields", "value": [{}]}]);
+    let patch = [
+        "patch",
+        "configmap/lost",
+        "--type=json",
+        "-p",
+        &lost.to_string(),
+    ];
+    kubectl_does(ns, &patch).await;
+
+    let mut applied = fixture.start().await;
+    applied.settle(wanted(1, &both)).await;
+    for name in names {
+        // One of them is nobody's until the agent has looked at it.
+        let data = |live: &Value| {
+            let managers = live["metadata"]["managedFields"].to_string();
+            live["data"] == both && managers.contains("\"muster\"")
+        };
+        becomes(&fixture, ("v1", "ConfigMap", name), data).await;
+    }
+    applied.settle(wanted(2, &json!({"a": "1"}))).await;
+    for name in names {
+        let data = |live: &Value| {
+            let annotations = &live["metadata"]["annotations"];
+            let last = &annotations["kubectl.kubernetes.io/last-applied-configuration"];
+            live["data"] == json!({"a": "1"}) && last.is_null()
+        };
+        becomes(&fixture, ("v1", "ConfigMap", name), data).await;
+    }
+    applied.applier.stop().await;
+}
+
+#[tokio::test]
+async fn what_nobody_can_tell_any_more_stays_and_is_told() {
+    let fixture = Fixture::new("cleared").await;
+    let ns = "cleared-a";
+    let mut applied = fixture.start().await;
+    applied.settle(with(|_| {}, ns, 1)).await;
+    applied.until(|o| o.bundles[0].counts.healthy == 2).await;
+    let at = (ns, "settings");
+    let theirs = json!({"data": {"theirs": "1"}});
+    fixture
+        .edit_as("operator", "v1", "ConfigMap", at, &theirs)
+        .await;
+    let cleared = json!({"metadata": {"managedFields": [{}]}});
+    fixture
+        .edit_as("script", "v1", "ConfigMap", at, &cleared)
+        .await;
+    told(&mut applied, "somebody has cleared .metadata.managedFields").await;
+    let map = ("v1", "ConfigMap", "settings");
+    let both = json!({"v": "1", "theirs": "1"});
+    becomes(&fixture, map, |live| live["data"] == both).await;
+    applied.until(|o| o.bundles[0].counts.applied == 2).await;
+    applied.applier.stop().await;
+}
+
+#[tokio::test]
+async fn what_people_add_is_told_and_removed() {
+    let fixture = Fixture::new("added").await;
+    let ns = "added-a";
+    let mut applied = fixture.start().await;
+    let objects = [
+        namespace(ns),
+        deployment(),
+        map("settings", &json!({"a": "1"})),
+    ];
+    applied
+        .settle(kept(1, vec![bundle("a", ns, &objects)]))
+        .await;
+    applied.until(|o| o.bundles[0].counts.healthy == 3).await;
+    let template = |live: &Value| live["spec"]["template"].clone();
+    let before = template(&fixture.get("apps/v1", "Deployment", ns, "web").await);
+
+    kubectl_does(ns, &["set", "env", "deployment/web", "B=2"]).await;
+    told(
+        &mut applied,
+        ".env[name=\"B\"] is {\"name\":\"B\",\"value\":\"2\"}, should be (none)",
+    )
+    .await;
+    becomes(&fixture, DEPLOYMENT, |live| template(live) == before).await;
+
+    let sidecar =
+        r#"{"spec":{"template":{"spec":{"containers":[{"name":"spy","image":"spy:1"}]}}}}"#;
+    kubectl_does(ns, &["patch", "deployment/web", "-p", sidecar]).await;
+    told(&mut applied, ".containers[name=\"spy\"] is {").await;
+    becomes(&fixture, DEPLOYMENT, |live| template(live) == before).await;
+
+    kubectl_does(ns, &["rollout", "pause", "deployment/web"]).await;
+    told(&mut applied, ".spec.paused is true, should be (none)").await;
+    becomes(&fixture, DEPLOYMENT, |live| {
+        live["spec"]["paused"].is_null()
+    })
+    .await;
+
+    let map = ("v1", "ConfigMap", "settings");
+    let editor = "sed -i 's/^  a: \"1\"/  a: \"1\"\\n  more: \"2\"/'";
+    kubectl(ns, &["edit", "configmap/settings"], &Value::Null, editor).await;
+    told(&mut applied, ".data.more is \"2\", should be (none)").await;
+    becomes(&fixture, map, |live| live["data"] == json!({"a": "1"})).await;
+
+    kubectl_does(ns, &["label", "configmap/settings", "team=ours"]).await;
+    told(
+        &mut applied,
+        ".metadata.labels.team is \"ours\", should be (none)",
+    )
+    .await;
+    becomes(&fixture, map, |live| {
+        live["metadata"]["labels"]["team"].is_null()
+    })
+    .await;
+
+    // A tool that applied objects before Muster, and that somebody has let run.
+    let helm = json!({"metadata": {"annotations": {"meta.helm.sh/release-name": "web"}}});
+    fixture
+        .edit_as("helm", "v1", "ConfigMap", (ns, "settings"), &helm)
+        .await;
+    told(
+        &mut applied,
+        ".metadata.annotations is {\"meta.helm.sh/release-name\":\"web\"}",
+    )
+    .await;
+    becomes(&fixture, map, |live| {
+        live["metadata"]["annotations"].is_null()
+    })
+    .await;
+    // Nothing of it is left to be put right.
+    applied.until(|o| o.bundles[0].counts.applied == 3).await;
+    let writes = fixture.requests.writes();
+    applied
+        .settle(kept(2, vec![bundle("a", ns, &objects)]))
+        .await;
+    assert_eq!(fixture.requests.writes(), writes);
+    applied.applier.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_an_act_or_a_controllers_stays() {
+    let fixture = Fixture::new("acts").await;
+    let ns = "acts-a";
+    let mut applied = fixture.start().await;
+    let objects = [namespace(ns), deployment()];
+    applied
+        .settle(kept(1, vec![bundle("a", ns, &objects)]))
+        .await;
+    applied.until(|o| o.bundles[0].counts.healthy == 2).await;
+
+    kubectl_does(ns, &["rollout", "restart", "deployment/web"]).await;
+    kubectl_does(ns, &["scale", "deployment/web", "--replicas=3"]).await;
+    kubectl_does(
+        ns,
+        &["annotate", "deployment/web", "muster.dev/prune=disabled"],
+    )
+    .await;
+    let injected = json!({"metadata": {"annotations": {"injector.example/status": "done"}}});
+    fixture
+        .edit_as("injector", "apps/v1", "Deployment", (ns, "web"), &injected)
+        .await;
+    // Later than all of that, and told: what came before it has been looked at by then.
+    kubectl_does(ns, &["annotate", "deployment/web", "note=x"]).await;
+    told(
+        &mut applied,
+        ".metadata.annotations.note is \"x\", should be (none)",
+    )
+    .await;
+    let live = becomes(&fixture, DEPLOYMENT, |live| {
+        live["metadata"]["annotations"]["note"].is_null()
+    })
+    .await;
+    assert_eq!(drifts(&applied.applier.observed().borrow()).len(), 1);
+    assert_eq!(live["spec"]["replicas"], 3);
+    let annotations = &live["metadata"]["annotations"];
+    assert_eq!(annotations["muster.dev/prune"], "disabled");
+    assert_eq!(annotations["injector.example/status"], "done");
+    let template = &live["spec"]["template"]["metadata"]["annotations"];
+    assert!(template["kubectl.kubernetes.io/restartedAt"].is_string());
+    applied.applier.stop().await;
+}
+
+fn with(policy: impl Fn(&mut Policy), ns: &str, number: u64) -> muster_apply::Kept {
+    let objects = [namespace(ns), config_map("settings", "1")];
+    let making = making("a", ns).policy(policy);
+    kept(number, vec![making.of(&objects)])
+}
+
+fn ignore_more(policy: &mut Policy) {
+    policy.ignore = vec![IgnoreRule {
+        fields: vec!["/data/more".into()],
+        ..IgnoreRule::default()
+    }];
+}
+
+#[tokio::test]
+async fn what_people_add_stays_where_the_app_ignores_it_for_as_long_as_it_does() {
+    let fixture = Fixture::new("ignored").await;
+    let ns = "ignored-a";
+    let mut applied = fixture.start().await;
+    applied.settle(with(ignore_more, ns, 1)).await;
+    applied.until(|o| o.bundles[0].counts.healthy == 2).await;
+    let patch = r#"{"data":{"more":"2","other":"3"}}"#;
+    kubectl_does(ns, &["patch", "configmap/settings", "-p", patch]).await;
+    told(&mut applied, ".data.other is \"3\", should be (none)").await;
+    let map = ("v1", "ConfigMap", "settings");
+    becomes(&fixture, map, |live| {
+        live["data"] == json!({"v": "1", "more": "2"})
+    })
+    .await;
+    // A commit of something else does not change that.
+    let more = |policy: &mut Policy| {
+        ignore_more(policy);
+        policy.conflicts = muster_model::policy::Conflicts::Take;
+    };
+    applied.settle(with(more, ns, 2)).await;
+    assert_eq!(
+        fixture.get("v1", "ConfigMap", ns, "settings").await["data"],
+        json!({"v": "1", "more": "2"})
+    );
+    applied.settle(with(|_| {}, ns, 3)).await;
+    becomes(&fixture, map, |live| live["data"] == json!({"v": "1"})).await;
+    applied.applier.stop().await;
+}
+
+#[tokio::test]
+async fn what_people_add_is_only_shown_where_the_app_says_so_and_for_as_long_as_it_is_there() {
+    let fixture = Fixture::new("shown").await;
+    let ns = "shown-a";
+    let report = |policy: &mut Policy| policy.drift = Drift::Report;
+    let mut applied = fixture.start().await;
+    applied.settle(with(report, ns, 1)).await;
+    applied.until(|o| o.bundles[0].counts.healthy == 2).await;
+    let text = "ConfigMap shown-a/settings";
+    let patch = r#"{"data":{"more":"2"}}"#;
+    kubectl_does(ns, &["patch", "configmap/settings", "-p", patch]).await;
+    let shown = Standing::Drifted(".data.more is \"2\", should be (none)".into());
+    let is_shown = |o: &Observed| object(o, text).standing == shown;
+    applied.until(is_shown).await;
+    // Neither another run nor a change of something else hides it, and it is not written to.
+    let mut all = applied.applier.observed();
+    let hidden = tokio::spawn(async move {
+        let hidden = |o: &Observed| object(o, text).standing == Standing::Applied;
+        all.wait_for(|o| hidden(o)).await.is_ok()
+    });
+    let writes = fixture.requests.writes();
+    for number in 2..5 {
+        applied.settle(with(report, ns, number)).await;
+    }
+    kubectl_does(
+        ns,
+        &[
+            "annotate",
+            "namespace/shown-a",
+            "muster.dev/reconcile=enabled",
+        ],
+    )
+    .await;
+    applied.settle(with(report, ns, 5)).await;
+    assert!(is_shown(&applied.applier.observed().borrow()));
+    // One event, and what its recorder may do again.
+    assert!(fixture.requests.writes() <= writes + 2);
+    assert!(!hidden.is_finished());
+    hidden.abort();
+
+    // The person takes it back.
+    let patch = r#"{"data":{"more":null}}"#;
+    kubectl_does(ns, &["patch", "configmap/settings", "-p", patch]).await;
+    applied.until(|o| o.bundles[0].counts.applied == 2).await;
+    // And does it again, until the app wants drift to be put right.
+    let patch = r#"{"data":{"more":"2"}}"#;
+    kubectl_does(ns, &["patch", "configmap/settings", "-p", patch]).await;
+    applied.until(is_shown).await;
+    applied.settle(with(|_| {}, ns, 6)).await;
+    let map = ("v1", "ConfigMap", "settings");
+    becomes(&fixture, map, |live| live["data"] == json!({"v": "1"})).await;
+    applied.until(|o| o.bundles[0].counts.applied == 2).await;
+    applied.applier.stop().await;
+}
+
+#[tokio::test]
+async fn who_adds_it_again_and_again_is_told_with_pauses() {
+    let fixture = Fixture::new("again").await;
+    let ns = "again-a";
+    let mut applied = fixture.start().await;
+    applied.settle(with(|_| {}, ns, 1)).await;
+    applied.until(|o| o.bundles[0].counts.healthy == 2).await;
+    let adding = async {
+        loop {
+            let patch = json!({"data": {"more": "2"}});
+            let at = (ns, "settings");
+            fixture
+                .edit_as("kubectl-patch", "v1", "ConfigMap", at, &patch)
+                .await;
+            // As often as a person's script does it.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let fought = applied.until(|o| {
+        matches!(object(o, "ConfigMap again-a/settings").standing,
+            Standing::Failed(message) if message.contains("kubectl-patch has undone this 4 times")
+                && message.contains(".data.more is"))
+    });
+    tokio::select! {
+        () = adding => {}
+        _ = fought => {}
+    }
+    applied.until(|o| o.bundles[0].counts.applied == 2).await;
+    let live = fixture.get("v1", "ConfigMap", ns, "settings").await;
+    assert_eq!(live["data"], json!({"v": "1"}));
+    applied.applier.stop().await;
+}

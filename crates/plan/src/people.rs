@@ -1,0 +1,630 @@
+//! What people's tools have on Muster's objects: fields that Git never had, and fields that Git has, too.
+//!
+//! Server-side apply removes a field only where nobody else has it. So what kubectl put on an object would
+//! stay for ever, and so would every field that left Git while kubectl had it as well. People's fields are
+//! therefore taken over: the next apply removes those that Git does not have. Controllers' fields are not;
+//! where the line runs is what [`is_persons`] and [`THEIRS`] say.
+
+use std::collections::BTreeMap;
+
+use muster_model::bundle::ObjectRef;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    fields::{Manager, element, managers, union, without},
+    ownership::is_predecessor,
+};
+
+/// Tools in which a person changes objects by hand: kubectl adds its command to the name (`kubectl-edit`,
+/// `kubectl-set`); the others are k9s, Lens, the Kubernetes dashboard, and everything in a browser.
+const TOOLS: [&str; 4] = ["k9s", "node-fetch", "dashboard", "Mozilla"];
+
+/// The name under which fields stand that an object had before Muster, and that Git never had: nobody
+/// meant them as a change of what Git says, so they stay.
+const BEFORE: &str = "before-muster";
+
+/// What an API server calls the time before an object had managers. Everything that the object had is
+/// listed there, what controllers wrote too.
+const BEFORE_FIRST_APPLY: &str = "before-first-apply";
+
+/// What kubectl's client-side apply leaves behind for itself.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// Fields that people set on an object without meaning to change what Git says, as JSON pointers. A name
+/// that ends in `*` is any name that begins so.
+const THEIRS: [&str; 3] = [
+    // What Muster itself is told on the live object.
+    "/metadata/annotations/muster.dev~1*",
+    // `kubectl rollout restart`: undone, it would restart everything once more.
+    "/spec/template/metadata/annotations/kubectl.kubernetes.io~1restartedAt",
+    "/status",
+];
+
+/// Whether a field manager is the tool of a person, or one that applied whole objects before Muster.
+#[must_use]
+pub fn is_persons(name: &str) -> bool {
+    name.starts_with("kubectl") || TOOLS.contains(&name) || is_predecessor(name)
+}
+
+/// What becomes of the fields that people's tools have and Git has not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// They stay: the object has just become Muster's.
+    Adopt,
+    /// They stay with their tools: drift is only reported.
+    Leave,
+    /// They become Muster's, so that the next apply removes them.
+    Take,
+}
+
+/// A change of who has which fields.
+#[derive(Debug, PartialEq)]
+pub struct TakeOver {
+    /// As a JSON patch (RFC 6902), for this version of the object only.
+    pub patch: Value,
+    /// Muster has fields now that Git does not have: it has to apply the object again.
+    pub apply: bool,
+    /// Who had which fields was lost, so that fields which left Git meanwhile can't be told from others.
+    pub unknown: bool,
+}
+
+/// The fields that people's tools have put on a live object of Muster's; `None` where there are none. Not
+/// among them: what Muster has, too, what is ignored (JSON pointers), and what is theirs to set.
+#[must_use]
+pub fn added(id: &ObjectRef, live: &Value, ignored: &[&str]) -> Option<Value> {
+    let nobody = Value::Null;
+    let own = managers(live).find(Manager::is_own);
+    let own = own.map_or(&nobody, |own| own.fields);
+    let theirs = theirs(id, ignored);
+    let of_people = managers(live).filter(|m| is_of_people(m) && m.name != BEFORE_FIRST_APPLY);
+    of_people
+        .filter_map(|manager| without(manager.fields, own))
+        .filter_map(|fields| split(&pruned(fields)?, Some(live), &theirs).taken)
+        .reduce(|all, fields| union(&all, &fields))
+}
+
+/// The person's tool that changed the object last.
+#[must_use]
+pub fn last_tool(live: &Value) -> Option<&str> {
+    let tools = managers(live).filter(is_of_people);
+    tools.max_by_key(|tool| tool.time).map(|tool| tool.name)
+}
+
+/// Makes the fields that Muster and people's tools have Muster's alone, and deals with the rest of what
+/// people's tools have; `None` where all of that is so.
+#[must_use]
+pub fn take_over(id: &ObjectRef, live: &Value, ignored: &[&str], rest: Rest) -> Option<TakeOver> {
+    let own = managers(live).find(Manager::is_own)?;
+    let theirs = theirs(id, ignored);
+    let entries = live["metadata"]["managedFields"].as_array()?;
+    let last_applied = live["metadata"]["annotations"][LAST_APPLIED].is_string();
+    let mut own_fields = own.fields.clone();
+    let (mut apply, mut unknown) = (false, false);
+    let mut kept: Vec<Value> = Vec::new();
+    // What was there before, by the version in which the fields are written.
+    let mut before: BTreeMap<String, Value> = BTreeMap::new();
+    for (manager, entry) in managers(live).zip(entries) {
+        if !is_of_people(&manager) {
+            kept.push(entry.clone());
+            continue;
+        }
+        let Some(mut left) = without(manager.fields, own.fields).and_then(pruned) else {
+            continue;
+        };
+        if rest == Rest::Adopt || manager.name == BEFORE_FIRST_APPLY {
+            unknown |= rest != Rest::Adopt;
+            if last_applied {
+                let annotations = left.pointer_mut("/f:metadata/f:annotations");
+                if let Some(Value::Object(annotations)) = annotations {
+                    annotations.remove(&format!("f:{LAST_APPLIED}"));
+                }
+            }
+            if let Some(left) = pruned(left) {
+                let version = entry["apiVersion"].as_str().unwrap_or_default().to_owned();
+                let all = match before.get(&version) {
+                    Some(all) => union(all, &left),
+                    None => left,
+                };
+                before.insert(version, all);
+            }
+            continue;
+        }
+        if rest == Rest::Take {
+            let Split { taken, stays } = split(&left, Some(live), &theirs);
+            if let Some(taken) = taken {
+                own_fields = union(&own_fields, &taken);
+                apply = true;
+            }
+            let Some(stays) = stays else { continue };
+            left = stays;
+        }
+        let mut entry = entry.clone();
+        entry["fieldsV1"] = left;
+        kept.push(entry);
+    }
+    for entry in &mut kept {
+        let version = entry["apiVersion"].as_str().unwrap_or_default();
+        if entry["manager"] == BEFORE
+            && let Some(more) = before.remove(version)
+        {
+            entry["fieldsV1"] = union(&entry["fieldsV1"], &more);
+        }
+    }
+    kept.extend(before.into_iter().map(|(version, fields)| {
+        json!({
+            "manager": BEFORE,
+            "operation": "Update",
+            "apiVersion": version,
+            "fieldsType": "FieldsV1",
+            "fieldsV1": fields,
+        })
+    }));
+    for entry in &mut kept {
+        if entry["manager"] == own.name
+            && entry["operation"] == "Apply"
+            && entry["subresource"].is_null()
+        {
+            entry["fieldsV1"] = own_fields.clone();
+        }
+    }
+    let mut steps = Vec::new();
+    if kept != *entries {
+        let path = "/metadata/managedFields";
+        steps.push(json!({"op": "replace", "path": path, "value": kept}));
+    }
+    if last_applied && rest == Rest::Adopt {
+        let escaped = LAST_APPLIED.replace('/', "~1");
+        steps.push(json!({"op": "remove", "path": format!("/metadata/annotations/{escaped}")}));
+    }
+    if steps.is_empty() {
+        return None;
+    }
+    let version = &live["metadata"]["resourceVersion"];
+    let test = json!({"op": "test", "path": "/metadata/resourceVersion", "value": version});
+    steps.insert(0, test);
+    Some(TakeOver {
+        patch: steps.into(),
+        apply,
+        unknown,
+    })
+}
+
+/// An object without these fields.
+#[must_use]
+pub fn without_fields(object: &Value, fields: &Value) -> Value {
+    let mut object = object.clone();
+    remove(&mut object, fields);
+    object
+}
+
+fn is_of_people(manager: &Manager<'_>) -> bool {
+    manager.subresource.is_empty() && is_persons(manager.name)
+}
+
+/// One step of a pointer.
+#[derive(Debug, Clone)]
+pub(crate) enum Step {
+    Any,
+    Prefix(String),
+    Name(String),
+}
+
+impl Step {
+    pub(crate) fn fits(&self, name: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Prefix(prefix) => name.starts_with(prefix),
+            Self::Name(own) => own == name,
+        }
+    }
+}
+
+/// What is not Muster's business on an object of this kind.
+fn theirs(id: &ObjectRef, ignored: &[&str]) -> Vec<Vec<Step>> {
+    let node = id.gvk.group.is_empty() && id.gvk.kind == "Node";
+    // `kubectl cordon`, `drain` and `taint`.
+    let node = node.then_some("/spec");
+    let built_in = THEIRS.iter().copied().chain(node);
+    let built_in = built_in.map(|pointer| steps(pointer, true));
+    built_in
+        .chain(ignored.iter().map(|pointer| steps(pointer, false)))
+        .collect()
+}
+
+/// The steps of a pointer; with `prefixes`, a name that ends in `*` is any that begins so.
+pub(crate) fn steps(pointer: &str, prefixes: bool) -> Vec<Step> {
+    let tokens = pointer.split('/').skip(1);
+    let step = |token: &str| {
+        let name = token.replace("~1", "/").replace("~0", "~");
+        match name.strip_suffix('*') {
+            Some("") => Step::Any,
+            Some(prefix) if prefixes => Step::Prefix(prefix.to_owned()),
+            _ => Step::Name(name),
+        }
+    };
+    tokens.map(step).collect()
+}
+
+/// What is left of pointers below a name.
+pub(crate) fn below(pointers: &[Vec<Step>], name: &str) -> Vec<Vec<Step>> {
+    let rest = |steps: &Vec<Step>| {
+        let (first, rest) = steps.split_first()?;
+        first.fits(name).then(|| rest.to_vec())
+    };
+    pointers.iter().filter_map(rest).collect()
+}
+
+/// Fields in two parts.
+pub(crate) struct Split {
+    pub(crate) taken: Option<Value>,
+    pub(crate) stays: Option<Value>,
+}
+
+/// Parts the fields that are there, from those that are theirs or not there.
+pub(crate) fn split(fields: &Value, live: Option<&Value>, theirs: &[Vec<Step>]) -> Split {
+    let all = |taken: bool| Split {
+        taken: taken.then(|| fields.clone()),
+        stays: (!taken).then(|| fields.clone()),
+    };
+    let (Some(live), Some(map)) = (live, fields.as_object()) else {
+        return all(false);
+    };
+    if theirs.iter().any(Vec::is_empty) {
+        return all(false);
+    }
+    if map.is_empty() {
+        return all(true);
+    }
+    let (mut taken, mut stays) = (Map::new(), Map::new());
+    for (key, fields) in map {
+        let parts = if key == "." {
+            split(fields, Some(live), &[])
+        } else {
+            let (name, child) = child(key, live);
+            split(fields, child, &below(theirs, &name))
+        };
+        taken.extend(parts.taken.map(|part| (key.clone(), part)));
+        stays.extend(parts.stays.map(|part| (key.clone(), part)));
+    }
+    // An element or a map that keeps something stays itself.
+    if stays.keys().any(|key| key != ".")
+        && let Some(itself) = taken.remove(".")
+    {
+        stays.insert(".".to_owned(), itself);
+    }
+    let part = |map: Map<String, Value>| (!map.is_empty()).then_some(Value::Object(map));
+    Split {
+        taken: part(taken),
+        stays: part(stays),
+    }
+}
+
+/// The name of a child as pointers have it, and the child.
+fn child<'a>(key: &str, live: &'a Value) -> (String, Option<&'a Value>) {
+    if let Some(name) = key.strip_prefix("f:") {
+        return (name.to_owned(), live.get(name));
+    }
+    let tree = json!({key: {}});
+    let list = live.as_array().into_iter().flatten();
+    let mut found = list
+        .enumerate()
+        .filter(|(at, value)| element(&tree, *at, value).is_some());
+    match found.next() {
+        Some((at, value)) => (at.to_string(), Some(value)),
+        None => (String::new(), None),
+    }
+}
+
+/// A tree without maps of which it only says that they are there.
+fn pruned(tree: Value) -> Option<Value> {
+    let Value::Object(map) = tree else {
+        return Some(tree);
+    };
+    if map.is_empty() {
+        return Some(Value::Object(map));
+    }
+    let below = |(key, tree): (String, Value)| {
+        let tree = pruned(tree)?;
+        // Of an element of a list, that is all that can be said; of a map, it is not worth it.
+        let bare = key.starts_with("f:") && is_bare(&tree);
+        (!bare).then_some((key, tree))
+    };
+    let map: Map<String, Value> = map.into_iter().filter_map(below).collect();
+    (!map.is_empty()).then_some(Value::Object(map))
+}
+
+/// Whether a tree only says that its map is there.
+fn is_bare(tree: &Value) -> bool {
+    tree.as_object()
+        .is_some_and(|map| map.len() == 1 && map.contains_key("."))
+}
+
+fn remove(object: &mut Value, fields: &Value) {
+    let Some(fields) = fields.as_object() else {
+        return;
+    };
+    match object {
+        Value::Object(map) => {
+            for (key, below) in fields {
+                let Some(name) = key.strip_prefix("f:") else {
+                    continue;
+                };
+                let Some(child) = map.get_mut(name) else {
+                    continue;
+                };
+                let whole = below.as_object().is_none_or(Map::is_empty);
+                if !whole {
+                    remove(child, below);
+                }
+                let empty = child.as_object().is_some_and(Map::is_empty)
+                    || child.as_array().is_some_and(Vec::is_empty);
+                if whole || empty {
+                    map.remove(name);
+                }
+            }
+        }
+        Value::Array(list) => {
+            let tree = Value::Object(fields.clone());
+            let mut at = 0;
+            list.retain_mut(|value| {
+                let below = element(&tree, at, value).cloned();
+                at += 1;
+                let Some(below) = below else { return true };
+                let whole = below.as_object().is_none_or(Map::is_empty) || below.get(".").is_some();
+                if !whole {
+                    remove(value, &below);
+                }
+                !whole
+            });
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_model::bundle::Gvk;
+
+    use super::*;
+
+    fn id(api_version: &str, kind: &str) -> ObjectRef {
+        ObjectRef {
+            gvk: Gvk::from_api_version(api_version, kind),
+            namespace: Some("a".into()),
+            name: "b".into(),
+        }
+    }
+
+    fn entry(manager: &str, operation: &str, fields: Value) -> Value {
+        json!({"manager": manager, "operation": operation, "apiVersion": "v1", "time": "t", "fieldsV1": fields})
+    }
+
+    fn map(data: Value, entries: &[Value]) -> Value {
+        json!({
+            "metadata": {"resourceVersion": "5", "managedFields": entries},
+            "data": data,
+        })
+    }
+
+    /// The managers that a take-over leaves, with their fields.
+    fn managed(take_over: Option<TakeOver>) -> Vec<(String, Value)> {
+        let steps = take_over
+            .map(|take_over| take_over.patch)
+            .unwrap_or_default();
+        let steps = steps.as_array().cloned().unwrap_or_default();
+        let list = steps
+            .iter()
+            .find(|step| step["path"] == "/metadata/managedFields");
+        let list = list.map(|step| step["value"].as_array().cloned().unwrap_or_default());
+        list.unwrap_or_default()
+            .into_iter()
+            .map(|entry| {
+                let name = entry["manager"].as_str().unwrap_or_default().to_owned();
+                (name, entry["fieldsV1"].clone())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_is_adopted_is_musters_alone_and_the_rest_stays_under_a_name_of_its_own() {
+        let mut live = map(
+            json!({"a": "1", "old": "1"}),
+            &[
+                entry(
+                    "kubectl-client-side-apply",
+                    "Update",
+                    json!({
+                        "f:data": {".": {}, "f:a": {}},
+                        "f:metadata": {"f:annotations": {".": {}, format!("f:{LAST_APPLIED}"): {}}},
+                    }),
+                ),
+                entry("operator", "Update", json!({"f:data": {"f:a": {}}})),
+                entry("muster", "Apply", json!({"f:data": {"f:a": {}}})),
+                entry(
+                    "helm",
+                    "Update",
+                    json!({"f:data": {".": {}, "f:a": {}, "f:old": {}}}),
+                ),
+                entry(
+                    "argocd-controller",
+                    "Apply",
+                    json!({"f:data": {"f:old": {}, "f:gone": {}}}),
+                ),
+            ],
+        );
+        live["metadata"]["annotations"] = json!({LAST_APPLIED: "{}"});
+        let taken = take_over(&id("v1", "ConfigMap"), &live, &[], Rest::Adopt).unwrap();
+        assert!(!taken.apply);
+        let steps = taken.patch.as_array().unwrap();
+        assert_eq!(
+            steps[0],
+            json!({"op": "test", "path": "/metadata/resourceVersion", "value": "5"})
+        );
+        let annotation = "/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration";
+        assert_eq!(steps[2], json!({"op": "remove", "path": annotation}));
+        assert_eq!(
+            managed(Some(taken)),
+            [
+                ("operator".to_owned(), json!({"f:data": {"f:a": {}}})),
+                ("muster".to_owned(), json!({"f:data": {"f:a": {}}})),
+                (
+                    BEFORE.to_owned(),
+                    json!({"f:data": {".": {}, "f:old": {}, "f:gone": {}}})
+                ),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_people_add_becomes_musters_to_be_removed() {
+        let theirs = json!({
+            "f:metadata": {"f:annotations": {"f:muster.dev/prune": {}, "f:note": {}}},
+            "f:data": {"f:a": {}, "f:more": {}, "f:ignored": {}, "f:gone": {}},
+        });
+        let mut live = map(
+            json!({"a": "1", "more": "2", "ignored": "3"}),
+            &[
+                entry("muster", "Apply", json!({"f:data": {"f:a": {}}})),
+                entry("kubectl-edit", "Update", theirs),
+                entry("controller", "Update", json!({"f:data": {"f:b": {}}})),
+            ],
+        );
+        live["metadata"]["annotations"] = json!({"muster.dev/prune": "disabled", "note": "x"});
+        let id = id("v1", "ConfigMap");
+        let ignored = ["/data/ignored"];
+        let fields =
+            json!({"f:data": {"f:more": {}}, "f:metadata": {"f:annotations": {"f:note": {}}}});
+        assert_eq!(added(&id, &live, &ignored), Some(fields.clone()));
+        let removed = without_fields(&live, &fields);
+        assert_eq!(removed["data"], json!({"a": "1", "ignored": "3"}));
+        assert_eq!(
+            removed["metadata"]["annotations"],
+            json!({"muster.dev/prune": "disabled"})
+        );
+
+        let taken = take_over(&id, &live, &ignored, Rest::Take);
+        assert!(taken.as_ref().is_some_and(|taken| taken.apply));
+        assert_eq!(
+            managed(taken),
+            [
+                (
+                    "muster".to_owned(),
+                    json!({
+                        "f:data": {"f:a": {}, "f:more": {}},
+                        "f:metadata": {"f:annotations": {"f:note": {}}},
+                    })
+                ),
+                (
+                    "kubectl-edit".to_owned(),
+                    json!({
+                        "f:data": {"f:gone": {}, "f:ignored": {}},
+                        "f:metadata": {"f:annotations": {"f:muster.dev/prune": {}}},
+                    })
+                ),
+                ("controller".to_owned(), json!({"f:data": {"f:b": {}}})),
+            ]
+        );
+        let left = take_over(&id, &live, &ignored, Rest::Leave);
+        assert!(left.as_ref().is_some_and(|left| !left.apply));
+        assert_eq!(
+            managed(left)[1].1["f:data"],
+            json!({"f:gone": {}, "f:ignored": {}, "f:more": {}})
+        );
+    }
+
+    #[test]
+    fn what_a_person_means_as_an_act_is_no_change() {
+        let restarted = json!({"f:spec": {"f:template": {"f:metadata": {"f:annotations": {
+            ".": {}, "f:kubectl.kubernetes.io/restartedAt": {},
+        }}}}});
+        let scaled = json!({
+            "manager": "kubectl", "operation": "Update", "subresource": "scale",
+            "fieldsV1": {"f:spec": {"f:replicas": {}}},
+        });
+        let live = json!({
+            "metadata": {"managedFields": [
+                entry("muster", "Apply", json!({"f:spec": {"f:selector": {}}})),
+                entry("kubectl-rollout", "Update", restarted),
+                scaled,
+            ]},
+            "spec": {"replicas": 3, "template": {"metadata": {"annotations": {
+                "kubectl.kubernetes.io/restartedAt": "now",
+            }}}},
+        });
+        let deployment = id("apps/v1", "Deployment");
+        assert_eq!(added(&deployment, &live, &[]), None);
+        assert_eq!(take_over(&deployment, &live, &[], Rest::Take), None);
+
+        let live = json!({
+            "metadata": {"managedFields": [
+                entry("muster", "Apply", json!({"f:metadata": {"f:labels": {"f:a": {}}}})),
+                entry("kubectl-cordon", "Update", json!({"f:spec": {"f:unschedulable": {}}})),
+            ]},
+            "spec": {"unschedulable": true},
+        });
+        assert_eq!(added(&id("v1", "Node"), &live, &[]), None);
+        assert!(added(&id("example.org/v1", "Node"), &live, &[]).is_some());
+    }
+
+    #[test]
+    fn elements_of_lists_are_taken_whole() {
+        let sidecar = json!({"f:spec": {"f:containers": {
+            "k:{\"name\":\"sidecar\"}": {".": {}, "f:image": {}, "f:name": {}},
+            "k:{\"name\":\"web\"}": {"f:env": {".": {}, "k:{\"name\":\"B\"}": {".": {}, "f:name": {}}}},
+        }, "f:finalizers": {"v:\"mine\"": {}}}});
+        let web =
+            json!({"f:spec": {"f:containers": {"k:{\"name\":\"web\"}": {".": {}, "f:name": {}}}}});
+        let live = json!({
+            "metadata": {"managedFields": [
+                entry("muster", "Apply", web),
+                entry("kubectl-patch", "Update", sidecar),
+            ]},
+            "spec": {
+                "finalizers": ["mine", "theirs"],
+                "containers": [
+                    {"name": "sidecar", "image": "s"},
+                    {"name": "web", "env": [{"name": "B"}]},
+                ],
+            },
+        });
+        let pod = id("v1", "Pod");
+        let fields = added(&pod, &live, &[]).unwrap();
+        assert_eq!(
+            without_fields(&live, &fields)["spec"],
+            json!({"finalizers": ["theirs"], "containers": [{"name": "web"}]})
+        );
+        // The first container is the sidecar.
+        let fields = added(&pod, &live, &["/spec/containers/0", "/spec/finalizers"]).unwrap();
+        assert_eq!(
+            without_fields(&live, &fields)["spec"]["containers"],
+            json!([{"name": "sidecar", "image": "s"}, {"name": "web"}])
+        );
+    }
+
+    #[test]
+    fn what_an_api_server_calls_the_time_before_is_not_told_apart() {
+        let all = json!({"f:data": {".": {}, "f:a": {}, "f:b": {}}});
+        let live = map(
+            json!({"a": "1", "b": "2"}),
+            &[
+                entry("before-first-apply", "Update", all),
+                entry("muster", "Apply", json!({"f:data": {"f:a": {}}})),
+            ],
+        );
+        let id = id("v1", "ConfigMap");
+        assert_eq!(added(&id, &live, &[]), None);
+        let taken = take_over(&id, &live, &[], Rest::Take);
+        assert!(
+            taken
+                .as_ref()
+                .is_some_and(|taken| !taken.apply && taken.unknown)
+        );
+        assert_eq!(
+            managed(taken),
+            [
+                ("muster".to_owned(), json!({"f:data": {"f:a": {}}})),
+                (BEFORE.to_owned(), json!({"f:data": {".": {}, "f:b": {}}})),
+            ]
+        );
+    }
+}

@@ -1,0 +1,319 @@
+//! Fields that stand in the way of a change though Git does not have them.
+//!
+//! Of many fields only one may be set at a time: `rollingUpdate` goes with one type of strategy, a volume has
+//! one source, a probe one handler. Where Git chooses another, what the API server has filled in beside the
+//! first one stays, since nobody owns it, and the API server refuses the two together.
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    fields::{Manager, element, element_key, field, managers, union, without},
+    immutable::Cause,
+    people::{Step, below, is_persons, split, steps},
+};
+
+/// Makes Muster's, so that the next apply removes them, the fields that the API server objects to, that Git
+/// does not have, and that nobody has but people's tools and those whose fields are ignored (JSON pointers).
+/// Where it objects to a field of Git's, the objects beside it are meant: of a union, the API server does
+/// not say which member is too many. The answer is a JSON patch (RFC 6902) for this version of the object
+/// only; `None` where there is no such field.
+#[must_use]
+pub fn clear(
+    wanted: &Value,
+    live: &Value,
+    causes: &[Cause<'_>],
+    ignored: &[&str],
+) -> Option<Value> {
+    let own = managers(live).find(Manager::is_own)?;
+    let others = managers(live).filter(|m| !m.is_own() && !is_persons(m.name));
+    let place = Place {
+        live,
+        own: Some(own.fields),
+        others: others.map(|manager| manager.fields).collect(),
+        ignored: ignored
+            .iter()
+            .map(|pointer| steps(pointer, false))
+            .collect(),
+    };
+    let paths = causes.iter().filter_map(|cause| parse(cause.field));
+    let cleared = paths.filter_map(|path| visit(wanted, &place, &path));
+    let cleared = cleared.reduce(|all, fields| union(&all, &fields))?;
+    let fields = union(own.fields, &cleared);
+    let version = &live["metadata"]["resourceVersion"];
+    let mut patch =
+        vec![json!({"op": "test", "path": "/metadata/resourceVersion", "value": version})];
+    // From the end, so that removing an entry moves none that is still to be named.
+    let mut all: Vec<Manager<'_>> = managers(live)
+        .filter(|m| m.subresource.is_empty())
+        .collect();
+    all.reverse();
+    for manager in all {
+        let path = format!("/metadata/managedFields/{}", manager.index);
+        let left = if manager.is_own() {
+            Some(fields.clone())
+        } else {
+            without(manager.fields, &cleared)
+        };
+        match left {
+            None => patch.push(json!({"op": "remove", "path": path})),
+            Some(left) if left == *manager.fields => {}
+            Some(left) => patch
+                .push(json!({"op": "replace", "path": format!("{path}/fieldsV1"), "value": left})),
+        }
+    }
+    (patch.len() > 1).then(|| patch.into())
+}
+
+/// A step into an object.
+#[derive(Debug, PartialEq, Eq)]
+enum Segment {
+    Name(String),
+    Index(usize),
+}
+
+/// Reads a field as the API server names it, such as `spec.ports[0].nodePort`. `None` where nothing may be
+/// removed there: at the top, and in what is not for apps to say.
+fn parse(field: &str) -> Option<Vec<Segment>> {
+    let mut path = Vec::new();
+    for part in field.split('.') {
+        let (name, mut rest) = part.split_at(part.find('[').unwrap_or(part.len()));
+        path.push(Segment::Name(name.to_owned()));
+        while let Some(inside) = rest.strip_prefix('[') {
+            let (key, after) = inside.split_once(']')?;
+            path.push(match key.parse() {
+                Ok(index) => Segment::Index(index),
+                Err(_) => Segment::Name(key.to_owned()),
+            });
+            rest = after;
+        }
+    }
+    let top = match path.first() {
+        Some(Segment::Name(name)) => name.as_str(),
+        _ => return None,
+    };
+    let fixed = matches!(top, "" | "apiVersion" | "kind" | "metadata" | "status");
+    (path.len() > 1 && !fixed).then_some(path)
+}
+
+/// A place in the live object, with what Muster and others have there and what is ignored there.
+struct Place<'a> {
+    live: &'a Value,
+    own: Option<&'a Value>,
+    others: Vec<&'a Value>,
+    ignored: Vec<Vec<Step>>,
+}
+
+impl<'a> Place<'a> {
+    fn child(&self, name: &str) -> Option<Self> {
+        Some(Self {
+            live: self.live.get(name)?,
+            own: self.own.and_then(|tree| field(tree, name)),
+            others: self
+                .others
+                .iter()
+                .filter_map(|tree| field(tree, name))
+                .collect(),
+            ignored: below(&self.ignored, name),
+        })
+    }
+
+    fn element(&self, index: usize) -> Option<Self> {
+        let value: &'a Value = self.live.get(index)?;
+        let others = self.others.iter();
+        Some(Self {
+            live: value,
+            own: self.own.and_then(|tree| element(tree, index, value)),
+            others: others
+                .filter_map(|tree| element(tree, index, value))
+                .collect(),
+            ignored: below(&self.ignored, &index.to_string()),
+        })
+    }
+
+    /// The fields below a name, where nobody has any that count; `None` where somebody has.
+    fn free(&self, name: &str) -> Option<Value> {
+        let there = self.child(name)?;
+        let counts = |tree: &&Value| {
+            split(tree, Some(there.live), &there.ignored)
+                .taken
+                .is_some()
+        };
+        let free = !there.live.is_null() && !there.others.iter().any(counts);
+        free.then(|| json!({format!("f:{name}"): fields_of(there.live)}))
+    }
+}
+
+/// All fields of a value.
+fn fields_of(value: &Value) -> Value {
+    let mut fields = Map::new();
+    if let Value::Object(map) = value {
+        let below = map
+            .iter()
+            .map(|(name, value)| (format!("f:{name}"), fields_of(value)));
+        fields.extend(below);
+    }
+    if !fields.is_empty() {
+        fields.insert(".".to_owned(), json!({}));
+    }
+    Value::Object(fields)
+}
+
+/// The fields at a path that are cleared.
+fn visit(wanted: &Value, here: &Place<'_>, path: &[Segment]) -> Option<Value> {
+    match path {
+        [] => None,
+        [Segment::Index(index), rest @ ..] => {
+            let there = here.element(*index)?;
+            let list = wanted.as_array()?;
+            // Others may have put elements of theirs between Git's.
+            let named = there.live.get("name");
+            let child = match named {
+                Some(_) => list.iter().find(|value| value.get("name") == named),
+                None => list.get(*index),
+            };
+            let key = element_key(here.own?, *index, there.live)?;
+            let fields = visit(child?, &there, rest)?;
+            Some(json!({key: fields}))
+        }
+        [Segment::Name(name), rest @ ..] => {
+            let map = wanted.as_object()?;
+            let has = |name: &str| map.get(name).is_some_and(|value| !value.is_null());
+            if has(name) && !rest.is_empty() {
+                let fields = visit(&map[name], &here.child(name)?, rest)?;
+                return Some(json!({format!("f:{name}"): fields}));
+            }
+            if !has(name) && here.live.get(name).is_some() {
+                return here.free(name);
+            }
+            let siblings = here.live.as_object()?.iter();
+            let siblings = siblings.filter(|(name, value)| value.is_object() && !has(name));
+            let fields = siblings.filter_map(|(name, _)| here.free(name));
+            fields.reduce(|all, fields| union(&all, &fields))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What Muster has afterwards.
+    fn cleared(wanted: &Value, live: &Value, field: &str, ignored: &[&str]) -> Option<Value> {
+        let cause = Cause { message: "", field };
+        let patch = clear(wanted, live, &[cause], ignored)?;
+        let own = patch.as_array()?.iter().find(|step| step["path"] == OWN)?;
+        Some(own["value"].clone())
+    }
+
+    const OWN: &str = "/metadata/managedFields/0/fieldsV1";
+
+    fn entry(manager: &str, operation: &str, fields: Value) -> Value {
+        json!({"manager": manager, "operation": operation, "fieldsV1": fields})
+    }
+
+    #[test]
+    fn what_git_never_had_and_nobody_has_becomes_musters() {
+        let own = json!({"f:spec": {"f:strategy": {"f:type": {}}}});
+        let live = json!({
+            "metadata": {"managedFields": [entry("muster", "Apply", own)]},
+            "spec": {"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}},
+        });
+        let wanted = json!({"spec": {"strategy": {"type": "Recreate"}}});
+        let rolling = json!({".": {}, "f:maxSurge": {}});
+        assert_eq!(
+            cleared(&wanted, &live, "spec.strategy.rollingUpdate", &[]),
+            Some(json!({"f:spec": {"f:strategy": {"f:type": {}, "f:rollingUpdate": rolling}}}))
+        );
+        for field in [
+            "spec",
+            "metadata.labels",
+            "status.phase",
+            "x[",
+            "spec.strategy[0]",
+            "",
+        ] {
+            assert_eq!(cleared(&wanted, &live, field, &[]), None, "{field}");
+        }
+    }
+
+    #[test]
+    fn the_member_of_a_union_that_is_too_many_is_cleared() {
+        let key = "k:{\"name\":\"v\"}";
+        let own = json!({"f:spec": {"f:volumes": {key: {".": {}, "f:name": {}}}}});
+        let live = json!({
+            "metadata": {"managedFields": [entry("muster", "Apply", own)]},
+            "spec": {"volumes": [
+                {"name": "injected", "emptyDir": {}},
+                {"name": "v", "secret": {"defaultMode": 420}},
+            ]},
+        });
+        let wanted = json!({"spec": {"volumes": [{"name": "v", "configMap": {"name": "c"}}]}});
+        let secret = json!({".": {}, "f:defaultMode": {}});
+        assert_eq!(
+            cleared(&wanted, &live, "spec.volumes[1].configMap", &[]),
+            Some(
+                json!({"f:spec": {"f:volumes": {key: {".": {}, "f:name": {}, "f:secret": secret}}}})
+            )
+        );
+        assert_eq!(
+            cleared(&wanted, &live, "spec.volumes[0].emptyDir", &[]),
+            None
+        );
+    }
+
+    #[test]
+    fn what_a_controller_has_stays_unless_it_is_ignored() {
+        let injected = json!({"f:spec": {"f:conversion": {"f:webhook": {"f:caBundle": {}}}}});
+        let live = |manager: &str| {
+            json!({
+                "metadata": {"managedFields": [
+                    entry("muster", "Apply", json!({"f:spec": {"f:group": {}}})),
+                    entry(manager, "Update", injected.clone()),
+                ]},
+                "spec": {"conversion": {"webhook": {"caBundle": "x"}}},
+            })
+        };
+        let wanted = json!({"spec": {"group": "g"}});
+        // The API server may call it otherwise.
+        let field = "spec.conversion.webhookClientConfig";
+        let all = json!({"f:spec": {"f:group": {}, "f:conversion": {
+            ".": {}, "f:webhook": {".": {}, "f:caBundle": {}},
+        }}});
+        assert_eq!(cleared(&wanted, &live("cainjector"), field, &[]), None);
+        let ignored = ["/spec/conversion/webhook/caBundle"];
+        assert_eq!(
+            cleared(&wanted, &live("cainjector"), field, &ignored),
+            Some(all.clone())
+        );
+        assert_eq!(
+            cleared(&wanted, &live("kubectl-edit"), field, &[]),
+            Some(all)
+        );
+        let cause = Cause { message: "", field };
+        let patch = clear(&wanted, &live("kubectl-edit"), &[cause], &[]).unwrap();
+        assert_eq!(
+            patch[1],
+            json!({"op": "remove", "path": "/metadata/managedFields/1"})
+        );
+    }
+
+    #[test]
+    fn fields_are_read_as_the_api_server_names_them() {
+        let name = |name: &str| Segment::Name(name.into());
+        assert_eq!(
+            parse("spec.a[3].b[key.of]"),
+            None,
+            "a key with a dot is not read"
+        );
+        assert_eq!(
+            parse("spec.a[3].b[key]"),
+            Some(vec![
+                name("spec"),
+                name("a"),
+                Segment::Index(3),
+                name("b"),
+                name("key")
+            ])
+        );
+    }
+}
