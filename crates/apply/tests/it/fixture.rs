@@ -60,6 +60,8 @@ pub(crate) struct Requests {
     /// The namespaces that they were about. `*` is the whole cluster; asking for what kinds there are is
     /// about no place.
     places: Mutex<BTreeSet<String>>,
+    /// The names of objects that were asked to be deleted.
+    deleted: Mutex<Vec<String>>,
 }
 
 impl Requests {
@@ -75,8 +77,17 @@ impl Requests {
         self.places.lock().unwrap().iter().cloned().collect()
     }
 
+    /// The names of objects that were asked to be deleted since this was asked last.
+    pub(crate) fn take_deleted(&self) -> Vec<String> {
+        std::mem::take(&mut self.deleted.lock().unwrap())
+    }
+
     fn count(&self, request: &Request<Body>) {
         let parts: Vec<&str> = request.uri().path().split('/').skip(1).collect();
+        if request.method() == Method::DELETE {
+            let name = parts.last().copied().unwrap_or_default();
+            self.deleted.lock().unwrap().push(name.to_owned());
+        }
         let resource = match parts.as_slice() {
             ["api", _, resource @ ..] | ["apis", _, _, resource @ ..] => resource,
             _ => &[],

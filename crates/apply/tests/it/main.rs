@@ -8,6 +8,7 @@
 mod content;
 mod definitions;
 mod drift;
+mod every_kind;
 mod faults;
 mod fights;
 mod fixture;
