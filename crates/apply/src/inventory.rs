@@ -306,6 +306,14 @@ impl Inventory {
         begun.is_some_and(|begun| begun.elapsed() < LONGEST_REQUEST)
     }
 
+    /// Whether a request about this object left earlier, of this process or of the one before, and its
+    /// answer was never recorded.
+    pub(crate) fn is_unsure(&self, key: &Identity) -> bool {
+        let state = self.state();
+        let answered = state.entries.get(key).is_none_or(|e| e.uid.is_some());
+        !answered && state.begun.get(key) != Some(&None)
+    }
+
     /// Writes down what the API server answered.
     pub(crate) fn applied(
         &self,

@@ -3,12 +3,16 @@
 //! They come from the Go module proxy at test time, pinned by version and checked by Go's
 //! checksum database, and are read from Go's module cache; none is part of this project.
 
+mod sets;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
 use serde_json::Value;
+
+pub use self::sets::{SETS, Set};
 
 /// A pinned set of manifests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,7 +151,7 @@ fn yaml_files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
             .path();
         let is_yaml = file
             .extension()
-            .is_some_and(|extension| extension == "yaml");
+            .is_some_and(|extension| extension == "yaml" || extension == "yml");
         if is_yaml
             && file
                 .file_name()

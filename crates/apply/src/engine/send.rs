@@ -146,6 +146,13 @@ impl Engine {
                 return Ok(Standing::Failed(message).into());
             }
         };
+        if self.inventory.is_unsure(&object.key) {
+            // What happened to it since then did not happen before it was Muster's.
+            let live = retried(sending.cancel, || self.cluster.metadata(path)).await?;
+            if let Some(live) = live.filter(LiveMeta::is_ours) {
+                self.inventory.found(&object.key, &live.uid);
+            }
+        }
         let known = self
             .inventory
             .get(&object.key)

@@ -1,10 +1,12 @@
 //! The whole of Muster as processes, on real control planes and a real repository.
 
+mod account;
 mod approve;
 mod clocks;
 mod container;
 mod health;
 mod killed;
+mod large;
 mod metrics;
 mod people;
 mod reading;

@@ -11,15 +11,13 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use k8s_openapi::api::{
-    authentication::v1::{TokenRequest, TokenRequestSpec},
     coordination::v1::Lease,
-    core::v1::{ConfigMap, Secret, ServiceAccount},
+    core::v1::{ConfigMap, Secret},
     rbac::v1::{ClusterRole, PolicyRule, Role},
 };
 use kube::{
     Api, Client, Discovery,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
-    config::{AuthInfo, Kubeconfig},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use muster_testkit::{
     fleet::{Fleet, FleetOptions},
@@ -30,6 +28,8 @@ use muster_testkit::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+
+use crate::account;
 
 const LONG: Duration = Duration::from_secs(60);
 const CLUSTERS: [(&str, &str); 1] = [("one", "west")];
@@ -75,7 +75,8 @@ impl Rights {
         kubectl(&admin, &["apply", "-f", "-"], &rendered)?;
         let client = fleet.clusters()["one"].client().await?;
         let kubeconfig = fleet.directory().join("agent.kubeconfig");
-        let text = limited(&fleet.clusters()["one"].kubeconfig()?, &client).await?;
+        let admin = fleet.clusters()["one"].kubeconfig()?;
+        let text = account::kubeconfig(&admin, &client, NAMESPACE, "muster-agent").await?;
         std::fs::write(&kubeconfig, text)?;
         Ok(Self {
             fleet,
@@ -233,32 +234,6 @@ fn kubectl(kubeconfig: &Path, arguments: &[&str], input: &str) -> anyhow::Result
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(())
-}
-
-/// A kubeconfig for the chart's account in place of an administrator's.
-async fn limited(admin: &str, client: &Client) -> anyhow::Result<String> {
-    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), NAMESPACE);
-    let request = TokenRequest {
-        spec: Some(TokenRequestSpec {
-            expiration_seconds: Some(3600),
-            ..TokenRequestSpec::default()
-        }),
-        ..TokenRequest::default()
-    };
-    let params = PostParams::default();
-    let token = accounts
-        .create_token_request("muster-agent", &params, &request)
-        .await?;
-    let token = token.status.and_then(|status| status.token);
-    let token = token.context("no token")?;
-    let mut kubeconfig = Kubeconfig::from_yaml(admin)?;
-    for named in &mut kubeconfig.auth_infos {
-        named.auth_info = Some(AuthInfo {
-            token: Some(token.clone().into()),
-            ..AuthInfo::default()
-        });
-    }
-    Ok(serde_yaml::to_string(&kubeconfig)?)
 }
 
 /// All rules but one.

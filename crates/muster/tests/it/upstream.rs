@@ -1,101 +1,526 @@
-//! Real upstream manifests of size go the whole way: CRDs of over 500 KB, hundreds of objects in one
-//! file, List kinds.
+//! What people really install, from many projects: applied, taken over from kubectl, changed, and removed
+//! again on a real control plane. Nothing is lost, nothing is left behind, and a quiet cluster is not
+//! written to.
 
-use std::time::Duration;
-
-use anyhow::ensure;
-use k8s_openapi::{
-    api::core::v1::ConfigMap,
-    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::{Duration, Instant},
 };
-use kube::{Api, api::ListParams};
+
+use anyhow::{Context, bail, ensure};
+use kube::config::Kubeconfig;
+use muster_model::yaml;
 use muster_testkit::{
     fleet::{Fleet, FleetOptions},
-    repository::{self, document},
-    upstream::{Upstream, manifests},
+    process::Process,
+    repository::{self, Files, document},
+    tools::Program,
+    upstream::{SETS, Set},
     wait::eventually,
 };
+use serde_json::{Value, json};
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn large_upstream_manifests_are_applied_as_they_are() -> anyhow::Result<()> {
-    let clusters = [("one", "east")];
-    let mut fleet =
-        Fleet::start(FleetOptions::new(env!("CARGO_BIN_EXE_muster"), &clusters)).await?;
-    let mut files = repository::fleet("upstream", "{}", clusters);
-    let sets = [
-        (
-            "prometheus-operator",
-            Upstream::PrometheusOperator,
-            "namespace: default",
-        ),
-        ("gateway-api", Upstream::GatewayApi, "namespace: default"),
-        (
-            "conformance",
-            Upstream::GatewayApiConformance,
-            "dependsOn: [gateway-api]",
-        ),
-        ("lists", Upstream::Lists, "namespace: default"),
-    ];
-    let mut sizes = Vec::new();
-    for (app, upstream, more) in sets {
-        let spec = format!("{{tier: basic, mode: active-active, {more}}}");
-        files.insert(format!("apps/{app}/app.yaml"), document("App", app, &spec));
-        for (name, text) in manifests(upstream)? {
-            sizes.push(text.len());
-            let name = name
-                .rsplit('/')
-                .next()
-                .unwrap_or_default()
-                .replace(".yml", ".yaml");
-            files.insert(format!("apps/{app}/manifests/{}-{name}", sizes.len()), text);
+use crate::account::{self, Account};
+
+const CLUSTERS: [(&str, &str); 1] = [("one", "west")];
+/// For hundreds of objects.
+const LONG: Duration = Duration::from_secs(240);
+/// So long nobody writes when nothing has changed.
+const QUIET: Duration = Duration::from_secs(60);
+/// Namespaces that every cluster has.
+const OF_KUBERNETES: [&str; 2] = ["default", "kube-system"];
+
+/// The objects of a file, each with what a list around it says.
+fn objects(text: &str) -> anyhow::Result<Vec<Value>> {
+    let nodes = yaml::parse(text).map_err(|error| anyhow::anyhow!("{}: {error}", error.at))?;
+    let mut objects = Vec::new();
+    for document in nodes.into_iter().map(yaml::Node::into_json) {
+        match document["items"].as_array() {
+            Some(items) => objects.extend(items.iter().cloned()),
+            None if document.is_null() => {}
+            None => objects.push(document),
         }
     }
-    ensure!(
-        sizes.iter().any(|size| *size > 500_000),
-        "no large file: {sizes:?}"
+    Ok(objects)
+}
+
+fn documents(objects: &[Value]) -> String {
+    let texts: Vec<String> = objects.iter().map(Value::to_string).collect();
+    texts.join("\n---\n")
+}
+
+fn is(object: &Value, kind: &str) -> bool {
+    object["kind"] == kind
+}
+
+/// Nobody answers the webhooks of these projects here, so that they are asked about nothing.
+fn without_calls(objects: &mut [Value]) {
+    for object in objects {
+        let kind = object["kind"].as_str().unwrap_or_default().to_owned();
+        if kind.ends_with("WebhookConfiguration") {
+            for hook in object["webhooks"].as_array_mut().into_iter().flatten() {
+                hook["objectSelector"] = json!({"matchLabels": {"muster.example/nobody": "1"}});
+            }
+        }
+    }
+}
+
+/// The sets as apps of a fleet; `changed`, every object has an annotation more, and every fifth is left out
+/// on which no other depends.
+fn fleet(changed: bool) -> anyhow::Result<Files> {
+    let mut files = repository::fleet(
+        "upstream",
+        "{prune: {objects: 100000, percent: 100}}",
+        CLUSTERS,
     );
-    let listed = repository::listed(&files);
-    fleet.repo().publish("upstream manifests", &listed)?;
-    fleet.start_hub().await?;
-    fleet.start_agents()?;
-    let client = fleet.clusters()["one"].client().await?;
-    let rendered = fleet.run(&[
-        "render",
-        &fleet.repo().work().to_string_lossy(),
-        "--cluster",
-        "one",
-        "-o",
-        "json",
-    ])?;
-    let rendered: serde_json::Value = serde_json::from_str(&rendered)?;
-    let count = rendered["items"].as_array().map_or(0, Vec::len);
-    ensure!(count > 400, "{count} objects");
-    eventually(
-        "every object applied",
-        Duration::from_secs(240),
-        async || {
-            let status = fleet.status()?;
-            let apps = status["clusters"][0]["apps"]
-                .as_array()
-                .cloned()
-                .unwrap_or_default();
-            let applied: u64 = apps.iter().filter_map(|app| app["applied"].as_u64()).sum();
-            ensure!(applied == count as u64, "{applied} of {count}: {status}");
+    let mut known: BTreeSet<String> = OF_KUBERNETES.map(str::to_owned).into();
+    let mut sets = Vec::new();
+    for set in SETS {
+        let mut of_set = Vec::new();
+        for (name, text) in set.files()? {
+            let objects = objects(&text).with_context(|| format!("{}: {name}", set.name))?;
+            let namespaces = objects.iter().filter(|object| is(object, "Namespace"));
+            known.extend(
+                namespaces
+                    .filter_map(|object| object["metadata"]["name"].as_str().map(str::to_owned)),
+            );
+            of_set.push((name, text, objects));
+        }
+        sets.push((set, of_set));
+    }
+    let mut number = 0;
+    for (set, of_set) in sets {
+        let Set {
+            name,
+            namespace,
+            after,
+            ..
+        } = set;
+        let depends = after
+            .map(|after| format!(", dependsOn: [{after}]"))
+            .unwrap_or_default();
+        let spec = format!("{{tier: basic, mode: active-active, namespace: {namespace}{depends}}}");
+        files.insert(
+            format!("apps/{name}/app.yaml"),
+            document("App", name, &spec),
+        );
+        for (place, (file, text, mut objects)) in of_set.into_iter().enumerate() {
+            let hooked = text.contains("WebhookConfiguration");
+            without_calls(&mut objects);
+            if changed {
+                objects.retain(|object| {
+                    number += 1;
+                    let needed = ["Namespace", "CustomResourceDefinition", "ServiceAccount"];
+                    number % 5 != 0 || needed.iter().any(|kind| is(object, kind))
+                });
+                for object in &mut objects {
+                    let metadata = &mut object["metadata"];
+                    if metadata["annotations"].is_null() {
+                        metadata["annotations"] = json!({});
+                    }
+                    metadata["annotations"]["upstream.example/changed"] = json!("yes");
+                }
+            }
+            let text = if changed || hooked {
+                documents(&objects)
+            } else {
+                text
+            };
+            let last = file.rsplit('/').next().unwrap_or_default();
+            files.insert(format!("apps/{name}/manifests/{place:03}-{last}"), text);
+        }
+        if known.insert((*namespace).to_owned()) {
+            let object =
+                json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+            files.insert(
+                format!("apps/{name}/manifests/namespace.yaml"),
+                object.to_string(),
+            );
+        }
+    }
+    Ok(files)
+}
+
+struct Upstream {
+    fleet: Fleet,
+    admin: PathBuf,
+    account: Account,
+    agent: Option<Process>,
+}
+
+impl Upstream {
+    fn work(&self) -> String {
+        self.fleet.repo().work().to_string_lossy().into_owned()
+    }
+
+    fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        let mut kubectl = Command::new(Program::Kubectl.build()?);
+        kubectl.arg("--kubeconfig").arg(&self.admin).args(arguments);
+        kubectl.output().context("cannot run kubectl")
+    }
+
+    /// All objects as Muster renders them.
+    fn rendered(&self) -> anyhow::Result<Vec<Value>> {
+        let rendered =
+            self.fleet
+                .run(&["render", &self.work(), "--cluster", "one", "-o", "json"])?;
+        let mut rendered: Value = serde_json::from_str(&rendered)?;
+        match rendered["items"].take() {
+            Value::Array(items) => Ok(items),
+            other => bail!("no list: {other}"),
+        }
+    }
+
+    /// The live objects of a list that are there, by kind, namespace and name.
+    fn live(&self, objects: &[Value]) -> anyhow::Result<BTreeMap<String, Value>> {
+        let mut live = BTreeMap::new();
+        // An argument list has its limits.
+        for part in objects.chunks(200) {
+            let file = self.fleet.directory().join("asked.json");
+            let list = json!({"apiVersion": "v1", "kind": "List", "items": part});
+            std::fs::write(&file, list.to_string())?;
+            let file = file.to_string_lossy();
+            let output = self.kubectl(&[
+                "get",
+                "--ignore-not-found",
+                "-o",
+                "json",
+                "--show-managed-fields",
+                "-f",
+                &file,
+            ])?;
+            let wrong = String::from_utf8_lossy(&output.stderr);
+            ensure!(
+                output.status.success() || wrong.contains("no matches for kind"),
+                "{wrong}"
+            );
+            if output.stdout.is_empty() {
+                continue;
+            }
+            let list: Value = serde_json::from_slice(&output.stdout)?;
+            let items = match list["items"].as_array() {
+                Some(items) => items.clone(),
+                None => vec![list],
+            };
+            live.extend(items.into_iter().map(|object| (named(&object), object)));
+        }
+        Ok(live)
+    }
+
+    /// Starts an agent whose requests are audited.
+    fn start_agent(&mut self) -> anyhow::Result<()> {
+        let token = self.fleet.run(&["cluster", "join-token", "one"])?;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_muster"));
+        command
+            .args(["agent", "--kubeconfig"])
+            .arg(self.account.kubeconfig());
+        command.env("MUSTER_JOIN_TOKEN", token.trim());
+        let log = self.fleet.directory().join("agent-one.log");
+        self.agent = Some(Process::spawn("agent", command, &log)?);
+        Ok(())
+    }
+
+    fn publish(&self, message: &str, files: &Files) -> anyhow::Result<()> {
+        let apps = self.fleet.repo().work().join("apps");
+        if apps.exists() {
+            std::fs::remove_dir_all(&apps)?;
+        }
+        self.fleet
+            .repo()
+            .publish(message, &repository::listed(files))?;
+        Ok(())
+    }
+
+    /// Waits until all is applied at the newest commit and nothing is left over, approving what waits for it.
+    async fn until_applied(&self, what: &str) -> anyhow::Result<()> {
+        let began = Instant::now();
+        let applied = eventually(what, LONG, async || {
+            let status = self.fleet.status()?;
+            let cluster = &status["clusters"][0];
+            let tip = &status["repo"]["tip"];
+            ensure!(
+                cluster["commit"] == *tip && status["repo"]["commit"] == *tip,
+                "{} is at {}, of {tip}",
+                cluster["name"],
+                cluster["commit"]
+            );
+            let apps = cluster["apps"].as_array().context("no apps")?;
+            let mut wrong = Vec::new();
+            for app in apps {
+                if app["holds"]
+                    .as_array()
+                    .is_some_and(|holds| !holds.is_empty())
+                {
+                    let name = app["app"].as_str().unwrap_or_default();
+                    let approve = ["app", "approve", name, "--yes", "--reason", "they leave"];
+                    self.fleet.try_run(&approve)?;
+                }
+                let leaves = app["role"] == "" || app["holds"] != json!([]);
+                let whole = app["synced"] == true && app["applied"] == app["objects"] && !leaves;
+                if !whole {
+                    wrong.push(app.to_string());
+                }
+            }
+            ensure!(
+                wrong.is_empty(),
+                "{} apps are not: {}",
+                wrong.len(),
+                wrong.join("\n")
+            );
             Ok(())
-        },
+        });
+        applied.await?;
+        println!("{what}: {:.1} s", began.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// Fails where the agent writes anything but its own records while nothing happens.
+    async fn stays_quiet(&self) -> anyhow::Result<()> {
+        let before = self.account.writes()?.len();
+        tokio::time::sleep(QUIET).await;
+        let writes = self.account.writes()?;
+        let foreign: Vec<&String> = writes[before..]
+            .iter()
+            .filter(|write| {
+                !write.contains("/namespaces/muster-system/") && !write.contains("/events")
+            })
+            .collect();
+        ensure!(
+            foreign.is_empty(),
+            "it writes though nothing happens: {foreign:#?}"
+        );
+        Ok(())
+    }
+}
+
+fn named(object: &Value) -> String {
+    let text = |field: &Value| field.as_str().unwrap_or_default().to_owned();
+    let version = text(&object["apiVersion"]);
+    let group = version.rsplit_once('/').map_or("", |(group, _)| group);
+    let metadata = &object["metadata"];
+    format!(
+        "{group}/{} {}/{}",
+        text(&object["kind"]),
+        text(&metadata["namespace"]),
+        text(&metadata["name"])
     )
-    .await?;
-    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-    let labelled = ListParams::default().labels("muster.dev/app");
-    let definitions = definitions.list_metadata(&labelled).await?.items.len();
-    ensure!(definitions >= 20, "{definitions} definitions");
-    let maps: Api<ConfigMap> = Api::all(client);
-    ensure!(
-        !maps
-            .list(&labelled.labels("muster.dev/app=lists"))
-            .await?
-            .items
-            .is_empty()
+}
+
+/// What of an object its owner wrote.
+fn content(object: &Value) -> Value {
+    let mut object = object.clone();
+    let map = object.as_object_mut().into_iter().next();
+    if let Some(map) = map {
+        map.remove("status");
+    }
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.retain(|name, _| ["labels", "annotations"].contains(&name.as_str()));
+        if let Some(labels) = metadata.get_mut("labels").and_then(Value::as_object_mut) {
+            labels.remove("muster.dev/app");
+        }
+        if let Some(annotations) = metadata
+            .get_mut("annotations")
+            .and_then(Value::as_object_mut)
+        {
+            annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+        }
+        metadata.retain(|_, value| !value.as_object().is_some_and(serde_json::Map::is_empty));
+    }
+    object
+}
+
+/// Applies a set as its documentation says.
+fn install(kubeconfig: &Path, folder: &Path, set: &Set, server_side: bool) -> anyhow::Result<()> {
+    let mut config = Kubeconfig::read_from(kubeconfig)?;
+    for named in &mut config.contexts {
+        if let Some(context) = &mut named.context {
+            context.namespace = Some(set.namespace.to_owned());
+        }
+    }
+    let path = folder.join(format!("{}.kubeconfig", set.name));
+    std::fs::write(&path, serde_yaml::to_string(&config)?)?;
+    let manifests = folder.join("work/apps").join(set.name).join("manifests");
+    let kubectl = |arguments: &[&str]| -> anyhow::Result<Output> {
+        let mut kubectl = Command::new(Program::Kubectl.build()?);
+        kubectl.arg("--kubeconfig").arg(&path).args(arguments);
+        Ok(kubectl.output()?)
+    };
+    // It fails where the namespace is there.
+    kubectl(&["create", "namespace", set.namespace])?;
+    let mut said = String::new();
+    for _ in 0..5 {
+        let manifests = manifests.to_string_lossy();
+        let mut arguments = vec!["apply", "-f", &manifests];
+        if server_side {
+            arguments.push("--server-side");
+        }
+        let output = kubectl(&arguments)?;
+        if output.status.success() {
+            return Ok(());
+        }
+        // What is defined is served a moment later.
+        said = String::from_utf8_lossy(&output.stderr).into_owned();
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    bail!("kubectl can't apply {}: {said}", set.name)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_many_projects_release_comes_is_taken_over_changes_and_goes() -> anyhow::Result<()> {
+    ensure!(SETS.len() >= 40, "{} sets", SETS.len());
+    let options = FleetOptions {
+        nodes: 1,
+        ..FleetOptions::new(env!("CARGO_BIN_EXE_muster"), &CLUSTERS)
+    };
+    let mut fleet_ = Fleet::start(options).await?;
+    let first = fleet(false)?;
+    fleet_
+        .repo()
+        .publish("what is installed", &repository::listed(&first))?;
+    let work = fleet_.repo().work().to_string_lossy().into_owned();
+    fleet_.run(&["validate", &work])?;
+    fleet_.start_hub().await?;
+    let cluster = &fleet_.clusters()["one"];
+    let admin = cluster.kubeconfig_path();
+    let account = account::audited(cluster, fleet_.directory()).await?;
+    let mut upstream = Upstream {
+        fleet: fleet_,
+        admin,
+        account,
+        agent: None,
+    };
+
+    // Half of it by client-side apply, as far as definitions fit into its annotation.
+    let began = Instant::now();
+    for (number, set) in SETS.iter().enumerate() {
+        let large = first.iter().any(|(path, text)| {
+            path.starts_with(&format!("apps/{}/", set.name))
+                && text.contains("CustomResourceDefinition")
+        });
+        install(
+            &upstream.admin,
+            upstream.fleet.directory(),
+            set,
+            large || number % 2 == 0,
+        )?;
+    }
+    println!(
+        "{} sets by kubectl: {:.1} s",
+        SETS.len(),
+        began.elapsed().as_secs_f64()
     );
-    Ok(())
+    let rendered = upstream.rendered()?;
+    let before = upstream.live(&rendered)?;
+    ensure!(
+        before.len() == rendered.len(),
+        "{} of {} objects",
+        before.len(),
+        rendered.len()
+    );
+
+    upstream.start_agent()?;
+    upstream.until_applied("all is taken over").await?;
+    upstream.stays_quiet().await?;
+    let after = upstream.live(&rendered)?;
+    for (name, object) in &before {
+        let now = after.get(name).with_context(|| format!("{name} is lost"))?;
+        ensure!(
+            now["metadata"]["uid"] == object["metadata"]["uid"],
+            "{name} is another object"
+        );
+        let (was, is) = (content(object), content(now));
+        ensure!(was == is, "{name} was {was}, is {is}");
+    }
+
+    let changed = fleet(true)?;
+    upstream.publish("all of it changes", &changed)?;
+    upstream.until_applied("all is changed").await?;
+    let wanted: BTreeSet<String> = upstream.rendered()?.iter().map(named).collect();
+    let live = upstream.live(&rendered)?;
+    for (name, object) in &live {
+        ensure!(wanted.contains(name), "{name} has left Git and is there");
+        ensure!(
+            object["metadata"]["uid"] == before[name]["metadata"]["uid"],
+            "{name} is another object"
+        );
+        let note = &object["metadata"]["annotations"]["upstream.example/changed"];
+        let brought = !is(object, "Namespace");
+        ensure!(note == "yes" || !brought, "{name} has not changed");
+    }
+    ensure!(
+        live.len() == wanted.len(),
+        "{} of {} objects",
+        live.len(),
+        wanted.len()
+    );
+
+    upstream.goes(&rendered).await?;
+    upstream.publish("all of it comes back", &first)?;
+    upstream.until_applied("all is applied anew").await?;
+    ensure!(upstream.live(&rendered)?.len() == rendered.len());
+    upstream.stays_quiet().await?;
+    // Nor does a new process write.
+    let agent = upstream.agent.take().context("no agent")?;
+    let status = agent.stop(Duration::from_secs(30))?;
+    ensure!(status.success(), "{status}");
+    let writes = upstream.account.writes()?.len();
+    upstream.start_agent()?;
+    upstream.until_applied("a new process is in sync").await?;
+    let written = upstream.account.writes()?;
+    let foreign: Vec<&String> = written[writes..]
+        .iter()
+        .filter(|write| !write.contains("/namespaces/muster-system/"))
+        .collect();
+    ensure!(foreign.is_empty(), "a new process writes: {foreign:#?}");
+    upstream.goes(&rendered).await
+}
+
+impl Upstream {
+    /// Takes all apps out of Git, and shows that nothing of them is left.
+    async fn goes(&self, rendered: &[Value]) -> anyhow::Result<()> {
+        let nothing = repository::fleet(
+            "upstream",
+            "{prune: {objects: 100000, percent: 100}}",
+            CLUSTERS,
+        );
+        let trailers: String = SETS
+            .iter()
+            .map(|set| format!("Muster-Prune: {}\n", set.name))
+            .collect();
+        self.publish(&format!("all of it goes\n\n{trailers}"), &nothing)?;
+        self.until_applied("all is removed").await?;
+        let left: Vec<String> = self.live(rendered)?.into_keys().collect();
+        let left: Vec<&String> = left
+            .iter()
+            .filter(|name| {
+                !OF_KUBERNETES
+                    .iter()
+                    .any(|ns| name.ends_with(&format!("Namespace /{ns}")))
+            })
+            .collect();
+        ensure!(
+            left.is_empty(),
+            "{} objects are left: {left:#?}",
+            left.len()
+        );
+        // Nor anything else that says that it is an app's.
+        let kinds = self.kubectl(&["api-resources", "--verbs=list", "-o", "name"])?;
+        let kinds = String::from_utf8(kinds.stdout)?;
+        let kinds: Vec<&str> = kinds.split_whitespace().collect();
+        let labelled = [
+            "get",
+            &kinds.join(","),
+            "-A",
+            "-l",
+            "muster.dev/app",
+            "-o",
+            "name",
+        ];
+        let labelled = self.kubectl(&labelled)?;
+        let labelled = String::from_utf8(labelled.stdout)?;
+        ensure!(labelled.is_empty(), "left behind: {labelled}");
+        Ok(())
+    }
 }
