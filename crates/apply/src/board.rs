@@ -670,6 +670,30 @@ impl Board {
         }
     }
 
+    /// Says what is not wanted, where nothing is known of it yet, and forgets what is wanted again.
+    pub(crate) fn expect_to_leave(
+        &self,
+        leaving: BTreeMap<Identity, Leftover>,
+        wanted: &HashSet<&Identity>,
+    ) {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let before = state.leftovers.len();
+        state.leftovers.retain(|key, _| !wanted.contains(key));
+        let held: HashSet<&ObjectRef> = state.holds.iter().flat_map(|hold| &hold.objects).collect();
+        let mut changed = state.leftovers.len() != before;
+        for (key, leftover) in leaving {
+            if !held.contains(&leftover.id) && !state.leftovers.contains_key(&key) {
+                state.leftovers.insert(key, leftover);
+                changed = true;
+            }
+        }
+        drop(guard);
+        if changed {
+            self.changed.notify_one();
+        }
+    }
+
     /// Says what is not wanted and waits for an approval.
     pub(crate) fn hold(&self, holds: Vec<Hold>) {
         let mut state = self.state();

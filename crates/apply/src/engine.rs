@@ -45,7 +45,7 @@ use self::{
 };
 use crate::{
     Kept,
-    board::{Board, Row, Section, Standing},
+    board::{Board, LeftoverState, Row, Section, Standing},
     cluster::{Cluster, RequestError, explain},
     inventory::{Identity, Inventory, InventoryError},
     kinds::{Kind, Kinds},
@@ -344,6 +344,7 @@ impl Engine {
         self.announce(kept, &wanted, claims);
         self.follow(&wanted);
         let keys: HashSet<&Identity> = wanted.iter().map(|object| &object.key).collect();
+        self.announce_leaving(&keys);
         let known = |key: &Identity| self.inventory.get(key).is_some();
         self.schedule.retain(|key| keys.contains(key) || known(key));
 
@@ -448,6 +449,22 @@ impl Engine {
             self.board
                 .stand(&claim.key, Standing::Failed(claim.refusal));
         }
+    }
+
+    /// Tells the board what is not wanted any more, before anything is done about it.
+    fn announce_leaving(&self, wanted: &HashSet<&Identity>) {
+        let entries = self.inventory.entries().into_iter();
+        let leaving = entries.filter(|(key, entry)| !wanted.contains(key) && entry.uid.is_some());
+        let leaving = leaving.map(|(key, entry)| {
+            let leftover = crate::Leftover {
+                id: entry.id.clone(),
+                app: entry.app.clone(),
+                state: LeftoverState::Waiting,
+                message: "it goes when what is wanted has been applied".to_owned(),
+            };
+            (key, leftover)
+        });
+        self.board.expect_to_leave(leaving.collect(), wanted);
     }
 
     /// Writes into the inventory every object that may be sent in this run. One that is only put right

@@ -172,6 +172,7 @@ async fn bring_up(
         .then(|| Progress::begin(&format!("starting {count} Kubernetes control planes")));
     let options = FleetOptions {
         muster: std::env::current_exe().context("this program's own file is not known")?,
+        audit: false,
         clusters,
         nodes: args.nodes,
         running: kind.iter().flat_map(KindClusters::kubeconfigs).collect(),

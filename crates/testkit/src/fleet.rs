@@ -34,6 +34,9 @@ pub struct FleetOptions {
     /// The administrators' kubeconfigs of clusters that run already; control planes are started for all
     /// others.
     pub running: BTreeMap<String, PathBuf>,
+    /// Whether the API servers write down the requests of audited accounts, as
+    /// [`ClusterOptions::audit`] says.
+    pub audit: bool,
     /// Where everything is kept; a temporary directory that ends with the fleet where `None`.
     pub directory: Option<PathBuf>,
     /// The hub's usual ports where they are free, so that commands need no address. Not for tests: two
@@ -50,6 +53,7 @@ impl FleetOptions {
             clusters: clusters.iter().map(named).collect(),
             nodes: 0,
             running: BTreeMap::new(),
+            audit: false,
             directory: None,
             usual_ports: false,
         }
@@ -87,6 +91,7 @@ impl Fleet {
             .map(|(name, region)| ClusterOptions {
                 nodes: options.nodes,
                 controllers: true,
+                audit: options.audit,
                 region: region.clone(),
                 directory: Some(scratch.path().join("clusters").join(name)),
                 ..ClusterOptions::new(name)

@@ -16,6 +16,7 @@ use muster_plan::{
     order::{After, Item},
     prune::{Leaving, Mark, Owned, PRUNE, Wanted as Want, is_custom, is_permanent, prune, wave},
 };
+use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -83,6 +84,26 @@ enum Ended {
 }
 
 impl Engine {
+    /// Removes what Git had on a Namespace that stays because Kubernetes never lets it go.
+    async fn give_up(&self, entry: &Entry) -> Result<(), RequestError> {
+        let id = &entry.id;
+        let kinds = self.kinds();
+        let Some(kind) = kinds
+            .any_version(&id.gvk)
+            .filter(|_| id.gvk.kind == "Namespace")
+        else {
+            return Ok(());
+        };
+        let nothing = json!({
+            "apiVersion": id.gvk.api_version(),
+            "kind": id.gvk.kind,
+            "metadata": {"name": id.name},
+        });
+        let body = nothing.to_string().into();
+        self.cluster.apply(&kind.path(id), body, false).await?;
+        Ok(())
+    }
+
     /// Deletes what is not wanted, as far as that needs nobody's approval and what replaces it is there.
     /// True where something is still there that another try may end.
     pub(super) async fn prune(
@@ -148,7 +169,15 @@ impl Engine {
             self.inventory.forget(&at(index).0);
         }
         for index in plan.released {
-            let (key, entry, _) = at(index);
+            let (key, entry, found) = at(index);
+            if found.mark != Mark::Keep
+                && let Err(error) = self.give_up(entry).await
+            {
+                let why = format!("what Git had on it can't be removed: {}", explain(&error));
+                leave(&mut leftovers, key, entry, LeftoverState::Refused, why);
+                unfinished = true;
+                continue;
+            }
             tracing::info!(
                 app = %entry.app, object = %entry.id,
                 "no longer wanted and left: {PRUNE} on it says so, or Kubernetes never lets it go"

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use kube::api::{Patch, PatchParams};
 use muster_apply::{LeftoverState, Observed, Standing};
 use muster_testkit::faults::{Asked, Fault, Verb};
 use serde_json::{Value, json};
@@ -369,14 +368,9 @@ async fn what_kubernetes_never_lets_go_is_released() {
     let namespaces = fixture.api("v1", "Namespace", None);
     let live = namespaces.get("kube-public").await.unwrap();
     assert!(live.metadata.deletion_timestamp.is_none());
-    let label = json!({"metadata": {"labels": {muster_apply::APP_LABEL: null}}});
-    namespaces
-        .patch(
-            "kube-public",
-            &PatchParams::default(),
-            &Patch::Merge(&label),
-        )
-        .await
-        .unwrap();
+    // Nothing of Git's is left on it.
+    let labels = live.metadata.labels.unwrap_or_default();
+    assert!(!labels.contains_key(muster_apply::APP_LABEL), "{labels:?}");
+    assert_eq!(live.metadata.annotations, None);
     applied.applier.stop().await;
 }

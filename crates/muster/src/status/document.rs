@@ -155,6 +155,10 @@ pub(crate) struct Placed {
     pub(crate) problems: Vec<ObjectProblem>,
     /// What is no longer wanted and waits for `muster app approve` to be deleted.
     pub(crate) holds: Vec<Hold>,
+    /// Objects that are no longer wanted and go as soon as something else is there, or gone.
+    pub(crate) leaving: u32,
+    /// Objects that are no longer wanted and can't be deleted.
+    pub(crate) stuck: u32,
     /// Objects that are not as they were applied, and are left so because the app says `drift: report`.
     pub(crate) drifted: u32,
     /// The latest drift, newest first; only where single apps are asked for.
@@ -419,6 +423,8 @@ fn placed(app: v1::ClusterApp, cluster: State) -> Placed {
         applied: app.applied,
         problems: problems.collect(),
         holds: holds.collect(),
+        leaving: app.leaving,
+        stuck: app.stuck,
         drifted: app.drifted,
         drifts: drifts.collect(),
         reported,

@@ -26,9 +26,11 @@ use crate::account::{self, Account};
 
 const CLUSTERS: [(&str, &str); 1] = [("one", "west")];
 /// For hundreds of objects.
-const LONG: Duration = Duration::from_secs(240);
+const LONG: Duration = Duration::from_secs(480);
 /// So long nobody writes when nothing has changed.
 const QUIET: Duration = Duration::from_secs(60);
+/// After so long a request is in the audit log.
+const WRITTEN_DOWN: Duration = Duration::from_secs(3);
 /// Namespaces that every cluster has.
 const OF_KUBERNETES: [&str; 2] = ["default", "kube-system"];
 
@@ -93,15 +95,9 @@ fn fleet(changed: bool) -> anyhow::Result<Files> {
     let mut number = 0;
     for (set, of_set) in sets {
         let Set {
-            name,
-            namespace,
-            after,
-            ..
+            name, namespace, ..
         } = set;
-        let depends = after
-            .map(|after| format!(", dependsOn: [{after}]"))
-            .unwrap_or_default();
-        let spec = format!("{{tier: basic, mode: active-active, namespace: {namespace}{depends}}}");
+        let spec = format!("{{tier: basic, mode: active-active, namespace: {namespace}}}");
         files.insert(
             format!("apps/{name}/app.yaml"),
             document("App", name, &spec),
@@ -222,32 +218,31 @@ impl Upstream {
         Ok(())
     }
 
-    fn publish(&self, message: &str, files: &Files) -> anyhow::Result<()> {
+    fn publish(&self, message: &str, files: &Files) -> anyhow::Result<String> {
         let apps = self.fleet.repo().work().join("apps");
         if apps.exists() {
             std::fs::remove_dir_all(&apps)?;
         }
         self.fleet
             .repo()
-            .publish(message, &repository::listed(files))?;
-        Ok(())
+            .publish(message, &repository::listed(files))
     }
 
-    /// Waits until all is applied at the newest commit and nothing is left over, approving what waits for it.
-    async fn until_applied(&self, what: &str) -> anyhow::Result<()> {
+    /// Waits until all is applied at a commit and nothing is left over, approving what waits for it. The
+    /// answer are the apps of which something still waits to go.
+    async fn until_applied(&self, commit: &str, what: &str) -> anyhow::Result<BTreeSet<String>> {
         let began = Instant::now();
         let applied = eventually(what, LONG, async || {
             let status = self.fleet.status()?;
             let cluster = &status["clusters"][0];
-            let tip = &status["repo"]["tip"];
             ensure!(
-                cluster["commit"] == *tip && status["repo"]["commit"] == *tip,
-                "{} is at {}, of {tip}",
-                cluster["name"],
+                cluster["commit"] == commit && status["repo"]["commit"] == commit,
+                "the hub is at {}, the cluster at {}, of {commit}",
+                status["repo"]["commit"],
                 cluster["commit"]
             );
             let apps = cluster["apps"].as_array().context("no apps")?;
-            let mut wrong = Vec::new();
+            let (mut wrong, mut waiting) = (Vec::new(), BTreeSet::new());
             for app in apps {
                 if app["holds"]
                     .as_array()
@@ -257,8 +252,18 @@ impl Upstream {
                     let approve = ["app", "approve", name, "--yes", "--reason", "they leave"];
                     self.fleet.try_run(&approve)?;
                 }
-                let leaves = app["role"] == "" || app["holds"] != json!([]);
-                let whole = app["synced"] == true && app["applied"] == app["objects"] && !leaves;
+                let leaves = app["role"] == "" || app["holds"] != json!([]) || app["stuck"] != 0;
+                // What leaves waits for the health of what stays, which may want what is not here.
+                let waits = app["leaving"] != 0;
+                let well = app["health"] == "Healthy" || app["health"] == "Suspended";
+                let whole = app["synced"] == true
+                    && app["phase"] == "applied"
+                    && app["applied"] == app["objects"]
+                    && !leaves
+                    && !(waits && well);
+                if waits {
+                    waiting.insert(app["app"].as_str().unwrap_or_default().to_owned());
+                }
                 if !whole {
                     wrong.push(app.to_string());
                 }
@@ -269,17 +274,19 @@ impl Upstream {
                 wrong.len(),
                 wrong.join("\n")
             );
-            Ok(())
+            Ok(waiting)
         });
-        applied.await?;
+        let waiting = applied.await?;
         println!("{what}: {:.1} s", began.elapsed().as_secs_f64());
-        Ok(())
+        Ok(waiting)
     }
 
     /// Fails where the agent writes anything but its own records while nothing happens.
     async fn stays_quiet(&self) -> anyhow::Result<()> {
+        // What is written down comes a second later.
+        tokio::time::sleep(WRITTEN_DOWN).await;
         let before = self.account.writes()?.len();
-        tokio::time::sleep(QUIET).await;
+        tokio::time::sleep(QUIET + WRITTEN_DOWN).await;
         let writes = self.account.writes()?;
         let foreign: Vec<&String> = writes[before..]
             .iter()
@@ -372,11 +379,12 @@ async fn what_many_projects_release_comes_is_taken_over_changes_and_goes() -> an
     ensure!(SETS.len() >= 40, "{} sets", SETS.len());
     let options = FleetOptions {
         nodes: 1,
+        audit: true,
         ..FleetOptions::new(env!("CARGO_BIN_EXE_muster"), &CLUSTERS)
     };
     let mut fleet_ = Fleet::start(options).await?;
     let first = fleet(false)?;
-    fleet_
+    let commit = fleet_
         .repo()
         .publish("what is installed", &repository::listed(&first))?;
     let work = fleet_.repo().work().to_string_lossy().into_owned();
@@ -394,18 +402,18 @@ async fn what_many_projects_release_comes_is_taken_over_changes_and_goes() -> an
 
     // Half of it by client-side apply, as far as definitions fit into its annotation.
     let began = Instant::now();
+    let mut wrong = Vec::new();
     for (number, set) in SETS.iter().enumerate() {
         let large = first.iter().any(|(path, text)| {
             path.starts_with(&format!("apps/{}/", set.name))
                 && text.contains("CustomResourceDefinition")
         });
-        install(
-            &upstream.admin,
-            upstream.fleet.directory(),
-            set,
-            large || number % 2 == 0,
-        )?;
+        let folder = upstream.fleet.directory();
+        if let Err(error) = install(&upstream.admin, folder, set, large || number % 2 == 0) {
+            wrong.push(error.to_string());
+        }
     }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     println!(
         "{} sets by kubectl: {:.1} s",
         SETS.len(),
@@ -421,7 +429,7 @@ async fn what_many_projects_release_comes_is_taken_over_changes_and_goes() -> an
     );
 
     upstream.start_agent()?;
-    upstream.until_applied("all is taken over").await?;
+    upstream.until_applied(&commit, "all is taken over").await?;
     upstream.stays_quiet().await?;
     let after = upstream.live(&rendered)?;
     for (name, object) in &before {
@@ -435,12 +443,24 @@ async fn what_many_projects_release_comes_is_taken_over_changes_and_goes() -> an
     }
 
     let changed = fleet(true)?;
-    upstream.publish("all of it changes", &changed)?;
-    upstream.until_applied("all is changed").await?;
+    let commit = upstream.publish("all of it changes", &changed)?;
+    let waiting = upstream.until_applied(&commit, "all is changed").await?;
     let wanted: BTreeSet<String> = upstream.rendered()?.iter().map(named).collect();
     let live = upstream.live(&rendered)?;
+    let mut stays = 0;
     for (name, object) in &live {
-        ensure!(wanted.contains(name), "{name} has left Git and is there");
+        let app = object["metadata"]["labels"]["muster.dev/app"].as_str();
+        if !wanted.contains(name) {
+            let waits = app.is_some_and(|app| waiting.contains(app));
+            let status = ["status", "--app", app.unwrap_or_default(), "-o", "json"];
+            ensure!(
+                waits,
+                "{name} has left Git, is there, and status does not say so: {}",
+                upstream.fleet.run(&status)?
+            );
+            stays += 1;
+            continue;
+        }
         ensure!(
             object["metadata"]["uid"] == before[name]["metadata"]["uid"],
             "{name} is another object"
@@ -450,24 +470,30 @@ async fn what_many_projects_release_comes_is_taken_over_changes_and_goes() -> an
         ensure!(note == "yes" || !brought, "{name} has not changed");
     }
     ensure!(
-        live.len() == wanted.len(),
+        live.len() == wanted.len() + stays,
         "{} of {} objects",
-        live.len(),
+        live.len() - stays,
         wanted.len()
     );
 
     upstream.goes(&rendered).await?;
-    upstream.publish("all of it comes back", &first)?;
-    upstream.until_applied("all is applied anew").await?;
+    let commit = upstream.publish("all of it comes back", &first)?;
+    upstream
+        .until_applied(&commit, "all is applied anew")
+        .await?;
     ensure!(upstream.live(&rendered)?.len() == rendered.len());
     upstream.stays_quiet().await?;
     // Nor does a new process write.
     let agent = upstream.agent.take().context("no agent")?;
     let status = agent.stop(Duration::from_secs(30))?;
     ensure!(status.success(), "{status}");
+    tokio::time::sleep(WRITTEN_DOWN).await;
     let writes = upstream.account.writes()?.len();
     upstream.start_agent()?;
-    upstream.until_applied("a new process is in sync").await?;
+    upstream
+        .until_applied(&commit, "a new process is in sync")
+        .await?;
+    tokio::time::sleep(WRITTEN_DOWN).await;
     let written = upstream.account.writes()?;
     let foreign: Vec<&String> = written[writes..]
         .iter()
@@ -489,8 +515,8 @@ impl Upstream {
             .iter()
             .map(|set| format!("Muster-Prune: {}\n", set.name))
             .collect();
-        self.publish(&format!("all of it goes\n\n{trailers}"), &nothing)?;
-        self.until_applied("all is removed").await?;
+        let commit = self.publish(&format!("all of it goes\n\n{trailers}"), &nothing)?;
+        self.until_applied(&commit, "all is removed").await?;
         let left: Vec<String> = self.live(rendered)?.into_keys().collect();
         let left: Vec<&String> = left
             .iter()

@@ -111,6 +111,7 @@ impl Cluster {
             format!("--audit-log-path={}", self.audit_log().display()),
             "--audit-log-mode=batch".to_owned(),
             "--audit-log-batch-buffer-size=100000".to_owned(),
+            "--audit-log-batch-max-wait=1s".to_owned(),
             "--audit-log-maxsize=2000".to_owned(),
         ]
     }

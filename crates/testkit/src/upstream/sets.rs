@@ -21,8 +21,6 @@ pub struct Set {
     left_out: &'static [&'static str],
     /// Where objects go that name no namespace, as their documentation says.
     pub namespace: &'static str,
-    /// The set that brings its kinds.
-    pub after: Option<&'static str>,
 }
 
 impl Set {
@@ -65,18 +63,12 @@ const fn set(
         paths,
         left_out: &[],
         namespace,
-        after: None,
     }
 }
 
 impl Set {
     const fn without(mut self, files: &'static [&'static str]) -> Self {
         self.left_out = files;
-        self
-    }
-
-    const fn after(mut self, set: &'static str) -> Self {
-        self.after = Some(set);
         self
     }
 }
@@ -86,7 +78,6 @@ const PROMETHEUS: &str = "github.com/prometheus-operator/prometheus-operator@v0.
 const GATEWAY_API: &str = "sigs.k8s.io/gateway-api@v1.6.3";
 const KNATIVE: &str = "knative.dev/serving@v0.51.0";
 const CHAOS_MESH: &str = "github.com/chaos-mesh/chaos-mesh@v0.9.1-0.20260902003049-47411975a8cb";
-const ECK: &str = "github.com/elastic/cloud-on-k8s/v3@v3.5.0";
 const KATIB: &str = "github.com/kubeflow/katib@v0.19.0";
 const SNAPSHOTTER: &str = "github.com/kubernetes-csi/external-snapshotter/v8@v8.7.0";
 const KYVERNO: &str = "github.com/kyverno/kyverno@v1.19.1";
@@ -95,7 +86,7 @@ const CONTOUR: &str = "github.com/projectcontour/contour@v1.33.8";
 const VELERO: &str = "github.com/vmware-tanzu/velero@v1.18.3";
 const LOCAL_PATH: &str = "github.com/rancher/local-path-provisioner@v0.0.30";
 
-/// The sets. No two bring the same object.
+/// The sets, each after those that bring its kinds and namespaces. No two bring the same object.
 pub const SETS: &[Set] = &[
     set(
         "prometheus-operator",
@@ -103,7 +94,7 @@ pub const SETS: &[Set] = &[
         &["bundle.yaml"],
         "default",
     ),
-    set("thanos", PROMETHEUS, &["example/thanos"], "thanos").after("prometheus-operator"),
+    set("thanos", PROMETHEUS, &["example/thanos"], "thanos"),
     set(
         "alerting",
         PROMETHEUS,
@@ -114,8 +105,7 @@ pub const SETS: &[Set] = &[
         "alertmanager.yaml",
         "alertmanager-selector-example.yaml",
         "prometheus-example-rule-namespace-selector.yaml",
-    ])
-    .after("prometheus-operator"),
+    ]),
     set(
         "gateway-api",
         GATEWAY_API,
@@ -127,8 +117,7 @@ pub const SETS: &[Set] = &[
         GATEWAY_API,
         &["examples/standard/http-routing"],
         "routing",
-    )
-    .after("gateway-api"),
+    ),
     set(
         "argo-cd",
         "github.com/argoproj/argo-cd/v3@v3.3.0",
@@ -140,12 +129,6 @@ pub const SETS: &[Set] = &[
         KNATIVE,
         &["third_party/cert-manager-latest"],
         "cert-manager",
-    ),
-    set(
-        "kourier",
-        KNATIVE,
-        &["third_party/kourier-latest"],
-        "kourier-system",
     ),
     set(
         "knative-serving",
@@ -160,6 +143,12 @@ pub const SETS: &[Set] = &[
         ],
         "knative-serving",
     ),
+    set(
+        "kourier",
+        KNATIVE,
+        &["third_party/kourier-latest"],
+        "kourier-system",
+    ),
     set("contour", CONTOUR, &["examples/contour"], "projectcontour"),
     set(
         "contour-workload",
@@ -170,8 +159,11 @@ pub const SETS: &[Set] = &[
         ],
         "default",
     )
-    .without(&["httpproxy-multiple-paths.yaml"])
-    .after("contour"),
+    .without(&[
+        "httpproxy-multiple-paths.yaml",
+        "httpproxy-response-timeout.yaml",
+        "httpproxy-lb-request-hash.yaml",
+    ]),
     set(
         "cloudnative-pg",
         "github.com/cloudnative-pg/cloudnative-pg@v1.30.0",
@@ -184,36 +176,19 @@ pub const SETS: &[Set] = &[
         &["manifests/crd.yaml"],
         "chaos-mesh",
     ),
-    set("chaos-mesh-examples", CHAOS_MESH, &["examples"], "chaos")
-        .without(&[
-            "network-delay-with-external-target-example.yaml",
-            "network-delay-with-target-example.yaml",
-            "network-netem-with-target-example.yaml",
-            "network-partition-with-external-targets-example.yaml",
-        ])
-        .after("chaos-mesh"),
+    set("chaos-mesh-examples", CHAOS_MESH, &["examples"], "chaos").without(&[
+        "remote-cluster.yaml",
+        "network-delay-with-external-target-example.yaml",
+        "network-delay-with-target-example.yaml",
+        "network-netem-with-target-example.yaml",
+        "network-partition-with-external-targets-example.yaml",
+    ]),
     set(
         "local-volume-provisioner",
         CHAOS_MESH,
         &["manifests/local-volume-provisioner.yaml"],
         "kube-system",
     ),
-    set(
-        "eck",
-        ECK,
-        &["config/crds/v1/all-crds.yaml"],
-        "elastic-system",
-    ),
-    set(
-        "eck-associations",
-        ECK,
-        &[
-            "config/recipes/associations-rbac",
-            "config/recipes/remoteclusters",
-        ],
-        "elastic",
-    )
-    .after("eck"),
     set(
         "flannel",
         "github.com/flannel-io/flannel@v0.28.10",
@@ -277,24 +252,12 @@ pub const SETS: &[Set] = &[
         KYVERNO,
         &["test/best_practices"],
         "kyverno-policies",
-    )
-    .after("kyverno"),
+    ),
     set(
         "gatekeeper",
         "github.com/open-policy-agent/gatekeeper/v3@v3.23.1",
         &["deploy/gatekeeper.yaml"],
         "gatekeeper-system",
-    ),
-    set(
-        "mongodb-community",
-        "github.com/mongodb/mongodb-kubernetes-operator@v0.9.0",
-        &[
-            "config/crd/bases",
-            "config/manager",
-            "config/rbac",
-            "deploy/clusterwide",
-        ],
-        "mongodb",
     ),
     set(
         "metallb",
@@ -311,8 +274,7 @@ pub const SETS: &[Set] = &[
             "configsamples/deployment_l2.yaml",
         ],
         "metallb-samples",
-    )
-    .after("metallb"),
+    ),
     set(
         "vertical-pod-autoscaler",
         "k8s.io/autoscaler/vertical-pod-autoscaler@v1.8.1",
@@ -359,7 +321,7 @@ pub const SETS: &[Set] = &[
     set(
         "kuberay",
         "github.com/ray-project/kuberay/ray-operator@v1.5.0",
-        &["config/crd/bases", "config/manager", "config/rbac"],
+        &["config/crd/bases"],
         "ray-system",
     ),
     set(
@@ -397,10 +359,9 @@ pub const SETS: &[Set] = &[
     set(
         "kwok",
         "sigs.k8s.io/kwok@v0.8.0",
-        &["kustomize/crd/bases", "kustomize/kwok", "kustomize/rbac"],
+        &["kustomize/crd/bases", "kustomize/rbac"],
         "kube-system",
-    )
-    .without(&["kwok.yaml"]),
+    ),
     set(
         "mcs-api",
         "sigs.k8s.io/mcs-api@v0.5.2",
@@ -431,7 +392,11 @@ pub const SETS: &[Set] = &[
         ],
         "training",
     )
-    .without(&["kustomizeconfig.yaml", "patch.yaml"]),
+    .without(&[
+        "kustomizeconfig.yaml",
+        "patch.yaml",
+        "cluster-role-binding.yaml",
+    ]),
     set(
         "sealed-secrets",
         "github.com/bitnami-labs/sealed-secrets@v0.40.0",
@@ -443,7 +408,8 @@ pub const SETS: &[Set] = &[
         "sigs.k8s.io/metrics-server@v0.9.0",
         &["manifests/base"],
         "kube-system",
-    ),
+    )
+    .without(&["deployment.yaml"]),
     set(
         "cloud-controller-manager",
         KUBERNETES,
@@ -466,12 +432,6 @@ pub const SETS: &[Set] = &[
         "kube-network-policies",
         KUBERNETES,
         &["cluster/addons/kube-network-policies"],
-        "kube-system",
-    ),
-    set(
-        "node-problem-detector",
-        KUBERNETES,
-        &["cluster/addons/node-problem-detector"],
         "kube-system",
     ),
     set(
@@ -516,7 +476,12 @@ pub const SETS: &[Set] = &[
         &["test/e2e/dra/test-driver/deploy/example"],
         "dra",
     )
-    .without(&["pod-external-toleration.yaml"]),
+    .without(&[
+        "pod-external-toleration.yaml",
+        "devicetaintrule.yaml",
+        "resourcepoolstatusrequest.yaml",
+        "plugin-permissions.yaml",
+    ]),
     set(
         "csi-mock",
         KUBERNETES,
