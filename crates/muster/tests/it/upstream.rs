@@ -500,7 +500,7 @@ async fn what_many_projects_release_comes_is_taken_over_changes_and_goes() -> an
         .filter(|write| !write.contains("/namespaces/muster-system/"))
         .collect();
     ensure!(foreign.is_empty(), "a new process writes: {foreign:#?}");
-    upstream.goes(&rendered).await
+    Ok(())
 }
 
 impl Upstream {
