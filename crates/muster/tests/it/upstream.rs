@@ -235,6 +235,7 @@ impl Upstream {
         let applied = eventually(what, LONG, async || {
             let status = self.fleet.status()?;
             let cluster = &status["clusters"][0];
+            ensure!(cluster["connected"] == true, "its agent is not connected");
             ensure!(
                 cluster["commit"] == commit && status["repo"]["commit"] == commit,
                 "the hub is at {}, the cluster at {}, of {commit}",
@@ -487,13 +488,20 @@ async fn what_many_projects_release_comes_is_taken_over_changes_and_goes() -> an
     let agent = upstream.agent.take().context("no agent")?;
     let status = agent.stop(Duration::from_secs(30))?;
     ensure!(status.success(), "{status}");
+    eventually("the hub notices", LONG, async || {
+        let status = upstream.fleet.status()?;
+        ensure!(status["clusters"][0]["connected"] == false, "{status}");
+        Ok(())
+    })
+    .await?;
     tokio::time::sleep(WRITTEN_DOWN).await;
     let writes = upstream.account.writes()?.len();
     upstream.start_agent()?;
     upstream
         .until_applied(&commit, "a new process is in sync")
         .await?;
-    tokio::time::sleep(WRITTEN_DOWN).await;
+    // It looks at everything when it begins, and not again.
+    tokio::time::sleep(QUIET / 3 + WRITTEN_DOWN).await;
     let written = upstream.account.writes()?;
     let foreign: Vec<&String> = written[writes..]
         .iter()
