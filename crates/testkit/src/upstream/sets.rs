@@ -171,19 +171,6 @@ pub const SETS: &[Set] = &[
         "cnpg-system",
     ),
     set(
-        "chaos-mesh",
-        CHAOS_MESH,
-        &["manifests/crd.yaml"],
-        "chaos-mesh",
-    ),
-    set("chaos-mesh-examples", CHAOS_MESH, &["examples"], "chaos").without(&[
-        "remote-cluster.yaml",
-        "network-delay-with-external-target-example.yaml",
-        "network-delay-with-target-example.yaml",
-        "network-netem-with-target-example.yaml",
-        "network-partition-with-external-targets-example.yaml",
-    ]),
-    set(
         "local-volume-provisioner",
         CHAOS_MESH,
         &["manifests/local-volume-provisioner.yaml"],
@@ -288,16 +275,6 @@ pub const SETS: &[Set] = &[
         "ingress-nginx",
     ),
     set(
-        "velero",
-        VELERO,
-        &[
-            "config/crd/v1/bases",
-            "config/crd/v2alpha1/bases",
-            "examples/minio",
-        ],
-        "velero",
-    ),
-    set(
         "velero-nginx",
         VELERO,
         &["examples/nginx-app/with-pv.yaml"],
@@ -325,28 +302,6 @@ pub const SETS: &[Set] = &[
         "ray-system",
     ),
     set(
-        "kueue",
-        "sigs.k8s.io/kueue@v0.17.0",
-        &[
-            "config/components/crd/bases",
-            "config/components/visibility-apf",
-        ],
-        "kueue-system",
-    ),
-    set(
-        "cluster-api",
-        "sigs.k8s.io/cluster-api@v1.14.2",
-        &["core/config/crd/bases", "core/config/metrics"],
-        "capi-system",
-    )
-    .without(&["crd-metrics-config.yaml"]),
-    set(
-        "cluster-api-operator",
-        "sigs.k8s.io/cluster-api-operator@v0.29.0",
-        &["config/crd/bases"],
-        "capi-operator-system",
-    ),
-    set(
         "descheduler",
         "sigs.k8s.io/descheduler@v0.36.0",
         &[
@@ -354,12 +309,6 @@ pub const SETS: &[Set] = &[
             "kubernetes/cronjob",
             "kubernetes/deployment",
         ],
-        "kube-system",
-    ),
-    set(
-        "kwok",
-        "sigs.k8s.io/kwok@v0.8.0",
-        &["kustomize/crd/bases", "kustomize/rbac"],
         "kube-system",
     ),
     set(
