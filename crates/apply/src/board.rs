@@ -344,45 +344,42 @@ impl Board {
 
     /// Says how an object stands. The answer is whether that is new.
     pub(crate) fn stand(&self, key: &Identity, standing: Standing) -> bool {
+        self.restand(key, standing, |_| true)
+    }
+
+    /// Says how an object stands that stands so.
+    fn restand(
+        &self,
+        key: &Identity,
+        standing: Standing,
+        is: impl FnOnce(&Standing) -> bool,
+    ) -> bool {
         self.update(key, |object| {
-            let changed = object.standing != standing;
-            object.standing = standing;
+            let changed = object.standing != standing && is(&object.standing);
+            if changed {
+                object.standing = standing;
+            }
             changed
         })
     }
 
     /// Forgets what is said of an object whose turn comes, but for what it waits for.
     pub(crate) fn turn_comes(&self, key: &Identity) {
-        self.update(key, |object| {
-            let known = matches!(object.standing, Standing::Pending | Standing::Waiting(_));
-            if !known {
-                object.standing = Standing::Pending;
-            }
-            !known
-        });
+        let said = |standing: &Standing| !matches!(standing, Standing::Waiting(_));
+        self.restand(key, Standing::Pending, said);
     }
 
     /// Says that an object is as it was applied, where it was left otherwise.
     pub(crate) fn is_as_applied(&self, key: &Identity) {
-        self.update(key, |object| {
-            let failed = matches!(object.standing, Standing::Failed(_));
-            let left = object.standing.is_left() || failed;
-            if left {
-                object.standing = Standing::Applied;
-            }
-            left
-        });
+        let otherwise =
+            |standing: &Standing| standing.is_left() || matches!(standing, Standing::Failed(_));
+        self.restand(key, Standing::Applied, otherwise);
     }
 
     /// Says that nobody wants an object to be left alone any more.
     pub(crate) fn end_left_alone(&self, key: &Identity) {
-        self.update(key, |object| {
-            let alone = matches!(object.standing, Standing::LeftAlone(_));
-            if alone {
-                object.standing = Standing::Applied;
-            }
-            alone
-        });
+        let alone = |standing: &Standing| matches!(standing, Standing::LeftAlone(_));
+        self.restand(key, Standing::Applied, alone);
     }
 
     /// Remembers what people's tools have on an object that is left so.
@@ -458,15 +455,9 @@ impl Board {
 
     /// Says what an object waits for whose turn has come and which nothing is known of yet.
     pub(crate) fn waits(&self, key: &Identity, why: &str) {
-        self.update(key, |object| {
-            let standing = Standing::Waiting(why.to_owned());
-            let waits = matches!(object.standing, Standing::Pending | Standing::Waiting(_))
-                && object.standing != standing;
-            if waits {
-                object.standing = standing;
-            }
-            waits
-        });
+        let waits =
+            |standing: &Standing| matches!(standing, Standing::Pending | Standing::Waiting(_));
+        self.restand(key, Standing::Waiting(why.to_owned()), waits);
     }
 
     /// Wakes the engine when all objects of one of these groups are well.

@@ -2,7 +2,7 @@
 //! are `f:NAME`, `k:{KEYS}`, `v:VALUE` and `i:INDEX`, with `.` for the element itself and an empty
 //! object for a leaf.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// The field manager of everything that Muster applies.
 pub const MANAGER: &str = "muster";
@@ -94,6 +94,18 @@ pub(crate) fn union(a: &Value, b: &Value) -> Value {
     Value::Object(all)
 }
 
+/// A JSON patch (RFC 6902) of these steps for this version of the object only: it fails where somebody has
+/// changed the object since. `None` where there are no steps.
+pub(crate) fn guarded(live: &Value, mut steps: Vec<Value>) -> Option<Value> {
+    if steps.is_empty() {
+        return None;
+    }
+    let version = &live["metadata"]["resourceVersion"];
+    let test = json!({"op": "test", "path": "/metadata/resourceVersion", "value": version});
+    steps.insert(0, test);
+    Some(steps.into())
+}
+
 /// The child of a tree for one field of a map.
 pub(crate) fn field<'a>(tree: &'a Value, name: &str) -> Option<&'a Value> {
     tree.get(format!("f:{name}"))
@@ -156,8 +168,6 @@ pub(crate) fn is_leaf(tree: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

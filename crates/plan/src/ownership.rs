@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt};
 use muster_model::policy::{Conflicts, Drift};
 use serde_json::{Value, json};
 
-use crate::fields::{Manager, managers};
+use crate::fields::{Manager, guarded, managers};
 
 /// Field managers of tools that applied whole objects before Muster took over: kubectl (client-side and
 /// server-side, and what an API server calls the time before), Helm, Flux, Argo CD.
@@ -154,16 +154,14 @@ pub fn explain(conflicts: &[Conflict]) -> String {
 #[must_use]
 pub fn leave_version(live: &Value, dead: &str, to: &str) -> Option<Value> {
     let entries = live["metadata"]["managedFields"].as_array()?;
-    let version = &live["metadata"]["resourceVersion"];
-    let mut steps =
-        vec![json!({"op": "test", "path": "/metadata/resourceVersion", "value": version})];
+    let mut steps = Vec::new();
     for (index, entry) in entries.iter().enumerate() {
         if entry["apiVersion"] == dead {
             let path = format!("/metadata/managedFields/{index}/apiVersion");
             steps.push(json!({"op": "replace", "path": path, "value": to}));
         }
     }
-    (steps.len() > 1).then(|| steps.into())
+    guarded(live, steps)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use muster_model::bundle::ObjectRef;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    fields::{Manager, element, managers, union, without},
+    fields::{Manager, element, guarded, managers, union, without},
     ownership::is_predecessor,
 };
 
@@ -101,9 +101,13 @@ pub fn take_over(id: &ObjectRef, live: &Value, ignored: &[&str], rest: Rest) -> 
     let mut own_fields = own.fields.clone();
     let (mut apply, mut unknown) = (false, false);
     let mut kept: Vec<Value> = Vec::new();
+    let mut own_at = 0;
     // What was there before, by the version in which the fields are written.
     let mut before: BTreeMap<String, Value> = BTreeMap::new();
     for (manager, entry) in managers(live).zip(entries) {
+        if manager.is_own() {
+            own_at = kept.len();
+        }
         if !is_of_people(&manager) {
             kept.push(entry.clone());
             continue;
@@ -159,14 +163,7 @@ pub fn take_over(id: &ObjectRef, live: &Value, ignored: &[&str], rest: Rest) -> 
             "fieldsV1": fields,
         })
     }));
-    for entry in &mut kept {
-        if entry["manager"] == own.name
-            && entry["operation"] == "Apply"
-            && entry["subresource"].is_null()
-        {
-            entry["fieldsV1"] = own_fields.clone();
-        }
-    }
+    kept[own_at]["fieldsV1"] = own_fields;
     let mut steps = Vec::new();
     if kept != *entries {
         let path = "/metadata/managedFields";
@@ -176,14 +173,8 @@ pub fn take_over(id: &ObjectRef, live: &Value, ignored: &[&str], rest: Rest) -> 
         let escaped = LAST_APPLIED.replace('/', "~1");
         steps.push(json!({"op": "remove", "path": format!("/metadata/annotations/{escaped}")}));
     }
-    if steps.is_empty() {
-        return None;
-    }
-    let version = &live["metadata"]["resourceVersion"];
-    let test = json!({"op": "test", "path": "/metadata/resourceVersion", "value": version});
-    steps.insert(0, test);
     Some(TakeOver {
-        patch: steps.into(),
+        patch: guarded(live, steps)?,
         apply,
         unknown,
     })

@@ -7,7 +7,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::{
-    fields::{Manager, element, element_key, field, managers, union, without},
+    fields::{Manager, element, element_key, field, guarded, managers, union, without},
     immutable::Cause,
     people::{Step, below, is_persons, split, steps},
 };
@@ -39,9 +39,7 @@ pub fn clear(
     let cleared = paths.filter_map(|path| visit(wanted, &place, &path));
     let cleared = cleared.reduce(|all, fields| union(&all, &fields))?;
     let fields = union(own.fields, &cleared);
-    let version = &live["metadata"]["resourceVersion"];
-    let mut patch =
-        vec![json!({"op": "test", "path": "/metadata/resourceVersion", "value": version})];
+    let mut patch = Vec::new();
     // From the end, so that removing an entry moves none that is still to be named.
     let mut all: Vec<Manager<'_>> = managers(live)
         .filter(|m| m.subresource.is_empty())
@@ -61,7 +59,7 @@ pub fn clear(
                 .push(json!({"op": "replace", "path": format!("{path}/fieldsV1"), "value": left})),
         }
     }
-    (patch.len() > 1).then(|| patch.into())
+    guarded(live, patch)
 }
 
 /// A step into an object.

@@ -12,7 +12,7 @@ use muster_plan::{
     ignore::{REPLICAS, ignored, settle},
     immutable::{Cause, immutable_fields},
     ownership::{Conflict, Verdict, explain as explain_conflicts, judge, leave_version},
-    people::{Rest, TakeOver, take_over},
+    people::{Rest, take_over},
     unions::clear,
 };
 use serde::Deserialize;
@@ -34,8 +34,8 @@ const SCHEMA_ATTEMPTS: u32 = 6;
 const SCHEMA_PAUSE: Duration = Duration::from_millis(150);
 /// How often fields are cleared that the API server objects to: it may name others then.
 const CLEARINGS: usize = 3;
-/// How often what people have is taken over while others change the object at the same time.
-const TAKE_OVER_ATTEMPTS: u32 = 4;
+/// How often it is decided who has which fields while others change the object at the same time.
+const OWNERS_ATTEMPTS: u32 = 4;
 
 /// Why an object that is created only where it is missing is left alone.
 pub(super) const WAS_PRESENT: &str =
@@ -225,28 +225,20 @@ impl Engine {
         body: &Bytes,
         refused: RequestError,
     ) -> Result<LiveMeta, RequestError> {
-        let Sending {
-            object,
-            path,
-            cancel,
-            ..
-        } = sending;
+        let wanted = tree(body);
         let mut error = refused;
         for _ in 0..CLEARINGS {
-            let Some(live) = retried(cancel, || self.cluster.get(path)).await? else {
-                break;
-            };
-            let scaled = self.is_scaled(object, &live).await?;
             let causes: Vec<Cause<'_>> = error
                 .causes()
                 .map(|(_, message, field)| Cause { message, field })
                 .collect();
-            let patch = clear(&tree(body), &live, &causes, &self.ignored(object, scaled));
-            let Some(patch) = patch else { break };
-            match self.cluster.patch(path, &patch).await {
-                // The object was changed in between, which the patch's test has noticed.
-                Err(error) if matches!(error.code(), 409 | 422) => continue,
-                answer => drop(answer?),
+            let cleared = self
+                .change_owners(sending, |live, ignored| {
+                    Some((clear(&wanted, live, &causes, ignored)?, ()))
+                })
+                .await?;
+            if cleared.is_none() {
+                break;
             }
             match self.apply(sending, body.clone(), false).await {
                 Err(next) if next.code() == 422 => error = next,
@@ -258,26 +250,46 @@ impl Engine {
 
     /// Ends what `metadata.managedFields` say in a version that is not served any more.
     async fn leave_version(&self, sending: &Sending<'_>, dead: &str) -> Result<(), RequestError> {
+        let to = sending.object.id.gvk.api_version();
+        let changed = self.change_owners(sending, |live, _| {
+            Some((leave_version(live, dead, &to)?, ()))
+        });
+        changed.await.map(drop)
+    }
+
+    /// Changes who has which fields of the live object by a JSON patch that is decided on it and what is
+    /// ignored in it, and that its own test keeps from anything newer: then it is decided anew. `None` where
+    /// there is no object or nothing to change.
+    async fn change_owners<T>(
+        &self,
+        sending: &Sending<'_>,
+        decide: impl Fn(&Value, &[&str]) -> Option<(Value, T)>,
+    ) -> Result<Option<Changed<T>>, RequestError> {
         let Sending {
             object,
             path,
             cancel,
             ..
         } = sending;
-        for attempt in 1.. {
-            let Some(live) = retried(cancel, || self.cluster.get(path)).await? else {
-                break;
+        let mut attempt = 1;
+        loop {
+            let Some(before) = retried(cancel, || self.cluster.get(path)).await? else {
+                return Ok(None);
             };
-            let Some(patch) = leave_version(&live, dead, &object.id.gvk.api_version()) else {
-                break;
+            let scaled = self.is_scaled(object, &before).await?;
+            let Some((patch, why)) = decide(&before, &self.ignored(object, scaled)) else {
+                return Ok(None);
             };
             match self.cluster.patch(path, &patch).await {
-                Err(error) if matches!(error.code(), 409 | 422) && attempt < TAKE_OVER_ATTEMPTS => {
+                Err(error) if matches!(error.code(), 409 | 422) && attempt < OWNERS_ATTEMPTS => {
+                    attempt += 1;
                 }
-                answer => return answer.map(drop),
+                answer => {
+                    let live = answer?;
+                    return Ok(Some(Changed { before, live, why }));
+                }
             }
         }
-        Ok(())
     }
 
     async fn create_where_missing(
@@ -473,49 +485,26 @@ impl Engine {
     async fn take_over(
         &self,
         sending: &Sending<'_>,
-        mut applied: LiveMeta,
+        applied: LiveMeta,
         rest: Rest,
     ) -> Result<LiveMeta, RequestError> {
-        let Sending {
-            object,
-            kind,
-            path,
-            cancel,
-            ..
-        } = sending;
-        let mut attempt = 1;
-        loop {
-            let Some(live) = retried(cancel, || self.cluster.get(path)).await? else {
-                return Ok(applied);
-            };
-            let scaled = self.is_scaled(object, &live).await?;
-            let ignored = self.ignored(object, scaled);
-            let taken = take_over(&object.id, &live, &ignored, rest);
-            let Some(TakeOver {
-                patch,
-                apply,
-                unknown,
-            }) = taken
-            else {
-                return Ok(applied);
-            };
-            applied = match self.cluster.patch(path, &patch).await {
-                // The object was changed in between, which the patch's test has noticed.
-                Err(error) if matches!(error.code(), 409 | 422) && attempt < TAKE_OVER_ATTEMPTS => {
-                    attempt += 1;
-                    continue;
-                }
-                answer => answer?,
-            };
-            if unknown {
-                self.tell_loss_of_owners(object, &applied.uid);
-            }
-            if apply {
-                let body = self.effective(object, kind, &live).await?;
-                applied = self.apply(sending, body.to_string().into(), false).await?;
-            }
+        let Sending { object, kind, .. } = sending;
+        let taken = self.change_owners(sending, |live, ignored| {
+            let taken = take_over(&object.id, live, ignored, rest)?;
+            Some((taken.patch, (taken.apply, taken.unknown)))
+        });
+        let Some(Changed { before, live, why }) = taken.await? else {
             return Ok(applied);
+        };
+        let (apply, unknown) = why;
+        if unknown {
+            self.tell_loss_of_owners(object, &live.uid);
         }
+        if !apply {
+            return Ok(live);
+        }
+        let body = self.effective(object, kind, &before).await?;
+        self.apply(sending, body.to_string().into(), false).await
     }
 
     /// What an error says about an object.
@@ -559,6 +548,14 @@ impl Engine {
 /// A request's content for what has to look into it or change it.
 fn tree(text: &Bytes) -> Value {
     serde_json::from_slice(text).unwrap_or_default()
+}
+
+/// A live object of which it was changed who has which fields.
+struct Changed<T> {
+    before: Value,
+    live: LiveMeta,
+    /// What the change was decided with.
+    why: T,
 }
 
 /// What became of a conflict.

@@ -613,13 +613,7 @@ async fn as_git_says(
 async fn holds(fixture: &Fixture, others: &Fixture, samples: &[Sample], case: &Case) {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let ns = format!("kinds-{}", NUMBER.fetch_add(1, Ordering::SeqCst));
-    let mut fixture = Fixture {
-        name: ns.clone(),
-        client: fixture.client.clone(),
-        requests: fixture.requests.clone(),
-        config: fixture.config.clone(),
-    };
-    fixture.config.namespace = format!("muster-{ns}");
+    let mut fixture = fixture.part(&ns);
     fixture.config.replaced_within = Duration::from_secs(1);
     let names: Vec<String> = samples.iter().map(|sample| sample.name(&ns)).collect();
     let mut before: BTreeSet<&str> = BTreeSet::new();

@@ -172,6 +172,19 @@ impl Fixture {
         }
     }
 
+    /// One with a name of its own, whose requests are counted here.
+    pub(crate) fn part(&self, name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            client: self.client.clone(),
+            requests: self.requests.clone(),
+            config: Config {
+                namespace: format!("muster-{name}"),
+                ..self.config.clone()
+            },
+        }
+    }
+
     pub(crate) async fn start(&self) -> Applied {
         let applier = Applier::start(self.client.clone(), self.config.clone())
             .await

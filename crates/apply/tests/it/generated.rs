@@ -74,13 +74,7 @@ fn generation(number: u64, ns: &str, wanted: &Wanted) -> Kept {
 async fn holds(fixture: &Fixture, case: &Case) {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let ns = format!("generated-{}", NUMBER.fetch_add(1, Ordering::SeqCst));
-    let mut fixture = Fixture {
-        name: ns.clone(),
-        client: fixture.client.clone(),
-        requests: fixture.requests.clone(),
-        config: fixture.config.clone(),
-    };
-    fixture.config.namespace = format!("muster-{ns}");
+    let fixture = fixture.part(&ns);
     let namespaces = fixture.api("v1", "Namespace", None);
     let plain = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": ns}});
     let plain = serde_json::from_value(plain).unwrap();

@@ -13,15 +13,10 @@ use std::{
 use anyhow::Context;
 use http::Method;
 use k8s_openapi::api::{
-    authentication::v1::{TokenRequest, TokenRequestSpec},
     core::v1::{Namespace, ServiceAccount},
     rbac::v1::ClusterRoleBinding,
 };
-use kube::{
-    Api, Client,
-    api::PostParams,
-    config::{AuthInfo, Kubeconfig},
-};
+use kube::{Api, Client, api::PostParams, config::Kubeconfig};
 use muster_testkit::{
     faults::{Asked, Verb},
     local::Cluster,
@@ -68,26 +63,7 @@ pub(super) async fn account(cluster: &Cluster, name: &str) -> anyhow::Result<Kub
     let account = serde_json::from_value(json!({"metadata": {"name": name}}))?;
     let options = PostParams::default();
     accounts.create(&options, &account).await?;
-    let request = TokenRequest {
-        spec: Some(TokenRequestSpec {
-            expiration_seconds: Some(7_200),
-            ..TokenRequestSpec::default()
-        }),
-        ..TokenRequest::default()
-    };
-    let answer = accounts
-        .create_token_request(name, &options, &request)
-        .await?;
-    let token = answer.status.and_then(|status| status.token);
-    let token = token.context("no token")?;
-    let mut kubeconfig = Kubeconfig::from_yaml(&cluster.kubeconfig()?)?;
-    for user in &mut kubeconfig.auth_infos {
-        user.auth_info = Some(AuthInfo {
-            token: Some(token.clone().into()),
-            ..AuthInfo::default()
-        });
-    }
-    Ok(kubeconfig)
+    cluster.account(NAMESPACE, name).await
 }
 
 /// How many requests of each kind.

@@ -1,51 +1,14 @@
-//! Accounts of a cluster for agents, in place of an administrator's.
+//! An account for an agent whose requests are counted.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use k8s_openapi::api::{
-    authentication::v1::{TokenRequest, TokenRequestSpec},
     core::v1::{Namespace, ServiceAccount},
     rbac::v1::ClusterRoleBinding,
 };
-use kube::{
-    Api, Client,
-    api::PostParams,
-    config::{AuthInfo, Kubeconfig},
-};
+use kube::{Api, api::PostParams};
 use muster_testkit::local::Cluster;
 use serde_json::{Value, json};
-
-/// A kubeconfig for a ServiceAccount, made from an administrator's.
-pub(crate) async fn kubeconfig(
-    admin: &str,
-    client: &Client,
-    namespace: &str,
-    name: &str,
-) -> anyhow::Result<String> {
-    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
-    let request = TokenRequest {
-        spec: Some(TokenRequestSpec {
-            expiration_seconds: Some(3600),
-            ..TokenRequestSpec::default()
-        }),
-        ..TokenRequest::default()
-    };
-    let params = PostParams::default();
-    let token = accounts
-        .create_token_request(name, &params, &request)
-        .await?;
-    let token = token.status.and_then(|status| status.token);
-    let token = token.context("no token")?;
-    let mut kubeconfig = Kubeconfig::from_yaml(admin)?;
-    for named in &mut kubeconfig.auth_infos {
-        named.auth_info = Some(AuthInfo {
-            token: Some(token.clone().into()),
-            ..AuthInfo::default()
-        });
-    }
-    Ok(serde_yaml::to_string(&kubeconfig)?)
-}
 
 /// An account that may do everything, and whose requests the API server writes down.
 pub(crate) struct Account {
@@ -70,9 +33,9 @@ pub(crate) async fn audited(cluster: &Cluster, directory: &Path) -> anyhow::Resu
         "subjects": [{"kind": "ServiceAccount", "namespace": NAMESPACE, "name": "agent"}],
     }))?;
     Api::all(client.clone()).create(&params, &binding).await?;
-    let text = kubeconfig(&cluster.kubeconfig()?, &client, NAMESPACE, "agent").await?;
+    let config = cluster.account(NAMESPACE, "agent").await?;
     let kubeconfig = directory.join("audited.kubeconfig");
-    std::fs::write(&kubeconfig, text)?;
+    std::fs::write(&kubeconfig, serde_yaml::to_string(&config)?)?;
     Ok(Account {
         kubeconfig,
         log: cluster.audit_log(),

@@ -42,7 +42,8 @@ fn by_kubectl(text: &str) -> anyhow::Result<Vec<Value>> {
     Ok(objects.collect::<Result<_, _>>()?)
 }
 
-fn by_muster(text: &str) -> anyhow::Result<Vec<Value>> {
+/// The objects of a file, and those of its lists.
+pub(crate) fn by_muster(text: &str) -> anyhow::Result<Vec<Value>> {
     let nodes = yaml::parse(text).map_err(|error| anyhow::anyhow!("{}: {error}", error.at))?;
     let documents = nodes.into_iter().map(Node::into_json);
     let mut objects = Vec::new();

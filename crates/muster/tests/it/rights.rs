@@ -29,8 +29,6 @@ use muster_testkit::{
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::account;
-
 const LONG: Duration = Duration::from_secs(60);
 const CLUSTERS: [(&str, &str); 1] = [("one", "west")];
 const NAMESPACE: &str = "muster-system";
@@ -75,8 +73,8 @@ impl Rights {
         kubectl(&admin, &["apply", "-f", "-"], &rendered)?;
         let client = fleet.clusters()["one"].client().await?;
         let kubeconfig = fleet.directory().join("agent.kubeconfig");
-        let admin = fleet.clusters()["one"].kubeconfig()?;
-        let text = account::kubeconfig(&admin, &client, NAMESPACE, "muster-agent").await?;
+        let account = fleet.clusters()["one"].account(NAMESPACE, "muster-agent");
+        let text = serde_yaml::to_string(&account.await?)?;
         std::fs::write(&kubeconfig, text)?;
         Ok(Self {
             fleet,

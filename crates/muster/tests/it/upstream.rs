@@ -11,7 +11,6 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use kube::config::Kubeconfig;
-use muster_model::yaml;
 use muster_testkit::{
     fleet::{Fleet, FleetOptions},
     process::Process,
@@ -22,7 +21,10 @@ use muster_testkit::{
 };
 use serde_json::{Value, json};
 
-use crate::account::{self, Account};
+use crate::{
+    account::{self, Account},
+    reading::by_muster,
+};
 
 const CLUSTERS: [(&str, &str); 1] = [("one", "west")];
 /// For hundreds of objects on a busy machine: an API server describes all its kinds anew for each
@@ -34,20 +36,6 @@ const QUIET: Duration = Duration::from_secs(60);
 const WRITTEN_DOWN: Duration = Duration::from_secs(3);
 /// Namespaces that every cluster has.
 const OF_KUBERNETES: [&str; 2] = ["default", "kube-system"];
-
-/// The objects of a file, each with what a list around it says.
-fn objects(text: &str) -> anyhow::Result<Vec<Value>> {
-    let nodes = yaml::parse(text).map_err(|error| anyhow::anyhow!("{}: {error}", error.at))?;
-    let mut objects = Vec::new();
-    for document in nodes.into_iter().map(yaml::Node::into_json) {
-        match document["items"].as_array() {
-            Some(items) => objects.extend(items.iter().cloned()),
-            None if document.is_null() => {}
-            None => objects.push(document),
-        }
-    }
-    Ok(objects)
-}
 
 fn documents(objects: &[Value]) -> String {
     let texts: Vec<String> = objects.iter().map(Value::to_string).collect();
@@ -83,7 +71,7 @@ fn fleet(changed: bool) -> anyhow::Result<Files> {
     for set in SETS {
         let mut of_set = Vec::new();
         for (name, text) in set.files()? {
-            let objects = objects(&text).with_context(|| format!("{}: {name}", set.name))?;
+            let objects = by_muster(&text).with_context(|| format!("{}: {name}", set.name))?;
             let namespaces = objects.iter().filter(|object| is(object, "Namespace"));
             known.extend(
                 namespaces

@@ -14,8 +14,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures::future::try_join_all;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::PostParams;
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
 use rustix::process::Signal;
 
 use crate::credentials::{self, Credentials};
@@ -244,6 +247,34 @@ impl Cluster {
         let options = KubeConfigOptions::default();
         let config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
         Ok(Client::try_from(config)?)
+    }
+
+    /// A kubeconfig with the rights of a ServiceAccount, for two hours.
+    ///
+    /// # Errors
+    /// When there is no such account.
+    pub async fn account(&self, namespace: &str, name: &str) -> anyhow::Result<Kubeconfig> {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client().await?, namespace);
+        let request = TokenRequest {
+            spec: Some(TokenRequestSpec {
+                expiration_seconds: Some(7_200),
+                ..TokenRequestSpec::default()
+            }),
+            ..TokenRequest::default()
+        };
+        let answer = accounts
+            .create_token_request(name, &PostParams::default(), &request)
+            .await?;
+        let token = answer.status.and_then(|status| status.token);
+        let token = token.context("no token")?;
+        let mut kubeconfig = Kubeconfig::from_yaml(&self.kubeconfig()?)?;
+        for user in &mut kubeconfig.auth_infos {
+            user.auth_info = Some(AuthInfo {
+                token: Some(token.clone().into()),
+                ..AuthInfo::default()
+            });
+        }
+        Ok(kubeconfig)
     }
 
     /// The file with all that a component has printed.
