@@ -254,6 +254,7 @@ fn standing(standing: &Standing) -> (&'static str, Option<&str>) {
         Standing::Applied => ("Applied", None),
         Standing::Waiting(why) => ("Waiting", Some(why)),
         Standing::Failed(why) => ("Failed", Some(why)),
+        Standing::Approval { why, .. } => ("Approval", Some(why)),
         Standing::LeftAlone(why) => ("LeftAlone", Some(why)),
         Standing::Drifted(why) => ("Drifted", Some(why)),
     }

@@ -111,6 +111,7 @@ fn held(hold: &Hold, room: usize) -> v1::Hold {
     v1::Hold {
         set: hold.set.0.to_vec(),
         reason: hold.reason.clone(),
+        recreate: hold.recreate,
         objects: names.collect(),
         count: number(hold.objects.len()),
     }
@@ -233,6 +234,7 @@ mod tests {
         let hold = |app: &str, objects: usize| Hold {
             app: app.parse().unwrap(),
             set: ContentHash::of(app.as_bytes()),
+            recreate: false,
             reason: "too many".to_owned(),
             objects: (0..objects).map(|n| id(&n.to_string())).collect(),
         };
@@ -264,6 +266,7 @@ mod tests {
             reason: "too many".to_owned(),
             objects: names(named),
             count,
+            recreate: false,
         };
         let wiki = v1::AppReport {
             app: "wiki".to_owned(),

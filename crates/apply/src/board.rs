@@ -34,6 +34,14 @@ pub enum Standing {
     Waiting(String),
     /// The API server refused it, for the reason given.
     Failed(String),
+    /// It can't be changed, and to delete it and create it anew waits for a person's approval.
+    Approval {
+        /// Names exactly this recreation: the object that is there, what it would become, and what would
+        /// be lost.
+        set: ContentHash,
+        /// What can't be changed, and what would be lost.
+        why: String,
+    },
     /// It is as somebody else has it, because a person said so.
     LeftAlone(String),
     /// It is not as it was applied, in these fields, and is left so because its app says so.
@@ -135,13 +143,16 @@ pub enum LeftoverState {
     Refused,
 }
 
-/// Objects of one app that are no longer wanted and wait for a person's approval to be deleted.
+/// Objects of one app that wait for a person's approval to be deleted: they are no longer wanted, or can
+/// only be created anew.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hold {
     /// The app that they came from.
     pub app: AppName,
     /// Names exactly this set of objects, by their UIDs: an approval is for it and no other.
     pub set: ContentHash,
+    /// Whether they are wanted, and are created anew at once.
+    pub recreate: bool,
     /// Why they are not simply deleted.
     pub reason: String,
     /// The objects.
@@ -176,7 +187,7 @@ pub struct Observed {
     pub bundles: Vec<Arc<ObservedBundle>>,
     /// What is not wanted and not gone, by app and object.
     pub leftovers: Vec<Leftover>,
-    /// What is not wanted and waits for an approval, by app.
+    /// What waits for an approval: what is not wanted, by app, then what is to be created anew.
     pub holds: Vec<Hold>,
     /// Kinds of wanted objects that live outside namespaces though Kubernetes itself does not have them, as
     /// `KIND.GROUP`.
@@ -441,7 +452,9 @@ impl Board {
         let state = self.state();
         match state.objects.get(key).map(|object| &object.standing) {
             Some(Standing::Applied | Standing::LeftAlone(_) | Standing::Drifted(_)) => None,
-            Some(Standing::Waiting(why) | Standing::Failed(why)) => Some(why.clone()),
+            Some(
+                Standing::Waiting(why) | Standing::Failed(why) | Standing::Approval { why, .. },
+            ) => Some(why.clone()),
             Some(Standing::Pending) | None => Some("not applied yet".to_owned()),
         }
     }
@@ -522,22 +535,23 @@ impl Board {
             }
         }
         let (mut released, mut touched) = (false, false);
-        let changed = self.update(key, |object| {
-            let changed = object.seen != seen;
-            let left_alone = |seen: &Option<Seen>| seen.as_ref().is_some_and(|s| s.left_alone);
-            released = left_alone(&object.seen) && !left_alone(&seen);
-            // Whoever changes what fails may have repaired it.
-            touched = matches!(object.standing, Standing::Failed(_))
-                && object
-                    .seen
-                    .as_ref()
-                    .zip(seen.as_ref())
-                    .is_some_and(|(before, now)| {
+        let changed =
+            self.update(key, |object| {
+                let changed = object.seen != seen;
+                let left_alone = |seen: &Option<Seen>| seen.as_ref().is_some_and(|s| s.left_alone);
+                released = left_alone(&object.seen) && !left_alone(&seen);
+                // Whoever changes what fails may have repaired it.
+                touched = matches!(
+                    object.standing,
+                    Standing::Failed(_) | Standing::Approval { .. }
+                ) && object.seen.as_ref().zip(seen.as_ref()).is_some_and(
+                    |(before, now)| {
                         (before.generation, &before.version) != (now.generation, &now.version)
-                    });
-            object.seen = seen;
-            changed
-        });
+                    },
+                );
+                object.seen = seen;
+                changed
+            });
         if released {
             self.wake();
         }
@@ -804,7 +818,17 @@ impl Board {
             problem: state.problem.clone(),
             bundles: state.published.clone(),
             leftovers: state.leftovers.values().cloned().collect(),
-            holds: state.holds.clone(),
+            holds: state
+                .holds
+                .iter()
+                .cloned()
+                .chain(
+                    state
+                        .published
+                        .iter()
+                        .flat_map(|bundle| recreations(bundle)),
+                )
+                .collect(),
             cluster_scoped: state.cluster_scoped.clone(),
         }
     }
@@ -846,6 +870,22 @@ fn is_well(object: &Object, hook: bool) -> bool {
         }
 }
 
+/// What of a bundle can only be created anew and waits for an approval.
+fn recreations(bundle: &ObservedBundle) -> impl Iterator<Item = Hold> {
+    bundle.objects.iter().filter_map(|object| {
+        let Standing::Approval { set, why } = &object.standing else {
+            return None;
+        };
+        Some(Hold {
+            app: bundle.app.clone(),
+            set: *set,
+            recreate: true,
+            reason: why.clone(),
+            objects: vec![(*object.id).clone()],
+        })
+    })
+}
+
 fn observe(
     section: &Section,
     objects: &HashMap<Identity, Object>,
@@ -866,7 +906,7 @@ fn observe(
         match standing {
             Standing::Pending => {}
             Standing::Applied | Standing::LeftAlone(_) => counts.applied += 1,
-            Standing::Waiting(_) => counts.waiting += 1,
+            Standing::Waiting(_) | Standing::Approval { .. } => counts.waiting += 1,
             Standing::Failed(_) => counts.failed += 1,
             Standing::Drifted(_) => counts.drifted += 1,
         }
@@ -932,7 +972,10 @@ fn health(object: &Object) -> Assessment {
         (None, Standing::Applied) => say(Health::Progressing, "it has not been observed yet"),
         (
             None,
-            Standing::Waiting(message) | Standing::Failed(message) | Standing::Drifted(message),
+            Standing::Waiting(message)
+            | Standing::Failed(message)
+            | Standing::Approval { why: message, .. }
+            | Standing::Drifted(message),
         ) => say(Health::Missing, message),
         (None, Standing::Pending) => Assessment {
             health: Health::Missing,

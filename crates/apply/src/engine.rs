@@ -166,6 +166,8 @@ pub(crate) struct Engine {
     /// What was found on objects that are not wanted, for the generation in which that was.
     marks: Mutex<HashMap<Identity, prune::Found>>,
     generation: Mutex<Option<ContentHash>>,
+    /// What people have approved, in that generation.
+    approved: Mutex<BTreeSet<ContentHash>>,
     /// Objects of which a copy is kept while they are recreated; `None` before that was asked.
     saved: Mutex<Option<HashSet<String>>>,
     /// Why objects were not deleted when that was last asked for.
@@ -233,6 +235,7 @@ impl Engine {
             present: Mutex::default(),
             marks: Mutex::default(),
             generation: Mutex::default(),
+            approved: Mutex::default(),
             saved: Mutex::default(),
             refusals: Mutex::default(),
             standing: Mutex::default(),
@@ -297,12 +300,23 @@ impl Engine {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn approved(&self) -> MutexGuard<'_, BTreeSet<ContentHash>> {
+        self.approved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a person has approved this, in the generation that is worked on.
+    fn is_approved(&self, set: ContentHash) -> bool {
+        self.approved().contains(&set)
+    }
+
     /// Begins to work on a generation; what was found for another is void.
-    fn take_up(&self, hash: ContentHash) {
+    fn take_up(&self, kept: &Kept) {
+        let hash = kept.hash;
         let mut generation = self
             .generation
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        self.approved().clone_from(&kept.prune.approved);
         if *generation != Some(hash) {
             *generation = Some(hash);
             self.marks().clear();
@@ -320,7 +334,7 @@ impl Engine {
         cancel: &CancellationToken,
     ) -> Result<Outcome, RunError> {
         let prepared = self.prepare(kept);
-        self.take_up(kept.hash);
+        self.take_up(kept);
         self.discover(kept, &prepared, cancel).await?;
         let (wanted, claims) = wanted(kept, &prepared, &self.kinds(), &self.inventory);
         let wanted: Vec<Arc<Wanted>> = wanted.into_iter().map(Arc::new).collect();

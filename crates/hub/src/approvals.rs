@@ -7,6 +7,7 @@ use std::{
 };
 
 use muster_model::ids::{AppName, ClusterName, ContentHash, Generation, InstanceId};
+use muster_proto::v1;
 use muster_store::{CommitError, Expected, Store, Txn};
 
 use crate::{
@@ -91,12 +92,13 @@ pub(crate) struct Request {
     pub(crate) reason: String,
 }
 
-/// Whether the cluster's newest report holds this very set. Gives the instance that reported it.
+/// Whether the cluster's newest report holds this very set. Gives what it says of it, and the instance
+/// that reported it.
 pub(crate) fn judge<'a>(
     request: &Request,
     current: Option<RangeInclusive<Generation>>,
     level: Option<&'a Level>,
-) -> Result<&'a InstanceId, Refusal> {
+) -> Result<(&'a v1::Hold, &'a InstanceId), Refusal> {
     let (cluster, app) = (request.cluster.clone(), request.app.clone());
     let reported = level.and_then(|level| Some((level, level.instance.as_ref()?)));
     let Some((level, instance)) = reported else {
@@ -134,7 +136,7 @@ pub(crate) fn judge<'a>(
             });
         }
     }
-    Ok(instance)
+    Ok((hold, instance))
 }
 
 fn key(cluster: &ClusterName, set: &ContentHash) -> String {
@@ -146,7 +148,7 @@ pub(crate) async fn approve(
     store: &dyn Store,
     lead: Lead,
     request: &Request,
-    instance: &InstanceId,
+    (hold, instance): (&v1::Hold, &InstanceId),
     who: &str,
 ) -> Result<(), CommitError> {
     let Request {
@@ -169,10 +171,13 @@ pub(crate) async fn approve(
         "" => String::new(),
         reason => format!(": {reason}"),
     };
-    let what = format!(
-        "approved to delete the set {} of app {app} in cluster {cluster}{why}",
-        set.short()
-    );
+    let what = if hold.recreate {
+        let object = hold.objects.first().map_or("an object", String::as_str);
+        format!("approved to recreate {object} of app {app} in cluster {cluster}{why}")
+    } else {
+        let set = set.short();
+        format!("approved to delete the set {set} of app {app} in cluster {cluster}{why}")
+    };
     store.commit(audited(txn, who, what)).await.map(|_| ())
 }
 
@@ -279,7 +284,6 @@ pub(crate) async fn void_in_force(store: &dyn Store, mut txn: Txn) -> Result<Txn
 mod tests {
     use muster_model::policy::PruneOrders;
     use muster_plan::delivery::Numbered;
-    use muster_proto::v1;
 
     use super::*;
 
@@ -325,7 +329,8 @@ mod tests {
         let held = level(5, &["a", "b"]);
         let cluster: ClusterName = "eu-1".parse().unwrap();
         let judged = |app, name, current: &Option<_>, level: Option<&Level>| {
-            judge(&request(app, name), current.clone(), level).map(|instance| instance.to_string())
+            judge(&request(app, name), current.clone(), level)
+                .map(|(_, instance)| instance.to_string())
         };
         assert_eq!(
             judged("wiki", "b", &newest, Some(&held)),

@@ -1,5 +1,7 @@
 //! The last known level of every cluster: what its agent reported, and whether it is there.
 
+mod recreations;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -15,6 +17,7 @@ use prost::Message as _;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::recreations::Recreations;
 use crate::records::{self, RecordError, now};
 
 /// How often levels that changed are written down. They are a convenience after a restart: agents
@@ -46,6 +49,8 @@ pub(crate) struct Level {
 pub(crate) struct Observed {
     levels: Mutex<HashMap<ClusterName, Level>>,
     dirty: Mutex<BTreeSet<ClusterName>>,
+    /// What was recreated and is not in the audit log yet.
+    recreations: Mutex<Recreations>,
     changed: watch::Sender<u64>,
     write: Notify,
 }
@@ -89,6 +94,7 @@ impl Observed {
         Ok(Self {
             levels: Mutex::new(levels),
             dirty: Mutex::default(),
+            recreations: Mutex::default(),
             changed: watch::Sender::new(0),
             write: Notify::new(),
         })
@@ -107,6 +113,7 @@ impl Observed {
         self.update(cluster, |level| {
             level.last_seen = now();
             level.in_force = number_of(report.generation, &report.content);
+            lock(&self.recreations).hear(cluster, &level.apps, &report.apps, now());
             if report.full {
                 level.apps.clear();
             }
@@ -204,10 +211,10 @@ impl Observed {
             return Ok(());
         }
         let mut txn = Txn::new();
-        {
+        let recreated = {
             let levels = lock(&self.levels);
-            for cluster in dirty {
-                let Some(level) = levels.get(&cluster) else {
+            for cluster in &dirty {
+                let Some(level) = levels.get(cluster) else {
                     continue;
                 };
                 let report = v1::Report {
@@ -237,8 +244,17 @@ impl Observed {
                     record.encode_to_vec(),
                 );
             }
+            lock(&self.recreations).take()
+        };
+        for record in &recreated {
+            txn = records::put_audit(txn, record);
         }
-        store.commit(txn).await.map(|_| ())
+        let written = store.commit(txn).await;
+        if written.is_err() {
+            lock(&self.dirty).extend(dirty);
+            lock(&self.recreations).take_back(recreated);
+        }
+        written.map(|_| ())
     }
 }
 

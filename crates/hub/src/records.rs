@@ -125,7 +125,7 @@ pub(crate) struct ApprovalRecord {
     pub(crate) reason: String,
 }
 
-/// Something that a person ordered.
+/// Something that a person ordered, or that can't be undone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AuditRecord {
     pub(crate) at: u64,
@@ -169,13 +169,21 @@ pub(crate) fn encode<T: Serialize>(record: &T) -> Vec<u8> {
 /// The transaction with an entry in the audit log.
 pub(crate) fn audited(txn: Txn, who: &str, what: String) -> Txn {
     tracing::info!(who, what, "audit");
-    let record = AuditRecord {
-        at: now(),
-        who: who.to_owned(),
-        what,
-    };
+    let who = who.to_owned();
+    put_audit(
+        txn,
+        &AuditRecord {
+            at: now(),
+            who,
+            what,
+        },
+    )
+}
+
+/// The transaction with an entry in the audit log that was made before.
+pub(crate) fn put_audit(txn: Txn, record: &AuditRecord) -> Txn {
     let key = format!("{AUDIT}{:012}-{:08x}", record.at, rand::random::<u32>());
-    txn.put(key, encode(&record))
+    txn.put(key, encode(record))
 }
 
 /// The record under a key, with its revision.

@@ -25,6 +25,9 @@ struct Of {
     region: String,
 }
 
+/// What is counted of an app in a cluster.
+type Count = fn(&v1::ClusterApp) -> u64;
+
 /// Asks the services at each scrape.
 pub(crate) struct Scrape(pub(crate) Services);
 
@@ -71,6 +74,35 @@ fn encode(status: &v1::Status, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
             region: cluster.region.clone(),
         };
         ConstGauge::new(cluster.last_seen).encode(family.encode_family(&labels)?)?;
+    }
+    let counted: [(&str, &str, Count); 3] = [
+        (
+            "cluster_leaving_objects",
+            "Objects that left the fleet repository and are not gone yet",
+            |app| u64::from(app.leaving),
+        ),
+        (
+            "cluster_stuck_objects",
+            "Objects that left the fleet repository and can't be deleted",
+            |app| u64::from(app.stuck),
+        ),
+        (
+            "cluster_held_objects",
+            "Objects that wait for a person's approval to be deleted or recreated",
+            |app| app.holds.iter().map(|hold| u64::from(hold.count)).sum(),
+        ),
+    ];
+    for (name, help, count) in counted {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for cluster in &status.clusters {
+            let labels = Of {
+                cluster: cluster.name.clone(),
+                region: cluster.region.clone(),
+            };
+            let objects: u64 = cluster.apps.iter().map(count).sum();
+            let objects = i64::try_from(objects).unwrap_or(i64::MAX);
+            ConstGauge::new(objects).encode(family.encode_family(&labels)?)?;
+        }
     }
     let repo = status.repo.clone().unwrap_or_default();
     let unreadable = i64::from(!repo.problem.is_empty());

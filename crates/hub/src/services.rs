@@ -437,12 +437,12 @@ impl v1::admin_server::Admin for Services {
         let current = state.wanted.get(&request.cluster);
         let current = current.map(|wanted| wanted.since..=wanted.number.generation);
         let level = parts.observed.get(&request.cluster);
-        let instance = approvals::judge(&request, current, level.as_ref())
+        let judged = approvals::judge(&request, current, level.as_ref())
             .map_err(|refusal| Status::failed_precondition(refusal.to_string()))?;
         let store = parts.sessions.store.as_ref();
-        let admitted = admit(store, &request.cluster, instance).await;
+        let admitted = admit(store, &request.cluster, judged.1).await;
         admitted.map_err(|error| self.denied(&who, &error))?;
-        let approved = approvals::approve(store, lead, &request, instance, &who).await;
+        let approved = approvals::approve(store, lead, &request, judged, &who).await;
         approved.map_err(|error| self.denied(&who, &error.into()))?;
         Ok(Response::new(v1::ApproveSetResponse {}))
     }

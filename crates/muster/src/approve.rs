@@ -1,4 +1,4 @@
-//! `muster app approve`: shows what waits to be deleted, and approves exactly that.
+//! `muster app approve`: shows what waits to be deleted or recreated, and approves exactly that.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +25,7 @@ use crate::{
 /// What to approve. Exits 1 where nothing waits, nothing was approved or a hub refused.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ApproveArgs {
-    /// The app whose objects wait to be deleted.
+    /// The app whose objects wait to be deleted, or to be deleted and created anew.
     name: String,
     /// Only in this cluster; may be repeated.
     #[arg(long = "cluster", value_name = "CLUSTER")]
@@ -106,7 +106,7 @@ pub(crate) async fn run(
         if output != Output::Table {
             anstream::eprint!("{shown}");
         }
-        if !agreed(approvals.objects())? {
+        if !agreed(&approvals.question())? {
             anstream::eprintln!("nothing was approved");
             approvals.end(output)?;
             return Ok(false);
@@ -124,9 +124,8 @@ pub(crate) async fn run(
 }
 
 /// Asks whoever is at the terminal.
-fn agreed(objects: u64) -> anyhow::Result<bool> {
-    let objects = count(usize::try_from(objects).unwrap_or(usize::MAX), "object");
-    anstream::eprint!("Delete {objects}? [y/N] ");
+fn agreed(question: &str) -> anyhow::Result<bool> {
+    anstream::eprint!("{question}? [y/N] ");
     std::io::stderr().flush()?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
@@ -188,8 +187,21 @@ impl Approvals {
         Self { app, holds }
     }
 
-    fn objects(&self) -> u64 {
-        self.holds.iter().map(|w| u64::from(w.hold.count)).sum()
+    /// What a person agrees to.
+    fn question(&self) -> String {
+        let objects = |recreate: bool| {
+            let holds = self.holds.iter().map(|waiting| &waiting.hold);
+            let holds = holds.filter(|hold| hold.recreate == recreate);
+            let objects: usize = holds.map(|hold| hold.count as usize).sum();
+            (objects > 0).then(|| count(objects, "object"))
+        };
+        match (objects(false), objects(true)) {
+            (Some(gone), Some(anew)) => {
+                format!("Delete {gone}, and delete and create anew {anew}")
+            }
+            (None, Some(anew)) => format!("Delete and create anew {anew}"),
+            (gone, None) => format!("Delete {}", gone.unwrap_or_default()),
+        }
     }
 
     /// What would be deleted and why it waits; clusters where it is the same are told together.
@@ -197,21 +209,27 @@ impl Approvals {
         if self.holds.is_empty() {
             return format!("nothing of {} waits for an approval\n", self.app);
         }
-        let mut same: BTreeMap<(&str, &[String], u32), Vec<&str>> = BTreeMap::new();
+        let mut same: BTreeMap<(&str, &[String], u32, bool), Vec<&str>> = BTreeMap::new();
         for Waiting { cluster, hold, .. } in &self.holds {
-            let what = (hold.reason.as_str(), hold.objects.as_slice(), hold.count);
+            let what = (
+                hold.reason.as_str(),
+                hold.objects.as_slice(),
+                hold.count,
+                hold.recreate,
+            );
             same.entry(what).or_default().push(cluster);
         }
         let mut text = String::new();
-        for ((reason, objects, number), clusters) in same {
+        for ((reason, objects, number, recreate), clusters) in same {
             let each = if clusters.len() > 1 {
                 " in each of"
             } else {
                 " in"
             };
             let number = number as usize;
+            let anew = if recreate { " and created anew" } else { "" };
             let title = format!(
-                "{}: {}{each} {} would be deleted",
+                "{}: {}{each} {} would be deleted{anew}",
                 self.app,
                 count(number, "object"),
                 clusters.join(", ")
@@ -249,6 +267,7 @@ mod tests {
             hold: Hold {
                 set: set.to_owned(),
                 reason: format!("{count} of 40 objects of wiki would be deleted; the budget is 10"),
+                recreate: false,
                 count,
                 objects: (0..objects)
                     .map(|n| format!("ConfigMap wiki/page-{n}"))
@@ -300,6 +319,37 @@ mod tests {
     }
 
     #[test]
+    fn a_recreation_says_that_the_object_comes_back() {
+        let mut database = waiting("eu-west-1", "a", 0, 1);
+        database.hold.recreate = true;
+        database.hold.reason =
+            "spec.engine can't be changed; recreating it would lose the data in it".to_owned();
+        database.hold.objects = vec!["Database.example.org wiki/main".to_owned()];
+        let both = approvals(vec![database.clone(), waiting("eu-west-1", "b", 1, 2)]);
+        insta::assert_snapshot!(both.shown(Look::default()), @r"
+        wiki: 2 objects in eu-west-1 would be deleted
+          held because 2 of 40 objects of wiki would be deleted; the budget is 10
+            ConfigMap wiki/page-0
+            and 1 more
+        wiki: 1 object in eu-west-1 would be deleted and created anew
+          held because spec.engine can't be changed; recreating it would lose the data in it
+            Database.example.org wiki/main
+        ");
+        assert_eq!(
+            both.question(),
+            "Delete 2 objects, and delete and create anew 1 object"
+        );
+        assert_eq!(
+            approvals(vec![database]).question(),
+            "Delete and create anew 1 object"
+        );
+        assert_eq!(
+            approvals(vec![waiting("a", "b", 1, 2)]).question(),
+            "Delete 2 objects"
+        );
+    }
+
+    #[test]
     fn scripts_see_every_verdict() {
         let mut all = approvals(vec![
             waiting("eu-west-1", "b", 1, 1),
@@ -322,6 +372,7 @@ mod tests {
                 "ConfigMap wiki/page-0"
               ],
               "reason": "1 of 40 objects of wiki would be deleted; the budget is 10",
+              "recreate": false,
               "refusal": null,
               "set": "b",
               "verdict": "approved"
@@ -333,6 +384,7 @@ mod tests {
                 "ConfigMap wiki/page-0"
               ],
               "reason": "1 of 40 objects of wiki would be deleted; the budget is 10",
+              "recreate": false,
               "refusal": "what waits is no longer what you were shown",
               "set": "c",
               "verdict": "refused"

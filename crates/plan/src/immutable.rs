@@ -1,5 +1,7 @@
 //! Fields that can't be changed: how the API server says so, and what may then be recreated.
 
+use std::collections::BTreeSet;
+
 use muster_model::bundle::ObjectRef;
 use serde_json::Value;
 
@@ -30,10 +32,13 @@ const WORDS: [&str; 8] = [
     "updates to parameters are forbidden",
 ];
 
-/// The fields that can't be changed, where that is all that is wrong; `None` where a new object would
-/// be refused just so.
+/// Bytes of the API server's words that are shown; it may print whole objects.
+const SHOWN: usize = 300;
+
+/// What can't be changed, and what the API server says of it, where that is all that is wrong; `None`
+/// where a new object would be refused just so.
 #[must_use]
-pub fn immutable_fields(causes: &[Cause<'_>]) -> Option<Vec<String>> {
+pub fn unchangeable(causes: &[Cause<'_>]) -> Option<String> {
     let says_so = |cause: &Cause<'_>| {
         let message = cause.message.to_ascii_lowercase();
         WORDS.iter().any(|word| message.contains(word))
@@ -41,10 +46,30 @@ pub fn immutable_fields(causes: &[Cause<'_>]) -> Option<Vec<String>> {
     if causes.is_empty() || !causes.iter().all(says_so) {
         return None;
     }
-    let mut fields: Vec<String> = causes.iter().map(|cause| cause.field.to_owned()).collect();
-    fields.sort();
-    fields.dedup();
-    Some(fields)
+    let fields: BTreeSet<&str> = causes.iter().map(|cause| cause.field).collect();
+    let words: BTreeSet<&str> = causes.iter().map(|cause| words_of(cause.message)).collect();
+    let joined = |all: BTreeSet<&str>, by| all.into_iter().collect::<Vec<_>>().join(by);
+    let mut text = format!(
+        "{} can't be changed: {}",
+        joined(fields, ", "),
+        joined(words, "; ")
+    );
+    if text.len() > SHOWN {
+        text.truncate(text.floor_char_boundary(SHOWN));
+        text.push('…');
+    }
+    Some(text)
+}
+
+/// A cause's words without the value that is refused and without what follows the first line, which is
+/// the difference between two objects.
+fn words_of(message: &str) -> &str {
+    let line = message.lines().next().unwrap_or_default();
+    let line = line.strip_prefix("Forbidden: ").unwrap_or(line);
+    match line.strip_prefix("Invalid value: ") {
+        Some(rest) => rest.rsplit_once(": ").map_or(rest, |(_, words)| words),
+        None => line,
+    }
 }
 
 /// Kinds whose loss can't be undone by creating them again: everything in a namespace, every object of a
@@ -149,20 +174,32 @@ pub fn loss(id: &ObjectRef, live: &Value) -> Option<String> {
     })
 }
 
-/// Whether an object may be deleted and created anew; the error says why not and what to do. `git` is the
-/// annotation in Git; `applied`, whether Muster has applied this very object before.
+/// Why an object is not deleted and created anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// An annotation forbids it, as this says.
+    Forbidden(String),
+    /// A person has to allow it, for this reason. It says what would be lost and what to do.
+    Asks(String),
+}
+
+/// Whether an object may be deleted and created anew. `git` is the annotation in Git; `applied`, whether
+/// Muster has applied this very object before.
 ///
 /// # Errors
-/// The reason, where it may not.
+/// Why it may not.
 pub fn may_recreate(
     id: &ObjectRef,
     live: &Value,
     git: Option<&str>,
     applied: bool,
-) -> Result<(), String> {
+) -> Result<(), Refusal> {
     match git.or_else(|| said_by_a_person(live)) {
         Some("enabled") => return Ok(()),
-        Some(_) => return Err(format!("the annotation {RECREATE} forbids to recreate it")),
+        Some(_) => {
+            let why = format!("the annotation {RECREATE} forbids to recreate it");
+            return Err(Refusal::Forbidden(why));
+        }
         None => {}
     }
     let loss = loss(id, live);
@@ -176,11 +213,11 @@ pub fn may_recreate(
             "somebody else created it, and recreating it would lose what they made".to_owned()
         }
     };
-    Err(format!(
-        "{why}; undo the change, or allow that with the annotation {RECREATE}: enabled, in Git or on the \
-         live {}",
+    Err(Refusal::Asks(format!(
+        "{why}; undo the change, approve it (`muster app approve`), or set the annotation {RECREATE}: \
+         enabled in Git or on the live {}",
         id.gvk.kind
-    ))
+    )))
 }
 
 /// The annotation as somebody wrote it on the live object. One that Muster itself applied says what Git
@@ -214,11 +251,25 @@ mod tests {
             "Forbidden: updates to statefulset spec for fields other than 'replicas' are forbidden",
         );
         assert_eq!(
-            immutable_fields(&[selector, stateful]),
-            Some(vec!["spec".into(), "spec.selector".into()])
+            unchangeable(&[selector, stateful]).as_deref(),
+            Some(
+                "spec, spec.selector can't be changed: field is immutable; updates to statefulset spec for \
+                 fields other than 'replicas' are forbidden"
+            )
         );
-        assert_eq!(immutable_fields(&[selector, replicas]), None);
-        assert_eq!(immutable_fields(&[]), None);
+        let long = "x".repeat(1000);
+        let claim = cause(
+            "spec",
+            "Forbidden: spec is immutable after creation\n  {a}\n+ {b}",
+        );
+        assert_eq!(
+            unchangeable(&[claim]).as_deref(),
+            Some("spec can't be changed: spec is immutable after creation")
+        );
+        let long = unchangeable(&[cause(&long, "field is immutable")]).unwrap();
+        assert!(long.len() < 310);
+        assert_eq!(unchangeable(&[selector, replicas]), None);
+        assert_eq!(unchangeable(&[]), None);
     }
 
     fn id(api_version: &str, kind: &str) -> ObjectRef {
@@ -227,6 +278,13 @@ mod tests {
             namespace: None,
             name: "a".into(),
         }
+    }
+
+    fn asks(judged: Result<(), Refusal>) -> String {
+        let Err(Refusal::Asks(why)) = judged else {
+            panic!("{judged:?}");
+        };
+        why
     }
 
     #[test]
@@ -241,7 +299,7 @@ mod tests {
         ] {
             let id = id(api_version, kind);
             assert_eq!(may_recreate(&id, &plain, None, true), Ok(()), "{kind}");
-            let foreign = may_recreate(&id, &plain, None, false).unwrap_err();
+            let foreign = asks(may_recreate(&id, &plain, None, false));
             assert!(foreign.contains("somebody else created it"), "{foreign}");
         }
         for (api_version, kind) in [
@@ -257,7 +315,7 @@ mod tests {
             ("example.org/v1", "Database"),
         ] {
             let id = id(api_version, kind);
-            let why = may_recreate(&id, &plain, None, true).unwrap_err();
+            let why = asks(may_recreate(&id, &plain, None, true));
             assert!(
                 why.contains("muster.dev/recreate: enabled"),
                 "{kind}: {why}"
@@ -265,7 +323,8 @@ mod tests {
             assert_eq!(may_recreate(&id, &plain, Some("enabled"), false), Ok(()));
         }
         let job = id("batch/v1", "Job");
-        assert!(may_recreate(&job, &plain, Some("disabled"), true).is_err());
+        let forbidden = may_recreate(&job, &plain, Some("disabled"), true);
+        assert!(matches!(forbidden, Err(Refusal::Forbidden(_))));
         let frozen = json!({"immutable": true});
         assert_eq!(
             may_recreate(&id("v1", "Secret"), &frozen, None, true),
@@ -317,6 +376,6 @@ mod tests {
         );
         assert!(may_recreate(&database, &live("kubectl"), Some("disabled"), true).is_err());
         // What Muster applied is Git's word of before, and Git has taken it back.
-        assert!(may_recreate(&database, &live("muster"), None, true).is_err());
+        asks(may_recreate(&database, &live("muster"), None, true));
     }
 }

@@ -5,8 +5,9 @@ use std::error::Error as _;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use minijinja::{
-    AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, syntax::SyntaxConfig,
-    value::Value,
+    AutoEscape, Environment, Error, ErrorKind, Output, State, UndefinedBehavior, escape_formatter,
+    syntax::SyntaxConfig,
+    value::{Value, ValueKind},
 };
 use muster_model::{
     load::TextFile,
@@ -43,7 +44,21 @@ fn environment() -> Result<Environment<'static>, Error> {
     env.set_debug(true);
     env.set_recursion_limit(MAX_DEPTH);
     env.set_syntax(syntax()?);
+    env.set_formatter(print);
     Ok(env)
+}
+
+/// Prints what is not text or a number as JSON, which YAML reads as the same value: minijinja would print
+/// `True` and `None`, as Python does, and YAML takes `None` for text.
+fn print(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    match value.kind() {
+        ValueKind::None | ValueKind::Bool | ValueKind::Seq | ValueKind::Map => {
+            let json = serde_json::to_string(value)
+                .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
+            Ok(out.write_str(&json)?)
+        }
+        _ => escape_formatter(out, state, value),
+    }
 }
 
 fn syntax() -> Result<SyntaxConfig, Error> {

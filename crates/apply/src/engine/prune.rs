@@ -197,6 +197,7 @@ impl Engine {
         let holds = plan.sets.iter().map(|set| Hold {
             app: set.app.clone(),
             set: set.set,
+            recreate: false,
             reason: set.reason.clone(),
             objects: set
                 .members
@@ -490,7 +491,11 @@ impl Engine {
                     unfinished = true;
                     leave(leftovers, &key, &entry, LeftoverState::Refused, message);
                 }
-                Look::NotSure => unfinished = true,
+                Look::NotSure => {
+                    unfinished = true;
+                    let why = "a request about it has not ended".to_owned();
+                    leave(leftovers, &key, &entry, LeftoverState::Waiting, why);
+                }
             }
         }
         // An order of its own would make the same set another one.

@@ -9,13 +9,14 @@ use kube::{
     api::{DeleteParams, ListParams, ObjectMeta, PostParams},
 };
 use muster_model::{bundle::ObjectRef, ids::ContentHash};
-use muster_plan::immutable::may_recreate;
+use muster_plan::immutable::{Refusal, may_recreate};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::{
     Engine,
     send::{Ended, Sending, refusal},
+    wanted::Wanted,
 };
 use crate::{
     board::Standing,
@@ -58,20 +59,31 @@ impl Engine {
         let failed = |what: String| Ok(Standing::Failed(format!("{why}; {what}")).into());
         let live = retried(cancel, || self.cluster.get(path)).await?;
         let entry = self.inventory.get(&object.key);
-        if let Some(live) = &live {
-            let uid = live["metadata"]["uid"].as_str();
-            let applied = uid.is_some() && entry.as_ref().is_some_and(|e| e.uid.as_deref() == uid);
-            let git = object.marks().recreate.as_deref();
-            if let Err(reason) = may_recreate(&object.id, live, git, applied) {
-                return failed(reason);
-            }
-        }
-        if entry.is_some_and(|entry| entry.refused == Some(object.digest())) {
+        if entry
+            .as_ref()
+            .is_some_and(|entry| entry.refused == Some(object.digest()))
+        {
             return failed(
                 "it was recreated, the new object was refused, and the old one was put back; change the \
                  app to try again"
                     .to_owned(),
             );
+        }
+        if let Some(live) = &live {
+            let uid = live["metadata"]["uid"].as_str();
+            let applied = uid.is_some() && entry.as_ref().is_some_and(|e| e.uid.as_deref() == uid);
+            let git = object.marks().recreate.as_deref();
+            match may_recreate(&object.id, live, git, applied) {
+                Ok(()) => {}
+                Err(Refusal::Forbidden(reason)) => return failed(reason),
+                Err(Refusal::Asks(reason)) => {
+                    let set = recreation(object, uid, &reason);
+                    if !self.is_approved(set) {
+                        let why = format!("{why}; {reason}");
+                        return Ok(Standing::Approval { set, why }.into());
+                    }
+                }
+            }
         }
         if let Err(error) = self.prove(sending, body).await {
             if error.is_transient() {
@@ -337,6 +349,20 @@ impl Engine {
             }
         }
     }
+}
+
+/// The name under which it is approved that this very live object is deleted and becomes what Git says,
+/// with the loss that a person was shown.
+fn recreation(object: &Wanted, uid: Option<&str>, loss: &str) -> ContentHash {
+    let digest = object.digest().to_string();
+    let parts = [
+        "recreate",
+        object.key.as_str(),
+        uid.unwrap_or_default(),
+        &digest,
+        loss,
+    ];
+    ContentHash::of(parts.join("\0").as_bytes())
 }
 
 /// Pods of a StatefulSet that has the same selector are taken over by the new one.

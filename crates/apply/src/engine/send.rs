@@ -10,7 +10,7 @@ use muster_model::{
 use muster_plan::{
     fields::managers,
     ignore::{REPLICAS, ignored, settle},
-    immutable::{Cause, immutable_fields},
+    immutable::{Cause, unchangeable},
     ownership::{Conflict, Verdict, explain as explain_conflicts, judge, leave_version},
     people::{Rest, take_over},
     unions::clear,
@@ -205,11 +205,8 @@ impl Engine {
                     .causes()
                     .map(|(_, message, field)| Cause { message, field })
                     .collect();
-                match immutable_fields(&causes) {
-                    Some(fields) => {
-                        let why = format!("{} can't be changed", fields.join(", "));
-                        self.recreate(sending, &tree(&text), &why).await
-                    }
+                match unchangeable(&causes) {
+                    Some(why) => self.recreate(sending, &tree(&text), &why).await,
                     None => Ok(Ended::Applied(self.clear(sending, &text, error).await?)),
                 }
             }

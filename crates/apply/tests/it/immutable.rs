@@ -1,7 +1,10 @@
 //! Fields that can't be changed.
 
+use std::sync::Arc;
+
 use kube::api::{Patch, PatchParams};
-use muster_apply::Standing;
+use muster_apply::{Observed, Standing};
+use muster_model::ids::ContentHash;
 use muster_testkit::wait::eventually;
 use serde_json::{Value, json};
 
@@ -34,7 +37,7 @@ async fn failure(fixture: &Fixture, first: Value, second: Value, of: &str) -> St
     let standing = object(&observed, of).standing;
     applied.applier.stop().await;
     match standing {
-        Standing::Failed(message) => message,
+        Standing::Failed(message) | Standing::Approval { why: message, .. } => message,
         other => panic!("{other:?}"),
     }
 }
@@ -198,6 +201,44 @@ async fn what_holds_data_is_not_recreated() {
         .get("v1", "PersistentVolumeClaim", "claim-a", "data")
         .await;
     assert_eq!(live["spec"]["accessModes"], json!(["ReadWriteOnce"]));
+    // The API server says what can be changed.
+    assert!(
+        message.contains("spec is immutable after creation except resources.requests"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn a_claim_that_can_not_shrink_says_so_in_the_api_servers_words() {
+    let fixture = Fixture::new("shrink").await;
+    let claim = |size: &str| {
+        json!({
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "data"},
+            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}},
+        })
+    };
+    let wanted = |number, size| {
+        let objects = [namespace("shrink-a"), claim(size)];
+        kept(number, vec![bundle("a", "shrink-a", &objects)])
+    };
+    let mut applied = fixture.start().await;
+    applied.settle(wanted(1, "10Gi")).await;
+    let claims = fixture.api("v1", "PersistentVolumeClaim", Some("shrink-a"));
+    let bound = json!({"status": {"phase": "Bound", "capacity": {"storage": "10Gi"}}});
+    claims
+        .patch_status("data", &PatchParams::default(), &Patch::Merge(&bound))
+        .await
+        .unwrap();
+    let of = "PersistentVolumeClaim shrink-a/data";
+    let message = failed(&mut applied, wanted(2, "5Gi"), of).await;
+    assert!(
+        message.contains("spec.resources.requests.storage")
+            && message.contains("field can not be less than"),
+        "{message}"
+    );
+    applied.applier.stop().await;
 }
 
 #[tokio::test]
@@ -222,7 +263,7 @@ async fn an_annotation_forbids_to_recreate() {
 async fn failed(applied: &mut Applied, kept: muster_apply::Kept, of: &str) -> String {
     let observed = applied.settle(kept).await;
     match object(&observed, of).standing {
-        Standing::Failed(message) => message,
+        Standing::Failed(message) | Standing::Approval { why: message, .. } => message,
         other => panic!("{other:?}"),
     }
 }
@@ -231,12 +272,7 @@ async fn failed(applied: &mut Applied, kept: muster_apply::Kept, of: &str) -> St
 async fn a_custom_resource_is_recreated_only_where_a_person_says_so() {
     let fixture = Fixture::new("celonly").await;
     let group = "celonly.example";
-    let mut taught = definition(group, "Namespaced");
-    taught["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"] = json!({
-        "engine": {"type": "string", "x-kubernetes-validations": [
-            {"rule": "self == oldSelf", "message": "engine is immutable"},
-        ]},
-    });
+    let taught = frozen_definition(group);
     let database = |engine: &str| {
         json!({
             "apiVersion": format!("{group}/v1"), "kind": "Foo",
@@ -260,7 +296,7 @@ async fn a_custom_resource_is_recreated_only_where_a_person_says_so() {
     let old = get().await;
     let message = failed(&mut applied, wanted(2, "mysql"), &of).await;
     for part in [
-        "spec.engine can't be changed",
+        "spec.engine can't be changed: engine is immutable; ",
         "would lose what the cluster or its controller keeps for it (it exists since ",
         "celonly.example/backup clean up",
         "muster.dev/recreate: enabled",
@@ -314,6 +350,78 @@ async fn a_custom_resource_is_recreated_only_where_a_person_says_so() {
     fixture
         .edit_as("controller", &api_version, "Foo", at, &patch)
         .await;
+    applied.applier.stop().await;
+}
+
+/// A definition whose `spec.engine` can't be changed.
+fn frozen_definition(group: &str) -> Value {
+    let mut taught = definition(group, "Namespaced");
+    taught["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"] = json!({
+        "engine": {"type": "string", "x-kubernetes-validations": [
+            {"rule": "self == oldSelf", "message": "engine is immutable"},
+        ]},
+    });
+    taught
+}
+
+#[tokio::test]
+async fn a_recreation_waits_for_the_approval_of_what_was_shown() {
+    let fixture = Fixture::new("asked").await;
+    let group = "asked.example";
+    let wanted = |number, engine: &str, approved: &[ContentHash]| {
+        let database = json!({
+            "apiVersion": format!("{group}/v1"), "kind": "Foo",
+            "metadata": {"name": "database"}, "spec": {"engine": engine},
+        });
+        let objects = [frozen_definition(group), namespace("asked-a"), database];
+        let mut kept = kept(number, vec![bundle("a", "asked-a", &objects)]);
+        kept.prune.approved.extend(approved);
+        kept.hash = ContentHash::of(format!("{} {approved:?}", kept.hash).as_bytes());
+        kept
+    };
+    let of = format!("Foo.{group} asked-a/database");
+    let api_version = format!("{group}/v1");
+    let get = async || {
+        let live = fixture
+            .get(&api_version, "Foo", "asked-a", "database")
+            .await;
+        let engine = live["spec"]["engine"].as_str().unwrap().to_owned();
+        (live["metadata"]["uid"].clone(), engine)
+    };
+    let mut applied = fixture.start().await;
+    applied.settle(wanted(1, "postgres", &[])).await;
+    let (old, _) = get().await;
+    let shown = |observed: Arc<Observed>| {
+        let [hold] = &observed.holds[..] else {
+            panic!("{observed:#?}");
+        };
+        assert!(hold.recreate && hold.app.as_str() == "a");
+        assert_eq!(hold.objects[0].to_string(), of);
+        assert!(hold.reason.contains("would lose what"), "{}", hold.reason);
+        hold.set
+    };
+    let mysql = shown(applied.settle(wanted(2, "mysql", &[])).await);
+    // It is the same for an agent that comes after this one, and another for another content.
+    applied.applier.stop().await;
+    let mut applied = fixture.start().await;
+    assert_eq!(shown(applied.settle(wanted(2, "mysql", &[])).await), mysql);
+    let oracle = shown(applied.settle(wanted(3, "oracle", &[mysql])).await);
+    assert_ne!(oracle, mysql);
+    assert_eq!(get().await, (old.clone(), "postgres".to_owned()));
+
+    let observed = applied.settle(wanted(4, "mysql", &[mysql])).await;
+    assert_eq!(object(&observed, &of).standing, Standing::Applied);
+    assert_eq!(observed.holds, []);
+    let (new, engine) = get().await;
+    assert_eq!(engine, "mysql");
+    assert_ne!(new, old);
+    // What was approved of the old object is not approved of the new one.
+    let again = shown(applied.settle(wanted(5, "oracle", &[mysql, oracle])).await);
+    assert_ne!(again, oracle);
+    assert_eq!(get().await, (new, "mysql".to_owned()));
+    // Nobody has to approve that nothing changes.
+    let observed = applied.settle(wanted(6, "mysql", &[])).await;
+    assert_eq!(observed.holds, []);
     applied.applier.stop().await;
 }
 

@@ -111,12 +111,22 @@ impl Memory {
 
     /// Holds these objects back.
     pub(crate) fn hold_objects(&self, app: &str, name: &str, objects: &[&str]) -> ContentHash {
+        self.hold_back(app, name, objects, false)
+    }
+
+    /// Waits for an approval to recreate an object.
+    pub(crate) fn hold_recreation(&self, app: &str, object: &str) -> ContentHash {
+        self.hold_back(app, object, &[object], true)
+    }
+
+    fn hold_back(&self, app: &str, name: &str, objects: &[&str], recreate: bool) -> ContentHash {
         let set = ContentHash::of(name.as_bytes());
         let hold = v1::Hold {
             set: set.0.to_vec(),
             reason: "3 of 4 objects would be deleted".to_owned(),
             objects: objects.iter().map(|object| (*object).to_owned()).collect(),
             count: u32::try_from(objects.len()).unwrap(),
+            recreate,
         };
         let mut state = self.state();
         state.holds.retain(|(other, _)| other != app);
@@ -124,6 +134,20 @@ impl Memory {
         let level = Level::clone(&self.level.borrow());
         self.level.send_replace(Arc::new(state.holding(level)));
         set
+    }
+
+    /// Says that an object of an app was recreated.
+    pub(crate) fn recreated(&self, app: &str, object: &str) {
+        self.level.send_modify(|level| {
+            let report = Arc::make_mut(level).apps.get_mut(app).unwrap();
+            Arc::make_mut(report).drifts.push(v1::DriftEvent {
+                at: 1,
+                object: object.to_owned(),
+                difference: "spec.engine can't be changed".to_owned(),
+                corrected: true,
+                recreated: true,
+            });
+        });
     }
 
     /// The sets that the generation in force lets go.

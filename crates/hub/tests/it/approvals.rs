@@ -1,6 +1,9 @@
 //! A person lets a cluster delete what it holds back: that very set, there, and nothing else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use anyhow::{Context as _, ensure};
 use muster_hub::HubConfig;
@@ -113,20 +116,89 @@ async fn an_approval_reaches_its_cluster_and_no_other() {
     });
     let store = opening.await.unwrap();
     assert_eq!(store.keys("approval/").await.unwrap(), []);
-    let audit = store.range("audit/").await.unwrap();
-    let audit = audit.iter().map(|(_, entry)| {
-        let entry: serde_json::Value = serde_json::from_slice(&entry.value).unwrap();
-        format!("{}: {}", entry["who"], entry["what"])
-    });
     let told = format!(
         r#""local": "approved to delete the set {} of app web in cluster eu-1: the old shards""#,
         there.short()
     );
+    let audit = audit(&store).await.into_iter();
     assert_eq!(
         audit
             .filter(|entry| entry.contains("approved"))
             .collect::<Vec<_>>(),
         [told]
+    );
+}
+
+/// The audit log, in order.
+async fn audit(store: &SqliteStore) -> Vec<String> {
+    let entries = store.range("audit/").await.unwrap();
+    let text = |entry: &[u8]| {
+        let entry: serde_json::Value = serde_json::from_slice(entry).unwrap();
+        format!("{}: {}", entry["who"], entry["what"])
+    };
+    entries
+        .iter()
+        .map(|(_, entry)| text(&entry.value))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recreations_are_in_the_audit_log_once_each() {
+    let repo = repository();
+    let hub = Hub::new(&repo).await;
+    let agent = Agent::join(&hub, "eu-2").await;
+    hub.until_synced(&head(&repo)).await;
+    let database = "Database.example.org web/main";
+    let set = agent.memory.hold_recreation("web", database);
+    until_held(&hub, "eu-2", "web", set).await;
+    approve(&hub, "eu-2", "web", set).await.unwrap();
+    until_generation(&agent, 2).await;
+    let recreated = async |hub: &Hub| {
+        let waiting = eventually("it is told", SOON, async || {
+            // Of a whole fleet nobody reads it.
+            let request = v1::StatusRequest {
+                apps: vec!["web".to_owned()],
+                ..v1::StatusRequest::default()
+            };
+            let status = hub.admin().await.get_status(request).await?.into_inner();
+            let cluster = status.clusters.iter().find(|c| c.name == "eu-2");
+            let cluster = cluster.context("no cluster")?;
+            ensure!(cluster.state() != v1::ClusterState::Offline);
+            let drifts = cluster.apps.iter().flat_map(|app| &app.drifts);
+            ensure!(drifts.count() == 1);
+            Ok(())
+        });
+        waiting.await.unwrap();
+    };
+    agent.memory.recreated("web", database);
+    recreated(&hub).await;
+    // Agents say it again whenever they come back, and hubs remember what they heard.
+    let (badge, memory) = agent.stop().await;
+    let agent = Agent::run(hub.address(), Arc::clone(&badge), memory);
+    recreated(&hub).await;
+    let hub = hub.restart().await;
+    let (_, memory) = agent.stop().await;
+    let agent = Agent::run(hub.address(), badge, memory);
+    recreated(&hub).await;
+    agent.stop().await;
+
+    let (config, _state) = hub.stop().await;
+    let opening = eventually("the store is free", SOON, async || {
+        Ok(SqliteStore::open(config.store_path())?)
+    });
+    let audit = audit(&opening.await.unwrap()).await.into_iter();
+    assert_eq!(
+        audit
+            .filter(|entry| entry.contains(database))
+            .collect::<Vec<_>>(),
+        [
+            format!(
+                r#""local": "approved to recreate {database} of app web in cluster eu-2: the old shards""#
+            ),
+            format!(
+                r#""agent of cluster eu-2": "recreated {database} of app web: spec.engine can't be changed""#
+            ),
+        ]
     );
 }
 

@@ -124,20 +124,29 @@ impl Load<'_> {
         }
         let templates = self.object_files(scope, &format!("{base}templates/"));
         let manifests = self.object_files(scope, &format!("{base}manifests/"));
+        let mut strange = BTreeSet::new();
         for path in self.files(&base) {
             let name = &path[base.len()..];
-            if name.contains('/') || matches!(name, "app.yaml" | "values.yaml") {
+            if let Some((folder, _)) = name.split_once('/') {
+                let read = matches!(folder, "values" | "templates" | "manifests");
+                if !read && holds_objects(name) {
+                    strange.insert(format!("{base}{folder}"));
+                }
+                continue;
+            }
+            if matches!(name, "app.yaml" | "values.yaml") {
                 continue;
             }
             if KUSTOMIZATIONS.contains(&name) {
                 let problem = Problem::new(Scope::Hint, &path, NO_KUSTOMIZE);
                 self.problems.push(problem.help(INSTEAD_OF_KUSTOMIZE));
             } else if holds_objects(name) {
-                self.not_read(
-                    &path,
-                    "an app has app.yaml, values.yaml, values/, templates/ and manifests/",
-                );
+                self.not_read(&path, PARTS);
             }
+        }
+        for folder in strange {
+            let problem = Problem::new(Scope::Hint, &folder, "this folder is not read");
+            self.problems.push(problem.help(PARTS));
         }
         let app = App {
             spec: document.spec,
@@ -154,6 +163,7 @@ impl Load<'_> {
     fn object_files(&mut self, scope: &Scope, base: &str) -> Vec<TextFile> {
         let wanted = |path: &str| holds_objects(path) || KUSTOMIZATIONS.contains(&file_name(path));
         let mut files = self.texts(scope, base, wanted);
+        let mut unread = Vec::new();
         files.retain(|file| {
             let kustomization = KUSTOMIZATIONS.contains(&file_name(&file.path));
             if kustomization && !is_other_object(&file.text) {
@@ -161,19 +171,22 @@ impl Load<'_> {
                 self.problems.push(problem.help(INSTEAD_OF_KUSTOMIZE));
                 return false;
             }
-            holds_objects(&file.path)
+            if !holds_objects(&file.path) {
+                unread.push(file.path.clone());
+                return false;
+            }
+            true
         });
+        for path in unread {
+            self.not_read(&path, ENDINGS);
+        }
         for path in self.files(base) {
             let file = matches!(
                 self.tree.entries.get(&path),
                 Some(Entry::File { .. } | Entry::TooLarge { .. })
             );
             if file && !wanted(&path) && !is_for_people(file_name(&path)) {
-                self.not_read(
-                    &path,
-                    "objects are in files that end in .yaml, .yml or .json; what templates include is \
-                     in templates/_NAME.yaml or lib/",
-                );
+                self.not_read(&path, ENDINGS);
             }
         }
         files
@@ -371,6 +384,12 @@ const KUSTOMIZATIONS: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "K
 const NO_KUSTOMIZE: &str = "Kustomize is not run";
 const INSTEAD_OF_KUSTOMIZE: &str = "commit what `kustomize build` writes as manifests/NAME.yaml and remove this \
      file, or write what differs between clusters as templates with values";
+
+/// What is read of an app's folder.
+const PARTS: &str = "an app has app.yaml, values.yaml, values/, templates/ and manifests/";
+/// What is read below `templates/` and `manifests/`.
+const ENDINGS: &str = "objects are in files that end in .yaml, .yml or .json; what templates include is in \
+     templates/_NAME.yaml or lib/";
 
 fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)

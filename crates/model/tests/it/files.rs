@@ -388,12 +388,20 @@ fn files_that_hold_objects_and_files_that_do_not() {
         "templates/_helpers.tpl",
         "values/eu.yml",
         "kustomization.yaml",
+        "crds/a.yaml",
+        "crds/deep/b.yaml",
     ] {
         fleet.file(&format!("apps/wiki/{name}"), object);
     }
     fleet.file("regions/eu-west/new.yml", "kind: Cluster\n");
+    fleet.file("apps/wiki/docs/use.md", "for people\n");
+    // It is no file of Kustomize's, but has no ending either.
+    fleet.file("apps/wiki/manifests/flux/Kustomization", flux);
     insta::assert_snapshot!(fleet.told(), @r"
     held back: nothing
+
+    hint: apps/wiki/crds: this folder is not read
+       = help: an app has app.yaml, values.yaml, values/, templates/ and manifests/
 
     hint: apps/wiki/kustomization.yaml: Kustomize is not run
        = help: commit what `kustomize build` writes as manifests/NAME.yaml and remove this file, or write what differs between clusters as templates with values
@@ -402,6 +410,9 @@ fn files_that_hold_objects_and_files_that_do_not() {
        = help: objects are in files that end in .yaml, .yml or .json; what templates include is in templates/_NAME.yaml or lib/
 
     hint: apps/wiki/manifests/c.txt: this file is not read
+       = help: objects are in files that end in .yaml, .yml or .json; what templates include is in templates/_NAME.yaml or lib/
+
+    hint: apps/wiki/manifests/flux/Kustomization: this file is not read
        = help: objects are in files that end in .yaml, .yml or .json; what templates include is in templates/_NAME.yaml or lib/
 
     hint: apps/wiki/manifests/off/b.yml.disabled: this file is not read

@@ -12,8 +12,14 @@ use muster_model::{
 use muster_plan::compose::in_words;
 use muster_render::Rendered;
 
-/// Namespaces that every cluster has.
-const BUILT_IN: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+/// Namespaces that every cluster of a fleet has: Kubernetes' own, and the agent's.
+const BUILT_IN: [&str; 5] = [
+    "default",
+    "kube-system",
+    "kube-public",
+    "kube-node-lease",
+    "muster-system",
+];
 
 /// What a bundle says of namespaces.
 #[derive(Default)]

@@ -177,8 +177,10 @@ pub(crate) struct Placed {
 pub(crate) struct Hold {
     /// Names exactly this set of objects.
     pub(crate) set: String,
-    /// Why they are not simply deleted.
+    /// Why they are not simply deleted, or deleted and created anew.
     pub(crate) reason: String,
+    /// Whether they are wanted, and are created anew at once.
+    pub(crate) recreate: bool,
     /// How many there are.
     pub(crate) count: u32,
     /// All of them; three where no single apps are asked for.
@@ -399,6 +401,7 @@ fn placed(app: v1::ClusterApp, cluster: State) -> Placed {
     let holds = app.holds.into_iter().map(|hold| Hold {
         set: hex(&hold.set),
         reason: hold.reason,
+        recreate: hold.recreate,
         count: hold.count,
         objects: hold.objects,
     });

@@ -78,7 +78,7 @@ pub(crate) fn summary(document: &Document) -> String {
     let waiting: BTreeSet<&str> = waiting.map(|placed| placed.app.as_str()).collect();
     if !waiting.is_empty() {
         let which = names(waiting, MOST_NAMES);
-        parts.push(format!("approval wanted to delete objects of {which}"));
+        parts.push(format!("approval wanted for objects of {which}"));
     }
     let in_state = |state| all.iter().filter(move |cluster| cluster.state == state);
     parts.push(format!(

@@ -181,6 +181,7 @@ fn waiting() -> v1::Status {
             .map(|n| format!("ConfigMap payments/shard-{n}"))
             .collect(),
         count,
+        recreate: false,
     };
     for (index, count) in [(0, 12), (1, 12), (3, 60)] {
         status.clusters[index].state = v1::ClusterState::Failing.into();
@@ -194,6 +195,15 @@ fn waiting() -> v1::Status {
     gone.health = "Progressing".to_owned();
     gone.holds = vec![hold(9, 1)];
     status.clusters[2].apps.push(gone);
+    // What can only be created anew.
+    status.clusters[2].apps[0].phase = v1::Phase::Received.into();
+    status.clusters[2].apps[0].holds = vec![v1::Hold {
+        set: vec![7; 32],
+        reason: "spec.engine can't be changed; recreating it would lose the data in it".to_owned(),
+        objects: vec!["Database.example.org billing/main".to_owned()],
+        count: 1,
+        recreate: true,
+    }];
     let drifted = &mut status.clusters[1].apps[2];
     drifted.drifted = 1;
     drifted.applied = 13;
@@ -346,7 +356,7 @@ fn what_waits_for_a_person() {
     insta::assert_snapshot!("waiting_80", on_terminal(&document, 80));
     insta::assert_snapshot!("waiting_plain", page(&document, look(None, false)));
     assert!(page(&document, look(80, false)).is_ascii());
-    insta::assert_snapshot!(summary(&document), @"1a2b3c4d: approval wanted to delete objects of legacy, payments; 0 of 4 clusters in sync; eu-north-1, eu-west-1 and 2 more pending");
+    insta::assert_snapshot!(summary(&document), @"1a2b3c4d: approval wanted for objects of legacy, metrics, payments; 0 of 4 clusters in sync; eu-north-1, eu-west-1 and 2 more pending");
     let filter = Filter {
         apps: vec!["storefront".to_owned()],
         ..Filter::default()

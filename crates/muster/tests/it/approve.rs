@@ -196,6 +196,7 @@ fn hold(name: &str) -> v1::Hold {
             "Service web/old".to_owned(),
         ],
         count: 2,
+        recreate: false,
     }
 }
 

@@ -544,6 +544,45 @@ data:
     "#);
 }
 
+/// YAML reads what is printed as the value that it was.
+#[test]
+fn what_is_no_text_is_printed_as_yaml_has_it() {
+    let template = "\
+apiVersion: a.example/v1
+kind: Own
+metadata: {name: wiki}
+spec:
+  on: {{ values.on }}
+  shown: \"{{ values.on }} {{ not values.on }} {{ values.list[1] }} {{ none }}\"
+  none: {{ values.list[1] }}
+  list: {{ values.list }}
+  map: {{ values.map }}
+  made: {{ [true, none, 'None', 1.5] }}
+";
+    let mut fleet = fleet(template);
+    fleet.file(
+        "apps/wiki/values.yaml",
+        "on: true\nlist: [false, null, \"True\", \"a: b\"]\nmap: {a: false, b: [\"\\\"\", 2.0]}\n",
+    );
+    let rendered = fleet.render(&mut Renderer::default());
+    assert_eq!(rendered.problems, []);
+    let wiki = &rendered.bundles["wiki"];
+    let bundle = wiki.values().next().unwrap();
+    let text = String::from_utf8(bundle.bytes.clone()).unwrap();
+    let object: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!(
+        object["spec"],
+        serde_json::json!({
+            "on": true,
+            "shown": "true false null null",
+            "none": null,
+            "list": [false, null, "True", "a: b"],
+            "map": {"a": false, "b": ["\"", 2.0]},
+            "made": [true, null, "None", 1.5],
+        })
+    );
+}
+
 #[test]
 fn text_of_a_value_that_becomes_a_number() {
     let template = "\

@@ -22,7 +22,8 @@ impl Page<'_> {
         let held = places(|placed| !placed.holds.is_empty());
         let drifted = places(|placed| placed.drifted > 0);
         for (app, places) in held.iter().take(MOST) {
-            self.held_objects(app, places);
+            self.held_objects(app, places, false);
+            self.held_objects(app, places, true);
         }
         self.rest(held.len(), MOST, "app");
         for (app, places) in drifted.iter().take(MOST) {
@@ -41,17 +42,29 @@ impl Page<'_> {
         self.rest(drifted.len(), MOST, "app");
     }
 
-    fn held_objects(&mut self, app: &str, places: &[(&Cluster, &Placed)]) {
-        let holds = || places.iter().flat_map(|(_, placed)| &placed.holds);
+    /// What of an app waits to be deleted, or to be recreated.
+    fn held_objects(&mut self, app: &str, places: &[(&Cluster, &Placed)], recreate: bool) {
+        let of = |placed: &Placed| {
+            let holds = placed.holds.iter();
+            let holds = holds.filter(move |hold| hold.recreate == recreate);
+            holds.cloned().collect::<Vec<_>>()
+        };
+        let waits = places.iter().filter(|(_, placed)| !of(placed).is_empty());
+        let places: Vec<(&Cluster, &Placed)> = waits.copied().collect();
+        if places.is_empty() {
+            return;
+        }
+        let holds = || places.iter().flat_map(|(_, placed)| of(placed));
         let name = self.strong(app);
         let (objects, verb) = subject(holds().map(|hold| hold.count).sum(), "waits", "wait");
+        let what = if recreate { "recreated" } else { "deleted" };
         let text = format!(
-            "{name}: {objects} {} {verb} for approval to be deleted: `muster app approve {app}`",
-            in_clusters(places)
+            "{name}: {objects} {} {verb} for approval to be {what}: `muster app approve {app}`",
+            in_clusters(&places)
         );
         self.item(Tone::Warning, '!', &text);
         let told: BTreeSet<String> = holds()
-            .map(|hold| format!("{}: {}", one_line(&hold.reason), objects_of(hold)))
+            .map(|hold| format!("{}: {}", one_line(&hold.reason), objects_of(&hold)))
             .collect();
         for line in told.iter().take(MOST_OBJECTS) {
             self.more(line);

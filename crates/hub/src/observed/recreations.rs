@@ -1,0 +1,147 @@
+//! What agents deleted and created anew goes into the audit log, once each.
+
+use std::collections::{BTreeMap, HashMap};
+
+use muster_model::ids::ClusterName;
+use muster_proto::v1;
+
+use crate::records::AuditRecord;
+
+/// Recreations of one cluster that are written down within [`PERIOD`]: no agent fills the hub's store.
+const MOST: u32 = 100;
+/// In seconds.
+const PERIOD: u64 = 3600;
+/// Characters of an agent's text that are written down.
+const TEXT: usize = 300;
+
+/// Recreations that are not in the audit log yet.
+#[derive(Debug, Default)]
+pub(super) struct Recreations {
+    entries: Vec<AuditRecord>,
+    /// When a cluster's period began, and how many there were in it.
+    counts: HashMap<ClusterName, (u64, u32)>,
+}
+
+impl Recreations {
+    /// Finds what was recreated between two reports of a cluster's apps, at `now` in seconds since 1970.
+    pub(super) fn hear(
+        &mut self,
+        cluster: &ClusterName,
+        before: &BTreeMap<String, v1::AppReport>,
+        apps: &[v1::AppReport],
+        now: u64,
+    ) {
+        for report in apps {
+            let known = before
+                .get(&report.app)
+                .map_or(&[][..], |report| &report.drifts);
+            let new = report.drifts.iter();
+            for drift in new.filter(|drift| drift.recreated && !known.contains(drift)) {
+                let (app, object) = (text(&report.app), text(&drift.object));
+                let why = text(&drift.difference);
+                self.add(
+                    cluster,
+                    now,
+                    format!("recreated {object} of app {app}: {why}"),
+                );
+            }
+        }
+    }
+
+    fn add(&mut self, cluster: &ClusterName, at: u64, what: String) {
+        let (since, count) = self.counts.entry(cluster.clone()).or_insert((at, 0));
+        if at.saturating_sub(*since) >= PERIOD {
+            (*since, *count) = (at, 0);
+        }
+        *count = count.saturating_add(1);
+        let what = match *count {
+            ..=MOST => what,
+            over if over == MOST + 1 => format!(
+                "recreated more than {MOST} objects within an hour; what else there was is in its log"
+            ),
+            _ => return,
+        };
+        let who = format!("agent of cluster {cluster}");
+        tracing::info!(who, what, "audit");
+        self.entries.push(AuditRecord { at, who, what });
+    }
+
+    /// Takes what is to be written down.
+    pub(super) fn take(&mut self) -> Vec<AuditRecord> {
+        std::mem::take(&mut self.entries)
+    }
+
+    /// Takes back what could not be written down.
+    pub(super) fn take_back(&mut self, mut entries: Vec<AuditRecord>) {
+        entries.append(&mut self.entries);
+        self.entries = entries;
+    }
+}
+
+fn text(text: &str) -> String {
+    text.chars().take(TEXT).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(app: &str, drifts: impl IntoIterator<Item = (i64, bool)>) -> v1::AppReport {
+        let drift = |(at, recreated): (i64, bool)| v1::DriftEvent {
+            at,
+            object: "Job.batch wiki/migrate".to_owned(),
+            difference: "spec.template can't be changed".to_owned(),
+            corrected: true,
+            recreated,
+        };
+        v1::AppReport {
+            app: app.to_owned(),
+            drifts: drifts.into_iter().map(drift).collect(),
+            ..v1::AppReport::default()
+        }
+    }
+
+    fn told(recreations: &mut Recreations) -> Vec<String> {
+        let entries = recreations.take().into_iter();
+        entries
+            .map(|e| format!("{} {}: {}", e.at, e.who, e.what))
+            .collect()
+    }
+
+    #[test]
+    fn each_recreation_is_told_once() {
+        let cluster: ClusterName = "eu-1".parse().unwrap();
+        let mut recreations = Recreations::default();
+        let mut known = BTreeMap::new();
+        let first = report("wiki", [(1, false), (2, true)]);
+        recreations.hear(&cluster, &known, std::slice::from_ref(&first), 10);
+        let one = "10 agent of cluster eu-1: recreated Job.batch wiki/migrate of app wiki: \
+                   spec.template can't be changed";
+        let untold = recreations.take();
+        recreations.take_back(untold);
+        assert_eq!(told(&mut recreations), [one]);
+        known.insert("wiki".to_owned(), first.clone());
+        recreations.hear(&cluster, &known, &[first], 11);
+        assert_eq!(told(&mut recreations), [""; 0]);
+        recreations.hear(
+            &cluster,
+            &known,
+            &[report("wiki", [(2, true), (3, true)])],
+            12,
+        );
+        assert_eq!(told(&mut recreations).len(), 1);
+    }
+
+    #[test]
+    fn no_agent_fills_the_store() {
+        let cluster: ClusterName = "eu-1".parse().unwrap();
+        let mut recreations = Recreations::default();
+        let many = [report("wiki", (0..10_000).map(|at| (at, true)))];
+        recreations.hear(&cluster, &BTreeMap::new(), &many, 10);
+        let entries = told(&mut recreations);
+        assert_eq!(entries.len(), 101);
+        assert!(entries[100].contains("more than 100 objects"));
+        recreations.hear(&cluster, &BTreeMap::new(), &many, 10 + PERIOD);
+        assert_eq!(told(&mut recreations).len(), 101);
+    }
+}
