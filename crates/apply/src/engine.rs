@@ -166,6 +166,8 @@ pub(crate) struct Engine {
     /// What was found on objects that are not wanted, for the generation in which that was.
     marks: Mutex<HashMap<Identity, prune::Found>>,
     generation: Mutex<Option<ContentHash>>,
+    /// The bundles of that generation.
+    bundles: Mutex<HashSet<ContentHash>>,
     /// What people have approved, in that generation.
     approved: Mutex<BTreeSet<ContentHash>>,
     /// Objects of which a copy is kept while they are recreated; `None` before that was asked.
@@ -235,6 +237,7 @@ impl Engine {
             present: Mutex::default(),
             marks: Mutex::default(),
             generation: Mutex::default(),
+            bundles: Mutex::default(),
             approved: Mutex::default(),
             saved: Mutex::default(),
             refusals: Mutex::default(),
@@ -316,12 +319,21 @@ impl Engine {
             .generation
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        self.approved().clone_from(&kept.prune.approved);
+        let approved = std::mem::replace(&mut *self.approved(), kept.prune.approved.clone());
         if *generation != Some(hash) {
             *generation = Some(hash);
             self.marks().clear();
             self.postponed().extend(self.board.reconsider());
-            self.schedule.retry_all();
+            let bundles = kept.bundles.iter().map(crate::KeptBundle::hash).collect();
+            let mut before = self.bundles.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = std::mem::replace(&mut *before, bundles);
+            let changed = kept.bundles.iter().filter(|b| !before.contains(&b.hash()));
+            let changed: HashSet<_> = changed.map(|b| &b.bundle().header.app).collect();
+            let approves = approved != kept.prune.approved;
+            self.schedule.retry_all(|key| {
+                let entry = self.inventory.get(key);
+                approves || entry.is_none_or(|entry| changed.contains(&entry.app))
+            });
         }
     }
 

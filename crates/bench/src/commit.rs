@@ -287,7 +287,7 @@ pub(crate) fn measure(_: u32) -> anyhow::Result<Section> {
             "{COMMITS} commits, from the moment `git push` returns until a watch on the API server of each of four real clusters shows the object; the hub watches a local path."
         ),
         format!(
-            "Of the {FAILING} objects that fail in each cluster, half are of a wrong type and half hang in a webhook that never answers; each commit is a reason to try them again. The last column is how many times as long a commit to another app takes."
+            "Of the {FAILING} objects that fail in each cluster, half are of a wrong type and half hang in a webhook that never answers; each commit is a reason to try them again, a moment later. The last column is how many times as long a commit to another app takes."
         ),
         format!(
             "Each cluster carries {} objects; API servers, etcds, hub, agents and this program share the machine.",

@@ -23,7 +23,7 @@ use muster_testkit::{
     scratch::Scratch,
 };
 
-use crate::{client, output::print, problems};
+use crate::{client, output::print, problems, status::look::count as counted};
 
 mod standins;
 
@@ -159,7 +159,8 @@ async fn bring_up(
     source: &Path,
     clusters: Vec<(String, String)>,
 ) -> anyhow::Result<(Fleet, Option<KindClusters>)> {
-    let count = clusters.len();
+    let clusters_up = counted(clusters.len(), "cluster");
+    let agents = counted(clusters.len(), "agent");
     let kind = match args.clusters {
         Clusters::Local => {
             build_local(args.nodes).await?;
@@ -169,7 +170,7 @@ async fn bring_up(
     };
     let progress = kind
         .is_none()
-        .then(|| Progress::begin(&format!("starting {count} Kubernetes control planes")));
+        .then(|| Progress::begin(&format!("starting {clusters_up} of Kubernetes")));
     let options = FleetOptions {
         muster: std::env::current_exe().context("this program's own file is not known")?,
         audit: false,
@@ -181,7 +182,7 @@ async fn bring_up(
     };
     let mut fleet = Fleet::start(options).await?;
     if let Some(progress) = progress {
-        progress.done(&format!("{count} Kubernetes clusters are up"));
+        progress.done(&format!("started {clusters_up} of Kubernetes"));
     }
     if fleet
         .repo()
@@ -201,7 +202,7 @@ async fn bring_up(
     let progress = Progress::begin("starting the hub and its agents");
     fleet.start_hub().await?;
     fleet.start_agents()?;
-    progress.done(&format!("the hub and {count} agents are up"));
+    progress.done(&format!("started the hub and {agents}"));
     Ok((fleet, kind))
 }
 
@@ -226,9 +227,10 @@ async fn start_kind(source: &Path, clusters: &[(String, String)]) -> anyhow::Res
     let options = clusters
         .iter()
         .map(|(name, region)| KindOptions::new(name, region));
-    let progress = Progress::begin(&format!("starting {} kind clusters", clusters.len()));
+    let count = counted(clusters.len(), "kind cluster");
+    let progress = Progress::begin(&format!("starting {count}"));
     let kind = KindClusters::start(options.collect()).await?;
-    progress.done(&format!("{} kind clusters are up", clusters.len()));
+    progress.done(&format!("started {count}"));
     let progress = Progress::begin("looking for the images of the fleet");
     let objects = crate::offline::objects(source)?;
     let (kind, said) = tokio::task::spawn_blocking(move || {
@@ -293,7 +295,9 @@ async fn until_synced(fleet: &mut Fleet) -> anyhow::Result<()> {
             status.clusters.len()
         ));
         if !status.clusters.is_empty() && done == status.clusters.len() {
-            progress.done(&format!("{objects} objects in {done} clusters are in sync"));
+            let objects = counted(objects as usize, "object");
+            let clusters = counted(done, "cluster");
+            progress.done(&format!("in sync: {objects} in {clusters}"));
             return Ok(());
         }
     }

@@ -25,6 +25,9 @@ impl Pauses {
 /// The least time between two attempts, whatever happens, but for a commit.
 pub const SOONEST: Duration = Duration::from_secs(1);
 
+/// So long after a commit what failed in other apps is tried again: what the commit changes goes first.
+pub const AFTER_COMMIT: Duration = Duration::from_millis(300);
+
 /// An object whose request failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failing {
@@ -58,7 +61,13 @@ impl Failing {
         self.due = self.due.min(self.last + SOONEST);
     }
 
-    /// A person has changed something: it is tried again now.
+    /// A person has changed something, at `now`, that may let it succeed: it is tried again
+    /// [`AFTER_COMMIT`].
+    pub fn soon(&mut self, now: Instant) {
+        self.due = self.due.min(now + AFTER_COMMIT);
+    }
+
+    /// A person has changed or allowed it: it is tried again now.
     pub fn now(&mut self) {
         self.due = self.last;
     }
@@ -182,6 +191,12 @@ mod tests {
         }
         failing.hasten();
         assert_eq!(failing.due(), start + seconds(1));
+        failing.soon(start);
+        assert_eq!(failing.due(), start + AFTER_COMMIT);
+        failing.soon(start + seconds(1));
+        assert_eq!(failing.due(), start + AFTER_COMMIT);
+        failing.now();
+        assert_eq!(failing.due(), start);
     }
 
     #[test]

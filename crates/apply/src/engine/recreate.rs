@@ -69,7 +69,9 @@ impl Engine {
                     .to_owned(),
             );
         }
-        if let Some(live) = &live {
+        // One that is on its way out is lost already, and what follows it is created anew anyway.
+        let stays = |live: &&Value| live["metadata"]["deletionTimestamp"].is_null();
+        if let Some(live) = live.as_ref().filter(stays) {
             let uid = live["metadata"]["uid"].as_str();
             let applied = uid.is_some() && entry.as_ref().is_some_and(|e| e.uid.as_deref() == uid);
             let git = object.marks().recreate.as_deref();
@@ -99,7 +101,7 @@ impl Engine {
                 .as_str()
                 .unwrap_or_default()
                 .to_owned();
-            if live["metadata"]["deletionTimestamp"].is_null() {
+            if stays(&&live) {
                 self.tell_recreation(object, &uid, why);
             }
             let dependents = dependents(&object.id, &live, body);

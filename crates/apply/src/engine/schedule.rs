@@ -99,10 +99,15 @@ impl Schedule {
         }
     }
 
-    /// A new generation may let anything succeed.
-    pub(super) fn retry_all(&self) {
-        for (_, failing) in self.times().failing.values_mut() {
-            failing.now();
+    /// A new generation may let anything succeed: what it `concerns` at once.
+    pub(super) fn retry_all(&self, concerns: impl Fn(&Identity) -> bool) {
+        let now = Instant::now();
+        for (key, (_, failing)) in &mut self.times().failing {
+            if concerns(key) {
+                failing.now();
+            } else {
+                failing.soon(now);
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kube::api::{Patch, PatchParams};
 use muster_apply::{Observed, Standing};
-use muster_model::ids::ContentHash;
+use muster_model::ids::{ContentHash, Generation};
 use muster_testkit::wait::eventually;
 use serde_json::{Value, json};
 
@@ -371,7 +371,8 @@ async fn a_recreation_waits_for_the_approval_of_what_was_shown() {
     let wanted = |number, engine: &str, approved: &[ContentHash]| {
         let database = json!({
             "apiVersion": format!("{group}/v1"), "kind": "Foo",
-            "metadata": {"name": "database"}, "spec": {"engine": engine},
+            "metadata": {"name": "database", "finalizers": ["asked.example/backup"]},
+            "spec": {"engine": engine},
         });
         let objects = [frozen_definition(group), namespace("asked-a"), database];
         let mut kept = kept(number, vec![bundle("a", "asked-a", &objects)]);
@@ -409,19 +410,49 @@ async fn a_recreation_waits_for_the_approval_of_what_was_shown() {
     assert_ne!(oracle, mysql);
     assert_eq!(get().await, (old.clone(), "postgres".to_owned()));
 
-    let observed = applied.settle(wanted(4, "mysql", &[mysql])).await;
-    assert_eq!(object(&observed, &of).standing, Standing::Applied);
+    applied.applier.want(Arc::new(wanted(4, "mysql", &[mysql])));
+    eventually("the old one is being deleted", LONG, async || {
+        let live = fixture
+            .get(&api_version, "Foo", "asked-a", "database")
+            .await;
+        anyhow::ensure!(!live["metadata"]["deletionTimestamp"].is_null());
+        Ok(())
+    })
+    .await
+    .unwrap();
+    // Its controller takes its time, and the approval is gone from the next generation, since it is
+    // carried out.
+    applied.applier.want(Arc::new(wanted(5, "mysql", &[])));
+    let observed = applied
+        .until(|o| {
+            o.generation
+                .is_some_and(|(number, _)| number == Generation(5))
+        })
+        .await;
+    assert_eq!(observed.holds, []);
+    let let_go = json!({"metadata": {"finalizers": null}});
+    let at = ("asked-a", "database");
+    fixture
+        .edit_as("controller", &api_version, "Foo", at, &let_go)
+        .await;
+    let observed = applied
+        .until(|o| object(o, &of).standing == Standing::Applied)
+        .await;
     assert_eq!(observed.holds, []);
     let (new, engine) = get().await;
     assert_eq!(engine, "mysql");
     assert_ne!(new, old);
     // What was approved of the old object is not approved of the new one.
-    let again = shown(applied.settle(wanted(5, "oracle", &[mysql, oracle])).await);
+    let again = shown(applied.settle(wanted(6, "oracle", &[mysql, oracle])).await);
     assert_ne!(again, oracle);
     assert_eq!(get().await, (new, "mysql".to_owned()));
     // Nobody has to approve that nothing changes.
-    let observed = applied.settle(wanted(6, "mysql", &[])).await;
+    let observed = applied.settle(wanted(7, "mysql", &[])).await;
     assert_eq!(observed.holds, []);
+    // Nothing is in the way of the end.
+    fixture
+        .edit_as("controller", &api_version, "Foo", at, &let_go)
+        .await;
     applied.applier.stop().await;
 }
 

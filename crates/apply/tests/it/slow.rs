@@ -3,13 +3,16 @@
 use http::StatusCode;
 use kube::api::DeleteParams;
 use muster_apply::{Observed, Standing};
-use muster_testkit::faults::{Asked, Fault, Verb};
+use muster_testkit::{
+    faults::{Asked, Fault, Verb},
+    wait::eventually,
+};
 use serde_json::json;
 use std::time::Duration;
 
 use crate::{
     faults::behind_a_proxy,
-    fixture::{Fixture, bundle, config_map, kept, making, namespace, object},
+    fixture::{Fixture, LONG, bundle, config_map, kept, making, namespace, object},
 };
 
 /// A change of one of the bad app's maps.
@@ -110,10 +113,15 @@ async fn what_failed_is_tried_again_by_its_own_time_and_not_whenever_something_h
     }
     assert_eq!(failed.times(), tried);
 
-    // A commit is.
+    // A commit is, a moment after what it changes.
     let observed = applied.settle(generation(2, "2")).await;
     is_told(&observed);
-    assert!(failed.times() > tried);
+    eventually("it is tried again", LONG, async || {
+        anyhow::ensure!(failed.times() > tried);
+        Ok(())
+    })
+    .await
+    .unwrap();
     applied.applier.stop().await;
 }
 

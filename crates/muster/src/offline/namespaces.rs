@@ -44,7 +44,7 @@ pub(super) fn hints(rendered: &Rendered) -> anyhow::Result<Vec<Problem>> {
             if id.gvk.group.is_empty() && id.gvk.kind == "Namespace" {
                 found.brought.insert(id.name);
             } else if is_namespaced(&id.gvk.group, &id.gvk.kind) == Some(true) {
-                let namespace = id.namespace;
+                let namespace = id.namespace.filter(|namespace| !namespace.is_empty());
                 found
                     .used
                     .insert(namespace.unwrap_or_else(|| bundle.header.namespace.clone()));

@@ -262,7 +262,22 @@ fn known(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
+/// Whether the newest commit is in force and every cluster is as it says.
+fn runs_everywhere(repo: &Repo, clusters: &[Cluster]) -> bool {
+    repo.commit.is_some()
+        && !repo.behind
+        && repo.problem.is_none()
+        && clusters
+            .iter()
+            .all(|cluster| cluster.state == State::Synced)
+}
+
 impl Document {
+    /// Whether the newest commit has done all that it can and has mistakes: only another one changes that.
+    pub(crate) fn waits_for_a_commit(&self) -> bool {
+        !self.synced && runs_everywhere(&self.repo, &self.clusters)
+    }
+
     /// The part of a status that is asked for.
     pub(crate) fn of(status: v1::Status, filter: &Filter) -> Self {
         let repo = repo(status.repo.unwrap_or_default());
@@ -298,13 +313,8 @@ impl Document {
                 Scope::Fleet | Scope::Hint => true,
             })
             .collect();
-        let synced = repo.commit.is_some()
-            && !repo.behind
-            && repo.problem.is_none()
-            && problems.iter().all(|problem| problem.scope == Scope::Hint)
-            && clusters
-                .iter()
-                .all(|cluster| cluster.state == State::Synced);
+        let good = problems.iter().all(|problem| problem.scope == Scope::Hint);
+        let synced = good && runs_everywhere(&repo, &clusters);
         Self {
             fleet: status.fleet,
             hub_version: status.hub_version,

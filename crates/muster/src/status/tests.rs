@@ -301,6 +301,8 @@ fn a_commit_is_held_back() {
     assert!(!document.synced);
     insta::assert_snapshot!("held_80", on_terminal(&document, 80));
     insta::assert_snapshot!("held_plain", page(&document, look(None, false)));
+    // It may still be worked through.
+    assert!(!document.waits_for_a_commit());
     insta::assert_snapshot!(summary(&document), @"1a2b3c4d: 9f8e7d6c is held back; 4 of 4 clusters in sync");
 }
 
@@ -325,6 +327,11 @@ fn an_app_is_held_back_and_a_hint_is_no_error() {
     let document = whole(status.clone());
     assert!(!document.synced);
     insta::assert_snapshot!("held_app_80", on_terminal(&document, 80));
+    // Only another commit changes that, once the clusters have all that they can have.
+    assert!(document.waits_for_a_commit());
+    let mut on_its_way = status.clone();
+    progress(&mut on_its_way.clusters[3]);
+    assert!(!whole(on_its_way).waits_for_a_commit());
     status.problems.remove(0);
     assert!(whole(status).synced);
 }

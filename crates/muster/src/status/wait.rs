@@ -1,4 +1,4 @@
-//! `--wait`: returns when the newest commit runs everywhere and is healthy.
+//! `--wait`: returns when the newest commit runs everywhere and is healthy, or can't without another one.
 
 use std::{
     io::IsTerminal as _,
@@ -103,6 +103,14 @@ pub(crate) async fn wait(
                 fresh = freshness.saw(read);
                 last = document;
                 if fresh && last.synced {
+                    return Ok(last);
+                }
+                if fresh && last.waits_for_a_commit() {
+                    drop(progress);
+                    anstream::eprintln!(
+                        "the newest commit has mistakes, and what it can change is done; mend them and \
+                         push"
+                    );
                     return Ok(last);
                 }
                 progress.say(page::summary(&last));

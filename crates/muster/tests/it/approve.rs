@@ -307,6 +307,7 @@ async fn what_was_shown_is_approved_and_nothing_else() -> anyhow::Result<()> {
             "Service web/old"
           ],
           "reason": "2 of 3 objects would be deleted, and the budget is 1",
+          "recreate": false,
           "refusal": "cluster eu-1 has not reported on its newest generation yet; look again in a moment",
           "set": "b74704c68d46f34f478089588176f325407e6dc4aa7096e3fef9910ce9b41282",
           "verdict": "refused"

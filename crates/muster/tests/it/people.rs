@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{
-    Api,
+    Api, ResourceExt as _,
     api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use muster_testkit::{
@@ -131,5 +131,94 @@ async fn too_much_is_deleted_only_when_a_person_says_so_and_drift_is_put_back_wi
     fleet.run(&["status", "--wait"])?;
     let status = fleet.run(&["status", "--app", "shop"])?;
     ensure!(status.contains("it was deleted"), "{status}");
+
+    // A commit with mistakes is not waited for longer than it has something to do.
+    let broken = [("apps/shop/values.yaml", "items: [1")];
+    fleet.repo().publish("broken", &broken)?;
+    let waited = fleet.try_run(&["status", "--wait=1h"])?;
+    let said = String::from_utf8_lossy(&waited.stderr);
+    ensure!(waited.status.code() == Some(1), "{waited:?}");
+    ensure!(said.contains("the newest commit has mistakes"), "{said}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_hold_data_is_recreated_when_a_person_has_seen_what_is_lost() -> anyhow::Result<()>
+{
+    let options = FleetOptions::new(env!("CARGO_BIN_EXE_muster"), &CLUSTERS);
+    let mut fleet = Fleet::start(options).await?;
+    let files = |kind: &str| {
+        let mut files = repository::fleet("data", "{}", CLUSTERS);
+        let secret = format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: data, namespace: default}}\n\
+             type: example.com/{kind}\nstringData: {{key: value}}\n"
+        );
+        files.extend([
+            (
+                "apps/shop/app.yaml".to_owned(),
+                document("App", "shop", "{tier: basic, mode: active-active}"),
+            ),
+            ("apps/shop/templates/secret.yaml".to_owned(), secret),
+        ]);
+        files
+    };
+    fleet
+        .repo()
+        .publish("begin", &repository::listed(&files("one")))?;
+    fleet.start_hub().await?;
+    fleet.start_agents()?;
+    let client = fleet.clusters()["one"].client().await?;
+    let secrets: Api<Secret> = Api::namespaced(client, "default");
+    let uid = async || {
+        anyhow::Ok(
+            secrets
+                .get_opt("data")
+                .await?
+                .and_then(|secret| secret.uid()),
+        )
+    };
+    eventually("the Secret is there", LONG, async || {
+        ensure!(uid().await?.is_some());
+        Ok(())
+    })
+    .await?;
+    let old = uid().await?;
+    fleet
+        .repo()
+        .publish("another type", &repository::listed(&files("two")))?;
+    let dry = ["app", "approve", "shop", "--dry-run"];
+    eventually("it is asked for", LONG, async || {
+        let shown = String::from_utf8(fleet.try_run(&dry)?.stdout)?;
+        ensure!(
+            shown.contains("1 object in one would be deleted and created anew"),
+            "{shown}"
+        );
+        ensure!(
+            shown.contains("type can't be changed: field is immutable"),
+            "{shown}"
+        );
+        ensure!(
+            shown.contains("would lose the keys that others have written"),
+            "{shown}"
+        );
+        Ok(())
+    })
+    .await?;
+    let status = String::from_utf8(fleet.try_run(&["status"])?.stdout)?;
+    ensure!(
+        status.contains("waits for approval to be recreated"),
+        "{status}"
+    );
+    ensure!(uid().await? == old);
+    fleet.run(&["app", "approve", "shop", "--yes"])?;
+    eventually("it is another", LONG, async || {
+        let now = uid().await?;
+        ensure!(now.is_some() && now != old, "{now:?}");
+        Ok(())
+    })
+    .await?;
+    fleet.run(&["status", "--wait"])?;
+    let status = fleet.run(&["status", "--app", "shop"])?;
+    ensure!(status.contains("recreated"), "{status}");
     Ok(())
 }
