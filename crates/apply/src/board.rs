@@ -1,6 +1,8 @@
 //! What is known about every wanted object at this moment, put together from what the engine did and
 //! what the watches see, and published as a level.
 
+mod object;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -17,182 +19,18 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{inventory::Identity, owned::Owned};
+use self::object::{Object, health, is_unobserved, is_well};
+use crate::{
+    inventory::Identity,
+    level::{
+        Counts, DriftEvent, Hold, Leftover, LeftoverState, Observed, ObservedBundle,
+        ObservedObject, Standing,
+    },
+    owned::Owned,
+};
 
 /// Drifts of one app that are remembered.
 const DRIFTS: usize = 10;
-
-/// How far the applying of one object got.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Standing {
-    /// Its turn has not come.
-    #[default]
-    Pending,
-    /// The API server has taken it.
-    Applied,
-    /// It can't be applied before something else has happened.
-    Waiting(String),
-    /// The API server refused it, for the reason given.
-    Failed(String),
-    /// It can't be changed, and to delete it and create it anew waits for a person's approval.
-    Approval {
-        /// Names exactly this recreation: the object that is there, what it would become, and what would
-        /// be lost.
-        set: ContentHash,
-        /// What can't be changed, and what would be lost.
-        why: String,
-    },
-    /// It is as somebody else has it, because a person said so.
-    LeftAlone(String),
-    /// It is not as it was applied, in these fields, and is left so because its app says so.
-    Drifted(String),
-}
-
-impl Standing {
-    /// With words before what it says.
-    pub(crate) fn about(self, words: &str) -> Self {
-        match self {
-            Self::Waiting(why) => Self::Waiting(format!("{words}: {why}")),
-            Self::Failed(why) => Self::Failed(format!("{words}: {why}")),
-            other => other,
-        }
-    }
-
-    /// Whether it is there, and left as somebody else has it.
-    fn is_left(&self) -> bool {
-        matches!(self, Self::LeftAlone(_) | Self::Drifted(_))
-    }
-}
-
-/// One object of a bundle.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ObservedObject {
-    /// Which object, with the namespace that it is really in.
-    pub id: Arc<ObjectRef>,
-    /// Its UID, once a watch has seen it.
-    pub uid: Option<String>,
-    /// How far the applying got.
-    pub standing: Standing,
-    /// Its health.
-    pub health: Health,
-    /// What is wrong with it or being waited for.
-    pub message: Option<String>,
-    /// Pods of its own run, which may say more than it does.
-    pub has_pods: bool,
-}
-
-/// How many objects stand how.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
-    /// All of them.
-    pub total: usize,
-    /// Taken by the API server.
-    pub applied: usize,
-    /// Waiting for something else.
-    pub waiting: usize,
-    /// Refused.
-    pub failed: usize,
-    /// Left as they drifted.
-    pub drifted: usize,
-    /// Healthy or suspended.
-    pub healthy: usize,
-}
-
-/// One bundle of the generation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ObservedBundle {
-    /// The app.
-    pub app: AppName,
-    /// Its role.
-    pub role: Role,
-    /// Hash of the bundle.
-    pub hash: ContentHash,
-    /// Its objects, in the bundle's order.
-    pub objects: Vec<ObservedObject>,
-    /// How many of them stand how.
-    pub counts: Counts,
-    /// The worst health of its objects.
-    pub health: Health,
-    /// The latest drift of its objects, newest last; bounded.
-    pub drifts: Vec<DriftEvent>,
-}
-
-/// An object that is no longer wanted and not gone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Leftover {
-    /// Which object.
-    pub id: ObjectRef,
-    /// The app that it came from.
-    pub app: AppName,
-    /// What keeps it.
-    pub state: LeftoverState,
-    /// Why it is still there.
-    pub message: String,
-}
-
-/// What keeps an object that is no longer wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LeftoverState {
-    /// A person's approval is missing.
-    Approval,
-    /// Something else has to be there, or to be gone, first.
-    Waiting,
-    /// It is being deleted, and its finalizers are not done.
-    Deleting,
-    /// It can't be deleted, or that can't be told.
-    Refused,
-}
-
-/// Objects of one app that wait for a person's approval to be deleted: they are no longer wanted, or can
-/// only be created anew.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hold {
-    /// The app that they came from.
-    pub app: AppName,
-    /// Names exactly this set of objects, by their UIDs: an approval is for it and no other.
-    pub set: ContentHash,
-    /// Whether they are wanted, and are created anew at once.
-    pub recreate: bool,
-    /// Why they are not simply deleted.
-    pub reason: String,
-    /// The objects.
-    pub objects: Vec<ObjectRef>,
-}
-
-/// An object that was found to be not as it was applied.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DriftEvent {
-    /// When it was found, in seconds since 1970.
-    pub at: u64,
-    /// Which object.
-    pub id: ObjectRef,
-    /// Its fields with what they were and should be; without the values of a Secret.
-    pub difference: String,
-    /// Whether it was put back.
-    pub corrected: bool,
-    /// Whether it did not drift, but was deleted and created anew, since a field can't be changed.
-    pub recreated: bool,
-}
-
-/// The level of everything that is observed. An `Arc` that is the same as before has not changed.
-#[derive(Debug, Clone, Default)]
-pub struct Observed {
-    /// The generation that this is about, with its content hash; `None` before the first.
-    pub generation: Option<(Generation, ContentHash)>,
-    /// Whether every object of it had its turn and the prune too, whatever came of them.
-    pub settled: bool,
-    /// What kept the whole generation from being applied, such as an API server that does not answer.
-    pub problem: Option<String>,
-    /// The bundles.
-    pub bundles: Vec<Arc<ObservedBundle>>,
-    /// What is not wanted and not gone, by app and object.
-    pub leftovers: Vec<Leftover>,
-    /// What waits for an approval: what is not wanted, by app, then what is to be created anew.
-    pub holds: Vec<Hold>,
-    /// Kinds of wanted objects that live outside namespaces though Kubernetes itself does not have them, as
-    /// `KIND.GROUP`.
-    pub cluster_scoped: Vec<String>,
-}
 
 /// What a watch saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -231,22 +69,6 @@ pub(crate) struct Section {
     pub(crate) role: Role,
     pub(crate) hash: ContentHash,
     pub(crate) rows: Vec<Row>,
-}
-
-#[derive(Default)]
-struct Object {
-    standing: Standing,
-    /// `metadata.generation` that the API server answered; an older sight of it says nothing.
-    generation: Option<i64>,
-    /// The UID that the inventory has.
-    uid: Option<String>,
-    seen: Option<Seen>,
-    /// As in [`Row`].
-    ended: Option<Assessment>,
-    /// What its pods say, where it is not well.
-    reason: Option<String>,
-    /// Somebody undoes it again and again, as this says.
-    fought: Option<String>,
 }
 
 #[derive(Default)]
@@ -846,30 +668,6 @@ impl State {
     }
 }
 
-/// Whether no watch has seen yet what was applied.
-fn is_unobserved(object: &Object) -> bool {
-    object.standing == Standing::Applied
-        && match &object.seen {
-            None => true,
-            Some(seen) => {
-                object.uid.as_ref().is_some_and(|uid| *uid != seen.uid)
-                    || seen.generation < object.generation
-            }
-        }
-}
-
-/// Whether an object is applied as it should be and healthy. A Job for which others wait has to have
-/// completed: one that nobody lets run has not.
-fn is_well(object: &Object, hook: bool) -> bool {
-    let applied = matches!(object.standing, Standing::Applied | Standing::LeftAlone(_));
-    applied
-        && match health(object).health {
-            Health::Healthy => true,
-            Health::Suspended => !hook,
-            _ => false,
-        }
-}
-
 /// What of a bundle can only be created anew and waits for an approval.
 fn recreations(bundle: &ObservedBundle) -> impl Iterator<Item = Hold> {
     bundle.objects.iter().filter_map(|object| {
@@ -929,57 +727,5 @@ fn observe(
         objects,
         counts,
         drifts: drifts.into_iter().flatten().cloned().collect(),
-    }
-}
-
-/// The health of an object as it should be: a sight of it from before the last request proves nothing
-/// about what was asked for.
-fn health(object: &Object) -> Assessment {
-    let say = |health, message: &str| Assessment {
-        health,
-        message: Some(message.to_owned()),
-    };
-    match (&object.seen, &object.standing) {
-        (Some(seen), _) if object.uid.as_ref().is_some_and(|uid| *uid != seen.uid) => say(
-            Health::Progressing,
-            "another object of this name is there; it is being replaced",
-        ),
-        (Some(seen), Standing::Applied) if seen.generation < object.generation => {
-            say(Health::Progressing, "the change has not been observed yet")
-        }
-        (Some(seen), _)
-            if seen
-                .silent_until
-                .is_some_and(|until| until <= Instant::now()) =>
-        {
-            Assessment::HEALTHY
-        }
-        (Some(seen), _) => {
-            let mut assessment = seen.assessment.clone();
-            let unwell = matches!(assessment.health, Health::Progressing | Health::Degraded);
-            if let Some(reason) = object.reason.as_ref().filter(|_| unwell) {
-                assessment.message = Some(match assessment.message {
-                    Some(message) => format!("{message} ({reason})"),
-                    None => reason.clone(),
-                });
-            }
-            assessment
-        }
-        (None, Standing::LeftAlone(message)) => say(Health::Healthy, message),
-        (None, Standing::Applied) if object.ended.is_some() => {
-            object.ended.clone().unwrap_or(Assessment::HEALTHY)
-        }
-        (None, Standing::Applied) => say(Health::Progressing, "it has not been observed yet"),
-        (
-            None,
-            Standing::Waiting(message)
-            | Standing::Failed(message)
-            | Standing::Approval { why: message, .. }
-            | Standing::Drifted(message),
-        ) => say(Health::Missing, message),
-        (None, Standing::Pending) => Assessment {
-            health: Health::Missing,
-            message: None,
-        },
     }
 }

@@ -45,10 +45,11 @@ use self::{
 };
 use crate::{
     Kept,
-    board::{Board, LeftoverState, Row, Section, Standing},
+    board::{Board, Row, Section},
     cluster::{Cluster, RequestError, explain},
     inventory::{Identity, Inventory, InventoryError},
     kinds::{Kind, Kinds},
+    level::{LeftoverState, Standing},
     observe::{Observer, Watched},
 };
 

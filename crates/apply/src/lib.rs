@@ -11,6 +11,7 @@ mod engine;
 mod inventory;
 mod kept;
 mod kinds;
+mod level;
 mod limit;
 mod observe;
 mod owned;
@@ -20,14 +21,14 @@ mod requests;
 mod slim;
 
 pub use applier::{Applier, StartError};
-pub use board::{
-    Counts, DriftEvent, Hold, Leftover, LeftoverState, Observed, ObservedBundle, ObservedObject,
-    Standing,
-};
 pub use cluster::{RequestError, connect};
 pub use engine::{Config, applied_objects};
 pub use inventory::{InventoryError, check_inventory};
 pub use kept::{Kept, KeptBundle, KeptBundleError, KeptError, KeptStore, Pointer};
+pub use level::{
+    Counts, DriftEvent, Hold, Leftover, LeftoverState, Observed, ObservedBundle, ObservedObject,
+    Standing,
+};
 
 /// The field manager of everything that is applied.
 pub const FIELD_MANAGER: &str = muster_plan::fields::MANAGER;

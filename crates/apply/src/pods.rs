@@ -16,11 +16,7 @@ use muster_model::bundle::ObjectRef;
 use muster_plan::health::{Assessment, Health, assess};
 use tokio::{sync::watch, time::Instant};
 
-use crate::{
-    board::{Board, Observed},
-    cluster::explain,
-    inventory::Identity,
-};
+use crate::{board::Board, cluster::explain, inventory::Identity, level::Observed};
 
 /// How soon after a change pods are looked at, and how seldom at last.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(15));

@@ -1,7 +1,7 @@
 //! One app's templates: compiled once, strict, without clock, chance or files, and limited in what
 //! they may use up.
 
-use std::error::Error as _;
+use std::{error::Error as _, io};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use minijinja::{
@@ -51,14 +51,40 @@ fn environment() -> Result<Environment<'static>, Error> {
 /// Prints what is not text or a number as JSON, which YAML reads as the same value: minijinja would print
 /// `True` and `None`, as Python does, and YAML takes `None` for text.
 fn print(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
-    match value.kind() {
-        ValueKind::None | ValueKind::Bool | ValueKind::Seq | ValueKind::Map => {
-            let json = serde_json::to_string(value)
-                .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
-            Ok(out.write_str(&json)?)
-        }
-        _ => escape_formatter(out, state, value),
+    match json(value)? {
+        Some(json) => Ok(out.write_str(&json)?),
+        None => escape_formatter(out, state, value),
     }
+}
+
+/// JSON of what is not text or a number. A value that holds another many times over can make much of it.
+fn json(value: &Value) -> Result<Option<String>, Error> {
+    struct Bounded(Vec<u8>);
+    impl io::Write for Bounded {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.0.len() + bytes.len() > MAX_OUTPUT {
+                return Err(io::Error::other(format!(
+                    "a value of over {} MiB is printed",
+                    MAX_OUTPUT / 1_048_576
+                )));
+            }
+            self.0.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    if !matches!(
+        value.kind(),
+        ValueKind::None | ValueKind::Bool | ValueKind::Seq | ValueKind::Map
+    ) {
+        return Ok(None);
+    }
+    let mut json = Bounded(Vec::new());
+    serde_json::to_writer(&mut json, value)
+        .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
+    Ok(Some(String::from_utf8_lossy(&json.0).into_owned()))
 }
 
 fn syntax() -> Result<SyntaxConfig, Error> {
@@ -88,6 +114,13 @@ impl Templates {
                 .map(|json| to_yaml(&json))
                 .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
         });
+        environment.add_filter(
+            "string",
+            |state: &State<'_, '_>, value: Value| match json(&value)? {
+                Some(json) => Ok(json.into()),
+                None => minijinja::filters::string(state, &value),
+            },
+        );
         environment.add_filter("b64encode", |text: String| BASE64_STANDARD.encode(text));
         environment.add_function("fail", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message).with_source(Failed))

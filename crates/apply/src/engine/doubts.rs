@@ -21,10 +21,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Doubt, Engine, PATIENCE, Turn, schedule::Due, send::WAS_PRESENT, wanted::Wanted};
 use crate::{
-    board::{DriftEvent, Standing},
     cluster::{RequestError, explain, retried},
     inventory::{Entry, Identity},
     kinds::Kind,
+    level::{DriftEvent, Standing},
 };
 
 /// How often an object is looked at that changes at the same moment.

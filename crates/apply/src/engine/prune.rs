@@ -23,10 +23,10 @@ use tokio_util::sync::CancellationToken;
 use super::{Doubt, Engine, Leftovers, PATIENCE, replaced::Replacements};
 use crate::{
     Hold, Kept,
-    board::{Leftover, LeftoverState},
     cluster::{Deleted, LiveMeta, RequestError, asked_again, explain, retried},
     inventory::{Entry, Identity, InventoryError},
     kinds::{Kind, Kinds},
+    level::{Leftover, LeftoverState},
     requests::Dependents,
 };
 

@@ -19,9 +19,9 @@ use super::{
     wanted::Wanted,
 };
 use crate::{
-    board::Standing,
     cluster::{Deleted, LiveMeta, RequestError, bounded, explain, own_metadata, retried},
     inventory::Identity,
+    level::Standing,
     requests::Dependents,
 };
 

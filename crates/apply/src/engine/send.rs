@@ -21,10 +21,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Engine, LISTED_WITHIN, Turn, body, doubts::LEFT_ALONE, wanted::Wanted};
 use crate::{
-    board::Standing,
     cluster::{LiveMeta, RequestError, asked_again, explain, retried},
     inventory::Identity,
     kinds::Kind,
+    level::Standing,
     observe::Watched,
 };
 

@@ -21,8 +21,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Engine, FIRST_LOOK, LONGEST_LOOK, PATIENCE, Turn, wanted::Wanted};
 use crate::{
-    board::{Gate, Standing},
+    board::Gate,
     kinds::{Kind, Lookup},
+    level::Standing,
 };
 
 /// What a run works on.

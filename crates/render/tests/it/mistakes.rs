@@ -555,6 +555,7 @@ spec:
   on: {{ values.on }}
   shown: \"{{ values.on }} {{ not values.on }} {{ values.list[1] }} {{ none }}\"
   none: {{ values.list[1] }}
+  text: {{ values.on | string | tojson }}
   list: {{ values.list }}
   map: {{ values.map }}
   made: {{ [true, none, 'None', 1.5] }}
@@ -576,11 +577,35 @@ spec:
             "on": true,
             "shown": "true false null null",
             "none": null,
+            "text": "true",
             "list": [false, null, "True", "a: b"],
             "map": {"a": false, "b": ["\"", 2.0]},
             "made": [true, null, "None", 1.5],
         })
     );
+}
+
+#[test]
+fn a_printed_value_is_bounded() {
+    // 10 in each of 10 levels.
+    let mut template = "\
+apiVersion: a.example/v1
+kind: Own
+metadata: {name: wiki}
+{% set v0 = ['x'] %}
+"
+    .to_owned();
+    for level in 1..=10 {
+        let below = vec![format!("v{}", level - 1); 10].join(", ");
+        template.push_str(&format!("{{% set v{level} = [{below}] %}}\n"));
+    }
+    template.push_str("spec: {{ v10 }}\n");
+    let told = fleet(&template).told();
+    assert!(
+        told.contains("apps/wiki/templates/main.yaml:15:10"),
+        "{told}"
+    );
+    assert!(told.contains("a value of over 16 MiB is printed"), "{told}");
 }
 
 #[test]
