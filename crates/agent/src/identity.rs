@@ -22,7 +22,7 @@ use tonic::{Status, transport::Channel};
 
 use crate::dial::{DialError, dial};
 
-const SECRET: &str = "muster-agent-identity";
+const SECRET: &str = muster_model::records::IDENTITY;
 const KEY: &str = "key.pem";
 const NEXT_KEY: &str = "next-key.pem";
 const REQUEST: &str = "request.pem";

@@ -19,7 +19,7 @@ use kube::{
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-const LEASE: &str = "muster-agent";
+const LEASE: &str = muster_model::records::LEASE;
 /// Without a renewal its holder may no longer act after this time.
 const TTL: Duration = Duration::from_secs(15);
 const RENEW_EVERY: Duration = Duration::from_secs(5);

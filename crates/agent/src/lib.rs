@@ -43,7 +43,7 @@ pub use real::{OpenError, RealCluster};
 pub use stream::{StreamError, follow};
 
 /// The namespace where an agent keeps what is its own.
-pub const NAMESPACE: &str = "muster-system";
+pub const NAMESPACE: &str = muster_model::records::NAMESPACE;
 /// Time for requests under way to end.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));

@@ -26,6 +26,7 @@ use kube::runtime::events::{Recorder, Reporter};
 use muster_model::{
     bundle::{Gvk, ObjectRef},
     ids::{AppName, ContentHash},
+    records,
     scopes::is_namespaced,
 };
 use muster_plan::{
@@ -80,7 +81,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            namespace: "muster-system".to_owned(),
+            namespace: records::NAMESPACE.to_owned(),
             namespaces: None,
             concurrency: 128,
             established_within: Duration::from_secs(15),
@@ -96,6 +97,9 @@ impl Default for Config {
 impl Config {
     /// Why this object is not the agent's to touch; `None` where it is.
     pub(crate) fn out_of_reach(&self, id: &ObjectRef) -> Option<String> {
+        if records::is_record(id, &self.namespace) {
+            return Some("it is one of the agent's own records, and no app may have it".to_owned());
+        }
         let namespaces = self.namespaces.as_ref()?;
         let within = id
             .namespace

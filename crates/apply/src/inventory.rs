@@ -188,7 +188,7 @@ pub(crate) struct Inventory {
 }
 
 fn piece_name(index: usize) -> String {
-    format!("muster-inventory-{index}")
+    format!("{}{index}", muster_model::records::INVENTORY)
 }
 
 impl Inventory {
@@ -218,7 +218,10 @@ impl Inventory {
         };
         for map in list.items {
             let name = map.metadata.name.unwrap_or_default();
-            let index = (0..PIECES).find(|index| piece_name(*index) == name);
+            let Some(index) = (0..PIECES).find(|index| piece_name(*index) == name) else {
+                // Somebody has put the label on something else.
+                continue;
+            };
             let data = map.binary_data.and_then(|mut data| data.remove(DATA_KEY));
             let entries = read(data).map_err(|source| InventoryError::Damaged { name, source })?;
             state.entries.extend(
@@ -226,9 +229,7 @@ impl Inventory {
                     .into_iter()
                     .map(|e| (Identity::of(&e.id), Arc::new(e))),
             );
-            if let Some(piece) = index.and_then(|index| state.pieces.get_mut(index)) {
-                piece.resource_version = map.metadata.resource_version;
-            }
+            state.pieces[index].resource_version = map.metadata.resource_version;
         }
         *self.state() = state;
         Ok(())

@@ -26,7 +26,7 @@ use crate::{
     packed,
 };
 
-const POINTER: &str = "muster-generation";
+const POINTER: &str = muster_model::records::GENERATION;
 const POINTER_KEY: &str = "generation.json";
 const PIECE_LABEL: &str = "muster.dev/bundle";
 const PIECE_KEY: &str = "bundle.zst";
@@ -143,7 +143,8 @@ impl Listed {
     }
 
     fn names(&self) -> impl Iterator<Item = String> {
-        (0..self.pieces).map(|piece| format!("muster-bundle-{}-{piece}", self.packed))
+        (0..self.pieces)
+            .map(|piece| format!("{}{}-{piece}", muster_model::records::BUNDLE, self.packed))
     }
 }
 

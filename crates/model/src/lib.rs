@@ -10,6 +10,7 @@ pub mod kinds;
 pub mod load;
 pub mod policy;
 pub mod problem;
+pub mod records;
 pub mod scopes;
 pub mod tree;
 pub mod values;

@@ -2,6 +2,7 @@
 
 use muster_model::{
     bundle::{Gvk, Object, ObjectRef},
+    records,
     yaml::{self, Node, Pos, Yaml},
 };
 
@@ -19,9 +20,11 @@ pub(crate) struct NoObject {
 }
 
 /// The objects of a text, each with its place; lists are opened, empty documents left out. `author`
-/// tells for digits whether they stand in a template; without it the text is no template's.
+/// tells for digits whether they stand in a template; without it the text is no template's. Objects
+/// without a namespace are in `namespace`.
 pub(crate) fn read(
     text: &str,
+    namespace: &str,
     author: Option<&dyn Fn(&str) -> bool>,
 ) -> Result<Vec<(Pos, Object)>, Vec<NoObject>> {
     let nodes = match author {
@@ -43,10 +46,35 @@ pub(crate) fn read(
     for node in nodes.into_iter().filter(|node| !node.is_null()) {
         open(node, &mut objects, &mut findings);
     }
+    let records = objects
+        .iter()
+        .filter(|(_, object)| is_record(object, namespace));
+    findings.wrong.extend(records.map(|(at, object)| NoObject {
+        at: *at,
+        message: format!("{} is one of the agent's own records", object.id),
+        help: Some("no app may have it; an agent makes it by itself"),
+    }));
     if findings.wrong.is_empty() {
         Ok(objects)
     } else {
         Err(findings.wrong)
+    }
+}
+
+/// Whether it would be a record of an agent, where the agents are in their usual namespace; an agent in
+/// another one refuses it there.
+fn is_record(object: &Object, namespace: &str) -> bool {
+    let id = &object.id;
+    let namespace = id.namespace.as_deref().unwrap_or(namespace);
+    namespace == records::NAMESPACE && {
+        let namespace = Some(namespace.to_owned());
+        records::is_record(
+            &ObjectRef {
+                namespace,
+                ..id.clone()
+            },
+            records::NAMESPACE,
+        )
     }
 }
 
@@ -188,7 +216,7 @@ mod tests {
     #[test]
     fn lists_are_opened_and_nothing_is_left_out() {
         let text = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Namespace\n  metadata: {name: a, labels: }\n---\n# nothing\n---\napiVersion: v1\nkind: ConfigMapList\nitems:\n- {apiVersion: v1, kind: ConfigMap, metadata: {name: b, namespace: a}, data: {z: \"1\", a: \"2\"}}\n";
-        let objects = read(text, None).unwrap();
+        let objects = read(text, "a", None).unwrap();
         assert_eq!(objects.len(), 2);
         assert_eq!(
             objects[0].1.json.as_ref(),
@@ -206,22 +234,22 @@ mod tests {
             "apiVersion: v1\nkind: List\nitems: []\n---\n",
             "apiVersion: v1\nkind: List\nitems: [null, ~]\n",
         ] {
-            assert_eq!(read(text, None), Ok(Vec::new()), "{text}");
+            assert_eq!(read(text, "a", None), Ok(Vec::new()), "{text}");
         }
         let text = "{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: ";
         for namespace in ["\"\"", "", "null"] {
-            let objects = read(&format!("{text}{namespace}}}}}\n"), None).unwrap();
+            let objects = read(&format!("{text}{namespace}}}}}\n"), "a", None).unwrap();
             assert_eq!(objects[0].1.id.to_string(), "ConfigMap a", "{namespace:?}");
         }
         // A kind of its own that has `items` is no list.
         let named = "{apiVersion: a.example/v1, kind: AllowList, metadata: {name: a}, items: }\n";
-        assert_eq!(read(named, None).unwrap().len(), 1);
+        assert_eq!(read(named, "a", None).unwrap().len(), 1);
     }
 
     #[test]
     fn what_is_no_object_says_why_and_where() {
         let wrong = |text: &str| {
-            let wrong = read(text, None).unwrap_err().remove(0);
+            let wrong = read(text, "a", None).unwrap_err().remove(0);
             (wrong.at.line, wrong.message)
         };
         let (line, message) =

@@ -321,7 +321,7 @@ impl AppUnit {
         let namespace = app.spec.namespace_of(name);
         let mut manifests = Vec::new();
         for file in &app.manifests {
-            match objects::read(&file.text, None) {
+            match objects::read(&file.text, namespace, None) {
                 Ok(found) => {
                     manifests.push(Arc::new(Part::new(
                         &file.path,
@@ -544,7 +544,8 @@ impl AppUnit {
         let result = match written {
             Err(problem) => Err(Arc::new(vec![problem])),
             Ok(text) => {
-                match objects::read(&text, Some(&|digits| self.templates.contain(digits))) {
+                let author = |digits: &str| self.templates.contain(digits);
+                match objects::read(&text, &self.namespace, Some(&author)) {
                     Ok(found) => {
                         let part = Part::new(&file.path, &self.namespace, objects_of(found));
                         Ok(Arc::new(part))

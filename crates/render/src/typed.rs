@@ -270,7 +270,7 @@ mod tests {
     use super::*;
 
     fn written(text: &str) -> Value {
-        let objects = read(text, None).unwrap_or_else(|wrong| panic!("{wrong:?}"));
+        let objects = read(text, "a", None).unwrap_or_else(|wrong| panic!("{wrong:?}"));
         serde_json::from_str(&objects[0].1.json).unwrap()
     }
 
@@ -323,7 +323,7 @@ mod tests {
     #[test]
     fn numbers_and_booleans_are_no_text() {
         let told = |text: &str| -> Vec<String> {
-            let told = read(text, None).err().unwrap_or_default();
+            let told = read(text, "a", None).err().unwrap_or_default();
             let told = told.into_iter();
             told.map(|wrong| {
                 let help = wrong.help.unwrap_or_default();
@@ -424,7 +424,7 @@ kind: Pod
 metadata: {name: a}
 spec: {containers: [{resources: {limits: {cpu: 0.50}}}]}
 ";
-        let told = read(text, Some(&author)).unwrap_err();
+        let told = read(text, "a", Some(&author)).unwrap_err();
         let told = told
             .iter()
             .map(|wrong| format!("{}: {}", wrong.at, wrong.message));
@@ -437,6 +437,7 @@ spec: {containers: [{resources: {limits: {cpu: 0.50}}}]}
         );
         let objects = read(
             &text.replace("1.10,", "1,").replace("1e3", "1"),
+            "a",
             Some(&author),
         )
         .unwrap();

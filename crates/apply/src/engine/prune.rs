@@ -11,6 +11,7 @@ use k8s_openapi::jiff::Timestamp;
 use muster_model::{
     bundle::Gvk,
     ids::{AppName, ContentHash},
+    records,
 };
 use muster_plan::{
     order::{After, Item},
@@ -462,6 +463,11 @@ impl Engine {
     ) -> (Vec<(Identity, Arc<Entry>, Found)>, bool) {
         let mut within = Vec::with_capacity(unwanted.len());
         for (key, entry) in unwanted {
+            if records::is_record(&entry.id, &self.config.namespace) {
+                // An agent of an earlier release took it for an app's.
+                self.inventory.forget(&key);
+                continue;
+            }
             match self.config.out_of_reach(&entry.id) {
                 Some(why) => leave(leftovers, &key, &entry, LeftoverState::Refused, why),
                 None => within.push((key, entry)),

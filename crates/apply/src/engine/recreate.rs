@@ -8,7 +8,7 @@ use kube::{
     Api,
     api::{DeleteParams, ListParams, ObjectMeta, PostParams},
 };
-use muster_model::{bundle::ObjectRef, ids::ContentHash};
+use muster_model::{bundle::ObjectRef, ids::ContentHash, records};
 use muster_plan::immutable::{Refusal, may_recreate};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
@@ -378,8 +378,6 @@ fn dependents(id: &ObjectRef, live: &Value, body: &Value) -> Dependents {
 }
 
 fn saved_name(key: &Identity) -> String {
-    format!(
-        "muster-recreating-{}",
-        ContentHash::of(key.as_str().as_bytes())
-    )
+    let hash = ContentHash::of(key.as_str().as_bytes());
+    format!("{}{hash}", records::RECREATING)
 }

@@ -107,6 +107,62 @@ async fn an_agent_of_two_namespaces_asks_for_nothing_elsewhere() {
 }
 
 #[tokio::test]
+async fn no_app_writes_the_agents_own_records() {
+    let fixture = Fixture::new("records").await;
+    let own = fixture.config.namespace.clone();
+    let here = |object: Value| in_namespace(&own, object);
+    let secret =
+        |name: &str| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}});
+    let mut decoy = config_map("decoy", "1");
+    decoy["metadata"]["labels"] = json!({"muster.dev/inventory": ""});
+    let objects: Vec<Value> = vec![
+        namespace("records-a"),
+        config_map("fine", "1"),
+        here(config_map("fine", "1")),
+        here(decoy),
+        here(config_map("muster-inventory-0", "1")),
+        here(secret("muster-agent-identity")),
+        here(secret("muster-generation")),
+        here(json!({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": {"name": "muster-agent"}, "spec": {"holderIdentity": "me"},
+        })),
+    ];
+    let wanted = |number| kept(number, vec![bundle("a", "records-a", &objects)]);
+    let mut applied = fixture.start().await;
+    let observed = applied.settle(wanted(1)).await;
+    for id in [
+        "ConfigMap OWN/muster-inventory-0",
+        "Secret OWN/muster-agent-identity",
+        "Secret OWN/muster-generation",
+        "Lease.coordination.k8s.io OWN/muster-agent",
+    ] {
+        let standing = object(&observed, &id.replace("OWN", &own)).standing;
+        let Standing::Failed(why) = standing else {
+            panic!("{id}: {standing:?}");
+        };
+        assert!(why.contains("one of the agent's own records"), "{why}");
+    }
+    assert_eq!(observed.bundles[0].counts.applied, 4, "{observed:#?}");
+    for (api_version, kind, name) in [
+        ("v1", "Secret", "muster-agent-identity"),
+        ("v1", "Secret", "muster-generation"),
+        ("coordination.k8s.io/v1", "Lease", "muster-agent"),
+    ] {
+        let api = fixture.api(api_version, kind, Some(&own));
+        assert!(api.get_opt(name).await.unwrap().is_none(), "{name}");
+    }
+    applied.applier.stop().await;
+
+    // The next process finds what it has applied, whatever carries the label of its records.
+    let mut applied = fixture.start().await;
+    let before = fixture.requests.writes();
+    applied.settle(wanted(1)).await;
+    assert_eq!(fixture.requests.writes() - before, 0);
+    applied.applier.stop().await;
+}
+
+#[tokio::test]
 async fn what_an_agent_may_no_longer_touch_is_named_and_left() {
     let admin = Fixture::new("narrowed").await;
     let all = [

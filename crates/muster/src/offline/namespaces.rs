@@ -18,7 +18,7 @@ const BUILT_IN: [&str; 5] = [
     "kube-system",
     "kube-public",
     "kube-node-lease",
-    "muster-system",
+    muster_model::records::NAMESPACE,
 ];
 
 /// What a bundle says of namespaces.

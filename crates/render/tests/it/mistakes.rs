@@ -586,6 +586,39 @@ spec:
 }
 
 #[test]
+fn the_agents_own_records_are_no_apps() {
+    let template = "\
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: fine, namespace: muster-system}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: \"muster-inventory-{{ 1 + 2 }}\", namespace: muster-system}
+";
+    let mut fleet = fleet(template);
+    fleet.file(
+        "apps/shop/manifests/identity.json",
+        r#"{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "muster-agent-identity", "namespace": "muster-system"}}"#,
+    );
+    insta::assert_snapshot!(fleet.told(), @r#"
+    rendered: 
+
+    apps/shop/manifests/identity.json:1:1: Secret muster-system/muster-agent-identity is one of the agent's own records
+       |
+     1 | {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "muster-agent-identity", "namespace": "muster-system"}}
+       | ^
+       = help: no app may have it; an agent makes it by itself
+
+    apps/wiki/templates/main.yaml:5:1: ConfigMap muster-system/muster-inventory-3 is one of the agent's own records (in what the template writes)
+       |
+     5 | apiVersion: v1
+       | ^
+       = help: no app may have it; an agent makes it by itself; it wrote, in line 5: `apiVersion: v1`
+    "#);
+}
+
+#[test]
 fn a_printed_value_is_bounded() {
     // 10 in each of 10 levels.
     let mut template = "\
