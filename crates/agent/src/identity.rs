@@ -17,6 +17,7 @@ use muster_pki::{
     rotate_at,
 };
 use muster_proto::v1::{self, enrolment_client::EnrolmentClient};
+use muster_runtime::log::Chain;
 use tokio::time::Instant;
 use tonic::{Status, transport::Channel};
 
@@ -25,7 +26,11 @@ use crate::dial::{DialError, dial};
 const SECRET: &str = muster_model::records::IDENTITY;
 const KEY: &str = "key.pem";
 const NEXT_KEY: &str = "next-key.pem";
+/// Of an enrolment that has begun and is not granted yet: the key, the request and the token's hash. They
+/// stand beside an identity that is there already, and take its place only when they are granted.
+const JOIN_KEY: &str = "join-key.pem";
 const REQUEST: &str = "request.pem";
+const JOINING: &str = "join-token-hash";
 const CERTIFICATE: &str = "certificate.pem";
 const TRUST: &str = "trust.pem";
 const HUB: &str = "hub";
@@ -124,7 +129,20 @@ impl IdentityStore {
         kept(secret.map_err(cluster_error)?.as_ref(), token)
     }
 
-    /// The identity that is kept; or a new one, for a token that was not used for it.
+    /// The identity that is kept, whatever token it came from; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`IdentityError`] where it can't be read.
+    pub async fn current(&self) -> Result<Option<Identity>, IdentityError> {
+        match self.kept(None).await {
+            Err(IdentityError::NotJoined) => Ok(None),
+            current => current,
+        }
+    }
+
+    /// The identity that is kept; or a new one, for a token that was not used for it. Where that token
+    /// brings none, the agent goes on with the identity that it has: a token that is wrong or old, as after
+    /// a rollback of its chart, is no reason to lose a cluster.
     ///
     /// # Errors
     /// [`IdentityError`] where there is none and none can be had.
@@ -134,10 +152,24 @@ impl IdentityStore {
             .get_opt(SECRET)
             .await
             .map_err(cluster_error)?;
-        match (kept(secret.as_ref(), token)?, token) {
-            (Some(identity), _) => Ok(identity),
-            (None, Some(token)) => self.enrol(secret, token, hash_of(token)).await,
-            (None, None) => Err(IdentityError::NotJoined),
+        let Some(token) = token else {
+            return kept(secret.as_ref(), None)?.ok_or(IdentityError::NotJoined);
+        };
+        if let Some(identity) = kept(secret.as_ref(), Some(token))? {
+            return Ok(identity);
+        }
+        let current = kept(secret.as_ref(), None).ok().flatten();
+        match (self.enrol(secret, token, hash_of(token)).await, current) {
+            (Err(error @ (IdentityError::Refused(_) | IdentityError::Dial(_))), Some(current)) => {
+                tracing::error!(
+                    error = %Chain(&error),
+                    cluster = %current.cluster,
+                    "the join token brings no identity; the agent goes on with the one that it has. Take the \
+                     token away, or give it a new one from `muster cluster join-token`"
+                );
+                Ok(current)
+            }
+            (enrolled, _) => enrolled,
         }
     }
 
@@ -153,14 +185,13 @@ impl IdentityStore {
         let begun = secret
             .data
             .as_ref()
-            .is_some_and(|data| text(data, TOKEN).as_ref() == Some(&hash));
+            .is_some_and(|data| text(data, JOINING).as_ref() == Some(&hash));
         if !begun {
             let key = Key::generate()?;
-            let data = secret.data.insert(Data::new());
+            let data = secret.data.get_or_insert_default();
             put(data, REQUEST, key.request()?);
-            put(data, KEY, key.to_pem());
-            put(data, TOKEN, hash);
-            put(data, HUB, token.hub.clone());
+            put(data, JOIN_KEY, key.to_pem());
+            put(data, JOINING, hash.clone());
             secret = self.save(secret).await?;
         }
         let data = secret.data.clone().unwrap_or_default();
@@ -172,20 +203,24 @@ impl IdentityStore {
         };
         let granted = EnrolmentClient::new(channel).enrol(request).await;
         let granted = granted.map_err(IdentityError::Refused)?.into_inner();
-        self.keep(secret, granted, false).await
+        let data = secret.data.get_or_insert_default();
+        data.remove(REQUEST);
+        data.remove(JOINING);
+        put(data, TOKEN, hash);
+        put(data, HUB, token.hub.clone());
+        self.keep(secret, granted, JOIN_KEY).await
     }
 
+    /// Keeps what was granted for the key under this name.
     async fn keep(
         &self,
         mut secret: Secret,
         granted: v1::Certificate,
-        next_key: bool,
+        key: &str,
     ) -> Result<Identity, IdentityError> {
         let data = secret.data.get_or_insert_default();
-        if next_key && let Some(key) = data.remove(NEXT_KEY) {
-            data.insert(KEY.to_owned(), key);
-        }
-        data.remove(REQUEST);
+        let key = data.remove(key).ok_or(IdentityError::Damaged)?;
+        data.insert(KEY.to_owned(), key);
         put(data, CERTIFICATE, granted.certificate);
         put(data, TRUST, granted.trust);
         let opened = identity(data, true)?;
@@ -206,7 +241,7 @@ impl IdentityStore {
             .renew(v1::RenewRequest { csr })
             .await;
         let granted = granted.map_err(IdentityError::Refused)?.into_inner();
-        self.keep(secret, granted, true).await
+        self.keep(secret, granted, NEXT_KEY).await
     }
 
     fn empty(&self) -> Secret {

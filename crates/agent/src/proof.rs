@@ -95,8 +95,12 @@ impl Prover {
         fit.send_if_modified(|fit| fit.is_none() && fit.replace(true).is_none());
         match (kept, &self.join_token) {
             (Some(identity), _) => self.ask(&identity).await,
-            // The token itself is kept for when this agent leads: it works once.
+            // The token itself is kept for when this agent leads: it works once. Where it brings nothing, the
+            // agent goes on as who it is.
             (None, Some(token)) => {
+                if let Some(current) = self.identities.current().await? {
+                    return self.ask(&current).await;
+                }
                 let hub = self.hub.as_ref().unwrap_or(&token.hub);
                 reach(hub, &token.trust, None).await.map(drop)
             }
