@@ -109,8 +109,8 @@ impl Watcher {
         self.views.clone()
     }
 
-    /// Has the remote looked at now: a webhook or a person says that there is something new. After a
-    /// failure at most once a second.
+    /// Has the remote looked at now: a webhook or a person says that there is something new. Another host,
+    /// and one that fails, is asked at most once a second.
     pub fn poke(&self) {
         self.poke.notify_one();
     }
@@ -222,7 +222,8 @@ impl Follower {
                 () = changed.notified() => tokio::time::sleep(SETTLE).await,
                 () = self.stop.cancelled() => return,
             }
-            if failures > 0 {
+            // Nobody has another host asked more often, whatever calls the webhook.
+            if failures > 0 || eyes.path.is_none() {
                 tokio::select! {
                     () = tokio::time::sleep_until(started + MIN_RETRY) => {}
                     () = self.stop.cancelled() => return,

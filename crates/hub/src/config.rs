@@ -19,7 +19,7 @@ pub struct HubConfig {
     pub http: SocketAddr,
     /// The address that agents are given in their join tokens, as HOST:PORT.
     pub advertise: Option<String>,
-    /// The webhook's secret, if it wants one.
+    /// The webhook's secret; where there is none, nobody may call the webhook.
     pub hook_token: Option<String>,
     /// How long an agent's certificate is valid.
     pub agent_lifetime: Duration,

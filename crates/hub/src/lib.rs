@@ -7,6 +7,7 @@ mod blobs;
 mod choose;
 mod config;
 mod fleet;
+mod hook;
 mod leadership;
 mod maintenance;
 mod metrics;
@@ -21,12 +22,6 @@ mod wanted;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use axum::{
-    Router,
-    extract::State,
-    http::{HeaderMap, StatusCode},
-    routing::post,
-};
 use fleet::FleetLoop;
 use leadership::Leadership;
 use metrics::Metrics;
@@ -189,10 +184,7 @@ pub async fn run(
     );
     write_login(&config, &authority, advertised(addresses.grpc)).await?;
 
-    let hook = Hook {
-        repo: Arc::clone(&repo),
-        token: config.hook_token.clone(),
-    };
+    let hook = hook::route(Arc::clone(&repo), config.hook_token.clone());
     let services = Services::new(Parts {
         authority,
         leadership,
@@ -207,8 +199,7 @@ pub async fn run(
     registry
         .sub_registry_with_prefix(metrics::PREFIX)
         .register_collector(scrape);
-    let routes = muster_runtime::http::routes(readiness, Arc::new(registry))
-        .merge(Router::new().route("/hook", post(hooked)).with_state(hook));
+    let routes = muster_runtime::http::routes(readiness, Arc::new(registry)).merge(hook);
     shutdown.spawn({
         let shutdown = shutdown.clone();
         async move {
@@ -269,32 +260,4 @@ async fn write_login(
     login
         .write(&path)
         .map_err(|source| HubError::Login { path, source })
-}
-
-#[derive(Clone)]
-struct Hook {
-    repo: Arc<Watcher>,
-    token: Option<String>,
-}
-
-/// A Git host's webhook. Its content is not read: it only says that there is something new.
-async fn hooked(State(hook): State<Hook>, headers: HeaderMap) -> (StatusCode, &'static str) {
-    if let Some(token) = &hook.token {
-        let given = ["x-gitlab-token", "authorization", "x-muster-token"]
-            .into_iter()
-            .find_map(|name| {
-                let value = headers.get(name)?.to_str().ok()?;
-                Some(value.strip_prefix("Bearer ").unwrap_or(value).to_owned())
-            });
-        // Both are hashed first, so that the comparison's time says nothing about the token.
-        let hash = |text: &str| blake3::hash(text.as_bytes());
-        if given.is_none_or(|given| hash(&given) != hash(token)) {
-            return (
-                StatusCode::UNAUTHORIZED,
-                "the webhook's token is missing or wrong\n",
-            );
-        }
-    }
-    hook.repo.poke();
-    (StatusCode::ACCEPTED, "looking\n")
 }

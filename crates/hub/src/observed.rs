@@ -246,8 +246,8 @@ impl Observed {
             }
             lock(&self.recreations).take()
         };
-        for record in &recreated {
-            txn = records::put_audit(txn, record);
+        for entry in &recreated {
+            txn = entry.put(txn);
         }
         let written = store.commit(txn).await;
         if written.is_err() {

@@ -166,24 +166,36 @@ pub(crate) fn encode<T: Serialize>(record: &T) -> Vec<u8> {
     serde_json::to_vec(record).unwrap_or_default()
 }
 
-/// The transaction with an entry in the audit log.
-pub(crate) fn audited(txn: Txn, who: &str, what: String) -> Txn {
-    tracing::info!(who, what, "audit");
-    let who = who.to_owned();
-    put_audit(
-        txn,
-        &AuditRecord {
-            at: now(),
-            who,
-            what,
-        },
-    )
+/// An entry of the audit log, with its key: entries are in the order in which they were made.
+#[derive(Debug, Clone)]
+pub(crate) struct AuditEntry {
+    key: String,
+    pub(crate) record: AuditRecord,
 }
 
-/// The transaction with an entry in the audit log that was made before.
-pub(crate) fn put_audit(txn: Txn, record: &AuditRecord) -> Txn {
-    let key = format!("{AUDIT}{:012}-{:08x}", record.at, rand::random::<u32>());
-    txn.put(key, encode(record))
+impl AuditEntry {
+    /// Of what was done now.
+    pub(crate) fn new(who: &str, what: String) -> Self {
+        tracing::info!(who, what, "audit");
+        let now = muster_pki::clock::now().duration_since(UNIX_EPOCH);
+        let now = now.unwrap_or_default();
+        let (at, micros) = (now.as_secs(), now.subsec_micros());
+        let who = who.to_owned();
+        Self {
+            key: format!("{AUDIT}{at:012}.{micros:06}-{:08x}", rand::random::<u32>()),
+            record: AuditRecord { at, who, what },
+        }
+    }
+
+    /// The transaction with it.
+    pub(crate) fn put(&self, txn: Txn) -> Txn {
+        txn.put(self.key.clone(), encode(&self.record))
+    }
+}
+
+/// The transaction with an entry in the audit log.
+pub(crate) fn audited(txn: Txn, who: &str, what: String) -> Txn {
+    AuditEntry::new(who, what).put(txn)
 }
 
 /// The record under a key, with its revision.

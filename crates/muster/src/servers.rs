@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use muster_git::{Auth, Reference, RemoteConfig};
 use muster_hub::HubConfig;
@@ -95,7 +95,8 @@ pub(crate) struct HubArgs {
     /// The address that agents are told, as HOST:PORT.
     #[arg(long, value_name = "HOST:PORT", env = "MUSTER_ADVERTISE")]
     advertise: Option<String>,
-    /// A file with the secret that the Git host's webhook must show.
+    /// A file with the secret that the Git host's webhook shows (GitLab) or signs with (GitHub, Gitea,
+    /// Forgejo). Without it nobody may call the webhook.
     #[arg(long, value_name = "FILE", env = "MUSTER_HOOK_TOKEN_FILE")]
     hook_token_file: Option<PathBuf>,
     /// How long an agent's certificate is valid; it is renewed after two thirds.
@@ -126,14 +127,19 @@ impl HubArgs {
             (None, None) => Reference::Default,
         };
         let hook_token = match &self.hook_token_file {
-            Some(file) => Some(
-                std::fs::read_to_string(file)
-                    .with_context(|| {
-                        format!("can't read the webhook's token in {}", file.display())
-                    })?
-                    .trim()
-                    .to_owned(),
-            ),
+            Some(file) => {
+                let token = std::fs::read_to_string(file).with_context(|| {
+                    format!("can't read the webhook's token in {}", file.display())
+                })?;
+                let token = token.trim();
+                if token.is_empty() {
+                    bail!(
+                        "{} is empty; it should hold the webhook's token",
+                        file.display()
+                    );
+                }
+                Some(token.to_owned())
+            }
             None => None,
         };
         let state_dir = self.state_dir()?;

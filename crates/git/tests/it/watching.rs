@@ -159,6 +159,27 @@ async fn pokes_after_a_failure_lead_to_one_attempt_a_second() {
     let (_mirror, watcher) = follow(local(&dir.path().join("missing.git")), NEVER);
     let mut views = watcher.views();
     until(&mut views, |view| view.state.problem.is_some()).await;
+    one_attempt_a_second(&watcher).await;
+}
+
+#[tokio::test]
+async fn pokes_lead_to_one_look_at_another_host_a_second() {
+    let repo = GitRepo::new().unwrap();
+    let first = repo.publish("first", &[("a", "1")]).unwrap();
+    let server = HttpsGit::start(&repo.root()).unwrap();
+    let auth = Auth {
+        token_file: Some(server.token_file()),
+        ca_file: Some(server.ca_file()),
+        ..Auth::default()
+    };
+    let (_dir, watcher) = follow(with(auth, config(&server.url("fleet.git"))), NEVER);
+    until(&mut watcher.views(), at(&first)).await;
+    one_attempt_a_second(&watcher).await;
+}
+
+/// Pokes all the time, and sees three attempts.
+async fn one_attempt_a_second(watcher: &Watcher) {
+    let mut views = watcher.views();
     let start = Instant::now();
     let mut attempts = 0;
     let mut last = views.borrow_and_update().state.last_attempt;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use muster_model::ids::ClusterName;
 use muster_proto::v1;
 
-use crate::records::AuditRecord;
+use crate::records::AuditEntry;
 
 /// Recreations of one cluster that are written down within [`PERIOD`]: no agent fills the hub's store.
 const MOST: u32 = 100;
@@ -17,7 +17,7 @@ const TEXT: usize = 300;
 /// Recreations that are not in the audit log yet.
 #[derive(Debug, Default)]
 pub(super) struct Recreations {
-    entries: Vec<AuditRecord>,
+    entries: Vec<AuditEntry>,
     /// When a cluster's period began, and how many there were in it.
     counts: HashMap<ClusterName, (u64, u32)>,
 }
@@ -62,17 +62,16 @@ impl Recreations {
             _ => return,
         };
         let who = format!("agent of cluster {cluster}");
-        tracing::info!(who, what, "audit");
-        self.entries.push(AuditRecord { at, who, what });
+        self.entries.push(AuditEntry::new(&who, what));
     }
 
     /// Takes what is to be written down.
-    pub(super) fn take(&mut self) -> Vec<AuditRecord> {
+    pub(super) fn take(&mut self) -> Vec<AuditEntry> {
         std::mem::take(&mut self.entries)
     }
 
     /// Takes back what could not be written down.
-    pub(super) fn take_back(&mut self, mut entries: Vec<AuditRecord>) {
+    pub(super) fn take_back(&mut self, mut entries: Vec<AuditEntry>) {
         entries.append(&mut self.entries);
         self.entries = entries;
     }
@@ -104,7 +103,7 @@ mod tests {
     fn told(recreations: &mut Recreations) -> Vec<String> {
         let entries = recreations.take().into_iter();
         entries
-            .map(|e| format!("{} {}: {}", e.at, e.who, e.what))
+            .map(|e| format!("{}: {}", e.record.who, e.record.what))
             .collect()
     }
 
@@ -115,7 +114,7 @@ mod tests {
         let mut known = BTreeMap::new();
         let first = report("wiki", [(1, false), (2, true)]);
         recreations.hear(&cluster, &known, std::slice::from_ref(&first), 10);
-        let one = "10 agent of cluster eu-1: recreated Job.batch wiki/migrate of app wiki: \
+        let one = "agent of cluster eu-1: recreated Job.batch wiki/migrate of app wiki: \
                    spec.template can't be changed";
         let untold = recreations.take();
         recreations.take_back(untold);

@@ -297,13 +297,25 @@ impl Hub {
 
     /// A request to the plain HTTP side: the answer's code and text.
     pub(crate) async fn http(&self, method: &str, path: &str, headers: &[&str]) -> (u16, String) {
+        self.http_with(method, path, headers, "").await
+    }
+
+    /// The same with a content.
+    pub(crate) async fn http_with(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[&str],
+        body: &str,
+    ) -> (u16, String) {
         let mut stream = TcpStream::connect(self.addresses.http).await.unwrap();
         let headers: String = headers
             .iter()
             .map(|header| format!("{header}\r\n"))
             .collect();
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: hub\r\nConnection: close\r\nContent-Length: 0\r\n{headers}\r\n"
+            "{method} {path} HTTP/1.1\r\nHost: hub\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n{body}",
+            body.len()
         );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();

@@ -6,6 +6,7 @@ use anyhow::ensure;
 use muster_git::RemoteConfig;
 use muster_proto::v1;
 use muster_testkit::gitserver::HttpsGit;
+use ring::hmac;
 
 use crate::{
     agents::Agent,
@@ -110,6 +111,26 @@ async fn the_webhook_wakes_the_hub_for_those_who_know_its_token() {
         202
     );
     hub.until_in_force(&third).await;
+    // GitHub and Gitea sign what they send.
+    let signed = publish(&repo, "signed", [("apps/web/values.yaml", "size: 5\n")]);
+    let key = hmac::Key::new(hmac::HMAC_SHA256, b"open-sesame");
+    let body = r#"{"ref": "refs/heads/main"}"#;
+    let signature: String = hmac::sign(&key, body.as_bytes())
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let header = format!("X-Hub-Signature-256: sha256={signature}");
+    for other in ["", r#"{"ref": "refs/heads/other"}"#] {
+        let refused = hub.http_with("POST", "/hook", &[&header], other).await;
+        assert_eq!(refused.0, 401);
+    }
+    let large = "x".repeat(3 * 1024 * 1024);
+    let refused = hub.http_with("POST", "/hook", &[&header], &large).await;
+    assert_eq!(refused.0, 413);
+    let taken = hub.http_with("POST", "/hook", &[&header], body).await;
+    assert_eq!(taken.0, 202);
+    hub.until_in_force(&signed).await;
     // And a person may say so.
     let fourth = publish(&repo, "larger", [("apps/web/values.yaml", "size: 4\n")]);
     hub.admin()
