@@ -152,12 +152,11 @@ impl IdentityStore {
             .get_opt(SECRET)
             .await
             .map_err(cluster_error)?;
-        let Some(token) = token else {
-            return kept(secret.as_ref(), None)?.ok_or(IdentityError::NotJoined);
+        let token = match (kept(secret.as_ref(), token)?, token) {
+            (Some(identity), _) => return Ok(identity),
+            (None, Some(token)) => token,
+            (None, None) => return Err(IdentityError::NotJoined),
         };
-        if let Some(identity) = kept(secret.as_ref(), Some(token))? {
-            return Ok(identity);
-        }
         let current = kept(secret.as_ref(), None).ok().flatten();
         match (self.enrol(secret, token, hash_of(token)).await, current) {
             (Err(error @ (IdentityError::Refused(_) | IdentityError::Dial(_))), Some(current)) => {

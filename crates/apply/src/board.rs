@@ -357,23 +357,23 @@ impl Board {
             }
         }
         let (mut released, mut touched) = (false, false);
-        let changed =
-            self.update(key, |object| {
-                let changed = object.seen != seen;
-                let left_alone = |seen: &Option<Seen>| seen.as_ref().is_some_and(|s| s.left_alone);
-                released = left_alone(&object.seen) && !left_alone(&seen);
-                // Whoever changes what fails may have repaired it.
-                touched = matches!(
-                    object.standing,
-                    Standing::Failed(_) | Standing::Approval { .. }
-                ) && object.seen.as_ref().zip(seen.as_ref()).is_some_and(
-                    |(before, now)| {
-                        (before.generation, &before.version) != (now.generation, &now.version)
-                    },
-                );
-                object.seen = seen;
-                changed
-            });
+        let changed = self.update(key, |object| {
+            let changed = object.seen != seen;
+            let left_alone = |seen: &Option<Seen>| seen.as_ref().is_some_and(|s| s.left_alone);
+            released = left_alone(&object.seen) && !left_alone(&seen);
+            // Whoever changes what fails may have repaired it.
+            let fails = matches!(
+                object.standing,
+                Standing::Failed(_) | Standing::Approval { .. }
+            );
+            let versions = object.seen.as_ref().zip(seen.as_ref());
+            touched = fails
+                && versions.is_some_and(|(before, now)| {
+                    (before.generation, &before.version) != (now.generation, &now.version)
+                });
+            object.seen = seen;
+            changed
+        });
         if released {
             self.wake();
         }
@@ -644,12 +644,7 @@ impl Board {
                 .holds
                 .iter()
                 .cloned()
-                .chain(
-                    state
-                        .published
-                        .iter()
-                        .flat_map(|bundle| recreations(bundle)),
-                )
+                .chain(recreations(&state.published))
                 .collect(),
             cluster_scoped: state.cluster_scoped.clone(),
         }
@@ -668,9 +663,13 @@ impl State {
     }
 }
 
-/// What of a bundle can only be created anew and waits for an approval.
-fn recreations(bundle: &ObservedBundle) -> impl Iterator<Item = Hold> {
-    bundle.objects.iter().filter_map(|object| {
+/// What can only be created anew and waits for an approval.
+fn recreations(bundles: &[Arc<ObservedBundle>]) -> impl Iterator<Item = Hold> {
+    // A level is published often, and of most bundles nothing waits.
+    let waiting = bundles.iter().filter(|bundle| bundle.counts.waiting > 0);
+    let objects =
+        waiting.flat_map(|bundle| bundle.objects.iter().map(move |object| (bundle, object)));
+    objects.filter_map(|(bundle, object)| {
         let Standing::Approval { set, why } = &object.standing else {
             return None;
         };

@@ -25,6 +25,15 @@ struct Of {
     region: String,
 }
 
+impl From<&v1::ClusterStatus> for Of {
+    fn from(cluster: &v1::ClusterStatus) -> Self {
+        Self {
+            cluster: cluster.name.clone(),
+            region: cluster.region.clone(),
+        }
+    }
+}
+
 /// What is counted of an app in a cluster.
 type Count = fn(&v1::ClusterApp) -> u64;
 
@@ -69,11 +78,7 @@ fn encode(status: &v1::Status, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
         MetricType::Gauge,
     )?;
     for cluster in status.clusters.iter().filter(|c| c.last_seen > 0) {
-        let labels = Of {
-            cluster: cluster.name.clone(),
-            region: cluster.region.clone(),
-        };
-        ConstGauge::new(cluster.last_seen).encode(family.encode_family(&labels)?)?;
+        ConstGauge::new(cluster.last_seen).encode(family.encode_family(&Of::from(cluster))?)?;
     }
     let counted: [(&str, &str, Count); 3] = [
         (
@@ -95,13 +100,9 @@ fn encode(status: &v1::Status, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
     for (name, help, count) in counted {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for cluster in &status.clusters {
-            let labels = Of {
-                cluster: cluster.name.clone(),
-                region: cluster.region.clone(),
-            };
             let objects: u64 = cluster.apps.iter().map(count).sum();
             let objects = i64::try_from(objects).unwrap_or(i64::MAX);
-            ConstGauge::new(objects).encode(family.encode_family(&labels)?)?;
+            ConstGauge::new(objects).encode(family.encode_family(&Of::from(cluster))?)?;
         }
     }
     let repo = status.repo.clone().unwrap_or_default();

@@ -591,11 +591,7 @@ pub(super) fn refusal(gvk: &Gvk, error: &RequestError) -> String {
         text.push_str("got another type");
     }
     if text.len() > LONGEST_REFUSAL {
-        let mut end = LONGEST_REFUSAL;
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
+        text.truncate(text.floor_char_boundary(LONGEST_REFUSAL));
         text.push('…');
     }
     text

@@ -180,19 +180,26 @@ async fn an_object_is_put_back_where_its_replacement_is_refused_after_all() {
     applied.applier.stop().await;
 }
 
+fn claim(mode: &str, size: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "data"},
+        "spec": {"accessModes": [mode], "resources": {"requests": {"storage": size}}},
+    })
+}
+
 #[tokio::test]
 async fn what_holds_data_is_not_recreated() {
     let fixture = Fixture::new("claim").await;
-    let claim = |mode: &str| {
-        json!({
-            "apiVersion": "v1",
-            "kind": "PersistentVolumeClaim",
-            "metadata": {"name": "data"},
-            "spec": {"accessModes": [mode], "resources": {"requests": {"storage": "1Gi"}}},
-        })
-    };
     let of = "PersistentVolumeClaim claim-a/data";
-    let message = failure(&fixture, claim("ReadWriteOnce"), claim("ReadWriteMany"), of).await;
+    let message = failure(
+        &fixture,
+        claim("ReadWriteOnce", "1Gi"),
+        claim("ReadWriteMany", "1Gi"),
+        of,
+    )
+    .await;
     assert!(
         message.contains("muster.dev/recreate: enabled"),
         "{message}"
@@ -211,16 +218,8 @@ async fn what_holds_data_is_not_recreated() {
 #[tokio::test]
 async fn a_claim_that_can_not_shrink_says_so_in_the_api_servers_words() {
     let fixture = Fixture::new("shrink").await;
-    let claim = |size: &str| {
-        json!({
-            "apiVersion": "v1",
-            "kind": "PersistentVolumeClaim",
-            "metadata": {"name": "data"},
-            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}},
-        })
-    };
     let wanted = |number, size| {
-        let objects = [namespace("shrink-a"), claim(size)];
+        let objects = [namespace("shrink-a"), claim("ReadWriteOnce", size)];
         kept(number, vec![bundle("a", "shrink-a", &objects)])
     };
     let mut applied = fixture.start().await;

@@ -15,7 +15,7 @@ use tonic::{Code, Status};
 
 use crate::{
     agents::{Agent, Badge, Memory},
-    fixture::{Hub, SOON, document, fleet, publish, repository},
+    fixture::{Hub, SOON, document, fleet, publish, repository, store_of},
 };
 
 fn head(repo: &GitRepo) -> String {
@@ -111,10 +111,7 @@ async fn an_approval_reaches_its_cluster_and_no_other() {
     until_held(&hub, "us-1", "web", elsewhere).await;
 
     let (config, _state) = hub.stop().await;
-    let opening = eventually("the store is free", SOON, async || {
-        Ok(SqliteStore::open(config.store_path())?)
-    });
-    let store = opening.await.unwrap();
+    let store = store_of(&config).await;
     assert_eq!(store.keys("approval/").await.unwrap(), []);
     let told = format!(
         r#""local": "approved to delete the set {} of app web in cluster eu-1: the old shards""#,
@@ -183,10 +180,7 @@ async fn recreations_are_in_the_audit_log_once_each() {
     agent.stop().await;
 
     let (config, _state) = hub.stop().await;
-    let opening = eventually("the store is free", SOON, async || {
-        Ok(SqliteStore::open(config.store_path())?)
-    });
-    let audit = audit(&opening.await.unwrap()).await.into_iter();
+    let audit = audit(&store_of(&config).await).await.into_iter();
     assert_eq!(
         audit
             .filter(|entry| entry.contains(database))

@@ -332,13 +332,18 @@ impl Drop for Hub {
     }
 }
 
+/// The store of a hub that has stopped.
+pub(crate) async fn store_of(config: &HubConfig) -> muster_store::SqliteStore {
+    let opening = eventually("the store is free", SOON, async || {
+        Ok(muster_store::SqliteStore::open(config.store_path())?)
+    });
+    opening.await.unwrap()
+}
+
 /// The fleet's CA, out of the store of a hub that is not running.
 pub(crate) async fn ca_of(config: &HubConfig) -> muster_pki::Ca {
-    use muster_store::{SqliteStore, Store as _};
-    let opening = eventually("the store is free", SOON, async || {
-        Ok(SqliteStore::open(config.store_path())?)
-    });
-    let store = opening.await.unwrap();
+    use muster_store::Store as _;
+    let store = store_of(config).await;
     let kept = store.get("ca/current").await.unwrap().unwrap();
     muster_pki::Ca::from_pem(std::str::from_utf8(&kept.value).unwrap()).unwrap()
 }

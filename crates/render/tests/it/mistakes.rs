@@ -500,6 +500,16 @@ data:
     "#);
 }
 
+/// The last object of the wiki in some cluster. Nothing is wrong with the fleet.
+fn written(fleet: &Fleet) -> serde_json::Value {
+    let rendered = fleet.render(&mut Renderer::default());
+    assert_eq!(rendered.problems, []);
+    let wiki = &rendered.bundles["wiki"];
+    let bundle = wiki.values().next().unwrap();
+    let text = String::from_utf8(bundle.bytes.clone()).unwrap();
+    serde_json::from_str(text.lines().last().unwrap()).unwrap()
+}
+
 #[test]
 fn numbers_are_printed_as_they_are_written() {
     let template = "\
@@ -526,12 +536,7 @@ data:
         "apps/wiki/values.yaml",
         "a: 1.5\nb: 18446744073709551615\nc: -9223372036854775808\nd: 1.0\nkeys: {1.10: 1, 0123: 2.25, 1e3: \"1e3\"}\n",
     );
-    let rendered = fleet.render(&mut Renderer::default());
-    assert_eq!(rendered.problems, []);
-    let wiki = &rendered.bundles["wiki"];
-    let bundle = wiki.values().next().unwrap();
-    let text = String::from_utf8(bundle.bytes.clone()).unwrap();
-    let object: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    let object = written(&fleet);
     insta::assert_snapshot!(serde_json::to_string_pretty(&object["data"]).unwrap(), @r#"
     {
       "alone": "1.5 18446744073709551615 -9223372036854775808 1.0 3.0",
@@ -565,12 +570,7 @@ spec:
         "apps/wiki/values.yaml",
         "on: true\nlist: [false, null, \"True\", \"a: b\"]\nmap: {a: false, b: [\"\\\"\", 2.0]}\n",
     );
-    let rendered = fleet.render(&mut Renderer::default());
-    assert_eq!(rendered.problems, []);
-    let wiki = &rendered.bundles["wiki"];
-    let bundle = wiki.values().next().unwrap();
-    let text = String::from_utf8(bundle.bytes.clone()).unwrap();
-    let object: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    let object = written(&fleet);
     assert_eq!(
         object["spec"],
         serde_json::json!({

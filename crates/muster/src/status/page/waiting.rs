@@ -44,17 +44,19 @@ impl Page<'_> {
 
     /// What of an app waits to be deleted, or to be recreated.
     fn held_objects(&mut self, app: &str, places: &[(&Cluster, &Placed)], recreate: bool) {
-        let of = |placed: &Placed| {
-            let holds = placed.holds.iter();
-            let holds = holds.filter(move |hold| hold.recreate == recreate);
-            holds.cloned().collect::<Vec<_>>()
-        };
-        let waits = places.iter().filter(|(_, placed)| !of(placed).is_empty());
+        let is = |hold: &&Hold| hold.recreate == recreate;
+        let waits = places
+            .iter()
+            .filter(|(_, placed)| placed.holds.iter().any(|hold| is(&hold)));
         let places: Vec<(&Cluster, &Placed)> = waits.copied().collect();
         if places.is_empty() {
             return;
         }
-        let holds = || places.iter().flat_map(|(_, placed)| of(placed));
+        let holds = || {
+            places
+                .iter()
+                .flat_map(|(_, placed)| placed.holds.iter().filter(is))
+        };
         let name = self.strong(app);
         let (objects, verb) = subject(holds().map(|hold| hold.count).sum(), "waits", "wait");
         let what = if recreate { "recreated" } else { "deleted" };
@@ -64,7 +66,7 @@ impl Page<'_> {
         );
         self.item(Tone::Warning, '!', &text);
         let told: BTreeSet<String> = holds()
-            .map(|hold| format!("{}: {}", one_line(&hold.reason), objects_of(&hold)))
+            .map(|hold| format!("{}: {}", one_line(&hold.reason), objects_of(hold)))
             .collect();
         for line in told.iter().take(MOST_OBJECTS) {
             self.more(line);
