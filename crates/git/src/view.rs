@@ -36,6 +36,8 @@ pub struct RepoState {
     /// When the remote was last asked, with or without success. A change of this alone wakes no
     /// subscriber.
     pub last_attempt: Option<SystemTime>,
+    /// Whether this process has asked it with success. Before that the tip is what an earlier one found.
+    pub asked: bool,
     /// The commit in force, if there ever was a good one.
     pub tip: Option<Tip>,
     /// What is wrong, if something is.

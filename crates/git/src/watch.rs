@@ -81,6 +81,7 @@ impl Watcher {
             remote: mirror.config().url.to_string(),
             reference: mirror.config().reference.to_string(),
             last_attempt: None,
+            asked: false,
             tip,
             problem: None,
         };
@@ -240,6 +241,7 @@ impl Follower {
                 Ok(refreshed) => {
                     let commit = refreshed.snapshot.commit;
                     let recovered = view.state.problem.take().is_some();
+                    let first = !std::mem::replace(&mut view.state.asked, true);
                     let same = view
                         .state
                         .tip
@@ -264,7 +266,7 @@ impl Follower {
                         });
                         view.snapshot = Some(refreshed.snapshot);
                     }
-                    recovered || !same
+                    recovered || first || !same
                 }
                 Err(error) => {
                     let text = error.chain();

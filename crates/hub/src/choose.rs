@@ -8,16 +8,16 @@ use std::{
 use muster_model::{
     bundle::Conflict,
     ids::{AppName, ClusterName, ContentHash},
-    load::{Loaded, Model},
     policy::PruneOrders,
     problem::Problem,
     scopes::Scopes,
 };
 use muster_plan::compose::{Offer, compose, problems_of};
 use muster_render::{RenderedBundle, conflicts, scopes};
+use muster_worker::{Facts, Outcome};
 
 use crate::{
-    fleet::{EPOCH, Outcome},
+    fleet::EPOCH,
     records::ListedBundle,
     wanted::{Wanted, content_of},
 };
@@ -59,10 +59,10 @@ pub(crate) struct Chosen {
 }
 
 /// Which app may take which older name's place. What still stands in the repository gives nothing up.
-fn renamed<'a>(model: &Model, loaded: &'a Loaded) -> BTreeMap<&'a AppName, &'a AppName> {
+fn renamed<'a>(facts: &Facts, outcome: &'a Outcome) -> BTreeMap<&'a AppName, &'a AppName> {
     let mut taken = HashSet::new();
-    let gone = |old: &AppName| !model.apps.contains_key(old) && !loaded.broken.contains(old);
-    let claims = loaded.formerly.iter();
+    let gone = |old: &AppName| !facts.apps.contains_key(old) && !outcome.broken.contains(old);
+    let claims = outcome.formerly.iter();
     claims
         .filter(|(_, old)| gone(old) && taken.insert(*old))
         .collect()
@@ -96,7 +96,7 @@ fn verified_as(listed: &[ListedBundle], scopes: &Scopes) -> ContentHash {
 /// Chooses for every cluster. `known` are the bundles in force, `verified` the sets in which no object
 /// stands twice, `seen` the kinds outside namespaces that each cluster's agent has told of.
 pub(crate) fn choose(
-    model: &Model,
+    facts: &Facts,
     outcome: &Outcome,
     before: &BTreeMap<ClusterName, Arc<Wanted>>,
     known: &Bundles,
@@ -104,19 +104,19 @@ pub(crate) fn choose(
     seen: impl Fn(&ClusterName) -> Vec<String>,
 ) -> Chosen {
     let mut met = BTreeMap::new();
-    let rendered = outcome.rendered.bundles.values().flat_map(BTreeMap::values);
+    let rendered = outcome.bundles.values().flat_map(BTreeMap::values);
     let defined = scopes(rendered.chain(known.values()));
     let mut held = BTreeSet::new();
     let mut all = BTreeMap::new();
     let mut used = HashSet::new();
     let broken = |app: &AppName| {
-        outcome.loaded.broken.contains(app)
-            || (model.apps.contains_key(app) && !outcome.rendered.bundles.contains_key(app))
+        outcome.broken.contains(app)
+            || (facts.apps.contains_key(app) && !outcome.bundles.contains_key(app))
     };
-    let renamed = renamed(model, &outcome.loaded);
+    let renamed = renamed(facts, outcome);
     let renamed_to: HashMap<&AppName, &AppName> =
         renamed.iter().map(|(new, old)| (*old, *new)).collect();
-    for cluster in model.clusters.keys() {
+    for cluster in facts.clusters.keys() {
         let last: HashMap<&AppName, &ListedBundle> = before
             .get(cluster)
             .map(|wanted| {
@@ -128,7 +128,7 @@ pub(crate) fn choose(
             })
             .unwrap_or_default();
         let mut offers: BTreeMap<AppName, Offer<Candidate>> = BTreeMap::new();
-        for (app, places) in &outcome.rendered.bundles {
+        for (app, places) in &outcome.bundles {
             let (Some(rendered), Some(role)) = (
                 places.get(cluster),
                 outcome.roles.get(app).and_then(|roles| roles.get(cluster)),

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use muster_git::RemoteConfig;
+use muster_worker::{Limits, Program};
 
 /// A hub's settings.
 #[derive(Debug, Clone)]
@@ -23,6 +24,10 @@ pub struct HubConfig {
     pub hook_token: Option<String>,
     /// How long an agent's certificate is valid.
     pub agent_lifetime: Duration,
+    /// How the process is started that reads and renders commits.
+    pub worker: Program,
+    /// What that process may use.
+    pub limits: Limits,
 }
 
 impl HubConfig {

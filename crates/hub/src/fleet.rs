@@ -4,22 +4,22 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use muster_git::RepoView;
 use muster_model::{
-    ids::{AppName, ClusterName, ContentHash, Epoch, Generation},
-    load::{Loaded, Loader, Model, Roles},
+    ids::{AppName, ClusterName, ContentHash, Epoch, Generation, ObjectId},
     policy::{PruneBudget, PruneOrders},
     problem::Problem,
     tree::{Recent, Snapshot},
 };
-use muster_plan::{delivery::Numbered, placement::place};
-use muster_render::{Rendered, RenderedBundle, Renderer};
+use muster_plan::delivery::Numbered;
+use muster_render::RenderedBundle;
 use muster_runtime::log::Chain;
 use muster_store::{CommitError, Expected, Store, Txn};
+use muster_worker::{Facts, Outcome, WorkError, Worker};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -63,8 +63,11 @@ pub(crate) enum FleetError {
     /// Another term leads, and nothing was written.
     #[error("this hub's term has ended")]
     NotLeading,
-    /// Rendering panicked.
-    #[error("rendering ended badly")]
+    /// Nothing reads and renders.
+    #[error("the commit can't be read and rendered")]
+    Work(#[from] WorkError),
+    /// Compressing panicked.
+    #[error("compressing ended badly")]
     Task(#[from] tokio::task::JoinError),
 }
 
@@ -77,13 +80,15 @@ pub(crate) struct FleetLoop {
     pub(crate) views: watch::Receiver<RepoView>,
     pub(crate) published: Arc<Published>,
     pub(crate) metrics: Metrics,
+    pub(crate) worker: Worker,
 }
+
+/// How long a newer commit waits for one that is being worked on. What was rendered of that is not lost.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is kept from one commit to the next.
 #[derive(Default)]
 struct Workshop {
-    loader: Loader,
-    renderer: Renderer,
     /// Sets of bundles in which no object stands twice, by content.
     verified: HashSet<ContentHash>,
     /// The bundles in force: what an app falls back to when its newest can't be had.
@@ -128,32 +133,42 @@ fn leaving(
         .collect()
 }
 
-/// What a commit comes to.
-pub(crate) struct Outcome {
-    pub(crate) loaded: Loaded,
-    pub(crate) rendered: Rendered,
-    pub(crate) roles: Roles,
-}
-
 impl FleetLoop {
     /// Runs until told to stop.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut workshop = Workshop::default();
-        let mut done: Option<muster_model::ids::ObjectId> = None;
+        let mut done: Option<ObjectId> = None;
         let mut lead = self.leadership.watch();
         let mut approvals = self.store.watch(records::APPROVAL);
         // All of them: the first turn looks at them anyway.
         let _ = approvals.changes().await;
         loop {
-            let snapshot = self.views.borrow_and_update().snapshot.clone();
+            let snapshot = {
+                let view = self.views.borrow_and_update();
+                // What an earlier process fetched may be what ended it, or older than what came into force
+                // after that.
+                view.snapshot.clone().filter(|_| view.state.asked)
+            };
             let leads = lead.borrow_and_update().is_some();
             let mut failed = false;
             if let Some(snapshot) = snapshot.filter(|s| leads && done != Some(s.commit)) {
                 let started = Instant::now();
                 let commit = snapshot.commit;
-                match self.bring_in(workshop, snapshot).await {
-                    Ok(kept) => {
-                        workshop = kept;
+                let worked = tokio::select! {
+                    worked = self.work(&snapshot) => worked,
+                    () = stop.cancelled() => {
+                        self.worker.abandon();
+                        return;
+                    }
+                };
+                let brought = match worked {
+                    Ok(Some(outcome)) => self.bring_in(&mut workshop, &snapshot, outcome).await,
+                    // The newer one is next.
+                    Ok(None) => continue,
+                    Err(error) => Err(error),
+                };
+                match brought {
+                    Ok(()) => {
                         done = Some(commit);
                         let took = started.elapsed();
                         self.metrics.commit_seconds.observe(took.as_secs_f64());
@@ -176,37 +191,42 @@ impl FleetLoop {
                     Some(_) => done = None,
                     None => return,
                 },
-                () = tokio::time::sleep(std::time::Duration::from_secs(1)), if failed => {}
+                () = tokio::time::sleep(Duration::from_secs(1)), if failed => {}
             }
         }
     }
 
+    /// Reads and renders a snapshot; nothing where a newer one came meanwhile.
+    async fn work(&mut self, snapshot: &Snapshot) -> Result<Option<Outcome>, FleetError> {
+        let mut views = self.views.clone();
+        let newer = async {
+            tokio::time::sleep(PATIENCE).await;
+            let is_newer = |view: &RepoView| {
+                let newest = view.snapshot.as_ref();
+                newest.is_some_and(|newest| newest.commit != snapshot.commit)
+            };
+            if views.wait_for(is_newer).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let commit = snapshot.commit.to_string();
+        let ended = self.worker.ended();
+        let worked = self.worker.work(&commit, &snapshot.tree, newer).await;
+        self.metrics
+            .workers_ended
+            .inc_by(self.worker.ended() - ended);
+        Ok(worked?)
+    }
+
     async fn bring_in(
         &self,
-        mut workshop: Workshop,
-        snapshot: Arc<Snapshot>,
-    ) -> Result<Workshop, FleetError> {
-        let tree = Arc::clone(&snapshot.tree);
-        let (mut workshop, outcome) = tokio::task::spawn_blocking(move || {
-            let loaded = workshop.loader.load(&tree);
-            let roles = loaded.model.as_ref().map(place).unwrap_or_default();
-            let rendered = match &loaded.model {
-                Some(model) => workshop.renderer.render(model, &roles, EPOCH),
-                None => Rendered::default(),
-            };
-            (
-                workshop,
-                Outcome {
-                    loaded,
-                    rendered,
-                    roles,
-                },
-            )
-        })
-        .await?;
+        workshop: &mut Workshop,
+        snapshot: &Snapshot,
+        outcome: Outcome,
+    ) -> Result<(), FleetError> {
         let approved = approvals::all(self.store.as_ref()).await?;
         let before = self.published.borrow().clone();
-        let Some(model) = &outcome.loaded.model else {
+        let Some(facts) = &outcome.facts else {
             // The whole last good snapshot stays in force; only the problems are new, and what people
             // order meanwhile.
             let lists = before.wanted.iter().map(|(cluster, wanted)| {
@@ -225,18 +245,18 @@ impl FleetLoop {
                     .await?;
             }
             let mut in_force = InForce::clone(&before.in_force);
-            in_force.problems.clone_from(&outcome.loaded.problems);
+            in_force.problems.clone_from(&outcome.problems);
             state.in_force = Arc::new(in_force);
             self.publish(state);
-            return Ok(workshop);
+            return Ok(());
         };
-        self.recall(&mut workshop, &outcome, &before).await?;
+        self.recall(workshop, &outcome, &before).await?;
         let Chosen {
             chosen,
             mut problems,
             held,
         } = choose(
-            model,
+            facts,
             &outcome,
             &before.wanted,
             &workshop.in_force,
@@ -247,18 +267,17 @@ impl FleetLoop {
                     .map_or_else(Vec::new, |level| level.cluster_scoped)
             },
         );
-        problems.extend(outcome.loaded.problems.iter().cloned());
-        problems.extend(outcome.rendered.problems.iter().cloned());
+        problems.extend(outcome.problems.iter().cloned());
         problems.sort();
         problems.dedup();
-        let in_force = Arc::new(describe(model, &outcome, &snapshot, problems, &held));
-        let budget = model.fleet.spec.prune;
+        let in_force = Arc::new(describe(facts, &outcome, snapshot, problems, &held));
+        let budget = facts.prune;
         let lists = chosen.iter().map(|(cluster, bundles)| {
             let list = bundles.values().map(|c| c.listed.clone()).collect();
             (cluster.clone(), (budget, list))
         });
-        let said = lets_go(&snapshot, &before.in_force.commit);
-        let apps = &model.apps;
+        let said = lets_go(snapshot, &before.in_force.commit);
+        let apps = &facts.apps;
         let meant = |app: &AppName| said.contains(app) || apps.contains_key(app);
         let commit = &in_force.commit;
         let wanted = self.number(lists.collect(), &approved, &before, meant, commit);
@@ -271,7 +290,7 @@ impl FleetLoop {
             .map(|c| (c.listed.hash, Arc::clone(&c.rendered)))
             .collect();
         self.publish(state);
-        Ok(workshop)
+        Ok(())
     }
 
     /// Numbers what changed. An app that a cluster no longer has is deleted there where that is `meant`;
@@ -342,7 +361,7 @@ impl FleetLoop {
         outcome: &Outcome,
         before: &FleetState,
     ) -> Result<(), FleetError> {
-        let rendered = outcome.rendered.bundles.values().flat_map(BTreeMap::values);
+        let rendered = outcome.bundles.values().flat_map(BTreeMap::values);
         let rendered: HashSet<ContentHash> = rendered.map(|bundle| bundle.hash).collect();
         for listed in before
             .wanted
@@ -455,30 +474,27 @@ impl FleetLoop {
 }
 
 fn describe(
-    model: &Model,
+    facts: &Facts,
     outcome: &Outcome,
     snapshot: &Snapshot,
     problems: Vec<Problem>,
     held: &BTreeSet<AppName>,
 ) -> InForce {
-    let regions = model.regions.iter().map(|(name, region)| {
-        let location = &region.spec.location;
-        RegionRecord {
-            name: name.to_string(),
-            continent: format!("{:?}", location.continent).to_uppercase(),
-            country: location.country.clone(),
-            city: location.city.clone().unwrap_or_default(),
-        }
+    let regions = facts.regions.iter().map(|(name, region)| RegionRecord {
+        name: name.to_string(),
+        continent: region.continent.clone(),
+        country: region.country.clone(),
+        city: region.city.clone(),
     });
-    let mut apps: Vec<AppRecord> = model
+    let mut apps: Vec<AppRecord> = facts
         .apps
         .iter()
         .map(|(name, app)| AppRecord {
             name: name.clone(),
-            tier: app.spec.tier.to_string(),
-            mode: app.spec.mode.to_string(),
-            owner: app.spec.owner.clone().unwrap_or_default(),
-            held: held.contains(name) || !outcome.rendered.bundles.contains_key(name),
+            tier: app.tier.clone(),
+            mode: app.mode.clone(),
+            owner: app.owner.clone(),
+            held: held.contains(name) || !outcome.bundles.contains_key(name),
         })
         .collect();
     let unread = |name: &AppName| AppRecord {
@@ -488,7 +504,7 @@ fn describe(
         owner: String::new(),
         held: true,
     };
-    apps.extend(outcome.loaded.broken.iter().map(unread));
+    apps.extend(outcome.broken.iter().map(unread));
     apps.sort_by(|a, b| a.name.cmp(&b.name));
     apps.dedup_by(|a, b| a.name == b.name);
     InForce {
@@ -496,13 +512,13 @@ fn describe(
         subject: snapshot.subject.clone(),
         author: snapshot.author.clone(),
         committed_at: snapshot.committed_at,
-        fleet: model.fleet.name.to_string(),
+        fleet: facts.fleet.to_string(),
         regions: regions.collect(),
         apps,
-        clusters: model
+        clusters: facts
             .clusters
             .iter()
-            .map(|(n, c)| (n.clone(), c.region.to_string()))
+            .map(|(name, region)| (name.clone(), region.to_string()))
             .collect(),
         problems,
     }

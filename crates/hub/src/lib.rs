@@ -32,6 +32,7 @@ use muster_proto::v1::{
 };
 use muster_runtime::{http::Readiness, process, shutdown::Shutdown};
 use muster_store::{SqliteStore, Store, StoreError};
+use muster_worker::Worker;
 use observed::Observed;
 use prometheus_client::registry::Registry;
 use services::{Parts, Services};
@@ -48,6 +49,8 @@ pub use leadership::LeadError;
 pub use maintenance::maintain;
 pub use records::RecordError;
 
+/// Where is written down what is being worked on.
+const WORKING_FILE: &str = "working.json";
 /// How long a login for people on the hub's own machine works; it is made anew at every start.
 const LOCAL_LOGIN: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Time for streams and writes to end in good order.
@@ -169,6 +172,11 @@ pub async fn run(
         views: repo.views(),
         published: Arc::clone(&published),
         metrics: metrics.clone(),
+        worker: Worker::new(
+            config.worker.clone(),
+            config.limits,
+            Some(config.state_dir.join(WORKING_FILE)),
+        ),
     };
     shutdown.spawn(fleet.run(stop.clone()));
     shutdown.spawn(Arc::clone(&observed).keep(Arc::clone(&store), stop.clone()));

@@ -60,6 +60,7 @@ pub(crate) struct Metrics {
     pub(crate) sent: Family<Sent, Counter>,
     pub(crate) commit_seconds: Histogram,
     pub(crate) commits_failed: Counter,
+    pub(crate) workers_ended: Counter,
 }
 
 impl Metrics {
@@ -71,6 +72,7 @@ impl Metrics {
             sent: Family::default(),
             commit_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 14)),
             commits_failed: Counter::default(),
+            workers_ended: Counter::default(),
         };
         for reason in REASONS.map(str::to_owned) {
             drop(metrics.refused.get_or_create(&Refused { reason }));
@@ -98,6 +100,11 @@ impl Metrics {
             "commits_failed",
             "Commits that could not be worked through",
             metrics.commits_failed.clone(),
+        );
+        registry.register(
+            "render_workers_ended",
+            "Processes that read and render commits and ended over one",
+            metrics.workers_ended.clone(),
         );
         metrics
     }

@@ -101,6 +101,38 @@ impl Object {
     pub fn hash(&self) -> ContentHash {
         ContentHash::of(self.json.as_bytes())
     }
+
+    /// The objects of lines, each of which is one.
+    ///
+    /// # Errors
+    /// Where one is none.
+    pub fn read_lines(lines: &str) -> Result<Vec<Self>, BundleError> {
+        if lines.is_empty() {
+            return Ok(Vec::new());
+        }
+        let lines = lines.split('\n').enumerate();
+        lines.map(|(line, json)| Self::read(line, json)).collect()
+    }
+
+    fn read(line: usize, json: &str) -> Result<Self, BundleError> {
+        let named = serde_json::from_str(json);
+        let Named {
+            api_version,
+            kind,
+            metadata: NamedMeta { name, namespace },
+        } = named.map_err(|source| BundleError::Line {
+            line: line + 1,
+            source,
+        })?;
+        Ok(Self {
+            id: ObjectRef {
+                gvk: Gvk::from_api_version(&api_version, &kind),
+                namespace,
+                name,
+            },
+            json: json.into(),
+        })
+    }
 }
 
 /// What stands in a bundle's first line.
@@ -188,31 +220,11 @@ impl Bundle {
     pub fn decode(bytes: &[u8]) -> Result<Self, BundleError> {
         let text = std::str::from_utf8(bytes).map_err(BundleError::Utf8)?;
         let mut lines = text.split('\n').enumerate();
-        let at = |line: usize| {
-            move |source| BundleError::Line {
-                line: line + 1,
-                source,
-            }
-        };
         let (_, first) = lines.next().unwrap_or_default();
-        let header = serde_json::from_str(first).map_err(at(0))?;
+        let header =
+            serde_json::from_str(first).map_err(|source| BundleError::Line { line: 1, source })?;
         let objects = lines
-            .map(|(line, json)| {
-                let named: Named = serde_json::from_str(json).map_err(at(line))?;
-                let gvk = Gvk::from_api_version(&named.api_version, &named.kind);
-                let Named {
-                    metadata: NamedMeta { name, namespace },
-                    ..
-                } = named;
-                Ok(Object {
-                    id: ObjectRef {
-                        gvk,
-                        namespace,
-                        name,
-                    },
-                    json: json.into(),
-                })
-            })
+            .map(|(line, json)| Object::read(line, json))
             .collect::<Result<_, _>>()?;
         Ok(Self { header, objects })
     }

@@ -8,6 +8,7 @@ pub mod health;
 pub mod ids;
 pub mod kinds;
 pub mod load;
+pub mod overseer;
 pub mod policy;
 pub mod problem;
 pub mod records;

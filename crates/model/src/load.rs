@@ -18,6 +18,7 @@ use crate::{
     decode::{self, Context},
     ids::{AppName, ClusterName, FleetName, ObjectId, RegionName, Role, TierName},
     kinds::{AppSpec, ClusterSpec, Document, FleetSpec, Kind, RegionSpec, TierSpec, Values},
+    overseer::{Overseer, Unwatched},
     policy::HealthRule,
     problem::{Problem, Scope},
     tree::{Entry, MAX_FILE_BYTES, Tree},
@@ -136,8 +137,14 @@ type Parsed = Arc<Result<Vec<Node>, Problem>>;
 impl Loader {
     /// Reads and checks a tree.
     pub fn load(&mut self, tree: &Tree) -> Loaded {
+        self.load_overseen(tree, &Unwatched)
+    }
+
+    /// Reads and checks a tree, and leaves out the apps that the overseer refuses.
+    pub fn load_overseen(&mut self, tree: &Tree, overseer: &dyn Overseer) -> Loaded {
         let mut load = Load {
             tree,
+            overseer,
             before: std::mem::take(&mut self.kept),
             after: Work::default(),
             formerly: BTreeMap::new(),
@@ -178,6 +185,7 @@ const LFS: [&[u8]; 2] = [
 
 struct Load<'a> {
     tree: &'a Tree,
+    overseer: &'a dyn Overseer,
     before: Work,
     after: Work,
     formerly: BTreeMap<AppName, AppName>,

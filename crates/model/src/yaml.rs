@@ -25,6 +25,8 @@ const MAX_DEPTH: usize = 128;
 /// How many nodes aliases may copy into one file: ten times what a large real file needs, and far
 /// below what a "billion laughs" wants.
 const MAX_ALIASED_NODES: usize = 100_000;
+/// How many bytes of text aliases may copy into one file. A file itself has up to 8 MiB.
+const MAX_ALIASED_BYTES: usize = 16 * 1024 * 1024;
 
 /// A place in a text: line and column, both from 1, columns in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -178,12 +180,18 @@ impl Node {
         }
     }
 
-    fn count(&self) -> usize {
-        1 + match &self.value {
-            Yaml::Scalar(_) | Yaml::Rewritten(_) => 0,
-            Yaml::Seq(items) => items.iter().map(Node::count).sum(),
-            Yaml::Map(entries) => entries.iter().map(|(.., node)| node.count()).sum(),
+    fn size(&self) -> Size {
+        let mut size = Size { nodes: 1, bytes: 0 };
+        match &self.value {
+            Yaml::Scalar(Value::String(text)) => size.bytes = text.len(),
+            Yaml::Scalar(_) | Yaml::Rewritten(_) => {}
+            Yaml::Seq(items) => items.iter().for_each(|item| size.add(item.size())),
+            Yaml::Map(entries) => entries.iter().for_each(|(key, _, node)| {
+                size.bytes += key.len();
+                size.add(node.size());
+            }),
         }
+        size
     }
 }
 
@@ -232,6 +240,20 @@ fn without_marks(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// What a node takes up with all that is below it: nodes, and bytes of text.
+#[derive(Debug, Clone, Copy, Default)]
+struct Size {
+    nodes: usize,
+    bytes: usize,
+}
+
+impl Size {
+    fn add(&mut self, other: Self) {
+        self.nodes += other.nodes;
+        self.bytes += other.bytes;
+    }
+}
+
 struct Reader<'a> {
     text: &'a str,
     events: Parser<'a, StrInput<'a>>,
@@ -240,7 +262,8 @@ struct Reader<'a> {
     /// Bytes of the text of the newest key.
     key: Range<usize>,
     anchors: HashMap<usize, Node>,
-    aliased: usize,
+    /// What anchors and aliases have copied.
+    copied: Size,
     /// Whether numbers keep their text.
     written: bool,
 }
@@ -255,7 +278,7 @@ impl<'a> Reader<'a> {
             read: 0..0,
             key: 0..0,
             anchors: HashMap::new(),
-            aliased: 0,
+            copied: Size::default(),
             written,
         }
     }
@@ -323,19 +346,32 @@ impl<'a> Reader<'a> {
                 let Some(node) = self.anchors.get(&anchor) else {
                     return fail("this alias refers to nothing above it".into());
                 };
-                self.aliased += node.count();
-                if self.aliased > MAX_ALIASED_NODES {
-                    return fail(format!("aliases expand to over {MAX_ALIASED_NODES} nodes"));
-                }
+                self.copied.add(node.size());
+                self.check_copied(at)?;
                 (node.value.clone(), 0)
             }
             other => return fail(format!("unexpected {other:?}")),
         };
         let node = Node { at, value };
         if anchor > 0 {
+            // Anchors within anchors are copies of copies.
+            self.copied.add(node.size());
+            self.check_copied(at)?;
             self.anchors.insert(anchor, node.clone());
         }
         Ok(node)
+    }
+
+    fn check_copied(&self, at: Pos) -> Result<(), YamlError> {
+        let message = if self.copied.nodes > MAX_ALIASED_NODES {
+            format!("aliases expand to over {MAX_ALIASED_NODES} nodes")
+        } else if self.copied.bytes > MAX_ALIASED_BYTES {
+            let mib = MAX_ALIASED_BYTES / 1_048_576;
+            format!("aliases expand to over {mib} MiB of text")
+        } else {
+            return Ok(());
+        };
+        Err(YamlError { at, message })
     }
 
     /// What a list in brackets holds where an item ends with a colon, as in `[2001:db8::, ::]`. For the

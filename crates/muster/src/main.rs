@@ -111,6 +111,9 @@ enum Command {
         /// The login's file.
         file: PathBuf,
     },
+    /// Reads and renders commits for the process that starts it.
+    #[command(name = servers::WORKER, hide = true)]
+    RenderWorker,
     /// Print a completion script for a shell.
     Completion {
         /// The shell.
@@ -174,6 +177,9 @@ enum ClusterCommand {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if matches!(cli.command, Command::RenderWorker) {
+        return muster_worker::serve();
+    }
     match run(cli) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

@@ -2,19 +2,18 @@
 
 mod namespaces;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use anyhow::{Context, bail};
 use muster_apply::applied_objects;
 use muster_model::{
     bundle::{Bundle, BundleHeader},
-    ids::{AppName, ClusterName, Epoch, Role},
-    load::{Loader, Model, Roles},
+    ids::{AppName, ClusterName, Role},
     problem::{Problem, Scope, suggest},
     yaml::to_yaml,
 };
-use muster_plan::placement::place;
-use muster_render::{Rendered, Renderer, conflicts, scopes};
+use muster_render::{RenderedBundle, conflicts, scopes};
+use muster_worker::{AsRole, Limits, Outcome, Worker};
 use serde_json::{Value, json};
 
 use crate::status::look::count;
@@ -25,47 +24,45 @@ use crate::{
 
 /// Everything that an offline command knows of a fleet repository.
 struct Checked {
-    model: Option<Model>,
-    roles: Roles,
-    rendered: Rendered,
+    outcome: Outcome,
     problems: Vec<Problem>,
 }
 
-fn check(dir: &Path, roles: impl FnOnce(&Model) -> Roles) -> anyhow::Result<Checked> {
+impl Checked {
+    /// The bundles of all apps in all clusters.
+    fn bundles(&self) -> impl Iterator<Item = &Arc<RenderedBundle>> {
+        self.outcome.bundles.values().flat_map(BTreeMap::values)
+    }
+}
+
+/// Reads and renders a repository as a hub does: in a process of its own.
+fn check(dir: &Path, role: Option<AsRole>) -> anyhow::Result<Checked> {
     let tree = muster_git::read_dir(dir)
         .with_context(|| format!("can't read the fleet repository in {}", dir.display()))?;
-    let loaded = Loader::default().load(&tree);
-    let mut problems = loaded.problems;
-    let (roles, rendered) = match &loaded.model {
-        Some(model) => {
-            let roles = roles(model);
-            let rendered = Renderer::default().render(model, &roles, Epoch(1));
-            (roles, rendered)
-        }
-        None => (Roles::new(), Rendered::default()),
-    };
-    problems.extend(rendered.problems.iter().cloned());
-    problems.extend(clashes(&rendered));
+    let mut worker = Worker::new(crate::servers::worker()?, Limits::default(), None);
+    worker.show_as(role);
+    let worked = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(worker.work("", &Arc::new(tree), std::future::pending()))?;
+    let outcome = worked.context("it was interrupted")?;
+    let mut problems = outcome.problems.clone();
+    problems.extend(clashes(&outcome));
     if problems.iter().all(|problem| problem.scope == Scope::Hint) {
-        problems.extend(namespaces::hints(&rendered)?);
+        problems.extend(namespaces::hints(&outcome)?);
     }
     problems.sort_by(|a, b| (&a.file, a.at, &a.message).cmp(&(&b.file, b.at, &b.message)));
     problems.dedup();
-    Ok(Checked {
-        model: loaded.model,
-        roles,
-        rendered,
-        problems,
-    })
+    Ok(Checked { outcome, problems })
 }
 
 /// Objects that two apps of one cluster both hold.
-fn clashes(rendered: &Rendered) -> Vec<Problem> {
+fn clashes(outcome: &Outcome) -> Vec<Problem> {
     let mut by_cluster: BTreeMap<&ClusterName, Vec<_>> = BTreeMap::new();
-    for (cluster, bundle) in rendered.bundles.values().flatten() {
+    for (cluster, bundle) in outcome.bundles.values().flatten() {
         by_cluster.entry(cluster).or_default().push(bundle);
     }
-    let all = rendered.bundles.values().flat_map(BTreeMap::values);
+    let all = outcome.bundles.values().flat_map(BTreeMap::values);
     let scopes = scopes(all);
     let met = by_cluster.into_iter().map(|(cluster, bundles)| {
         let met = conflicts(bundles.into_iter(), &scopes);
@@ -76,7 +73,7 @@ fn clashes(rendered: &Rendered) -> Vec<Problem> {
 
 /// `muster validate`: whether the repository is good.
 pub(crate) fn validate(dir: &Path, output: Output) -> anyhow::Result<bool> {
-    let checked = check(dir, place)?;
+    let checked = check(dir, None)?;
     let good = !checked
         .problems
         .iter()
@@ -86,19 +83,19 @@ pub(crate) fn validate(dir: &Path, output: Output) -> anyhow::Result<bool> {
             for problem in &checked.problems {
                 problems::show(problem);
             }
-            if let Some(model) = checked.model.as_ref().filter(|_| good) {
+            if let Some(facts) = checked.outcome.facts.as_ref().filter(|_| good) {
                 let mut placed = 0;
                 let mut objects = 0;
-                for bundle in checked.rendered.bundles.values().flat_map(BTreeMap::values) {
+                for bundle in checked.bundles() {
                     placed += 1;
                     objects += bundle.objects;
                 }
                 print(&format!(
                     "ok: fleet {}, {}, {}, {} in {}, {}\n",
-                    model.fleet.name,
-                    count(model.regions.len(), "region"),
-                    count(model.clusters.len(), "cluster"),
-                    count(model.apps.len(), "app"),
+                    facts.fleet,
+                    count(facts.regions.len(), "region"),
+                    count(facts.clusters.len(), "cluster"),
+                    count(facts.apps.len(), "app"),
                     count(placed, "place"),
                     count(objects, "object"),
                 ));
@@ -124,9 +121,9 @@ pub(crate) fn validate(dir: &Path, output: Output) -> anyhow::Result<bool> {
 
 /// Every object that a cluster of the repository would get now.
 pub(crate) fn objects(dir: &Path) -> anyhow::Result<Vec<Value>> {
-    let checked = check(dir, place)?;
+    let checked = check(dir, None)?;
     let mut objects = Vec::new();
-    for bundle in checked.rendered.bundles.values().flat_map(BTreeMap::values) {
+    for bundle in checked.bundles() {
         let bundle =
             Bundle::decode(&bundle.bytes).context("a rendered bundle can't be read back")?;
         for object in &bundle.objects {
@@ -155,22 +152,20 @@ fn applied(request: &RenderRequest<'_>) -> anyhow::Result<(Vec<AppObjects>, bool
         app,
         role,
     } = *request;
-    let checked = check(dir, |model| {
-        let mut roles = place(model);
-        if let (Some(role), Ok(cluster)) = (role, cluster.parse::<ClusterName>()) {
-            for (name, places) in &mut roles {
-                let wanted = app.is_none_or(|app| app == name.as_str());
-                if let Some(place) = places.get_mut(&cluster).filter(|_| wanted) {
-                    *place = role;
-                }
-            }
-        }
-        roles
-    })?;
+    let shown = role.zip(cluster.parse::<ClusterName>().ok());
+    let checked = check(
+        dir,
+        shown.map(|(role, cluster)| AsRole {
+            cluster,
+            app: app.map(str::to_owned),
+            role,
+        }),
+    )?;
     let concerns = |problem: &&Problem| match (&problem.scope, app) {
         (Scope::Fleet, _) => true,
         (Scope::App(name), Some(app)) => name.as_str() == app,
         (Scope::App(name), None) => checked
+            .outcome
             .roles
             .get(name)
             .is_none_or(|places| places.keys().any(|place| place.as_str() == cluster)),
@@ -181,27 +176,26 @@ fn applied(request: &RenderRequest<'_>) -> anyhow::Result<(Vec<AppObjects>, bool
         problems::warn(problem);
         good = false;
     }
-    let Some(model) = &checked.model else {
+    let Some(facts) = &checked.outcome.facts else {
         return Ok((Vec::new(), false));
     };
-    if !model.clusters.contains_key(cluster) {
-        let help = suggest(cluster, model.clusters.keys().map(ClusterName::as_str));
+    if !facts.clusters.contains_key(cluster) {
+        let help = suggest(cluster, facts.clusters.keys().map(ClusterName::as_str));
         bail!(
             "there is no cluster `{cluster}`; {}",
             help.unwrap_or_default()
         );
     }
     if let Some(app) = app
-        && !model.apps.contains_key(app)
+        && !facts.apps.contains_key(app)
         && good
     {
-        let help = suggest(app, model.apps.keys().map(AppName::as_str));
+        let help = suggest(app, facts.apps.keys().map(AppName::as_str));
         bail!("there is no app `{app}`; {}", help.unwrap_or_default());
     }
-    let all = checked.rendered.bundles.values().flat_map(BTreeMap::values);
-    let scopes = scopes(all);
+    let scopes = scopes(checked.bundles());
     let mut found = Vec::new();
-    for (name, places) in &checked.rendered.bundles {
+    for (name, places) in &checked.outcome.bundles {
         let Some(rendered) = places
             .get(cluster)
             .filter(|_| app.is_none_or(|app| app == name.as_str()))

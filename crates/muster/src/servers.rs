@@ -12,6 +12,7 @@ use muster_runtime::{
     log::{self, LogFormat},
     shutdown::Shutdown,
 };
+use muster_worker::{Limits, Program};
 
 use crate::client;
 
@@ -105,9 +106,29 @@ pub(crate) struct HubArgs {
     /// Leave the state alone and only answer probes, so that a person can restore it where it is.
     #[arg(long)]
     maintenance: bool,
+    /// How much memory reading and rendering commits may take, in MiB. Half of the container's limit where
+    /// there is one, and at most 2048, where this is left out.
+    #[arg(long, value_name = "MIB", env = "MUSTER_RENDER_MEMORY")]
+    render_memory: Option<u64>,
     #[command(flatten)]
     log: LogArgs,
 }
+
+/// How this program starts the process that reads and renders commits.
+pub(crate) fn worker() -> anyhow::Result<Program> {
+    // On Linux this still is this very build after an upgrade has put another in its place.
+    let own = match cfg!(target_os = "linux") {
+        true => PathBuf::from("/proc/self/exe"),
+        false => std::env::current_exe().context("this program's own file is not known")?,
+    };
+    Ok(Program {
+        program: own,
+        args: vec![WORKER.to_owned()],
+    })
+}
+
+/// The command that [`worker`] runs.
+pub(crate) const WORKER: &str = "render-worker";
 
 impl HubArgs {
     fn state_dir(&self) -> anyhow::Result<PathBuf> {
@@ -143,6 +164,7 @@ impl HubArgs {
             None => None,
         };
         let state_dir = self.state_dir()?;
+        let limits = Limits::default();
         Ok(HubConfig {
             remote: RemoteConfig {
                 url: repo
@@ -167,6 +189,13 @@ impl HubArgs {
             advertise: self.advertise.clone(),
             hook_token,
             agent_lifetime: self.agent_lifetime.duration.max(Duration::from_secs(10)),
+            worker: worker()?,
+            limits: Limits {
+                memory: self
+                    .render_memory
+                    .map_or(limits.memory, |mib| mib.saturating_mul(1024 * 1024)),
+                ..limits
+            },
         })
     }
 }

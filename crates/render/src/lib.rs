@@ -12,4 +12,7 @@ mod template;
 mod trie;
 mod typed;
 
-pub use renderer::{Rendered, RenderedBundle, Renderer, conflicts, scopes};
+pub use renderer::{
+    MAX_BUNDLE_BYTES, MAX_BUNDLE_OBJECTS, Part, Rendered, RenderedBundle, Renderer, conflicts,
+    scopes,
+};

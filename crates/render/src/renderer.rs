@@ -1,6 +1,7 @@
 //! Renders whole fleets, in parallel, and keeps what stays true from one commit to the next.
 
 mod clashes;
+mod part;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,6 +13,7 @@ use muster_model::{
     ids::{AppName, ClusterName, ContentHash, Epoch, Role},
     kinds::AppSpec,
     load::{App, Cluster, Model, Roles, TextFile},
+    overseer::{Overseer, Unwatched},
     policy::{HealthRule, IgnoreRule, Policy},
     problem::{Problem, Scope},
     scopes::Scopes,
@@ -21,8 +23,11 @@ use muster_model::{
 use rayon::prelude::*;
 use serde_json::{Value as Json, json};
 
-use self::clashes::{Identity, cluster_scoped_kind, kind_keys};
-pub use self::clashes::{conflicts, scopes};
+use self::clashes::kind_keys;
+pub use self::{
+    clashes::{conflicts, scopes},
+    part::Part,
+};
 use crate::{
     context::{Context, Digest, Layer, Overlay},
     objects::{self, NoObject},
@@ -42,6 +47,8 @@ pub struct RenderedBundle {
     /// What it was joined from; bundles that look alike share parts.
     parts: Vec<Arc<Part>>,
     app: AppName,
+    /// Bytes of its first line.
+    header: usize,
 }
 
 impl RenderedBundle {
@@ -53,13 +60,52 @@ impl RenderedBundle {
         let bundle = Bundle::decode(&bytes)?;
         let file: Arc<str> = format!("apps/{} as it was last good", bundle.header.app).into();
         let part = Part::new(&file, &bundle.header.namespace, bundle.objects);
+        let header = bytes.iter().position(|byte| *byte == b'\n');
         Ok(Self {
             hash: ContentHash::of(&bytes),
             objects: part.ids.len(),
             parts: vec![Arc::new(part)],
             app: bundle.header.app,
+            header: header.unwrap_or(bytes.len()),
             bytes,
         })
+    }
+
+    /// From its first line and its parts, as [`RenderedBundle::header`] and [`RenderedBundle::parts`] give
+    /// them.
+    ///
+    /// # Errors
+    /// Where the line is no bundle's first.
+    pub fn from_parts(header: &str, parts: Vec<Arc<Part>>) -> Result<Self, BundleError> {
+        let app = Bundle::decode(header.as_bytes())?.header.app;
+        Ok(Self::join(app, header.as_bytes().to_vec(), parts))
+    }
+
+    fn join(app: AppName, mut bytes: Vec<u8>, parts: Vec<Arc<Part>>) -> Self {
+        let header = bytes.len();
+        bytes.reserve_exact(parts.iter().map(|part| part.lines.len()).sum());
+        parts
+            .iter()
+            .for_each(|part| bytes.extend_from_slice(part.lines.as_bytes()));
+        Self {
+            hash: ContentHash::of(&bytes),
+            objects: parts.iter().map(|part| part.ids.len()).sum(),
+            bytes,
+            parts,
+            app,
+            header,
+        }
+    }
+
+    /// Its first line.
+    #[must_use]
+    pub fn header(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..self.header]).unwrap_or_default()
+    }
+
+    /// What it was joined from, in order.
+    pub fn parts(&self) -> impl Iterator<Item = &Arc<Part>> {
+        self.parts.iter()
     }
 }
 
@@ -72,49 +118,20 @@ pub struct Rendered {
     pub problems: Vec<Problem>,
 }
 
-/// The objects that one file gave for a context, encoded as they stand in a bundle.
-#[derive(Debug)]
-struct Part {
-    hash: ContentHash,
-    file: Arc<str>,
-    /// A line break and an object, for each.
-    lines: String,
-    ids: Vec<ObjectRef>,
-    /// Each object's identity as a hash: what [`conflicts`] compares.
-    identities: Vec<Identity>,
-    /// Kinds outside namespaces that its CustomResourceDefinitions define, as `KIND.GROUP`.
-    defines: Vec<String>,
+/// Bytes that an app may have in one cluster.
+pub const MAX_BUNDLE_BYTES: usize = 32 * 1024 * 1024;
+/// Objects that an app may have in one cluster.
+pub const MAX_BUNDLE_OBJECTS: usize = 20_000;
+
+/// Why there is no bundle.
+enum Failure {
+    /// Something is wrong with what the app says.
+    Wrong(Arc<Vec<Problem>>),
+    /// The overseer wants no more of it, now.
+    Refused(Box<Problem>),
 }
 
-impl Part {
-    fn new(file: &str, app_namespace: &str, objects: Vec<Object>) -> Self {
-        let size = objects.iter().map(|object| object.json.len() + 1).sum();
-        let mut lines = String::with_capacity(size);
-        for object in &objects {
-            lines.push('\n');
-            lines.push_str(&object.json);
-        }
-        Self {
-            hash: ContentHash::of(lines.as_bytes()),
-            file: file.into(),
-            lines,
-            identities: objects
-                .iter()
-                .map(|object| Identity::of(object, app_namespace))
-                .collect(),
-            defines: objects.iter().filter_map(cluster_scoped_kind).collect(),
-            ids: objects.into_iter().map(|object| object.id).collect(),
-        }
-    }
-
-    /// The name of an object, for a message.
-    fn name(&self, index: usize) -> String {
-        self.ids
-            .get(index)
-            .map_or_else(String::new, ObjectRef::to_string)
-    }
-}
-
+type BundleResult = Result<Arc<RenderedBundle>, Arc<Vec<Problem>>>;
 type FileResult = Result<Arc<Part>, Arc<Vec<Problem>>>;
 
 /// One app at one state of its files: compiled templates and everything that they gave so far.
@@ -136,7 +153,7 @@ struct AppUnit {
 /// Bundles of an app by what they were made from.
 #[derive(Debug, Default)]
 struct Kept {
-    by_inputs: HashMap<Digest, Result<Arc<RenderedBundle>, Arc<Vec<Problem>>>>,
+    by_inputs: HashMap<Digest, BundleResult>,
     by_outputs: HashMap<ContentHash, Arc<RenderedBundle>>,
 }
 
@@ -151,7 +168,18 @@ pub struct Renderer {
 impl Renderer {
     /// Renders every app in every cluster that has a role for it.
     pub fn render(&mut self, model: &Model, roles: &Roles, epoch: Epoch) -> Rendered {
-        self.compile(model);
+        self.render_overseen(model, roles, epoch, &Unwatched)
+    }
+
+    /// Renders every app that the overseer does not refuse, in every cluster that has a role for it.
+    pub fn render_overseen(
+        &mut self,
+        model: &Model,
+        roles: &Roles,
+        epoch: Epoch,
+        overseer: &dyn Overseer,
+    ) -> Rendered {
+        let mut refused = self.compile(model, overseer);
         let clusters: BTreeMap<&ClusterName, ClusterFacts> = model
             .clusters
             .par_iter()
@@ -172,7 +200,8 @@ impl Renderer {
             .filter_map(|(app, cluster, role)| {
                 let (_, unit) = self.apps.get(app)?;
                 let facts = clusters.get(cluster)?;
-                Some((app, cluster, unit.bundle(model, app, facts, role, &epoch)))
+                let bundle = unit.bundle(model, app, facts, role, &epoch, overseer);
+                Some((app, cluster, bundle))
             })
             .collect();
         let mut rendered = Rendered::default();
@@ -183,13 +212,21 @@ impl Renderer {
                     let bundles = rendered.bundles.entry(app.clone()).or_default();
                     bundles.insert(cluster.clone(), bundle);
                 }
-                Err(problems) => {
+                Err(Failure::Refused(problem)) => {
+                    refused.insert(app, *problem);
+                }
+                Err(Failure::Wrong(problems)) => {
                     let places = broken.entry(app).or_default();
                     for problem in problems.iter() {
                         places.entry(problem.clone()).or_default().push(cluster);
                     }
                 }
             }
+        }
+        for (app, problem) in refused {
+            rendered.bundles.remove(app);
+            broken.remove(app);
+            rendered.problems.push(problem);
         }
         for (app, problems) in broken {
             // Half of a commit is no commit: what is wrong in one cluster holds the app in all.
@@ -208,7 +245,12 @@ impl Renderer {
         rendered
     }
 
-    fn compile(&mut self, model: &Model) {
+    /// Compiles what changed, and gives the apps that were refused.
+    fn compile<'m>(
+        &mut self,
+        model: &'m Model,
+        overseer: &dyn Overseer,
+    ) -> BTreeMap<&'m AppName, Problem> {
         let rules = (&model.fleet.spec.ignore, &model.health);
         let same_rules = (&self.rules.0, &self.rules.1) == rules;
         if !same_rules {
@@ -227,7 +269,7 @@ impl Renderer {
                 )
             })
             .collect();
-        self.apps = jobs
+        let compiled: Vec<_> = jobs
             .into_par_iter()
             .map(|(name, app, fingerprint, before)| {
                 let unit = match before {
@@ -238,11 +280,28 @@ impl Renderer {
                         unit.trim(model.clusters.len());
                         unit
                     }
-                    _ => Arc::new(AppUnit::new(name, app, model)),
+                    _ => {
+                        overseer.begin(name).map_err(|refused| (name, *refused))?;
+                        let unit = AppUnit::new(name, app, model);
+                        overseer.end(name);
+                        Arc::new(unit)
+                    }
                 };
-                (name.clone(), (fingerprint, unit))
+                Ok((name.clone(), (fingerprint, unit)))
             })
             .collect();
+        let mut refused = BTreeMap::new();
+        for result in compiled {
+            match result {
+                Ok((name, unit)) => {
+                    self.apps.insert(name, unit);
+                }
+                Err((name, problem)) => {
+                    refused.insert(name, problem);
+                }
+            }
+        }
+        refused
     }
 }
 
@@ -392,9 +451,10 @@ impl AppUnit {
         cluster: &ClusterFacts,
         role: Role,
         epoch: &Arc<Layer>,
-    ) -> Result<Arc<RenderedBundle>, Arc<Vec<Problem>>> {
+        overseer: &dyn Overseer,
+    ) -> Result<Arc<RenderedBundle>, Failure> {
         if !self.problems.is_empty() {
-            return Err(Arc::new(self.problems.clone()));
+            return Err(Failure::Wrong(Arc::new(self.problems.clone())));
         }
         let role_layer = Layer::new(&map(json!({"app": {"role": role}})));
         let above = [
@@ -422,13 +482,13 @@ impl AppUnit {
             .get(&inputs)
             .cloned();
         if let Some(kept) = kept {
-            return kept;
+            return kept.map_err(Failure::Wrong);
         }
         let context = Context::new(Overlay::new(layers), &facts);
-        let result = self.assemble(model, name, &context, role);
+        let result = self.assemble(model, name, &context, role, overseer)?;
         let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
         kept.by_inputs.insert(inputs, result.clone());
-        result
+        result.map_err(Failure::Wrong)
     }
 
     fn assemble(
@@ -437,17 +497,31 @@ impl AppUnit {
         name: &AppName,
         context: &Context,
         role: Role,
-    ) -> Result<Arc<RenderedBundle>, Arc<Vec<Problem>>> {
+        overseer: &dyn Overseer,
+    ) -> Result<BundleResult, Failure> {
         let mut parts = self.manifests.clone();
         let mut problems = Vec::new();
         for (file, trie) in &self.files {
-            match self.file(file, trie, context) {
+            let kept = trie
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get(context);
+            let result = match kept {
+                Some(kept) => kept,
+                None => {
+                    overseer.begin(name).map_err(Failure::Refused)?;
+                    let result = self.file(file, trie, context);
+                    overseer.end(name);
+                    result
+                }
+            };
+            match result {
                 Ok(part) => parts.push(part),
                 Err(wrong) => problems.extend(wrong.iter().cloned()),
             }
         }
         if !problems.is_empty() {
-            return Err(Arc::new(problems));
+            return Ok(Err(Arc::new(problems)));
         }
         let mut hasher = blake3::Hasher::new();
         hasher.update(role.as_str().as_bytes());
@@ -463,12 +537,18 @@ impl AppUnit {
             .get(&key)
             .cloned();
         if let Some(bundle) = kept {
-            return Ok(bundle);
+            return Ok(Ok(bundle));
         }
-        let bundle = Arc::new(self.join(model, name, parts, role)?);
+        overseer.begin(name).map_err(Failure::Refused)?;
+        let joined = self.join(model, name, parts, role);
+        overseer.end(name);
+        let bundle = match joined {
+            Ok(bundle) => Arc::new(bundle),
+            Err(problems) => return Ok(Err(problems)),
+        };
         let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
         kept.by_outputs.insert(key, Arc::clone(&bundle));
-        Ok(bundle)
+        Ok(Ok(bundle))
     }
 
     fn join(
@@ -513,18 +593,29 @@ impl AppUnit {
             return Err(Arc::new(problems));
         }
         let objects = Vec::new();
-        let mut bytes = Bundle { header, objects }.encode();
-        bytes.reserve_exact(parts.iter().map(|part| part.lines.len()).sum());
-        parts
-            .iter()
-            .for_each(|part| bytes.extend_from_slice(part.lines.as_bytes()));
-        Ok(RenderedBundle {
-            hash: ContentHash::of(&bytes),
-            objects: seen.len(),
-            bytes,
-            app: name.clone(),
-            parts,
-        })
+        let bytes = Bundle { header, objects }.encode();
+        match self.too_large(&parts) {
+            Some(problem) => Err(Arc::new(vec![problem])),
+            None => Ok(RenderedBundle::join(name.clone(), bytes, parts)),
+        }
+    }
+
+    /// What no agent should have to take.
+    fn too_large(&self, parts: &[Arc<Part>]) -> Option<Problem> {
+        let bytes: usize = parts.iter().map(|part| part.lines.len()).sum();
+        let objects: usize = parts.iter().map(|part| part.ids.len()).sum();
+        if bytes <= MAX_BUNDLE_BYTES && objects <= MAX_BUNDLE_OBJECTS {
+            return None;
+        }
+        let largest = parts.iter().max_by_key(|part| part.lines.len());
+        let file = largest.map_or("", |part| part.file.as_ref());
+        let message = format!(
+            "the app has {objects} objects of {:.1} MiB in one cluster; at most {MAX_BUNDLE_OBJECTS} objects and {} MiB are delivered",
+            bytes as f64 / 1_048_576.0,
+            MAX_BUNDLE_BYTES / 1_048_576,
+        );
+        let problem = Problem::new(self.scope.clone(), file, message);
+        Some(problem.help("split the app; this file has the most of it"))
     }
 
     fn file(
@@ -533,13 +624,6 @@ impl AppUnit {
         trie: &RwLock<Trie<FileResult>>,
         context: &Context,
     ) -> FileResult {
-        if let Some(kept) = trie
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(context)
-        {
-            return kept;
-        }
         let (written, reads) = self.templates.render(&self.scope, &file.path, context);
         let result = match written {
             Err(problem) => Err(Arc::new(vec![problem])),

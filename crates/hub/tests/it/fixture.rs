@@ -15,6 +15,7 @@ use muster_pki::{JoinToken, Login};
 use muster_proto::v1::{self, admin_client::AdminClient};
 use muster_runtime::shutdown::Shutdown;
 use muster_testkit::{gitserver::GitRepo, wait::eventually};
+use muster_worker::{Limits, Program};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -105,6 +106,11 @@ pub(crate) fn config(repo: &Path, state: &Path) -> HubConfig {
         advertise: None,
         hook_token: None,
         agent_lifetime: AGENT_LIFETIME,
+        worker: Program {
+            program: env!("CARGO_BIN_EXE_render-worker").into(),
+            args: Vec::new(),
+        },
+        limits: Limits::default(),
     }
 }
 

@@ -54,7 +54,18 @@ impl Load<'_> {
                 continue;
             };
             let scope = Scope::App(name.clone());
-            if let Some((app, node)) = self.app(&scope, folder) {
+            let read = match self.overseer.begin(&name) {
+                Ok(()) => {
+                    let read = self.app(&scope, folder);
+                    self.overseer.end(&name);
+                    read
+                }
+                Err(refused) => {
+                    self.problems.push(*refused);
+                    None
+                }
+            };
+            if let Some((app, node)) = read {
                 self.formerly
                     .extend(app.spec.formerly.clone().map(|old| (name.clone(), old)));
                 let mut check = Check {

@@ -73,6 +73,19 @@ fn laughs_are_not_counted_to_a_billion() {
         text.push_str(&format!("a{i}: &a{i} [{refs}]\n"));
     }
     assert!(parse(&text).unwrap_err().message.contains("aliases expand"));
+    // Few nodes of much text.
+    let text = format!(
+        "a: &a {}\nb:\n{}",
+        "x".repeat(1 << 20),
+        "- *a\n".repeat(8000)
+    );
+    let error = parse(&text).unwrap_err();
+    assert_eq!(error.message, "aliases expand to over 16 MiB of text");
+    assert_eq!(error.at.line, 18);
+    // Each anchor holds a copy of those in it.
+    let nested: String = (0..60).map(|i| format!("&a{i} [")).collect();
+    let text = format!("{nested}{}{}", "x".repeat(1 << 20), "]".repeat(60));
+    assert_eq!(parse(&text).unwrap_err().message, error.message);
     assert!(parse(&"[".repeat(100_000)).is_err());
     assert!(
         parse(&"- ".repeat(5_000))

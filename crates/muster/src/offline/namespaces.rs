@@ -10,7 +10,7 @@ use muster_model::{
     scopes::is_namespaced,
 };
 use muster_plan::compose::in_words;
-use muster_render::Rendered;
+use muster_worker::Outcome;
 
 /// Namespaces that every cluster of a fleet has: Kubernetes' own, and the agent's.
 const BUILT_IN: [&str; 5] = [
@@ -30,8 +30,8 @@ struct Namespaces {
 
 /// A hint for each app and namespace that no app brings to a cluster in which the app runs. It is no error:
 /// people make namespaces in other ways, too.
-pub(super) fn hints(rendered: &Rendered) -> anyhow::Result<Vec<Problem>> {
-    let all = rendered.bundles.values().flat_map(BTreeMap::values);
+pub(super) fn hints(outcome: &Outcome) -> anyhow::Result<Vec<Problem>> {
+    let all = outcome.bundles.values().flat_map(BTreeMap::values);
     let mut read: HashMap<ContentHash, Namespaces> = HashMap::new();
     for rendered in all {
         if read.contains_key(&rendered.hash) {
@@ -53,12 +53,12 @@ pub(super) fn hints(rendered: &Rendered) -> anyhow::Result<Vec<Problem>> {
         read.insert(rendered.hash, found);
     }
     let mut brought: BTreeMap<&ClusterName, BTreeSet<&str>> = BTreeMap::new();
-    for (cluster, rendered) in rendered.bundles.values().flatten() {
+    for (cluster, rendered) in outcome.bundles.values().flatten() {
         let names = read[&rendered.hash].brought.iter().map(String::as_str);
         brought.entry(cluster).or_default().extend(names);
     }
     let mut missing: BTreeMap<(&AppName, &str), Vec<&ClusterName>> = BTreeMap::new();
-    for (app, places) in &rendered.bundles {
+    for (app, places) in &outcome.bundles {
         for (cluster, rendered) in places {
             for namespace in &read[&rendered.hash].used {
                 let name = namespace.as_str();

@@ -20,6 +20,7 @@ use muster_proto::{
 };
 use muster_runtime::shutdown::Shutdown;
 use muster_testkit::{gitserver::GitRepo, wait::eventually};
+use muster_worker::{Limits, Program};
 use tokio::{
     process::Command,
     sync::{mpsc, oneshot},
@@ -51,6 +52,11 @@ impl Hub {
             advertise: None,
             hook_token: None,
             agent_lifetime: AGENT_LIFETIME,
+            worker: Program {
+                program: env!("CARGO_BIN_EXE_muster").into(),
+                args: vec!["render-worker".to_owned()],
+            },
+            limits: Limits::default(),
         };
         let login = config.login_path();
         let shutdown = Shutdown::new();

@@ -5,6 +5,7 @@ mod approve;
 mod clocks;
 mod container;
 mod health;
+mod hostile;
 mod joining;
 mod killed;
 mod large;

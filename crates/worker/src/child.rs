@@ -1,0 +1,226 @@
+//! The worker itself: reads what it is asked from its standard input, which is a socket, and answers there.
+
+use std::{
+    io::{self, BufReader, BufWriter, Write as _},
+    os::{fd::AsFd as _, unix::net::UnixStream},
+    process::ExitCode,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use muster_model::{
+    ids::{AppName, Epoch},
+    load::{Loader, Model, Roles},
+    tree::Tree,
+};
+use muster_plan::placement::place;
+use muster_render::{Rendered, Renderer};
+use rustix::process::{Resource, Rlimit, Signal, setrlimit};
+
+use crate::{
+    overseer::Watch,
+    pack::Sent,
+    wire::{self, AsRole, Ask, Job, Tell},
+};
+
+/// How often the watchdog looks.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// One piece of an app's work, such as a template for a cluster, may take so many budgets by the clock. It
+/// can't be interrupted, so the whole worker ends with it.
+const STUCK_AFTER: u32 = 3;
+
+/// What ends the worker because of what it read. Others end it with a signal.
+const STUCK: u8 = 3;
+
+/// The epoch until roles can move.
+const EPOCH: Epoch = Epoch(1);
+
+type Out = Mutex<BufWriter<UnixStream>>;
+
+/// Works for the process at the other end of standard input until that ends.
+#[must_use]
+pub fn serve() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("the worker can't go on: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    limit(Resource::Core, 0)?;
+    let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let out: Out = Mutex::new(BufWriter::new(socket.try_clone()?));
+    let mut from = BufReader::new(socket);
+    let (Ask::Begin { memory, bundles }, _) = wire::read(&mut from)? else {
+        return Err(io::Error::other("it is not told its limits"));
+    };
+    limit(Resource::As, memory)?;
+    let stopped = Arc::new(AtomicBool::new(false));
+    let (jobs, next) = mpsc::sync_channel(1);
+    thread::spawn({
+        let stopped = Arc::clone(&stopped);
+        move || {
+            listen(&mut from, &stopped, &jobs);
+            // Nobody is there to take an answer.
+            std::process::exit(0);
+        }
+    });
+    let mut shop = Shop::default();
+    while let Ok((tree, job)) = next.recv() {
+        shop.work(tree, &job, bundles, &stopped, &out)?;
+    }
+    Ok(())
+}
+
+fn limit(resource: Resource, most: u64) -> io::Result<()> {
+    let most = Some(most);
+    setrlimit(
+        resource,
+        Rlimit {
+            current: most,
+            maximum: most,
+        },
+    )?;
+    Ok(())
+}
+
+/// Keeps the tree and hands jobs on, until the other end is gone.
+fn listen(
+    from: &mut BufReader<UnixStream>,
+    stopped: &AtomicBool,
+    jobs: &mpsc::SyncSender<(Arc<Tree>, Job)>,
+) {
+    let mut tree = Arc::new(Tree::default());
+    while let Ok((ask, bytes)) = wire::read(from) {
+        match ask {
+            Ask::Put { path, entry } => {
+                let entry = entry.join(bytes);
+                Arc::make_mut(&mut tree).entries.insert(path, entry);
+            }
+            Ask::Gone { path } => {
+                Arc::make_mut(&mut tree).entries.remove(&path);
+            }
+            Ask::Work(job) => {
+                stopped.store(false, Ordering::Relaxed);
+                if jobs.send((Arc::clone(&tree), *job)).is_err() {
+                    return;
+                }
+            }
+            Ask::Stop => stopped.store(true, Ordering::Relaxed),
+            Ask::Begin { .. } => return,
+        }
+    }
+}
+
+fn tell(out: &Out, what: &Tell) -> io::Result<()> {
+    let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
+    wire::write(&mut *out, what, &[])?;
+    out.flush()
+}
+
+/// What is kept from one job to the next.
+#[derive(Default)]
+struct Shop {
+    loader: Loader,
+    renderer: Renderer,
+    sent: Sent,
+}
+
+impl Shop {
+    fn work(
+        &mut self,
+        tree: Arc<Tree>,
+        job: &Job,
+        most_bytes: u64,
+        stopped: &AtomicBool,
+        out: &Out,
+    ) -> io::Result<()> {
+        let begun = |app: Option<&AppName>| {
+            // Where nobody listens any more, the listening thread ends the process.
+            let _ = tell(out, &Tell::Begun(app.cloned()));
+        };
+        let watch = Watch::new(job, stopped, &begun);
+        let mut work = || {
+            let loaded = self.loader.load_overseen(&tree, &watch);
+            let roles = match &loaded.model {
+                Some(model) => placed(model, job.role.as_ref()),
+                None => Roles::new(),
+            };
+            let rendered = match &loaded.model {
+                Some(model) => self.renderer.render_overseen(model, &roles, EPOCH, &watch),
+                None => Rendered::default(),
+            };
+            (loaded, roles, rendered)
+        };
+        let worked = thread::scope(|scope| {
+            let (done, waiting) = mpsc::channel();
+            let watch = &watch;
+            scope.spawn(move || guard(watch, &waiting, out));
+            let worked = if job.careful {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+                pool.map(|pool| pool.install(work))
+                    .map_err(io::Error::other)
+            } else {
+                Ok(work())
+            };
+            drop::<mpsc::Sender<()>>(done);
+            worked
+        })?;
+        // The next one changes it in place.
+        drop(tree);
+        if watch.is_stopped() {
+            return tell(out, &Tell::Stopped);
+        }
+        let (loaded, roles, rendered) = worked;
+        let part = |id, file: &str, namespace: &str, lines: &str| {
+            let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
+            let (file, namespace) = (file.to_owned(), namespace.to_owned());
+            let part = Tell::Part {
+                id,
+                file,
+                namespace,
+            };
+            wire::write(&mut *out, &part, lines.as_bytes())
+        };
+        let answer = self
+            .sent
+            .answer(loaded, roles, rendered, most_bytes, part)?;
+        tell(out, &Tell::Answer(Box::new(answer)))
+    }
+}
+
+fn placed(model: &Model, role: Option<&AsRole>) -> Roles {
+    let mut roles = place(model);
+    if let Some(AsRole { cluster, app, role }) = role {
+        for (name, places) in &mut roles {
+            let wanted = app.as_ref().is_none_or(|app| app == name.as_str());
+            if let Some(place) = places.get_mut(cluster).filter(|_| wanted) {
+                *place = *role;
+            }
+        }
+    }
+    roles
+}
+
+/// Ends the process where one piece of an app's work does not end.
+fn guard(watch: &Watch<'_>, done: &mpsc::Receiver<()>, out: &Out) {
+    while done.recv_timeout(LOOK_EVERY) == Err(mpsc::RecvTimeoutError::Timeout) {
+        match watch.longest() {
+            Some((app, took)) if took > watch.budget() * STUCK_AFTER => {
+                let _ = tell(out, &Tell::Stuck(app));
+                std::process::exit(i32::from(STUCK));
+            }
+            _ => {}
+        }
+    }
+}

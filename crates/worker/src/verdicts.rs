@@ -1,0 +1,124 @@
+//! What is remembered of apps that a worker could not finish.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+
+use muster_model::{
+    ids::{AppName, ContentHash},
+    problem::Problem,
+    tree::{Entry, Tree},
+};
+use serde::{Deserialize, Serialize};
+
+/// After this time an app is tried again with the same inputs: memory may have been short for another reason.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(600);
+
+/// Apps that are left out, with what they are told.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Verdicts(BTreeMap<AppName, Verdict>);
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Verdict {
+    inputs: ContentHash,
+    since: SystemTime,
+    problem: Problem,
+}
+
+impl Verdicts {
+    pub(crate) fn add(&mut self, app: AppName, tree: &Tree, problem: Problem) {
+        let verdict = Verdict {
+            inputs: inputs(&app, tree),
+            since: SystemTime::now(),
+            problem,
+        };
+        self.0.insert(app, verdict);
+    }
+
+    /// Forgets those that another commit or time may have changed.
+    pub(crate) fn trim(&mut self, tree: &Tree) {
+        let now = SystemTime::now();
+        self.0.retain(|app, verdict| {
+            // A clock that was put back makes none last for ever.
+            let age = now.duration_since(verdict.since);
+            age.is_ok_and(|age| age < TRY_AGAIN_AFTER) && verdict.inputs == inputs(app, tree)
+        });
+    }
+
+    pub(crate) fn problems(&self) -> BTreeMap<AppName, Problem> {
+        let all = self.0.iter();
+        all.map(|(app, verdict)| (app.clone(), verdict.problem.clone()))
+            .collect()
+    }
+}
+
+/// Everything that an app's work depends on: its own folder, and what is no app's.
+fn inputs(app: &AppName, tree: &Tree) -> ContentHash {
+    let own = format!("apps/{app}/");
+    let mut hasher = blake3::Hasher::new();
+    for (path, entry) in &tree.entries {
+        if path.starts_with("apps/") && !path.starts_with(&own) {
+            continue;
+        }
+        hasher.update(&(path.len() as u64).to_le_bytes());
+        hasher.update(path.as_bytes());
+        match entry {
+            Entry::File { id, .. } => hasher.update(&id.0),
+            Entry::TooLarge { size } => hasher.update(&size.to_le_bytes()),
+            Entry::Symlink { target } => hasher.update(target.as_bytes()),
+            Entry::Submodule => hasher.update(b"submodule"),
+        };
+    }
+    ContentHash(*hasher.finalize().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_model::ids::ObjectId;
+
+    use super::*;
+    use crate::overseer::problem;
+
+    fn tree(files: &[(&str, u8)]) -> Tree {
+        let entry = |id: u8| Entry::File {
+            id: ObjectId([id; 20]),
+            bytes: [id].into(),
+        };
+        let files = files.iter();
+        Tree {
+            entries: files
+                .map(|(path, id)| ((*path).to_owned(), entry(*id)))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn a_verdict_lasts_until_something_changes_that_the_app_depends_on() {
+        let app: AppName = "web".parse().unwrap();
+        let before = [
+            ("apps/other/app.yaml", 1),
+            ("apps/web/app.yaml", 2),
+            ("lib/a", 3),
+        ];
+        let mut verdicts = Verdicts::default();
+        verdicts.add(
+            app.clone(),
+            &tree(&before),
+            problem(&app, "it ends the worker"),
+        );
+        for (change, left) in [(0, 1), (1, 0), (2, 0)] {
+            let mut after = before;
+            after[change].1 = 9;
+            let mut kept = verdicts.clone();
+            kept.trim(&tree(&after));
+            assert_eq!(kept.0.len(), left, "{change}");
+        }
+        let mut later = verdicts.clone();
+        for verdict in later.0.values_mut() {
+            verdict.since -= TRY_AGAIN_AFTER;
+        }
+        later.trim(&tree(&before));
+        assert_eq!(later.0.len(), 0);
+    }
+}
