@@ -7,9 +7,12 @@ use muster_model::{
     ids::{ClusterName, ContentHash, Generation},
     policy::PruneOrders,
 };
-use muster_plan::delivery::{Acceptance, Numbered, Refusal, Term, accept_generation, accept_term};
+use muster_plan::delivery::{
+    Acceptance, Numbered, Proof, Refusal, Term, accept_generation, accept_term,
+};
 use muster_proto::{PROTOCOL_VERSION, VERSION, v1};
 use muster_runtime::{backoff::Backoff, log::Chain};
+use prost::Message as _;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +24,8 @@ use crate::cluster::{Arrived, ArrivedBundle, Cluster, Level, TakeError};
 const MAX_BUNDLE: u64 = 256 * 1024 * 1024;
 /// Reports follow each other no faster than this.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
+/// Bytes of one report; a level that has more comes in several.
+const REPORT_BYTES: usize = 1024 * 1024;
 /// What could not be kept in the cluster is tried again after this, and then after up to that.
 const KEEP_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// Objects in one message.
@@ -112,6 +117,7 @@ pub async fn follow<C: Cluster>(
         term: Some(v1::Term {
             number: known.term.number,
             nonce: known.term.nonce,
+            proof: known.term.proof.0.to_vec(),
         }),
         generation: known.in_force.map_or(0, |number| number.generation.0),
         content: known
@@ -152,8 +158,17 @@ pub async fn follow<C: Cluster>(
         keep_again: Backoff::new(KEEP_AGAIN.0, KEEP_AGAIN.1),
         reported: welcome.report_known.then_some(level),
     };
-    if let Some(v1::Term { number, nonce }) = welcome.term {
-        let term = Term { number, nonce };
+    if let Some(v1::Term {
+        number,
+        nonce,
+        proof,
+    }) = welcome.term
+    {
+        let term = Term {
+            number,
+            nonce,
+            proof: Proof::of(&proof),
+        };
         accept_term(&known, term)?;
         stream.term = term;
         if term != known.term && known.in_force.is_some() {
@@ -190,6 +205,37 @@ pub async fn follow<C: Cluster>(
             },
         }
     }
+}
+
+/// What a report says of no single app.
+fn head(level: &Level) -> v1::Report {
+    v1::Report {
+        generation: level.in_force.map_or(0, |number| number.generation.0),
+        content: level
+            .in_force
+            .map_or_else(Vec::new, |number| number.content.0.to_vec()),
+        problems: level.problems.clone(),
+        cluster_scoped: level.cluster_scoped.clone(),
+        ..v1::Report::default()
+    }
+}
+
+/// Apps in messages of a size that every hub takes.
+fn in_parts(apps: Vec<v1::AppReport>) -> Vec<Vec<v1::AppReport>> {
+    let mut parts: Vec<Vec<v1::AppReport>> = Vec::new();
+    let mut room = 0;
+    for app in apps {
+        let size = app.encoded_len();
+        match parts.last_mut().filter(|_| size <= room) {
+            Some(part) => part.push(app),
+            None => {
+                parts.push(vec![app]);
+                room = REPORT_BYTES;
+            }
+        }
+        room = room.saturating_sub(size);
+    }
+    parts
 }
 
 impl<C: Cluster> Stream<'_, C> {
@@ -392,17 +438,24 @@ impl<C: Cluster> Stream<'_, C> {
             gone: true,
             ..v1::AppReport::default()
         }));
+        let mut full = full;
+        let mut parts = in_parts(apps);
+        let last = parts.pop().unwrap_or_default();
+        // Only the last completes the level, so only that has its digest.
+        for apps in parts {
+            let part = v1::Report {
+                apps,
+                full: std::mem::take(&mut full),
+                ..head(&level)
+            };
+            self.send(v1::agent_message::Message::Report(part)).await?;
+        }
         let report = v1::Report {
-            generation: level.in_force.map_or(0, |number| number.generation.0),
-            content: level
-                .in_force
-                .map_or_else(Vec::new, |number| number.content.0.to_vec()),
-            apps,
+            apps: last,
             full,
             digest: level.digest().0.to_vec(),
-            problems: level.problems.clone(),
             settled: level.settled,
-            cluster_scoped: level.cluster_scoped.clone(),
+            ..head(&level)
         };
         self.send(v1::agent_message::Message::Report(report)).await
     }

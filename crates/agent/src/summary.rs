@@ -14,9 +14,9 @@ use crate::cluster::Level;
 
 /// Problems of one app that are reported.
 const PROBLEMS: usize = 10;
-/// Objects that are named of all that waits for approvals: whoever approves sees every one, and a report
-/// stays well below what a message may have.
-const HELD: usize = 20_000;
+/// Bytes of names of all objects that wait for approvals: whoever approves sees every one of some ten thousand,
+/// and a report stays well below what a message may have.
+const HELD: usize = 2 * 1024 * 1024;
 /// Drifts of one app that are reported.
 const DRIFTS: usize = 10;
 
@@ -72,8 +72,7 @@ impl Summary {
         let mut room = HELD;
         for hold in &now.holds {
             let report = report_of(&mut apps, hold.app.as_str());
-            let hold = held(hold, room);
-            room -= hold.objects.len();
+            let hold = held(hold, &mut room);
             report.holds.push(hold);
         }
         let in_force = now.generation.map(|(generation, content)| Numbered {
@@ -106,8 +105,13 @@ fn report_of<'a>(
     Arc::make_mut(report)
 }
 
-fn held(hold: &Hold, room: usize) -> v1::Hold {
-    let names = hold.objects.iter().take(room).map(ToString::to_string);
+fn held(hold: &Hold, room: &mut usize) -> v1::Hold {
+    let names = hold.objects.iter().map(ToString::to_string);
+    let names = names.take_while(|name| {
+        let fits = name.len() <= *room;
+        *room = room.saturating_sub(name.len());
+        fits
+    });
     v1::Hold {
         set: hold.set.0.to_vec(),
         reason: hold.reason.clone(),

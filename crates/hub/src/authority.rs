@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use muster_model::ids::{ClusterName, ContentHash, InstanceId};
 use muster_pki::{
     AdminName, Ca, Certified, Credentials, Identity, JoinSecret, JoinToken, Key, Login, PkiError,
-    ServerTls, TrustBundle,
+    ServerTls, TermKey, TrustBundle,
 };
 use muster_store::{CommitError, Expected, RESTORED_KEY, Store, Txn};
 use tokio_util::sync::CancellationToken;
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     approvals,
     records::{self, InstanceRecord, JoinRecord, RecordError, audited, now, seconds},
+    suspects,
 };
 
 /// How long the hub's own certificate is valid.
@@ -129,9 +130,15 @@ impl Authority {
             txn = txn.delete(key.0);
         }
         let txn = approvals::void_in_force(self.store.as_ref(), txn).await?;
-        let txn = audited(txn, "hub", format!("restored from the backup of {at}"));
+        let why = format!("this hub's state was restored from the backup of {at}");
+        let txn = suspects::suspect(self.store.as_ref(), txn, None, why).await?;
         self.store.commit(txn).await?;
         Ok(())
+    }
+
+    /// The key under which this fleet's hubs prove their terms.
+    pub(crate) fn term_key(&self) -> TermKey {
+        self.ca.term_key()
     }
 
     /// TLS for the hub's listener, renewed in time until told to stop.

@@ -30,7 +30,8 @@ use crate::{
     leadership::Leadership,
     metrics::Metrics,
     observed::{Level, Observed},
-    records::{self, AppRecord, InForce, ListedBundle, RecordError, RegionRecord},
+    records::{self, AppRecord, InForce, ListedBundle, RecordError, RegionRecord, WantedRecord},
+    suspects::Suspects,
     wanted::{FleetState, Wanted, content_of},
 };
 
@@ -86,6 +87,21 @@ pub(crate) struct FleetLoop {
 /// How long a newer commit waits for one that is being worked on. What was rendered of that is not lost.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What a cluster should run.
+struct List {
+    budget: PruneBudget,
+    unknown: BTreeSet<AppName>,
+    bundles: Vec<ListedBundle>,
+}
+
+/// What else decides on a generation.
+struct Orders<'a> {
+    approved: &'a Approved,
+    suspects: &'a Suspects,
+    /// The last numbers of clusters that come back.
+    numbers: &'a BTreeMap<ClusterName, Generation>,
+}
+
 /// What is kept from one commit to the next.
 #[derive(Default)]
 struct Workshop {
@@ -140,8 +156,10 @@ impl FleetLoop {
         let mut done: Option<ObjectId> = None;
         let mut lead = self.leadership.watch();
         let mut approvals = self.store.watch(records::APPROVAL);
+        let mut suspects = self.store.watch(records::SUSPECT);
         // All of them: the first turn looks at them anyway.
         let _ = approvals.changes().await;
+        let _ = suspects.changes().await;
         loop {
             let snapshot = {
                 let view = self.views.borrow_and_update();
@@ -191,6 +209,10 @@ impl FleetLoop {
                     Some(_) => done = None,
                     None => return,
                 },
+                changed = suspects.changes() => match changed {
+                    Some(_) => done = None,
+                    None => return,
+                },
                 () = tokio::time::sleep(Duration::from_secs(1)), if failed => {}
             }
         }
@@ -225,18 +247,32 @@ impl FleetLoop {
         outcome: Outcome,
     ) -> Result<(), FleetError> {
         let approved = approvals::all(self.store.as_ref()).await?;
+        let suspects = Arc::new(Suspects::load(self.store.as_ref()).await?);
         let before = self.published.borrow().clone();
         let Some(facts) = &outcome.facts else {
             // The whole last good snapshot stays in force; only the problems are new, and what people
             // order meanwhile.
             let lists = before.wanted.iter().map(|(cluster, wanted)| {
-                let list = wanted.bundles.to_vec();
-                (cluster.clone(), (wanted.prune.budget, list))
+                let list = List {
+                    budget: suspects.budget(cluster, wanted.prune.budget),
+                    unknown: wanted.prune.unknown.clone(),
+                    bundles: wanted.bundles.to_vec(),
+                };
+                (cluster.clone(), list)
             });
             let commit = &before.in_force.commit;
             let none = |_: &AppName| false;
-            let wanted = self.number(lists.collect(), &approved, &before, none, commit);
+            let numbers = BTreeMap::new();
+            let orders = Orders {
+                approved: &approved,
+                suspects: &suspects,
+                numbers: &numbers,
+            };
+            let wanted = self.number(lists.collect(), &orders, &before, none, commit);
             let mut state = FleetState {
+                worked: true,
+                current: before.current,
+                suspects,
                 in_force: Arc::clone(&before.in_force),
                 wanted,
             };
@@ -273,15 +309,43 @@ impl FleetLoop {
         let in_force = Arc::new(describe(facts, &outcome, snapshot, problems, &held));
         let budget = facts.prune;
         let lists = chosen.iter().map(|(cluster, bundles)| {
-            let list = bundles.values().map(|c| c.listed.clone()).collect();
-            (cluster.clone(), (budget, list))
+            let suspect = suspects.is(cluster);
+            let level = self.observed.get(cluster);
+            let there = |app: &&AppName| {
+                let level = level.as_ref();
+                suspect || level.is_some_and(|level| level.apps.contains_key(app.as_str()))
+            };
+            let held = facts
+                .apps
+                .keys()
+                .filter(|app| !outcome.bundles.contains_key(*app));
+            let held = held.chain(&outcome.broken);
+            let unknown = held.filter(|app| !bundles.contains_key(*app)).filter(there);
+            let list = List {
+                budget: suspects.budget(cluster, budget),
+                unknown: unknown.cloned().collect(),
+                bundles: bundles.values().map(|c| c.listed.clone()).collect(),
+            };
+            (cluster.clone(), list)
         });
         let said = lets_go(snapshot, &before.in_force.commit);
         let apps = &facts.apps;
         let meant = |app: &AppName| said.contains(app) || apps.contains_key(app);
         let commit = &in_force.commit;
-        let wanted = self.number(lists.collect(), &approved, &before, meant, commit);
-        let state = FleetState { in_force, wanted };
+        let numbers = self.numbers(facts, &before).await?;
+        let orders = Orders {
+            approved: &approved,
+            suspects: &suspects,
+            numbers: &numbers,
+        };
+        let wanted = self.number(lists.collect(), &orders, &before, meant, commit);
+        let state = FleetState {
+            worked: true,
+            current: true,
+            suspects,
+            in_force,
+            wanted,
+        };
         if state.in_force != before.in_force || state.wanted != before.wanted {
             self.write(&before, &state, &chosen, &approved).await?;
         }
@@ -297,24 +361,35 @@ impl FleetLoop {
     /// otherwise its agent asks.
     fn number(
         &self,
-        lists: BTreeMap<ClusterName, (PruneBudget, Vec<ListedBundle>)>,
-        approved: &Approved,
+        lists: BTreeMap<ClusterName, List>,
+        orders: &Orders<'_>,
         before: &FleetState,
         meant: impl Fn(&AppName) -> bool,
         commit: &str,
     ) -> BTreeMap<ClusterName, Arc<Wanted>> {
         let mut shared: HashMap<ContentHash, Arc<[ListedBundle]>> = HashMap::new();
-        let mut number = |cluster: &ClusterName, budget, list: Vec<ListedBundle>| {
+        let mut number = |cluster: &ClusterName, list: List| {
+            let List {
+                budget,
+                unknown,
+                bundles: list,
+            } = list;
             let now = before.wanted.get(cluster);
             let level = self.observed.get(cluster);
-            let mut approved = approved.get(cluster).cloned().unwrap_or_default();
-            approved.extend(leaving(
-                &list,
-                now.map(AsRef::as_ref),
-                level.as_ref(),
-                &meant,
-            ));
-            let mut prune = PruneOrders { budget, approved };
+            let mut approved = orders.approved.get(cluster).cloned().unwrap_or_default();
+            if !orders.suspects.is(cluster) {
+                approved.extend(leaving(
+                    &list,
+                    now.map(AsRef::as_ref),
+                    level.as_ref(),
+                    &meant,
+                ));
+            }
+            let mut prune = PruneOrders {
+                budget,
+                approved,
+                unknown,
+            };
             let mut content = content_of(EPOCH.0, &prune, &list);
             if let Some(now) = now.filter(|now| now.number.content == content) {
                 return Arc::clone(now);
@@ -324,8 +399,11 @@ impl FleetLoop {
                 prune.approved = approvals::pending(&prune.approved, now, level.as_ref());
                 content = content_of(EPOCH.0, &prune, &list);
             }
+            let known = orders.numbers.get(cluster).copied();
             let generation = now
-                .map_or(Generation(0), |now| now.number.generation)
+                .map(|now| now.number.generation)
+                .or(known)
+                .unwrap_or(Generation(0))
                 .next();
             let since = now
                 .filter(|now| now.prune.budget == budget && now.bundles.as_ref() == list.as_slice())
@@ -343,11 +421,27 @@ impl FleetLoop {
                 bundles: Arc::clone(bundles),
             })
         };
-        let numbered = lists.into_iter().map(|(cluster, (budget, list))| {
-            let wanted = number(&cluster, budget, list);
+        let numbered = lists.into_iter().map(|(cluster, list)| {
+            let wanted = number(&cluster, list);
             (cluster, wanted)
         });
         numbered.collect()
+    }
+
+    /// The last numbers of clusters that come back to the fleet.
+    async fn numbers(
+        &self,
+        facts: &Facts,
+        before: &FleetState,
+    ) -> Result<BTreeMap<ClusterName, Generation>, FleetError> {
+        let mut numbers = BTreeMap::new();
+        let clusters = facts.clusters.keys();
+        for cluster in clusters.filter(|cluster| !before.wanted.contains_key(*cluster)) {
+            let key = records::wanted_key(cluster);
+            let record = records::read::<WantedRecord>(self.store.as_ref(), &key).await?;
+            numbers.extend(record.map(|(record, _)| (cluster.clone(), record.generation)));
+        }
+        Ok(numbers)
     }
 
     fn publish(&self, state: FleetState) {

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use muster_plan::delivery::Term;
+use muster_pki::TermKey;
+use muster_plan::delivery::{Known, Proof, Term};
 use muster_store::{CommitError, Expected, Store, Txn};
 use tokio::sync::{Mutex, watch};
 
@@ -12,6 +13,7 @@ use crate::records::{self, Lead, RecordError};
 /// The term as every loop sees it; `None` once this hub has stepped down.
 pub(crate) struct Leadership {
     store: Arc<dyn Store>,
+    key: TermKey,
     lead: watch::Sender<Option<Lead>>,
     /// Held while the lead is taken: many agents may ask for it at once.
     taking: Mutex<()>,
@@ -28,13 +30,15 @@ pub enum LeadError {
     Commit(#[from] CommitError),
 }
 
-async fn take(store: &dyn Store, above: u64) -> Result<Lead, LeadError> {
+async fn take(store: &dyn Store, key: &TermKey, above: u64) -> Result<Lead, LeadError> {
     loop {
         let held: Option<(Term, u64)> = records::read(store, records::TERM).await?;
         let (number, revision) = held.map_or((0, None), |(term, rev)| (term.number, Some(rev)));
+        let (number, nonce) = (number.max(above).saturating_add(1), rand::random());
         let term = Term {
-            number: number.max(above) + 1,
-            nonce: rand::random(),
+            number,
+            nonce,
+            proof: Proof(key.prove(number, nonce, store.incarnation())),
         };
         let txn = Txn::new()
             .when(records::TERM, Expected::unchanged(revision))
@@ -49,10 +53,11 @@ async fn take(store: &dyn Store, above: u64) -> Result<Lead, LeadError> {
 
 impl Leadership {
     /// Takes the lead with a term above every earlier one.
-    pub(crate) async fn begin(store: Arc<dyn Store>) -> Result<Self, LeadError> {
-        let lead = take(store.as_ref(), 0).await?;
+    pub(crate) async fn begin(store: Arc<dyn Store>, key: TermKey) -> Result<Self, LeadError> {
+        let lead = take(store.as_ref(), &key, 0).await?;
         Ok(Self {
             store,
+            key,
             lead: watch::Sender::new(Some(lead)),
             taking: Mutex::new(()),
         })
@@ -68,13 +73,23 @@ impl Leadership {
         *self.lead.borrow()
     }
 
+    /// Whether a hub of this fleet gave an agent the term that it names.
+    pub(crate) fn is_proven(&self, known: &Known) -> bool {
+        let Term {
+            number,
+            nonce,
+            proof,
+        } = known.term;
+        self.key.holds(number, nonce, &known.incarnation, &proof.0)
+    }
+
     /// Takes the lead again above a number that an agent has seen.
     pub(crate) async fn retake(&self, above: u64) -> Result<(), LeadError> {
         let _taking = self.taking.lock().await;
         if self.now().is_none_or(|lead| lead.term.number > above) {
             return Ok(());
         }
-        let lead = take(self.store.as_ref(), above).await?;
+        let lead = take(self.store.as_ref(), &self.key, above).await?;
         tracing::warn!(term = %lead.term, above, "took the lead again: an agent has seen a newer term");
         self.lead.send_replace(Some(lead));
         Ok(())

@@ -4,6 +4,7 @@
 mod approvals;
 mod authority;
 mod blobs;
+mod bucket;
 mod choose;
 mod config;
 mod fleet;
@@ -18,6 +19,7 @@ mod server;
 mod services;
 mod session;
 mod status;
+mod suspects;
 mod wanted;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -154,7 +156,7 @@ pub async fn run(
     for (cluster, instance) in authority.joined().await? {
         observed.expect(&cluster, instance);
     }
-    let leadership = Arc::new(Leadership::begin(Arc::clone(&store)).await?);
+    let leadership = Arc::new(Leadership::begin(Arc::clone(&store), authority.term_key()).await?);
     let blobs = Arc::new(blobs::Blobs::new(Arc::clone(&store)));
     let published = Arc::new(watch::Sender::new(Arc::new(state)));
 

@@ -1,5 +1,6 @@
 //! The last known level of every cluster: what its agent reported, and whether it is there.
 
+mod bounds;
 mod recreations;
 
 use std::{
@@ -42,6 +43,8 @@ pub(crate) struct Level {
     pub(crate) cluster_scoped: Vec<String>,
     /// Why the hub does not deliver to it, if it doesn't.
     pub(crate) held: Option<String>,
+    /// What the hub left out of its report, if it did.
+    pub(crate) cut: Option<String>,
 }
 
 /// All levels. A change of any of them is announced once for many.
@@ -88,6 +91,7 @@ impl Observed {
                 cluster_scoped: report.cluster_scoped,
                 connected: false,
                 held: None,
+                cut: None,
             };
             levels.insert(cluster, level);
         }
@@ -108,9 +112,15 @@ impl Observed {
         self.write.notify_one();
     }
 
-    /// Takes in a report.
-    pub(crate) fn report(&self, cluster: &ClusterName, report: v1::Report) {
+    /// Takes in a report, within bounds. `has` are the apps that the cluster should run.
+    pub(crate) fn report(
+        &self,
+        cluster: &ClusterName,
+        mut report: v1::Report,
+        has: impl Fn(&str) -> bool,
+    ) {
         self.update(cluster, |level| {
+            let cut = bounds::bound(&mut report, has, &level.apps);
             level.last_seen = now();
             level.in_force = number_of(report.generation, &report.content);
             lock(&self.recreations).hear(cluster, &level.apps, &report.apps, now());
@@ -124,6 +134,11 @@ impl Observed {
                     level.apps.insert(app.app.clone(), app);
                 }
             }
+            let cut = cut.or(bounds::bound_level(&mut level.apps));
+            if cut != level.cut {
+                tracing::warn!(%cluster, cut, "a report is not taken whole");
+            }
+            level.cut = cut;
             level.digest = report.digest;
             level.problems = report.problems;
             level.settled = report.settled;

@@ -31,6 +31,8 @@ pub(crate) const INSTANCE: &str = "instance/";
 pub(crate) const OBSERVED: &str = "observed/";
 /// Prefix of [`ApprovalRecord`]s by cluster and set.
 pub(crate) const APPROVAL: &str = "approval/";
+/// Prefix of suspicions by cluster.
+pub(crate) const SUSPECT: &str = "suspect/";
 /// Prefix of [`AuditRecord`]s by time.
 pub(crate) const AUDIT: &str = "audit/";
 

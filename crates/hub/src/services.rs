@@ -21,7 +21,7 @@ use crate::{
     observed::Observed,
     records::seconds,
     session::{Caller, Sessions},
-    status,
+    status, suspects,
 };
 
 /// How long a join token works where nothing else is asked for.
@@ -170,6 +170,19 @@ impl Services {
         }
         let mut status =
             status::status(&state, |cluster| parts.observed.get(cluster), repo, request);
+        let suspicions = state.suspects.problems();
+        let mut first: Vec<v1::RepoProblem> = suspicions.iter().map(Into::into).collect();
+        if !state.worked && !status.repo.clone().unwrap_or_default().problem.is_empty() {
+            let problem = v1::RepoProblem {
+                scope: "fleet".to_owned(),
+                message: "this hub has not read the repository since it was started, and delivers nothing until it has"
+                    .to_owned(),
+                help: "clusters go on with what they run".to_owned(),
+                ..v1::RepoProblem::default()
+            };
+            first.push(problem);
+        }
+        status.problems.splice(0..0, first);
         if parts.leadership.now().is_none() {
             let problem = v1::RepoProblem {
                 scope: "fleet".to_owned(),
@@ -445,6 +458,33 @@ impl v1::admin_server::Admin for Services {
         let approved = approvals::approve(store, lead, &request, judged, &who).await;
         approved.map_err(|error| self.denied(&who, &error.into()))?;
         Ok(Response::new(v1::ApproveSetResponse {}))
+    }
+
+    async fn confirm_state(
+        &self,
+        request: Request<v1::ConfirmStateRequest>,
+    ) -> Answer<v1::ConfirmStateResponse> {
+        let who = self.admin(&request)?;
+        let v1::ConfirmStateRequest { dry_run, reason } = request.into_inner();
+        let parts = &self.0;
+        let Some(lead) = parts.leadership.now() else {
+            return Err(Status::unavailable(
+                "this hub has stepped down; another hub leads",
+            ));
+        };
+        let store = parts.sessions.store.as_ref();
+        let failed = |error: suspects::ConfirmError| {
+            tracing::error!(error = %Chain(&error), who, "a confirmation failed");
+            Status::unavailable("the hub's store fails; see its log")
+        };
+        let loaded = suspects::Suspects::load(store).await;
+        let suspicions = loaded.map_err(|error| failed(error.into()))?.texts();
+        if !dry_run {
+            let reason: String = reason.chars().take(MAX_REASON).collect();
+            let confirmed = suspects::confirm(store, lead, &who, &reason).await;
+            confirmed.map_err(failed)?;
+        }
+        Ok(Response::new(v1::ConfirmStateResponse { suspicions }))
     }
 
     async fn refresh(&self, request: Request<v1::RefreshRequest>) -> Answer<v1::RefreshResponse> {

@@ -3,7 +3,7 @@
 //! holds up nobody else, and two that both have much to say don't wait for each other.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -14,10 +14,11 @@ use std::{
 use bytes::Bytes;
 use futures::StreamExt as _;
 use muster_model::ids::{ClusterName, ContentHash, InstanceId};
-use muster_plan::delivery::{Known, Meeting, Numbered, Term, meet, number_for};
+use muster_plan::delivery::{Known, Meeting, Numbered, Proof, Term, meet, number_for};
 use muster_proto::{PIECE_BYTES, PROTOCOL_VERSION, VERSION, v1};
 use muster_runtime::log::Chain;
 use muster_store::{Expected, Store, Txn};
+use prost::Message as _;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
@@ -26,11 +27,13 @@ use crate::{
     approvals,
     authority::admit,
     blobs::Blobs,
+    bucket::Bucket,
     fleet::Published,
     leadership::Leadership,
     metrics::{Metrics, Sent, SentKind},
     observed::{MAX_NUMBER, Observed, number_of},
-    records::{self, Lead, WantedRecord},
+    records::{self, AuditEntry, Lead, WantedRecord},
+    suspects,
     wanted::{FleetState, Wanted},
 };
 
@@ -40,6 +43,16 @@ const HELLO_WITHIN: Duration = Duration::from_secs(10);
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long two processes of one cluster are both held after they took turns.
 const HELD_FOR: Duration = Duration::from_secs(60);
+
+/// What is held for one reason is in the audit log once in this time.
+const AUDIT_EVERY: Duration = Duration::from_secs(3600);
+/// A cluster's generation is numbered anew at most once in this time: each is a write.
+const RENUMBER_EVERY: Duration = Duration::from_secs(10);
+/// Generations that a report may be about: those that the stream was told last.
+const TOLD: usize = 64;
+/// Objects of one app that an agent lists, and characters of a version.
+const LISTED: usize = 200_000;
+const VERSION_LENGTH: usize = 64;
 
 /// What a stream takes to the agent.
 pub(crate) type Outgoing = mpsc::Sender<Result<v1::HubMessage, Status>>;
@@ -71,6 +84,10 @@ pub(crate) struct Sessions {
     current: Mutex<HashMap<ClusterName, Current>>,
     /// Processes that were replaced, by when: one that comes back proves that two are alive.
     replaced: Mutex<HashMap<(ClusterName, u64), Instant>>,
+    /// Clusters that were held lately, by reason and when.
+    audited: Mutex<HashMap<(ClusterName, &'static str), Instant>>,
+    /// When a generation was numbered anew for a cluster.
+    renumbered: Mutex<HashMap<ClusterName, Instant>>,
 }
 
 /// Who a stream belongs to.
@@ -110,6 +127,8 @@ impl Sessions {
             next: AtomicU64::new(0),
             current: Mutex::default(),
             replaced: Mutex::default(),
+            audited: Mutex::default(),
+            renumbered: Mutex::default(),
         })
     }
 
@@ -169,13 +188,17 @@ impl Sessions {
             return;
         }
         self.metrics.agents.inc();
-        tracing::info!(cluster = %caller.cluster, instance = %caller.instance, version = hello.version, generation = hello.generation, "agent connected");
+        tracing::info!(cluster = %caller.cluster, instance = %caller.instance, version = hello.version.get(..VERSION_LENGTH.min(hello.version.len())).unwrap_or_default(), generation = hello.generation, "agent connected");
         let mut stream = Stream {
             sessions: &self,
             caller: &caller,
             outgoing: &outgoing,
             in_force: number_of(hello.generation, &hello.content),
             offered: None,
+            told: number_of(hello.generation, &hello.content)
+                .into_iter()
+                .collect(),
+            bucket: Bucket::new(),
             asked: HashMap::new(),
             last_question: 0,
             outbox: VecDeque::new(),
@@ -212,7 +235,7 @@ impl Sessions {
             return Err(("other_cluster", Status::permission_denied(why)));
         }
         // One agent must not be able to use up the fleet's numbers.
-        let term = hello.term.unwrap_or_default();
+        let term = hello.term.clone().unwrap_or_default();
         if term.number > MAX_NUMBER || hello.generation > MAX_NUMBER {
             let why = "the agent names a term or generation that no hub can have given";
             return Err(("impossible_number", Status::invalid_argument(why)));
@@ -248,6 +271,31 @@ impl Sessions {
         }
         current.insert(cluster.clone(), stream);
         Ok(())
+    }
+
+    /// Does not deliver to a cluster, and says why for as long as that lasts. Once an hour it is in the audit log.
+    async fn hold(&self, caller: &Caller, reason: &'static str, why: String) -> Status {
+        let cluster = &caller.cluster;
+        let who = format!("{cluster}/{} at {}", caller.instance, caller.address);
+        self.metrics.refuse(reason, &who, &why);
+        self.observed
+            .update(cluster, |level| level.held = Some(why.clone()));
+        let first = {
+            let mut audited = lock(&self.audited);
+            audited.retain(|_, when| when.elapsed() < AUDIT_EVERY);
+            let key = (cluster.clone(), reason);
+            audited.insert(key, Instant::now()).is_none()
+        };
+        if first {
+            let entry = AuditEntry::new(
+                &format!("agent of cluster {cluster}"),
+                format!("held: {why}"),
+            );
+            if let Err(error) = self.store.commit(entry.put(Txn::new())).await {
+                tracing::error!(error = %Chain(&error), "the audit log can't be written");
+            }
+        }
+        Status::failed_precondition(why)
     }
 
     fn leave(&self, cluster: &ClusterName, id: u64) {
@@ -298,8 +346,11 @@ struct Stream<'a> {
     caller: &'a Caller,
     outgoing: &'a Outgoing,
     in_force: Option<Numbered>,
-    /// What the agent was told last, and what it said then.
+    /// What the agent was told last.
     offered: Option<Numbered>,
+    /// What the agent can have in force: what it came with, and what it was told since.
+    told: VecDeque<Numbered>,
+    bucket: Bucket,
     asked: HashMap<u64, (oneshot::Sender<Vec<v1::ObjectState>>, Vec<v1::ObjectState>)>,
     last_question: u64,
     /// What waits until the agent takes it: small messages, the newest generation, and bundles.
@@ -321,11 +372,12 @@ impl Stream<'_> {
         let sessions = self.sessions;
         let mut published = sessions.published.subscribe();
         let mut lead = sessions.leadership.watch();
-        let term = hello.term.unwrap_or_default();
+        let term = hello.term.clone().unwrap_or_default();
         let known = Known {
             term: Term {
                 number: term.number,
                 nonce: term.nonce,
+                proof: Proof::of(&term.proof),
             },
             incarnation: hello.incarnation.clone(),
             in_force: self.in_force,
@@ -352,8 +404,20 @@ impl Stream<'_> {
                 () = &mut expiry => return Err(Status::unauthenticated("the certificate has expired")),
                 message = incoming.next() => match message {
                     None => return Ok("the agent closed it"),
+                    Some(Err(error)) if error.code() == tonic::Code::OutOfRange => {
+                        let why = format!("its agent sent too large a message: {}", error.message());
+                        return Err(sessions.hold(self.caller, "too_large", why).await);
+                    }
                     Some(Err(_)) => return Ok("the connection broke"),
-                    Some(Ok(message)) => self.hear(message)?,
+                    Some(Ok(message)) => {
+                        if !self.bucket.take(message.encoded_len()) {
+                            let why = "its agent says more than a hub takes in: over 50 messages or 3 MiB a second, for seconds".to_owned();
+                            return Err(sessions.hold(self.caller, "too_much", why).await);
+                        }
+                        if let Err(why) = self.hear(message) {
+                            return Err(sessions.hold(self.caller, "nonsense", why).await);
+                        }
+                    }
                 },
                 permit = self.outgoing.reserve(), if to_send => match permit {
                     Ok(permit) => if let Some(message) = self.next_message().await? {
@@ -379,16 +443,35 @@ impl Stream<'_> {
         let Some(Lead { term, .. }) = sessions.leadership.now() else {
             return Ok(());
         };
-        match meet(term, sessions.store.incarnation(), known) {
+        let proven = sessions.leadership.is_proven(known);
+        match meet(term, sessions.store.incarnation(), known, proven) {
             Meeting::Lead => Ok(()),
+            Meeting::Unproven => {
+                let (theirs, own) = (known.term, term);
+                let why = format!(
+                    "the agent names the term {theirs}, which no hub of this fleet gave; this hub's is {own}. \
+                     Does somebody else hold its certificate? `muster cluster remove {cluster}`, and let it join again",
+                    cluster = self.caller.cluster,
+                );
+                Err(sessions.hold(self.caller, "unproven_term", why).await)
+            }
             Meeting::StepDown => {
                 sessions.leadership.step_down();
                 Ok(())
             }
-            Meeting::Retake { above } => sessions.leadership.retake(above).await.map_err(|error| {
-                tracing::error!(error = %Chain(&error), "the lead can't be taken again");
-                Status::unavailable("the hub can't take the lead")
-            }),
+            Meeting::Retake { above } => {
+                let why = "an agent proves a newer term than this hub's state".to_owned();
+                let store = sessions.store.as_ref();
+                let txn = suspects::suspect(store, Txn::new(), None, why).await;
+                let failed = |error: &(dyn std::error::Error + 'static)| {
+                    tracing::error!(error = %Chain(error), "the lead can't be taken again");
+                    Status::unavailable("the hub can't take the lead")
+                };
+                let txn = txn.map_err(|error| failed(&error))?;
+                store.commit(txn).await.map_err(|error| failed(&error))?;
+                let retaken = sessions.leadership.retake(above).await;
+                retaken.map_err(|error| failed(&error))
+            }
         }
     }
 
@@ -403,12 +486,17 @@ impl Stream<'_> {
         sessions.observed.welcome(
             &self.caller.cluster,
             &self.caller.instance,
-            &hello.version,
+            &hello
+                .version
+                .chars()
+                .take(VERSION_LENGTH)
+                .collect::<String>(),
             self.in_force,
         );
         let term = lead.borrow_and_update().map(|lead| v1::Term {
             number: lead.term.number,
             nonce: lead.term.nonce,
+            proof: lead.term.proof.0.to_vec(),
         });
         let welcome = v1::Welcome {
             protocol: PROTOCOL_VERSION,
@@ -423,11 +511,22 @@ impl Stream<'_> {
 
     /// Tells the agent what its cluster should run, unless it knows.
     async fn offer(&mut self, state: &FleetState) -> Result<(), Status> {
-        let Some(wanted) = state.wanted.get(&self.caller.cluster) else {
+        let wanted = state.wanted.get(&self.caller.cluster);
+        let Some(wanted) = wanted.filter(|_| state.worked) else {
             return Ok(());
         };
         let number = number_for(wanted.number, self.in_force);
         if number != wanted.number {
+            if !state.current {
+                let why = "its agent has a newer generation than this hub's state, and no good commit says what \
+                           it should run; nothing is delivered until one does";
+                self.sessions
+                    .observed
+                    .update(&self.caller.cluster, |level| {
+                        level.held = Some(why.to_owned())
+                    });
+                return Ok(());
+            }
             return self.renumber(wanted).await;
         }
         if self.offered == Some(number) || self.in_force == Some(number) {
@@ -446,7 +545,18 @@ impl Stream<'_> {
             bundles: bundles.collect(),
             prune: Some((&wanted.prune).into()),
         };
+        let observed = &self.sessions.observed;
+        if observed
+            .get(&self.caller.cluster)
+            .is_some_and(|level| level.held.is_some())
+        {
+            observed.update(&self.caller.cluster, |level| level.held = None);
+        }
         self.offered = Some(number);
+        self.told.push_back(number);
+        if self.told.len() > TOLD {
+            self.told.pop_front();
+        }
         self.generation = Some(generation);
         // The agent says anew what it lacks for this one.
         self.needed.clear();
@@ -460,6 +570,16 @@ impl Stream<'_> {
         let Some(lead) = sessions.leadership.now() else {
             return Ok(());
         };
+        {
+            let mut renumbered = lock(&sessions.renumbered);
+            renumbered.retain(|_, when| when.elapsed() < RENUMBER_EVERY);
+            if renumbered.contains_key(&self.caller.cluster) {
+                return Err(Status::unavailable(
+                    "this cluster's generation was numbered anew a moment ago",
+                ));
+            }
+            renumbered.insert(self.caller.cluster.clone(), Instant::now());
+        }
         let renumbered = Arc::new(wanted.renumbered(self.in_force));
         let number = renumbered.number;
         let failed = |error: &(dyn std::error::Error + 'static)| {
@@ -487,7 +607,12 @@ impl Stream<'_> {
             let list = records::encode(&renumbered.bundles.as_ref());
             txn = txn.put(records::content_key(number.content), list);
         }
-        let txn = approvals::void(sessions.store.as_ref(), txn, Some(&self.caller.cluster))
+        let cluster = Some(&self.caller.cluster);
+        let txn = approvals::void(sessions.store.as_ref(), txn, cluster)
+            .await
+            .map_err(|error| failed(&error))?;
+        let why = "its agent has a newer generation than this hub's state".to_owned();
+        let txn = suspects::suspect(sessions.store.as_ref(), txn, cluster, why)
             .await
             .map_err(|error| failed(&error))?;
         sessions
@@ -508,16 +633,38 @@ impl Stream<'_> {
         Ok(())
     }
 
-    fn hear(&mut self, message: v1::AgentMessage) -> Result<(), Status> {
+    /// What an agent says. The error is why it is not heard any further.
+    fn hear(&mut self, message: v1::AgentMessage) -> Result<(), String> {
         match message.message {
             Some(v1::agent_message::Message::Need(need)) => self.need(need),
             Some(v1::agent_message::Message::Report(report)) => {
-                self.in_force = number_of(report.generation, &report.content).or(self.in_force);
-                self.sessions.observed.report(&self.caller.cluster, report);
+                if let Some(number) = number_of(report.generation, &report.content) {
+                    let newest = self.told.iter().map(|told| told.generation).max();
+                    if self.told.contains(&number) {
+                        self.in_force = Some(number);
+                    } else if newest.is_none_or(|newest| number.generation > newest) {
+                        return Err(format!(
+                            "its agent reports generation {}, which it was not told",
+                            number.generation
+                        ));
+                    }
+                }
+                let state = self.sessions.published.borrow().clone();
+                let wanted = state.wanted.get(&self.caller.cluster);
+                let wanted = wanted.map(|wanted| &*wanted.bundles).unwrap_or_default();
+                let has: HashSet<&str> = wanted.iter().map(|listed| listed.app.as_str()).collect();
+                self.sessions
+                    .observed
+                    .report(&self.caller.cluster, report, |app| has.contains(app));
                 Ok(())
             }
             Some(v1::agent_message::Message::Objects(list)) => {
-                if let Some((_, objects)) = self.asked.get_mut(&list.request) {
+                if let Some((answer, objects)) = self.asked.get_mut(&list.request) {
+                    if answer.is_closed() || objects.len() + list.objects.len() > LISTED {
+                        // Nobody reads it any more, or it is no list that anybody could read.
+                        self.asked.remove(&list.request);
+                        return Ok(());
+                    }
                     objects.extend(list.objects);
                 }
                 if list.last
@@ -529,7 +676,7 @@ impl Stream<'_> {
                 Ok(())
             }
             Some(v1::agent_message::Message::Hello(_)) => {
-                Err(Status::invalid_argument("a stream has one hello"))
+                Err("its agent says hello twice".to_owned())
             }
             // A newer agent's word. The protocol's number rises where it must be understood.
             None => Ok(()),
@@ -537,7 +684,7 @@ impl Stream<'_> {
     }
 
     /// Notes what the agent lacks of the generation that it was told last.
-    fn need(&mut self, need: v1::Need) -> Result<(), Status> {
+    fn need(&mut self, need: v1::Need) -> Result<(), String> {
         if self.offered.map(|number| number.generation.0) != Some(need.generation) {
             return Ok(());
         }
@@ -545,7 +692,7 @@ impl Stream<'_> {
         let wanted = state.wanted.get(&self.caller.cluster);
         for hash in need.hashes {
             let Ok(hash) = ContentHash::try_from(hash.as_slice()) else {
-                return Err(Status::invalid_argument("a hash has 32 bytes"));
+                return Err("its agent asks for what is no hash".to_owned());
             };
             // What another cluster runs is none of this one's business.
             let its_own = wanted.is_some_and(|w| w.bundles.iter().any(|b| b.hash == hash));

@@ -56,7 +56,7 @@ fn cluster(
         v1::ClusterState::Unjoined
     } else if !seen.connected {
         v1::ClusterState::Offline
-    } else if any(v1::ClusterState::Failing) || !seen.problems.is_empty() {
+    } else if any(v1::ClusterState::Failing) || !seen.problems.is_empty() || seen.cut.is_some() {
         v1::ClusterState::Failing
     } else if !synced || any(v1::ClusterState::Progressing) {
         v1::ClusterState::Progressing
@@ -78,7 +78,13 @@ fn cluster(
             String::new()
         },
         apps,
-        problems: seen.problems.iter().chain(&seen.held).cloned().collect(),
+        problems: seen
+            .problems
+            .iter()
+            .chain(&seen.held)
+            .chain(&seen.cut)
+            .cloned()
+            .collect(),
     }
 }
 

@@ -12,7 +12,10 @@ use muster_model::{
 use muster_plan::delivery::{Numbered, number_for};
 use muster_store::Store;
 
-use crate::records::{self, InForce, ListedBundle, RecordError, WantedRecord};
+use crate::{
+    records::{self, InForce, ListedBundle, RecordError, WantedRecord},
+    suspects::{NOTHING, Suspects},
+};
 
 /// What one cluster should run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +33,12 @@ pub(crate) struct Wanted {
 /// The whole fleet at one commit.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FleetState {
+    /// Whether this process has worked on a commit. Before that it delivers nothing: what the store has may be
+    /// older than what the clusters run.
+    pub(crate) worked: bool,
+    /// Whether one of these was good, so that what is wanted is no older than the repository.
+    pub(crate) current: bool,
+    pub(crate) suspects: Arc<Suspects>,
     pub(crate) in_force: Arc<InForce>,
     pub(crate) wanted: BTreeMap<ClusterName, Arc<Wanted>>,
 }
@@ -54,10 +63,11 @@ impl Wanted {
     }
 
     /// The same under a number that an agent can take which has this in force. The store that this came
-    /// from is older than the agent, so its approvals are void.
+    /// from is older than the agent, so its approvals are void, and nothing may be deleted unasked.
     pub(crate) fn renumbered(&self, in_force: Option<Numbered>) -> Self {
         let prune = PruneOrders {
-            budget: self.prune.budget,
+            budget: NOTHING,
+            unknown: self.prune.unknown.clone(),
             ..PruneOrders::default()
         };
         let held = Numbered {
@@ -118,7 +128,14 @@ pub(crate) async fn load(store: &dyn Store) -> Result<FleetState, RecordError> {
         };
         wanted.insert(cluster, Arc::new(state));
     }
-    Ok(FleetState { in_force, wanted })
+    let suspects = Arc::new(Suspects::load(store).await?);
+    Ok(FleetState {
+        worked: false,
+        current: false,
+        suspects,
+        in_force,
+        wanted,
+    })
 }
 
 #[cfg(test)]
@@ -129,13 +146,14 @@ mod tests {
 
     #[test]
     fn another_number_has_no_approvals() {
-        let budget = PruneBudget {
+        let some = PruneBudget {
             objects: 3,
             percent: 4,
         };
-        let prune = |approved: &[&[u8]]| PruneOrders {
+        let prune = |budget, approved: &[&[u8]]| PruneOrders {
             budget,
             approved: approved.iter().map(|set| ContentHash::of(set)).collect(),
+            ..PruneOrders::default()
         };
         let wanted = |generation, prune: PruneOrders| Wanted {
             number: Numbered {
@@ -148,12 +166,12 @@ mod tests {
             prune,
             bundles: [].into(),
         };
-        let held = wanted(3, prune(&[b"a"]));
+        let held = wanted(3, prune(some, &[b"a"]));
         let elsewhere = Numbered {
             generation: Generation(7),
             content: ContentHash::of(b"of a newer store"),
         };
-        let expected = wanted(8, prune(&[]));
+        let expected = wanted(8, prune(NOTHING, &[]));
         assert_eq!(held.renumbered(Some(elsewhere)), expected);
         // The agent may have that very content already.
         let same = Numbered {

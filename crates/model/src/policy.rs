@@ -126,6 +126,9 @@ pub struct PruneOrders {
     pub budget: PruneBudget,
     /// Sets of objects that a person has approved to be deleted, each by the hash that the agent gave it.
     pub approved: BTreeSet<ContentHash>,
+    /// Apps that stand in the repository and of which the hub knows nothing good: nothing of them is deleted.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub unknown: BTreeSet<AppName>,
 }
 
 /// What the names begin with under which all of an app is approved to be deleted.

@@ -2,6 +2,7 @@
 
 use std::{
     fmt::Display,
+    io::IsTerminal as _,
     path::{Path, PathBuf},
 };
 
@@ -13,6 +14,7 @@ use serde_json::json;
 use tonic::Status;
 
 use crate::{
+    approve::agreed,
     client::{self, Client},
     output::{Output, print},
 };
@@ -79,6 +81,61 @@ pub(crate) async fn remove(
         }
     }
     Ok(removed > 0)
+}
+
+/// `muster hub confirm`: true where nothing is suspect any more.
+pub(crate) async fn confirm(
+    mut client: Client,
+    dry_run: bool,
+    yes: bool,
+    reason: String,
+    output: Output,
+) -> anyhow::Result<bool> {
+    let look = v1::ConfirmStateRequest {
+        dry_run: true,
+        reason: String::new(),
+    };
+    let shown = client.confirm_state(look).await.map_err(said)?;
+    let suspicions = shown.into_inner().suspicions;
+    let clean = suspicions.is_empty();
+    if output == Output::Table {
+        for suspicion in &suspicions {
+            print(&format!("{suspicion}\n"));
+        }
+        if clean {
+            print("there is nothing to confirm\n");
+        }
+    }
+    let mut confirmed = false;
+    if !clean && !dry_run {
+        if !yes {
+            if !std::io::stdin().is_terminal() {
+                bail!(
+                    "after this clusters delete what their budgets allow, and there is no terminal to ask at; look with --dry-run and then say --yes"
+                );
+            }
+            if !agreed(
+                "Is the fleet as it should be, so that clusters may delete again what their budgets allow",
+            )? {
+                anstream::eprintln!("nothing was confirmed");
+                return Ok(false);
+            }
+        }
+        let request = v1::ConfirmStateRequest {
+            dry_run: false,
+            reason,
+        };
+        client.confirm_state(request).await.map_err(said)?;
+        confirmed = true;
+    }
+    match output {
+        Output::Table if confirmed => print("confirmed\n"),
+        Output::Table => {}
+        Output::Json | Output::Yaml => {
+            output.document(&json!({"suspicions": suspicions, "confirmed": confirmed}));
+        }
+    }
+    Ok(clean || confirmed)
 }
 
 /// `muster hub admin NAME`: a login for a person or script. Its key is made here and goes nowhere but into

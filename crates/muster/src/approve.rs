@@ -124,7 +124,7 @@ pub(crate) async fn run(
 }
 
 /// Asks whoever is at the terminal.
-fn agreed(question: &str) -> anyhow::Result<bool> {
+pub(crate) fn agreed(question: &str) -> anyhow::Result<bool> {
     anstream::eprint!("{question}? [y/N] ");
     std::io::stderr().flush()?;
     let mut answer = String::new();

@@ -139,6 +139,20 @@ enum HubCommand {
         #[arg(long, value_name = "DIR", env = "MUSTER_STATE_DIR")]
         state_dir: Option<PathBuf>,
     },
+    /// Show what of a hub's state may be older than its clusters, and say that a person has seen that all is well.
+    ///
+    /// A hub whose state was restored deletes nothing unasked until then.
+    Confirm {
+        /// Only show it.
+        #[arg(long, conflicts_with = "yes")]
+        dry_run: bool,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+        /// Why, for the audit log.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
     /// Make a login for a person or script.
     Admin {
         /// Their name, as the audit log will show it.
@@ -262,6 +276,15 @@ async fn run_connected(
         } => {
             admin::admin(connect().await?, &name, valid, &out).await?;
         }
+        Command::Hub {
+            command:
+                Some(HubCommand::Confirm {
+                    dry_run,
+                    yes,
+                    reason,
+                }),
+            ..
+        } => return admin::confirm(connect().await?, dry_run, yes, reason, output).await,
         Command::Hub { run, .. } => servers::hub(&run).await?,
         Command::Agent(args) => servers::agent(&args).await?,
         Command::Status(args) => return status::run(connect().await?, &args, output).await,

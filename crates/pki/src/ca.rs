@@ -108,6 +108,11 @@ impl Ca {
         certificate + &self.issuer.key().serialize_pem()
     }
 
+    /// The key's bytes, from which other keys are derived.
+    pub(crate) fn secret(&self) -> Vec<u8> {
+        self.issuer.key().serialize_der()
+    }
+
     /// The authority's certificate.
     #[must_use]
     pub fn certificate(&self) -> &CertificateDer<'static> {

@@ -16,6 +16,7 @@ mod join;
 mod key;
 mod login;
 mod renewable;
+mod terms;
 mod tls;
 mod trust;
 
@@ -26,5 +27,6 @@ pub use join::{JoinSecret, JoinToken, JoinTokenError};
 pub use key::{Credentials, Key};
 pub use login::{Login, LoginError};
 pub use renewable::RENEWAL_GRACE;
+pub use terms::TermKey;
 pub use tls::{HUB_SERVER_NAME, ServerTls, client_config};
 pub use trust::TrustBundle;

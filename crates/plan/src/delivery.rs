@@ -14,6 +14,22 @@ pub struct Term {
     pub number: u64,
     /// Chosen at random by that hub.
     pub nonce: u64,
+    /// What only a hub of this fleet can have made of the others.
+    #[serde(default)]
+    pub proof: Proof,
+}
+
+/// A MAC over a term and the incarnation of its hub's store, under the fleet's key. Zeros where there is
+/// none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct Proof(pub [u8; 32]);
+
+impl Proof {
+    /// Of these bytes; none where they are too few or too many.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(bytes.try_into().unwrap_or_default())
+    }
 }
 
 impl fmt::Display for Term {
@@ -137,12 +153,20 @@ pub enum Meeting {
     },
     /// Stops leading: another hub leads with a copy of this hub's store.
     StepDown,
+    /// Goes on, and leaves the agent alone: it names a term that would matter to everybody, and does not
+    /// prove that a hub of this fleet gave it.
+    Unproven,
 }
 
-/// A hub of this term and incarnation meets an agent.
+/// A hub of this term and incarnation meets an agent, whose term is `proven` or not.
 #[must_use]
-pub fn meet(own: Term, incarnation: &str, agent: &Known) -> Meeting {
+pub fn meet(own: Term, incarnation: &str, agent: &Known, proven: bool) -> Meeting {
     let same_store = agent.incarnation == incarnation;
+    let newer = agent.term.number > own.number;
+    let other = agent.term.number == own.number && agent.term.nonce != own.nonce;
+    if (newer || other) && !proven {
+        return Meeting::Unproven;
+    }
     if agent.term.number > own.number {
         return Meeting::Retake {
             above: agent.term.number,
@@ -179,6 +203,15 @@ mod tests {
 
     use super::*;
 
+    fn term(number: u64, nonce: u64) -> Term {
+        let proof = Proof::default();
+        Term {
+            number,
+            nonce,
+            proof,
+        }
+    }
+
     fn numbered(generation: u64, content: &[u8]) -> Numbered {
         Numbered {
             generation: Generation(generation),
@@ -211,49 +244,37 @@ mod tests {
     #[test]
     fn two_copies_of_one_store_do_not_both_lead() {
         let agent = Known {
-            term: Term {
-                number: 3,
-                nonce: 7,
-            },
+            term: term(3, 7),
             incarnation: "store".into(),
             in_force: None,
         };
-        let meet = |number, nonce, incarnation| meet(Term { number, nonce }, incarnation, &agent);
+        let meet =
+            |number, nonce, incarnation| meet(term(number, nonce), incarnation, &agent, true);
         assert_eq!(meet(3, 7, "store"), Meeting::Lead);
         assert_eq!(meet(4, 1, "store"), Meeting::Lead);
         assert_eq!(meet(3, 8, "store"), Meeting::StepDown);
         assert_eq!(meet(3, 8, "restored"), Meeting::Retake { above: 3 });
         assert_eq!(meet(2, 8, "store"), Meeting::Retake { above: 3 });
-        assert!(
-            accept_term(
-                &agent,
-                Term {
-                    number: 3,
-                    nonce: 8
-                }
-            )
-            .is_err()
-        );
-        assert!(
-            accept_term(
-                &agent,
-                Term {
-                    number: 2,
-                    nonce: 7
-                }
-            )
-            .is_err()
-        );
-        assert_eq!(
-            accept_term(
-                &agent,
-                Term {
-                    number: 4,
-                    nonce: 0
-                }
-            ),
-            Ok(())
-        );
+        assert!(accept_term(&agent, term(3, 8)).is_err());
+        assert!(accept_term(&agent, term(2, 7)).is_err());
+        assert_eq!(accept_term(&agent, term(4, 0)), Ok(()));
+    }
+
+    #[test]
+    fn a_term_that_nobody_proves_changes_nothing() {
+        for (number, nonce, met) in [
+            (4, 0, Meeting::Unproven),
+            (u64::MAX, 0, Meeting::Unproven),
+            (3, 8, Meeting::Unproven),
+            (3, 7, Meeting::Lead),
+            (2, 8, Meeting::Lead),
+        ] {
+            let agent = Known {
+                term: term(number, nonce),
+                ..Known::default()
+            };
+            assert_eq!(meet(term(3, 7), "", &agent, false), met, "{number}/{nonce}");
+        }
     }
 
     proptest! {
@@ -267,11 +288,11 @@ mod tests {
 
         #[test]
         fn after_a_retake_the_agent_listens(own in 0..5_u64, number in 0..5_u64, nonce in 0..2_u64) {
-            let agent = Known { term: Term { number, nonce }, incarnation: "x".into(), in_force: None };
-            let own = Term { number: own, nonce: 0 };
-            let term = match meet(own, "y", &agent) {
-                Meeting::Retake { above } => Term { number: above + 1, nonce: 0 },
-                Meeting::Lead | Meeting::StepDown => own,
+            let agent = Known { term: term(number, nonce), incarnation: "x".into(), in_force: None };
+            let own = term(own, 0);
+            let term = match meet(own, "y", &agent, true) {
+                Meeting::Retake { above } => term(above + 1, 0),
+                Meeting::Lead | Meeting::StepDown | Meeting::Unproven => own,
             };
             prop_assert_eq!(accept_term(&agent, term), Ok(()));
         }

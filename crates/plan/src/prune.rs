@@ -197,6 +197,12 @@ pub enum Held {
     /// The definition of a wanted object's kind.
     #[error("it defines the kind of {0}, which is wanted")]
     Definition(ObjectRef),
+    /// The hub knows nothing good of its app, which stands in the repository.
+    #[error(
+        "the app stands in the repository with a problem, and the hub does not know what it was before; it \
+         stays until that is mended"
+    )]
+    Unknown,
     /// The namespace in which the agent keeps its own records.
     #[error("the agent keeps its own records in it")]
     OwnNamespace,
@@ -272,6 +278,8 @@ pub fn prune(
             plan.released.push(index);
         } else if owned.going || owned.uid.is_none() {
             delete.push(index);
+        } else if orders.unknown.contains(wanted.now(owned.item.app)) {
+            plan.held.push((index, Held::Unknown));
         } else {
             let app = wanted.now(owned.item.app);
             let goes_first = owned.mark == Mark::First || is_gate(owned.item.id);

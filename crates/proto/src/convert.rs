@@ -50,13 +50,26 @@ pub fn content_hash<'a>(
     prune: &PruneOrders,
     bundles: impl IntoIterator<Item = (&'a str, &'a str, &'a [u8])>,
 ) -> ContentHash {
-    let PruneOrders { budget, approved } = prune;
+    let PruneOrders {
+        budget,
+        approved,
+        unknown,
+    } = prune;
     let mut bytes = epoch.to_le_bytes().to_vec();
     bytes.extend_from_slice(&budget.objects.to_le_bytes());
     bytes.push(budget.percent);
     bytes.extend_from_slice(&(approved.len() as u64).to_le_bytes());
     for set in approved {
         bytes.extend_from_slice(&set.0);
+    }
+    if !unknown.is_empty() {
+        // No name is so long, so this is no bundle.
+        bytes.extend_from_slice(&u64::MAX.to_le_bytes());
+        bytes.extend_from_slice(&(unknown.len() as u64).to_le_bytes());
+        for app in unknown {
+            bytes.extend_from_slice(&(app.as_str().len() as u64).to_le_bytes());
+            bytes.extend_from_slice(app.as_str().as_bytes());
+        }
     }
     for (app, role, hash) in bundles {
         for part in [app.as_bytes(), role.as_bytes(), hash] {
@@ -94,7 +107,14 @@ impl v1::Generation {
                 source,
             })
         });
+        let unknown = orders.unknown.iter().map(|app| {
+            app.parse().map_err(|source| BadMessage::Field {
+                field: "unknown",
+                source,
+            })
+        });
         Ok(PruneOrders {
+            unknown: unknown.collect::<Result<_, _>>()?,
             budget: PruneBudget {
                 objects: orders.objects,
                 percent,
@@ -110,6 +130,7 @@ impl From<&PruneOrders> for v1::PruneOrders {
             objects: orders.budget.objects,
             percent: orders.budget.percent.into(),
             approved: orders.approved.iter().map(|set| set.0.to_vec()).collect(),
+            unknown: orders.unknown.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -166,6 +187,7 @@ mod tests {
                 percent: 7,
             },
             approved: [ContentHash::of(b"a"), ContentHash::of(b"b")].into(),
+            unknown: ["web".parse().unwrap()].into(),
         };
         let generation = |orders: &PruneOrders| v1::Generation {
             epoch: 1,
@@ -173,7 +195,9 @@ mod tests {
             ..v1::Generation::default()
         };
         assert_eq!(generation(&orders).prune_orders().unwrap(), orders);
-        let mut others = vec![orders.clone(); 4];
+        let mut others = vec![orders.clone(); 6];
+        others[4].unknown.clear();
+        others[5].unknown.insert("api".parse().unwrap());
         others[1].approved.pop_last();
         others[2].budget.objects = 4;
         others[3].budget.percent = 8;
@@ -181,7 +205,7 @@ mod tests {
             .iter()
             .map(|orders| generation(orders).computed_content().unwrap())
             .collect();
-        assert_eq!(contents.len(), 4);
+        assert_eq!(contents.len(), 6);
         assert!(v1::Generation::default().computed_content().is_err());
         let mut odd = generation(&orders);
         odd.prune.as_mut().unwrap().approved[0].pop();

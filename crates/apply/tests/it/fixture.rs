@@ -452,6 +452,7 @@ pub(crate) fn kept(generation: u64, bundles: Vec<KeptBundle>) -> Kept {
         term: Term {
             number: 1,
             nonce: 7,
+            ..Term::default()
         },
         incarnation: "i".into(),
         prune: PruneOrders {
@@ -460,6 +461,7 @@ pub(crate) fn kept(generation: u64, bundles: Vec<KeptBundle>) -> Kept {
                 percent: 100,
             },
             approved: MADE.lock().unwrap().clone(),
+            ..PruneOrders::default()
         },
         bundles,
     }

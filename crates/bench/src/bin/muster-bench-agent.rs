@@ -16,7 +16,7 @@ use muster_model::{
     ids::{ContentHash, Generation},
     policy::PruneOrders,
 };
-use muster_plan::delivery::Term;
+use muster_plan::delivery::{Proof, Term};
 // With the agent's own allocator.
 use muster_runtime as _;
 
@@ -90,6 +90,7 @@ fn read(
         term: Term {
             number: 1,
             nonce: 1,
+            proof: Proof::default(),
         },
         incarnation: "bench".to_owned(),
         prune: PruneOrders::default(),

@@ -11,6 +11,7 @@ use muster_agent::{Arrived, Cluster, Level, TakeError, dial, follow};
 use muster_model::{
     bundle::{Bundle, BundleHeader},
     ids::{ClusterName, ContentHash, Role},
+    policy::PruneOrders,
 };
 use muster_pki::{Credentials, JoinToken, Key, TrustBundle};
 use muster_plan::delivery::{Known, Term};
@@ -48,6 +49,8 @@ struct State {
     holds: Vec<(String, v1::Hold)>,
     /// The sets that the generation in force lets go.
     approved: BTreeSet<ContentHash>,
+    /// What it says of deleting.
+    orders: PruneOrders,
 }
 
 impl Memory {
@@ -151,6 +154,11 @@ impl Memory {
     }
 
     /// The sets that the generation in force lets go.
+    /// What the generation in force says of deleting.
+    pub(crate) fn orders(&self) -> PruneOrders {
+        self.state().orders.clone()
+    }
+
     pub(crate) fn approved(&self) -> BTreeSet<ContentHash> {
         self.state().approved.clone()
     }
@@ -255,6 +263,7 @@ impl Cluster for Memory {
             incarnation: generation.incarnation,
             in_force: Some(generation.number),
         };
+        state.orders = generation.prune.clone();
         let approved = generation.prune.approved;
         let waits = |hold: &v1::Hold| approved.iter().all(|set| set.0.as_slice() != hold.set);
         state.holds.retain(|(_, hold)| waits(hold));

@@ -341,14 +341,31 @@ async fn an_approval_from_before_a_restore_is_void() {
     };
     let hub = Hub::start(config, state).await;
     let agent = Agent::run(hub.address(), badge, memory);
-    until_generation(&agent, 3).await;
-    assert!(agent.memory.approved().is_empty());
+    let look = |status: &v1::Status| {
+        let cluster = status.clusters.iter().find(|c| c.name == "eu-2").unwrap();
+        ensure!(cluster.connected);
+        let problems = status.problems.iter();
+        let told = problems.map(|problem| problem.message.clone());
+        Ok(told.collect::<Vec<_>>().join("\n"))
+    };
+    let told = hub.until("its agent is there", look).await;
+    assert!(told.contains("delivers nothing until it has"), "{told}");
+    assert_eq!(agent.memory.generation(), 1);
     std::fs::rename(&away, repo.path()).unwrap();
-    hub.until_in_force(&head(&repo)).await;
+    let generation = |agent: &Agent| agent.memory.generation();
+    agent
+        .memory
+        .until("a generation", |memory| memory.generation() > 1)
+        .await;
+    assert!(agent.memory.approved().is_empty());
     // It waits again, and can be approved again.
     until_held(&hub, "eu-2", "web", set).await;
-    approve(&hub, "eu-2", "web", set).await.unwrap();
-    until_generation(&agent, 4).await;
+    let before = generation(&agent);
+    let again = eventually("it is approved", SOON, async || {
+        Ok(approve(&hub, "eu-2", "web", set).await?)
+    });
+    again.await.unwrap();
+    until_generation(&agent, before + 1).await;
     assert_eq!(agent.memory.approved(), sets([set]));
 }
 

@@ -322,11 +322,10 @@ async fn a_fleet_that_was_never_good_is_told_and_then_begins() {
     files.remove("fleet.yaml");
     publish(&repo, "no fleet", files);
     let told = |status: &v1::Status| {
-        let problem = status
-            .problems
-            .first()
-            .map(|problem| problem.message.clone());
-        problem.ok_or_else(|| anyhow::anyhow!("no problem"))
+        let mut problems = status.problems.iter();
+        let problem = problems.find(|problem| !problem.file.is_empty());
+        let message = problem.map(|problem| problem.message.clone());
+        message.ok_or_else(|| anyhow::anyhow!("no problem"))
     };
     insta::assert_snapshot!(hub.until("what is missing is told", told).await, @"there is no fleet.yaml");
     assert_eq!(agent.memory.generation(), 0);

@@ -197,6 +197,7 @@ async fn words_that_no_agent_says() {
         term: Some(v1::Term {
             number: term,
             nonce: 1,
+            ..v1::Term::default()
         }),
         generation,
         content: vec![0; 32],
@@ -219,7 +220,10 @@ async fn words_that_no_agent_says() {
     // A second hello ends the stream, and the next one is served all the same.
     let message = Some(Message::Hello(hello(&badge)));
     raw.say.send(v1::AgentMessage { message }).await.unwrap();
-    assert_eq!(raw.next().await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(
+        raw.next().await.unwrap_err().code(),
+        Code::FailedPrecondition
+    );
     assert_eq!(told(&hub, &badge, "eu-1").await, None);
 }
 

@@ -14,6 +14,7 @@ mod clashes;
 mod delivery;
 mod ended;
 mod fixture;
+mod hostile_agents;
 mod hostile_commits;
 mod kept_out;
 mod lifetimes;

@@ -1,20 +1,36 @@
 //! Hubs that come from one another's copies: numbers only grow, and nobody is refused for ever.
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use muster_agent::Cluster as _;
 use muster_hub::HubConfig;
+use muster_model::policy::PruneBudget;
+use muster_pki::{Ca, TermKey};
 use muster_proto::v1;
-use muster_store::{backup, restore};
+use muster_store::{SqliteStore, Store as _, backup, restore};
 use muster_testkit::{gitserver::GitRepo, wait::eventually};
 
 use crate::{
     agents::{Agent, Badge, Memory},
-    fixture::{Hub, SOON, copy, publish, repository},
+    fixture::{Hub, SOON, config_map, copy, document, publish, repository},
     raw::{Raw, hello},
 };
 
 fn head(repo: &GitRepo) -> String {
     repo.git(&["rev-parse", "HEAD"]).unwrap()
+}
+
+/// The key under which this hub's fleet proves terms, from its store.
+pub(crate) async fn term_key(hub: Hub) -> (Hub, TermKey) {
+    let grpc = hub.addresses.grpc;
+    let (mut config, state) = hub.stop().await;
+    config.listen = grpc;
+    let reading = eventually("the store is free", SOON, async || {
+        let store = SqliteStore::open(&config.store_path())?;
+        Ok(store.get("ca/current").await?.context("no CA")?.value)
+    });
+    let pem = String::from_utf8(reading.await.unwrap().to_vec()).unwrap();
+    let key = Ca::from_pem(&pem).unwrap().term_key();
+    (Hub::start(config, state).await, key)
 }
 
 async fn term(hub: &Hub, badge: &Badge, known: Option<v1::Term>, incarnation: &str) -> v1::Welcome {
@@ -67,6 +83,41 @@ async fn a_restored_backup_catches_up_with_its_agents() {
     };
     let hub = Hub::start(config, state).await;
     hub.until_synced(&last).await;
+    // Nothing is deleted unasked, for as long as nobody has said that all is well.
+    let suspects = |status: &v1::Status| {
+        let problems = status.problems.iter().map(|problem| &problem.message);
+        problems
+            .filter(|text| text.contains("nothing is deleted unasked"))
+            .count()
+    };
+    assert_eq!(
+        suspects(&hub.status().await),
+        4,
+        "{:#?}",
+        hub.status().await
+    );
+    let nothing = PruneBudget {
+        objects: 0,
+        percent: 0,
+    };
+    assert_eq!(eu_1.memory.orders().budget, nothing);
+    let hub = hub.restart().await;
+    hub.until_in_force(&last).await;
+    assert_eq!(suspects(&hub.status().await), 4);
+    let ask = |dry_run| v1::ConfirmStateRequest {
+        dry_run,
+        reason: "looked".to_owned(),
+    };
+    let shown = hub.admin().await.confirm_state(ask(true)).await.unwrap();
+    assert_eq!(shown.into_inner().suspicions.len(), 4);
+    assert_eq!(suspects(&hub.status().await), 4);
+    hub.admin().await.confirm_state(ask(false)).await.unwrap();
+    for agent in [&eu_1, &eu_2, &us_1] {
+        let usual = |memory: &Memory| memory.orders().budget == PruneBudget::default();
+        agent.memory.until("the usual budget", usual).await;
+    }
+    hub.until_synced(&last).await;
+    assert_eq!(suspects(&hub.status().await), 0);
     assert_eq!(eu_1.memory.data("db"), r#"{"role":"primary","size":"9"}"#);
     assert_eq!(eu_2.memory.data("web"), r#"{"size":"4"}"#);
     for agent in [&eu_1, &eu_2, &us_1] {
@@ -165,7 +216,7 @@ async fn of_two_hubs_on_copies_of_one_store_one_steps_down() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_agents_with_a_newer_term_lead_to_one_new_term() {
     let repo = repository();
-    let hub = Hub::new(&repo).await;
+    let (hub, key) = term_key(Hub::new(&repo).await).await;
     let badges = [
         Badge::new(&hub, "eu-1").await,
         Badge::new(&hub, "eu-2").await,
@@ -174,20 +225,71 @@ async fn many_agents_with_a_newer_term_lead_to_one_new_term() {
     let newer = v1::Term {
         number: 41,
         nonce: 5,
+        proof: key.prove(41, 5, "another store").to_vec(),
     };
     let welcomes = badges
         .iter()
-        .map(|badge| term(&hub, badge, Some(newer), "another store"));
+        .map(|badge| term(&hub, badge, Some(newer.clone()), "another store"));
     let welcomes = futures::future::join_all(welcomes).await;
-    let terms: Vec<u64> = welcomes.iter().map(|w| w.term.unwrap().number).collect();
+    let terms: Vec<u64> = welcomes
+        .iter()
+        .map(|w| w.term.as_ref().unwrap().number)
+        .collect();
     assert_eq!(terms, [42, 42, 42]);
     // Its own term is no reason for another.
-    let own = welcomes[0].term;
-    let again = term(&hub, &badges[0], own, &welcomes[0].incarnation).await;
+    let own = welcomes[0].term.clone();
+    let again = term(&hub, &badges[0], own.clone(), &welcomes[0].incarnation).await;
     assert_eq!(again.term, own);
     let agent = Agent::run(hub.address(), badges[0].clone(), Memory::new());
     agent
         .memory
-        .until("delivery goes on", |memory| memory.generation() == 1)
+        .until("delivery goes on", |memory| memory.generation() > 0)
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_restored_hub_does_not_remember_is_left_alone() {
+    let repo = repository();
+    let hub = Hub::new(&repo).await;
+    let agent = Agent::join(&hub, "eu-1").await;
+    hub.until_synced(&head(&repo)).await;
+    let scratch = tempfile::tempdir().unwrap();
+    let kept = scratch.path().join("backup.db");
+    backup(&hub.config.store_path(), &kept).unwrap();
+    // An app that comes after the backup, and is broken by the time the backup is put back.
+    let spec = "tier: gold, mode: active-active";
+    let files = [
+        ("apps/late/app.yaml", document("App", "late", spec)),
+        ("apps/late/templates/late.yaml", config_map("late", "a: b")),
+    ];
+    let commit = publish(&repo, "late", files);
+    hub.until_synced(&commit).await;
+    assert_eq!(agent.memory.data("late"), r#"{"a":"b"}"#);
+    let grpc = hub.addresses.grpc;
+    let (config, state) = hub.stop().await;
+    let restoring = eventually("the store is free", SOON, async || {
+        Ok(restore(&kept, &config.store_path())?)
+    });
+    restoring.await.unwrap();
+    let broken = [("apps/late/templates/late.yaml", "{{ nothing }}")];
+    publish(&repo, "broken", broken);
+    let config = HubConfig {
+        listen: grpc,
+        ..config
+    };
+    let hub = Hub::start(config, state).await;
+    let unknown = |memory: &Memory| memory.orders().unknown.contains("late");
+    agent.memory.until("it is left alone", unknown).await;
+    // That lasts until it is mended, also when a person has confirmed the state.
+    let confirm = v1::ConfirmStateRequest::default();
+    hub.admin().await.confirm_state(confirm).await.unwrap();
+    let usual = |memory: &Memory| memory.orders().budget == PruneBudget::default();
+    agent.memory.until("the usual budget", usual).await;
+    let status = hub.status().await;
+    assert!(status.problems.iter().any(|problem| problem.app == "late"));
+    let files = [("apps/late/templates/late.yaml", config_map("late", "a: c"))];
+    let mended = publish(&repo, "mended", files);
+    hub.until_synced(&mended).await;
+    assert_eq!(agent.memory.data("late"), r#"{"a":"c"}"#);
+    assert!(agent.memory.orders().unknown.is_empty());
 }

@@ -89,7 +89,20 @@ fn orders(objects: u32, percent: u8) -> PruneOrders {
         approved: apps
             .map(|app| PruneOrders::leaving(&app.parse().unwrap()))
             .into(),
+        unknown: BTreeSet::new(),
     }
+}
+
+#[test]
+fn an_app_that_the_hub_does_not_remember_is_left_alone() {
+    let fixture = Fixture::new();
+    many(&fixture, 2, |owned| {
+        let mut orders = orders(u32::MAX, 100);
+        orders.unknown.insert(fixture.app.clone());
+        let plan = prune(&owned[..2], in_all(&[]), "m", &orders);
+        assert_eq!(plan.held, [(0, Held::Unknown), (1, Held::Unknown)]);
+        assert_eq!((plan.delete.len(), plan.sets.len()), (0, 0));
+    });
 }
 
 #[test]

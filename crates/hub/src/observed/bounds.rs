@@ -1,0 +1,180 @@
+//! What one agent's level may take up in the hub: an agent that was taken over must fill neither its memory
+//! nor its store.
+
+use std::collections::BTreeMap;
+
+use muster_model::ids::AppName;
+use muster_proto::v1;
+use prost::Message as _;
+
+/// Apps of which something may be left in a cluster though the hub has never heard that they were there.
+const UNKNOWN: usize = 64;
+/// Bytes of a level, encoded.
+const LEVEL_BYTES: usize = 8 * 1024 * 1024;
+/// Characters of a text; agents cut theirs at a thousand.
+const TEXT: usize = 2000;
+/// Characters of a word.
+const WORD: usize = 64;
+/// Problems and drifts of an app, and problems of a cluster.
+const FEW: usize = 20;
+/// Kinds outside namespaces.
+const KINDS: usize = 2000;
+/// Sets of an app that wait for a person.
+const HOLDS: usize = 100;
+/// Bytes of a hash.
+const HASH: usize = 32;
+
+fn cut(text: &mut String, most: usize) {
+    if let Some((at, _)) = text.char_indices().nth(most) {
+        text.truncate(at);
+    }
+}
+
+fn cut_app(app: &mut v1::AppReport) {
+    app.hash.truncate(HASH);
+    cut(&mut app.health, WORD);
+    app.problems.truncate(FEW);
+    for problem in &mut app.problems {
+        cut(&mut problem.object, TEXT);
+        cut(&mut problem.message, TEXT);
+    }
+    app.holds.truncate(HOLDS);
+    for hold in &mut app.holds {
+        hold.set.truncate(HASH);
+        cut(&mut hold.reason, TEXT);
+        for object in &mut hold.objects {
+            cut(object, TEXT);
+        }
+    }
+    app.drifts.truncate(FEW);
+    for drift in &mut app.drifts {
+        cut(&mut drift.object, TEXT);
+        cut(&mut drift.difference, TEXT);
+    }
+}
+
+/// Cuts a report to what is sensible, and says what it left out. `has` are the apps that the cluster should
+/// run, `known` those of which it had something before.
+pub(super) fn bound(
+    report: &mut v1::Report,
+    has: impl Fn(&str) -> bool,
+    known: &BTreeMap<String, v1::AppReport>,
+) -> Option<String> {
+    report.digest.truncate(HASH);
+    report.problems.truncate(FEW);
+    report.problems.iter_mut().for_each(|text| cut(text, TEXT));
+    report.cluster_scoped.truncate(KINDS);
+    report
+        .cluster_scoped
+        .iter_mut()
+        .for_each(|kind| cut(kind, TEXT));
+    let mut unknown = known.keys().filter(|app| !has(app)).count();
+    let mut invented: Option<String> = None;
+    let mut left_out = 0_usize;
+    report.apps.retain(|app| {
+        let keep = app.app.parse::<AppName>().is_ok()
+            && (app.gone || has(&app.app) || known.contains_key(&app.app) || {
+                unknown += 1;
+                unknown <= UNKNOWN
+            });
+        if !keep {
+            left_out += 1;
+            let mut name = app.app.clone();
+            cut(&mut name, WORD);
+            invented.get_or_insert(name);
+        }
+        keep
+    });
+    report.apps.iter_mut().for_each(cut_app);
+    let invented = invented?;
+    Some(format!(
+        "its agent reports {left_out} apps that are not in this cluster, such as {invented:?}; they are left out"
+    ))
+}
+
+/// Leaves the details out of a level that is too large, and says so.
+pub(super) fn bound_level(apps: &mut BTreeMap<String, v1::AppReport>) -> Option<String> {
+    let size: usize = apps.values().map(v1::AppReport::encoded_len).sum();
+    if size <= LEVEL_BYTES {
+        return None;
+    }
+    for app in apps.values_mut() {
+        app.problems.truncate(1);
+        app.drifts.clear();
+        app.holds
+            .iter_mut()
+            .for_each(|hold| hold.objects.truncate(1));
+    }
+    Some(format!(
+        "its agent reports {:.1} MiB, and the hub keeps {} MiB: details of apps are left out",
+        size as f64 / 1_048_576.0,
+        LEVEL_BYTES / 1_048_576
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn app(name: &str) -> v1::AppReport {
+        v1::AppReport {
+            app: name.to_owned(),
+            ..v1::AppReport::default()
+        }
+    }
+
+    #[test]
+    fn invented_apps_are_left_out_and_those_that_leave_are_not() {
+        let mut report = v1::Report {
+            apps: (0..1000).map(|n| app(&format!("invented-{n}"))).collect(),
+            ..v1::Report::default()
+        };
+        report.apps.insert(0, app("web"));
+        report.apps.insert(1, app("left"));
+        report.apps.push(app("../../etc"));
+        let known = BTreeMap::from([("left".to_owned(), app("left"))]);
+        let said = bound(&mut report, |app| app == "web", &known).unwrap();
+        assert!(said.contains("reports 938 apps"), "{said}");
+        assert_eq!(report.apps.len(), 2 + UNKNOWN - 1);
+        assert_eq!(
+            (report.apps[0].app.as_str(), report.apps[1].app.as_str()),
+            ("web", "left")
+        );
+    }
+
+    #[test]
+    fn texts_and_lists_are_cut() {
+        let long = "ä".repeat(100_000);
+        let mut one = app("web");
+        one.health.clone_from(&long);
+        one.problems = vec![
+            v1::ObjectProblem {
+                object: long.clone(),
+                message: long.clone(),
+            };
+            1000
+        ];
+        one.holds = vec![
+            v1::Hold {
+                objects: vec![long.clone(); 3],
+                reason: long.clone(),
+                ..v1::Hold::default()
+            };
+            1000
+        ];
+        let mut report = v1::Report {
+            apps: vec![one],
+            problems: vec![long; 1000],
+            ..v1::Report::default()
+        };
+        assert_eq!(bound(&mut report, |_| true, &BTreeMap::new()), None);
+        assert!(report.encoded_len() < 2_500_000, "{}", report.encoded_len());
+        let mut apps: BTreeMap<String, v1::AppReport> = (0..10)
+            .map(|n| (n.to_string(), report.apps[0].clone()))
+            .collect();
+        assert!(bound_level(&mut apps).unwrap().contains("details"));
+        let size: usize = apps.values().map(v1::AppReport::encoded_len).sum();
+        assert!(size < LEVEL_BYTES, "{size}");
+        assert_eq!(bound_level(&mut apps), None);
+    }
+}

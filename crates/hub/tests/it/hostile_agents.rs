@@ -1,0 +1,246 @@
+//! An agent whose key was stolen, or whose cluster is somebody else's: what it says harms nobody but its own
+//! cluster, and is seen.
+
+use anyhow::{Context as _, ensure};
+use muster_agent::Cluster as _;
+use muster_proto::v1;
+use muster_store::{SqliteStore, Store as _};
+use muster_testkit::wait::eventually;
+use tonic::Code;
+
+use crate::{
+    agents::{Agent, Badge},
+    fixture::{Hub, SOON, publish, repository},
+    raw::{Raw, hello, refusal},
+    terms::term_key,
+};
+
+/// Waits until a problem of the cluster says this.
+async fn told(hub: &Hub, cluster: &str, what: &str) -> String {
+    let look = |status: &v1::Status| {
+        let mut clusters = status.clusters.iter();
+        let cluster = clusters.find(|c| c.name == cluster).context("no cluster")?;
+        let mut problems = cluster.problems.iter();
+        let problem = problems.find(|problem| problem.contains(what));
+        Ok(problem.context("nothing is told")?.clone())
+    };
+    hub.until(what, look).await
+}
+
+async fn say(raw: &Raw, report: v1::Report) {
+    let message = v1::AgentMessage {
+        message: Some(v1::agent_message::Message::Report(report)),
+    };
+    // One that is refused meanwhile hears no more.
+    let _ = raw.say.send(message).await;
+}
+
+/// How a stream ends.
+async fn end(mut raw: Raw) -> tonic::Status {
+    loop {
+        if let Err(status) = raw.next().await {
+            return status;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_term_that_no_hub_gave_changes_nothing() {
+    let repo = repository();
+    let hub = Hub::new(&repo).await;
+    let good = Agent::join(&hub, "eu-1").await;
+    hub.until_synced(&repo.git(&["rev-parse", "HEAD"]).unwrap())
+        .await;
+    let badge = Badge::new(&hub, "us-1").await;
+    let own = good.memory.known();
+    let terms = [
+        (i64::MAX as u64, 1),
+        (own.term.number + 1, 1),
+        (own.term.number, own.term.nonce ^ 1),
+    ];
+    let mut streams = Vec::new();
+    for (number, nonce) in terms {
+        let before = hub.refused("unproven_term").await;
+        for proof in [Vec::new(), vec![7; 32], own.term.proof.0.to_vec()] {
+            let hello = v1::Hello {
+                term: Some(v1::Term {
+                    number,
+                    nonce,
+                    proof,
+                }),
+                incarnation: own.incarnation.clone(),
+                ..hello(&badge)
+            };
+            let message = v1::agent_message::Message::Hello(hello);
+            let status = refusal(&hub, &badge, message).await;
+            assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+            streams.push(status.message().to_owned());
+        }
+        assert_eq!(hub.refused("unproven_term").await, before + 3);
+    }
+    assert!(
+        streams
+            .iter()
+            .all(|why| why.contains("which no hub of this fleet gave")),
+        "{streams:?}"
+    );
+    told(&hub, "us-1", "which no hub of this fleet gave").await;
+    // Delivery to the others goes on, on the stream that was there.
+    let commit = publish(&repo, "larger", [("apps/web/values.yaml", "size: 2\n")]);
+    good.memory
+        .until("the commit", |memory| {
+            memory.data("web") == r#"{"size":"2"}"#
+        })
+        .await;
+    assert_eq!(good.memory.known().term, own.term);
+    hub.until_in_force(&commit).await;
+    // A hub that is started again has the next number, not one that somebody invented.
+    let (hub, key) = term_key(hub).await;
+    good.memory
+        .until("a newer term", |memory| {
+            memory.known().term.number > own.term.number
+        })
+        .await;
+    let next = good.memory.known();
+    assert!(next.term.number <= own.term.number + 2, "{next:?}");
+    assert!(key.holds(
+        next.term.number,
+        next.term.nonce,
+        &next.incarnation,
+        &next.term.proof.0
+    ));
+    // What it did is in the audit log, once.
+    let (config, _state) = hub.stop().await;
+    let entries = eventually("the store is free", SOON, async || {
+        let store = SqliteStore::open(&config.store_path())?;
+        let audit = store.range("audit/").await?.into_iter();
+        let texts = audit.map(|(_, entry)| String::from_utf8_lossy(&entry.value).into_owned());
+        let held: Vec<String> = texts.filter(|text| text.contains("held: ")).collect();
+        ensure!(
+            held.len() == 1 && held[0].contains("agent of cluster us-1"),
+            "{held:?}"
+        );
+        Ok(())
+    });
+    entries.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn invented_apps_and_endless_texts_fill_nothing() {
+    let repo = repository();
+    let hub = Hub::new(&repo).await;
+    let badge = Badge::new(&hub, "us-1").await;
+    let mut raw = Raw::hello(
+        &hub,
+        &badge,
+        v1::Hello {
+            version: "v".repeat(3_000_000),
+            ..hello(&badge)
+        },
+    )
+    .await
+    .unwrap();
+    raw.welcome().await;
+    let invented = (0..20_000).map(|n| v1::AppReport {
+        app: format!("invented-{n}"),
+        ..v1::AppReport::default()
+    });
+    let web = v1::AppReport {
+        app: "web".to_owned(),
+        health: "h".repeat(1_000_000),
+        problems: vec![v1::ObjectProblem::default(); 10_000],
+        ..v1::AppReport::default()
+    };
+    let report = v1::Report {
+        apps: invented.chain([web]).collect(),
+        full: true,
+        digest: vec![1; 100_000],
+        problems: vec!["p".repeat(1000); 1000],
+        cluster_scoped: vec!["K.example.com".to_owned(); 20_000],
+        ..v1::Report::default()
+    };
+    say(&raw, report).await;
+    let said = told(&hub, "us-1", "apps that are not in this cluster").await;
+    assert!(said.contains("reports 19936 apps"), "{said}");
+    let status = hub.status().await;
+    let cluster = status.clusters.iter().find(|c| c.name == "us-1").unwrap();
+    assert_eq!(cluster.agent_version.len(), 64);
+    assert!(cluster.apps.len() < 70, "{}", cluster.apps.len());
+    let (config, _state) = hub.stop().await;
+    let kept = eventually("the store is free", SOON, async || {
+        let store = SqliteStore::open(&config.store_path())?;
+        Ok(store
+            .get("observed/us-1")
+            .await?
+            .context("no record")?
+            .value
+            .len())
+    });
+    let kept = kept.await.unwrap();
+    assert!(kept < 200_000, "{kept} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_says_too_much_ends_with_its_reason() {
+    let repo = repository();
+    let hub = Hub::new(&repo).await;
+    let badge = Badge::new(&hub, "us-1").await;
+
+    let mut raw = Raw::hello(&hub, &badge, hello(&badge)).await.unwrap();
+    raw.welcome().await;
+    let large = v1::Report {
+        problems: vec!["p".repeat(5_000_000)],
+        ..v1::Report::default()
+    };
+    say(&raw, large).await;
+    let status = end(raw).await;
+    assert!(status.message().contains("too large a message"), "{status}");
+    told(&hub, "us-1", "too large a message").await;
+
+    let mut raw = Raw::hello(&hub, &badge, hello(&badge)).await.unwrap();
+    raw.welcome().await;
+    let (saying, flood) = (raw.say.clone(), 2000);
+    let said = tokio::spawn(async move {
+        for _ in 0..flood {
+            let message = v1::agent_message::Message::Report(v1::Report::default());
+            let message = v1::AgentMessage {
+                message: Some(message),
+            };
+            if saying.send(message).await.is_err() {
+                return;
+            }
+        }
+    });
+    let status = end(raw).await;
+    assert!(
+        status.message().contains("more than a hub takes in"),
+        "{status}"
+    );
+    told(&hub, "us-1", "more than a hub takes in").await;
+    said.await.unwrap();
+    assert_eq!(hub.refused("too_much").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generation_that_was_never_told_is_not_believed() {
+    let repo = repository();
+    let hub = Hub::new(&repo).await;
+    let badge = Badge::new(&hub, "us-1").await;
+    let mut raw = Raw::hello(&hub, &badge, hello(&badge)).await.unwrap();
+    raw.welcome().await;
+    let generation = raw.generation().await;
+    let report = |generation: u64| v1::Report {
+        generation,
+        content: vec![9; 32],
+        ..v1::Report::default()
+    };
+    // An older one may be on its way still.
+    say(&raw, report(generation.number)).await;
+    say(&raw, report(generation.number + 1000)).await;
+    let status = end(raw).await;
+    assert!(
+        status.message().contains("which it was not told"),
+        "{status}"
+    );
+    assert_eq!(hub.wanted().await["us-1"], generation.number);
+}

@@ -1,0 +1,71 @@
+//! Proofs that a term was given by a hub of this fleet: an agent that invents one would otherwise have every
+//! hub step down.
+
+use std::fmt;
+
+use ring::hmac;
+
+use crate::Ca;
+
+/// The key under which terms are proven. It comes from the CA's, so every hub of a fleet has it.
+pub struct TermKey(hmac::Key);
+
+impl fmt::Debug for TermKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TermKey")
+    }
+}
+
+impl Ca {
+    /// The key under which this authority's hubs prove their terms.
+    #[must_use]
+    pub fn term_key(&self) -> TermKey {
+        let root = hmac::Key::new(hmac::HMAC_SHA256, &self.secret());
+        let derived = hmac::sign(&root, b"muster: terms of hubs, 1");
+        TermKey(hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()))
+    }
+}
+
+fn message(number: u64, nonce: u64, incarnation: &str) -> Vec<u8> {
+    let mut message = Vec::with_capacity(16 + incarnation.len());
+    message.extend_from_slice(&number.to_le_bytes());
+    message.extend_from_slice(&nonce.to_le_bytes());
+    message.extend_from_slice(incarnation.as_bytes());
+    message
+}
+
+impl TermKey {
+    /// HMAC-SHA256 over a term and the incarnation of its hub's store.
+    #[must_use]
+    pub fn prove(&self, number: u64, nonce: u64, incarnation: &str) -> [u8; 32] {
+        let tag = hmac::sign(&self.0, &message(number, nonce, incarnation));
+        let mut proof = [0; 32];
+        proof.copy_from_slice(tag.as_ref());
+        proof
+    }
+
+    /// Whether a proof is this fleet's, in constant time.
+    #[must_use]
+    pub fn holds(&self, number: u64, nonce: u64, incarnation: &str, proof: &[u8]) -> bool {
+        hmac::verify(&self.0, &message(number, nonce, incarnation), proof).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_hubs_of_the_fleet_prove_terms() {
+        let ca = Ca::create(crate::clock::now()).unwrap();
+        let key = Ca::from_pem(&ca.to_pem()).unwrap().term_key();
+        let proof = ca.term_key().prove(7, 9, "store");
+        assert!(key.holds(7, 9, "store", &proof));
+        for (number, nonce, incarnation) in [(8, 9, "store"), (7, 8, "store"), (7, 9, "other")] {
+            assert!(!key.holds(number, nonce, incarnation, &proof));
+        }
+        assert!(!key.holds(7, 9, "store", &[]));
+        let other = Ca::create(crate::clock::now()).unwrap();
+        assert!(!other.term_key().holds(7, 9, "store", &proof));
+    }
+}
