@@ -13,6 +13,7 @@ mod leadership;
 mod maintenance;
 mod metrics;
 mod observed;
+mod pool;
 mod records;
 mod scrape;
 mod server;
@@ -59,6 +60,8 @@ const LOCAL_LOGIN: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// What HTTP/2 keeps for each agent's connection, in bytes; bundles come in pieces anyway.
 const WINDOW: u32 = 256 * 1024;
+/// Bytes of a message, and of what HTTP/2 keeps, where a caller has no certificate or nothing large to say.
+const SMALL: u32 = 64 * 1024;
 
 /// Why a hub can't start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +104,19 @@ pub enum HubError {
     Serve(#[from] tonic::transport::Error),
 }
 
+/// Lets this process have as many connections as it may: the usual limit of 1,024 is there for others.
+fn open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: now.maximum,
+        maximum: now.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, most) {
+        tracing::warn!(%error, limit = now.current, "the limit of open files can't be raised");
+    }
+}
+
 async fn listen(address: SocketAddr) -> Result<TcpListener, HubError> {
     TcpListener::bind(address)
         .await
@@ -125,6 +141,7 @@ pub async fn run(
     shutdown: Shutdown,
     started: impl FnOnce(&Addresses) + Send,
 ) -> Result<(), HubError> {
+    open_files();
     let grpc = listen(config.listen).await?;
     let http = listen(config.http).await?;
     let address = |listener: &TcpListener, asked| listener.local_addr().unwrap_or(asked);
@@ -219,28 +236,46 @@ pub async fn run(
         }
     });
 
-    let (connections, incoming) = mpsc::channel(64);
+    let (certified, callers) = mpsc::channel(64);
+    let (guests, strangers) = mpsc::channel(64);
     shutdown.spawn(server::accept(
         grpc,
         tls,
         metrics,
-        connections,
+        server::Incoming { certified, guests },
         stop.clone(),
     ));
+    // Whoever has no certificate can enrol, and is told so by everything else.
+    let for_strangers = tonic::transport::Server::builder()
+        .initial_stream_window_size(SMALL)
+        .initial_connection_window_size(SMALL)
+        .max_concurrent_streams(4)
+        .http2_max_header_list_size(8 * 1024)
+        .timeout(Duration::from_secs(10))
+        .add_service(
+            EnrolmentServer::new(services.clone()).max_decoding_message_size(SMALL as usize),
+        )
+        .add_service(AgentsServer::new(services.clone()).max_decoding_message_size(SMALL as usize))
+        .add_service(AdminServer::new(services.clone()).max_decoding_message_size(SMALL as usize))
+        .serve_with_incoming_shutdown(
+            ReceiverStream::new(strangers),
+            stop.clone().cancelled_owned(),
+        );
     let server = tonic::transport::Server::builder()
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
         .max_concurrent_streams(16)
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-        .add_service(EnrolmentServer::new(services.clone()))
+        .add_service(
+            EnrolmentServer::new(services.clone()).max_decoding_message_size(SMALL as usize),
+        )
         .add_service(AgentsServer::new(services.clone()))
-        .add_service(AdminServer::new(services));
+        .add_service(AdminServer::new(services).max_decoding_message_size(SMALL as usize))
+        .serve_with_incoming_shutdown(ReceiverStream::new(callers), stop.cancelled_owned());
     ready.ready();
     started(&addresses);
-    let served = server
-        .serve_with_incoming_shutdown(ReceiverStream::new(incoming), stop.cancelled_owned())
-        .await;
+    let served = tokio::try_join!(server, for_strangers).map(|_| ());
     shutdown.begin();
     if let Err(unfinished) = shutdown.finish(STOP_WITHIN).await {
         tracing::warn!(%unfinished, "stopped all the same");

@@ -1,5 +1,11 @@
 //! What the hub counts.
 
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue},
     metrics::{
@@ -31,21 +37,26 @@ pub(crate) enum SentKind {
 
 /// Reasons to turn somebody away. They are there from the start with 0: of a series that begins with its
 /// first event Prometheus sees no increase.
-const REASONS: [&str; 15] = [
+const REASONS: [&str; 20] = [
     "bad_request",
+    "crowded",
     "expired",
     "expired_token",
     "impossible_number",
     "no_certificate",
     "no_hello",
+    "nonsense",
     "not_an_admin",
     "not_an_agent",
     "other_cluster",
     "protocol",
     "revoked",
     "tls",
+    "too_large",
+    "too_much",
     "two_processes",
     "unknown_token",
+    "unproven_term",
     "used_token",
 ];
 
@@ -61,7 +72,13 @@ pub(crate) struct Metrics {
     pub(crate) commit_seconds: Histogram,
     pub(crate) commits_failed: Counter,
     pub(crate) workers_ended: Counter,
+    /// By reason, since when and how many were refused: whoever is turned away must not fill the log.
+    logged: Arc<Mutex<HashMap<String, (Instant, u32)>>>,
 }
+
+/// So many of a reason are logged one by one within [`LOG_PERIOD`].
+const LOGGED: u32 = 10;
+const LOG_PERIOD: Duration = Duration::from_secs(10);
 
 impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
@@ -73,6 +90,7 @@ impl Metrics {
             commit_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 14)),
             commits_failed: Counter::default(),
             workers_ended: Counter::default(),
+            logged: Arc::default(),
         };
         for reason in REASONS.map(str::to_owned) {
             drop(metrics.refused.get_or_create(&Refused { reason }));
@@ -116,6 +134,24 @@ impl Metrics {
                 reason: reason.to_owned(),
             })
             .inc();
-        tracing::warn!(reason, who, why, "refused");
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, count) = logged
+            .entry(reason.to_owned())
+            .or_insert((Instant::now(), 0));
+        if since.elapsed() > LOG_PERIOD {
+            let left_out = count.saturating_sub(LOGGED);
+            if left_out > 0 {
+                tracing::warn!(
+                    reason,
+                    left_out,
+                    "more were refused than are logged one by one"
+                );
+            }
+            (*since, *count) = (Instant::now(), 0);
+        }
+        *count = count.saturating_add(1);
+        if *count <= LOGGED {
+            tracing::warn!(reason, who, why, "refused");
+        }
     }
 }

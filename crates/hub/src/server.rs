@@ -13,23 +13,71 @@ use muster_pki::{Certified, ServerTls};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
-use crate::{authority::Peer, metrics::Metrics};
+use crate::{
+    authority::Peer,
+    metrics::Metrics,
+    pool::{Place, Pool},
+};
 
 /// A handshake takes no longer than this.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
-/// Handshakes under way at once: they cost processor time, and after an outage all agents come back.
-const HANDSHAKES: usize = 128;
+/// Connections that are in the middle of their handshake. After an outage all agents come back at once.
+const HANDSHAKES: usize = 2048;
+/// Connections without a certificate: agents that enrol. Of all, and from one address.
+const GUESTS: usize = 64;
+const GUESTS_OF_ONE: usize = 16;
+/// A connection without a certificate ends after this.
+const GUEST_FOR: Duration = Duration::from_secs(20);
 
 /// A connection with its caller's identity.
 pub(crate) struct Connection {
     stream: TlsStream<TcpStream>,
     peer: Peer,
+    guest: Option<Guest>,
+}
+
+/// What ends a connection without a certificate.
+struct Guest {
+    ends: Pin<Box<dyn Future<Output = ()> + Send>>,
+    _place: Place,
+}
+
+impl Guest {
+    fn new(place: Place) -> Self {
+        let evicted = place.evicted.clone();
+        let ends = async move {
+            tokio::select! {
+                () = evicted.cancelled() => {}
+                () = tokio::time::sleep(GUEST_FOR) => {}
+            }
+        };
+        Self {
+            ends: Box::pin(ends),
+            _place: place,
+        }
+    }
+}
+
+impl Connection {
+    /// An error once the time of a connection without a certificate is over.
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let over = self
+            .guest
+            .as_mut()
+            .is_some_and(|guest| guest.ends.as_mut().poll(cx).is_ready());
+        if over {
+            // It has no second answer.
+            self.guest = None;
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(())
+    }
 }
 
 impl Connected for Connection {
@@ -46,6 +94,7 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.check(cx)?;
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
@@ -68,15 +117,26 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// Accepts connections until told to stop. What fails its handshake is counted and logged.
+/// Where connections go.
+#[derive(Clone)]
+pub(crate) struct Incoming {
+    /// Those with a certificate.
+    pub(crate) certified: mpsc::Sender<io::Result<Connection>>,
+    /// The others.
+    pub(crate) guests: mpsc::Sender<io::Result<Connection>>,
+}
+
+/// Accepts connections until told to stop, whatever those do that are there already. What fails its handshake
+/// is counted and logged.
 pub(crate) async fn accept(
     listener: TcpListener,
     tls: Arc<ServerTls>,
     metrics: Metrics,
-    connections: mpsc::Sender<io::Result<Connection>>,
+    incoming: Incoming,
     stop: CancellationToken,
 ) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let handshakes = Pool::new(HANDSHAKES, HANDSHAKES);
+    let guests = Pool::new(GUESTS, GUESTS_OF_ONE);
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -91,16 +151,30 @@ pub(crate) async fn accept(
                 continue;
             }
         };
-        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
-            return;
-        };
-        let (tls, metrics, connections) = (tls.config(), metrics.clone(), connections.clone());
+        let place = handshakes.enter(address.ip());
+        let (tls, metrics, incoming) = (tls.config(), metrics.clone(), incoming.clone());
+        let guests = Arc::clone(&guests);
         tokio::spawn(async move {
-            let _permit = permit;
             let shake = handshake(stream, address, TlsAcceptor::from(tls));
-            match tokio::time::timeout(HANDSHAKE_WITHIN, shake).await {
-                Ok(Ok(connection)) => {
-                    let _ = connections.send(Ok(connection)).await;
+            let shake = tokio::time::timeout(HANDSHAKE_WITHIN, shake);
+            let shaken = tokio::select! {
+                shaken = shake => shaken,
+                () = place.evicted.cancelled() => {
+                    let why = "more connections than can be greeted; this one was silent for longest";
+                    metrics.refuse("crowded", &address.to_string(), why);
+                    return;
+                }
+            };
+            drop(place);
+            match shaken {
+                Ok(Ok(mut connection)) => {
+                    let to = if connection.peer.certified.is_some() {
+                        &incoming.certified
+                    } else {
+                        connection.guest = Some(Guest::new(guests.enter(address.ip())));
+                        &incoming.guests
+                    };
+                    let _ = to.send(Ok(connection)).await;
                 }
                 Ok(Err(error)) => metrics.refuse("tls", &address.to_string(), &error.to_string()),
                 Err(_) => metrics.refuse("tls", &address.to_string(), "no TLS handshake in 10 s"),
@@ -130,5 +204,6 @@ async fn handshake(
     Ok(Connection {
         stream,
         peer: Peer { address, certified },
+        guest: None,
     })
 }

@@ -112,7 +112,7 @@ async fn a_term_that_no_hub_gave_changes_nothing() {
     // What it did is in the audit log, once.
     let (config, _state) = hub.stop().await;
     let entries = eventually("the store is free", SOON, async || {
-        let store = SqliteStore::open(&config.store_path())?;
+        let store = SqliteStore::open(config.store_path())?;
         let audit = store.range("audit/").await?.into_iter();
         let texts = audit.map(|(_, entry)| String::from_utf8_lossy(&entry.value).into_owned());
         let held: Vec<String> = texts.filter(|text| text.contains("held: ")).collect();
@@ -168,7 +168,7 @@ async fn invented_apps_and_endless_texts_fill_nothing() {
     assert!(cluster.apps.len() < 70, "{}", cluster.apps.len());
     let (config, _state) = hub.stop().await;
     let kept = eventually("the store is free", SOON, async || {
-        let store = SqliteStore::open(&config.store_path())?;
+        let store = SqliteStore::open(config.store_path())?;
         Ok(store
             .get("observed/us-1")
             .await?

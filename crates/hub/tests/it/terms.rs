@@ -25,7 +25,7 @@ pub(crate) async fn term_key(hub: Hub) -> (Hub, TermKey) {
     let (mut config, state) = hub.stop().await;
     config.listen = grpc;
     let reading = eventually("the store is free", SOON, async || {
-        let store = SqliteStore::open(&config.store_path())?;
+        let store = SqliteStore::open(config.store_path())?;
         Ok(store.get("ca/current").await?.context("no CA")?.value)
     });
     let pem = String::from_utf8(reading.await.unwrap().to_vec()).unwrap();

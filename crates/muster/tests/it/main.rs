@@ -16,4 +16,5 @@ mod rendering;
 mod resting;
 mod rights;
 mod rolling;
+mod strangers;
 mod upstream;

@@ -1,0 +1,158 @@
+//! Room for connections that have shown no certificate: bounded, and never a reason to keep others waiting.
+//! Where there is no room, the address with the most gives up its oldest.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio_util::sync::CancellationToken;
+
+/// A bounded set of connections.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    /// Of all addresses together, and of one.
+    most: usize,
+    most_of_one: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next: u64,
+    places: BTreeMap<u64, CancellationToken>,
+    by_address: HashMap<IpAddr, VecDeque<u64>>,
+}
+
+/// A connection's place, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pool: Arc<Pool>,
+    id: u64,
+    address: IpAddr,
+    /// Fires when another one needs the place.
+    pub(crate) evicted: CancellationToken,
+}
+
+/// What counts as one address: somebody with IPv6 has a whole network.
+fn neighbourhood(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        v4 => v4,
+    }
+}
+
+impl State {
+    fn evict(&mut self, address: IpAddr) {
+        let oldest = self
+            .by_address
+            .get_mut(&address)
+            .and_then(VecDeque::pop_front);
+        if let Some(token) = oldest.and_then(|id| self.places.remove(&id)) {
+            token.cancel();
+        }
+    }
+}
+
+impl Pool {
+    pub(crate) fn new(most: usize, most_of_one: usize) -> Arc<Self> {
+        Arc::new(Self {
+            most,
+            most_of_one,
+            state: Mutex::default(),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for a connection from this address, at once.
+    pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Place {
+        let address = neighbourhood(address);
+        let mut state = self.state();
+        let of_one =
+            |state: &State, address| state.by_address.get(address).map_or(0, VecDeque::len);
+        if of_one(&state, &address) >= self.most_of_one {
+            state.evict(address);
+        } else if state.places.len() >= self.most {
+            let counts = state.by_address.iter();
+            let heaviest = counts
+                .max_by_key(|(_, ids)| ids.len())
+                .map(|(address, _)| *address);
+            if let Some(heaviest) = heaviest {
+                state.evict(heaviest);
+            }
+        }
+        let id = state.next;
+        state.next += 1;
+        let evicted = CancellationToken::new();
+        state.places.insert(id, evicted.clone());
+        state.by_address.entry(address).or_default().push_back(id);
+        drop(state);
+        Place {
+            pool: Arc::clone(self),
+            id,
+            address,
+            evicted,
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.pool.state();
+        state.places.remove(&self.id);
+        if let Some(ids) = state.by_address.get_mut(&self.address) {
+            ids.retain(|id| *id != self.id);
+            if ids.is_empty() {
+                state.by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_with_the_most_gives_way_and_others_stay() {
+        let pool = Pool::new(10, 8);
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let agent = pool.enter(address("192.0.2.1"));
+        let flood: Vec<Place> = (0..100)
+            .map(|_| pool.enter(address("198.51.100.7")))
+            .collect();
+        assert!(!agent.evicted.is_cancelled());
+        assert_eq!(
+            flood
+                .iter()
+                .filter(|place| !place.evicted.is_cancelled())
+                .count(),
+            8
+        );
+        assert!(!flood[99].evicted.is_cancelled());
+        // Many addresses of one network are one.
+        let network: Vec<Place> = (0..100)
+            .map(|n| pool.enter(address(&format!("2001:db8:0:1::{n:x}"))))
+            .collect();
+        let of_network = network
+            .iter()
+            .filter(|place| !place.evicted.is_cancelled())
+            .count();
+        let of_flood = flood
+            .iter()
+            .filter(|place| !place.evicted.is_cancelled())
+            .count();
+        assert!(!agent.evicted.is_cancelled());
+        assert_eq!(1 + of_network + of_flood, 10);
+        drop((flood, network));
+        let state = pool.state();
+        assert_eq!((state.places.len(), state.by_address.len()), (1, 1));
+    }
+}

@@ -1,0 +1,94 @@
+//! Somebody in the network who has no certificate, and tries to take the hub's room from those who have.
+
+use std::{fs, net::SocketAddr, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use muster_agent::dial;
+use muster_pki::JoinToken;
+use muster_proto::v1::{self, enrolment_client::EnrolmentClient};
+use muster_testkit::{
+    fleet::{Fleet, FleetOptions},
+    repository,
+};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::{io::AsyncReadExt as _, net::TcpStream, task::JoinSet};
+
+/// Kilobytes that a process has had resident at most.
+fn peak(pid: u32) -> anyhow::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak = line.context("no VmHWM")?.trim().trim_end_matches(" kB");
+    Ok(peak.parse()?)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn they_take_neither_memory_nor_room() -> anyhow::Result<()> {
+    let mut fleet = Fleet::start(FleetOptions::new(env!("CARGO_BIN_EXE_muster"), &[])).await?;
+    let files = repository::fleet("strangers", "{}", [("one", "west")]);
+    fleet.repo().publish("begin", &repository::listed(&files))?;
+    fleet.start_hub().await?;
+    let token: JoinToken = fleet
+        .run(&["cluster", "join-token", "one"])?
+        .trim()
+        .parse()?;
+    let hub: SocketAddr = token.hub.parse()?;
+    let pid = fleet.hub()?.pid();
+    let before = peak(pid)?;
+
+    // Many who say nothing …
+    let files = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: files.maximum,
+        maximum: files.maximum,
+    };
+    setrlimit(Resource::Nofile, most)?;
+    let mut silent = Vec::new();
+    for _ in 0..2500 {
+        silent.push(TcpStream::connect(hub).await?);
+    }
+    // … and some who enrol with as much as they can say, again and again.
+    let mut loud = JoinSet::new();
+    for _ in 0..40 {
+        let (address, trust) = (token.hub.clone(), token.trust.clone());
+        loud.spawn(async move {
+            let Ok(channel) = dial(&address, &trust, None).await else {
+                return 0;
+            };
+            let mut calls = JoinSet::new();
+            for _ in 0..16 {
+                let mut client = EnrolmentClient::new(channel.clone());
+                calls.spawn(async move {
+                    let request = v1::EnrolRequest {
+                        token: "t".repeat(3_900_000),
+                        csr: String::new(),
+                    };
+                    client.enrol(request).await.is_err()
+                });
+            }
+            calls
+                .join_all()
+                .await
+                .into_iter()
+                .filter(|refused| *refused)
+                .count()
+        });
+    }
+    let status = fleet.status()?;
+    ensure!(status["clusters"][0]["name"] == "one", "{status:#}");
+    let refused: usize = loud.join_all().await.into_iter().sum();
+    ensure!(refused > 0, "nobody was refused");
+    let status = fleet.status()?;
+    ensure!(status["clusters"][0]["name"] == "one", "{status:#}");
+    let grown = peak(pid)?.saturating_sub(before);
+    ensure!(grown < 100 * 1024, "the hub grew by {grown} kB");
+
+    // The silent ones make room for each other, oldest first.
+    let mut first = silent.swap_remove(0);
+    let mut nothing = [0; 1];
+    let read = tokio::time::timeout(Duration::from_secs(15), first.read(&mut nothing));
+    ensure!(
+        matches!(read.await?, Ok(0) | Err(_)),
+        "the oldest is still there"
+    );
+    Ok(())
+}
