@@ -144,7 +144,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
         let listener = listener.map_err(|source| AgentError::Listen { address, source })?;
         let routes = muster_runtime::http::routes(readiness, Arc::new(registry));
         let served = muster_runtime::http::serve(listener, routes, shutdown.clone());
-        shutdown.spawn(async move {
+        shutdown.spawn_vital("http", async move {
             if let Err(error) = served.await {
                 tracing::error!(%error, "probes and metrics are no longer served");
             }

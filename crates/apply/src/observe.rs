@@ -24,7 +24,7 @@ use muster_model::{
 };
 use muster_plan::health::{Assessment, Health, Rules, SILENCE, assess};
 use serde_json::Value;
-use tokio::{sync::watch, task::JoinHandle, time::Instant};
+use tokio::{runtime::RuntimeFlavor, sync::watch, task::JoinHandle, time::Instant};
 
 use crate::{
     APP_LABEL,
@@ -422,6 +422,13 @@ impl AppRules {
             .unwrap_or_else(PoisonError::into_inner)
             .get(app)
             .cloned();
-        rules.map_or_else(|| assess(object), |rules| rules.assess(object))
+        let Some(rules) = rules else {
+            return assess(object);
+        };
+        // A rule may take a second; what else runs on this thread goes on elsewhere.
+        match tokio::runtime::Handle::try_current().map(|handle| handle.runtime_flavor()) {
+            Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(|| rules.assess(object)),
+            Ok(_) | Err(_) => rules.assess(object),
+        }
     }
 }

@@ -99,6 +99,12 @@ pub enum HubError {
         #[source]
         source: LoginError,
     },
+    /// A task that has no end ended.
+    #[error("the hub's task `{task}` ended, which is a mistake in Muster; see the log")]
+    Ended {
+        /// Its name.
+        task: &'static str,
+    },
     /// The server ended.
     #[error("the server ended")]
     Serve(#[from] tonic::transport::Error),
@@ -197,9 +203,11 @@ pub async fn run(
             Some(config.state_dir.join(WORKING_FILE)),
         ),
     };
-    shutdown.spawn(fleet.run(stop.clone()));
-    shutdown.spawn(Arc::clone(&observed).keep(Arc::clone(&store), stop.clone()));
-    shutdown.spawn(Arc::clone(&authority).renew_hub(Arc::clone(&tls), stop.clone()));
+    shutdown.spawn_vital("fleet", fleet.run(stop.clone()));
+    let keeping = Arc::clone(&observed).keep(Arc::clone(&store), stop.clone());
+    shutdown.spawn_vital("levels", keeping);
+    let renewing = Arc::clone(&authority).renew_hub(Arc::clone(&tls), stop.clone());
+    shutdown.spawn_vital("certificate", renewing);
     let sessions = Sessions::new(
         store,
         Arc::clone(&leadership),
@@ -227,7 +235,7 @@ pub async fn run(
         .sub_registry_with_prefix(metrics::PREFIX)
         .register_collector(scrape);
     let routes = muster_runtime::http::routes(readiness, Arc::new(registry)).merge(hook);
-    shutdown.spawn({
+    shutdown.spawn_vital("http", {
         let shutdown = shutdown.clone();
         async move {
             if let Err(error) = muster_runtime::http::serve(http, routes, shutdown).await {
@@ -238,13 +246,9 @@ pub async fn run(
 
     let (certified, callers) = mpsc::channel(64);
     let (guests, strangers) = mpsc::channel(64);
-    shutdown.spawn(server::accept(
-        grpc,
-        tls,
-        metrics,
-        server::Incoming { certified, guests },
-        stop.clone(),
-    ));
+    let incoming = server::Incoming { certified, guests };
+    let accepting = server::accept(grpc, tls, metrics, incoming, stop.clone());
+    shutdown.spawn_vital("connections", accepting);
     // Whoever has no certificate can enrol, and is told so by everything else.
     let for_strangers = tonic::transport::Server::builder()
         .initial_stream_window_size(SMALL)
@@ -279,6 +283,9 @@ pub async fn run(
     shutdown.begin();
     if let Err(unfinished) = shutdown.finish(STOP_WITHIN).await {
         tracing::warn!(%unfinished, "stopped all the same");
+    }
+    if let Some(task) = shutdown.ended() {
+        return Err(HubError::Ended { task });
     }
     Ok(served?)
 }

@@ -69,11 +69,36 @@ pub fn check(text: &str) -> Result<(), String> {
     compile(text).map(drop)
 }
 
+/// An expression that is ready for use, and what evaluating it can cost.
+#[derive(Debug)]
+pub struct Expression {
+    /// The expression.
+    pub program: Program,
+    /// How deep its loops nest.
+    loops: u32,
+    /// How many times as long as the longest list of the object a list that it makes can be.
+    growth: u64,
+}
+
+/// What evaluating an expression may cost in steps; each takes up to a microsecond.
+pub const MAX_STEPS: u64 = 1_000_000;
+
+impl Expression {
+    /// The steps that it can take over an object whose longest list or map has so many elements, and whose
+    /// longest text so many bytes.
+    #[must_use]
+    pub fn steps(&self, longest_list: usize, longest_text: usize) -> u64 {
+        let list = (longest_list as u64).max(1).saturating_mul(self.growth);
+        let text = 1 + longest_text as u64 / 1024;
+        list.saturating_pow(self.loops).saturating_mul(text)
+    }
+}
+
 /// Makes an expression ready for use.
 ///
 /// # Errors
 /// What is wrong with it, for people.
-pub fn compile(text: &str) -> Result<Program, String> {
+pub fn compile(text: &str) -> Result<Expression, String> {
     if text.trim().is_empty() {
         return Err("an expression is missing".to_owned());
     }
@@ -102,9 +127,17 @@ pub fn compile(text: &str) -> Result<Program, String> {
                     names: vec![OBJECT],
                     depth: 0,
                     loops: 0,
+                    deepest: 0,
                 };
                 scope.check(program.expression())?;
-                Ok(program)
+                let loops = u32::try_from(scope.deepest).unwrap_or(u32::MAX);
+                // Each `+` can put one list after another.
+                let growth = 1 + text.matches('+').count() as u64;
+                Ok(Expression {
+                    program,
+                    loops,
+                    growth,
+                })
             });
         match reading.map(thread::ScopedJoinHandle::join) {
             Ok(Ok(compiled)) => compiled,
@@ -135,6 +168,8 @@ struct Scope<'a> {
     names: Vec<&'a str>,
     depth: usize,
     loops: usize,
+    /// The most loops in each other so far.
+    deepest: usize,
 }
 
 impl<'a> Scope<'a> {
@@ -190,6 +225,7 @@ impl<'a> Scope<'a> {
                     ));
                 }
                 self.loops += 1;
+                self.deepest = self.deepest.max(self.loops);
                 let outside = self.names.len();
                 self.names
                     .extend([over.iter_var.as_str(), over.accu_var.as_str()]);
@@ -233,6 +269,24 @@ mod tests {
         insta::assert_snapshot!(told("len(object.list) == 1"), @"there is no function `len`; there are bool, bytes, contains, double, dyn, endsWith, hasValue, int, matches, or, orValue, size, startsWith, string, type, uint, value");
         insta::assert_snapshot!(told("object.name.startWith('a')"), @"there is no function `startWith`; there are bool, bytes, contains, double, dyn, endsWith, hasValue, int, matches, or, orValue, size, startsWith, string, type, uint, value");
         insta::assert_snapshot!(told("object.list.exists(c, c == 1) && c == 2"), @"there is no variable `c`; an expression sees `object`");
+    }
+
+    #[test]
+    fn what_it_can_cost_is_known_before() {
+        let steps = |text: &str| compile(text).unwrap().steps(3000, 0);
+        assert_eq!(steps("object.a == 1"), 1);
+        assert_eq!(steps("object.a.exists(x, x == 1)"), 3000);
+        assert_eq!(
+            steps("object.a.all(x, object.b.exists(y, x == y))"),
+            9_000_000
+        );
+        assert_eq!(
+            steps("(object.a + object.a).all(x, object.b.exists(y, x == y))"),
+            36_000_000
+        );
+        let matches = compile("object.a.all(x, object.b.matches(x))").unwrap();
+        assert_eq!(matches.steps(10, 1 << 20), 10_250);
+        assert_eq!(matches.steps(usize::MAX, usize::MAX), u64::MAX);
     }
 
     #[test]

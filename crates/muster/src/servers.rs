@@ -294,6 +294,7 @@ pub(crate) async fn agent(args: &AgentArgs) -> anyhow::Result<()> {
     let join_token = text.map(|text| text.parse::<JoinToken>()).transpose()?;
     let kube = kube_config(args).await?;
     args.log.init()?;
+    end_on_panic();
     let config = muster_agent::AgentConfig {
         kube,
         namespace: args.namespace.clone(),
@@ -304,6 +305,17 @@ pub(crate) async fn agent(args: &AgentArgs) -> anyhow::Result<()> {
     };
     muster_agent::run(config, Shutdown::on_signals()?).await?;
     Ok(())
+}
+
+/// Ends this process with the first panic of any of its tasks. An agent hears nobody but its hub and its API
+/// server, and one that goes on without a part of itself seems to be well and is not.
+fn end_on_panic() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        tell(info);
+        tracing::error!(%info, "the agent ends, which is a mistake in Muster");
+        std::process::exit(101);
+    }));
 }
 
 async fn kube_config(args: &AgentArgs) -> anyhow::Result<kube::Config> {

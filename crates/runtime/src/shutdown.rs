@@ -1,6 +1,11 @@
 //! An orderly end: the first SIGTERM or SIGINT asks every task to finish, the second ends the process.
 
-use std::{future::Future, io, process, time::Duration};
+use std::{
+    future::Future,
+    io, process,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -13,6 +18,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub struct Shutdown {
     token: CancellationToken,
     tasks: TaskTracker,
+    /// The vital task that ended before its time.
+    ended: Arc<OnceLock<&'static str>>,
 }
 
 /// Some tasks had not ended when the time for it was over.
@@ -93,6 +100,32 @@ impl Shutdown {
         self.tasks.spawn(task)
     }
 
+    /// Starts a task without which this process is of no use. Where it ends before the end has begun, as by a
+    /// panic, it takes the process with it: nothing is worse than one that seems to be well.
+    pub fn spawn_vital(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let shutdown = self.clone();
+        let running = tokio::spawn(task);
+        self.tasks.spawn(async move {
+            let ended = running.await;
+            if !shutdown.has_begun() {
+                let panicked = ended.is_err_and(|error| error.is_panic());
+                tracing::error!(
+                    task = name,
+                    panicked,
+                    "a task ended before its time, and this process ends with it"
+                );
+                let _ = shutdown.ended.set(name);
+                shutdown.begin();
+            }
+        });
+    }
+
+    /// The vital task that ended before its time, where that is why all ends.
+    #[must_use]
+    pub fn ended(&self) -> Option<&'static str> {
+        self.ended.get().copied()
+    }
+
     /// Begins the end if it has not begun, and waits at most `patience` for the tasks.
     ///
     /// # Errors
@@ -126,6 +159,27 @@ mod tests {
         assert!(!shutdown.has_begun());
         assert_eq!(shutdown.finish(Duration::from_secs(60)).await, Ok(()));
         assert_eq!(task.await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn a_vital_task_takes_the_process_with_it() {
+        let shutdown = Shutdown::new();
+        shutdown.spawn_vital("good", {
+            let shutdown = shutdown.clone();
+            async move { shutdown.begun().await }
+        });
+        shutdown.spawn_vital("bad", async { panic!("as a mistake would") });
+        shutdown.begun().await;
+        assert_eq!(shutdown.ended(), Some("bad"));
+        assert_eq!(shutdown.finish(Duration::from_secs(60)).await, Ok(()));
+        // One that ends with all others is no reason for anything.
+        let shutdown = Shutdown::new();
+        shutdown.spawn_vital("good", {
+            let shutdown = shutdown.clone();
+            async move { shutdown.begun().await }
+        });
+        assert_eq!(shutdown.finish(Duration::from_secs(60)).await, Ok(()));
+        assert_eq!(shutdown.ended(), None);
     }
 
     #[tokio::test]

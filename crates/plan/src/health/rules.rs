@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 
-use cel::{Context, Program};
+use cel::Context;
 use muster_model::{
-    expression::{ENV, OBJECT, compile},
+    expression::{ENV, Expression, MAX_STEPS, OBJECT, compile},
     policy::HealthRule,
 };
 use serde_json::Value;
@@ -21,11 +21,11 @@ pub struct Rules {
 
 #[derive(Debug)]
 struct Case {
-    when: Program,
+    when: Expression,
     /// As it was written.
     text: String,
     health: Health,
-    message: Option<Program>,
+    message: Option<Expression>,
 }
 
 /// An expression of a rule that can't be used.
@@ -89,23 +89,67 @@ impl Rules {
         let Some(cases) = cases.filter(|_| !is_going) else {
             return assess(object);
         };
+        let mut longest = Longest::default();
+        longest.look(object);
+        let expressions = cases
+            .iter()
+            .flat_map(|case| [Some(&case.when), case.message.as_ref()]);
+        let dear = expressions
+            .flatten()
+            .any(|expression| expression.steps(longest.list, longest.text) > MAX_STEPS);
+        if dear {
+            let message = format!(
+                "the fleet's rule for this kind is not evaluated: it has loops, and the object lists of up to {} elements and texts of up to {} bytes",
+                longest.list, longest.text
+            );
+            return Assessment::new(Health::Unknown, message);
+        }
         let mut context = Context::with_env(ENV.clone());
         context.add_variable_from_value(OBJECT, to_cel(object));
-        let holds =
-            |case: &&Case| matches!(case.when.execute(&context), Ok(cel::Value::Bool(true)));
+        let holds = |case: &&Case| {
+            let said = case.when.program.execute(&context);
+            matches!(said, Ok(cel::Value::Bool(true)))
+        };
         let Some(case) = cases.iter().find(holds) else {
             return assess(object);
         };
         let said = case
             .message
             .as_ref()
-            .map(|message| message.execute(&context));
+            .map(|message| message.program.execute(&context));
         let message = match said {
             Some(Ok(cel::Value::String(text))) => text.to_string(),
             _ if case.health == Health::Healthy => String::new(),
             _ => format!("by a rule of the fleet: {}", case.text),
         };
         Assessment::new(case.health, message)
+    }
+}
+
+/// The largest parts of an object: what loops go through.
+#[derive(Debug, Default)]
+struct Longest {
+    /// Elements of a list or fields of a map.
+    list: usize,
+    /// Bytes of a text.
+    text: usize,
+}
+
+impl Longest {
+    fn look(&mut self, value: &Value) {
+        match value {
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+            Value::String(text) => self.text = self.text.max(text.len()),
+            Value::Array(items) => {
+                self.list = self.list.max(items.len());
+                items.iter().for_each(|item| self.look(item));
+            }
+            Value::Object(fields) => {
+                self.list = self.list.max(fields.len());
+                let fields = fields.iter().filter(|(key, _)| *key != "managedFields");
+                fields.for_each(|(_, value)| self.look(value));
+            }
+        }
     }
 }
 
@@ -127,5 +171,40 @@ fn to_cel(value: &Value) -> cel::Value {
                 .collect::<HashMap<_, _>>()
                 .into()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_model::policy::HealthCase;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_rule_that_would_take_long_is_not_evaluated() {
+        let case = HealthCase {
+            when: "object.spec.a.all(x, object.spec.a.exists(y, x != y))".to_owned(),
+            health: Health::Degraded,
+            message: None,
+        };
+        let rule = HealthRule {
+            group: "x.example".to_owned(),
+            kind: "Foo".to_owned(),
+            cases: vec![case],
+        };
+        let rules = Rules::compile(&[rule]).unwrap();
+        let foo = |elements: usize| {
+            let list: Vec<usize> = (0..elements).collect();
+            rules.assess(&json!({"apiVersion": "x.example/v1", "kind": "Foo", "spec": {"a": list}}))
+        };
+        assert_eq!(foo(30).health, Health::Degraded);
+        let dear = foo(3000);
+        assert_eq!(dear.health, Health::Unknown);
+        let message = dear.message.unwrap_or_default();
+        assert!(
+            message.contains("lists of up to 3000 elements"),
+            "{message}"
+        );
     }
 }
