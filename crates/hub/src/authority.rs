@@ -1,6 +1,6 @@
 //! Who may speak: the fleet's CA, enrolment by join token, renewal, revocation, and logins for people.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use muster_model::ids::{ClusterName, ContentHash, InstanceId};
 use muster_pki::{
@@ -11,8 +11,9 @@ use muster_store::{CommitError, Expected, RESTORED_KEY, Store, Txn};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    approvals,
+    HubConfig, approvals,
     records::{self, InstanceRecord, JoinRecord, RecordError, audited, now, seconds},
+    removed::Removed,
     suspects,
 };
 
@@ -36,6 +37,12 @@ pub enum AuthorityError {
         "this instance of cluster {0} was removed or is not known here; it needs a new join token"
     )]
     Revoked(ClusterName),
+    /// The instance's key is in two places.
+    #[error("{0}")]
+    Held(String),
+    /// What was removed can't be written down.
+    #[error("what was removed can't be kept in {path}", path = .0.display())]
+    Removed(PathBuf, #[source] std::io::Error),
     /// A request or certificate is not what it should be.
     #[error("the certificate request can't be granted")]
     Pki(#[from] PkiError),
@@ -55,8 +62,9 @@ impl AuthorityError {
             Self::ExpiredToken => Some("expired_token"),
             Self::UsedToken => Some("used_token"),
             Self::Revoked(_) => Some("revoked"),
+            Self::Held(_) => Some("copied_key"),
             Self::Pki(_) => Some("bad_request"),
-            Self::Record(_) | Self::Commit(_) => None,
+            Self::Record(_) | Self::Commit(_) | Self::Removed(..) => None,
         }
     }
 }
@@ -76,14 +84,16 @@ pub(crate) struct Authority {
     trust: TrustBundle,
     advertise: String,
     lifetime: Duration,
+    grace: Duration,
+    removed: Removed,
 }
 
 impl Authority {
     /// Opens the fleet's CA; makes it where there is none.
     pub(crate) async fn open(
         store: Arc<dyn Store>,
+        config: &HubConfig,
         advertise: String,
-        lifetime: Duration,
     ) -> Result<Self, AuthorityError> {
         let pem = match store.get(records::CA).await.map_err(RecordError::from)? {
             Some(kept) => String::from_utf8_lossy(&kept.value).into_owned(),
@@ -103,7 +113,9 @@ impl Authority {
             ca,
             trust,
             advertise,
-            lifetime,
+            lifetime: config.agent_lifetime,
+            grace: config.renewal_grace,
+            removed: Removed::in_directory(&config.state_dir),
         })
     }
 
@@ -146,6 +158,7 @@ impl Authority {
         Ok(Arc::new(ServerTls::new(
             &self.trust,
             &self.hub_credentials()?,
+            self.grace,
         )?))
     }
 
@@ -243,20 +256,23 @@ impl Authority {
             Some(_) => return Err(AuthorityError::UsedToken),
             None => new_instance(),
         };
-        let granted = self.grant(&record.cluster, &instance, csr)?;
+        let (granted, serial) = self.grant(&record.cluster, &instance, csr)?;
         if record.used.is_none() {
             record.used = Some((instance.clone(), request));
-            let enrolled = InstanceRecord {
-                enrolled: now(),
-                revoked: false,
-            };
-            let txn = Txn::new()
-                .when(key.clone(), Expected::Revision(revision))
-                .put(key, records::encode(&record))
-                .put(
-                    records::instance_key(&record.cluster, &instance),
-                    records::encode(&enrolled),
+            let txn = Txn::new().when(key.clone(), Expected::Revision(revision));
+            // A cluster has one agent: whatever was enrolled before under its name is replaced.
+            let (txn, replaced) = self.revoke(txn, &record.cluster).await?;
+            let txn = txn.put(key, records::encode(&record)).put(
+                records::instance_key(&record.cluster, &instance),
+                records::encode(&InstanceRecord::new(serial)),
+            );
+            let txn = replaced.iter().fold(txn, |txn, replaced| {
+                let what = format!(
+                    "instance {replaced} of cluster {} is replaced",
+                    record.cluster
                 );
+                audited(txn, "join token", what)
+            });
             let what = format!("cluster {} enrolled as instance {instance}", record.cluster);
             match self.store.commit(audited(txn, "join token", what)).await {
                 Ok(_) => {}
@@ -267,15 +283,67 @@ impl Authority {
         Ok(granted)
     }
 
-    /// Grants a new certificate to an instance that has one.
+    /// Grants a new certificate to an instance that shows this one. A certificate is renewed once, or again
+    /// where what came of that was never seen; otherwise its key is in two places, and both are held.
     pub(crate) async fn renew(
         &self,
         cluster: &ClusterName,
         instance: &InstanceId,
+        serial: &str,
         csr: &str,
     ) -> Result<Granted, AuthorityError> {
-        admit(self.store.as_ref(), cluster, instance).await?;
-        self.grant(cluster, instance, csr)
+        let (mut record, revision) = admitted(self.store.as_ref(), cluster, instance).await?;
+        let key = records::instance_key(cluster, instance);
+        let lost_answer = record.previous == serial && !record.seen;
+        if record.newest.is_empty() || record.newest == serial {
+            record.previous = serial.to_owned();
+        } else if !lost_answer {
+            let why = format!(
+                "the certificate of cluster {cluster} was renewed twice: its key is in two places. Find out where; \
+                 then `muster cluster remove {cluster}`, and let it join again with a new token"
+            );
+            record.held = Some(why.clone());
+            let txn = Txn::new()
+                .when(key.clone(), Expected::Revision(revision))
+                .put(key, records::encode(&record));
+            let who = format!("agent of cluster {cluster}");
+            self.store
+                .commit(audited(txn, &who, format!("held: {why}")))
+                .await?;
+            return Err(AuthorityError::Held(why));
+        }
+        let (granted, newest) = self.grant(cluster, instance, csr)?;
+        record.newest = newest;
+        record.seen = false;
+        record.renewals += 1;
+        let txn = Txn::new()
+            .when(key.clone(), Expected::Revision(revision))
+            .put(key, records::encode(&record));
+        self.store.commit(txn).await?;
+        Ok(granted)
+    }
+
+    /// Notes that an instance has shown this certificate.
+    pub(crate) async fn note_seen(
+        &self,
+        cluster: &ClusterName,
+        instance: &InstanceId,
+        serial: &str,
+    ) -> Result<(), AuthorityError> {
+        let (mut record, revision) = admitted(self.store.as_ref(), cluster, instance).await?;
+        if record.newest != serial || record.seen {
+            return Ok(());
+        }
+        record.seen = true;
+        let key = records::instance_key(cluster, instance);
+        let txn = Txn::new()
+            .when(key.clone(), Expected::Revision(revision))
+            .put(key, records::encode(&record));
+        match self.store.commit(txn).await {
+            // Somebody else noted it, or renewed it just now.
+            Ok(_) | Err(CommitError::Conflict { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn grant(
@@ -283,19 +351,67 @@ impl Authority {
         cluster: &ClusterName,
         instance: &InstanceId,
         csr: &str,
-    ) -> Result<Granted, AuthorityError> {
+    ) -> Result<(Granted, String), AuthorityError> {
         let identity = Identity::Agent {
             cluster: cluster.clone(),
             instance: instance.clone(),
         };
-        Ok(Granted {
-            certificate: self
-                .ca
-                .sign(csr, &identity, self.lifetime, muster_pki::clock::now())?,
+        let now = muster_pki::clock::now();
+        let certificate = self.ca.sign(csr, &identity, self.lifetime, now)?;
+        let serial = Certified::of_pem(&certificate)?.serial;
+        let granted = Granted {
+            certificate,
             trust: self.trust.to_pem(),
             cluster: cluster.clone(),
             instance: instance.clone(),
-        })
+        };
+        Ok((granted, serial))
+    }
+
+    /// The transaction in which every instance of a cluster is revoked, and those that it revokes. It holds only
+    /// where no other enrolment or removal of that cluster comes between.
+    async fn revoke(
+        &self,
+        txn: Txn,
+        cluster: &ClusterName,
+    ) -> Result<(Txn, Vec<InstanceId>), AuthorityError> {
+        let key = format!("{}{cluster}", records::MEMBERSHIP);
+        let found: Option<(u64, u64)> = records::read(self.store.as_ref(), &key).await?;
+        let (count, revision) = found.map_or((0, None), |(count, at)| (count, Some(at)));
+        let mut txn = txn
+            .when(key.clone(), Expected::unchanged(revision))
+            .put(key, records::encode(&(count + 1)));
+        let mut revoked = Vec::new();
+        let prefix = format!("{}{cluster}/", records::INSTANCE);
+        for (key, versioned) in self.store.range(&prefix).await.map_err(RecordError::from)? {
+            let mut record: InstanceRecord = records::decode(&key, &versioned)?;
+            if !record.revoked {
+                record.revoked = true;
+                revoked.extend(key[prefix.len()..].parse::<InstanceId>());
+                txn = txn.put(key, records::encode(&record));
+            }
+        }
+        Ok((txn, revoked))
+    }
+
+    /// What was removed stays removed, also where a backup of before is put back.
+    pub(crate) async fn still_removed(&self) -> Result<(), AuthorityError> {
+        let mut txn = Txn::new();
+        for (cluster, instance) in self.removed.read()? {
+            let key = records::instance_key(&cluster, &instance);
+            let found = records::read::<InstanceRecord>(self.store.as_ref(), &key).await?;
+            let Some((mut record, _)) = found.filter(|(record, _)| !record.revoked) else {
+                continue;
+            };
+            record.revoked = true;
+            txn = txn.put(key, records::encode(&record));
+            let what = format!(
+                "instance {instance} of cluster {cluster} stays removed, which the backup did not know"
+            );
+            txn = audited(txn, "hub", what);
+        }
+        self.store.commit(txn).await?;
+        Ok(())
     }
 
     /// Every instance that was not removed, by cluster.
@@ -326,17 +442,17 @@ impl Authority {
         cluster: &ClusterName,
         who: &str,
     ) -> Result<u32, AuthorityError> {
-        let mut txn = Txn::new();
-        let mut revoked = 0;
-        let prefix = format!("{}{cluster}/", records::INSTANCE);
-        for (key, versioned) in self.store.range(&prefix).await.map_err(RecordError::from)? {
-            let mut record: InstanceRecord = records::decode(&key, &versioned)?;
-            if !record.revoked {
-                record.revoked = true;
-                revoked += 1;
-                txn = txn.put(key, records::encode(&record));
+        loop {
+            match self.try_remove(cluster, who).await {
+                // An agent enrolled just now.
+                Err(AuthorityError::Commit(CommitError::Conflict { .. })) => {}
+                removed => return removed,
             }
         }
+    }
+
+    async fn try_remove(&self, cluster: &ClusterName, who: &str) -> Result<u32, AuthorityError> {
+        let (mut txn, revoked) = self.revoke(Txn::new(), cluster).await?;
         for (key, versioned) in self
             .store
             .range(records::JOIN)
@@ -350,10 +466,11 @@ impl Authority {
         }
         txn = txn.delete(format!("{}{cluster}", records::OBSERVED));
         let txn = approvals::void(self.store.as_ref(), txn, Some(cluster)).await?;
+        self.removed.add(cluster, &revoked)?;
         self.store
             .commit(audited(txn, who, format!("cluster {cluster} removed")))
             .await?;
-        Ok(revoked)
+        Ok(u32::try_from(revoked.len()).unwrap_or(u32::MAX))
     }
 
     /// A certificate for a person or script, and the CAs to trust.
@@ -403,9 +520,26 @@ pub(crate) async fn admit(
     cluster: &ClusterName,
     instance: &InstanceId,
 ) -> Result<(), AuthorityError> {
+    admitted(store, cluster, instance).await.map(drop)
+}
+
+/// The record of an instance that is still one of the fleet, with its revision.
+async fn admitted(
+    store: &dyn Store,
+    cluster: &ClusterName,
+    instance: &InstanceId,
+) -> Result<(InstanceRecord, u64), AuthorityError> {
     let key = records::instance_key(cluster, instance);
     match records::read::<InstanceRecord>(store, &key).await? {
-        Some((record, _)) if !record.revoked => Ok(()),
+        Some((
+            InstanceRecord {
+                held: Some(why),
+                revoked: false,
+                ..
+            },
+            _,
+        )) => Err(AuthorityError::Held(why)),
+        Some((record, revision)) if !record.revoked => Ok((record, revision)),
         Some(_) | None => Err(AuthorityError::Revoked(cluster.clone())),
     }
 }

@@ -24,6 +24,8 @@ pub struct HubConfig {
     pub hook_token: Option<String>,
     /// How long an agent's certificate is valid.
     pub agent_lifetime: Duration,
+    /// How long after its end an agent's certificate is still good for a new one.
+    pub renewal_grace: Duration,
     /// How the process is started that reads and renders commits.
     pub worker: Program,
     /// What that process may use.
@@ -50,3 +52,6 @@ pub const STORE_FILE: &str = "hub.db";
 pub const LOGIN_FILE: &str = "admin.yaml";
 /// How long an agent's certificate is valid where nothing else is said.
 pub const AGENT_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+/// The file within the state directory with what was removed: it is no part of a backup, so that a backup brings
+/// nothing of it back.
+pub(crate) const REMOVED_FILE: &str = "removed.json";

@@ -15,6 +15,7 @@ mod metrics;
 mod observed;
 mod pool;
 mod records;
+mod removed;
 mod scrape;
 mod server;
 mod services;
@@ -169,10 +170,10 @@ pub async fn run(
     let path = config.store_path();
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&path)?);
     let stop = shutdown.token();
-    let authority =
-        authority::Authority::open(Arc::clone(&store), advertise, config.agent_lifetime);
+    let authority = authority::Authority::open(Arc::clone(&store), &config, advertise);
     let authority = Arc::new(authority.await?);
     authority.after_restore().await?;
+    authority.still_removed().await?;
     let tls = authority.server_tls()?;
     let state = wanted::load(store.as_ref()).await?;
     let observed = Arc::new(Observed::load(store.as_ref()).await?);

@@ -37,8 +37,9 @@ pub(crate) enum SentKind {
 
 /// Reasons to turn somebody away. They are there from the start with 0: of a series that begins with its
 /// first event Prometheus sees no increase.
-const REASONS: [&str; 20] = [
+const REASONS: [&str; 21] = [
     "bad_request",
+    "copied_key",
     "crowded",
     "expired",
     "expired_token",

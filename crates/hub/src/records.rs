@@ -31,6 +31,8 @@ pub(crate) const INSTANCE: &str = "instance/";
 pub(crate) const OBSERVED: &str = "observed/";
 /// Prefix of [`ApprovalRecord`]s by cluster and set.
 pub(crate) const APPROVAL: &str = "approval/";
+/// Prefix of counters by cluster, which every enrolment and removal raises: neither misses the other.
+pub(crate) const MEMBERSHIP: &str = "membership/";
 /// Prefix of suspicions by cluster.
 pub(crate) const SUSPECT: &str = "suspect/";
 /// Prefix of [`AuditRecord`]s by time.
@@ -114,6 +116,35 @@ pub(crate) struct JoinRecord {
 pub(crate) struct InstanceRecord {
     pub(crate) enrolled: u64,
     pub(crate) revoked: bool,
+    /// The number of its newest certificate, and whether anybody has shown that. Empty where it is not known.
+    #[serde(default)]
+    pub(crate) newest: String,
+    #[serde(default)]
+    pub(crate) seen: bool,
+    /// The number of the one before: where the newest never arrived, this is renewed again.
+    #[serde(default)]
+    pub(crate) previous: String,
+    /// Certificates since the enrolment.
+    #[serde(default)]
+    pub(crate) renewals: u64,
+    /// Why it is held: its key is in two places.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) held: Option<String>,
+}
+
+impl InstanceRecord {
+    /// An enrolment with its first certificate.
+    pub(crate) fn new(serial: String) -> Self {
+        Self {
+            enrolled: now(),
+            revoked: false,
+            newest: serial,
+            seen: false,
+            previous: String::new(),
+            renewals: 0,
+            held: None,
+        }
+    }
 }
 
 /// A set of objects of a cluster that a person lets be deleted.

@@ -87,7 +87,15 @@ impl Services {
         let (peer, cluster, instance) = self.agent(request)?;
         self.in_time(&peer)?;
         let admitted = admit(self.0.sessions.store.as_ref(), &cluster, &instance).await;
-        admitted.map_err(|error| self.denied(&peer.address.to_string(), &error))?;
+        let who = peer.address.to_string();
+        admitted.map_err(|error| self.denied(&who, &error))?;
+        if let Some(certified) = &peer.certified {
+            let noted = self
+                .0
+                .authority
+                .note_seen(&cluster, &instance, &certified.serial);
+            noted.await.map_err(|error| self.denied(&who, &error))?;
+        }
         let not_after = peer.certified.as_ref().map(|certified| certified.not_after);
         Ok(Caller {
             cluster,
@@ -221,18 +229,32 @@ impl v1::enrolment_server::Enrolment for Services {
         let who = Self::peer(&request)?.address.to_string();
         let v1::EnrolRequest { token, csr } = request.into_inner();
         let granted = self.0.authority.enrol(&token, &csr).await;
-        Ok(Response::new(certificate(
-            granted.map_err(|error| self.denied(&who, &error))?,
-        )))
+        let granted = granted.map_err(|error| self.denied(&who, &error))?;
+        self.0
+            .sessions
+            .end_others(&granted.cluster, &granted.instance);
+        Ok(Response::new(certificate(granted)))
     }
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Answer<v1::Certificate> {
         let (peer, cluster, instance) = self.agent(&request)?;
+        let serial = peer
+            .certified
+            .as_ref()
+            .map(|certified| certified.serial.clone());
+        let serial = serial.unwrap_or_default();
+        let csr = request.into_inner().csr;
         let granted = self
             .0
             .authority
-            .renew(&cluster, &instance, &request.into_inner().csr)
+            .renew(&cluster, &instance, &serial, &csr)
             .await;
+        if let Err(AuthorityError::Held(why)) = &granted {
+            self.0.sessions.end(&cluster);
+            self.0
+                .observed
+                .update(&cluster, |level| level.held = Some(why.clone()));
+        }
         let who = peer.address.to_string();
         Ok(Response::new(certificate(
             granted.map_err(|error| self.denied(&who, &error))?,

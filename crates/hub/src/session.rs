@@ -66,6 +66,7 @@ struct Question {
 /// The stream of one cluster that counts.
 struct Current {
     id: u64,
+    instance: InstanceId,
     process: u64,
     stop: CancellationToken,
     questions: mpsc::Sender<Question>,
@@ -167,6 +168,7 @@ impl Sessions {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let current = Current {
             id,
+            instance: caller.instance.clone(),
             process: hello.process,
             stop: stop.clone(),
             questions,
@@ -311,6 +313,18 @@ impl Sessions {
     /// Ends a cluster's stream.
     pub(crate) fn end(&self, cluster: &ClusterName) {
         if let Some(stream) = lock(&self.current).remove(cluster) {
+            stream.stop.cancel();
+        }
+    }
+
+    /// Ends a cluster's stream where it is another instance's.
+    pub(crate) fn end_others(&self, cluster: &ClusterName, instance: &InstanceId) {
+        let mut current = lock(&self.current);
+        if current
+            .get(cluster)
+            .is_some_and(|stream| stream.instance != *instance)
+            && let Some(stream) = current.remove(cluster)
+        {
             stream.stop.cancel();
         }
     }

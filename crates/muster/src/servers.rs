@@ -103,6 +103,9 @@ pub(crate) struct HubArgs {
     /// How long an agent's certificate is valid; it is renewed after two thirds.
     #[arg(long, default_value = "24h", env = "MUSTER_AGENT_LIFETIME")]
     agent_lifetime: Span,
+    /// How long after its end an agent's certificate is still good for getting a new one, and for nothing else.
+    #[arg(long, default_value = "72h", env = "MUSTER_RENEWAL_GRACE")]
+    renewal_grace: Span,
     /// Leave the state alone and only answer probes, so that a person can restore it where it is.
     #[arg(long)]
     maintenance: bool,
@@ -189,6 +192,7 @@ impl HubArgs {
             advertise: self.advertise.clone(),
             hook_token,
             agent_lifetime: self.agent_lifetime.duration.max(Duration::from_secs(10)),
+            renewal_grace: self.renewal_grace.duration,
             worker: worker()?,
             limits: Limits {
                 memory: self

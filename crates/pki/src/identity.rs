@@ -7,7 +7,7 @@ use std::{
 };
 
 use muster_model::ids::{ClusterName, InstanceId};
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::{PkiError, ca::SKEW};
@@ -95,6 +95,18 @@ pub struct Certified {
 }
 
 impl Certified {
+    /// Reads a client's certificate in PEM form.
+    ///
+    /// # Errors
+    /// As [`Certified::of`], and when it is no PEM.
+    pub fn of_pem(certificate: &str) -> Result<Self, PkiError> {
+        let der = CertificateDer::from_pem_slice(certificate.as_bytes());
+        let der = der.map_err(|_| PkiError::Pem {
+            what: "certificate",
+        })?;
+        Self::of(&der)
+    }
+
     /// Reads a client's certificate.
     ///
     /// # Errors

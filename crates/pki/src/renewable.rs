@@ -15,16 +15,25 @@ use rustls::{
 
 use crate::{Certified, Identity};
 
-/// How long after its end an agent's certificate is still good for getting a new one, and for nothing else.
-pub const RENEWAL_GRACE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// How long after its end an agent's certificate is still good for getting a new one, and for nothing else,
+/// where nothing else is said: a long weekend.
+pub const RENEWAL_GRACE: Duration = Duration::from_secs(72 * 60 * 60);
 
 /// Takes what the inner verifier takes, and agents' certificates that it took until a while ago. Whoever
 /// serves the connection must look at [`Certified::not_after`].
 #[derive(Debug)]
-pub(crate) struct Renewable(pub(crate) Arc<dyn ClientCertVerifier>);
+pub(crate) struct Renewable {
+    pub(crate) inner: Arc<dyn ClientCertVerifier>,
+    /// How long after its end.
+    pub(crate) grace: Duration,
+}
 
 /// The last moment of an agent's certificate, where that is not too long ago.
-fn last_moment(certificate: &CertificateDer<'_>, now: UnixTime) -> Option<UnixTime> {
+fn last_moment(
+    certificate: &CertificateDer<'_>,
+    now: UnixTime,
+    grace: Duration,
+) -> Option<UnixTime> {
     let certified = Certified::of(certificate).ok()?;
     if !matches!(certified.identity, Identity::Agent { .. }) {
         return None;
@@ -34,7 +43,7 @@ fn last_moment(certificate: &CertificateDer<'_>, now: UnixTime) -> Option<UnixTi
         .duration_since(SystemTime::UNIX_EPOCH)
         .ok()?;
     let ago = now.as_secs().checked_sub(end.as_secs())?;
-    (ago <= RENEWAL_GRACE.as_secs()).then(|| UnixTime::since_unix_epoch(end))
+    (ago <= grace.as_secs()).then(|| UnixTime::since_unix_epoch(end))
 }
 
 impl ClientCertVerifier for Renewable {
@@ -52,9 +61,9 @@ impl ClientCertVerifier for Renewable {
                 )
             )
         };
-        match self.0.verify_client_cert(certificate, chain, now) {
-            Err(error) if expired(&error) => match last_moment(certificate, now) {
-                Some(then) => self.0.verify_client_cert(certificate, chain, then),
+        match self.inner.verify_client_cert(certificate, chain, now) {
+            Err(error) if expired(&error) => match last_moment(certificate, now, self.grace) {
+                Some(then) => self.inner.verify_client_cert(certificate, chain, then),
                 None => Err(error),
             },
             verified => verified,
@@ -62,15 +71,15 @@ impl ClientCertVerifier for Renewable {
     }
 
     fn offer_client_auth(&self) -> bool {
-        self.0.offer_client_auth()
+        self.inner.offer_client_auth()
     }
 
     fn client_auth_mandatory(&self) -> bool {
-        self.0.client_auth_mandatory()
+        self.inner.client_auth_mandatory()
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.0.root_hint_subjects()
+        self.inner.root_hint_subjects()
     }
 
     fn verify_tls12_signature(
@@ -79,7 +88,8 @@ impl ClientCertVerifier for Renewable {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, certificate, signed)
+        self.inner
+            .verify_tls12_signature(message, certificate, signed)
     }
 
     fn verify_tls13_signature(
@@ -88,10 +98,11 @@ impl ClientCertVerifier for Renewable {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, certificate, signed)
+        self.inner
+            .verify_tls13_signature(message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.inner.supported_verify_schemes()
     }
 }

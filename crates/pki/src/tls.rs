@@ -1,6 +1,9 @@
 //! TLS for both sides: 1.3 only, HTTP/2 only, no resumption.
 
-use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+use std::{
+    sync::{Arc, LazyLock, PoisonError, RwLock},
+    time::Duration,
+};
 
 use rustls::{
     ClientConfig, ServerConfig,
@@ -33,15 +36,27 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 /// need. One that is shown must be genuine and in its time, or the handshake fails; an agent's that has
 /// ended is let in to be renewed, see [`crate::RENEWAL_GRACE`].
 #[derive(Debug)]
-pub struct ServerTls(RwLock<Arc<ServerConfig>>);
+pub struct ServerTls {
+    config: RwLock<Arc<ServerConfig>>,
+    grace: Duration,
+}
 
 impl ServerTls {
-    /// Shows `credentials`, and trusts clients that one of `trust` has signed.
+    /// Shows `credentials`, and trusts clients that one of `trust` has signed; agents for `grace` after the end
+    /// of their certificate.
     ///
     /// # Errors
     /// When TLS can't use one of them.
-    pub fn new(trust: &TrustBundle, credentials: &Credentials) -> Result<Self, PkiError> {
-        server_config(trust, credentials).map(|config| Self(RwLock::new(config)))
+    pub fn new(
+        trust: &TrustBundle,
+        credentials: &Credentials,
+        grace: Duration,
+    ) -> Result<Self, PkiError> {
+        let config = server_config(trust, credentials, grace)?;
+        Ok(Self {
+            config: RwLock::new(config),
+            grace,
+        })
     }
 
     /// Replaces both for connections that begin from now on.
@@ -49,15 +64,15 @@ impl ServerTls {
     /// # Errors
     /// When TLS can't use one of them; nothing has changed then.
     pub fn update(&self, trust: &TrustBundle, credentials: &Credentials) -> Result<(), PkiError> {
-        let config = server_config(trust, credentials)?;
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = config;
+        let config = server_config(trust, credentials, self.grace)?;
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
         Ok(())
     }
 
     /// What the next connection is to be accepted with. Ask again for each.
     #[must_use]
     pub fn config(&self) -> Arc<ServerConfig> {
-        self.0
+        self.config
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
@@ -67,11 +82,12 @@ impl ServerTls {
 fn server_config(
     trust: &TrustBundle,
     credentials: &Credentials,
+    grace: Duration,
 ) -> Result<Arc<ServerConfig>, PkiError> {
     let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(trust.roots()?), provider())
         .allow_unauthenticated()
         .build()
-        .map(|clients| Arc::new(Renewable(clients)))
+        .map(|inner| Arc::new(Renewable { inner, grace }))
         .map_err(|source| PkiError::Tls {
             source: source.into(),
         })?;

@@ -102,7 +102,7 @@ struct Hub {
 fn hub() -> Hub {
     let ca = Ca::create(now()).unwrap();
     let own = ca.hub_credentials(&[], DAY, now()).unwrap();
-    let tls = ServerTls::new(&trust(&[&ca]), &own).unwrap();
+    let tls = ServerTls::new(&trust(&[&ca]), &own, muster_pki::RENEWAL_GRACE).unwrap();
     Hub { ca, tls }
 }
 
@@ -166,7 +166,7 @@ async fn an_agents_certificate_makes_no_hub_and_a_hubs_no_agent() {
     let Hub { ca, tls } = hub();
     let trust = trust(&[&ca]);
     let own = enrol(&ca, &agent("a"), now());
-    let false_hub = ServerTls::new(&trust, &own).unwrap();
+    let false_hub = ServerTls::new(&trust, &own, muster_pki::RENEWAL_GRACE).unwrap();
     let error = refusal(meet(&false_hub, &trust, None).await);
     assert!(error.contains("certificate"), "{error}");
     let hubs = ca.hub_credentials(&[], DAY, now()).unwrap();
@@ -194,7 +194,7 @@ async fn a_browser_finds_the_hub_under_its_names() {
         "::1".to_owned(),
     ];
     let own = ca.hub_credentials(&names, DAY, now()).unwrap();
-    let tls = ServerTls::new(&trust(&[&ca]), &own).unwrap();
+    let tls = ServerTls::new(&trust(&[&ca]), &own, muster_pki::RENEWAL_GRACE).unwrap();
     for name in names.iter().map(String::as_str).chain([HUB_SERVER_NAME]) {
         let client = client_config(&trust(&[&ca]), None).unwrap();
         meet_as(name, tls.config(), client).await.unwrap();
@@ -217,7 +217,7 @@ async fn the_authority_is_rotated_while_all_go_on() {
     let of_new = enrol(&new, &agent("a"), now());
     let old_hub = old.hub_credentials(&[], DAY, now()).unwrap();
     let new_hub = new.hub_credentials(&[], DAY, now()).unwrap();
-    let tls = ServerTls::new(&trust(&[&old]), &old_hub).unwrap();
+    let tls = ServerTls::new(&trust(&[&old]), &old_hub, muster_pki::RENEWAL_GRACE).unwrap();
     let met = |tls: &ServerTls, trust: &TrustBundle, own: &Credentials| {
         let client = client_config(trust, Some(own)).unwrap();
         meet_as(HUB_SERVER_NAME, tls.config(), client)

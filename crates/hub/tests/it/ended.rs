@@ -10,11 +10,12 @@ use muster_pki::{Ca, Certified, Credentials, Identity, Key, RENEWAL_GRACE};
 use muster_proto::v1::{
     self, agent_message::Message, agents_client::AgentsClient, enrolment_client::EnrolmentClient,
 };
+use muster_store::{Store as _, Txn};
 use tonic::{Code, Status};
 
 use crate::{
     agents::{Agent, Badge, Memory},
-    fixture::{Hub, ca_of, publish, repository},
+    fixture::{Hub, ca_of, publish, repository, store_of},
     raw::{hello, refusal, refused_to_people},
 };
 
@@ -31,6 +32,24 @@ fn ended(ca: &Ca, badge: &Badge, identity: &Identity, ago: Duration) -> Arc<Badg
         trust: badge.trust.clone(),
         credentials: Credentials::new(&certificate, key).unwrap(),
     })
+}
+
+/// The same hub, for which this is the newest certificate of its instance.
+async fn adopt(hub: Hub, badge: &Badge) -> Hub {
+    let certified = Certified::of(badge.credentials.certificate()).unwrap();
+    let Identity::Agent { cluster, instance } = certified.identity else {
+        panic!("no agent");
+    };
+    let (config, state) = hub.stop().await;
+    let store = store_of(&config).await;
+    let key = format!("instance/{cluster}/{instance}");
+    let kept = store.get(&key).await.unwrap().unwrap();
+    let mut record: serde_json::Value = serde_json::from_slice(&kept.value).unwrap();
+    record["newest"] = certified.serial.into();
+    let txn = Txn::new().put(key, record.to_string());
+    store.commit(txn).await.unwrap();
+    drop(store);
+    Hub::start(config, state).await
 }
 
 async fn renew(hub: &Hub, badge: &Badge) -> Result<Badge, Status> {
@@ -68,11 +87,11 @@ async fn joined(repo: &muster_testkit::gitserver::GitRepo) -> (Hub, Ca, Arc<Badg
 #[tokio::test(flavor = "multi_thread")]
 async fn it_gets_a_new_one_and_the_cluster_goes_on() {
     let repo = repository();
-    let (hub, ca, badge, identity) = joined(&repo).await;
+    let (mut hub, ca, badge, identity) = joined(&repo).await;
     for ago in [Duration::from_secs(1), RENEWAL_GRACE - HOUR] {
-        let renewed = renew(&hub, &ended(&ca, &badge, &identity, ago))
-            .await
-            .unwrap();
+        let late = ended(&ca, &badge, &identity, ago);
+        hub = adopt(hub, &late).await;
+        let renewed = renew(&hub, &late).await.unwrap();
         let now = Certified::of(renewed.credentials.certificate()).unwrap();
         assert_eq!(now.identity, identity);
         let agent = Agent::run(hub.address(), Arc::new(renewed), Memory::new());
@@ -103,8 +122,8 @@ async fn it_gets_nothing_else() {
     );
     refused.extend(refused_to_people(channel).await);
     let codes: Vec<Code> = refused.iter().map(Status::code).collect();
-    assert_eq!(codes, [Code::Unauthenticated; 9]);
-    assert_eq!(hub.refused("expired").await, 10);
+    assert_eq!(codes, [Code::Unauthenticated; 10]);
+    assert_eq!(hub.refused("expired").await, 11);
 }
 
 #[tokio::test(flavor = "multi_thread")]

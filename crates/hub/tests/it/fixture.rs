@@ -11,7 +11,7 @@ use anyhow::{Context as _, ensure};
 use muster_agent::dial;
 use muster_git::RemoteConfig;
 use muster_hub::{AGENT_LIFETIME, Addresses, HubConfig, HubError};
-use muster_pki::{JoinToken, Login};
+use muster_pki::{JoinToken, Login, RENEWAL_GRACE};
 use muster_proto::v1::{self, admin_client::AdminClient};
 use muster_runtime::shutdown::Shutdown;
 use muster_testkit::{gitserver::GitRepo, wait::eventually};
@@ -106,6 +106,7 @@ pub(crate) fn config(repo: &Path, state: &Path) -> HubConfig {
         advertise: None,
         hook_token: None,
         agent_lifetime: AGENT_LIFETIME,
+        renewal_grace: RENEWAL_GRACE,
         worker: Program {
             program: env!("CARGO_BIN_EXE_render-worker").into(),
             args: Vec::new(),

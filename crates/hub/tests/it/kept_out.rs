@@ -79,14 +79,6 @@ async fn certificates_that_are_not_of_this_fleet() {
     let expired = signed(&ca, &good, &identity, now - ended);
     insta::assert_snapshot!(told(&hub, &expired, "eu-1").await.unwrap(), @"this certificate has ended; renew it");
     assert_eq!(hub.refused("expired").await, 1);
-    let channel = dial(&hub.address(), &expired.trust, Some(&expired.credentials))
-        .await
-        .unwrap();
-    let csr = Key::generate().unwrap().request().unwrap();
-    let renewed = EnrolmentClient::new(channel)
-        .renew(v1::RenewRequest { csr })
-        .await;
-    assert_eq!(renewed.unwrap().into_inner().cluster, "eu-1");
     // For how long, is known; and people have to ask a person.
     let forgotten = signed(&ca, &good, &identity, now - RENEWAL_GRACE - ended);
     assert!(told(&hub, &forgotten, "eu-1").await.is_some());
@@ -155,9 +147,9 @@ async fn certificates_for_something_else() {
         .collect();
     assert_eq!(
         told,
-        [(Code::Unauthenticated, "an agent may not do this"); 8]
+        [(Code::Unauthenticated, "an agent may not do this"); 9]
     );
-    assert_eq!(hub.refused("not_an_admin").await, 8);
+    assert_eq!(hub.refused("not_an_admin").await, 9);
 
     // A person who would be an agent.
     let (trust, credentials) = hub.login().open().unwrap();
@@ -365,13 +357,13 @@ async fn two_agents_that_take_turns_are_both_held() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_enrolments_of_one_cluster_do_not_fight() {
+async fn two_processes_of_one_cluster_do_not_fight() {
     let repo = repository();
     let hub = Hub::new(&repo).await;
     let old = Agent::join(&hub, "eu-1").await;
     hub.until_synced(&repo.git(&["rev-parse", "HEAD"]).unwrap())
         .await;
-    let new = Agent::join(&hub, "eu-1").await;
+    let new = Agent::run(hub.address(), Arc::clone(&old.badge), Memory::new());
     old.until_ended("turns").await;
     new.until_ended("turns").await;
     assert!(old.memory.deliveries().0 + new.memory.deliveries().0 <= 3);

@@ -11,6 +11,7 @@ mod approvals;
 mod builds;
 mod check;
 mod clashes;
+mod copied_keys;
 mod delivery;
 mod ended;
 mod fixture;

@@ -112,6 +112,12 @@ pub(crate) async fn refused_to_people(channel: Channel) -> Vec<Status> {
             .await
             .err(),
     );
+    refused.extend(
+        admin
+            .confirm_state(v1::ConfirmStateRequest::default())
+            .await
+            .err(),
+    );
     refused.extend(admin.refresh(v1::RefreshRequest {}).await.err());
     refused
 }

@@ -1,17 +1,17 @@
 //! Hubs that come from one another's copies: numbers only grow, and nobody is refused for ever.
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use muster_agent::Cluster as _;
 use muster_hub::HubConfig;
 use muster_model::policy::PruneBudget;
-use muster_pki::{Ca, TermKey};
+use muster_pki::TermKey;
 use muster_proto::v1;
-use muster_store::{SqliteStore, Store as _, backup, restore};
+use muster_store::{backup, restore};
 use muster_testkit::{gitserver::GitRepo, wait::eventually};
 
 use crate::{
     agents::{Agent, Badge, Memory},
-    fixture::{Hub, SOON, config_map, copy, document, publish, repository},
+    fixture::{Hub, SOON, ca_of, config_map, copy, document, publish, repository},
     raw::{Raw, hello},
 };
 
@@ -24,12 +24,7 @@ pub(crate) async fn term_key(hub: Hub) -> (Hub, TermKey) {
     let grpc = hub.addresses.grpc;
     let (mut config, state) = hub.stop().await;
     config.listen = grpc;
-    let reading = eventually("the store is free", SOON, async || {
-        let store = SqliteStore::open(config.store_path())?;
-        Ok(store.get("ca/current").await?.context("no CA")?.value)
-    });
-    let pem = String::from_utf8(reading.await.unwrap().to_vec()).unwrap();
-    let key = Ca::from_pem(&pem).unwrap().term_key();
+    let key = ca_of(&config).await.term_key();
     (Hub::start(config, state).await, key)
 }
 

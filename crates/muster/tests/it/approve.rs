@@ -13,7 +13,7 @@ use muster_agent::dial;
 use muster_git::RemoteConfig;
 use muster_hub::{AGENT_LIFETIME, HubConfig};
 use muster_model::ids::ContentHash;
-use muster_pki::{Credentials, JoinToken, Key, TrustBundle};
+use muster_pki::{Credentials, JoinToken, Key, RENEWAL_GRACE, TrustBundle};
 use muster_proto::{
     PROTOCOL_VERSION,
     v1::{self, agents_client::AgentsClient, enrolment_client::EnrolmentClient},
@@ -52,6 +52,7 @@ impl Hub {
             advertise: None,
             hook_token: None,
             agent_lifetime: AGENT_LIFETIME,
+            renewal_grace: RENEWAL_GRACE,
             worker: Program {
                 program: env!("CARGO_BIN_EXE_muster").into(),
                 args: vec!["render-worker".to_owned()],

@@ -1,0 +1,70 @@
+//! Which instances were removed, in a file beside the store. A backup of the store does not have it, so putting
+//! one back brings no removed agent back.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use muster_model::ids::{ClusterName, InstanceId};
+
+use crate::{authority::AuthorityError, config::REMOVED_FILE};
+
+/// The file.
+#[derive(Debug)]
+pub(crate) struct Removed {
+    path: PathBuf,
+    writing: Mutex<()>,
+}
+
+type Names = Vec<(ClusterName, InstanceId)>;
+
+impl Removed {
+    pub(crate) fn in_directory(state: &Path) -> Self {
+        Self {
+            path: state.join(REMOVED_FILE),
+            writing: Mutex::default(),
+        }
+    }
+
+    /// Everything that was removed.
+    pub(crate) fn read(&self) -> Result<Names, AuthorityError> {
+        let read = match fs::read(&self.path) {
+            Ok(text) => serde_json::from_slice(&text).map_err(io::Error::other),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Names::new()),
+            Err(error) => Err(error),
+        };
+        read.map_err(|error| AuthorityError::Removed(self.path.clone(), error))
+    }
+
+    /// Adds instances, before they are removed from the store.
+    pub(crate) fn add(
+        &self,
+        cluster: &ClusterName,
+        instances: &[InstanceId],
+    ) -> Result<(), AuthorityError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names = self.read()?;
+        names.extend(
+            instances
+                .iter()
+                .map(|instance| (cluster.clone(), instance.clone())),
+        );
+        names.sort();
+        names.dedup();
+        let write = || -> io::Result<()> {
+            let new = self.path.with_extension("new");
+            let mut file = fs::File::create(&new)?;
+            file.write_all(&serde_json::to_vec(&names)?)?;
+            file.sync_all()?;
+            fs::rename(&new, &self.path)?;
+            match self.path.parent() {
+                Some(directory) => fs::File::open(directory)?.sync_all(),
+                None => Ok(()),
+            }
+        };
+        write().map_err(|error| AuthorityError::Removed(self.path.clone(), error))
+    }
+}
