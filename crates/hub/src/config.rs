@@ -16,8 +16,10 @@ pub struct HubConfig {
     pub state_dir: PathBuf,
     /// Where agents and people connect, with mTLS.
     pub listen: SocketAddr,
-    /// Where probes, metrics and the Git webhook are served, in plain HTTP.
+    /// Where probes and metrics are served, in plain HTTP.
     pub http: SocketAddr,
+    /// Where the Git webhook is served, in plain HTTP; beside the probes where nothing is said.
+    pub hook: Option<SocketAddr>,
     /// The address that agents are given in their join tokens, as HOST:PORT.
     pub advertise: Option<String>,
     /// The webhook's secret; where there is none, nobody may call the webhook.

@@ -135,8 +135,10 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, HubError> {
 pub struct Addresses {
     /// Agents and people.
     pub grpc: SocketAddr,
-    /// Probes, metrics, webhook.
+    /// Probes and metrics.
     pub http: SocketAddr,
+    /// The webhook, where that is not beside them.
+    pub hook: Option<SocketAddr>,
 }
 
 /// Runs a hub until it is told to stop. `started` hears where it listens.
@@ -151,10 +153,18 @@ pub async fn run(
     open_files();
     let grpc = listen(config.listen).await?;
     let http = listen(config.http).await?;
+    let hook = match config.hook {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
     let address = |listener: &TcpListener, asked| listener.local_addr().unwrap_or(asked);
     let addresses = Addresses {
         grpc: address(&grpc, config.listen),
         http: address(&http, config.http),
+        hook: hook
+            .as_ref()
+            .zip(config.hook)
+            .map(|(hook, asked)| address(hook, asked)),
     };
     let advertise = config
         .advertise
@@ -220,7 +230,7 @@ pub async fn run(
     );
     write_login(&config, &authority, advertised(addresses.grpc)).await?;
 
-    let hook = hook::route(Arc::clone(&repo), config.hook_token.clone());
+    let webhook = hook::route(Arc::clone(&repo), config.hook_token.clone());
     let services = Services::new(Parts {
         authority,
         leadership,
@@ -235,15 +245,12 @@ pub async fn run(
     registry
         .sub_registry_with_prefix(metrics::PREFIX)
         .register_collector(scrape);
-    let routes = muster_runtime::http::routes(readiness, Arc::new(registry)).merge(hook);
-    shutdown.spawn_vital("http", {
-        let shutdown = shutdown.clone();
-        async move {
-            if let Err(error) = muster_runtime::http::serve(http, routes, shutdown).await {
-                tracing::error!(%error, "probes and metrics are no longer served");
-            }
-        }
-    });
+    let mut routes = muster_runtime::http::routes(readiness, Arc::new(registry));
+    match hook {
+        Some(listener) => serve_http(&shutdown, "webhook", listener, webhook),
+        None => routes = routes.merge(webhook),
+    }
+    serve_http(&shutdown, "http", http, routes);
 
     let (certified, callers) = mpsc::channel(64);
     let (guests, strangers) = mpsc::channel(64);
@@ -289,6 +296,21 @@ pub async fn run(
         return Err(HubError::Ended { task });
     }
     Ok(served?)
+}
+
+/// Serves plain HTTP until the end begins.
+fn serve_http(
+    shutdown: &Shutdown,
+    name: &'static str,
+    listener: TcpListener,
+    routes: axum::Router,
+) {
+    let served = muster_runtime::http::serve(listener, routes, shutdown.clone());
+    shutdown.spawn_vital(name, async move {
+        if let Err(error) = served.await {
+            tracing::error!(%error, name, "plain HTTP is no longer served");
+        }
+    });
 }
 
 /// This machine's own address, as it is listened on; what agents are told where nobody says another.

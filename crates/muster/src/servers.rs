@@ -90,9 +90,13 @@ pub(crate) struct HubArgs {
     /// Where agents and people connect, with mTLS.
     #[arg(long, default_value = "0.0.0.0:7443", env = "MUSTER_LISTEN")]
     listen: SocketAddr,
-    /// Where probes, metrics and the webhook (/hook) are served, in plain HTTP.
+    /// Where probes and metrics are served, in plain HTTP.
     #[arg(long, default_value = "127.0.0.1:7480", env = "MUSTER_HTTP")]
     http: SocketAddr,
+    /// Where the Git host's webhook (/hook) is served, in plain HTTP; beside probes and metrics where this is
+    /// left out.
+    #[arg(long, env = "MUSTER_HOOK")]
+    hook: Option<SocketAddr>,
     /// The address that agents are told, as HOST:PORT.
     #[arg(long, value_name = "HOST:PORT", env = "MUSTER_ADVERTISE")]
     advertise: Option<String>,
@@ -189,6 +193,7 @@ impl HubArgs {
             state_dir,
             listen: self.listen,
             http: self.http,
+            hook: self.hook,
             advertise: self.advertise.clone(),
             hook_token,
             agent_lifetime: self.agent_lifetime.duration.max(Duration::from_secs(10)),

@@ -103,6 +103,7 @@ pub(crate) fn config(repo: &Path, state: &Path) -> HubConfig {
         state_dir: state.to_owned(),
         listen: loopback,
         http: loopback,
+        hook: None,
         advertise: None,
         hook_token: None,
         agent_lifetime: AGENT_LIFETIME,
@@ -315,7 +316,21 @@ impl Hub {
         headers: &[&str],
         body: &str,
     ) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.addresses.http).await.unwrap();
+        let hook = self.addresses.hook.filter(|_| path == "/hook");
+        let address = hook.unwrap_or(self.addresses.http);
+        self.http_at(address, method, path, headers, body).await
+    }
+
+    /// The same at one of its addresses.
+    pub(crate) async fn http_at(
+        &self,
+        address: SocketAddr,
+        method: &str,
+        path: &str,
+        headers: &[&str],
+        body: &str,
+    ) -> (u16, String) {
+        let mut stream = TcpStream::connect(address).await.unwrap();
         let headers: String = headers
             .iter()
             .map(|header| format!("{header}\r\n"))

@@ -82,8 +82,18 @@ async fn the_webhook_wakes_the_hub_for_those_who_know_its_token() {
         config.remote = remote;
         config.interval = Some(Duration::from_secs(3600));
         config.hook_token = Some("open-sesame".to_owned());
+        config.hook = Some(config.http);
     })
     .await;
+    // It has an address of its own, so that metrics can be closed off from whoever calls it.
+    let (hook, http) = (hub.addresses.hook.unwrap(), hub.addresses.http);
+    for (address, method, path) in [(hook, "GET", "/metrics"), (http, "POST", "/hook")] {
+        assert_eq!(
+            hub.http_at(address, method, path, &[], "").await.0,
+            404,
+            "{path}"
+        );
+    }
     let first = repo.git(&["rev-parse", "HEAD"]).unwrap();
     hub.until_in_force(&first).await;
     let second = publish(&repo, "larger", [("apps/web/values.yaml", "size: 2\n")]);

@@ -49,6 +49,7 @@ impl Hub {
             state_dir: state.to_owned(),
             listen: loopback,
             http: loopback,
+            hook: None,
             advertise: None,
             hook_token: None,
             agent_lifetime: AGENT_LIFETIME,
