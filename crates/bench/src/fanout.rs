@@ -171,8 +171,27 @@ fn values(commit: usize) -> String {
     format!("image: registry.example.com/app:v{commit}\nreplicas: 3\nport: 8080\n")
 }
 
-/// Resident memory of a process now and at its highest, in bytes.
+/// Resident memory of a process and its children, such as a hub's worker, now and at its highest, in bytes.
 pub(crate) fn memory(pid: u32) -> anyhow::Result<(u64, u64)> {
+    let mut all = memory_of(pid)?;
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(child) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        // One that ends meanwhile has no memory.
+        let status = std::fs::read_to_string(format!("/proc/{child}/status")).unwrap_or_default();
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+        if parent.and_then(|parent| parent.trim().parse().ok()) == Some(pid)
+            && let Ok((now, peak)) = memory_of(child)
+        {
+            all = (all.0 + now, all.1 + peak);
+        }
+    }
+    Ok(all)
+}
+
+fn memory_of(pid: u32) -> anyhow::Result<(u64, u64)> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = |name: &str| -> anyhow::Result<u64> {
         let line = status
