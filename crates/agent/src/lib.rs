@@ -58,6 +58,8 @@ pub struct AgentConfig {
     pub namespace: String,
     /// The only namespaces whose objects it may touch; `None` where it may touch the whole cluster.
     pub namespaces: Option<BTreeSet<String>>,
+    /// How many objects it deletes unasked within an hour at most, whatever the hub says.
+    pub prune_ceiling: Option<usize>,
     /// The token to join with, the first time.
     pub join_token: Option<JoinToken>,
     /// The hub's address, where it is another than the one that the token named.
@@ -154,6 +156,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
     let apply = ApplyConfig {
         namespace: config.namespace.clone(),
         namespaces: config.namespaces,
+        prune_ceiling: config.prune_ceiling,
         ..ApplyConfig::default()
     };
     let prover = Prover {

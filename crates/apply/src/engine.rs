@@ -61,6 +61,8 @@ pub struct Config {
     pub namespace: String,
     /// The only namespaces whose objects it may touch; `None` where it may touch the whole cluster.
     pub namespaces: Option<BTreeSet<String>>,
+    /// How many objects are deleted unasked within an hour at most, whatever a generation says.
+    pub prune_ceiling: Option<usize>,
     /// The most requests that are under way at the same time. How many there are follows what the API
     /// server gains by and what it says.
     pub concurrency: usize,
@@ -83,6 +85,7 @@ impl Default for Config {
         Self {
             namespace: records::NAMESPACE.to_owned(),
             namespaces: None,
+            prune_ceiling: None,
             concurrency: 128,
             established_within: Duration::from_secs(15),
             first_retry: Duration::from_secs(1),

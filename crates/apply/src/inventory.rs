@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use futures::{StreamExt as _, stream};
@@ -37,6 +37,13 @@ const JSON: &str = "application/json";
 const DATA_KEY: &str = "objects.json.zst";
 /// Which process wrote a piece last: tells an own write whose answer was lost from another process.
 const WRITER_ANNOTATION: &str = "muster.dev/writer";
+
+/// What was deleted unasked lately, on the first piece.
+const PRUNED_ANNOTATION: &str = "muster.dev/pruned";
+/// For how long that counts.
+const PRUNED_FOR: u64 = 3600;
+/// Rows of it: an app within a minute is one.
+const PRUNED_ROWS: usize = 500;
 
 /// A write meets a lost answer, a missing namespace or a busy server; after these it is given up.
 const WRITE_ATTEMPTS: u32 = 4;
@@ -157,8 +164,24 @@ struct Piece {
     dirty: bool,
 }
 
+/// Objects of an app whose deletion was decided without asking anybody.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Pruned {
+    /// Minutes since 1970.
+    minute: u64,
+    app: AppName,
+    count: usize,
+}
+
+/// Minutes since 1970.
+fn minute() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs() / 60)
+}
+
 #[derive(Default)]
 struct State {
+    pruned: Vec<Pruned>,
     entries: HashMap<Identity, Arc<Entry>>,
     /// When a request about an object left whose answer is not known; `None` where none left, or the
     /// answer was no.
@@ -222,6 +245,12 @@ impl Inventory {
                 // Somebody has put the label on something else.
                 continue;
             };
+            if index == 0 {
+                let annotations = map.metadata.annotations.unwrap_or_default();
+                let pruned = annotations.get(PRUNED_ANNOTATION);
+                let pruned = pruned.and_then(|text| serde_json::from_str(text).ok());
+                state.pruned = pruned.unwrap_or_default();
+            }
             let data = map.binary_data.and_then(|mut data| data.remove(DATA_KEY));
             let entries = read(data).map_err(|source| InventoryError::Damaged { name, source })?;
             state.entries.extend(
@@ -337,6 +366,49 @@ impl Inventory {
     /// Writes down which live object it is, before it is what it should be.
     pub(crate) fn found(&self, key: &Identity, uid: &str) {
         self.change(key, |entry| entry.uid = Some(uid.to_owned()));
+    }
+
+    /// Writes down how many objects are about to be deleted that nobody was asked about.
+    pub(crate) fn pruned(&self, unasked: &BTreeMap<AppName, usize>) {
+        if unasked.is_empty() {
+            return;
+        }
+        let now = minute();
+        let mut state = self.state();
+        state.forget_pruned(now);
+        for (app, count) in unasked {
+            let same = state
+                .pruned
+                .iter_mut()
+                .find(|row| row.minute == now && row.app == *app);
+            match same {
+                Some(row) => row.count += count,
+                None => state.pruned.push(Pruned {
+                    minute: now,
+                    app: app.clone(),
+                    count: *count,
+                }),
+            }
+        }
+        // Of more apps than that the oldest are counted with others.
+        while state.pruned.len() > PRUNED_ROWS {
+            let oldest = state.pruned.remove(0);
+            if let Some(next) = state.pruned.first_mut() {
+                next.count += oldest.count;
+            }
+        }
+        state.pieces[0].dirty = true;
+    }
+
+    /// How many objects of each app were deleted within the last hour that nobody was asked about.
+    pub(crate) fn pruned_lately(&self) -> BTreeMap<AppName, usize> {
+        let mut state = self.state();
+        state.forget_pruned(minute());
+        let mut apps: BTreeMap<AppName, usize> = BTreeMap::new();
+        for row in &state.pruned {
+            *apps.entry(row.app.clone()).or_default() += row.count;
+        }
+        apps
     }
 
     /// Writes down that its deletion is decided.
@@ -466,10 +538,12 @@ impl Inventory {
         metadata.name = Some(name.clone());
         let labels = metadata.labels.get_or_insert_default();
         labels.insert(PIECE_LABEL.to_owned(), index.to_string());
-        metadata.annotations = Some(BTreeMap::from([(
-            WRITER_ANNOTATION.to_owned(),
-            self.writer.clone(),
-        )]));
+        let annotations = metadata.annotations.get_or_insert_default();
+        annotations.insert(WRITER_ANNOTATION.to_owned(), self.writer.clone());
+        if index == 0 {
+            let pruned = serde_json::to_string(&self.state().pruned);
+            annotations.insert(PRUNED_ANNOTATION.to_owned(), pruned.unwrap_or_default());
+        }
         let mut map = ConfigMap {
             metadata,
             binary_data: Some(BTreeMap::from([(DATA_KEY.to_owned(), ByteString(data))])),
@@ -526,6 +600,12 @@ impl Inventory {
 }
 
 impl State {
+    /// What is over an hour old. What a clock that was put back has in the future counts on.
+    fn forget_pruned(&mut self, now: u64) {
+        self.pruned
+            .retain(|row| now.saturating_sub(row.minute) * 60 < PRUNED_FOR);
+    }
+
     fn put(&mut self, key: &Identity, entry: Entry) {
         self.entries.insert(key.clone(), Arc::new(entry));
         self.touch(key);

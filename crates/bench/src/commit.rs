@@ -275,7 +275,11 @@ pub(crate) fn measure(_: u32) -> anyhow::Result<Section> {
         last,
         beside,
         Row::new("push to a cluster", "ms", milliseconds(&found.alone.each)),
-        Row::new("hub with its worker, resident memory", "MiB", vec![mebibytes(&found.hub)]),
+        Row::new(
+            "hub with its worker, resident memory",
+            "MiB",
+            vec![mebibytes(&found.hub)],
+        ),
         Row::new(
             "agent, resident memory",
             "MiB",

@@ -78,7 +78,7 @@ impl IgnoreRule {
     }
 }
 
-/// How much a change may delete in one cluster without being asked.
+/// How much may be deleted in one cluster within an hour without being asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PruneBudget {

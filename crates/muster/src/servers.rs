@@ -263,6 +263,10 @@ pub(crate) struct AgentArgs {
         env = "MUSTER_NAMESPACES"
     )]
     namespaces: Vec<String>,
+    /// How many objects the agent deletes within an hour at most that nobody was asked about, whatever the hub
+    /// says. Without it the fleet's prune budget alone counts.
+    #[arg(long, value_name = "OBJECTS", env = "MUSTER_PRUNE_CEILING")]
+    prune_ceiling: Option<usize>,
     /// Where probes and metrics are served, in plain HTTP; nowhere where this is left out.
     #[arg(long, env = "MUSTER_HTTP")]
     http: Option<SocketAddr>,
@@ -308,6 +312,7 @@ pub(crate) async fn agent(args: &AgentArgs) -> anyhow::Result<()> {
         kube,
         namespace: args.namespace.clone(),
         namespaces: args.namespaces(),
+        prune_ceiling: args.prune_ceiling,
         join_token,
         hub: args.hub.clone(),
         http: args.http,

@@ -158,6 +158,28 @@ pub struct Wanted<'a> {
     pub apps: &'a BTreeSet<&'a AppName>,
     /// Apps that are not as they should be yet, with what they wait for. Nothing of theirs is deleted.
     pub unfinished: &'a BTreeMap<&'a AppName, String>,
+    /// What was deleted unasked lately.
+    pub spent: &'a Spent,
+}
+
+/// What was deleted unasked within the last hour. Many small changes are a large one, so it counts against the
+/// budget of the next.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// How many objects of an app.
+    pub apps: BTreeMap<AppName, usize>,
+    /// The most in an hour, whatever the orders say.
+    pub ceiling: Option<usize>,
+}
+
+impl Spent {
+    fn of(&self, app: &AppName) -> usize {
+        self.apps.get(app).copied().unwrap_or_default()
+    }
+
+    fn total(&self) -> usize {
+        self.apps.values().sum()
+    }
 }
 
 /// What happens to the objects of the inventory that are not wanted, by their index.
@@ -173,6 +195,8 @@ pub struct Prune {
     pub handed_over: Vec<usize>,
     /// Not deleted and no longer the inventory's, because somebody said so on the object.
     pub released: Vec<usize>,
+    /// How many of those that are deleted nobody was asked about, by app.
+    pub unasked: BTreeMap<AppName, usize>,
 }
 
 /// Objects of one app that wait for an approval.
@@ -289,7 +313,7 @@ pub fn prune(
             }
         }
     }
-    let (go, sets) = within_budget(inventory, asked, wanted, orders);
+    let (go, unasked, sets) = within_budget(inventory, asked, wanted, orders);
     delete.extend(go);
     // What is held elsewhere would go with its namespace or its definition.
     let held: Vec<(&ObjectRef, &AppName)> = sets
@@ -326,6 +350,10 @@ pub fn prune(
         false
     });
     delete.sort_unstable();
+    for index in delete.iter().filter(|index| unasked.contains(*index)) {
+        let app = wanted.now(inventory[*index].item.app);
+        *plan.unasked.entry(app.clone()).or_default() += 1;
+    }
     plan.held.extend(elsewhere);
     plan.delete = delete;
     plan.sets = sets;
@@ -413,13 +441,14 @@ fn contents<'a>(item: &'a Item<'_>) -> Box<dyn Fn(&ObjectRef) -> bool + 'a> {
     }
 }
 
-/// Splits what could go into what goes and what is asked first.
+/// Splits what could go into what goes, which of that nobody was asked about, and what is asked first.
 fn within_budget(
     inventory: &[Owned<'_>],
     asked: BTreeMap<&AppName, Vec<usize>>,
     wanted: Wanted<'_>,
     orders: &PruneOrders,
-) -> (Vec<usize>, Vec<HeldSet>) {
+) -> (Vec<usize>, HashSet<usize>, Vec<HeldSet>) {
+    let mut unasked = HashSet::new();
     let mut of_app: HashMap<&AppName, usize> = HashMap::new();
     for owned in inventory {
         *of_app.entry(wanted.now(owned.item.app)).or_default() += 1;
@@ -445,17 +474,29 @@ fn within_budget(
     }
     // All cuts count together, against what the apps have that they are made in: many small ones are a
     // large one.
-    let total = free
-        .iter()
-        .filter(|(_, rest, _)| !rest.is_empty())
+    let cut = free.iter().filter(|(_, rest, _)| !rest.is_empty());
+    let total: usize = cut
         .map(|(app, ..)| of_app.get(app).copied().unwrap_or_default())
         .sum();
-    let allowed_in_all = budget.of(total);
+    // What went within the hour is counted as if it went now.
+    let spent = wanted.spent.total();
+    let allowed_in_all = budget.of(total + spent).saturating_sub(spent);
+    let ceiling = wanted
+        .spent
+        .ceiling
+        .map(|ceiling| ceiling.saturating_sub(spent));
+    let lately = |spent: usize| match spent {
+        0 => String::new(),
+        spent => format!(", since {spent} went within the last hour"),
+    };
     let mut together = 0;
     let mut reasons: Vec<Option<String>> = Vec::new();
     for (app, rest, _) in &free {
         let of_app = of_app.get(app).copied().unwrap_or_default();
-        let allowed = budget.of(of_app);
+        let spent_of_app = wanted.spent.of(app);
+        let allowed = budget
+            .of(of_app + spent_of_app)
+            .saturating_sub(spent_of_app);
         reasons.push(if rest.is_empty() {
             None
         } else if !wanted.apps.contains(app) && !orders.lets_go(app) {
@@ -468,7 +509,8 @@ fn within_budget(
         } else if rest.len() > allowed {
             let number = rest.len();
             Some(format!(
-                "{number} of its {of_app} objects would be deleted, and the prune budget is {allowed}"
+                "{number} of its {of_app} objects would be deleted, and the prune budget is {allowed}{}",
+                lately(spent_of_app)
             ))
         } else {
             together += rest.len();
@@ -479,13 +521,22 @@ fn within_budget(
         let reason = match reason {
             None if together > allowed_in_all && !rest.is_empty() => Some(format!(
                 "{together} of the {total} objects of several apps would be deleted, and the prune budget is \
-                 {allowed_in_all}"
+                 {allowed_in_all}{}",
+                lately(spent)
             )),
+            None if ceiling.is_some_and(|ceiling| together > ceiling) && !rest.is_empty() => {
+                Some(format!(
+                    "{together} objects would be deleted, and this agent's own ceiling (--prune-ceiling) is {}{}",
+                    ceiling.unwrap_or_default(),
+                    lately(spent)
+                ))
+            }
             reason => reason,
         };
         let (members, reason) = match reason {
             Some(reason) => ([rest, precious].concat(), reason),
             None => {
+                unasked.extend(&rest);
                 go.extend(rest);
                 let kinds: BTreeSet<&str> = precious
                     .iter()
@@ -506,7 +557,7 @@ fn within_budget(
             });
         }
     }
-    (go, sets)
+    (go, unasked, sets)
 }
 
 /// The name of exactly these live objects.

@@ -15,7 +15,9 @@ use muster_model::{
 };
 use muster_plan::{
     order::{After, Item},
-    prune::{Leaving, Mark, Owned, PRUNE, Wanted as Want, is_custom, is_permanent, prune, wave},
+    prune::{
+        Leaving, Mark, Owned, PRUNE, Spent, Wanted as Want, is_custom, is_permanent, prune, wave,
+    },
 };
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -155,12 +157,17 @@ impl Engine {
             .filter_map(|(_, header)| Some((header.formerly.as_ref()?, &header.app)))
             .collect();
         let apps: BTreeSet<&AppName> = headers().map(|(_, header)| &header.app).collect();
+        let spent = Spent {
+            apps: self.inventory.pruned_lately(),
+            ceiling: self.config.prune_ceiling,
+        };
         let want = Want {
             items: wanted,
             emptied: &emptied,
             formerly: &formerly,
             apps: &apps,
             unfinished: &replacements.waits_for(),
+            spent: &spent,
         };
         let plan = prune(&owned, want, &self.config.namespace, &kept.prune);
 
@@ -229,6 +236,7 @@ impl Engine {
                 }
             })
             .collect();
+        self.inventory.pruned(&plan.unasked);
         for object in &going {
             self.inventory.goes(&object.key);
         }

@@ -204,3 +204,61 @@ async fn what_is_wanted_again_before_it_was_approved_is_known_to_be_well() {
     applied.until(|o| o.bundles[1].counts.healthy == 3).await;
     applied.applier.stop().await;
 }
+
+#[tokio::test]
+async fn many_small_commits_delete_no_more_than_one_large_one() {
+    let fixture = Fixture::new("hourly").await;
+    let mut applied = fixture.start().await;
+    let objects = [vec![namespace("hourly-a")], maps(12)].concat();
+    let with = |number, left: usize| {
+        let left = &objects[..=left];
+        with_budget(kept(number, vec![bundle("a", "hourly-a", left)]), 4, 0)
+    };
+    applied.settle(with(1, 12)).await;
+    applied.settle(with(2, 10)).await;
+    assert_eq!(fixture.live("v1", "ConfigMap").await.len(), 10);
+    // A new process knows what the one before deleted.
+    applied.applier.stop().await;
+    let mut applied = fixture.start().await;
+    let observed = applied.settle(with(3, 7)).await;
+    assert_eq!(
+        only_hold(&observed).reason,
+        "3 of its 11 objects would be deleted, and the prune budget is 2, since 2 went within the last hour"
+    );
+    let observed = applied.settle(with(4, 8)).await;
+    assert_eq!(observed.holds.len(), 0);
+    assert_eq!(fixture.live("v1", "ConfigMap").await.len(), 8);
+    let observed = applied.settle(with(5, 7)).await;
+    let set = only_hold(&observed).set;
+    let mut approved = with(6, 7);
+    approved.prune.approved.insert(set);
+    applied.settle(approved).await;
+    assert_eq!(fixture.live("v1", "ConfigMap").await.len(), 7);
+    applied.applier.stop().await;
+}
+
+#[tokio::test]
+async fn no_hub_lets_an_agent_delete_more_than_its_own_ceiling() {
+    let mut fixture = Fixture::new("ceiling").await;
+    fixture.config.prune_ceiling = Some(3);
+    let mut applied = fixture.start().await;
+    let objects = [vec![namespace("ceiling-a")], maps(8)].concat();
+    let with = |number, left: usize| {
+        let left = &objects[..=left];
+        with_budget(
+            kept(number, vec![bundle("a", "ceiling-a", left)]),
+            u32::MAX,
+            100,
+        )
+    };
+    applied.settle(with(1, 8)).await;
+    applied.settle(with(2, 6)).await;
+    assert_eq!(fixture.live("v1", "ConfigMap").await.len(), 6);
+    let observed = applied.settle(with(3, 2)).await;
+    assert_eq!(
+        only_hold(&observed).reason,
+        "4 objects would be deleted, and this agent's own ceiling (--prune-ceiling) is 1, since 2 went within the last hour"
+    );
+    assert_eq!(fixture.live("v1", "ConfigMap").await.len(), 6);
+    applied.applier.stop().await;
+}

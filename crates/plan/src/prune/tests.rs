@@ -69,7 +69,16 @@ static NONE: (
     BTreeSet<&AppName>,
     BTreeMap<&AppName, &AppName>,
     BTreeMap<&AppName, String>,
-) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
+    Spent,
+) = (
+    BTreeSet::new(),
+    BTreeMap::new(),
+    BTreeMap::new(),
+    Spent {
+        apps: BTreeMap::new(),
+        ceiling: None,
+    },
+);
 
 fn in_all<'a>(items: &'a [Item<'a>]) -> Wanted<'a> {
     Wanted {
@@ -78,6 +87,7 @@ fn in_all<'a>(items: &'a [Item<'a>]) -> Wanted<'a> {
         formerly: &NONE.1,
         apps: &NONE.0,
         unfinished: &NONE.2,
+        spent: &NONE.3,
     }
 }
 
@@ -91,6 +101,46 @@ fn orders(objects: u32, percent: u8) -> PruneOrders {
             .into(),
         unknown: BTreeSet::new(),
     }
+}
+
+#[test]
+fn many_small_cuts_within_an_hour_are_a_large_one() {
+    let fixture = Fixture::new();
+    many(&fixture, 9, |owned| {
+        let apps = BTreeSet::from([&fixture.app]);
+        let planned = |spent: usize, ceiling: Option<usize>, gone: usize| {
+            let spent = Spent {
+                apps: BTreeMap::from([(fixture.app.clone(), spent)]),
+                ceiling,
+            };
+            let kept: Vec<_> = owned[gone..].iter().map(|owned| owned.item).collect();
+            let wanted = Wanted {
+                apps: &apps,
+                spent: &spent,
+                ..in_all(&kept)
+            };
+            prune(owned, wanted, "m", &orders(3, 25))
+        };
+        let plan = planned(0, None, 2);
+        assert_eq!(plan.delete, [0, 1]);
+        assert_eq!(plan.unasked, BTreeMap::from([(fixture.app.clone(), 2)]));
+        // Two went already, and the budget is three.
+        let plan = planned(2, None, 2);
+        assert_eq!((plan.delete.len(), plan.unasked.len()), (0, 0));
+        assert_eq!(
+            plan.sets[0].reason,
+            "2 of its 10 objects would be deleted, and the prune budget is 1, since 2 went within the last hour"
+        );
+        assert_eq!(planned(2, None, 1).delete, [0]);
+        // What an agent itself allows is the least.
+        let plan = planned(1, Some(2), 2);
+        assert_eq!(
+            plan.sets[0].reason,
+            "2 objects would be deleted, and this agent's own ceiling (--prune-ceiling) is 1, since 1 went within the last hour"
+        );
+        assert_eq!(planned(1, Some(2), 1).delete, [0]);
+        assert_eq!(planned(0, Some(0), 1).delete, [0; 0]);
+    });
 }
 
 #[test]
@@ -135,6 +185,7 @@ fn what_holds_something_wanted_stays() {
         Fixture::new().prune(&inventory, &wanted),
         Prune {
             delete: vec![3, 4],
+            unasked: BTreeMap::from([("a".parse().unwrap(), 2)]),
             held: vec![
                 (0, Held::Namespace(wanted[1].clone())),
                 (1, Held::Definition(wanted[0].clone())),
