@@ -78,6 +78,8 @@ pub struct Identity {
     pub credentials: Credentials,
     /// Its cluster.
     pub cluster: ClusterName,
+    /// Which of its cluster's enrolments it is.
+    pub enrolment: String,
     /// When the certificate ends.
     pub not_after: SystemTime,
     /// When a new certificate is due, by this process's own steady clock: of one that has just come it is
@@ -334,7 +336,7 @@ fn identity(data: &Data, is_new: bool) -> Result<Identity, IdentityError> {
     let part = |key| text(data, key).ok_or(IdentityError::Damaged);
     let credentials = Credentials::new(&part(CERTIFICATE)?, Key::from_pem(&part(KEY)?)?)?;
     let certified = Certified::of(credentials.certificate())?;
-    let Subject::Agent { cluster, .. } = certified.identity else {
+    let Subject::Agent { cluster, instance } = certified.identity else {
         return Err(IdentityError::NoAgent);
     };
     let due = rotate_at(certified.not_before, certified.not_after);
@@ -351,6 +353,7 @@ fn identity(data: &Data, is_new: bool) -> Result<Identity, IdentityError> {
         hub: part(HUB)?,
         trust: TrustBundle::from_pem(&part(TRUST)?)?,
         cluster,
+        enrolment: instance.to_string(),
         not_after: certified.not_after,
         renew_at: Instant::now() + left,
         credentials,

@@ -265,7 +265,7 @@ async fn act(
         if let Some(hub) = &prover.hub {
             identity.hub.clone_from(hub);
         }
-        let cluster = open_cluster(&prover.client, apply, acting).await?;
+        let cluster = open_cluster(&prover.client, apply, &identity.enrolment, acting).await?;
         Ok::<_, AgentError>(cluster.map(|cluster| (cluster, identity)))
     };
     let mut resting = leading.resting.clone();
@@ -319,11 +319,12 @@ async fn open_identity(
 async fn open_cluster(
     client: &Client,
     config: &ApplyConfig,
+    enrolment: &str,
     stop: &CancellationToken,
 ) -> Result<Option<RealCluster>, OpenError> {
     let mut backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
     loop {
-        match RealCluster::open(client.clone(), config.clone()).await {
+        match RealCluster::open(client.clone(), config.clone(), enrolment).await {
             Ok(cluster) => return Ok(Some(cluster)),
             Err(error) => {
                 tracing::warn!(error = %Chain(&error), "the cluster can't be opened; trying again");

@@ -39,6 +39,8 @@ pub struct RealCluster {
     state: Mutex<State>,
     level: watch::Receiver<Arc<Level>>,
     rest: watch::Sender<Option<String>>,
+    /// The enrolment of this agent.
+    enrolment: String,
 }
 
 #[derive(Default)]
@@ -52,12 +54,12 @@ impl RealCluster {
     ///
     /// # Errors
     /// [`OpenError`] where what is in force or the inventory can't be read.
-    pub async fn open(client: Client, config: Config) -> Result<Self, OpenError> {
+    pub async fn open(client: Client, config: Config, enrolment: &str) -> Result<Self, OpenError> {
         let mut store = KeptStore::new(client.clone(), &config.namespace);
         let applier = Applier::start(client, config).await?;
         let state = match store.load().await {
             Ok(Some(kept)) => State {
-                known: known(&kept),
+                known: known(&kept, enrolment),
                 kept: Some(Arc::new(kept)),
             },
             Ok(None) => State::default(),
@@ -73,6 +75,7 @@ impl RealCluster {
                     incarnation: pointer.incarnation,
                     in_force: Some(number),
                 };
+                let known = under(known, &pointer.enrolment, enrolment);
                 State { known, kept: None }
             }
             Err(error) => return Err(error.into()),
@@ -89,6 +92,7 @@ impl RealCluster {
             store,
             applier,
             state: Mutex::new(state),
+            enrolment: enrolment.to_owned(),
             level,
             rest,
         })
@@ -123,20 +127,33 @@ impl RealCluster {
         })?;
         let kept = Arc::new(kept);
         let mut state = self.state();
-        state.known = known(&kept);
+        state.known = known(&kept, &self.enrolment);
         state.kept = Some(Arc::clone(&kept));
         Ok(kept)
     }
 }
 
-fn known(kept: &Kept) -> Known {
-    Known {
+fn known(kept: &Kept, enrolment: &str) -> Known {
+    let known = Known {
         term: kept.term,
         incarnation: kept.incarnation.clone(),
         in_force: Some(Numbered {
             generation: kept.generation,
             content: kept.hash,
         }),
+    };
+    under(known, &kept.enrolment, enrolment)
+}
+
+/// What is known under an enrolment. The terms of the hub of another one are nothing to this one's; the number of
+/// what is in force counts on.
+fn under(known: Known, came_under: &str, enrolment: &str) -> Known {
+    if came_under.is_empty() || came_under == enrolment {
+        return known;
+    }
+    Known {
+        in_force: known.in_force,
+        ..Known::default()
     }
 }
 
@@ -160,6 +177,7 @@ impl Cluster for RealCluster {
         let noted = Kept {
             term,
             incarnation: incarnation.to_owned(),
+            enrolment: self.enrolment.clone(),
             ..Kept::clone(&kept)
         };
         self.save(noted).await?;
@@ -191,6 +209,7 @@ impl Cluster for RealCluster {
             hash: generation.number.content,
             term: generation.term,
             incarnation: generation.incarnation,
+            enrolment: self.enrolment.clone(),
             prune: generation.prune,
             bundles,
         };

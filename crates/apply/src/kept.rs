@@ -97,6 +97,8 @@ pub struct Kept {
     pub term: Term,
     /// The incarnation of that hub's store.
     pub incarnation: String,
+    /// The enrolment under which it came: another hub's terms say nothing about this one's.
+    pub enrolment: String,
     /// What it says about deleting.
     pub prune: PruneOrders,
     /// The bundles, in the hub's order.
@@ -115,6 +117,9 @@ pub struct Pointer {
     pub term: Term,
     /// The incarnation of that hub's store.
     pub incarnation: String,
+    /// The enrolment under which it came; empty in records of before.
+    #[serde(default)]
+    pub enrolment: String,
     /// What it says about deleting.
     #[serde(default)]
     pub prune: PruneOrders,
@@ -233,6 +238,7 @@ impl KeptStore {
             hash: pointer.hash,
             term: pointer.term,
             incarnation: pointer.incarnation.clone(),
+            enrolment: pointer.enrolment.clone(),
             prune: pointer.prune.clone(),
             bundles,
         }))
@@ -379,6 +385,7 @@ impl KeptStore {
             hash: kept.hash,
             term: kept.term,
             incarnation: kept.incarnation.clone(),
+            enrolment: kept.enrolment.clone(),
             prune: kept.prune.clone(),
             bundles: kept.bundles.iter().map(Listed::of).collect(),
         };

@@ -12,13 +12,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     HubConfig, approvals,
-    records::{self, InstanceRecord, JoinRecord, RecordError, audited, now, seconds},
-    removed::Removed,
+    records::{self, InstanceRecord, JoinRecord, LoginRecord, RecordError, audited, now, seconds},
+    removed::{Names, Removed},
     suspects,
 };
 
 /// How long the hub's own certificate is valid.
 const HUB_LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// The hub itself, as the audit log names it.
+const HUB: &str = "hub";
 
 /// Why somebody is turned away, or can't be served.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +40,11 @@ pub enum AuthorityError {
         "this instance of cluster {0} was removed or is not known here; it needs a new join token"
     )]
     Revoked(ClusterName),
+    /// The login was taken back, or its record is gone.
+    #[error(
+        "this login was removed or is not known here; get one with `muster hub admin NAME` on the hub's machine"
+    )]
+    UnknownLogin,
     /// The instance's key is in two places.
     #[error("{0}")]
     Held(String),
@@ -62,6 +70,7 @@ impl AuthorityError {
             Self::ExpiredToken => Some("expired_token"),
             Self::UsedToken => Some("used_token"),
             Self::Revoked(_) => Some("revoked"),
+            Self::UnknownLogin => Some("unknown_login"),
             Self::Held(_) => Some("copied_key"),
             Self::Pki(_) => Some("bad_request"),
             Self::Record(_) | Self::Commit(_) | Self::Removed(..) => None,
@@ -141,6 +150,7 @@ impl Authority {
         {
             txn = txn.delete(key.0);
         }
+        txn = without_serials(self.store.as_ref(), txn).await?;
         let txn = approvals::void_in_force(self.store.as_ref(), txn).await?;
         let why = format!("this hub's state was restored from the backup of {at}");
         let txn = suspects::suspect(self.store.as_ref(), txn, None, why).await?;
@@ -279,12 +289,22 @@ impl Authority {
                 Err(CommitError::Conflict { .. }) => return Err(AuthorityError::UsedToken),
                 Err(error) => return Err(error.into()),
             }
+        } else {
+            // Its answer was lost: this is a certificate of the same enrolment.
+            let (mut enrolled, at) =
+                admitted(self.store.as_ref(), &record.cluster, &instance).await?;
+            enrolled.grant(serial);
+            let key = records::instance_key(&record.cluster, &instance);
+            let txn = Txn::new()
+                .when(key.clone(), Expected::Revision(at))
+                .put(key, records::encode(&enrolled));
+            self.store.commit(txn).await?;
         }
         Ok(granted)
     }
 
-    /// Grants a new certificate to an instance that shows this one. A certificate is renewed once, or again
-    /// where what came of that was never seen; otherwise its key is in two places, and both are held.
+    /// Grants a new certificate to an instance that shows this one, as often as its answers are lost. Once
+    /// another has been shown that came of it, its key is in two places, and both are held.
     pub(crate) async fn renew(
         &self,
         cluster: &ClusterName,
@@ -294,10 +314,8 @@ impl Authority {
     ) -> Result<Granted, AuthorityError> {
         let (mut record, revision) = admitted(self.store.as_ref(), cluster, instance).await?;
         let key = records::instance_key(cluster, instance);
-        let lost_answer = record.previous == serial && !record.seen;
-        if record.newest.is_empty() || record.newest == serial {
-            record.previous = serial.to_owned();
-        } else if !lost_answer {
+        record.show(serial);
+        if !record.is_shown(serial) {
             let why = format!(
                 "the certificate of cluster {cluster} was renewed twice: its key is in two places. Find out where; \
                  then `muster cluster remove {cluster}`, and let it join again with a new token"
@@ -313,8 +331,7 @@ impl Authority {
             return Err(AuthorityError::Held(why));
         }
         let (granted, newest) = self.grant(cluster, instance, csr)?;
-        record.newest = newest;
-        record.seen = false;
+        record.grant(newest);
         record.renewals += 1;
         let txn = Txn::new()
             .when(key.clone(), Expected::Revision(revision))
@@ -331,10 +348,9 @@ impl Authority {
         serial: &str,
     ) -> Result<(), AuthorityError> {
         let (mut record, revision) = admitted(self.store.as_ref(), cluster, instance).await?;
-        if record.newest != serial || record.seen {
+        if !record.show(serial) {
             return Ok(());
         }
-        record.seen = true;
         let key = records::instance_key(cluster, instance);
         let txn = Txn::new()
             .when(key.clone(), Expected::Revision(revision))
@@ -397,7 +413,21 @@ impl Authority {
     /// What was removed stays removed, also where a backup of before is put back.
     pub(crate) async fn still_removed(&self) -> Result<(), AuthorityError> {
         let mut txn = Txn::new();
-        for (cluster, instance) in self.removed.read()? {
+        let Names { instances, logins } = self.removed.read()?;
+        for serial in logins {
+            let key = format!("{}{serial}", records::LOGIN);
+            let found = records::read::<LoginRecord>(self.store.as_ref(), &key).await?;
+            let Some((mut record, _)) = found.filter(|(record, _)| !record.removed) else {
+                continue;
+            };
+            record.removed = true;
+            let what = format!(
+                "the login of {} stays removed, which the backup did not know",
+                record.name
+            );
+            txn = audited(txn.put(key, records::encode(&record)), "hub", what);
+        }
+        for (cluster, instance) in instances {
             let key = records::instance_key(&cluster, &instance);
             let found = records::read::<InstanceRecord>(self.store.as_ref(), &key).await?;
             let Some((mut record, _)) = found.filter(|(record, _)| !record.revoked) else {
@@ -466,7 +496,13 @@ impl Authority {
         }
         txn = txn.delete(format!("{}{cluster}", records::OBSERVED));
         let txn = approvals::void(self.store.as_ref(), txn, Some(cluster)).await?;
-        self.removed.add(cluster, &revoked)?;
+        let instances = revoked
+            .iter()
+            .map(|instance| (cluster.clone(), instance.clone()));
+        self.removed.add(Names {
+            instances: instances.collect(),
+            ..Names::default()
+        })?;
         self.store
             .commit(audited(txn, who, format!("cluster {cluster} removed")))
             .await?;
@@ -481,16 +517,91 @@ impl Authority {
         valid: Duration,
         who: &str,
     ) -> Result<(String, String), AuthorityError> {
-        let identity = Identity::Admin(name.clone());
-        let certificate = self
-            .ca
-            .sign(csr, &identity, valid, muster_pki::clock::now())?;
-        let txn = audited(Txn::new(), who, format!("login for {name}"));
+        let (certificate, txn) = self.login(name, csr, valid, who).await?;
         self.store.commit(txn).await?;
         Ok((certificate, self.trust.to_pem()))
     }
 
-    /// A whole login for somebody on this very machine, to a hub that they reach at this address.
+    /// A login's certificate, and the transaction that makes it good.
+    async fn login(
+        &self,
+        name: &AdminName,
+        csr: &str,
+        valid: Duration,
+        who: &str,
+    ) -> Result<(String, Txn), AuthorityError> {
+        let identity = Identity::Admin(name.clone());
+        let certificate = self
+            .ca
+            .sign(csr, &identity, valid, muster_pki::clock::now())?;
+        let certified = Certified::of_pem(&certificate)?;
+        let record = LoginRecord {
+            name: name.to_string(),
+            issued: now(),
+            expires: seconds(certified.not_after),
+            by: who.to_owned(),
+            removed: false,
+        };
+        let mut txn = Txn::new();
+        for (serial, ended) in self.logins().await? {
+            if ended.expires + 86_400 < now() {
+                txn = txn.delete(format!("{}{serial}", records::LOGIN));
+            }
+        }
+        let key = format!("{}{}", records::LOGIN, certified.serial);
+        let txn = txn.put(key, records::encode(&record));
+        Ok((certificate, audited(txn, who, format!("login for {name}"))))
+    }
+
+    /// Every login, by the number of its certificate.
+    pub(crate) async fn logins(&self) -> Result<Vec<(String, LoginRecord)>, AuthorityError> {
+        let kept = self.store.range(records::LOGIN).await;
+        let mut logins = Vec::new();
+        for (key, versioned) in kept.map_err(RecordError::from)? {
+            let record = records::decode(&key, &versioned)?;
+            logins.push((key[records::LOGIN.len()..].to_owned(), record));
+        }
+        Ok(logins)
+    }
+
+    /// Takes back every login of this name. Says how many there were.
+    pub(crate) async fn remove_logins(
+        &self,
+        name: &AdminName,
+        who: &str,
+    ) -> Result<u32, AuthorityError> {
+        let name = name.to_string();
+        let mut logins = self.logins().await?;
+        logins.retain(|(_, record)| record.name == name && !record.removed);
+        let serials = logins.iter().map(|(serial, _)| serial.clone());
+        self.removed.add(Names {
+            logins: serials.collect(),
+            ..Names::default()
+        })?;
+        let mut txn = Txn::new();
+        for (serial, record) in &mut logins {
+            record.removed = true;
+            let key = format!("{}{serial}", records::LOGIN);
+            txn = txn.put(key, records::encode(record));
+        }
+        if !logins.is_empty() {
+            let what = format!("every login of {name} is taken back");
+            self.store.commit(audited(txn, who, what)).await?;
+        }
+        Ok(u32::try_from(logins.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Whether the login with this certificate is good.
+    pub(crate) async fn admit_login(&self, serial: &str) -> Result<(), AuthorityError> {
+        let key = format!("{}{serial}", records::LOGIN);
+        match records::read::<LoginRecord>(self.store.as_ref(), &key).await? {
+            Some((record, _)) if !record.removed => Ok(()),
+            Some(_) | None => Err(AuthorityError::UnknownLogin),
+        }
+    }
+
+    /// A whole login for somebody on this very machine, to a hub that they reach at this address. It takes the
+    /// place of the one before.
     pub(crate) async fn local_login(
         &self,
         name: &AdminName,
@@ -498,11 +609,18 @@ impl Authority {
         hub: String,
     ) -> Result<Login, AuthorityError> {
         let key = Key::generate()?;
-        let (certificate, ca) = self.admin(name, &key.request()?, valid, "hub").await?;
+        let before = self.logins().await?;
+        let (certificate, mut txn) = self.login(name, &key.request()?, valid, HUB).await?;
+        for (serial, record) in before {
+            if record.by == HUB && record.name == name.to_string() {
+                txn = txn.delete(format!("{}{serial}", records::LOGIN));
+            }
+        }
+        self.store.commit(txn).await?;
         Ok(Login {
             hub,
             name: name.to_string(),
-            ca,
+            ca: self.trust.to_pem(),
             certificate,
             key: key.to_pem(),
         })
@@ -542,6 +660,18 @@ async fn admitted(
         Some((record, revision)) if !record.revoked => Ok((record, revision)),
         Some(_) | None => Err(AuthorityError::Revoked(cluster.clone())),
     }
+}
+
+/// The transaction in which it is not known which certificates agents show: the store is older than they are.
+pub(crate) async fn without_serials(store: &dyn Store, mut txn: Txn) -> Result<Txn, RecordError> {
+    for (key, versioned) in store.range(records::INSTANCE).await? {
+        let mut record: InstanceRecord = records::decode(&key, &versioned)?;
+        if !record.revoked {
+            record.forget();
+            txn = txn.put(key, records::encode(&record));
+        }
+    }
+    Ok(txn)
 }
 
 fn new_instance() -> InstanceId {

@@ -1,6 +1,6 @@
 //! How much one stream may say.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Messages that a stream may send at once, and then each second.
 const BURST: f64 = 400.0;
@@ -31,6 +31,19 @@ impl Bucket {
         self.at = now;
         self.left = (self.left + filled).min(BURST) - 1.0 - bytes as f64 / BYTES;
         self.left >= 0.0
+    }
+
+    /// Whether more was said than may be.
+    #[must_use]
+    pub(crate) fn is_over(&self) -> bool {
+        self.left < 0.0
+    }
+
+    /// How long nothing more is read: HTTP/2's flow control then slows whoever speaks.
+    #[must_use]
+    pub(crate) fn wait(&self) -> Duration {
+        let missing = -self.left / A_SECOND - self.at.elapsed().as_secs_f64();
+        Duration::try_from_secs_f64(missing).unwrap_or_default()
     }
 }
 

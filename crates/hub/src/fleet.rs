@@ -154,6 +154,7 @@ impl FleetLoop {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut workshop = Workshop::default();
         let mut done: Option<ObjectId> = None;
+        let mut interrupted = false;
         let mut lead = self.leadership.watch();
         let mut approvals = self.store.watch(records::APPROVAL);
         let mut suspects = self.store.watch(records::SUSPECT);
@@ -173,12 +174,13 @@ impl FleetLoop {
                 let started = Instant::now();
                 let commit = snapshot.commit;
                 let worked = tokio::select! {
-                    worked = self.work(&snapshot) => worked,
+                    worked = self.work(&snapshot, interrupted) => worked,
                     () = stop.cancelled() => {
                         self.worker.abandon();
                         return;
                     }
                 };
+                interrupted = matches!(worked, Ok(None));
                 let brought = match worked {
                     Ok(Some(outcome)) => self.bring_in(&mut workshop, &snapshot, outcome).await,
                     // The newer one is next.
@@ -200,8 +202,16 @@ impl FleetLoop {
                     }
                 }
             }
+            let again = self.worker.again();
+            let again = async {
+                match again {
+                    Some(again) => tokio::time::sleep(again).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = stop.cancelled() => return,
+                () = again => done = None,
                 changed = self.views.changed() => if changed.is_err() { return },
                 changed = lead.changed() => if changed.is_err() { return },
                 // The same commit under other orders.
@@ -218,10 +228,18 @@ impl FleetLoop {
         }
     }
 
-    /// Reads and renders a snapshot; nothing where a newer one came meanwhile.
-    async fn work(&mut self, snapshot: &Snapshot) -> Result<Option<Outcome>, FleetError> {
+    /// Reads and renders a snapshot; nothing where a newer one came meanwhile. After that one is worked on to its
+    /// end: commits that come faster than they can be worked on must not keep everything back.
+    async fn work(
+        &mut self,
+        snapshot: &Snapshot,
+        interrupted: bool,
+    ) -> Result<Option<Outcome>, FleetError> {
         let mut views = self.views.clone();
         let newer = async {
+            if interrupted {
+                std::future::pending::<()>().await;
+            }
             tokio::time::sleep(PATIENCE).await;
             let is_newer = |view: &RepoView| {
                 let newest = view.snapshot.as_ref();
@@ -270,12 +288,15 @@ impl FleetLoop {
             };
             let wanted = self.number(lists.collect(), &orders, &before, none, commit);
             let mut state = FleetState {
-                worked: true,
                 current: before.current,
                 suspects,
                 in_force: Arc::clone(&before.in_force),
                 wanted,
             };
+            if !before.current {
+                // It may be older than what the clusters run.
+                state.wanted.clone_from(&before.wanted);
+            }
             if state.wanted != before.wanted {
                 self.write(&before, &state, &BTreeMap::new(), &approved)
                     .await?;
@@ -340,7 +361,6 @@ impl FleetLoop {
         };
         let wanted = self.number(lists.collect(), &orders, &before, meant, commit);
         let state = FleetState {
-            worked: true,
             current: true,
             suspects,
             in_force,

@@ -46,6 +46,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 
 pub use authority::AuthorityError;
 pub use config::{AGENT_LIFETIME, HubConfig, LOGIN_FILE, STORE_FILE};
@@ -55,8 +56,11 @@ pub use records::RecordError;
 
 /// Where is written down what is being worked on.
 const WORKING_FILE: &str = "working.json";
-/// How long a login for people on the hub's own machine works; it is made anew at every start.
-const LOCAL_LOGIN: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// How long a login for people on the hub's own machine works. It is made anew at every start, and when half of
+/// this is over.
+const LOCAL_LOGIN: Duration = Duration::from_secs(24 * 60 * 60);
+/// How often it is looked whether that is so: by the wall clock, since a machine may sleep.
+const LOGIN_LOOK: Duration = Duration::from_secs(600);
 /// Time for streams and writes to end in good order.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// What HTTP/2 keeps for each agent's connection, in bytes; bundles come in pieces anyway.
@@ -228,7 +232,13 @@ pub async fn run(
         metrics.clone(),
         stop.clone(),
     );
-    write_login(&config, &authority, advertised(addresses.grpc)).await?;
+    let login = LocalLogin {
+        path: config.login_path(),
+        authority: Arc::clone(&authority),
+        hub: advertised(addresses.grpc),
+    };
+    login.write().await?;
+    shutdown.spawn_vital("login", login.renew(stop.clone()));
 
     let webhook = hook::route(Arc::clone(&repo), config.hook_token.clone());
     let services = Services::new(Parts {
@@ -323,16 +333,42 @@ fn advertised(address: SocketAddr) -> String {
 }
 
 /// A login for people on this machine, so that `muster status` works beside the hub.
-/// It goes there directly: the address that agents are told may be a load balancer's, and not there yet.
-async fn write_login(
-    config: &HubConfig,
-    authority: &authority::Authority,
+struct LocalLogin {
+    path: PathBuf,
+    authority: Arc<authority::Authority>,
+    /// Where the hub listens: the address that agents are told may be a load balancer's, and not there yet.
     hub: String,
-) -> Result<(), HubError> {
-    let path = config.login_path();
-    let name: AdminName = "local".parse().map_err(|_| AuthorityError::UnknownToken)?;
-    let login = authority.local_login(&name, LOCAL_LOGIN, hub).await?;
-    login
-        .write(&path)
-        .map_err(|source| HubError::Login { path, source })
+}
+
+impl LocalLogin {
+    async fn write(&self) -> Result<(), HubError> {
+        let name: AdminName = "local".parse().map_err(|_| AuthorityError::UnknownToken)?;
+        let hub = self.hub.clone();
+        let login = self.authority.local_login(&name, LOCAL_LOGIN, hub).await?;
+        login.write(&self.path).map_err(|source| HubError::Login {
+            path: self.path.clone(),
+            source,
+        })
+    }
+
+    /// Writes it anew in time until told to stop.
+    async fn renew(self, stop: CancellationToken) {
+        let mut written = muster_pki::clock::now();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(LOGIN_LOOK) => {}
+            }
+            let age = muster_pki::clock::now().duration_since(written);
+            if age.is_ok_and(|age| age < LOCAL_LOGIN / 2) {
+                continue;
+            }
+            match self.write().await {
+                Ok(()) => written = muster_pki::clock::now(),
+                Err(error) => {
+                    tracing::warn!(error = %muster_runtime::log::Chain(&error), "the login for this machine was not renewed; trying again");
+                }
+            }
+        }
+    }
 }

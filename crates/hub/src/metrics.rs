@@ -37,7 +37,7 @@ pub(crate) enum SentKind {
 
 /// Reasons to turn somebody away. They are there from the start with 0: of a series that begins with its
 /// first event Prometheus sees no increase.
-const REASONS: [&str; 21] = [
+const REASONS: [&str; 22] = [
     "bad_request",
     "copied_key",
     "crowded",
@@ -56,6 +56,7 @@ const REASONS: [&str; 21] = [
     "too_large",
     "too_much",
     "two_processes",
+    "unknown_login",
     "unknown_token",
     "unproven_term",
     "used_token",

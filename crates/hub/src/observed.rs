@@ -139,7 +139,12 @@ impl Observed {
                 tracing::warn!(%cluster, cut, "a report is not taken whole");
             }
             level.cut = cut;
-            level.digest = report.digest;
+            // What was left out comes again with the next stream.
+            level.digest = if level.cut.is_none() {
+                report.digest
+            } else {
+                Vec::new()
+            };
             level.problems = report.problems;
             level.settled = report.settled;
             level.cluster_scoped = report.cluster_scoped;

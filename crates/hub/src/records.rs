@@ -31,6 +31,8 @@ pub(crate) const INSTANCE: &str = "instance/";
 pub(crate) const OBSERVED: &str = "observed/";
 /// Prefix of [`ApprovalRecord`]s by cluster and set.
 pub(crate) const APPROVAL: &str = "approval/";
+/// Prefix of [`LoginRecord`]s by the number of their certificate.
+pub(crate) const LOGIN: &str = "login/";
 /// Prefix of counters by cluster, which every enrolment and removal raises: neither misses the other.
 pub(crate) const MEMBERSHIP: &str = "membership/";
 /// Prefix of suspicions by cluster.
@@ -116,14 +118,12 @@ pub(crate) struct JoinRecord {
 pub(crate) struct InstanceRecord {
     pub(crate) enrolled: u64,
     pub(crate) revoked: bool,
-    /// The number of its newest certificate, and whether anybody has shown that. Empty where it is not known.
+    /// The number of the certificate that it shows. Empty where it is not known.
     #[serde(default)]
-    pub(crate) newest: String,
+    pub(crate) shown: String,
+    /// The numbers of those that it was granted since, and that nobody has shown: an answer may be lost.
     #[serde(default)]
-    pub(crate) seen: bool,
-    /// The number of the one before: where the newest never arrived, this is renewed again.
-    #[serde(default)]
-    pub(crate) previous: String,
+    pub(crate) granted: Vec<String>,
     /// Certificates since the enrolment.
     #[serde(default)]
     pub(crate) renewals: u64,
@@ -132,19 +132,65 @@ pub(crate) struct InstanceRecord {
     pub(crate) held: Option<String>,
 }
 
+/// Certificates that were granted and never shown, of which the oldest are forgotten.
+const GRANTED: usize = 16;
+
 impl InstanceRecord {
     /// An enrolment with its first certificate.
     pub(crate) fn new(serial: String) -> Self {
         Self {
             enrolled: now(),
             revoked: false,
-            newest: serial,
-            seen: false,
-            previous: String::new(),
+            shown: String::new(),
+            granted: vec![serial],
             renewals: 0,
             held: None,
         }
     }
+
+    /// Notes that this certificate was shown. Whether that is new.
+    pub(crate) fn show(&mut self, serial: &str) -> bool {
+        let known = self.granted.iter().any(|granted| granted == serial);
+        if known {
+            serial.clone_into(&mut self.shown);
+            self.granted.clear();
+        }
+        known
+    }
+
+    /// Whether this is the certificate that it shows. Where that is not known it is from now on.
+    pub(crate) fn is_shown(&mut self, serial: &str) -> bool {
+        if self.shown.is_empty() && self.granted.is_empty() {
+            serial.clone_into(&mut self.shown);
+        }
+        self.shown == serial
+    }
+
+    /// Adds a certificate that is granted now.
+    pub(crate) fn grant(&mut self, serial: String) {
+        self.granted.push(serial);
+        if self.granted.len() > GRANTED {
+            self.granted.remove(0);
+        }
+    }
+
+    /// Forgets the numbers: the world is newer than this record.
+    pub(crate) fn forget(&mut self) {
+        self.shown.clear();
+        self.granted.clear();
+    }
+}
+
+/// A login of a person or script. A certificate without one is good for nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LoginRecord {
+    pub(crate) name: String,
+    /// Seconds since 1970.
+    pub(crate) issued: u64,
+    pub(crate) expires: u64,
+    /// Who made it.
+    pub(crate) by: String,
+    pub(crate) removed: bool,
 }
 
 /// A set of objects of a cluster that a person lets be deleted.

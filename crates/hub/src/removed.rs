@@ -1,7 +1,8 @@
-//! Which instances were removed, in a file beside the store. A backup of the store does not have it, so putting
-//! one back brings no removed agent back.
+//! Which instances and logins were removed, in a file beside the store. A backup of the store does not have it, so
+//! putting one back brings no removed agent back, and no login.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
@@ -9,6 +10,7 @@ use std::{
 };
 
 use muster_model::ids::{ClusterName, InstanceId};
+use serde::{Deserialize, Serialize};
 
 use crate::{authority::AuthorityError, config::REMOVED_FILE};
 
@@ -19,7 +21,14 @@ pub(crate) struct Removed {
     writing: Mutex<()>,
 }
 
-type Names = Vec<(ClusterName, InstanceId)>;
+/// What was removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Names {
+    pub(crate) instances: BTreeSet<(ClusterName, InstanceId)>,
+    /// By the numbers of their certificates.
+    pub(crate) logins: BTreeSet<String>,
+}
 
 impl Removed {
     pub(crate) fn in_directory(state: &Path) -> Self {
@@ -33,27 +42,18 @@ impl Removed {
     pub(crate) fn read(&self) -> Result<Names, AuthorityError> {
         let read = match fs::read(&self.path) {
             Ok(text) => serde_json::from_slice(&text).map_err(io::Error::other),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Names::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Names::default()),
             Err(error) => Err(error),
         };
         read.map_err(|error| AuthorityError::Removed(self.path.clone(), error))
     }
 
-    /// Adds instances, before they are removed from the store.
-    pub(crate) fn add(
-        &self,
-        cluster: &ClusterName,
-        instances: &[InstanceId],
-    ) -> Result<(), AuthorityError> {
+    /// Adds names, before they are removed from the store.
+    pub(crate) fn add(&self, more: Names) -> Result<(), AuthorityError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut names = self.read()?;
-        names.extend(
-            instances
-                .iter()
-                .map(|instance| (cluster.clone(), instance.clone())),
-        );
-        names.sort();
-        names.dedup();
+        names.instances.extend(more.instances);
+        names.logins.extend(more.logins);
         let write = || -> io::Result<()> {
             let new = self.path.with_extension("new");
             let mut file = fs::File::create(&new)?;

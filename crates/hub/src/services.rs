@@ -26,6 +26,9 @@ use crate::{
 
 /// How long a join token works where nothing else is asked for.
 const TOKEN_VALID: Duration = Duration::from_secs(60 * 60);
+/// The longest that a join token and a login work.
+const TOKEN_MOST: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+const LOGIN_MOST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How long a login works where nothing else is asked for.
 const LOGIN_VALID: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// A watched status is sent at most this often.
@@ -113,15 +116,20 @@ impl Services {
         }
     }
 
-    /// The person that calls.
-    fn admin<T>(&self, request: &Request<T>) -> Result<String, Status> {
-        let peer = Self::peer(request)?;
+    /// The person that calls, if their login is good.
+    async fn admin(&self, peer: Peer) -> Result<String, Status> {
         self.in_time(&peer)?;
-        match peer.certified.as_ref().map(|certified| &certified.identity) {
-            Some(Identity::Admin(name)) => Ok(name.to_string()),
-            Some(Identity::Agent { .. }) => {
-                Err(self.turn_away(&peer, "not_an_admin", "an agent may not do this"))
+        match peer.certified.as_deref() {
+            Some(Certified {
+                identity: Identity::Admin(name),
+                serial,
+                ..
+            }) => {
+                let admitted = self.0.authority.admit_login(serial).await;
+                admitted.map_err(|error| self.denied(&name.to_string(), &error))?;
+                Ok(name.to_string())
             }
+            Some(_) => Err(self.turn_away(&peer, "not_an_admin", "an agent may not do this")),
             None => Err(self.turn_away(
                 &peer,
                 "no_certificate",
@@ -180,10 +188,15 @@ impl Services {
             status::status(&state, |cluster| parts.observed.get(cluster), repo, request);
         let suspicions = state.suspects.problems();
         let mut first: Vec<v1::RepoProblem> = suspicions.iter().map(Into::into).collect();
-        if !state.worked && !status.repo.clone().unwrap_or_default().problem.is_empty() {
+        let held = !status.repo.clone().unwrap_or_default().problem.is_empty()
+            || status
+                .problems
+                .iter()
+                .any(|problem| problem.scope == "fleet");
+        if !state.current && held {
             let problem = v1::RepoProblem {
                 scope: "fleet".to_owned(),
-                message: "this hub has not read the repository since it was started, and delivers nothing until it has"
+                message: "this hub has read no good commit since it was started, and delivers nothing until it has"
                     .to_owned(),
                 help: "clusters go on with what they run".to_owned(),
                 ..v1::RepoProblem::default()
@@ -209,6 +222,18 @@ fn time(time: std::time::SystemTime) -> i64 {
     i64::try_from(seconds(time)).unwrap_or_default()
 }
 
+/// A time that somebody asked for, within a bound.
+fn bounded(seconds: u64, most: Duration) -> Result<Duration, Status> {
+    let asked = Duration::from_secs(seconds);
+    if asked > most {
+        let days = most.as_secs() / 86_400;
+        return Err(Status::invalid_argument(format!(
+            "that is too long; at most {days} days"
+        )));
+    }
+    Ok(asked)
+}
+
 fn certificate(granted: Granted) -> v1::Certificate {
     v1::Certificate {
         certificate: granted.certificate,
@@ -216,6 +241,11 @@ fn certificate(granted: Granted) -> v1::Certificate {
         cluster: granted.cluster.to_string(),
         instance: granted.instance.to_string(),
     }
+}
+
+fn admin_name(text: &str) -> Result<AdminName, Status> {
+    text.parse()
+        .map_err(|error: muster_pki::InvalidAdminName| Status::invalid_argument(error.to_string()))
 }
 
 fn cluster_name(text: &str) -> Result<ClusterName, Status> {
@@ -296,7 +326,7 @@ impl v1::admin_server::Admin for Services {
     type GetObjectsStream = Messages<v1::ClusterObjects>;
 
     async fn get_status(&self, request: Request<v1::StatusRequest>) -> Answer<v1::Status> {
-        self.admin(&request)?;
+        self.admin(Self::peer(&request)?).await?;
         Ok(Response::new(self.status(request.get_ref())))
     }
 
@@ -304,7 +334,8 @@ impl v1::admin_server::Admin for Services {
         &self,
         request: Request<v1::StatusRequest>,
     ) -> Answer<Self::WatchStatusStream> {
-        self.admin(&request)?;
+        let peer = Self::peer(&request)?;
+        self.admin(peer.clone()).await?;
         let request = request.into_inner();
         let services = self.clone();
         let (sender, messages) = mpsc::channel(1);
@@ -321,6 +352,11 @@ impl v1::admin_server::Admin for Services {
                     _ = published.changed() => {}
                     _ = views.changed() => {}
                 }
+                // A login may end, or be taken back, while somebody watches.
+                if let Err(status) = services.admin(peer.clone()).await {
+                    let _ = sender.send(Err(status)).await;
+                    return;
+                }
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
@@ -330,7 +366,7 @@ impl v1::admin_server::Admin for Services {
         &self,
         request: Request<v1::ObjectsRequest>,
     ) -> Answer<Self::GetObjectsStream> {
-        self.admin(&request)?;
+        self.admin(Self::peer(&request)?).await?;
         let request = request.into_inner();
         let state = self.0.published.borrow().clone();
         let asked = |name: &ClusterName| {
@@ -376,7 +412,7 @@ impl v1::admin_server::Admin for Services {
         &self,
         request: Request<v1::JoinTokenRequest>,
     ) -> Answer<v1::JoinToken> {
-        let who = self.admin(&request)?;
+        let who = self.admin(Self::peer(&request)?).await?;
         let v1::JoinTokenRequest {
             cluster,
             valid_seconds,
@@ -384,7 +420,7 @@ impl v1::admin_server::Admin for Services {
         let cluster = cluster_name(&cluster)?;
         let valid = match valid_seconds {
             0 => TOKEN_VALID,
-            seconds => Duration::from_secs(seconds),
+            seconds => bounded(seconds, TOKEN_MOST)?,
         };
         let state = self.0.published.borrow().clone();
         let known = state
@@ -406,7 +442,7 @@ impl v1::admin_server::Admin for Services {
         &self,
         request: Request<v1::RemoveClusterRequest>,
     ) -> Answer<v1::RemoveClusterResponse> {
-        let who = self.admin(&request)?;
+        let who = self.admin(Self::peer(&request)?).await?;
         let cluster = cluster_name(&request.into_inner().cluster)?;
         let revoked = self.0.authority.remove(&cluster, &who).await;
         let revoked = revoked.map_err(|error| self.denied(&who, &error))?;
@@ -419,20 +455,16 @@ impl v1::admin_server::Admin for Services {
         &self,
         request: Request<v1::CreateAdminRequest>,
     ) -> Answer<v1::AdminCertificate> {
-        let who = self.admin(&request)?;
+        let who = self.admin(Self::peer(&request)?).await?;
         let v1::CreateAdminRequest {
             name,
             valid_seconds,
             csr,
         } = request.into_inner();
-        let name: AdminName = name
-            .parse()
-            .map_err(|error: muster_pki::InvalidAdminName| {
-                Status::invalid_argument(error.to_string())
-            })?;
+        let name = admin_name(&name)?;
         let valid = match valid_seconds {
             0 => LOGIN_VALID,
-            seconds => Duration::from_secs(seconds),
+            seconds => bounded(seconds, LOGIN_MOST)?,
         };
         let granted = self.0.authority.admin(&name, &csr, valid, &who).await;
         let (certificate, trust) = granted.map_err(|error| self.denied(&who, &error))?;
@@ -448,7 +480,7 @@ impl v1::admin_server::Admin for Services {
         &self,
         request: Request<v1::ApproveSetRequest>,
     ) -> Answer<v1::ApproveSetResponse> {
-        let who = self.admin(&request)?;
+        let who = self.admin(Self::peer(&request)?).await?;
         let v1::ApproveSetRequest {
             cluster,
             app,
@@ -482,11 +514,44 @@ impl v1::admin_server::Admin for Services {
         Ok(Response::new(v1::ApproveSetResponse {}))
     }
 
+    async fn list_logins(
+        &self,
+        request: Request<v1::ListLoginsRequest>,
+    ) -> Answer<v1::ListLoginsResponse> {
+        let who = self.admin(Self::peer(&request)?).await?;
+        let logins = self.0.authority.logins().await;
+        let mut logins = logins.map_err(|error| self.denied(&who, &error))?;
+        let now = crate::records::now();
+        logins.retain(|(_, record)| !record.removed && record.expires > now);
+        let time = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
+        let logins = logins.into_iter().map(|(serial, record)| v1::LoginInfo {
+            name: record.name,
+            serial,
+            issued_at: time(record.issued),
+            expires_at: time(record.expires),
+            by: record.by,
+        });
+        Ok(Response::new(v1::ListLoginsResponse {
+            logins: logins.collect(),
+        }))
+    }
+
+    async fn remove_logins(
+        &self,
+        request: Request<v1::RemoveLoginsRequest>,
+    ) -> Answer<v1::RemoveLoginsResponse> {
+        let who = self.admin(Self::peer(&request)?).await?;
+        let name = admin_name(&request.into_inner().name)?;
+        let removed = self.0.authority.remove_logins(&name, &who).await;
+        let removed = removed.map_err(|error| self.denied(&who, &error))?;
+        Ok(Response::new(v1::RemoveLoginsResponse { removed }))
+    }
+
     async fn confirm_state(
         &self,
         request: Request<v1::ConfirmStateRequest>,
     ) -> Answer<v1::ConfirmStateResponse> {
-        let who = self.admin(&request)?;
+        let who = self.admin(Self::peer(&request)?).await?;
         let v1::ConfirmStateRequest { dry_run, reason } = request.into_inner();
         let parts = &self.0;
         let Some(lead) = parts.leadership.now() else {
@@ -510,7 +575,7 @@ impl v1::admin_server::Admin for Services {
     }
 
     async fn refresh(&self, request: Request<v1::RefreshRequest>) -> Answer<v1::RefreshResponse> {
-        self.admin(&request)?;
+        self.admin(Self::peer(&request)?).await?;
         self.0.repo.poke();
         Ok(Response::new(v1::RefreshResponse {}))
     }

@@ -25,7 +25,7 @@ use tonic::{Status, Streaming};
 
 use crate::{
     approvals,
-    authority::admit,
+    authority::{admit, without_serials},
     blobs::Blobs,
     bucket::Bucket,
     fleet::Published,
@@ -48,6 +48,8 @@ const HELD_FOR: Duration = Duration::from_secs(60);
 const AUDIT_EVERY: Duration = Duration::from_secs(3600);
 /// A cluster's generation is numbered anew at most once in this time: each is a write.
 const RENUMBER_EVERY: Duration = Duration::from_secs(10);
+/// How far an agent may be ahead of a hub whose state is older: numbers are not used up so fast.
+const AHEAD: u64 = 1_000_000_000;
 /// Generations that a report may be about: those that the stream was told last.
 const TOLD: usize = 64;
 /// Objects of one app that an agent lists, and characters of a version.
@@ -160,6 +162,17 @@ impl Sessions {
         };
         if let Err((reason, status)) = Self::check(&caller, &hello) {
             self.metrics.refuse(reason, &who, status.message());
+            let _ = outgoing.send(Err(status)).await;
+            return;
+        }
+        let wanted = self.published.borrow().wanted.get(&caller.cluster).cloned();
+        let known = wanted.map_or(0, |wanted| wanted.number.generation.0);
+        if hello.generation > known.saturating_add(AHEAD) {
+            let why = format!(
+                "its agent names generation {}, and this hub's is {known}: no hub can have given it",
+                hello.generation
+            );
+            let status = self.hold(&caller, "impossible_number", why).await;
             let _ = outgoing.send(Err(status)).await;
             return;
         }
@@ -412,11 +425,13 @@ impl Stream<'_> {
                 self.offer(&state).await?;
             }
             let to_send = self.has_to_send();
+            let wait = self.bucket.wait();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err(Status::aborted("this stream is no longer wanted")),
                 () = &mut expiry => return Err(Status::unauthenticated("the certificate has expired")),
-                message = incoming.next() => match message {
+                () = tokio::time::sleep(wait), if !wait.is_zero() => {}
+                message = incoming.next(), if wait.is_zero() => match message {
                     None => return Ok("the agent closed it"),
                     Some(Err(error)) if error.code() == tonic::Code::OutOfRange => {
                         let why = format!("its agent sent too large a message: {}", error.message());
@@ -424,9 +439,12 @@ impl Stream<'_> {
                     }
                     Some(Err(_)) => return Ok("the connection broke"),
                     Some(Ok(message)) => {
-                        if !self.bucket.take(message.encoded_len()) {
-                            let why = "its agent says more than a hub takes in: over 50 messages or 3 MiB a second, for seconds".to_owned();
-                            return Err(sessions.hold(self.caller, "too_much", why).await);
+                        let was_over = self.bucket.is_over();
+                        let size = message.encoded_len();
+                        // What was asked for is no flood.
+                        if !self.answers(&message) && !self.bucket.take(size) && !was_over {
+                            let why = "its agent says more than a hub takes in, over 50 messages or 3 MiB a second for seconds, and is slowed down".to_owned();
+                            sessions.hold(self.caller, "too_much", why).await;
                         }
                         if let Err(why) = self.hear(message) {
                             return Err(sessions.hold(self.caller, "nonsense", why).await);
@@ -482,6 +500,8 @@ impl Stream<'_> {
                     Status::unavailable("the hub can't take the lead")
                 };
                 let txn = txn.map_err(|error| failed(&error))?;
+                let txn = without_serials(store, txn).await;
+                let txn = txn.map_err(|error| failed(&error))?;
                 store.commit(txn).await.map_err(|error| failed(&error))?;
                 let retaken = sessions.leadership.retake(above).await;
                 retaken.map_err(|error| failed(&error))
@@ -526,21 +546,11 @@ impl Stream<'_> {
     /// Tells the agent what its cluster should run, unless it knows.
     async fn offer(&mut self, state: &FleetState) -> Result<(), Status> {
         let wanted = state.wanted.get(&self.caller.cluster);
-        let Some(wanted) = wanted.filter(|_| state.worked) else {
+        let Some(wanted) = wanted.filter(|_| state.current) else {
             return Ok(());
         };
         let number = number_for(wanted.number, self.in_force);
         if number != wanted.number {
-            if !state.current {
-                let why = "its agent has a newer generation than this hub's state, and no good commit says what \
-                           it should run; nothing is delivered until one does";
-                self.sessions
-                    .observed
-                    .update(&self.caller.cluster, |level| {
-                        level.held = Some(why.to_owned())
-                    });
-                return Ok(());
-            }
             return self.renumber(wanted).await;
         }
         if self.offered == Some(number) || self.in_force == Some(number) {
@@ -647,6 +657,11 @@ impl Stream<'_> {
         Ok(())
     }
 
+    /// Whether a message answers a question that was asked.
+    fn answers(&self, message: &v1::AgentMessage) -> bool {
+        matches!(&message.message, Some(v1::agent_message::Message::Objects(list)) if self.asked.contains_key(&list.request))
+    }
+
     /// What an agent says. The error is why it is not heard any further.
     fn hear(&mut self, message: v1::AgentMessage) -> Result<(), String> {
         match message.message {
@@ -669,7 +684,10 @@ impl Stream<'_> {
                 let has: HashSet<&str> = wanted.iter().map(|listed| listed.app.as_str()).collect();
                 self.sessions
                     .observed
-                    .report(&self.caller.cluster, report, |app| has.contains(app));
+                    .report(&self.caller.cluster, report, |app| {
+                        // Before the first commit it is not known what there is.
+                        !state.current || has.contains(app)
+                    });
                 Ok(())
             }
             Some(v1::agent_message::Message::Objects(list)) => {

@@ -33,10 +33,8 @@ pub(crate) struct Wanted {
 /// The whole fleet at one commit.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FleetState {
-    /// Whether this process has worked on a commit. Before that it delivers nothing: what the store has may be
-    /// older than what the clusters run.
-    pub(crate) worked: bool,
-    /// Whether one of these was good, so that what is wanted is no older than the repository.
+    /// Whether this process has worked on a commit that was good as a whole. Before that it delivers nothing: what
+    /// the store has may be older than what the clusters run.
     pub(crate) current: bool,
     pub(crate) suspects: Arc<Suspects>,
     pub(crate) in_force: Arc<InForce>,
@@ -130,7 +128,6 @@ pub(crate) async fn load(store: &dyn Store) -> Result<FleetState, RecordError> {
     }
     let suspects = Arc::new(Suspects::load(store).await?);
     Ok(FleetState {
-        worked: false,
         current: false,
         suspects,
         in_force,

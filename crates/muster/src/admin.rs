@@ -138,6 +138,74 @@ pub(crate) async fn confirm(
     Ok(clean || confirmed)
 }
 
+/// `muster hub admin list`.
+pub(crate) async fn logins(mut client: Client, output: Output) -> anyhow::Result<()> {
+    let listed = client.list_logins(v1::ListLoginsRequest {}).await;
+    let mut logins = listed.map_err(said)?.into_inner().logins;
+    logins.sort_by(|a, b| (&a.name, a.issued_at).cmp(&(&b.name, b.issued_at)));
+    let time = |seconds: i64| {
+        jiff::Timestamp::from_second(seconds)
+            .map_or_else(|_| "?".to_owned(), |time| time.to_string())
+    };
+    match output {
+        Output::Table => {
+            let width = logins
+                .iter()
+                .map(|login| login.name.len())
+                .max()
+                .unwrap_or(0)
+                .max(4);
+            print(&format!(
+                "{:width$}  {:20}  {:20}  MADE BY\n",
+                "NAME", "SINCE", "UNTIL"
+            ));
+            for login in &logins {
+                print(&format!(
+                    "{:width$}  {:20}  {:20}  {}\n",
+                    login.name,
+                    time(login.issued_at),
+                    time(login.expires_at),
+                    login.by
+                ));
+            }
+        }
+        Output::Json | Output::Yaml => {
+            let logins = logins.iter().map(|login| {
+                json!({
+                    "name": login.name,
+                    "serial": login.serial,
+                    "since": time(login.issued_at),
+                    "until": time(login.expires_at),
+                    "by": login.by,
+                })
+            });
+            output.document(&json!({"logins": logins.collect::<Vec<_>>()}));
+        }
+    }
+    Ok(())
+}
+
+/// `muster hub admin remove NAME`: true where there was one.
+pub(crate) async fn remove_logins(
+    mut client: Client,
+    name: &str,
+    output: Output,
+) -> anyhow::Result<bool> {
+    let request = v1::RemoveLoginsRequest {
+        name: name.to_owned(),
+    };
+    let removed = client.remove_logins(request).await.map_err(said)?;
+    let removed = removed.into_inner().removed;
+    match output {
+        Output::Table if removed == 0 => print(&format!("{name} has no login\n")),
+        Output::Table => print(&format!("{name}: {removed} taken back\n")),
+        Output::Json | Output::Yaml => {
+            output.document(&json!({"name": name, "removed": removed}));
+        }
+    }
+    Ok(removed > 0)
+}
+
 /// `muster hub admin NAME`: a login for a person or script. Its key is made here and goes nowhere but into
 /// the login's file, or to standard output.
 pub(crate) async fn admin(

@@ -153,16 +153,40 @@ enum HubCommand {
         #[arg(long, default_value = "")]
         reason: String,
     },
-    /// Make a login for a person or script.
+    /// Make a login for a person or script, list them, or take them back.
+    #[command(
+        args_conflicts_with_subcommands = true,
+        subcommand_negates_reqs = true,
+        arg_required_else_help = true
+    )]
     Admin {
-        /// Their name, as the audit log will show it.
+        #[command(flatten)]
+        make: Option<MakeLogin>,
+        #[command(subcommand)]
+        command: Option<AdminCommand>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct MakeLogin {
+    /// Their name, as the audit log will show it.
+    name: String,
+    /// How long it works, such as 30d; at most 365d.
+    #[arg(long)]
+    valid: Option<Span>,
+    /// Where to write it; `-` for standard output.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum AdminCommand {
+    /// List the logins that are good.
+    List,
+    /// Take back every login of a name, at once.
+    Remove {
+        /// The name.
         name: String,
-        /// How long it works, such as 30d.
-        #[arg(long)]
-        valid: Option<Span>,
-        /// Where to write it; `-` for standard output.
-        #[arg(long, value_name = "FILE")]
-        out: PathBuf,
     },
 }
 
@@ -271,11 +295,18 @@ async fn run_connected(
     match command {
         Command::Demo(args) => demo::run(&args).await?,
         Command::Hub {
-            command: Some(HubCommand::Admin { name, valid, out }),
+            command: Some(HubCommand::Admin { make, command }),
             ..
-        } => {
-            admin::admin(connect().await?, &name, valid, &out).await?;
-        }
+        } => match (command, make) {
+            (Some(AdminCommand::List), _) => admin::logins(connect().await?, output).await?,
+            (Some(AdminCommand::Remove { name }), _) => {
+                return admin::remove_logins(connect().await?, &name, output).await;
+            }
+            (None, Some(MakeLogin { name, valid, out })) => {
+                admin::admin(connect().await?, &name, valid, &out).await?;
+            }
+            (None, None) => {}
+        },
         Command::Hub {
             command:
                 Some(HubCommand::Confirm {

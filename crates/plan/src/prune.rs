@@ -450,7 +450,8 @@ fn within_budget(
 ) -> (Vec<usize>, HashSet<usize>, Vec<HeldSet>) {
     let mut unasked = HashSet::new();
     let mut of_app: HashMap<&AppName, usize> = HashMap::new();
-    for owned in inventory {
+    // What is on its way out counts as spent.
+    for owned in inventory.iter().filter(|owned| !owned.going) {
         *of_app.entry(wanted.now(owned.item.app)).or_default() += 1;
     }
     let budget = orders.budget;
@@ -475,9 +476,9 @@ fn within_budget(
     // All cuts count together, against what the apps have that they are made in: many small ones are a
     // large one.
     let cut = free.iter().filter(|(_, rest, _)| !rest.is_empty());
-    let total: usize = cut
-        .map(|(app, ..)| of_app.get(app).copied().unwrap_or_default())
-        .sum();
+    let cut = cut.map(|(app, ..)| *app).chain(wanted.spent.apps.keys());
+    let cut: BTreeSet<&AppName> = cut.collect();
+    let total: usize = cut.iter().filter_map(|app| of_app.get(*app)).sum();
     // What went within the hour is counted as if it went now.
     let spent = wanted.spent.total();
     let allowed_in_all = budget.of(total + spent).saturating_sub(spent);

@@ -140,7 +140,7 @@ struct AppUnit {
     scope: Scope,
     templates: Templates,
     /// Files that can't be compiled or read at all.
-    problems: Vec<Problem>,
+    problems: Arc<Vec<Problem>>,
     files: Vec<(TextFile, RwLock<Trie<FileResult>>)>,
     manifests: Vec<Arc<Part>>,
     namespace: String,
@@ -415,7 +415,7 @@ impl AppUnit {
         Self {
             scope,
             templates,
-            problems,
+            problems: Arc::new(problems),
             files: rendered
                 .map(|file| (file.clone(), RwLock::default()))
                 .collect(),
@@ -454,7 +454,7 @@ impl AppUnit {
         overseer: &dyn Overseer,
     ) -> Result<Arc<RenderedBundle>, Failure> {
         if !self.problems.is_empty() {
-            return Err(Failure::Wrong(Arc::new(self.problems.clone())));
+            return Err(Failure::Wrong(Arc::clone(&self.problems)));
         }
         let role_layer = Layer::new(&map(json!({"app": {"role": role}})));
         let above = [

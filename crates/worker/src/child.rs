@@ -1,6 +1,7 @@
 //! The worker itself: reads what it is asked from its standard input, which is a socket, and answers there.
 
 use std::{
+    collections::HashMap,
     io::{self, BufReader, BufWriter, Write as _},
     os::{fd::AsFd as _, unix::net::UnixStream},
     process::ExitCode,
@@ -14,7 +15,7 @@ use std::{
 };
 
 use muster_model::{
-    ids::{AppName, Epoch},
+    ids::{AppName, Epoch, ObjectId},
     load::{Loader, Model, Roles},
     tree::Tree,
 };
@@ -25,7 +26,7 @@ use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 use crate::{
     overseer::Watch,
     pack::Sent,
-    wire::{self, AsRole, Ask, Job, Tell},
+    wire::{self, AsRole, Ask, Job, PutEntry, Tell},
 };
 
 /// How often the watchdog looks.
@@ -101,9 +102,22 @@ fn listen(
     jobs: &mpsc::SyncSender<(Arc<Tree>, Job)>,
 ) {
     let mut tree = Arc::new(Tree::default());
+    let mut contents: HashMap<ObjectId, Arc<[u8]>> = HashMap::new();
     while let Ok((ask, bytes)) = wire::read(from) {
         match ask {
-            Ask::Put { path, entry } => {
+            Ask::Put { path, entry, sent } => {
+                let bytes = match (&entry, sent) {
+                    (PutEntry::File(id), true) => match contents.get(id) {
+                        Some(bytes) => Arc::clone(bytes),
+                        None => return,
+                    },
+                    (PutEntry::File(id), false) => {
+                        let bytes: Arc<[u8]> = bytes.into();
+                        contents.insert(*id, Arc::clone(&bytes));
+                        bytes
+                    }
+                    _ => bytes.into(),
+                };
                 let entry = entry.join(bytes);
                 Arc::make_mut(&mut tree).entries.insert(path, entry);
             }
@@ -111,6 +125,8 @@ fn listen(
                 Arc::make_mut(&mut tree).entries.remove(&path);
             }
             Ask::Work(job) => {
+                // What no file has any more.
+                contents.retain(|_, bytes| Arc::strong_count(bytes) > 1);
                 stopped.store(false, Ordering::Relaxed);
                 if jobs.send((Arc::clone(&tree), *job)).is_err() {
                     return;
@@ -192,9 +208,10 @@ impl Shop {
             };
             wire::write(&mut *out, &part, lines.as_bytes())
         };
-        let answer = self
+        let mut answer = self
             .sent
             .answer(loaded, roles, rendered, most_bytes, part)?;
+        answer.slow = watch.is_slow();
         tell(out, &Tell::Answer(Box::new(answer)))
     }
 }

@@ -8,6 +8,7 @@ mod outcome;
 mod overseer;
 mod pack;
 mod process;
+mod sizes;
 mod verdicts;
 mod wire;
 

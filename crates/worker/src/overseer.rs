@@ -33,6 +33,7 @@ pub(crate) struct Watch<'a> {
     job: &'a Job,
     stopped: &'a AtomicBool,
     begun: Begun<'a>,
+    slow: AtomicBool,
     spent: Mutex<HashMap<AppName, Duration>>,
     under_way: Mutex<HashMap<ThreadId, (AppName, Instant)>>,
 }
@@ -68,6 +69,7 @@ impl<'a> Watch<'a> {
             job,
             stopped,
             begun,
+            slow: AtomicBool::new(false),
             spent: Mutex::default(),
             under_way: Mutex::default(),
         }
@@ -79,6 +81,11 @@ impl<'a> Watch<'a> {
 
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Whether an app was given up since it took too long.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.slow.load(Ordering::Relaxed)
     }
 
     /// The app whose piece of work has been under way for longest, and for how long.
@@ -102,6 +109,7 @@ impl Overseer for Watch<'_> {
             .get(app)
             .is_some_and(|spent| *spent > self.budget())
         {
+            self.slow.store(true, Ordering::Relaxed);
             return Err(Box::new(too_slow(app, self.budget())));
         }
         if self.job.careful {

@@ -80,6 +80,7 @@ impl Sent {
             formerly: loaded.formerly,
             roles,
             problems: bounded(problems),
+            slow: false,
             bundles,
             places,
         })

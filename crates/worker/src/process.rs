@@ -2,20 +2,21 @@
 //! it was where one ends.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, HashSet, VecDeque},
     fs, io,
     os::{
         fd::OwnedFd,
         unix::{net::UnixStream as StdStream, process::ExitStatusExt as _},
     },
     path::PathBuf,
+    pin::Pin,
     process::{ExitStatus, Stdio},
     sync::Arc,
     time::Duration,
 };
 
 use muster_model::{
-    ids::AppName,
+    ids::{AppName, ObjectId},
     problem::{Problem, Scope},
     tree::{Entry, Tree},
 };
@@ -37,6 +38,8 @@ use crate::{
     outcome::Outcome,
     overseer::{problem, too_slow},
     pack::Received,
+    sizes,
+    verdicts::TRY_AGAIN_AFTER,
     wire::{self, AsRole, Ask, Job, PutEntry, Tell},
 };
 
@@ -44,6 +47,8 @@ use crate::{
 const ANSWER_WITHIN: Duration = Duration::from_secs(300);
 /// A worker that was told to give up has so long to do it.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
+/// A commit that was held as a whole is tried again after this.
+const HELD_FOR: Duration = Duration::from_secs(60);
 /// Workers that one commit may end, before it is held as a whole.
 const MOST_ENDS: usize = 32;
 /// Lines of a worker's last words that are kept, and characters of each.
@@ -111,6 +116,8 @@ pub struct Worker {
     running: Option<Running>,
     /// How many workers have ended that should not have.
     ended: u64,
+    /// After what time the same commit may come to something else.
+    again: Option<Duration>,
 }
 
 /// A worker, and what it has.
@@ -159,6 +166,7 @@ impl Worker {
             role: None,
             running: None,
             ended: 0,
+            again: None,
         }
     }
 
@@ -171,6 +179,13 @@ impl Worker {
     pub fn abandon(&mut self) {
         self.running = None;
         self.journal.end();
+    }
+
+    /// After what time the newest commit may come to something else: what took too long or too much may have
+    /// done so for a reason of this machine's.
+    #[must_use]
+    pub fn again(&self) -> Option<Duration> {
+        self.again
     }
 
     /// How many workers have ended that should not have.
@@ -191,7 +206,10 @@ impl Worker {
         newer: impl Future<Output = ()>,
     ) -> Result<Option<Outcome>, WorkError> {
         let mut newer = std::pin::pin!(newer);
+        let mut interrupted = false;
         self.journal.verdicts().trim(tree);
+        let (tree, too_large) = sizes::without_large(tree, self.limits.memory / 4);
+        let tree = &tree;
         let mut careful = self.journal.ended_over(commit);
         if let Some(app) = self.journal.guilty(commit) {
             let message = "the hub ended twice while it worked on this app";
@@ -200,9 +218,14 @@ impl Worker {
         }
         for _ in 0..MOST_ENDS {
             self.journal.begin(commit, None);
-            let (app, why) = match self.attempt(commit, tree, careful, newer.as_mut()).await {
-                Ok(outcome) => {
+            // Going through the apps one by one is not given up: what it finds would never be found.
+            let interrupt = (!careful).then_some((newer.as_mut(), &mut interrupted));
+            let attempt = self.attempt(commit, tree, careful, &too_large, interrupt);
+            let (app, why) = match attempt.await {
+                Ok((outcome, slow)) => {
                     self.journal.end();
+                    let refused = slow || !self.journal.verdicts().is_empty();
+                    self.again = refused.then_some(TRY_AGAIN_AFTER);
                     return Ok(Some(outcome));
                 }
                 Err(Ended::Interrupted) => {
@@ -222,15 +245,23 @@ impl Worker {
                 (Why::Silent, _) => None,
             };
             match (app, found) {
-                (Some(app), Some(problem)) => self.journal.verdicts().add(app, tree, problem),
+                (Some(app), Some(problem)) => {
+                    self.journal.verdicts().add(app, tree, problem);
+                    if interrupted {
+                        self.journal.end();
+                        return Ok(None);
+                    }
+                }
                 _ if careful || matches!(why, Why::Silent) => {
                     self.journal.end();
+                    self.again = Some(HELD_FOR);
                     return Ok(Some(held(&why)));
                 }
                 _ => careful = true,
             }
         }
         self.journal.end();
+        self.again = Some(TRY_AGAIN_AFTER);
         let how = format!("{MOST_ENDS} workers ended over it, one after the other");
         Ok(Some(held(&Why::Died(how))))
     }
@@ -240,8 +271,9 @@ impl Worker {
         commit: &str,
         tree: &Arc<Tree>,
         careful: bool,
-        newer: std::pin::Pin<&mut impl Future<Output = ()>>,
-    ) -> Result<Outcome, Ended> {
+        too_large: &BTreeMap<AppName, Problem>,
+        interrupt: Option<Interrupt<'_, impl Future<Output = ()>>>,
+    ) -> Result<(Outcome, bool), Ended> {
         // Whoever lets go of this future lets go of the worker, too: it may be in the middle of a word.
         let mut running = match self.running.take().filter(|_| !careful) {
             Some(running) => running,
@@ -252,7 +284,11 @@ impl Worker {
         let job = Job {
             budget: u64::try_from(self.limits.app.as_millis()).unwrap_or(u64::MAX),
             careful,
-            refused: self.journal.verdicts().problems(),
+            refused: {
+                let mut refused = self.journal.verdicts().problems();
+                refused.extend(too_large.clone());
+                refused
+            },
             role: self.role.clone(),
         };
         let mut app = None;
@@ -263,7 +299,7 @@ impl Worker {
             }
             app = turn;
         };
-        let asked = running.ask(tree, job, begun, newer);
+        let asked = running.ask(tree, job, begun, interrupt);
         match timeout(ANSWER_WITHIN, asked).await {
             Ok(Ok(Some(outcome))) => {
                 self.running = Some(running);
@@ -377,8 +413,8 @@ impl Running {
         tree: &Arc<Tree>,
         job: Job,
         mut begun: impl FnMut(Option<AppName>),
-        mut newer: std::pin::Pin<&mut impl Future<Output = ()>>,
-    ) -> Result<Option<Outcome>, Broken> {
+        mut interrupt: Option<Interrupt<'_, impl Future<Output = ()>>>,
+    ) -> Result<Option<(Outcome, bool)>, Broken> {
         self.tell_changes(tree).await?;
         self.to
             .write_all(&wire::frame(&Ask::Work(Box::new(job)), &[])?)
@@ -397,7 +433,9 @@ impl Running {
                 let mut read = std::pin::pin!(read);
                 tokio::select! {
                     read = &mut read => read?,
-                    () = newer.as_mut() => {
+                    () = until(interrupt.as_mut()) => {
+                        // It has fired, and is not asked again.
+                        interrupt = None;
                         stopping = true;
                         self.to.write_all(&wire::frame(&Ask::Stop, &[])?).await?;
                         match timeout(STOP_WITHIN, read).await {
@@ -420,7 +458,10 @@ impl Running {
                     let part = Part::read(&file, &namespace, lines).map_err(io::Error::other)?;
                     self.received.part(id, part);
                 }
-                Tell::Answer(answer) => return Ok(Some(self.received.outcome(*answer)?)),
+                Tell::Answer(answer) => {
+                    let slow = answer.slow;
+                    return Ok(Some((self.received.outcome(*answer)?, slow)));
+                }
             }
         }
     }
@@ -428,6 +469,9 @@ impl Running {
     /// Sends what differs from the files that it has.
     async fn tell_changes(&mut self, tree: &Arc<Tree>) -> io::Result<()> {
         let mut frames = Vec::new();
+        // A content is sent once, however many files have it.
+        let mut contents: HashSet<ObjectId> =
+            self.tree.entries.values().filter_map(id_of).collect();
         for path in self
             .tree
             .entries
@@ -442,9 +486,11 @@ impl Running {
             if known.is_some_and(|known| is_same(known, entry)) {
                 continue;
             }
+            let sent = id_of(entry).is_some_and(|id| !contents.insert(id));
             let (entry, bytes) = PutEntry::split(entry);
+            let bytes = if sent { &[][..] } else { bytes };
             let path = path.clone();
-            frames.extend(wire::frame(&Ask::Put { path, entry }, bytes)?);
+            frames.extend(wire::frame(&Ask::Put { path, entry, sent }, bytes)?);
             if frames.len() > 1024 * 1024 {
                 self.to.write_all(&frames).await?;
                 frames.clear();
@@ -464,11 +510,32 @@ impl Running {
     }
 }
 
+fn id_of(entry: &Entry) -> Option<ObjectId> {
+    match entry {
+        Entry::File { id, .. } => Some(*id),
+        Entry::TooLarge { .. } | Entry::Symlink { .. } | Entry::Submodule => None,
+    }
+}
+
 /// The same content, by its id.
 fn is_same(a: &Entry, b: &Entry) -> bool {
     match (a, b) {
         (Entry::File { id: a, .. }, Entry::File { id: b, .. }) => a == b,
         _ => a == b,
+    }
+}
+
+/// What interrupts a job, and whether it has.
+type Interrupt<'a, F> = (Pin<&'a mut F>, &'a mut bool);
+
+/// Waits until a job is to be interrupted; for ever where nothing does that.
+async fn until<F: Future<Output = ()>>(interrupt: Option<&mut Interrupt<'_, F>>) {
+    match interrupt {
+        Some((newer, fired)) => {
+            newer.as_mut().await;
+            **fired = true;
+        }
+        None => std::future::pending().await,
     }
 }
 

@@ -13,7 +13,7 @@ use muster_model::{
 use serde::{Deserialize, Serialize};
 
 /// After this time an app is tried again with the same inputs: memory may have been short for another reason.
-const TRY_AGAIN_AFTER: Duration = Duration::from_secs(600);
+pub(crate) const TRY_AGAIN_AFTER: Duration = Duration::from_secs(600);
 
 /// Apps that are left out, with what they are told.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -44,6 +44,10 @@ impl Verdicts {
             let age = now.duration_since(verdict.since);
             age.is_ok_and(|age| age < TRY_AGAIN_AFTER) && verdict.inputs == inputs(app, tree)
         });
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     pub(crate) fn problems(&self) -> BTreeMap<AppName, Problem> {

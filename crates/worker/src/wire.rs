@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Read, Write},
+    sync::Arc,
 };
 
 use muster_model::{
@@ -29,8 +30,13 @@ pub(crate) enum Ask {
         /// Bytes that all bundles together may have.
         bundles: u64,
     },
-    /// A file is new or different. The frame's bytes are the file's.
-    Put { path: String, entry: PutEntry },
+    /// A file is new or different. The frame's bytes are the file's, unless another with the same content was
+    /// sent before.
+    Put {
+        path: String,
+        entry: PutEntry,
+        sent: bool,
+    },
     /// A file is gone.
     Gone { path: String },
     /// Work on what is there now.
@@ -58,12 +64,9 @@ impl PutEntry {
         }
     }
 
-    pub(crate) fn join(self, bytes: Vec<u8>) -> Entry {
+    pub(crate) fn join(self, bytes: Arc<[u8]>) -> Entry {
         match self {
-            Self::File(id) => Entry::File {
-                id,
-                bytes: bytes.into(),
-            },
+            Self::File(id) => Entry::File { id, bytes },
             Self::TooLarge(size) => Entry::TooLarge { size },
             Self::Symlink(target) => Entry::Symlink { target },
             Self::Submodule => Entry::Submodule,
@@ -122,6 +125,8 @@ pub(crate) struct Answer {
     pub(crate) formerly: BTreeMap<AppName, AppName>,
     pub(crate) roles: Roles,
     pub(crate) problems: Vec<Problem>,
+    /// Whether an app was given up since it took too long.
+    pub(crate) slow: bool,
     /// Every bundle of this answer.
     pub(crate) bundles: Vec<AnswerBundle>,
     /// By app the indices in `bundles`, each with its clusters.

@@ -455,6 +455,7 @@ pub(crate) fn kept(generation: u64, bundles: Vec<KeptBundle>) -> Kept {
             ..Term::default()
         },
         incarnation: "i".into(),
+        enrolment: String::new(),
         prune: PruneOrders {
             budget: PruneBudget {
                 objects: u32::MAX,

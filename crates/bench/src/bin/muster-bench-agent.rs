@@ -93,6 +93,7 @@ fn read(
             proof: Proof::default(),
         },
         incarnation: "bench".to_owned(),
+        enrolment: String::new(),
         prune: PruneOrders::default(),
         bundles,
     })

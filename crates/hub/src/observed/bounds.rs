@@ -98,12 +98,27 @@ pub(super) fn bound_level(apps: &mut BTreeMap<String, v1::AppReport>) -> Option<
     if size <= LEVEL_BYTES {
         return None;
     }
+    let size_of = |apps: &BTreeMap<String, v1::AppReport>| -> usize {
+        apps.values().map(v1::AppReport::encoded_len).sum()
+    };
     for app in apps.values_mut() {
         app.problems.truncate(1);
         app.drifts.clear();
         app.holds
             .iter_mut()
             .for_each(|hold| hold.objects.truncate(1));
+    }
+    if size_of(apps) > LEVEL_BYTES {
+        for app in apps.values_mut() {
+            app.problems.clear();
+            app.holds.clear();
+        }
+    }
+    let mut left = size_of(apps);
+    while left > LEVEL_BYTES
+        && let Some((_, app)) = apps.pop_last()
+    {
+        left -= app.encoded_len();
     }
     Some(format!(
         "its agent reports {:.1} MiB, and the hub keeps {} MiB: details of apps are left out",
@@ -169,7 +184,7 @@ mod tests {
         };
         assert_eq!(bound(&mut report, |_| true, &BTreeMap::new()), None);
         assert!(report.encoded_len() < 2_500_000, "{}", report.encoded_len());
-        let mut apps: BTreeMap<String, v1::AppReport> = (0..10)
+        let mut apps: BTreeMap<String, v1::AppReport> = (0..100)
             .map(|n| (n.to_string(), report.apps[0].clone()))
             .collect();
         assert!(bound_level(&mut apps).unwrap().contains("details"));

@@ -80,6 +80,35 @@ async fn a_copied_key_is_held_with_the_one_that_it_was_copied_from() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_was_lost_makes_no_copy() {
+    let repo = repository();
+    let hub = Hub::new(&repo).await;
+    let token = hub.token("eu-1").await;
+    let key = Key::generate().unwrap();
+    let csr = key.request().unwrap();
+    let mut badges = Vec::new();
+    // The same request, whose first answer was lost.
+    for _ in 0..2 {
+        let granted = crate::agents::enrol_with(&token, &csr).await.unwrap();
+        let key = Key::from_pem(&key.to_pem()).unwrap();
+        badges.push(Arc::new(Badge {
+            cluster: "eu-1".parse().unwrap(),
+            trust: token.trust.clone(),
+            credentials: Credentials::new(&granted.certificate, key).unwrap(),
+        }));
+    }
+    let enrolled = badges.pop().unwrap();
+    show(&hub, &enrolled).await;
+    // Of two renewals the first was kept after all.
+    let kept = renew(&hub, &enrolled).await.unwrap();
+    renew(&hub, &enrolled).await.unwrap();
+    show(&hub, &kept).await;
+    let next = renew(&hub, &kept).await.unwrap();
+    show(&hub, &next).await;
+    assert_eq!(hub.refused("copied_key").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_enrolment_replaces_the_one_before() {
     let repo = repository();
     let hub = Hub::new(&repo).await;
@@ -131,6 +160,11 @@ async fn a_backup_brings_no_removed_cluster_back() {
     let kept = scratch.path().join("backup.db");
     backup(&hub.config.store_path(), &kept).unwrap();
     assert_eq!(hub.remove("eu-1").await, 1);
+    let mut newer = Arc::clone(&other);
+    for _ in 0..2 {
+        show(&hub, &newer).await;
+        newer = renew(&hub, &newer).await.unwrap();
+    }
     let grpc = hub.addresses.grpc;
     let (config, state) = hub.stop().await;
     let restoring = eventually("the store is free", SOON, async || {
@@ -142,11 +176,150 @@ async fn a_backup_brings_no_removed_cluster_back() {
         ..config
     };
     let hub = Hub::start(config, state).await;
+    // One that was renewed since is no copy: the backup is older than it.
+    let newer = renew(&hub, &newer).await.unwrap();
+    show(&hub, &newer).await;
+    renew(&hub, &newer).await.unwrap();
     let message = Message::Hello(hello(&removed));
     assert_eq!(
         refusal(&hub, &removed, message).await.code(),
         Code::PermissionDenied
     );
     renew(&hub, &removed).await.map(drop).unwrap_err();
-    show(&hub, &other).await;
+}
+
+/// A login for a person, as an admin client.
+async fn person(
+    hub: &Hub,
+    name: &str,
+) -> muster_proto::v1::admin_client::AdminClient<tonic::transport::Channel> {
+    let key = Key::generate().unwrap();
+    let request = v1::CreateAdminRequest {
+        name: name.to_owned(),
+        valid_seconds: 3600,
+        csr: key.request().unwrap(),
+    };
+    let granted = hub
+        .admin()
+        .await
+        .create_admin(request)
+        .await
+        .unwrap()
+        .into_inner();
+    let (trust, _) = hub.login().open().unwrap();
+    let credentials = Credentials::new(&granted.certificate, key).unwrap();
+    let channel = dial(&hub.address(), &trust, Some(&credentials))
+        .await
+        .unwrap();
+    v1::admin_client::AdminClient::new(channel)
+}
+
+async fn names(hub: &Hub) -> Vec<String> {
+    let listed = hub
+        .admin()
+        .await
+        .list_logins(v1::ListLoginsRequest {})
+        .await;
+    let mut names: Vec<String> = listed
+        .unwrap()
+        .into_inner()
+        .logins
+        .into_iter()
+        .map(|login| login.name)
+        .collect();
+    names.sort();
+    names
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_is_taken_back_at_once_and_for_good() {
+    let repo = repository();
+    let hub = Hub::new(&repo).await;
+    let mut ada = person(&hub, "ada").await;
+    let mut grace = person(&hub, "grace").await;
+    let mut watching = ada
+        .watch_status(v1::StatusRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    watching.message().await.unwrap().unwrap();
+    assert_eq!(names(&hub).await, ["ada", "grace", "local"]);
+    let scratch = tempfile::tempdir().unwrap();
+    let kept = scratch.path().join("backup.db");
+    backup(&hub.config.store_path(), &kept).unwrap();
+
+    let request = v1::RemoveLoginsRequest {
+        name: "ada".to_owned(),
+    };
+    let removed = hub
+        .admin()
+        .await
+        .remove_logins(request.clone())
+        .await
+        .unwrap();
+    assert_eq!(removed.into_inner().removed, 1);
+    let refused = ada
+        .get_status(v1::StatusRequest::default())
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert!(
+        refused
+            .message()
+            .contains("was removed or is not known here"),
+        "{refused}"
+    );
+    // Who watches is shown no more than what was on its way.
+    publish(&repo, "larger", [("apps/web/values.yaml", "size: 2\n")]);
+    let ended = async {
+        loop {
+            if let Err(status) = watching.message().await {
+                break status;
+            }
+        }
+    };
+    let ended = tokio::time::timeout(SOON, ended).await.unwrap();
+    assert_eq!(ended.code(), Code::PermissionDenied);
+    grace
+        .get_status(v1::StatusRequest::default())
+        .await
+        .unwrap();
+    assert_eq!(names(&hub).await, ["grace", "local"]);
+    let again = hub.admin().await.remove_logins(request).await.unwrap();
+    assert_eq!(again.into_inner().removed, 0);
+
+    // Neither a backup brings it back, nor does each start make another one.
+    let local = hub.login();
+    let grpc = hub.addresses.grpc;
+    let (config, state) = hub.stop().await;
+    let restoring = eventually("the store is free", SOON, async || {
+        Ok(restore(&kept, &config.store_path())?)
+    });
+    restoring.await.unwrap();
+    let config = HubConfig {
+        listen: grpc,
+        ..config
+    };
+    let hub = Hub::start(config, state).await;
+    assert_eq!(names(&hub).await, ["grace", "local"]);
+    let (trust, credentials) = local.open().unwrap();
+    let channel = dial(&hub.address(), &trust, Some(&credentials))
+        .await
+        .unwrap();
+    let mut old = v1::admin_client::AdminClient::new(channel);
+    let refused = old
+        .get_status(v1::StatusRequest::default())
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+
+    // Nobody gets one for ever.
+    let key = Key::generate().unwrap();
+    let request = v1::CreateAdminRequest {
+        name: "eve".to_owned(),
+        valid_seconds: 10 * 365 * 86_400,
+        csr: key.request().unwrap(),
+    };
+    let refused = hub.admin().await.create_admin(request).await.unwrap_err();
+    assert_eq!(refused.message(), "that is too long; at most 365 days");
 }

@@ -45,7 +45,8 @@ async fn adopt(hub: Hub, badge: &Badge) -> Hub {
     let key = format!("instance/{cluster}/{instance}");
     let kept = store.get(&key).await.unwrap().unwrap();
     let mut record: serde_json::Value = serde_json::from_slice(&kept.value).unwrap();
-    record["newest"] = certified.serial.into();
+    record["shown"] = certified.serial.into();
+    record["granted"] = serde_json::json!([]);
     let txn = Txn::new().put(key, record.to_string());
     store.commit(txn).await.unwrap();
     drop(store);
@@ -122,8 +123,8 @@ async fn it_gets_nothing_else() {
     );
     refused.extend(refused_to_people(channel).await);
     let codes: Vec<Code> = refused.iter().map(Status::code).collect();
-    assert_eq!(codes, [Code::Unauthenticated; 10]);
-    assert_eq!(hub.refused("expired").await, 11);
+    assert_eq!(codes, [Code::Unauthenticated; 12]);
+    assert_eq!(hub.refused("expired").await, 13);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -181,7 +181,7 @@ async fn invented_apps_and_endless_texts_fill_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_says_too_much_ends_with_its_reason() {
+async fn a_stream_that_says_too_much_ends_or_is_slowed_down() {
     let repo = repository();
     let hub = Hub::new(&repo).await;
     let badge = Badge::new(&hub, "us-1").await;
@@ -199,7 +199,7 @@ async fn a_stream_that_says_too_much_ends_with_its_reason() {
 
     let mut raw = Raw::hello(&hub, &badge, hello(&badge)).await.unwrap();
     raw.welcome().await;
-    let (saying, flood) = (raw.say.clone(), 2000);
+    let (saying, flood) = (raw.say.clone(), 20_000);
     let said = tokio::spawn(async move {
         for _ in 0..flood {
             let message = v1::agent_message::Message::Report(v1::Report::default());
@@ -211,13 +211,9 @@ async fn a_stream_that_says_too_much_ends_with_its_reason() {
             }
         }
     });
-    let status = end(raw).await;
-    assert!(
-        status.message().contains("more than a hub takes in"),
-        "{status}"
-    );
     told(&hub, "us-1", "more than a hub takes in").await;
-    said.await.unwrap();
+    assert!(!said.is_finished(), "it was not slowed down");
+    said.abort();
     assert_eq!(hub.refused("too_much").await, 1);
 }
 

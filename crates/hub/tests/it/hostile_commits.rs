@@ -145,3 +145,23 @@ async fn a_newer_commit_interrupts_one_that_takes_long() {
     hub.until_synced(&mended).await;
     assert_eq!(agent.memory.data("web"), r#"{"size":"3"}"#);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_ends_while_it_is_interrupted_is_no_trouble() {
+    let repo = repository();
+    // Its time is over at six seconds, and the newer commit interrupts at five.
+    let hub = Hub::with(&repo, |config| config.limits.app = Duration::from_secs(2)).await;
+    let agent = Agent::join(&hub, "eu-1").await;
+    let first = repo.git(&["rev-parse", "HEAD"]).unwrap();
+    hub.until_synced(&first).await;
+    let slow = hostile(&repo, 2, &[("slow", SLOW)]);
+    let seen = |status: &v1::Status| {
+        ensure!(status.repo.clone().unwrap_or_default().tip == slow);
+        Ok(())
+    };
+    hub.until("the slow commit is seen", seen).await;
+    let next = hostile(&repo, 3, &[]);
+    hub.until_synced(&next).await;
+    assert_eq!(agent.memory.data("web"), r#"{"size":"3"}"#);
+    told(&hub, &next, "slow").await;
+}

@@ -147,9 +147,9 @@ async fn certificates_for_something_else() {
         .collect();
     assert_eq!(
         told,
-        [(Code::Unauthenticated, "an agent may not do this"); 9]
+        [(Code::Unauthenticated, "an agent may not do this"); 11]
     );
-    assert_eq!(hub.refused("not_an_admin").await, 9);
+    assert_eq!(hub.refused("not_an_admin").await, 11);
 
     // A person who would be an agent.
     let (trust, credentials) = hub.login().open().unwrap();

@@ -118,6 +118,13 @@ pub(crate) async fn refused_to_people(channel: Channel) -> Vec<Status> {
             .await
             .err(),
     );
+    refused.extend(admin.list_logins(v1::ListLoginsRequest {}).await.err());
+    refused.extend(
+        admin
+            .remove_logins(v1::RemoveLoginsRequest::default())
+            .await
+            .err(),
+    );
     refused.extend(admin.refresh(v1::RefreshRequest {}).await.err());
     refused
 }

@@ -26,6 +26,9 @@ struct Names<'a> {
     apps: &'a BTreeSet<String>,
 }
 
+/// Names of a list that are told one by one.
+const MOST_UNKNOWN: usize = 20;
+
 /// An app with the document that it was read from.
 type Read = (App, Node);
 
@@ -54,14 +57,11 @@ impl Load<'_> {
                 continue;
             };
             let scope = Scope::App(name.clone());
-            let read = match self.overseer.begin(&name) {
-                Ok(()) => {
-                    let read = self.app(&scope, folder);
-                    self.overseer.end(&name);
-                    read
-                }
+            let begun = self.overseer.begin(&name);
+            let read = match &begun {
+                Ok(()) => self.app(&scope, folder),
                 Err(refused) => {
-                    self.problems.push(*refused);
+                    self.problems.push(Problem::clone(refused));
                     None
                 }
             };
@@ -81,12 +81,15 @@ impl Load<'_> {
                 self.problems.extend(found);
                 self.check_ignored(&scope, &app.file.path, &node, &app.spec.ignore);
                 self.check_objects(&scope, &name, &app);
-                apps.insert(name, (app, node));
+                apps.insert(name.clone(), (app, node));
             } else {
                 let path = format!("apps/{folder}/app.yaml");
                 let text = self.text(&scope, &path).map(|(_, text)| text);
                 let old = text.and_then(claimed);
-                self.formerly.extend(old.map(|old| (name, old)));
+                self.formerly.extend(old.map(|old| (name.clone(), old)));
+            }
+            if begun.is_ok() {
+                self.overseer.end(&name);
             }
         }
         self.check_cycles(&apps);
@@ -347,8 +350,16 @@ impl Check<'_> {
         names: impl Iterator<Item = &'n str>,
         known: &BTreeSet<String>,
     ) {
+        let mut told = 0;
         for (index, name) in names.enumerate() {
             if !known.contains(name) {
+                told += 1;
+                if told > MOST_UNKNOWN {
+                    let message =
+                        format!("there are more than {MOST_UNKNOWN} names of no {what} here");
+                    self.tell(list, message, None);
+                    return;
+                }
                 let index = index.to_string();
                 let path: Vec<&str> = list.iter().copied().chain([index.as_str()]).collect();
                 self.unknown(&path, what, name, known.iter().map(String::as_str));

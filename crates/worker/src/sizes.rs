@@ -1,0 +1,89 @@
+//! Apps whose files alone would fill a worker's memory.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use muster_model::{
+    ids::{AppName, ObjectId},
+    problem::Problem,
+    tree::{Entry, Tree},
+};
+
+use crate::overseer::problem;
+
+/// The tree without the files of apps that have more bytes than this, but for their documents, and what these
+/// apps are told. A content counts once, however many files have it.
+pub(crate) fn without_large(
+    tree: &Arc<Tree>,
+    most: u64,
+) -> (Arc<Tree>, BTreeMap<AppName, Problem>) {
+    let mut sizes: BTreeMap<&str, (u64, HashSet<ObjectId>)> = BTreeMap::new();
+    for (path, entry) in &tree.entries {
+        if let (Some(app), Entry::File { id, bytes }) = (app_of(path), entry) {
+            let (size, seen) = sizes.entry(app).or_default();
+            if seen.insert(*id) {
+                *size += bytes.len() as u64;
+            }
+        }
+    }
+    sizes.retain(|_, (size, _)| *size > most);
+    if sizes.is_empty() {
+        return (Arc::clone(tree), BTreeMap::new());
+    }
+    let keeps = |path: &str| {
+        let large = app_of(path).is_some_and(|app| sizes.contains_key(app));
+        !large || path.ends_with("/app.yaml")
+    };
+    let entries = tree.entries.iter().filter(|(path, _)| keeps(path));
+    let left = Tree {
+        entries: entries
+            .map(|(path, entry)| (path.clone(), entry.clone()))
+            .collect(),
+    };
+    let mib = |bytes: u64| bytes as f64 / 1_048_576.0;
+    let told = sizes.iter().filter_map(|(app, (size, _))| {
+        let app: AppName = app.parse().ok()?;
+        let message = format!(
+            "this app's files have {:.1} MiB; at most {:.1} MiB of an app are read",
+            mib(*size),
+            mib(most)
+        );
+        let problem = problem(&app, message).help("keep large content elsewhere");
+        Some((app, problem))
+    });
+    (Arc::new(left), told.collect())
+}
+
+/// The name of the folder below `apps/` that a file is in.
+fn app_of(path: &str) -> Option<&str> {
+    Some(path.strip_prefix("apps/")?.split_once('/')?.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_app_is_left_out_and_a_content_counts_once() {
+        let file = |id: u8, size: usize| Entry::File {
+            id: ObjectId([id; 20]),
+            bytes: vec![0; size].into(),
+        };
+        let mut entries = BTreeMap::from([
+            ("fleet.yaml".to_owned(), file(1, 1000)),
+            ("apps/large/app.yaml".to_owned(), file(2, 10)),
+            ("apps/large/manifests/a.yaml".to_owned(), file(3, 60)),
+            ("apps/large/manifests/b.yaml".to_owned(), file(4, 60)),
+        ]);
+        for n in 0..50 {
+            entries.insert(format!("apps/same/manifests/{n}.yaml"), file(5, 60));
+        }
+        let (left, told) = without_large(&Arc::new(Tree { entries }), 100);
+        assert_eq!(left.entries.len(), 52);
+        assert!(left.entries.contains_key("apps/large/app.yaml"));
+        let large: Vec<&str> = told.keys().map(AppName::as_str).collect();
+        assert_eq!(large, ["large"]);
+    }
+}
