@@ -1,7 +1,8 @@
 //! The hub's state is lost and restored from a backup that is older than the fleet: nothing is undone in
-//! the clusters, and the fleet goes on.
+//! the clusters, nothing is deleted unasked until a person has looked, and the fleet goes on.
 
 use muster_e2e::{App, Levels, World};
+use muster_testkit::wait::eventually;
 
 pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
     world.serve("In the backup", &App::saying("at the time of the backup")).await?;
@@ -14,6 +15,21 @@ pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
     world.muster_with_input(&["hub", "restore", "-"], &backup)?;
     world.install_hub(&["maintenance=false"])?;
 
+    // Every agent has a newer generation than the backup, and says so when it is back.
+    eventually("all agents to be back", Levels::RECOVERY, async || {
+        let status = world.status()?;
+        let clusters = status["clusters"].as_array().into_iter().flatten();
+        let problems = status["problems"].as_array().into_iter().flatten();
+        let unasked = problems.filter(|problem| {
+            let message = problem["message"].as_str().unwrap_or_default();
+            message.contains("nothing is deleted unasked")
+        });
+        let back = clusters.filter(|cluster| cluster["state"] == "synced").count();
+        anyhow::ensure!(back == 3 && unasked.count() == 4, "{status:#}");
+        Ok(())
+    })
+    .await?;
+    world.muster(&["hub", "confirm", "--yes", "--reason", "all is as it should be"])?;
     world.serves(&after, Levels::RECOVERY).await?;
     world.serve("Life goes on", &App::saying("after the restore")).await
 }
