@@ -294,10 +294,7 @@ impl Authority {
             let (mut enrolled, at) =
                 admitted(self.store.as_ref(), &record.cluster, &instance).await?;
             enrolled.grant(serial);
-            let key = records::instance_key(&record.cluster, &instance);
-            let txn = Txn::new()
-                .when(key.clone(), Expected::Revision(at))
-                .put(key, records::encode(&enrolled));
+            let txn = changed(&record.cluster, &instance, &enrolled, at);
             self.store.commit(txn).await?;
         }
         Ok(granted)
@@ -313,7 +310,6 @@ impl Authority {
         csr: &str,
     ) -> Result<Granted, AuthorityError> {
         let (mut record, revision) = admitted(self.store.as_ref(), cluster, instance).await?;
-        let key = records::instance_key(cluster, instance);
         record.show(serial);
         if !record.is_shown(serial) {
             let why = format!(
@@ -321,9 +317,7 @@ impl Authority {
                  then `muster cluster remove {cluster}`, and let it join again with a new token"
             );
             record.held = Some(why.clone());
-            let txn = Txn::new()
-                .when(key.clone(), Expected::Revision(revision))
-                .put(key, records::encode(&record));
+            let txn = changed(cluster, instance, &record, revision);
             let who = format!("agent of cluster {cluster}");
             self.store
                 .commit(audited(txn, &who, format!("held: {why}")))
@@ -332,16 +326,13 @@ impl Authority {
         }
         let (granted, newest) = self.grant(cluster, instance, csr)?;
         record.grant(newest);
-        record.renewals += 1;
-        let txn = Txn::new()
-            .when(key.clone(), Expected::Revision(revision))
-            .put(key, records::encode(&record));
+        let txn = changed(cluster, instance, &record, revision);
         self.store.commit(txn).await?;
         Ok(granted)
     }
 
-    /// Notes that an instance has shown this certificate.
-    pub(crate) async fn note_seen(
+    /// Whether an instance is still one of the fleet, and notes that it has shown this certificate.
+    pub(crate) async fn admit_shown(
         &self,
         cluster: &ClusterName,
         instance: &InstanceId,
@@ -351,10 +342,7 @@ impl Authority {
         if !record.show(serial) {
             return Ok(());
         }
-        let key = records::instance_key(cluster, instance);
-        let txn = Txn::new()
-            .when(key.clone(), Expected::Revision(revision))
-            .put(key, records::encode(&record));
+        let txn = changed(cluster, instance, &record, revision);
         match self.store.commit(txn).await {
             // Somebody else noted it, or renewed it just now.
             Ok(_) | Err(CommitError::Conflict { .. }) => Ok(()),
@@ -660,6 +648,19 @@ async fn admitted(
         Some((record, revision)) if !record.revoked => Ok((record, revision)),
         Some(_) | None => Err(AuthorityError::Revoked(cluster.clone())),
     }
+}
+
+/// The transaction that changes an instance's record, where nobody else has.
+fn changed(
+    cluster: &ClusterName,
+    instance: &InstanceId,
+    record: &InstanceRecord,
+    revision: u64,
+) -> Txn {
+    let key = records::instance_key(cluster, instance);
+    Txn::new()
+        .when(key.clone(), Expected::Revision(revision))
+        .put(key, records::encode(record))
 }
 
 /// The transaction in which it is not known which certificates agents show: the store is older than they are.

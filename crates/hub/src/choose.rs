@@ -109,10 +109,7 @@ pub(crate) fn choose(
     let mut held = BTreeSet::new();
     let mut all = BTreeMap::new();
     let mut used = HashSet::new();
-    let broken = |app: &AppName| {
-        outcome.broken.contains(app)
-            || (facts.apps.contains_key(app) && !outcome.bundles.contains_key(app))
-    };
+    let broken: HashSet<&AppName> = outcome.held().collect();
     let renamed = renamed(facts, outcome);
     let renamed_to: HashMap<&AppName, &AppName> =
         renamed.iter().map(|(new, old)| (*old, *new)).collect();
@@ -156,7 +153,7 @@ pub(crate) fn choose(
                 },
             );
         }
-        let stays = |app: &AppName| broken(renamed_to.get(app).copied().unwrap_or(app));
+        let stays = |app: &AppName| broken.contains(renamed_to.get(app).copied().unwrap_or(app));
         for (app, listed) in last.iter().filter(|(app, _)| stays(app)) {
             let last = in_force(known, listed, None);
             offers

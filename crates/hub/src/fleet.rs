@@ -286,17 +286,18 @@ impl FleetLoop {
                 suspects: &suspects,
                 numbers: &numbers,
             };
-            let wanted = self.number(lists.collect(), &orders, &before, none, commit);
+            let wanted = if before.current {
+                self.number(lists.collect(), &orders, &before, none, commit)
+            } else {
+                // It may be older than what the clusters run.
+                before.wanted.clone()
+            };
             let mut state = FleetState {
                 current: before.current,
                 suspects,
                 in_force: Arc::clone(&before.in_force),
                 wanted,
             };
-            if !before.current {
-                // It may be older than what the clusters run.
-                state.wanted.clone_from(&before.wanted);
-            }
             if state.wanted != before.wanted {
                 self.write(&before, &state, &BTreeMap::new(), &approved)
                     .await?;
@@ -336,12 +337,10 @@ impl FleetLoop {
                 let level = level.as_ref();
                 suspect || level.is_some_and(|level| level.apps.contains_key(app.as_str()))
             };
-            let held = facts
-                .apps
-                .keys()
-                .filter(|app| !outcome.bundles.contains_key(*app));
-            let held = held.chain(&outcome.broken);
-            let unknown = held.filter(|app| !bundles.contains_key(*app)).filter(there);
+            let unknown = outcome
+                .held()
+                .filter(|app| !bundles.contains_key(*app))
+                .filter(there);
             let list = List {
                 budget: suspects.budget(cluster, budget),
                 unknown: unknown.cloned().collect(),

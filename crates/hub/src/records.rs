@@ -124,9 +124,6 @@ pub(crate) struct InstanceRecord {
     /// The numbers of those that it was granted since, and that nobody has shown: an answer may be lost.
     #[serde(default)]
     pub(crate) granted: Vec<String>,
-    /// Certificates since the enrolment.
-    #[serde(default)]
-    pub(crate) renewals: u64,
     /// Why it is held: its key is in two places.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) held: Option<String>,
@@ -143,7 +140,6 @@ impl InstanceRecord {
             revoked: false,
             shown: String::new(),
             granted: vec![serial],
-            renewals: 0,
             held: None,
         }
     }

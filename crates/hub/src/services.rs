@@ -85,20 +85,20 @@ impl Services {
         }
     }
 
+    /// The number of the certificate that was shown; empty where there is none.
+    fn serial(peer: &Peer) -> &str {
+        let certified = peer.certified.as_ref();
+        certified.map_or("", |certified| certified.serial.as_str())
+    }
+
     /// The agent that calls, if its instance is still one of the fleet.
     async fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
         let (peer, cluster, instance) = self.agent(request)?;
         self.in_time(&peer)?;
-        let admitted = admit(self.0.sessions.store.as_ref(), &cluster, &instance).await;
+        let serial = Self::serial(&peer);
+        let admitted = self.0.authority.admit_shown(&cluster, &instance, serial);
         let who = peer.address.to_string();
-        admitted.map_err(|error| self.denied(&who, &error))?;
-        if let Some(certified) = &peer.certified {
-            let noted = self
-                .0
-                .authority
-                .note_seen(&cluster, &instance, &certified.serial);
-            noted.await.map_err(|error| self.denied(&who, &error))?;
-        }
+        admitted.await.map_err(|error| self.denied(&who, &error))?;
         let not_after = peer.certified.as_ref().map(|certified| certified.not_after);
         Ok(Caller {
             cluster,
@@ -268,16 +268,11 @@ impl v1::enrolment_server::Enrolment for Services {
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Answer<v1::Certificate> {
         let (peer, cluster, instance) = self.agent(&request)?;
-        let serial = peer
-            .certified
-            .as_ref()
-            .map(|certified| certified.serial.clone());
-        let serial = serial.unwrap_or_default();
         let csr = request.into_inner().csr;
         let granted = self
             .0
             .authority
-            .renew(&cluster, &instance, &serial, &csr)
+            .renew(&cluster, &instance, Self::serial(&peer), &csr)
             .await;
         if let Err(AuthorityError::Held(why)) = &granted {
             self.0.sessions.end(&cluster);

@@ -99,3 +99,12 @@ pub struct Outcome {
     /// What is wrong.
     pub problems: Vec<Problem>,
 }
+
+impl Outcome {
+    /// The apps that stand in the repository and have no bundles, since there is a problem.
+    pub fn held(&self) -> impl Iterator<Item = &AppName> {
+        let read = self.facts.iter().flat_map(|facts| facts.apps.keys());
+        let without = read.filter(|app| !self.bundles.contains_key(*app));
+        without.chain(&self.broken)
+    }
+}

@@ -284,6 +284,24 @@ impl Cluster for Memory {
     }
 }
 
+/// A new certificate for the one that an agent shows.
+pub(crate) async fn renew(hub: &Hub, badge: &Badge) -> Result<Arc<Badge>, Status> {
+    let unreachable = |error: muster_agent::DialError| Status::unavailable(error.to_string());
+    let channel = dial(&hub.address(), &badge.trust, Some(&badge.credentials)).await;
+    let key = Key::generate().unwrap();
+    let csr = key.request().unwrap();
+    let mut enrolment = EnrolmentClient::new(channel.map_err(unreachable)?);
+    let renewed = enrolment
+        .renew(v1::RenewRequest { csr })
+        .await?
+        .into_inner();
+    Ok(Arc::new(Badge {
+        cluster: renewed.cluster.parse().unwrap(),
+        trust: badge.trust.clone(),
+        credentials: Credentials::new(&renewed.certificate, key).unwrap(),
+    }))
+}
+
 /// Who an agent is.
 pub(crate) struct Badge {
     pub(crate) cluster: ClusterName,

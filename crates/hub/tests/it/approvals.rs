@@ -6,16 +6,15 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use muster_hub::HubConfig;
 use muster_model::{ids::ContentHash, policy::PruneOrders};
 use muster_proto::v1;
-use muster_store::{SqliteStore, Store as _, backup, restore};
+use muster_store::{SqliteStore, Store as _, backup};
 use muster_testkit::{gitserver::GitRepo, wait::eventually};
 use tonic::{Code, Status};
 
 use crate::{
     agents::{Agent, Badge, Memory},
-    fixture::{Hub, SOON, document, fleet, publish, repository, store_of},
+    fixture::{Hub, SOON, document, fleet, publish, repository, restored, store_of},
 };
 
 fn head(repo: &GitRepo) -> String {
@@ -325,20 +324,11 @@ async fn an_approval_from_before_a_restore_is_void() {
     let scratch = tempfile::tempdir().unwrap();
     let kept = scratch.path().join("backup.db");
     backup(&hub.config.store_path(), &kept).unwrap();
-    let grpc = hub.addresses.grpc;
-    let (config, state) = hub.stop().await;
-    let restoring = eventually("the store is free", SOON, async || {
-        Ok(restore(&kept, &config.store_path())?)
-    });
-    restoring.await.unwrap();
+    let (config, state) = restored(hub, &kept).await;
     // Its repository is away, so that nothing but the store says what the cluster should run.
     let away = repo.path().with_extension("away");
     std::fs::rename(repo.path(), &away).unwrap();
     std::fs::remove_dir_all(config.state_dir.join("mirror")).unwrap();
-    let config = HubConfig {
-        listen: grpc,
-        ..config
-    };
     let hub = Hub::start(config, state).await;
     let agent = Agent::run(hub.address(), badge, memory);
     let look = |status: &v1::Status| {

@@ -3,33 +3,16 @@
 use std::sync::Arc;
 
 use muster_agent::dial;
-use muster_hub::HubConfig;
 use muster_pki::{Credentials, Key};
-use muster_proto::v1::{self, agent_message::Message, enrolment_client::EnrolmentClient};
-use muster_store::{backup, restore};
-use muster_testkit::wait::eventually;
-use tonic::{Code, Status};
+use muster_proto::v1::{self, agent_message::Message};
+use muster_store::backup;
+use tonic::Code;
 
 use crate::{
-    agents::{Agent, Badge, Memory},
-    fixture::{Hub, SOON, publish, repository},
+    agents::{Agent, Badge, Memory, renew},
+    fixture::{Hub, SOON, publish, repository, restored},
     raw::{Raw, hello, refusal},
 };
-
-async fn renew(hub: &Hub, badge: &Badge) -> Result<Arc<Badge>, Status> {
-    let channel = dial(&hub.address(), &badge.trust, Some(&badge.credentials)).await;
-    let key = Key::generate().unwrap();
-    let csr = key.request().unwrap();
-    let renewed = EnrolmentClient::new(channel.unwrap())
-        .renew(v1::RenewRequest { csr })
-        .await?
-        .into_inner();
-    Ok(Arc::new(Badge {
-        cluster: badge.cluster.clone(),
-        trust: badge.trust.clone(),
-        credentials: Credentials::new(&renewed.certificate, key).unwrap(),
-    }))
-}
 
 /// Shows a certificate: opens a stream with it.
 async fn show(hub: &Hub, badge: &Badge) {
@@ -165,16 +148,7 @@ async fn a_backup_brings_no_removed_cluster_back() {
         show(&hub, &newer).await;
         newer = renew(&hub, &newer).await.unwrap();
     }
-    let grpc = hub.addresses.grpc;
-    let (config, state) = hub.stop().await;
-    let restoring = eventually("the store is free", SOON, async || {
-        Ok(restore(&kept, &config.store_path())?)
-    });
-    restoring.await.unwrap();
-    let config = HubConfig {
-        listen: grpc,
-        ..config
-    };
+    let (config, state) = restored(hub, &kept).await;
     let hub = Hub::start(config, state).await;
     // One that was renewed since is no copy: the backup is older than it.
     let newer = renew(&hub, &newer).await.unwrap();
@@ -290,16 +264,7 @@ async fn a_login_is_taken_back_at_once_and_for_good() {
 
     // Neither a backup brings it back, nor does each start make another one.
     let local = hub.login();
-    let grpc = hub.addresses.grpc;
-    let (config, state) = hub.stop().await;
-    let restoring = eventually("the store is free", SOON, async || {
-        Ok(restore(&kept, &config.store_path())?)
-    });
-    restoring.await.unwrap();
-    let config = HubConfig {
-        listen: grpc,
-        ..config
-    };
+    let (config, state) = restored(hub, &kept).await;
     let hub = Hub::start(config, state).await;
     assert_eq!(names(&hub).await, ["grace", "local"]);
     let (trust, credentials) = local.open().unwrap();

@@ -7,14 +7,12 @@ use std::{
 
 use muster_agent::dial;
 use muster_pki::{Ca, Certified, Credentials, Identity, Key, RENEWAL_GRACE};
-use muster_proto::v1::{
-    self, agent_message::Message, agents_client::AgentsClient, enrolment_client::EnrolmentClient,
-};
+use muster_proto::v1::{agent_message::Message, agents_client::AgentsClient};
 use muster_store::{Store as _, Txn};
 use tonic::{Code, Status};
 
 use crate::{
-    agents::{Agent, Badge, Memory},
+    agents::{Agent, Badge, Memory, renew},
     fixture::{Hub, ca_of, publish, repository, store_of},
     raw::{hello, refusal, refused_to_people},
 };
@@ -53,23 +51,6 @@ async fn adopt(hub: Hub, badge: &Badge) -> Hub {
     Hub::start(config, state).await
 }
 
-async fn renew(hub: &Hub, badge: &Badge) -> Result<Badge, Status> {
-    let unreachable = |error: muster_agent::DialError| Status::unavailable(error.to_string());
-    let channel = dial(&hub.address(), &badge.trust, Some(&badge.credentials)).await;
-    let key = Key::generate().unwrap();
-    let csr = key.request().unwrap();
-    let mut enrolment = EnrolmentClient::new(channel.map_err(unreachable)?);
-    let renewed = enrolment
-        .renew(v1::RenewRequest { csr })
-        .await?
-        .into_inner();
-    Ok(Badge {
-        cluster: renewed.cluster.parse().unwrap(),
-        trust: badge.trust.clone(),
-        credentials: Credentials::new(&renewed.certificate, key).unwrap(),
-    })
-}
-
 /// The fleet's CA, and an agent of cluster eu-1 with its identity.
 async fn joined(repo: &muster_testkit::gitserver::GitRepo) -> (Hub, Ca, Arc<Badge>, Identity) {
     let hub = Hub::new(repo).await;
@@ -95,7 +76,7 @@ async fn it_gets_a_new_one_and_the_cluster_goes_on() {
         let renewed = renew(&hub, &late).await.unwrap();
         let now = Certified::of(renewed.credentials.certificate()).unwrap();
         assert_eq!(now.identity, identity);
-        let agent = Agent::run(hub.address(), Arc::new(renewed), Memory::new());
+        let agent = Agent::run(hub.address(), renewed, Memory::new());
         let size = format!("size: {}\n", ago.as_secs());
         let commit = publish(&repo, "larger", [("apps/web/values.yaml", size)]);
         hub.until_synced(&commit).await;

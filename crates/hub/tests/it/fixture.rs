@@ -362,6 +362,18 @@ pub(crate) async fn store_of(config: &HubConfig) -> muster_store::SqliteStore {
     opening.await.unwrap()
 }
 
+/// Ends a hub and puts a backup in the place of its state. The settings are those of one at the same address.
+pub(crate) async fn restored(hub: Hub, backup: &Path) -> (HubConfig, Option<TempDir>) {
+    let grpc = hub.addresses.grpc;
+    let (mut config, state) = hub.stop().await;
+    config.listen = grpc;
+    let restoring = eventually("the store is free", SOON, async || {
+        Ok(muster_store::restore(backup, &config.store_path())?)
+    });
+    restoring.await.unwrap();
+    (config, state)
+}
+
 /// The fleet's CA, out of the store of a hub that is not running.
 pub(crate) async fn ca_of(config: &HubConfig) -> muster_pki::Ca {
     use muster_store::Store as _;

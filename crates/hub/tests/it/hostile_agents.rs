@@ -1,16 +1,15 @@
 //! An agent whose key was stolen, or whose cluster is somebody else's: what it says harms nobody but its own
 //! cluster, and is seen.
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use muster_agent::Cluster as _;
 use muster_proto::v1;
-use muster_store::{SqliteStore, Store as _};
-use muster_testkit::wait::eventually;
+use muster_store::Store as _;
 use tonic::Code;
 
 use crate::{
     agents::{Agent, Badge},
-    fixture::{Hub, SOON, publish, repository},
+    fixture::{Hub, publish, repository, store_of},
     raw::{Raw, hello, refusal},
     terms::term_key,
 };
@@ -111,18 +110,15 @@ async fn a_term_that_no_hub_gave_changes_nothing() {
     ));
     // What it did is in the audit log, once.
     let (config, _state) = hub.stop().await;
-    let entries = eventually("the store is free", SOON, async || {
-        let store = SqliteStore::open(config.store_path())?;
-        let audit = store.range("audit/").await?.into_iter();
-        let texts = audit.map(|(_, entry)| String::from_utf8_lossy(&entry.value).into_owned());
-        let held: Vec<String> = texts.filter(|text| text.contains("held: ")).collect();
-        ensure!(
-            held.len() == 1 && held[0].contains("agent of cluster us-1"),
-            "{held:?}"
-        );
-        Ok(())
-    });
-    entries.await.unwrap();
+    let audit = store_of(&config).await.range("audit/").await.unwrap();
+    let texts = audit
+        .into_iter()
+        .map(|(_, entry)| String::from_utf8_lossy(&entry.value).into_owned());
+    let held: Vec<String> = texts.filter(|text| text.contains("held: ")).collect();
+    assert!(
+        held.len() == 1 && held[0].contains("agent of cluster us-1"),
+        "{held:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,16 +163,8 @@ async fn invented_apps_and_endless_texts_fill_nothing() {
     assert_eq!(cluster.agent_version.len(), 64);
     assert!(cluster.apps.len() < 70, "{}", cluster.apps.len());
     let (config, _state) = hub.stop().await;
-    let kept = eventually("the store is free", SOON, async || {
-        let store = SqliteStore::open(config.store_path())?;
-        Ok(store
-            .get("observed/us-1")
-            .await?
-            .context("no record")?
-            .value
-            .len())
-    });
-    let kept = kept.await.unwrap();
+    let kept = store_of(&config).await.get("observed/us-1").await.unwrap();
+    let kept = kept.unwrap().value.len();
     assert!(kept < 200_000, "{kept} bytes");
 }
 

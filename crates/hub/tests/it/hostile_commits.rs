@@ -52,6 +52,15 @@ fn without(repo: &GitRepo, subject: &str, apps: &[&str], size: u32) -> String {
     )
 }
 
+/// Waits until the hub has read a commit, whatever comes of it.
+async fn until_seen(hub: &Hub, commit: &str) {
+    let seen = |status: &v1::Status| {
+        ensure!(status.repo.clone().unwrap_or_default().tip == commit);
+        Ok(())
+    };
+    hub.until("the commit is seen", seen).await;
+}
+
 /// What is told of an app.
 async fn told(hub: &Hub, commit: &str, app: &str) -> String {
     let look = |status: &v1::Status| {
@@ -136,11 +145,7 @@ async fn a_newer_commit_interrupts_one_that_takes_long() {
     let first = repo.git(&["rev-parse", "HEAD"]).unwrap();
     hub.until_synced(&first).await;
     let slow = hostile(&repo, 2, &[("slow", SLOW)]);
-    let seen = |status: &v1::Status| {
-        ensure!(status.repo.clone().unwrap_or_default().tip == slow);
-        Ok(())
-    };
-    hub.until("the slow commit is seen", seen).await;
+    until_seen(&hub, &slow).await;
     let mended = without(&repo, "mended", &["slow"], 3);
     hub.until_synced(&mended).await;
     assert_eq!(agent.memory.data("web"), r#"{"size":"3"}"#);
@@ -155,11 +160,7 @@ async fn a_worker_that_ends_while_it_is_interrupted_is_no_trouble() {
     let first = repo.git(&["rev-parse", "HEAD"]).unwrap();
     hub.until_synced(&first).await;
     let slow = hostile(&repo, 2, &[("slow", SLOW)]);
-    let seen = |status: &v1::Status| {
-        ensure!(status.repo.clone().unwrap_or_default().tip == slow);
-        Ok(())
-    };
-    hub.until("the slow commit is seen", seen).await;
+    until_seen(&hub, &slow).await;
     let next = hostile(&repo, 3, &[]);
     hub.until_synced(&next).await;
     assert_eq!(agent.memory.data("web"), r#"{"size":"3"}"#);

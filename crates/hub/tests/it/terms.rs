@@ -6,12 +6,12 @@ use muster_hub::HubConfig;
 use muster_model::policy::PruneBudget;
 use muster_pki::TermKey;
 use muster_proto::v1;
-use muster_store::{backup, restore};
-use muster_testkit::{gitserver::GitRepo, wait::eventually};
+use muster_store::backup;
+use muster_testkit::gitserver::GitRepo;
 
 use crate::{
     agents::{Agent, Badge, Memory},
-    fixture::{Hub, SOON, ca_of, config_map, copy, document, publish, repository},
+    fixture::{Hub, ca_of, config_map, copy, document, publish, repository, restored},
     raw::{Raw, hello},
 };
 
@@ -64,18 +64,9 @@ async fn a_restored_backup_catches_up_with_its_agents() {
     }
     let before = eu_1.memory.known();
     assert_eq!(eu_1.memory.generation(), 4);
-    let grpc = hub.addresses.grpc;
-    let (config, state) = hub.stop().await;
-    let restoring = eventually("the store is free", SOON, async || {
-        Ok(restore(&kept, &config.store_path())?)
-    });
-    restoring.await.unwrap();
+    let (config, state) = restored(hub, &kept).await;
     // … and one more commit, while there is no hub.
     let last = publish(&repo, "db", [("apps/db/values.yaml", "size: 9\n")]);
-    let config = HubConfig {
-        listen: grpc,
-        ..config
-    };
     let hub = Hub::start(config, state).await;
     hub.until_synced(&last).await;
     // Nothing is deleted unasked, for as long as nobody has said that all is well.
@@ -136,16 +127,7 @@ async fn a_token_from_before_a_restore_is_void() {
     let scratch = tempfile::tempdir().unwrap();
     let kept = scratch.path().join("backup.db");
     backup(&hub.config.store_path(), &kept).unwrap();
-    let grpc = hub.addresses.grpc;
-    let (config, state) = hub.stop().await;
-    let config = HubConfig {
-        listen: grpc,
-        ..config
-    };
-    let restoring = eventually("the store is free", SOON, async || {
-        Ok(restore(&kept, &config.store_path())?)
-    });
-    restoring.await.unwrap();
+    let (config, state) = restored(hub, &kept).await;
     let _hub = Hub::start(config, state).await;
     let csr = muster_pki::Key::generate().unwrap().request().unwrap();
     assert!(crate::agents::enrol_with(&token, &csr).await.is_err());
@@ -260,18 +242,9 @@ async fn what_a_restored_hub_does_not_remember_is_left_alone() {
     let commit = publish(&repo, "late", files);
     hub.until_synced(&commit).await;
     assert_eq!(agent.memory.data("late"), r#"{"a":"b"}"#);
-    let grpc = hub.addresses.grpc;
-    let (config, state) = hub.stop().await;
-    let restoring = eventually("the store is free", SOON, async || {
-        Ok(restore(&kept, &config.store_path())?)
-    });
-    restoring.await.unwrap();
+    let (config, state) = restored(hub, &kept).await;
     let broken = [("apps/late/templates/late.yaml", "{{ nothing }}")];
     publish(&repo, "broken", broken);
-    let config = HubConfig {
-        listen: grpc,
-        ..config
-    };
     let hub = Hub::start(config, state).await;
     let unknown = |memory: &Memory| memory.orders().unknown.contains("late");
     agent.memory.until("it is left alone", unknown).await;
