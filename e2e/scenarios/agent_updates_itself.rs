@@ -6,11 +6,13 @@ use muster_testkit::repository::{Files, document};
 use muster_testkit::wait::eventually;
 
 const CLUSTER: &str = "us-east-1";
+/// Lets the agent have objects where it is itself.
+const ITSELF: &str = "rbac.manageItself=true";
 const PODS: [&str; 4] = ["pods", "-l", "app.kubernetes.io/name=muster-agent", "--field-selector=status.phase=Running"];
 
 pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
     let with_agent = |says: &str, tag: &str| -> anyhow::Result<Files> {
-        let chart = ["template", "muster-agent", "CHARTS/muster-agent", "--set"];
+        let chart = ["template", "muster-agent", "CHARTS/muster-agent", "--set", ITSELF, "--set"];
         let tag = format!("image.tag={tag}");
         let mut files = App::saying(says).fleet();
         let placed = format!("{{tier: basic, mode: active-active, namespace: muster-system, placement: {{clusters: [{CLUSTER}]}}}}");
@@ -19,6 +21,17 @@ pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
         files.insert("apps/muster-agent/manifests/agent.yaml".to_owned(), rendered);
         Ok(files)
     };
+    // Without leave the fleet repository can't reach where the agent is.
+    world.commit("Not allowed", &with_agent("without its agent", "next")?)?;
+    world.serves_in(CLUSTER, &App::saying("without its agent"), Levels::COMMIT).await?;
+    eventually("the status to say what is denied", Levels::RECOVERY, async || {
+        let status = world.status_of(CLUSTER)?.to_string();
+        anyhow::ensure!(status.contains("not allowed to touch the namespace muster-system"), "{status}");
+        Ok(())
+    })
+    .await?;
+
+    world.install_agent(CLUSTER, &[ITSELF])?;
     world.commit("The agent is an app", &with_agent("with its agent", "next")?)?;
     world.serves(&App::saying("with its agent"), Levels::RECOVERY).await?;
     runs(world, "next").await?;

@@ -11,7 +11,6 @@ mod stream;
 mod summary;
 
 use std::{
-    collections::BTreeSet,
     convert::Infallible,
     io,
     net::SocketAddr,
@@ -39,6 +38,7 @@ use tonic::Code;
 pub use cluster::{Arrived, ArrivedBundle, Cluster, Level, TakeError};
 pub use dial::{DialError, dial};
 pub use identity::{Identity, IdentityError, IdentityStore};
+pub use muster_apply::Reach;
 pub use real::{OpenError, RealCluster};
 pub use stream::{StreamError, follow};
 
@@ -56,8 +56,8 @@ pub struct AgentConfig {
     pub kube: kube::Config,
     /// The namespace for what is its own.
     pub namespace: String,
-    /// The only namespaces whose objects it may touch; `None` where it may touch the whole cluster.
-    pub namespaces: Option<BTreeSet<String>>,
+    /// What of its cluster it may touch.
+    pub reach: Reach,
     /// How many objects it deletes unasked within an hour at most, whatever the hub says.
     pub prune_ceiling: Option<usize>,
     /// The token to join with, the first time.
@@ -155,7 +155,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
     let client = muster_apply::connect(config.kube).map_err(|e| AgentError::Client(Box::new(e)))?;
     let apply = ApplyConfig {
         namespace: config.namespace.clone(),
-        namespaces: config.namespaces,
+        reach: config.reach,
         prune_ceiling: config.prune_ceiling,
         ..ApplyConfig::default()
     };

@@ -45,7 +45,7 @@ use self::{
     wanted::{Claim, Prepared, Wanted, wanted},
 };
 use crate::{
-    Kept,
+    Kept, Reach,
     board::{Board, Row, Section},
     cluster::{Cluster, RequestError, explain},
     inventory::{Identity, Inventory, InventoryError},
@@ -59,8 +59,8 @@ use crate::{
 pub struct Config {
     /// Where the agent keeps its records, and what it therefore never deletes.
     pub namespace: String,
-    /// The only namespaces whose objects it may touch; `None` where it may touch the whole cluster.
-    pub namespaces: Option<BTreeSet<String>>,
+    /// What of the cluster it may touch.
+    pub reach: Reach,
     /// How many objects are deleted unasked within an hour at most, whatever a generation says.
     pub prune_ceiling: Option<usize>,
     /// The most requests that are under way at the same time. How many there are follows what the API
@@ -84,7 +84,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             namespace: records::NAMESPACE.to_owned(),
-            namespaces: None,
+            reach: Reach::default(),
             prune_ceiling: None,
             concurrency: 128,
             established_within: Duration::from_secs(15),
@@ -103,19 +103,7 @@ impl Config {
         if records::is_record(id, &self.namespace) {
             return Some("it is one of the agent's own records, and no app may have it".to_owned());
         }
-        let namespaces = self.namespaces.as_ref()?;
-        let within = id
-            .namespace
-            .as_ref()
-            .is_some_and(|n| namespaces.contains(n));
-        (!within).then(|| {
-            let names: Vec<&str> = namespaces.iter().map(String::as_str).collect();
-            let s = if names.len() == 1 { "" } else { "s" };
-            format!(
-                "this agent is limited to the namespace{s} {}",
-                names.join(", ")
-            )
-        })
+        self.reach.forbids(id)
     }
 }
 
@@ -538,8 +526,7 @@ impl Engine {
                 continue;
             }
             if let Some(kind) = served.any_version(&id.gvk) {
-                let limited = self.config.namespaces.is_some();
-                let watched = Watched::of(id, limited);
+                let watched = Watched::of(id, self.config.reach.is_limited());
                 kinds.entry(watched).or_insert(kind);
             }
         }

@@ -17,6 +17,7 @@ mod observe;
 mod owned;
 mod packed;
 mod pods;
+mod reach;
 mod requests;
 mod slim;
 
@@ -29,6 +30,7 @@ pub use level::{
     Counts, DriftEvent, Hold, Leftover, LeftoverState, Observed, ObservedBundle, ObservedObject,
     Standing,
 };
+pub use reach::Reach;
 
 /// The field manager of everything that is applied.
 pub const FIELD_MANAGER: &str = muster_plan::fields::MANAGER;

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration}
 
 use anyhow::{Context, bail};
 use clap::Args;
+use muster_agent::Reach;
 use muster_git::{Auth, Reference, RemoteConfig};
 use muster_hub::HubConfig;
 use muster_model::kinds::Span;
@@ -263,6 +264,19 @@ pub(crate) struct AgentArgs {
         env = "MUSTER_NAMESPACES"
     )]
     namespaces: Vec<String>,
+    /// Namespaces that the agent never touches, nor anything in them, beside its own. Empty for none.
+    #[arg(
+        long,
+        value_name = "NAMESPACE,…",
+        value_delimiter = ',',
+        default_value = "kube-system",
+        env = "MUSTER_DENY_NAMESPACES"
+    )]
+    deny_namespaces: Vec<String>,
+    /// Lets the fleet repository have objects in the agent's own namespace, so that an agent can manage
+    /// itself. Who may write there can become the agent.
+    #[arg(long, env = "MUSTER_MANAGE_ITSELF")]
+    manage_itself: bool,
     /// How many objects the agent deletes within an hour at most that nobody was asked about, whatever the hub
     /// says. Without it the fleet's prune budget alone counts.
     #[arg(long, value_name = "OBJECTS", env = "MUSTER_PRUNE_CEILING")]
@@ -275,15 +289,26 @@ pub(crate) struct AgentArgs {
 }
 
 impl AgentArgs {
-    /// Nothing, as in a variable that is set and empty, is the whole cluster.
-    fn namespaces(&self) -> Option<BTreeSet<String>> {
-        let names = self.namespaces.iter().map(|name| name.trim());
-        let names: BTreeSet<String> = names
-            .filter(|name| !name.is_empty())
-            .map(str::to_owned)
-            .collect();
-        (!names.is_empty()).then_some(names)
+    /// What it may touch. A list of namespaces that it is limited to was chosen name by name, so that nothing
+    /// else is taken from it.
+    fn reach(&self) -> Reach {
+        let only = names(&self.namespaces);
+        if !only.is_empty() {
+            return Reach::Only(only);
+        }
+        let mut denied = names(&self.deny_namespaces);
+        if !self.manage_itself {
+            denied.insert(self.namespace.clone());
+        }
+        Reach::AllBut(denied)
     }
+}
+
+/// The names of a list, which is empty where a variable is set and empty.
+fn names(list: &[String]) -> BTreeSet<String> {
+    let names = list.iter().map(|name| name.trim());
+    let names = names.filter(|name| !name.is_empty());
+    names.map(str::to_owned).collect()
 }
 
 /// `muster agent`.
@@ -311,7 +336,7 @@ pub(crate) async fn agent(args: &AgentArgs) -> anyhow::Result<()> {
     let config = muster_agent::AgentConfig {
         kube,
         namespace: args.namespace.clone(),
-        namespaces: args.namespaces(),
+        reach: args.reach(),
         prune_ceiling: args.prune_ceiling,
         join_token,
         hub: args.hub.clone(),
@@ -347,5 +372,43 @@ async fn kube_config(args: &AgentArgs) -> anyhow::Result<kube::Config> {
         None => kube::Config::infer()
             .await
             .context("there is neither a pod's service account nor a kubeconfig; use --kubeconfig"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        agent: AgentArgs,
+    }
+
+    fn reach(arguments: &[&str]) -> Reach {
+        let line = std::iter::once(&"muster").chain(arguments);
+        Line::parse_from(line).agent.reach()
+    }
+
+    #[test]
+    fn what_an_agent_leaves_alone() {
+        let set = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let all_but = |names| Reach::AllBut(set(names));
+        assert_eq!(reach(&[]), all_but(&["kube-system", "muster-system"]));
+        assert_eq!(
+            reach(&["--namespace=other", "--deny-namespaces=a, b"]),
+            all_but(&["a", "b", "other"])
+        );
+        assert_eq!(reach(&["--manage-itself"]), all_but(&["kube-system"]));
+        assert_eq!(
+            reach(&["--manage-itself", "--deny-namespaces="]),
+            all_but(&[])
+        );
+        assert_eq!(
+            reach(&["--namespaces=a,muster-system"]),
+            Reach::Only(set(&["a", "muster-system"]))
+        );
     }
 }

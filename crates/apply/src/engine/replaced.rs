@@ -11,7 +11,7 @@ use muster_model::ids::{AppName, ContentHash};
 use tokio_util::sync::CancellationToken;
 
 use super::{Engine, PATIENCE, wanted::Wanted};
-use crate::{Kept, board::Gate, inventory::Identity, observe::is_plain};
+use crate::{Kept, board::Gate, inventory::Identity, observe::is_plain, reach::is_namespace};
 
 /// The apps of a generation that are not as they should be yet.
 #[derive(Default)]
@@ -53,10 +53,7 @@ impl Engine {
     /// Whether an object is a namespace that the agent is limited to: it is somebody else's to make, and
     /// what is in it does not miss it.
     fn is_own_place(&self, object: &Wanted) -> bool {
-        let namespaces = self.config.namespaces.as_ref();
-        object.id.gvk.group.is_empty()
-            && object.id.gvk.kind == "Namespace"
-            && namespaces.is_some_and(|namespaces| namespaces.contains(&object.id.name))
+        is_namespace(&object.id) && self.config.reach.is_limited_to(&object.id.name)
     }
 
     /// Looks at every app: is all that it wants applied, and is it healthy, or has it had its time?

@@ -1,7 +1,7 @@
 //! An agent whose account has rights in some namespaces only.
 
 use kube::api::DeleteParams;
-use muster_apply::Standing;
+use muster_apply::{Reach, Standing};
 use muster_testkit::wait::eventually;
 use serde_json::{Value, json};
 
@@ -52,7 +52,7 @@ async fn an_agent_of_two_namespaces_asks_for_nothing_elsewhere() {
     }
     admin.create(&namespace("reach-c")).await;
     let mut fixture = Fixture::of_user("reach", USER).await;
-    fixture.config.namespaces = Some(["reach-a", "reach-b"].map(str::to_owned).into());
+    fixture.config.reach = Reach::Only(["reach-a", "reach-b"].map(str::to_owned).into());
     let mut applied = fixture.start().await;
     let all = [
         // The namespace itself is not in a namespace. What is in it does not wait for it.
@@ -180,7 +180,7 @@ async fn what_an_agent_may_no_longer_touch_is_named_and_left() {
     applied.applier.stop().await;
 
     let mut fixture = Fixture::new("narrowed").await;
-    fixture.config.namespaces = Some(["narrowed-a".to_owned()].into());
+    fixture.config.reach = Reach::Only(["narrowed-a".to_owned()].into());
     let mut applied = fixture.start().await;
     let observed = applied.settle(wanted(2, &all[..4])).await;
     let limited = "this agent is limited to the namespace narrowed-a";
@@ -199,4 +199,68 @@ async fn what_an_agent_may_no_longer_touch_is_named_and_left() {
     );
     applied.applier.stop().await;
     assert_eq!(fixture.requests.places(), ["muster-narrowed", "narrowed-a"]);
+}
+
+#[tokio::test]
+async fn what_is_denied_to_an_agent_is_left_as_it_is() {
+    let admin = Fixture::new("denied").await;
+    let all = [
+        namespace("denied-a"),
+        namespace("denied-b"),
+        in_namespace("denied-a", config_map("one", "1")),
+        in_namespace("denied-b", config_map("one", "1")),
+        in_namespace("denied-b", config_map("two", "1")),
+    ];
+    let wanted =
+        |generation, objects: &[Value]| kept(generation, vec![bundle("a", "denied-a", objects)]);
+    let mut applied = admin.start().await;
+    applied.settle(wanted(1, &all)).await;
+    applied.until(|o| o.bundles[0].counts.healthy == 5).await;
+    applied.applier.stop().await;
+
+    // What was applied before stays: it is neither changed, nor corrected, nor deleted.
+    let mut fixture = Fixture::new("denied").await;
+    fixture.config.reach = Reach::AllBut(["denied-b".to_owned()].into());
+    let mut applied = fixture.start().await;
+    let next = [
+        all[0].clone(),
+        in_namespace("denied-a", config_map("one", "2")),
+        in_namespace("denied-b", config_map("one", "2")),
+    ];
+    let observed = applied.settle(wanted(2, &next)).await;
+    let denied =
+        "this agent is not allowed to touch the namespace denied-b (see --deny-namespaces)";
+    let standing = object(&observed, "ConfigMap denied-b/one").standing;
+    assert_eq!(standing, Standing::Failed(denied.to_owned()));
+    assert_eq!(
+        object(&observed, "ConfigMap denied-a/one").standing,
+        Standing::Applied
+    );
+    let observed = applied.until(|o| o.leftovers.len() == 2).await;
+    let mut left: Vec<_> = observed
+        .leftovers
+        .iter()
+        .map(|l| (l.id.to_string(), &*l.message))
+        .collect();
+    left.sort();
+    assert_eq!(
+        left,
+        [
+            ("ConfigMap denied-b/two".to_owned(), denied),
+            ("Namespace denied-b".to_owned(), denied)
+        ]
+    );
+    let maps = admin.config_maps("denied-b");
+    let one = maps.get("one").await.unwrap();
+    assert_eq!(
+        one.data,
+        admin.config_maps("denied-b").get("two").await.unwrap().data
+    );
+    assert!(
+        admin
+            .live("v1", "Namespace")
+            .await
+            .contains(&"denied-b".to_owned())
+    );
+    applied.applier.stop().await;
 }

@@ -199,7 +199,8 @@ impl Upstream {
         let token = self.fleet.run(&["cluster", "join-token", "one"])?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_muster"));
         command
-            .args(["agent", "--kubeconfig"])
+            // These projects have objects in kube-system.
+            .args(["agent", "--deny-namespaces=", "--kubeconfig"])
             .arg(self.account.kubeconfig());
         command.env("MUSTER_JOIN_TOKEN", token.trim());
         let log = self.fleet.directory().join("agent-one.log");
