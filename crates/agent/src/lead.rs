@@ -303,14 +303,20 @@ impl Lead {
         spec.and_then(|spec| spec.holder_identity) == Some(self.holder.text())
     }
 
+    /// Whether the lead is this agent's still, and now renewed. Somebody else may have written the Lease at the
+    /// same moment (a label, a backup's annotation); only its holder says whose the lead is.
     async fn renew(&self) -> Result<bool, kube::Error> {
-        let lease = self.leases.get(LEASE).await?;
-        let mut spec = lease.spec.clone().unwrap_or_default();
-        if spec.holder_identity.as_ref() != Some(&self.holder.text()) {
-            return Ok(false);
+        loop {
+            let lease = self.leases.get(LEASE).await?;
+            let mut spec = lease.spec.clone().unwrap_or_default();
+            if spec.holder_identity.as_ref() != Some(&self.holder.text()) {
+                return Ok(false);
+            }
+            spec.renew_time = Some(MicroTime(Timestamp::now()));
+            if self.write(lease, spec).await? {
+                return Ok(true);
+            }
         }
-        spec.renew_time = Some(MicroTime(Timestamp::now()));
-        self.write(lease, spec).await
     }
 
     /// Lets another begin at once.

@@ -31,7 +31,7 @@ use muster_runtime::{
 };
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 use proof::Prover;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -46,6 +46,8 @@ pub use stream::{StreamError, follow};
 pub const NAMESPACE: &str = muster_model::records::NAMESPACE;
 /// Time for requests under way to end.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
+/// A stream that has lasted so long was a good one.
+const LASTING: Duration = Duration::from_secs(60);
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
 /// Where the hub has said no, it is asked seldom: only a person can change its mind.
 const REFUSED: Duration = Duration::from_secs(20);
@@ -364,6 +366,7 @@ async fn serve(
 ) {
     let (metrics, stop) = (leading.metrics, leading.acting);
     let process = rand::random();
+    let mut connected: Option<Instant> = None;
     let mut backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
     while !stop.is_cancelled() {
         // Another may lead by now, and speaks to the hub.
@@ -389,6 +392,7 @@ async fn serve(
                     cluster,
                     &renewing,
                     || {
+                        connected = Some(Instant::now());
                         metrics.connected.set(1);
                         tracing::info!(hub = identity.hub, cluster = %identity.cluster, "connected to the hub");
                     },
@@ -423,8 +427,12 @@ async fn serve(
             let hub = std::mem::take(&mut identity.hub);
             identity = Identity { hub, ..renewed };
         }
-        let was_connected = metrics.connected.set(0) == 1;
-        if was_connected {
+        metrics.connected.set(0);
+        // A hub that welcomes everybody and ends all streams at once is not asked more often for that.
+        if connected
+            .take()
+            .is_some_and(|since| since.elapsed() >= LASTING)
+        {
             backoff.reset();
         }
         let Err((wait, why)) = ended else {

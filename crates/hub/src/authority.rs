@@ -17,6 +17,8 @@ use crate::{
     suspects,
 };
 
+/// How often it is looked whether the hub's certificate is due.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// How long the hub's own certificate is valid.
 const HUB_LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
@@ -184,13 +186,20 @@ impl Authority {
             .hub_credentials(&names, HUB_LIFETIME, muster_pki::clock::now())?)
     }
 
-    /// Renews the hub's own certificate in time until told to stop.
+    /// Renews the hub's own certificate in time until told to stop. The wall clock decides, which may have been
+    /// wrong when the hub started.
     pub(crate) async fn renew_hub(self: Arc<Self>, tls: Arc<ServerTls>, stop: CancellationToken) {
+        let mut made = muster_pki::clock::now();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(HUB_LIFETIME / 2) => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
             }
+            let now = muster_pki::clock::now();
+            if !muster_pki::is_due(made, HUB_LIFETIME, now) {
+                continue;
+            }
+            made = now;
             match self.hub_credentials() {
                 Ok(credentials) => {
                     if let Err(error) = tls.update(&self.trust, &credentials) {

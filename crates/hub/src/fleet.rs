@@ -17,7 +17,7 @@ use muster_model::{
 };
 use muster_plan::delivery::Numbered;
 use muster_render::RenderedBundle;
-use muster_runtime::log::Chain;
+use muster_runtime::{backoff::Backoff, log::Chain};
 use muster_store::{CommitError, Expected, Store, Txn};
 use muster_worker::{Facts, Outcome, WorkError, Worker};
 use tokio::sync::watch;
@@ -87,6 +87,9 @@ pub(crate) struct FleetLoop {
 /// How long a newer commit waits for one that is being worked on. What was rendered of that is not lost.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What could not be written is tried again after this, and then after up to that.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
 /// What a cluster should run.
 struct List {
     budget: PruneBudget,
@@ -154,6 +157,9 @@ impl FleetLoop {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut workshop = Workshop::default();
         let mut done: Option<ObjectId> = None;
+        // What was rendered and could not be written.
+        let mut unwritten: Option<(ObjectId, Outcome)> = None;
+        let mut again_after = Backoff::new(AGAIN.0, AGAIN.1);
         let mut interrupted = false;
         let mut lead = self.leadership.watch();
         let mut approvals = self.store.watch(records::APPROVAL);
@@ -169,20 +175,29 @@ impl FleetLoop {
                 view.snapshot.clone().filter(|_| view.state.asked)
             };
             let leads = lead.borrow_and_update().is_some();
-            let mut failed = false;
+            let mut failed = None;
             if let Some(snapshot) = snapshot.filter(|s| leads && done != Some(s.commit)) {
                 let started = Instant::now();
                 let commit = snapshot.commit;
-                let worked = tokio::select! {
-                    worked = self.work(&snapshot, interrupted) => worked,
-                    () = stop.cancelled() => {
-                        self.worker.abandon();
-                        return;
-                    }
+                let worked = match unwritten.take().filter(|(of, _)| *of == commit) {
+                    Some((_, outcome)) => Ok(Some(outcome)),
+                    None => tokio::select! {
+                        worked = self.work(&snapshot, interrupted) => worked,
+                        () = stop.cancelled() => {
+                            self.worker.abandon();
+                            return;
+                        }
+                    },
                 };
                 interrupted = matches!(worked, Ok(None));
                 let brought = match worked {
-                    Ok(Some(outcome)) => self.bring_in(&mut workshop, &snapshot, outcome).await,
+                    Ok(Some(outcome)) => {
+                        let brought = self.bring_in(&mut workshop, &snapshot, &outcome).await;
+                        if brought.is_err() {
+                            unwritten = Some((commit, outcome));
+                        }
+                        brought
+                    }
                     // The newer one is next.
                     Ok(None) => continue,
                     Err(error) => Err(error),
@@ -190,15 +205,24 @@ impl FleetLoop {
                 match brought {
                     Ok(()) => {
                         done = Some(commit);
+                        again_after.reset();
                         let took = started.elapsed();
                         self.metrics.commit_seconds.observe(took.as_secs_f64());
                         tracing::info!(commit = %commit.short(), ?took, "commit is worked through");
                     }
                     Err(error) => {
-                        tracing::error!(commit = %commit.short(), error = %Chain(&error), "the commit could not be worked through; trying again");
-                        workshop = Workshop::default();
+                        let (why, pause) = (Chain(&error).to_string(), again_after.next_delay());
+                        tracing::error!(commit = %commit.short(), error = why, ?pause, "the commit could not be worked through; trying again");
+                        self.published.send_modify(|state| {
+                            let mut changed = FleetState::clone(state);
+                            changed.failed = Some(format!(
+                                "commit {} can't come into force: {why}",
+                                commit.short()
+                            ));
+                            *state = Arc::new(changed);
+                        });
                         self.metrics.commits_failed.inc();
-                        failed = true;
+                        failed = Some(pause);
                     }
                 }
             }
@@ -211,7 +235,10 @@ impl FleetLoop {
             };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = again => done = None,
+                () = again => {
+                    done = None;
+                    unwritten = None;
+                }
                 changed = self.views.changed() => if changed.is_err() { return },
                 changed = lead.changed() => if changed.is_err() { return },
                 // The same commit under other orders.
@@ -223,7 +250,7 @@ impl FleetLoop {
                     Some(_) => done = None,
                     None => return,
                 },
-                () = tokio::time::sleep(Duration::from_secs(1)), if failed => {}
+                () = tokio::time::sleep(failed.unwrap_or_default()), if failed.is_some() => {}
             }
         }
     }
@@ -262,8 +289,9 @@ impl FleetLoop {
         &self,
         workshop: &mut Workshop,
         snapshot: &Snapshot,
-        outcome: Outcome,
+        outcome: &Outcome,
     ) -> Result<(), FleetError> {
+        let _numbering = self.leadership.numbering().await;
         let approved = approvals::all(self.store.as_ref()).await?;
         let suspects = Arc::new(Suspects::load(self.store.as_ref()).await?);
         let before = self.published.borrow().clone();
@@ -294,6 +322,7 @@ impl FleetLoop {
             };
             let mut state = FleetState {
                 current: before.current,
+                failed: None,
                 suspects,
                 in_force: Arc::clone(&before.in_force),
                 wanted,
@@ -308,14 +337,14 @@ impl FleetLoop {
             self.publish(state);
             return Ok(());
         };
-        self.recall(workshop, &outcome, &before).await?;
+        self.recall(workshop, outcome, &before).await?;
         let Chosen {
             chosen,
             mut problems,
             held,
         } = choose(
             facts,
-            &outcome,
+            outcome,
             &before.wanted,
             &workshop.in_force,
             &mut workshop.verified,
@@ -328,7 +357,7 @@ impl FleetLoop {
         problems.extend(outcome.problems.iter().cloned());
         problems.sort();
         problems.dedup();
-        let in_force = Arc::new(describe(facts, &outcome, snapshot, problems, &held));
+        let in_force = Arc::new(describe(facts, outcome, snapshot, problems, &held));
         let budget = facts.prune;
         let lists = chosen.iter().map(|(cluster, bundles)| {
             let suspect = suspects.is(cluster);
@@ -361,6 +390,7 @@ impl FleetLoop {
         let wanted = self.number(lists.collect(), &orders, &before, meant, commit);
         let state = FleetState {
             current: true,
+            failed: None,
             suspects,
             in_force,
             wanted,

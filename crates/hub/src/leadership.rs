@@ -6,7 +6,7 @@ use std::sync::Arc;
 use muster_pki::TermKey;
 use muster_plan::delivery::{Known, Proof, Term};
 use muster_store::{CommitError, Expected, Store, Txn};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, MutexGuard, watch};
 
 use crate::records::{self, Lead, RecordError};
 
@@ -17,6 +17,7 @@ pub(crate) struct Leadership {
     lead: watch::Sender<Option<Lead>>,
     /// Held while the lead is taken: many agents may ask for it at once.
     taking: Mutex<()>,
+    numbering: Mutex<()>,
 }
 
 /// Why the lead can't be had.
@@ -60,6 +61,7 @@ impl Leadership {
             key,
             lead: watch::Sender::new(Some(lead)),
             taking: Mutex::new(()),
+            numbering: Mutex::new(()),
         })
     }
 
@@ -71,6 +73,12 @@ impl Leadership {
     /// The lead now.
     pub(crate) fn now(&self) -> Option<Lead> {
         *self.lead.borrow()
+    }
+
+    /// The right to number generations, which one has at a time, from reading what is in force to publishing what
+    /// comes after it: what another has written meanwhile would be lost.
+    pub(crate) async fn numbering(&self) -> MutexGuard<'_, ()> {
+        self.numbering.lock().await
     }
 
     /// Whether a hub of this fleet gave an agent the term that it names.

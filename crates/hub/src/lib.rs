@@ -359,8 +359,7 @@ impl LocalLogin {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(LOGIN_LOOK) => {}
             }
-            let age = muster_pki::clock::now().duration_since(written);
-            if age.is_ok_and(|age| age < LOCAL_LOGIN / 2) {
+            if !muster_pki::is_due(written, LOCAL_LOGIN, muster_pki::clock::now()) {
                 continue;
             }
             match self.write().await {

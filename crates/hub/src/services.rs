@@ -203,6 +203,12 @@ impl Services {
             };
             first.push(problem);
         }
+        first.extend(state.failed.iter().map(|failed| v1::RepoProblem {
+            scope: "fleet".to_owned(),
+            message: failed.clone(),
+            help: "the hub tries again; what is in force stays so".to_owned(),
+            ..v1::RepoProblem::default()
+        }));
         status.problems.splice(0..0, first);
         if parts.leadership.now().is_none() {
             let problem = v1::RepoProblem {

@@ -36,6 +36,8 @@ pub(crate) struct FleetState {
     /// Whether this process has worked on a commit that was good as a whole. Before that it delivers nothing: what
     /// the store has may be older than what the clusters run.
     pub(crate) current: bool,
+    /// Why the newest commit is not in force, for as long as that is the hub's own fault and not the commit's.
+    pub(crate) failed: Option<String>,
     pub(crate) suspects: Arc<Suspects>,
     pub(crate) in_force: Arc<InForce>,
     pub(crate) wanted: BTreeMap<ClusterName, Arc<Wanted>>,
@@ -129,6 +131,7 @@ pub(crate) async fn load(store: &dyn Store) -> Result<FleetState, RecordError> {
     let suspects = Arc::new(Suspects::load(store).await?);
     Ok(FleetState {
         current: false,
+        failed: None,
         suspects,
         in_force,
         wanted,

@@ -176,6 +176,14 @@ pub fn rotate_at(not_before: SystemTime, not_after: SystemTime) -> SystemTime {
     made + lifetime * 2 / 3
 }
 
+/// Whether what its owner makes himself, at this time and for so long, is to be made anew: after half of its time,
+/// and when the clock says that it was made in the future, which is then longer ago than anybody knows.
+#[must_use]
+pub fn is_due(made: SystemTime, lifetime: Duration, now: SystemTime) -> bool {
+    now.duration_since(made)
+        .map_or_else(|ahead| ahead.duration() >= SKEW, |age| age >= lifetime / 2)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -190,6 +198,16 @@ mod tests {
             let due = rotate_at(made - SKEW, end).duration_since(made).unwrap();
             assert_eq!(due, Duration::from_secs(seconds) * 2 / 3);
         }
+    }
+
+    #[test]
+    fn a_clock_that_jumps_makes_things_due() {
+        let (hour, made) = (Duration::from_secs(3600), UNIX_EPOCH + SKEW * 1000);
+        let due = |now| is_due(made, hour, now);
+        assert!(!due(made) && !due(made + hour / 3) && !due(made - SKEW / 2));
+        assert!(
+            due(made + hour / 2) && due(made + hour * 9) && due(made - SKEW) && due(UNIX_EPOCH)
+        );
     }
 
     #[test]

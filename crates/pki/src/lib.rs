@@ -22,7 +22,7 @@ mod trust;
 
 pub use ca::{Ca, SKEW};
 pub use error::PkiError;
-pub use identity::{AdminName, Certified, Identity, InvalidAdminName, rotate_at};
+pub use identity::{AdminName, Certified, Identity, InvalidAdminName, is_due, rotate_at};
 pub use join::{JoinSecret, JoinToken, JoinTokenError};
 pub use key::{Credentials, Key};
 pub use login::{Login, LoginError};

@@ -9,6 +9,7 @@ use muster_model::{
 };
 use muster_plan::{
     fields::managers,
+    health::{Assessment, Health},
     ignore::{REPLICAS, ignored, settle},
     immutable::{Cause, unchangeable},
     ownership::{Conflict, Verdict, explain as explain_conflicts, judge, leave_version},
@@ -19,8 +20,11 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::{Engine, LISTED_WITHIN, Turn, body, doubts::LEFT_ALONE, wanted::Wanted};
+use super::{
+    DISABLED, Engine, LISTED_WITHIN, RECONCILE, Turn, body, doubts::LEFT_ALONE, wanted::Wanted,
+};
 use crate::{
+    board::Seen,
     cluster::{LiveMeta, RequestError, asked_again, explain, retried},
     inventory::Identity,
     kinds::Kind,
@@ -76,11 +80,6 @@ impl Engine {
         drifted: bool,
         cancel: &CancellationToken,
     ) -> Turn {
-        if !drifted && self.is_left_alone(object, cancel).await {
-            let why = LEFT_ALONE.to_owned();
-            self.board.stand(&object.key, Standing::LeftAlone(why));
-            return Turn::Good(false);
-        }
         let sending = Sending {
             object,
             kind,
@@ -88,6 +87,24 @@ impl Engine {
             new_schema,
             cancel,
         };
+        let left_alone = match drifted {
+            true => Ok(false),
+            false => self.is_left_alone(&sending).await,
+        };
+        match left_alone {
+            Ok(true) => {
+                let why = LEFT_ALONE.to_owned();
+                self.board.stand(&object.key, Standing::LeftAlone(why));
+                return Turn::Good(false);
+            }
+            Ok(false) => {}
+            Err(RequestError::NotSent) => return Turn::None,
+            Err(error) => {
+                let standing = self.refused(&sending, &error);
+                self.board.stand(&object.key, standing);
+                return Turn::Bad;
+            }
+        }
         let standing = match self.bring(&sending, drifted).await {
             Ok(Ended::Applied(live)) => match self.accepted(&sending, live).await {
                 Ok(()) => return Turn::Good(true),
@@ -117,21 +134,44 @@ impl Engine {
     }
 
     /// Whether a person has said on the live object that it is not to be touched. The watch of its kind
-    /// has to have seen it, which is waited for; a list that never comes is no reason to do nothing.
-    async fn is_left_alone(&self, object: &Wanted, cancel: &CancellationToken) -> bool {
+    /// knows; where it has listed nothing for a while, the object itself is asked.
+    async fn is_left_alone(&self, sending: &Sending<'_>) -> Result<bool, RequestError> {
+        let Sending { object, cancel, .. } = sending;
         let entry = self.inventory.get(&object.key);
         if object.header().role == Role::Fenced || entry.is_none_or(|entry| entry.uid.is_none()) {
-            return false;
+            return Ok(false);
         }
         let watched = Watched::of(&object.id, self.config.reach.is_limited());
         let listed = self.observer().listed(&watched);
         if let Some(mut listed) = listed {
             let listed = listed.wait_for(|listed| *listed);
             let listed = tokio::time::timeout(LISTED_WITHIN, listed);
-            // However it ends, what is known now counts.
-            let _ = cancel.run_until_cancelled(listed).await;
+            match cancel.run_until_cancelled(listed).await {
+                Some(Ok(_)) => return Ok(self.board.is_left_alone(&object.key)),
+                Some(Err(_)) => {}
+                None => return Err(RequestError::NotSent),
+            }
         }
-        self.board.is_left_alone(&object.key)
+        let live = retried(cancel, || self.cluster.metadata(&sending.path)).await?;
+        let Some(live) = live.filter(|live| live.annotation(RECONCILE) == Some(DISABLED)) else {
+            return Ok(false);
+        };
+        // Until the watch says more.
+        let assessment = Assessment {
+            health: Health::Unknown,
+            message: Some("the API server does not list objects of its kind".to_owned()),
+        };
+        let seen = Seen {
+            version: live.resource_version.filter(|_| live.generation.is_none()),
+            uid: live.uid,
+            generation: live.generation,
+            assessment,
+            has_pods: false,
+            left_alone: true,
+            silent_until: None,
+        };
+        self.board.see(&object.key, Some(seen));
+        Ok(true)
     }
 
     /// Makes the live object what it should be, in as few requests as it takes.

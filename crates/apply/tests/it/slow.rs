@@ -161,3 +161,52 @@ async fn a_failing_object_that_somebody_changes_is_tried_at_once() {
     assert_eq!(live["data"]["v"], "2");
     applied.applier.stop().await;
 }
+
+/// A person's word on an object counts also where the watch of its kind has never listed it.
+#[tokio::test]
+async fn a_watch_that_hangs_is_no_reason_to_overwrite_what_is_to_be_left_alone() {
+    let service = |name: &str, port: u16| {
+        json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": name},
+            "spec": {"ports": [{"port": port}]},
+        })
+    };
+    let wanted = |number: u64, port: u16| {
+        let objects = [
+            namespace("blind-a"),
+            service("one", port),
+            service("two", port),
+        ];
+        kept(number, vec![bundle("a", "blind-a", &objects)])
+    };
+    let (proxy, fixture) = behind_a_proxy("blind").await;
+    let mut applied = fixture.start().await;
+    applied.settle(wanted(1, 80)).await;
+    applied.applier.stop().await;
+    let patch = json!({
+        "metadata": {"annotations": {"muster.dev/reconcile": "disabled"}},
+        "spec": {"ports": [{"port": 9}]},
+    });
+    fixture
+        .edit_as("kubectl-edit", "v1", "Service", ("blind-a", "one"), &patch)
+        .await;
+
+    let hang = proxy.spoil(usize::MAX, Fault::Hang, |asked| {
+        asked.resource == "services" && matches!(asked.verb, Verb::List | Verb::Watch)
+    });
+    let mut applied = fixture.start().await;
+    let observed = applied.settle(wanted(2, 81)).await;
+    assert!(hang.times() > 0);
+    let standing = object(&observed, "Service blind-a/one").standing;
+    assert!(matches!(standing, Standing::LeftAlone(_)), "{standing:?}");
+    let port = async |name| {
+        fixture.get("v1", "Service", "blind-a", name).await["spec"]["ports"][0]["port"].clone()
+    };
+    assert_eq!(
+        (port("one").await, port("two").await),
+        (json!(9), json!(81))
+    );
+    applied.applier.stop().await;
+}

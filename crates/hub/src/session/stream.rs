@@ -293,6 +293,17 @@ impl Stream<'_> {
         let Some(lead) = sessions.leadership.now() else {
             return Ok(());
         };
+        let _numbering = sessions.leadership.numbering().await;
+        let now = sessions
+            .published
+            .borrow()
+            .wanted
+            .get(&self.caller.cluster)
+            .map(|now| now.number);
+        if now != Some(wanted.number) {
+            // A newer commit came first; its number is looked at in turn.
+            return Ok(());
+        }
         {
             let mut renumbered = lock(&sessions.renumbered);
             renumbered.retain(|_, when| when.elapsed() < RENUMBER_EVERY);
@@ -312,13 +323,6 @@ impl Stream<'_> {
         let key = records::wanted_key(&self.caller.cluster);
         let kept = records::read::<WantedRecord>(sessions.store.as_ref(), &key).await;
         let kept = kept.map_err(|error| failed(&error))?;
-        if kept
-            .as_ref()
-            .is_some_and(|(record, _)| record.content != wanted.number.content)
-        {
-            // A newer commit is on its way; its number will be looked at in turn.
-            return Ok(());
-        }
         let mut txn = Txn::new()
             .when(records::TERM, Expected::Revision(lead.revision))
             .when(
@@ -346,9 +350,7 @@ impl Stream<'_> {
         tracing::warn!(cluster = %self.caller.cluster, held = %wanted.number.generation, now = %number.generation, "the agent has a newer generation than this hub's store: the store was restored");
         sessions.published.send_modify(|state| {
             let mut changed = FleetState::clone(state);
-            if let Some(entry) = changed.wanted.get_mut(&self.caller.cluster)
-                && entry.number == wanted.number
-            {
+            if let Some(entry) = changed.wanted.get_mut(&self.caller.cluster) {
                 *entry = renumbered;
             }
             *state = Arc::new(changed);

@@ -10,11 +10,11 @@ use anyhow::ensure;
 use muster_agent::{Arrived, Cluster, Level, TakeError, dial, follow};
 use muster_model::{
     bundle::{Bundle, BundleHeader},
-    ids::{ClusterName, ContentHash, Role},
+    ids::{ClusterName, ContentHash, Generation, Role},
     policy::PruneOrders,
 };
 use muster_pki::{Credentials, JoinToken, Key, TrustBundle};
-use muster_plan::delivery::{Known, Term};
+use muster_plan::delivery::{Known, Numbered, Term};
 use muster_proto::v1::{self, enrolment_client::EnrolmentClient};
 use muster_runtime::log::Chain;
 use muster_testkit::wait::eventually;
@@ -358,6 +358,16 @@ impl Agent {
         agent
     }
 
+    /// Joins a cluster that has this generation of an older life.
+    pub(crate) fn ahead(hub: &Hub, badge: Arc<Badge>, generation: u64) -> Self {
+        let memory = Memory::new();
+        memory.state().known.in_force = Some(Numbered {
+            generation: Generation(generation),
+            content: ContentHash::of(badge.cluster.as_str().as_bytes()),
+        });
+        Self::run(hub.address(), badge, memory)
+    }
+
     /// Joins all clusters of the fixture's fleet.
     pub(crate) async fn join_all(hub: &Hub) -> [Self; 3] {
         [
@@ -404,6 +414,11 @@ impl Agent {
         self.stop.cancel();
         self.running.await.unwrap();
         (self.badge, self.memory)
+    }
+
+    /// Why its last stream ended; empty where none has.
+    pub(crate) fn last_end(&self) -> String {
+        self.ended.borrow().clone()
     }
 
     /// Waits until a stream ends for a reason that contains this text.

@@ -2,15 +2,15 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use muster_git::RemoteConfig;
 use muster_proto::v1;
 use muster_testkit::gitserver::HttpsGit;
 use ring::hmac;
 
 use crate::{
-    agents::Agent,
-    fixture::{Hub, publish, repository},
+    agents::{Agent, Badge},
+    fixture::{Hub, document, publish, repository},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,4 +149,75 @@ async fn the_webhook_wakes_the_hub_for_those_who_know_its_token() {
         .await
         .unwrap();
     hub.until_in_force(&fourth).await;
+}
+
+/// A shell that was left open on the store, or a full disk: the commit waits, and it is said for as long as that
+/// lasts. What was rendered is not rendered again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_cannot_be_written_waits_and_is_told() {
+    let repo = repository();
+    let hub = Hub::new(&repo).await;
+    let agent = Agent::join(&hub, "eu-2").await;
+    let first = repo.git(&["rev-parse", "HEAD"]).unwrap();
+    hub.until_synced(&first).await;
+
+    let shell = rusqlite::Connection::open(hub.config.store_path()).unwrap();
+    shell.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let second = publish(&repo, "larger", [("apps/web/values.yaml", "size: 2\n")]);
+    let told = |status: &v1::Status| {
+        let problem = status
+            .problems
+            .iter()
+            .find(|problem| problem.message.contains("can't come into force"));
+        let problem = problem.map(|problem| problem.message.clone());
+        Ok(problem.context("nothing is said")?)
+    };
+    let problem = hub.until("the trouble is told", told).await;
+    assert!(problem.contains(&second[..7]), "{problem}");
+    assert_eq!(agent.memory.data("web"), r#"{"size":"1"}"#);
+    shell.execute_batch("ROLLBACK").unwrap();
+    hub.until_synced(&second).await;
+    assert_eq!(agent.memory.data("web"), r#"{"size":"2"}"#);
+    assert!(told(&hub.status().await).is_err());
+}
+
+/// Agents that are ahead have their generations numbered anew while commits come in: neither loses what the other
+/// has written, and after a restart the hub has a list for each of its generations.
+#[tokio::test(flavor = "multi_thread")]
+async fn generations_are_numbered_by_one_at_a_time() {
+    let repo = repository();
+    let clusters: Vec<String> = (0..40).map(|n| format!("many-{n}")).collect();
+    let documents = clusters.iter().map(|name| {
+        let path = format!("regions/eu/{name}.yaml");
+        (path, document("Cluster", name, ""))
+    });
+    let mut last = publish(&repo, "many", documents);
+    let mut hub = Hub::new(&repo).await;
+    hub.until_in_force(&last).await;
+    let mut badges = Vec::new();
+    for name in &clusters {
+        badges.push(Badge::new(&hub, name).await);
+    }
+    let mut agents = Vec::new();
+    for (n, badge) in badges.into_iter().enumerate() {
+        agents.push(Agent::ahead(&hub, badge, 1_000));
+        if n % 2 == 0 {
+            let values = format!("size: {}\n", n + 10);
+            last = publish(&repo, "change", [("apps/web/values.yaml", values.as_str())]);
+        }
+    }
+    hub.until_synced(&last).await;
+    for agent in &agents {
+        assert_eq!(agent.memory.data("web"), r#"{"size":"48"}"#);
+        // Once was enough for each.
+        assert_eq!(agent.last_end(), "");
+    }
+    let before = hub.wanted().await;
+    assert!(
+        clusters.iter().all(|name| before[name] > 1_000),
+        "{before:?}"
+    );
+    hub = hub.restart().await;
+    hub.until_synced(&last).await;
+    assert_eq!(hub.wanted().await, before);
 }

@@ -1,13 +1,14 @@
 //! An agent that can't renew its Lease may write nothing, since another may lead soon; it goes on telling
 //! what it sees, and goes on where it was once it can.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use k8s_openapi::api::{
     admissionregistration::v1::{
         ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding as Binding,
     },
+    coordination::v1::Lease,
     core::v1::ConfigMap,
 };
 use kube::{
@@ -129,5 +130,37 @@ async fn it_ends_when_another_has_taken_the_lead() -> anyhow::Result<()> {
     rolling.commit(2).await?;
     new.process.check()?;
     rolling.fleet.run(&["status", "--wait"])?;
+    Ok(())
+}
+
+/// Whoever else writes the Lease, such as a tool that labels everything, takes no lead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_goes_on_when_others_write_its_lease() -> anyhow::Result<()> {
+    let mut rolling = Rolling::start().await?;
+    let leases: Api<Lease> = Api::namespaced(rolling.client.clone(), "muster-system");
+    let before = leases.get("muster-agent").await?;
+    // A renewal is every 5 s; each of these could come between its reading and its writing.
+    let until = Instant::now() + Duration::from_secs(20);
+    let mut writes = 0;
+    while Instant::now() < until {
+        writes += 1;
+        let patch = json!({"metadata": {"annotations": {"example.org/seen": writes.to_string()}}});
+        let patch = Patch::Merge(patch);
+        leases
+            .patch("muster-agent", &PatchParams::default(), &patch)
+            .await?;
+    }
+    let after = leases.get("muster-agent").await?;
+    let (before, after) = (
+        before.spec.unwrap_or_default(),
+        after.spec.unwrap_or_default(),
+    );
+    ensure!(before.holder_identity == after.holder_identity);
+    ensure!(
+        after.renew_time > before.renew_time && writes > 100,
+        "{writes}"
+    );
+    rolling.commit(2).await?;
+    rolling.fleet.agent("one")?.check()?;
     Ok(())
 }
