@@ -12,6 +12,8 @@ use muster_proto::v1;
 use prost::Message as _;
 use tokio::sync::watch;
 
+use crate::room::TooLarge;
+
 /// A generation with all that it needs, as it arrived.
 #[derive(Debug, Clone)]
 pub struct Arrived {
@@ -27,6 +29,63 @@ pub struct Arrived {
     pub bundles: Vec<ArrivedBundle>,
 }
 
+/// A bundle as it came over the wire, whose content was compared with its hash.
+#[derive(Debug, Clone)]
+pub struct PackedBundle {
+    packed: Vec<u8>,
+    /// Bytes of it when it is unpacked.
+    pub(crate) size: usize,
+}
+
+/// Bytes can't be a bundle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UnpackError {
+    /// They are not compressed, or broken off.
+    #[error("a bundle that can't be unpacked")]
+    Damaged,
+    /// More than any bundle has.
+    #[error("a bundle of over {} MiB", MAX_BUNDLE / 1024 / 1024)]
+    TooLarge,
+    /// They are another one.
+    #[error("a bundle whose hash is another's")]
+    OtherHash,
+}
+
+/// The largest bundle that is unpacked, in bytes: hubs deliver 32 MiB.
+pub(crate) const MAX_BUNDLE: u64 = 64 * 1024 * 1024;
+
+impl PackedBundle {
+    /// Takes these bytes if they are the bundle of this hash.
+    ///
+    /// # Errors
+    /// [`UnpackError`] where they are not.
+    pub fn new(packed: Vec<u8>, hash: ContentHash) -> Result<Self, UnpackError> {
+        let mut bundle = Self { packed, size: 0 };
+        let encoded = bundle.unpack()?;
+        bundle.size = encoded.len();
+        match ContentHash::of(&encoded) == hash {
+            true => Ok(bundle),
+            false => Err(UnpackError::OtherHash),
+        }
+    }
+
+    /// The encoded bundle.
+    ///
+    /// # Errors
+    /// [`UnpackError`] where there is none.
+    pub fn unpack(&self) -> Result<Vec<u8>, UnpackError> {
+        use std::io::Read as _;
+        let mut encoded = Vec::new();
+        let decoder = zstd::Decoder::with_buffer(self.packed.as_slice());
+        let read = decoder.and_then(|d| d.take(MAX_BUNDLE + 1).read_to_end(&mut encoded));
+        match read {
+            Err(_) => Err(UnpackError::Damaged),
+            Ok(_) if encoded.len() as u64 > MAX_BUNDLE => Err(UnpackError::TooLarge),
+            Ok(_) => Ok(encoded),
+        }
+    }
+}
+
 /// A bundle of a generation; its bytes where the cluster did not hold it.
 #[derive(Debug, Clone)]
 pub struct ArrivedBundle {
@@ -36,8 +95,8 @@ pub struct ArrivedBundle {
     pub role: Role,
     /// Hash of the encoded bundle.
     pub hash: ContentHash,
-    /// The encoded bundle, unless it is held already.
-    pub encoded: Option<Vec<u8>>,
+    /// The bundle, unless it is held already. A generation's bundles are unpacked one after the other.
+    pub packed: Option<PackedBundle>,
 }
 
 /// The level of a cluster, as it is reported.
@@ -89,6 +148,13 @@ pub struct TakeError {
     /// Why.
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl TakeError {
+    /// Whether only another generation can help.
+    pub(crate) fn is_final(&self) -> bool {
+        self.source.is::<TooLarge>()
+    }
 }
 
 /// An agent's cluster.

@@ -7,6 +7,7 @@ mod identity;
 mod lead;
 mod proof;
 mod real;
+mod room;
 mod stream;
 mod summary;
 
@@ -35,7 +36,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-pub use cluster::{Arrived, ArrivedBundle, Cluster, Level, TakeError};
+pub use cluster::{Arrived, ArrivedBundle, Cluster, Level, PackedBundle, TakeError, UnpackError};
 pub use dial::{DialError, dial};
 pub use identity::{Identity, IdentityError, IdentityStore};
 pub use muster_apply::Reach;
@@ -279,12 +280,18 @@ async fn act(
     let Some((cluster, identity)) = opened else {
         return Ok(());
     };
-    ready.ready();
     let metrics = leading.metrics;
     tokio::spawn(show_generation(cluster.level(), metrics.generation.clone()));
+    // The hub is asked first: what it has now may be the way out of what is in force.
+    let loading = async {
+        cluster.load().await;
+        ready.ready();
+        std::future::pending::<Infallible>().await
+    };
     tokio::select! {
         () = serve(&cluster, identity, identities, &leading) => {}
         never = rest(&cluster, leading.resting.clone(), &metrics.leading) => match never {},
+        never = loading => match never {},
     }
     cluster.stop().await;
     Ok(())
@@ -399,6 +406,8 @@ async fn serve(
                 );
                 let ended = tokio::select! {
                     ended = following => ended,
+                    // The stream begins anew with what is known now.
+                    () = cluster.forgotten() => Ok(()),
                     renewed = renew(identities, channel.clone(), &identity) => {
                         next = Some(renewed);
                         Ok(())

@@ -5,6 +5,7 @@
 
 use std::{convert::Infallible, error::Error, io, time::Duration};
 
+use futures::TryStreamExt as _;
 use kube::Client;
 use muster_apply::{InventoryError, KeptError, KeptStore, check_inventory};
 use muster_pki::{Credentials, JoinToken, TrustBundle};
@@ -88,9 +89,13 @@ impl Prover {
     async fn prove(&self, fit: &watch::Sender<Option<bool>>) -> Result<(), Doubt> {
         let kept = self.identities.kept(self.join_token.as_ref()).await?;
         check_inventory(self.client.clone(), &self.namespace).await?;
-        KeptStore::new(self.client.clone(), &self.namespace)
-            .load()
-            .await?;
+        let mut store = KeptStore::new(self.client.clone(), &self.namespace);
+        if let Some(pointer) = store.open().await? {
+            let reader = store.reader();
+            let mut bundles = std::pin::pin!(reader.bundles(&pointer));
+            // One after the other: all of them at once are for the agent that leads.
+            while bundles.try_next().await?.is_some() {}
+        }
         // Where nobody leads, nobody waits for a hub that may be far away.
         fit.send_if_modified(|fit| fit.is_none() && fit.replace(true).is_none());
         match (kept, &self.join_token) {

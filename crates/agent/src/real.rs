@@ -4,33 +4,33 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
+use futures::TryStreamExt as _;
 use kube::Client;
 use muster_apply::{
-    Applier, Config, Kept, KeptBundle, KeptError, KeptStore, Observed, Standing, StartError,
+    Applier, Config, Kept, KeptBundle, KeptError, KeptStore, Observed, Pointer, Standing,
 };
 use muster_model::ids::ContentHash;
 use muster_plan::delivery::{Known, Numbered, Term};
 use muster_proto::v1;
-use muster_runtime::log::Chain;
-use tokio::sync::watch;
+use muster_runtime::{backoff::Backoff, log::Chain};
+use tokio::sync::{Notify, watch};
 
 use crate::{
     cluster::{Arrived, Cluster, Level, TakeError},
+    room::{Load, Room, TooLarge},
     summary::summarise,
 };
 
+/// What could not be read of what is in force is read again after this, and then after up to that.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
 /// Why a cluster can't be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The generation in force can't be read.
-    #[error("the generation in force can't be read from the cluster")]
-    Kept(#[from] KeptError),
-    /// Applying can't begin.
-    #[error("applying can't begin")]
-    Start(#[from] StartError),
-}
+#[error("the generation in force can't be read from the cluster")]
+pub struct OpenError(#[from] KeptError);
 
 /// A cluster behind an API server.
 pub struct RealCluster {
@@ -39,52 +39,53 @@ pub struct RealCluster {
     state: Mutex<State>,
     level: watch::Receiver<Arc<Level>>,
     rest: watch::Sender<Option<String>>,
+    /// What is wrong with what is kept.
+    trouble: watch::Sender<Option<String>>,
+    /// What is known is less than it was.
+    forgotten: Notify,
     /// The enrolment of this agent.
     enrolment: String,
+    room: Room,
 }
 
 #[derive(Default)]
 struct State {
     known: Known,
+    /// The generation in force, once its bundles are in memory.
     kept: Option<Arc<Kept>>,
+    /// The generation in force, until then.
+    unread: Option<Pointer>,
 }
 
 impl RealCluster {
-    /// Opens a cluster and goes on with what is in force there.
+    /// Opens a cluster. Of the generation in force its number is known then; [`RealCluster::load`] goes on with
+    /// it. Where the record of it is damaged, that is told, and nothing is known.
     ///
     /// # Errors
-    /// [`OpenError`] where what is in force or the inventory can't be read.
+    /// [`OpenError`] where it can't be asked.
     pub async fn open(client: Client, config: Config, enrolment: &str) -> Result<Self, OpenError> {
         let mut store = KeptStore::new(client.clone(), &config.namespace);
-        let applier = Applier::start(client, config).await?;
-        let state = match store.load().await {
-            Ok(Some(kept)) => State {
-                known: known(&kept, enrolment),
-                kept: Some(Arc::new(kept)),
-            },
-            Ok(None) => State::default(),
-            Err(KeptError::DamagedBundle { app, pointer }) => {
-                // The number still counts. The hub sends the content again under the next one.
-                tracing::error!(%app, generation = %pointer.generation, "a bundle of the generation in force is lost from the cluster");
-                let number = Numbered {
-                    generation: pointer.generation,
-                    content: ContentHash::of(b""),
-                };
-                let known = Known {
-                    term: pointer.term,
-                    incarnation: pointer.incarnation,
-                    in_force: Some(number),
-                };
-                let known = under(known, &pointer.enrolment, enrolment);
-                State { known, kept: None }
+        let mut trouble = None;
+        let pointer = match store.open().await {
+            Err(error @ KeptError::DamagedPointer(_)) => {
+                tracing::error!(error = %Chain(&error), "the agent goes on without it");
+                trouble = Some(Chain(&error).to_string());
+                None
             }
-            Err(error) => return Err(error.into()),
+            opened => opened?,
         };
-        if let Some(kept) = &state.kept {
-            applier.want(Arc::clone(kept));
-        }
+        let state = State {
+            known: pointer
+                .as_ref()
+                .map(|pointer| known(pointer, enrolment))
+                .unwrap_or_default(),
+            kept: None,
+            unread: pointer,
+        };
+        let applier = Applier::start(client, config);
+        let trouble = watch::Sender::new(trouble);
         let (sender, level) = watch::channel(Arc::default());
-        tokio::spawn(summarise(applier.observed(), sender));
+        tokio::spawn(summarise(applier.observed(), trouble.subscribe(), sender));
         let store = Arc::new(tokio::sync::Mutex::new(store));
         let (rest, resting) = watch::channel(None);
         tokio::spawn(tidy(applier.observed(), Arc::clone(&store), resting));
@@ -95,7 +96,98 @@ impl RealCluster {
             enrolment: enrolment.to_owned(),
             level,
             rest,
+            trouble,
+            forgotten: Notify::new(),
+            room: Room::of_this_process(),
         })
+    }
+
+    /// Reads what is in force and goes on with it, unless a newer generation comes first. Returns when the agent
+    /// can do all of its work.
+    pub async fn load(&self) {
+        let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
+        loop {
+            let Some(pointer) = self.state().unread.clone() else {
+                break;
+            };
+            let error = match self.read(&pointer).await {
+                Ok(()) => break,
+                Err(error) => error,
+            };
+            let pause = match &error {
+                // The number still counts. The hub sends the content again under the next one.
+                ReadError::Kept(KeptError::DamagedBundle { .. }) => {
+                    self.forget(&pointer);
+                    Duration::ZERO
+                }
+                ReadError::Kept(_) => backoff.next_delay(),
+                // Only another generation can help.
+                ReadError::TooLarge(_) => AGAIN.1,
+            };
+            tracing::error!(error = %Chain(&error), generation = %pointer.generation, "the generation in force is not applied");
+            if !pause.is_zero() && self.is_unread(&pointer) {
+                self.trouble.send_replace(Some(Chain(&error).to_string()));
+            }
+            tokio::time::sleep(pause).await;
+        }
+        self.applier.started().await;
+    }
+
+    /// Reads a generation's bundles and makes it the wanted one, unless another has come.
+    async fn read(&self, pointer: &Pointer) -> Result<(), ReadError> {
+        let reader = self.store.lock().await.reader();
+        let mut bundles = Vec::with_capacity(pointer.len());
+        let mut load = Load::default();
+        let mut reading = std::pin::pin!(reader.bundles(pointer));
+        while let Some(bundle) = reading.try_next().await? {
+            if !self.is_unread(pointer) {
+                return Ok(());
+            }
+            load.add(&bundle);
+            self.room.check(&load)?;
+            bundles.push(bundle);
+        }
+        let kept = {
+            let mut state = self.state();
+            // With a term that was noted meanwhile.
+            let is_same = |unread: &Pointer| unread.generation == pointer.generation;
+            let Some(pointer) = state.unread.take_if(|unread| is_same(unread)) else {
+                return Ok(());
+            };
+            let kept = Arc::new(pointer.with(bundles));
+            state.kept = Some(Arc::clone(&kept));
+            kept
+        };
+        self.trouble.send_replace(None);
+        self.applier.want(kept);
+        Ok(())
+    }
+
+    fn is_unread(&self, pointer: &Pointer) -> bool {
+        let state = self.state();
+        let unread = state.unread.as_ref();
+        unread.is_some_and(|unread| unread.generation == pointer.generation)
+    }
+
+    /// Its content is lost: the same number may come again.
+    fn forget(&self, pointer: &Pointer) {
+        let mut state = self.state();
+        if state
+            .unread
+            .take_if(|unread| unread.generation == pointer.generation)
+            .is_some()
+        {
+            state.known.in_force = Some(Numbered {
+                generation: pointer.generation,
+                content: ContentHash::of(b""),
+            });
+            self.forgotten.notify_one();
+        }
+    }
+
+    /// Returns when what is known is less than it was, which the hub has to be told.
+    pub async fn forgotten(&self) {
+        self.forgotten.notified().await;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -114,12 +206,20 @@ impl RealCluster {
         self.applier.stop().await;
     }
 
+    /// Whether anything may be written in the cluster.
+    fn may_write(&self, number: u64) -> Result<(), TakeError> {
+        match self.rest.borrow().clone() {
+            Some(why) => Err(TakeError {
+                number,
+                source: why.into(),
+            }),
+            None => Ok(()),
+        }
+    }
+
     async fn save(&self, kept: Kept) -> Result<Arc<Kept>, TakeError> {
         let number = kept.generation.0;
-        if let Some(why) = self.rest.borrow().clone() {
-            let source = why.into();
-            return Err(TakeError { number, source });
-        }
+        self.may_write(number)?;
         let saved = self.store.lock().await.save(&kept).await;
         saved.map_err(|source| TakeError {
             number,
@@ -127,28 +227,43 @@ impl RealCluster {
         })?;
         let kept = Arc::new(kept);
         let mut state = self.state();
-        state.known = known(&kept, &self.enrolment);
+        state.known = Known {
+            term: kept.term,
+            incarnation: kept.incarnation.clone(),
+            in_force: Some(Numbered {
+                generation: kept.generation,
+                content: kept.hash,
+            }),
+        };
         state.kept = Some(Arc::clone(&kept));
+        state.unread = None;
+        drop(state);
+        self.trouble.send_replace(None);
         Ok(kept)
     }
 }
 
-fn known(kept: &Kept, enrolment: &str) -> Known {
-    let known = Known {
-        term: kept.term,
-        incarnation: kept.incarnation.clone(),
-        in_force: Some(Numbered {
-            generation: kept.generation,
-            content: kept.hash,
-        }),
-    };
-    under(known, &kept.enrolment, enrolment)
+/// Why a generation that is kept is not applied.
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error(transparent)]
+    Kept(#[from] KeptError),
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
 }
 
 /// What is known under an enrolment. The terms of the hub of another one are nothing to this one's; the number of
 /// what is in force counts on.
-fn under(known: Known, came_under: &str, enrolment: &str) -> Known {
-    if came_under.is_empty() || came_under == enrolment {
+fn known(pointer: &Pointer, enrolment: &str) -> Known {
+    let known = Known {
+        term: pointer.term,
+        incarnation: pointer.incarnation.clone(),
+        in_force: Some(Numbered {
+            generation: pointer.generation,
+            content: pointer.hash,
+        }),
+    };
+    if pointer.enrolment.is_empty() || pointer.enrolment == enrolment {
         return known;
     }
     Known {
@@ -171,16 +286,32 @@ impl Cluster for RealCluster {
     }
 
     async fn note_term(&self, term: Term, incarnation: &str) -> Result<(), TakeError> {
-        let Some(kept) = self.state().kept.clone() else {
+        let number = self
+            .known()
+            .in_force
+            .map_or(0, |number| number.generation.0);
+        self.may_write(number)?;
+        let mut store = self.store.lock().await;
+        let noted = store.note_term(term, incarnation, &self.enrolment).await;
+        let noted = noted.map_err(|source| TakeError {
+            number,
+            source: Box::new(source),
+        })?;
+        let mut state = self.state();
+        let Some(noted) = noted else {
             return Ok(());
         };
-        let noted = Kept {
-            term,
-            incarnation: incarnation.to_owned(),
-            enrolment: self.enrolment.clone(),
-            ..Kept::clone(&kept)
-        };
-        self.save(noted).await?;
+        state.known.term = term;
+        incarnation.clone_into(&mut state.known.incarnation);
+        if let Some(kept) = &mut state.kept {
+            let kept = Arc::make_mut(kept);
+            kept.term = term;
+            incarnation.clone_into(&mut kept.incarnation);
+            kept.enrolment.clone_from(&self.enrolment);
+        }
+        if let Some(unread) = &mut state.unread {
+            *unread = noted;
+        }
         Ok(())
     }
 
@@ -192,16 +323,20 @@ impl Cluster for RealCluster {
             .flat_map(|kept| kept.bundles.iter().map(|bundle| (bundle.hash(), bundle)))
             .collect();
         let mut bundles = Vec::with_capacity(generation.bundles.len());
+        let mut load = Load::default();
+        let fail = |source: Box<dyn std::error::Error + Send + Sync>| TakeError { number, source };
         for arrived in generation.bundles {
-            let fail =
-                |source: Box<dyn std::error::Error + Send + Sync>| TakeError { number, source };
-            let bundle = match (arrived.encoded, held.get(&arrived.hash)) {
-                (Some(encoded), _) => {
+            let bundle = match (arrived.packed, held.get(&arrived.hash)) {
+                (Some(packed), _) => {
+                    let encoded = packed.unpack().map_err(|error| fail(Box::new(error)))?;
                     KeptBundle::from_encoded(&encoded).map_err(|error| fail(Box::new(error)))?
                 }
                 (None, Some(held)) => KeptBundle::clone(held),
                 (None, None) => return Err(fail("a bundle was neither held nor sent".into())),
             };
+            load.add(&bundle);
+            let room = self.room.check(&load);
+            room.map_err(|error| fail(Box::new(error)))?;
             bundles.push(bundle);
         }
         let kept = Kept {

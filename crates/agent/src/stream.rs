@@ -18,10 +18,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, transport::Channel};
 
-use crate::cluster::{Arrived, ArrivedBundle, Cluster, Level, TakeError};
+use crate::{
+    cluster::{
+        Arrived, ArrivedBundle, Cluster, Level, MAX_BUNDLE, PackedBundle, TakeError, UnpackError,
+    },
+    room::{Load, Room},
+};
 
-/// The largest bundle that is unpacked, in bytes: a fleet's files are far smaller.
-const MAX_BUNDLE: u64 = 256 * 1024 * 1024;
 /// Reports follow each other no faster than this.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 /// Bytes of one report; a level that has more comes in several.
@@ -58,6 +61,9 @@ pub enum StreamError {
     /// The hub sent something impossible.
     #[error("the hub sent {0}")]
     Nonsense(&'static str),
+    /// A bundle is none.
+    #[error("the hub sent {0}")]
+    Unpack(#[from] UnpackError),
     /// The hub's term can't be kept.
     #[error(transparent)]
     Take(#[from] TakeError),
@@ -69,7 +75,7 @@ struct Arriving {
     number: Numbered,
     prune: PruneOrders,
     pieces: HashMap<ContentHash, Vec<u8>>,
-    complete: HashMap<ContentHash, Vec<u8>>,
+    complete: HashMap<ContentHash, PackedBundle>,
     missing: usize,
 }
 
@@ -77,7 +83,7 @@ struct Arriving {
 struct Stuck {
     generation: v1::Generation,
     why: String,
-    /// When it is asked for again; `None` while it arrives.
+    /// When it is asked for again; `None` while it arrives, and where that can't help.
     again: Option<Instant>,
 }
 
@@ -91,6 +97,7 @@ struct Stream<'a, C> {
     stuck: Option<Stuck>,
     keep_again: Backoff,
     reported: Option<Arc<Level>>,
+    room: Room,
 }
 
 /// Follows the hub until the stream ends or `stop` fires. `connected` hears when the hub has welcomed
@@ -157,6 +164,7 @@ pub async fn follow<C: Cluster>(
         stuck: None,
         keep_again: Backoff::new(KEEP_AGAIN.0, KEEP_AGAIN.1),
         reported: welcome.report_known.then_some(level),
+        room: Room::of_this_process(),
     };
     if let Some(v1::Term {
         number,
@@ -325,20 +333,31 @@ impl<C: Cluster> Stream<'_, C> {
         };
         let packed = arriving.pieces.entry(hash).or_default();
         packed.extend_from_slice(&piece.data);
+        if packed.len() as u64 > MAX_BUNDLE {
+            return Err(UnpackError::TooLarge.into());
+        }
         if !piece.last {
             return Ok(());
         }
         let packed = arriving.pieces.remove(&hash).unwrap_or_default();
-        let encoded = unpack(&packed)?;
-        if ContentHash::of(&encoded) != hash {
-            return Err(StreamError::Nonsense("a bundle whose hash is another's"));
+        let packed = PackedBundle::new(packed, hash)?;
+        let arrived = arriving.complete.values().map(|bundle| bundle.size);
+        let arrived = Load::of_bytes(arrived.sum::<usize>() + packed.size);
+        if let Err(error) = self.room.check(&arrived) {
+            let number = arriving.number.generation.0;
+            let source = error.into();
+            let arriving = self.arriving.take();
+            if let Some(Arriving { generation, .. }) = arriving {
+                self.fail(generation, &TakeError { number, source });
+            }
+            return Ok(());
         }
         let wanted = arriving
             .generation
             .bundles
             .iter()
             .any(|entry| entry.hash == hash.0);
-        if wanted && arriving.complete.insert(hash, encoded).is_none() {
+        if wanted && arriving.complete.insert(hash, packed).is_none() {
             arriving.missing = arriving.missing.saturating_sub(1);
         }
         if arriving.missing == 0 {
@@ -375,7 +394,7 @@ impl<C: Cluster> Stream<'_, C> {
                     .parse()
                     .map_err(|_| StreamError::Nonsense("an unknown role"))?,
                 hash,
-                encoded: complete.remove(&hash),
+                packed: complete.remove(&hash),
             });
         }
         let (term, incarnation) = (self.term, self.incarnation.clone());
@@ -389,17 +408,22 @@ impl<C: Cluster> Stream<'_, C> {
                 bundles,
             })
             .await;
-        // The stream goes on, so that what is wrong is told.
-        self.stuck = taken.err().map(|error| {
-            let (why, pause) = (Chain(&error).to_string(), self.keep_again.next_delay());
-            tracing::warn!(why, ?pause, "trying again");
-            Stuck {
-                generation,
-                why,
-                again: Some(Instant::now() + pause),
-            }
-        });
+        if let Err(error) = taken {
+            self.fail(generation, &error);
+        }
         Ok(())
+    }
+
+    /// A generation does not take force. The stream goes on, so that this is told.
+    fn fail(&mut self, generation: v1::Generation, error: &TakeError) {
+        let why = Chain(error).to_string();
+        let pause = (!error.is_final()).then(|| self.keep_again.next_delay());
+        tracing::warn!(why, again = ?pause, "the generation is not taken");
+        self.stuck = Some(Stuck {
+            generation,
+            why,
+            again: pause.map(|pause| Instant::now() + pause),
+        });
     }
 
     /// What could not be kept, when its time has come; `None` where there is nothing.
@@ -487,19 +511,4 @@ impl<C: Cluster> Stream<'_, C> {
             .await
             .map_err(|_| StreamError::Closed)
     }
-}
-
-fn unpack(packed: &[u8]) -> Result<Vec<u8>, StreamError> {
-    use std::io::Read as _;
-    let bad = |_| StreamError::Nonsense("a bundle that can't be unpacked");
-    let mut encoded = Vec::new();
-    let decoder = zstd::Decoder::with_buffer(packed).map_err(bad)?;
-    decoder
-        .take(MAX_BUNDLE + 1)
-        .read_to_end(&mut encoded)
-        .map_err(bad)?;
-    if encoded.len() as u64 > MAX_BUNDLE {
-        return Err(StreamError::Nonsense("a bundle of over 256 MiB"));
-    }
-    Ok(encoded)
 }

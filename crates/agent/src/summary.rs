@@ -20,18 +20,26 @@ const HELD: usize = 2 * 1024 * 1024;
 /// Drifts of one app that are reported.
 const DRIFTS: usize = 10;
 
-/// Publishes the level of what is observed, now and whenever that changes.
+/// Publishes the level of what is observed and of what is wrong with the agent's own records, now and whenever
+/// that changes.
 pub(crate) async fn summarise(
     mut observed: watch::Receiver<Arc<Observed>>,
+    mut trouble: watch::Receiver<Option<String>>,
     level: watch::Sender<Arc<Level>>,
 ) {
     let mut summary = Summary::default();
     loop {
         let now = observed.borrow_and_update().clone();
-        level.send_replace(Arc::new(summary.level(&now)));
+        let mut next = summary.level(&now);
+        if let Some(trouble) = trouble.borrow_and_update().clone() {
+            next.settled = false;
+            next.problems.push(trouble);
+        }
+        level.send_replace(Arc::new(next));
         tokio::select! {
             () = level.closed() => return,
             changed = observed.changed() => if changed.is_err() { return },
+            changed = trouble.changed() => if changed.is_err() { return },
         }
     }
 }

@@ -19,11 +19,6 @@ use crate::{
     pods::explain_workloads,
 };
 
-/// Why applying can't begin.
-#[derive(Debug, thiserror::Error)]
-#[error("the inventory of what was applied can't be read")]
-pub struct StartError(#[from] InventoryError);
-
 /// Objects that drift together are looked at together.
 const GATHER: Duration = Duration::from_millis(20);
 
@@ -36,6 +31,7 @@ pub struct Applier {
     observed: watch::Receiver<Arc<Observed>>,
     resync: Arc<Notify>,
     stop: CancellationToken,
+    started: CancellationToken,
     work: JoinHandle<()>,
     publish: JoinHandle<()>,
     explain: JoinHandle<()>,
@@ -49,18 +45,18 @@ struct Orders {
 }
 
 impl Applier {
-    /// Reads the inventory and waits for a first generation. Nothing is changed before
-    /// [`Applier::want`].
-    ///
-    /// # Errors
-    /// [`StartError`] where the inventory can't be read; without it nothing can be pruned safely.
-    pub async fn start(client: Client, config: Config) -> Result<Self, StartError> {
+    /// Reads the inventory, however often that takes, and waits for a first generation. Nothing is changed
+    /// before [`Applier::want`], nor without the inventory: that it can't be read is observed as the cluster's
+    /// problem.
+    #[must_use]
+    pub fn start(client: Client, config: Config) -> Self {
         let cluster = Cluster::new(client.clone(), config.concurrency);
-        let inventory = Arc::new(Inventory::load(cluster.clone(), &config.namespace).await?);
+        let inventory = Arc::new(Inventory::new(cluster.clone(), &config.namespace));
         let board = Arc::new(Board::default());
         let (orders, given) = watch::channel(Orders::default());
         let (publisher, observed) = watch::channel(Arc::default());
         let (resync, stop) = (Arc::new(Notify::new()), CancellationToken::new());
+        let started = CancellationToken::new();
         let publish = {
             let (board, every) = (board.clone(), config.publish_every);
             tokio::spawn(async move { board.publish(publisher, every).await })
@@ -76,18 +72,25 @@ impl Applier {
             orders: given,
             resync: resync.clone(),
             stop: stop.clone(),
+            started: started.clone(),
         };
         let work = tokio::spawn(work.run());
-        Ok(Self {
+        Self {
             orders,
             board,
             observed,
             resync,
             stop,
+            started,
             work,
             publish,
             explain,
-        })
+        }
+    }
+
+    /// Returns once the inventory has been read.
+    pub async fn started(&self) {
+        self.started.cancelled().await;
     }
 
     /// Makes this the wanted generation. A run for an older one is interrupted. One that is older
@@ -170,13 +173,39 @@ struct Work {
     orders: watch::Receiver<Orders>,
     resync: Arc<Notify>,
     stop: CancellationToken,
+    /// Fires when the inventory has been read.
+    started: CancellationToken,
     retry: Retry,
 }
 
 impl Work {
     async fn run(mut self) {
-        self.work().await;
+        if self
+            .stop
+            .clone()
+            .run_until_cancelled(self.begin())
+            .await
+            .is_some()
+        {
+            self.work().await;
+        }
         self.engine.calm().await;
+    }
+
+    /// Reads the inventory.
+    async fn begin(&mut self) {
+        while let Err(error) = self.engine.inventory().reload().await {
+            let problem = explain(&error);
+            tracing::warn!(
+                problem,
+                "nothing can be applied without the inventory; trying again"
+            );
+            self.board.settle(Some(problem));
+            tokio::time::sleep(self.retry.take()).await;
+        }
+        self.retry.reset();
+        self.board.goes_on();
+        self.started.cancel();
     }
 
     async fn work(&mut self) {

@@ -199,7 +199,7 @@ struct State {
 /// [`InventoryError`] where this build can't go on from it.
 pub async fn check_inventory(client: Client, namespace: &str) -> Result<(), InventoryError> {
     let cluster = Cluster::new(client, 1);
-    Inventory::load(cluster, namespace).await.map(drop)
+    Inventory::new(cluster, namespace).reload().await
 }
 
 /// The record, in memory and in the cluster.
@@ -215,19 +215,17 @@ fn piece_name(index: usize) -> String {
 }
 
 impl Inventory {
-    /// Reads the record from the cluster.
-    pub(crate) async fn load(cluster: Cluster, namespace: &str) -> Result<Self, InventoryError> {
-        let inventory = Self {
+    /// One that has not been read yet.
+    pub(crate) fn new(cluster: Cluster, namespace: &str) -> Self {
+        Self {
             cluster,
             namespace: namespace.to_owned(),
             writer: format!("{:016x}", rand::random::<u64>()),
             state: Mutex::default(),
-        };
-        inventory.reload().await?;
-        Ok(inventory)
+        }
     }
 
-    /// Reads it again, forgetting what was not written.
+    /// Reads it from the cluster, forgetting what was not written.
     pub(crate) async fn reload(&self) -> Result<(), InventoryError> {
         let path = format!("{}?labelSelector={PIECE_LABEL}", self.collection());
         let list = self.cluster.read::<List<ConfigMap>>(&path, JSON).await;

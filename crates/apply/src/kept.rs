@@ -7,7 +7,7 @@
 use std::{collections::BTreeSet, io, sync::Arc};
 
 use bytes::Bytes;
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
     Api, Client,
@@ -33,6 +33,8 @@ const PIECE_KEY: &str = "bundle.zst";
 /// A Secret holds at most 1 MiB.
 const PIECE_BYTES: usize = 900 * 1024;
 const CONCURRENCY: usize = 8;
+/// Bundles that are read at the same time: each may be large.
+const AHEAD: usize = 4;
 
 /// A bundle, ready to be applied and ready to be kept.
 #[derive(Debug, Clone)]
@@ -136,6 +138,43 @@ struct Listed {
     pieces: usize,
 }
 
+impl Pointer {
+    /// The whole generation, of its bundles in their order.
+    #[must_use]
+    pub fn with(self, bundles: Vec<KeptBundle>) -> Kept {
+        let Self {
+            generation,
+            hash,
+            term,
+            incarnation,
+            enrolment,
+            prune,
+            ..
+        } = self;
+        Kept {
+            generation,
+            hash,
+            term,
+            incarnation,
+            enrolment,
+            prune,
+            bundles,
+        }
+    }
+
+    /// How many bundles the generation has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bundles.len()
+    }
+
+    /// Whether it has none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bundles.is_empty()
+    }
+}
+
 impl Listed {
     fn of(bundle: &KeptBundle) -> Self {
         Self {
@@ -166,7 +205,10 @@ pub enum KeptError {
         source: RequestError,
     },
     /// The pointer can't be read.
-    #[error("Secret {POINTER} is damaged")]
+    #[error(
+        "the record of the generation in force, the Secret {POINTER}, is damaged. What runs is left as it is; \
+         delete the Secret, and the agent goes on with what its hub says"
+    )]
     DamagedPointer(#[source] io::Error),
     /// The pointer is there, but a bundle of its generation is not: the hub must send it again.
     #[error("bundle {app} of generation {} is missing or damaged", pointer.generation)]
@@ -218,30 +260,67 @@ impl KeptStore {
         }
     }
 
-    /// The generation that is kept; `None` in a cluster that never had one.
+    /// What is kept, without the bundles; `None` in a cluster that never had a generation.
+    ///
+    /// # Errors
+    /// [`KeptError`] where the pointer can't be read.
+    pub async fn open(&mut self) -> Result<Option<Pointer>, KeptError> {
+        self.read_pointer().await?;
+        self.list_pieces().await?;
+        let pointer = self.pointer.as_ref().and_then(Option::as_ref);
+        Ok(pointer.map(|(pointer, _)| pointer.clone()))
+    }
+
+    /// What reads the bundles of a generation.
+    #[must_use]
+    pub fn reader(&self) -> KeptReader {
+        KeptReader(self.api.clone())
+    }
+
+    /// The generation that is kept, whole; `None` in a cluster that never had one.
     ///
     /// # Errors
     /// [`KeptError`]; with [`KeptError::DamagedBundle`] the number that was in force is still known.
     pub async fn load(&mut self) -> Result<Option<Kept>, KeptError> {
-        self.read_pointer().await?;
-        self.list_pieces().await?;
-        let Some(Some((pointer, _))) = &self.pointer else {
+        let Some(pointer) = self.open().await? else {
             return Ok(None);
         };
-        let bundles = stream::iter(&pointer.bundles)
-            .map(|listed| self.read_bundle(listed, pointer))
-            .buffered(CONCURRENCY)
-            .try_collect()
-            .await?;
-        Ok(Some(Kept {
-            generation: pointer.generation,
-            hash: pointer.hash,
-            term: pointer.term,
-            incarnation: pointer.incarnation.clone(),
-            enrolment: pointer.enrolment.clone(),
-            prune: pointer.prune.clone(),
-            bundles,
-        }))
+        let bundles = self.reader().bundles(&pointer).try_collect().await?;
+        Ok(Some(pointer.with(bundles)))
+    }
+
+    /// Notes a newer term under which nothing else has changed. The answer is what is kept now; `None` where
+    /// there is nothing.
+    ///
+    /// # Errors
+    /// [`KeptError`]; whether it is noted is then not known.
+    pub async fn note_term(
+        &mut self,
+        term: Term,
+        incarnation: &str,
+        enrolment: &str,
+    ) -> Result<Option<Pointer>, KeptError> {
+        for last in [false, true] {
+            if self.pointer.is_none() {
+                self.read_pointer().await?;
+            }
+            let Some(Some((kept, version))) = &self.pointer else {
+                return Ok(None);
+            };
+            let noted = Pointer {
+                term,
+                incarnation: incarnation.to_owned(),
+                enrolment: enrolment.to_owned(),
+                ..kept.clone()
+            };
+            let version = Some(version.clone());
+            match self.write(noted.clone(), version).await? {
+                Ok(()) => return Ok(Some(noted)),
+                Err(error) if last => return Err(failed(POINTER)(error)),
+                Err(_) => {}
+            }
+        }
+        Ok(None)
     }
 
     async fn read_pointer(&mut self) -> Result<(), KeptError> {
@@ -277,30 +356,6 @@ impl KeptStore {
                 .collect(),
         );
         Ok(())
-    }
-
-    async fn read_bundle(
-        &self,
-        listed: &Listed,
-        pointer: &Pointer,
-    ) -> Result<KeptBundle, KeptError> {
-        let damaged = || KeptError::DamagedBundle {
-            app: listed.app.clone(),
-            pointer: Box::new(pointer.clone()),
-        };
-        let mut packed = Vec::new();
-        for name in listed.names() {
-            let secret = bounded(self.api.get_opt(&name))
-                .await
-                .map_err(failed(&name))?;
-            let data = secret.and_then(|secret| secret.data?.remove(PIECE_KEY));
-            packed.extend_from_slice(&data.ok_or_else(damaged)?.0);
-        }
-        let encoded = packed::unpack(&packed).map_err(|_| damaged())?;
-        if ContentHash::of(&encoded) != listed.hash {
-            return Err(damaged());
-        }
-        KeptBundle::new(&encoded, packed).map_err(|_| damaged())
     }
 
     /// Puts a generation in force: when this returns without an error, it is what [`Self::load`]
@@ -397,24 +452,10 @@ impl KeptStore {
                 Some(Some((_, version))) => Some(version.clone()),
                 _ => None,
             };
-            let json = serde_json::to_vec(&pointer)
-                .map_err(|error| KeptError::DamagedPointer(error.into()))?;
-            let mut secret = secret(POINTER, POINTER_KEY, json);
-            secret.metadata.resource_version.clone_from(&version);
-            let options = PostParams::default();
-            let answer = match version {
-                Some(_) => bounded(self.api.replace(POINTER, &options, &secret)).await,
-                None => bounded(self.api.create(&options, &secret)).await,
-            };
-            match answer {
-                Ok(written) => {
-                    let version = written.metadata.resource_version.unwrap_or_default();
-                    self.pointer = Some(Some((pointer, version)));
-                    return Ok(());
-                }
+            match self.write(pointer.clone(), version).await? {
+                Ok(()) => return Ok(()),
                 Err(error) if last => return Err(failed(POINTER)(error)),
                 Err(error) => {
-                    self.pointer = None;
                     if error.is_not_found() {
                         let ensured = self.cluster.ensure_namespace(&self.namespace).await;
                         ensured.map_err(failed(&self.namespace))?;
@@ -425,6 +466,31 @@ impl KeptStore {
             }
         }
         Ok(())
+    }
+
+    /// Writes the pointer over this version of it. After an error it is not known what it says.
+    async fn write(
+        &mut self,
+        pointer: Pointer,
+        version: Option<String>,
+    ) -> Result<Result<(), RequestError>, KeptError> {
+        let json = serde_json::to_vec(&pointer)
+            .map_err(|error| KeptError::DamagedPointer(error.into()))?;
+        let mut secret = secret(POINTER, POINTER_KEY, json);
+        secret.metadata.resource_version.clone_from(&version);
+        let options = PostParams::default();
+        let answer = match version {
+            Some(_) => bounded(self.api.replace(POINTER, &options, &secret)).await,
+            None => bounded(self.api.create(&options, &secret)).await,
+        };
+        self.pointer = None;
+        let written = match answer {
+            Ok(written) => written,
+            Err(error) => return Ok(Err(error)),
+        };
+        let version = written.metadata.resource_version.unwrap_or_default();
+        self.pointer = Some(Some((pointer, version)));
+        Ok(Ok(()))
     }
 
     /// Deletes the pieces of generations that are no longer in force.
@@ -452,6 +518,45 @@ impl KeptStore {
             pieces.remove(&name);
         }
         Ok(())
+    }
+}
+
+/// Reads bundles that are kept.
+#[derive(Clone)]
+pub struct KeptReader(Api<Secret>);
+
+impl KeptReader {
+    /// The bundles of a generation in its order, a few ahead of whoever takes them.
+    ///
+    /// # Errors
+    /// [`KeptError`] for one that can't be read.
+    pub fn bundles<'a>(
+        &'a self,
+        pointer: &'a Pointer,
+    ) -> impl Stream<Item = Result<KeptBundle, KeptError>> + 'a {
+        stream::iter(&pointer.bundles)
+            .map(|listed| self.bundle(listed, pointer))
+            .buffered(AHEAD)
+    }
+
+    async fn bundle(&self, listed: &Listed, pointer: &Pointer) -> Result<KeptBundle, KeptError> {
+        let damaged = || KeptError::DamagedBundle {
+            app: listed.app.clone(),
+            pointer: Box::new(pointer.clone()),
+        };
+        let mut packed = Vec::new();
+        for name in listed.names() {
+            let secret = bounded(self.0.get_opt(&name))
+                .await
+                .map_err(failed(&name))?;
+            let data = secret.and_then(|secret| secret.data?.remove(PIECE_KEY));
+            packed.extend_from_slice(&data.ok_or_else(damaged)?.0);
+        }
+        let encoded = packed::unpack(&packed).map_err(|_| damaged())?;
+        if ContentHash::of(&encoded) != listed.hash {
+            return Err(damaged());
+        }
+        KeptBundle::new(&encoded, packed).map_err(|_| damaged())
     }
 }
 

@@ -21,11 +21,11 @@ mod reach;
 mod requests;
 mod slim;
 
-pub use applier::{Applier, StartError};
+pub use applier::Applier;
 pub use cluster::{RequestError, connect};
 pub use engine::{Config, applied_objects};
 pub use inventory::{InventoryError, check_inventory};
-pub use kept::{Kept, KeptBundle, KeptBundleError, KeptError, KeptStore, Pointer};
+pub use kept::{Kept, KeptBundle, KeptBundleError, KeptError, KeptReader, KeptStore, Pointer};
 pub use level::{
     Counts, DriftEvent, Hold, Leftover, LeftoverState, Observed, ObservedBundle, ObservedObject,
     Standing,

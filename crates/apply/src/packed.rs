@@ -6,7 +6,7 @@ use std::io;
 const LEVEL: i32 = 3;
 
 /// More than any record that is written here, so that a damaged one can't fill the memory.
-const MAX_UNPACKED_BYTES: usize = 256 << 20;
+const MAX_UNPACKED_BYTES: usize = 64 << 20;
 
 pub(crate) fn pack(bytes: &[u8]) -> io::Result<Vec<u8>> {
     zstd::encode_all(bytes, LEVEL)

@@ -10,6 +10,29 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+/// How many bytes of memory this process may have: what its container is limited to, or what the machine has.
+#[must_use]
+pub fn memory() -> u64 {
+    let machine = rustix::system::sysinfo();
+    let machine = machine
+        .totalram
+        .saturating_mul(u64::from(machine.mem_unit.max(1)));
+    container_memory().map_or(machine, |limit| limit.min(machine))
+}
+
+/// How many bytes of memory this container is limited to; `None` where there is no limit, or no container.
+#[must_use]
+pub fn container_memory() -> Option<u64> {
+    let limits = [
+        "/sys/fs/cgroup/memory.max",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+    ];
+    let text = limits
+        .iter()
+        .find_map(|file| fs::read_to_string(file).ok())?;
+    text.trim().parse().ok()
+}
+
 /// Linux reports times in this many ticks per second to every program, whatever it counts in itself.
 const TICKS: f64 = 100.0;
 

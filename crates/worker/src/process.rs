@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
-    fs, io,
+    io,
     os::{
         fd::OwnedFd,
         unix::{net::UnixStream as StdStream, process::ExitStatusExt as _},
@@ -80,8 +80,7 @@ const MEMORY: u64 = 2 * 1024 * 1024 * 1024;
 impl Default for Limits {
     /// Half of what this container may have, and at most 2 GiB; 2 s for an app.
     fn default() -> Self {
-        let limit = fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
-        let limit = limit.and_then(|text| text.trim().parse::<u64>().ok());
+        let limit = muster_runtime::process::container_memory();
         Self {
             memory: limit.map_or(MEMORY, |limit| (limit / 2).min(MEMORY)),
             app: Duration::from_secs(2),

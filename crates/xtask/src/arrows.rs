@@ -49,7 +49,12 @@ const ALLOWED: [(&str, &[&str]); 11] = [
     ("muster-apply", &["muster-model", "muster-plan"]),
     (
         "muster-worker",
-        &["muster-model", "muster-plan", "muster-render"],
+        &[
+            "muster-model",
+            "muster-plan",
+            "muster-render",
+            "muster-runtime",
+        ],
     ),
     (
         "muster-agent",

@@ -186,9 +186,8 @@ impl Fixture {
     }
 
     pub(crate) async fn start(&self) -> Applied {
-        let applier = Applier::start(self.client.clone(), self.config.clone())
-            .await
-            .unwrap();
+        let applier = Applier::start(self.client.clone(), self.config.clone());
+        applier.started().await;
         Applied {
             observed: applier.observed(),
             applier,

@@ -39,7 +39,7 @@ async fn run() -> anyhow::Result<()> {
     let options = KubeConfigOptions::default();
     let kube = KubeConfig::from_custom_kubeconfig(kubeconfig, &options).await?;
     let client = muster_apply::connect(kube)?;
-    let applier = Applier::start(client, config).await?;
+    let applier = Applier::start(client, config);
     let mut observed = applier.observed();
     let mut held = HashMap::new();
     for line in stdin().lines() {

@@ -234,8 +234,9 @@ impl Cluster for Memory {
         state.taken += 1;
         let mut outside = BTreeSet::new();
         for bundle in generation.bundles {
-            state.arrived += usize::from(bundle.encoded.is_some());
-            let encoded = bundle.encoded.or_else(|| before.get(&bundle.hash).cloned());
+            state.arrived += usize::from(bundle.packed.is_some());
+            let arrived = bundle.packed.map(|packed| packed.unpack().unwrap());
+            let encoded = arrived.or_else(|| before.get(&bundle.hash).cloned());
             let encoded = encoded.unwrap();
             assert_eq!(ContentHash::of(&encoded), bundle.hash);
             let decoded = Bundle::decode(&encoded).unwrap();

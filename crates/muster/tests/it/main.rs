@@ -12,6 +12,7 @@ mod large;
 mod metrics;
 mod people;
 mod reading;
+mod records;
 mod rendering;
 mod resting;
 mod rights;

@@ -52,7 +52,7 @@ async fn refuse(client: &Client, holders: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn says(rolling: &Rolling, words: &[&str]) -> anyhow::Result<()> {
+pub(crate) async fn says(rolling: &Rolling, words: &[&str]) -> anyhow::Result<()> {
     eventually(&format!("the status to say {words:?}"), LONG, async || {
         let cluster = rolling.fleet.status()?["clusters"][0].clone();
         let text = cluster.to_string();
@@ -136,7 +136,7 @@ async fn it_ends_when_another_has_taken_the_lead() -> anyhow::Result<()> {
 /// Whoever else writes the Lease, such as a tool that labels everything, takes no lead.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_goes_on_when_others_write_its_lease() -> anyhow::Result<()> {
-    let mut rolling = Rolling::start().await?;
+    let rolling = Rolling::start().await?;
     let leases: Api<Lease> = Api::namespaced(rolling.client.clone(), "muster-system");
     let before = leases.get("muster-agent").await?;
     // A renewal is every 5 s; each of these could come between its reading and its writing.
