@@ -35,6 +35,7 @@ scenarios![
     node_paused,
     api_server_down,
     network_cut,
+    bundle_bomb,
     etcd_full,
     certificates,
     clock_off,

@@ -170,7 +170,7 @@ async fn a_commit_that_cannot_be_written_waits_and_is_told() {
             .iter()
             .find(|problem| problem.message.contains("can't come into force"));
         let problem = problem.map(|problem| problem.message.clone());
-        Ok(problem.context("nothing is said")?)
+        problem.context("nothing is said")
     };
     let problem = hub.until("the trouble is told", told).await;
     assert!(problem.contains(&second[..7]), "{problem}");
