@@ -39,6 +39,14 @@ pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
 
     let gone = App::saying("without it");
     world.commit("Gone\n\nMuster-Prune: bulk-0\nMuster-Prune: bulk-1\n", &gone.fleet())?;
+    // More than an hour's budget, though it is meant.
+    for app in ["bulk-0", "bulk-1"] {
+        eventually("what leaves to be approved", Levels::RECOVERY, async || {
+            world.muster(&["app", "approve", app, "--yes"])?;
+            Ok(())
+        })
+        .await?;
+    }
     world.serves(&gone, Levels::RECOVERY).await?;
     eventually("nothing of it to be left", Levels::RECOVERY, async || {
         let maps = world.kubectl(CLUSTER, &["-n", "default", "get", "configmaps", "-o", "name"])?;

@@ -414,10 +414,11 @@ async fn serve(
                     }
                 };
                 match ended {
-                    // The certificate has ended, whatever the time is here: it is good for a new one.
-                    Err(StreamError::Status(status)) if status.code() == Code::Unauthenticated => {
+                    // The certificate has ended, whatever the time is here, and is good for a new one; or the hub
+                    // wants it anew.
+                    Err(error) if asks_to_renew(&error) => {
                         tracing::warn!(
-                            why = status.message(),
+                            why = %Chain(&error),
                             "the agent asks for a new certificate"
                         );
                         let renewed = identities.renew(channel).await;
@@ -468,6 +469,15 @@ async fn show_generation(mut level: watch::Receiver<Arc<Level>>, gauge: Gauge<u6
         if level.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// Whether a new certificate is the answer.
+fn asks_to_renew(error: &StreamError) -> bool {
+    match error {
+        StreamError::Status(status) => status.code() == Code::Unauthenticated,
+        StreamError::Renew => true,
+        _ => false,
     }
 }
 

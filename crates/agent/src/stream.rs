@@ -58,6 +58,9 @@ pub enum StreamError {
         /// Its protocol.
         protocol: u32,
     },
+    /// The fleet's CAs have changed, and the agent needs a certificate of today.
+    #[error("the hub asks for a new certificate")]
+    Renew,
     /// The hub sent something impossible.
     #[error("the hub sent {0}")]
     Nonsense(&'static str),
@@ -257,6 +260,7 @@ impl<C: Cluster> Stream<'_, C> {
             Some(v1::hub_message::Message::Welcome(_)) => {
                 Err(StreamError::Nonsense("a second welcome"))
             }
+            Some(v1::hub_message::Message::RenewNow(_)) => Err(StreamError::Renew),
             // A newer hub's word. The protocol's number rises where it must be understood.
             None => Ok(()),
         }

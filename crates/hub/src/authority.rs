@@ -1,19 +1,26 @@
 //! Who may speak: the fleet's CA, enrolment by join token, renewal, revocation, and logins for people.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use muster_model::ids::{ClusterName, ContentHash, InstanceId};
 use muster_pki::{
     AdminName, Ca, Certified, Credentials, Identity, JoinSecret, JoinToken, Key, Login, PkiError,
-    ServerTls, TermKey, TrustBundle,
+    ServerTls, TermKey,
 };
+use muster_runtime::log::Chain;
 use muster_store::{CommitError, Expected, RESTORED_KEY, Store, Txn};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     HubConfig, approvals,
     records::{self, InstanceRecord, JoinRecord, LoginRecord, RecordError, audited, now, seconds},
     removed::{Names, Removed},
+    rotation::Cas,
     suspects,
 };
 
@@ -23,7 +30,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(15);
 const HUB_LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// The hub itself, as the audit log names it.
-const HUB: &str = "hub";
+pub(crate) const HUB: &str = "hub";
 
 /// Why somebody is turned away, or can't be served.
 #[derive(Debug, thiserror::Error)]
@@ -91,8 +98,9 @@ pub(crate) struct Granted {
 /// The fleet's CA and its records.
 pub(crate) struct Authority {
     store: Arc<dyn Store>,
-    ca: Ca,
-    trust: TrustBundle,
+    cas: watch::Sender<Arc<Cas>>,
+    /// Of the hub's listener, once there is one.
+    tls: OnceLock<Arc<ServerTls>>,
     advertise: String,
     lifetime: Duration,
     grace: Duration,
@@ -117,12 +125,11 @@ impl Authority {
                 pem
             }
         };
-        let ca = Ca::from_pem(&pem)?;
-        let trust = ca.trust()?;
+        let cas = Cas::of(store.as_ref(), Ca::from_pem(&pem)?).await?;
         Ok(Self {
             store,
-            ca,
-            trust,
+            cas: watch::Sender::new(Arc::new(cas)),
+            tls: OnceLock::new(),
             advertise,
             lifetime: config.agent_lifetime,
             grace: config.renewal_grace,
@@ -162,16 +169,46 @@ impl Authority {
 
     /// The key under which this fleet's hubs prove their terms.
     pub(crate) fn term_key(&self) -> TermKey {
-        self.ca.term_key()
+        self.cas().current.term_key()
+    }
+
+    pub(crate) fn store(&self) -> &dyn Store {
+        self.store.as_ref()
+    }
+
+    /// Uses these from now on, for everything.
+    pub(crate) fn use_cas(&self, cas: Cas) {
+        self.cas.send_replace(Arc::new(cas));
+        self.update_tls();
+    }
+
+    /// The fleet's CAs.
+    pub(crate) fn cas(&self) -> Arc<Cas> {
+        self.cas.borrow().clone()
+    }
+
+    /// The fleet's CAs now, and whenever they change.
+    pub(crate) fn watch_cas(&self) -> watch::Receiver<Arc<Cas>> {
+        self.cas.subscribe()
     }
 
     /// TLS for the hub's listener, renewed in time until told to stop.
     pub(crate) fn server_tls(&self) -> Result<Arc<ServerTls>, AuthorityError> {
-        Ok(Arc::new(ServerTls::new(
-            &self.trust,
-            &self.hub_credentials()?,
-            self.grace,
-        )?))
+        let trust = &self.cas().trust;
+        let tls = ServerTls::new(trust, &self.hub_credentials()?, self.grace)?;
+        Ok(Arc::clone(self.tls.get_or_init(|| Arc::new(tls))))
+    }
+
+    /// Shows a certificate that is made now, and trusts the CAs of now.
+    fn update_tls(&self) {
+        let Some(tls) = self.tls.get() else { return };
+        let updated = self.hub_credentials().and_then(|credentials| {
+            tls.update(&self.cas().trust, &credentials)?;
+            Ok(())
+        });
+        if let Err(error) = updated {
+            tracing::error!(error = %Chain(&error), "the hub's certificate was not renewed");
+        }
     }
 
     fn hub_credentials(&self) -> Result<Credentials, AuthorityError> {
@@ -181,14 +218,14 @@ impl Authority {
             .map_or(self.advertise.as_str(), |(host, _)| host);
         let names =
             ["localhost", "127.0.0.1", host].map(|name| name.trim_matches(['[', ']']).to_owned());
-        Ok(self
-            .ca
-            .hub_credentials(&names, HUB_LIFETIME, muster_pki::clock::now())?)
+        // Whoever has not followed yet trusts the older one alone.
+        let ca = &self.cas().current;
+        Ok(ca.hub_credentials(&names, HUB_LIFETIME, muster_pki::clock::now())?)
     }
 
     /// Renews the hub's own certificate in time until told to stop. The wall clock decides, which may have been
     /// wrong when the hub started.
-    pub(crate) async fn renew_hub(self: Arc<Self>, tls: Arc<ServerTls>, stop: CancellationToken) {
+    pub(crate) async fn renew_hub(self: Arc<Self>, stop: CancellationToken) {
         let mut made = muster_pki::clock::now();
         loop {
             tokio::select! {
@@ -196,17 +233,9 @@ impl Authority {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
             let now = muster_pki::clock::now();
-            if !muster_pki::is_due(made, HUB_LIFETIME, now) {
-                continue;
-            }
-            made = now;
-            match self.hub_credentials() {
-                Ok(credentials) => {
-                    if let Err(error) = tls.update(&self.trust, &credentials) {
-                        tracing::error!(%error, "the hub's new certificate can't be used");
-                    }
-                }
-                Err(error) => tracing::error!(%error, "the hub's certificate was not renewed"),
+            if muster_pki::is_due(made, HUB_LIFETIME, now) {
+                made = now;
+                self.update_tls();
             }
         }
     }
@@ -233,7 +262,7 @@ impl Authority {
         self.store
             .commit(self.without_stale_tokens(txn).await?)
             .await?;
-        let (hub, trust) = (self.advertise.clone(), self.trust.clone());
+        let (hub, trust) = (self.advertise.clone(), self.cas().trust.clone());
         Ok(JoinToken {
             hub,
             trust,
@@ -345,10 +374,11 @@ impl Authority {
         &self,
         cluster: &ClusterName,
         instance: &InstanceId,
-        serial: &str,
+        certified: &Certified,
     ) -> Result<(), AuthorityError> {
         let (mut record, revision) = admitted(self.store.as_ref(), cluster, instance).await?;
-        if !record.show(serial) {
+        let shown = record.show(&certified.serial);
+        if !record.issued_by(&certified.issuer) && !shown {
             return Ok(());
         }
         let txn = changed(cluster, instance, &record, revision);
@@ -370,11 +400,12 @@ impl Authority {
             instance: instance.clone(),
         };
         let now = muster_pki::clock::now();
-        let certificate = self.ca.sign(csr, &identity, self.lifetime, now)?;
+        let cas = self.cas();
+        let certificate = cas.signer().sign(csr, &identity, self.lifetime, now)?;
         let serial = Certified::of_pem(&certificate)?.serial;
         let granted = Granted {
             certificate,
-            trust: self.trust.to_pem(),
+            trust: cas.trust.to_pem(),
             cluster: cluster.clone(),
             instance: instance.clone(),
         };
@@ -514,9 +545,9 @@ impl Authority {
         valid: Duration,
         who: &str,
     ) -> Result<(String, String), AuthorityError> {
-        let (certificate, txn) = self.login(name, csr, valid, who).await?;
+        let (certificate, txn) = self.login(name, csr, valid, who, None).await?;
         self.store.commit(txn).await?;
-        Ok((certificate, self.trust.to_pem()))
+        Ok((certificate, self.cas().trust.to_pem()))
     }
 
     /// A login's certificate, and the transaction that makes it good.
@@ -526,11 +557,12 @@ impl Authority {
         csr: &str,
         valid: Duration,
         who: &str,
+        replaces: Option<&str>,
     ) -> Result<(String, Txn), AuthorityError> {
         let identity = Identity::Admin(name.clone());
-        let certificate = self
-            .ca
-            .sign(csr, &identity, valid, muster_pki::clock::now())?;
+        let cas = self.cas();
+        let made = muster_pki::clock::now();
+        let certificate = cas.signer().sign(csr, &identity, valid, made)?;
         let certified = Certified::of_pem(&certificate)?;
         let record = LoginRecord {
             name: name.to_string(),
@@ -538,6 +570,8 @@ impl Authority {
             expires: seconds(certified.not_after),
             by: who.to_owned(),
             removed: false,
+            ca: certified.issuer,
+            replaces: replaces.map(str::to_owned),
         };
         let mut txn = Txn::new();
         for (serial, ended) in self.logins().await? {
@@ -548,6 +582,28 @@ impl Authority {
         let key = format!("{}{}", records::LOGIN, certified.serial);
         let txn = txn.put(key, records::encode(&record));
         Ok((certificate, audited(txn, who, format!("login for {name}"))))
+    }
+
+    /// Another certificate for a login, which takes the place of this one once it is shown. One that was made
+    /// before in its place, and never shown, is good for nothing: its answer was lost.
+    pub(crate) async fn replace_login(
+        &self,
+        name: &AdminName,
+        csr: &str,
+        valid: Duration,
+        before: &str,
+        by: &str,
+    ) -> Result<(String, String), AuthorityError> {
+        let unseen = self.logins().await?;
+        let unseen = unseen
+            .iter()
+            .filter(|(_, record)| record.replaces.as_deref() == Some(before));
+        let (certificate, mut txn) = self.login(name, csr, valid, by, Some(before)).await?;
+        for (serial, _) in unseen {
+            txn = txn.delete(format!("{}{serial}", records::LOGIN));
+        }
+        self.store.commit(txn).await?;
+        Ok((certificate, self.cas().trust.to_pem()))
     }
 
     /// Every login, by the number of its certificate.
@@ -591,10 +647,22 @@ impl Authority {
     /// Whether the login with this certificate is good.
     pub(crate) async fn admit_login(&self, serial: &str) -> Result<(), AuthorityError> {
         let key = format!("{}{serial}", records::LOGIN);
-        match records::read::<LoginRecord>(self.store.as_ref(), &key).await? {
-            Some((record, _)) if !record.removed => Ok(()),
-            Some(_) | None => Err(AuthorityError::UnknownLogin),
+        let found = records::read::<LoginRecord>(self.store.as_ref(), &key).await?;
+        let Some((mut record, revision)) = found.filter(|(record, _)| !record.removed) else {
+            return Err(AuthorityError::UnknownLogin);
+        };
+        // Now that this one is in its owner's hands, the one before is good for nothing.
+        if let Some(before) = record.replaces.take() {
+            let txn = Txn::new()
+                .when(key.clone(), Expected::Revision(revision))
+                .put(key, records::encode(&record))
+                .delete(format!("{}{before}", records::LOGIN));
+            match self.store.commit(txn).await {
+                Ok(_) | Err(CommitError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
+        Ok(())
     }
 
     /// A whole login for somebody on this very machine, to a hub that they reach at this address. It takes the
@@ -607,7 +675,7 @@ impl Authority {
     ) -> Result<Login, AuthorityError> {
         let key = Key::generate()?;
         let before = self.logins().await?;
-        let (certificate, mut txn) = self.login(name, &key.request()?, valid, HUB).await?;
+        let (certificate, mut txn) = self.login(name, &key.request()?, valid, HUB, None).await?;
         for (serial, record) in before {
             if record.by == HUB && record.name == name.to_string() {
                 txn = txn.delete(format!("{}{serial}", records::LOGIN));
@@ -617,7 +685,7 @@ impl Authority {
         Ok(Login {
             hub,
             name: name.to_string(),
-            ca: self.trust.to_pem(),
+            ca: self.cas().trust.to_pem(),
             certificate,
             key: key.to_pem(),
         })

@@ -1,7 +1,7 @@
 //! This hub's term: taken at the start, raised where an agent has seen a newer one, given up where
 //! another hub leads with a copy of this store.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use muster_pki::TermKey;
 use muster_plan::delivery::{Known, Proof, Term};
@@ -13,7 +13,7 @@ use crate::records::{self, Lead, RecordError};
 /// The term as every loop sees it; `None` once this hub has stepped down.
 pub(crate) struct Leadership {
     store: Arc<dyn Store>,
-    key: TermKey,
+    key: RwLock<TermKey>,
     lead: watch::Sender<Option<Lead>>,
     /// Held while the lead is taken: many agents may ask for it at once.
     taking: Mutex<()>,
@@ -58,7 +58,7 @@ impl Leadership {
         let lead = take(store.as_ref(), &key, 0).await?;
         Ok(Self {
             store,
-            key,
+            key: RwLock::new(key),
             lead: watch::Sender::new(Some(lead)),
             taking: Mutex::new(()),
             numbering: Mutex::new(()),
@@ -88,7 +88,20 @@ impl Leadership {
             nonce,
             proof,
         } = known.term;
-        self.key.holds(number, nonce, &known.incarnation, &proof.0)
+        let key = self.key.read().unwrap_or_else(PoisonError::into_inner);
+        key.holds(number, nonce, &known.incarnation, &proof.0)
+    }
+
+    /// Proves by another key from now on. The lead is taken anew, so that every older term, and its proof, is past.
+    pub(crate) async fn prove_by(&self, key: TermKey) -> Result<(), LeadError> {
+        let _taking = self.taking.lock().await;
+        let Some(lead) = self.now() else {
+            return Ok(());
+        };
+        let lead = take(self.store.as_ref(), &key, lead.term.number).await?;
+        *self.key.write().unwrap_or_else(PoisonError::into_inner) = key;
+        self.lead.send_replace(Some(lead));
+        Ok(())
     }
 
     /// Takes the lead again above a number that an agent has seen.
@@ -97,7 +110,14 @@ impl Leadership {
         if self.now().is_none_or(|lead| lead.term.number > above) {
             return Ok(());
         }
-        let lead = take(self.store.as_ref(), &self.key, above).await?;
+        let lead = {
+            let key = self
+                .key
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
+            take(self.store.as_ref(), &key, above).await?
+        };
         tracing::warn!(term = %lead.term, above, "took the lead again: an agent has seen a newer term");
         self.lead.send_replace(Some(lead));
         Ok(())

@@ -16,6 +16,7 @@ mod observed;
 mod pool;
 mod records;
 mod removed;
+mod rotation;
 mod scrape;
 mod server;
 mod services;
@@ -221,7 +222,7 @@ pub async fn run(
     shutdown.spawn_vital("fleet", fleet.run(stop.clone()));
     let keeping = Arc::clone(&observed).keep(Arc::clone(&store), stop.clone());
     shutdown.spawn_vital("levels", keeping);
-    let renewing = Arc::clone(&authority).renew_hub(Arc::clone(&tls), stop.clone());
+    let renewing = Arc::clone(&authority).renew_hub(stop.clone());
     shutdown.spawn_vital("certificate", renewing);
     let sessions = Sessions::new(
         store,
@@ -232,6 +233,12 @@ pub async fn run(
         metrics.clone(),
         stop.clone(),
     );
+    let rotating = Arc::clone(&authority).keep_rotating(
+        Arc::clone(&leadership),
+        Arc::clone(&sessions),
+        stop.clone(),
+    );
+    shutdown.spawn_vital("rotation", rotating);
     let login = LocalLogin {
         path: config.login_path(),
         authority: Arc::clone(&authority),
@@ -354,12 +361,15 @@ impl LocalLogin {
     /// Writes it anew in time until told to stop.
     async fn renew(self, stop: CancellationToken) {
         let mut written = muster_pki::clock::now();
+        let mut cas = self.authority.watch_cas();
         loop {
+            let mut changed = false;
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(LOGIN_LOOK) => {}
+                Ok(()) = cas.changed() => changed = true,
             }
-            if !muster_pki::is_due(written, LOCAL_LOGIN, muster_pki::clock::now()) {
+            if !changed && !muster_pki::is_due(written, LOCAL_LOGIN, muster_pki::clock::now()) {
                 continue;
             }
             match self.write().await {

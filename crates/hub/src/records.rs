@@ -13,6 +13,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The fleet's CA, certificate and key in PEM.
 pub(crate) const CA: &str = "ca/current";
+/// The CA that takes its place, where one does.
+pub(crate) const CA_NEXT: &str = "ca/next";
+/// When the fleet's CAs last changed, in seconds since 1970.
+pub(crate) const CA_CHANGED: &str = "ca/changed";
 /// The [`Term`] of the hub that leads.
 pub(crate) const TERM: &str = "hub/term";
 /// The [`InForce`] commit.
@@ -124,6 +128,9 @@ pub(crate) struct InstanceRecord {
     /// The numbers of those that it was granted since, and that nobody has shown: an answer may be lost.
     #[serde(default)]
     pub(crate) granted: Vec<String>,
+    /// The name of the CA that signed the certificate that it shows. Empty where it is not known.
+    #[serde(default)]
+    pub(crate) ca: String,
     /// Why it is held: its key is in two places.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) held: Option<String>,
@@ -140,6 +147,7 @@ impl InstanceRecord {
             revoked: false,
             shown: String::new(),
             granted: vec![serial],
+            ca: String::new(),
             held: None,
         }
     }
@@ -152,6 +160,15 @@ impl InstanceRecord {
             self.granted.clear();
         }
         known
+    }
+
+    /// Notes who signed the certificate that it shows. Whether that is new.
+    pub(crate) fn issued_by(&mut self, ca: &str) -> bool {
+        let new = self.ca != ca;
+        if new {
+            ca.clone_into(&mut self.ca);
+        }
+        new
     }
 
     /// Whether this is the certificate that it shows. Where that is not known it is from now on.
@@ -187,6 +204,12 @@ pub(crate) struct LoginRecord {
     /// Who made it.
     pub(crate) by: String,
     pub(crate) removed: bool,
+    /// The name of the CA that signed it. Empty where it is not known.
+    #[serde(default)]
+    pub(crate) ca: String,
+    /// The number of the certificate whose place it takes once it is shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) replaces: Option<String>,
 }
 
 /// A set of objects of a cluster that a person lets be deleted.

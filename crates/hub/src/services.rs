@@ -85,6 +85,10 @@ impl Services {
         }
     }
 
+    fn no_certificate() -> Status {
+        Status::unauthenticated("an agent needs a certificate: enrol with a join token")
+    }
+
     /// The number of the certificate that was shown; empty where there is none.
     fn serial(peer: &Peer) -> &str {
         let certified = peer.certified.as_ref();
@@ -95,15 +99,15 @@ impl Services {
     async fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
         let (peer, cluster, instance) = self.agent(request)?;
         self.in_time(&peer)?;
-        let serial = Self::serial(&peer);
-        let admitted = self.0.authority.admit_shown(&cluster, &instance, serial);
+        let certified = peer.certified.as_deref().ok_or_else(Self::no_certificate)?;
+        let admitted = self.0.authority.admit_shown(&cluster, &instance, certified);
         let who = peer.address.to_string();
         admitted.await.map_err(|error| self.denied(&who, &error))?;
-        let not_after = peer.certified.as_ref().map(|certified| certified.not_after);
         Ok(Caller {
             cluster,
             instance,
-            not_after: not_after.unwrap_or(std::time::UNIX_EPOCH),
+            not_after: certified.not_after,
+            is_behind: self.0.authority.cas().is_older(certified.made()),
             address: peer.address,
         })
     }
@@ -221,6 +225,26 @@ impl Services {
             status.problems.insert(0, problem);
         }
         status
+    }
+}
+
+impl Services {
+    async fn ca_info(&self) -> Result<v1::CaInfo, AuthorityError> {
+        let authority = &self.0.authority;
+        let (cas, behind) = (authority.cas(), authority.behind().await?);
+        let since = cas.next.as_ref().map_or(0, |_| cas.changed());
+        Ok(v1::CaInfo {
+            name: cas.current.name()?,
+            expires_at: time(cas.current.not_after()),
+            next: cas
+                .next
+                .as_ref()
+                .map(|(_, name)| name.clone())
+                .unwrap_or_default(),
+            since: i64::try_from(since).unwrap_or_default(),
+            clusters: behind.clusters.iter().map(ToString::to_string).collect(),
+            logins: behind.logins,
+        })
     }
 }
 
@@ -573,6 +597,61 @@ impl v1::admin_server::Admin for Services {
             confirmed.map_err(failed)?;
         }
         Ok(Response::new(v1::ConfirmStateResponse { suspicions }))
+    }
+
+    async fn get_ca(&self, request: Request<v1::GetCaRequest>) -> Answer<v1::CaInfo> {
+        let who = self.admin(Self::peer(&request)?).await?;
+        let info = self.ca_info().await;
+        Ok(Response::new(
+            info.map_err(|error| self.denied(&who, &error))?,
+        ))
+    }
+
+    async fn rotate_ca(&self, request: Request<v1::RotateCaRequest>) -> Answer<v1::CaInfo> {
+        let who = self.admin(Self::peer(&request)?).await?;
+        let v1::RotateCaRequest { finish, reason } = request.into_inner();
+        let reason: String = reason.chars().take(MAX_REASON).collect();
+        let authority = &self.0.authority;
+        let done = match finish {
+            true => {
+                let leadership = &self.0.leadership;
+                authority.finish_rotation(leadership, &who, &reason).await
+            }
+            false => authority.rotate(&who, &reason).await,
+        };
+        done.map_err(|error| self.denied(&who, &error))?;
+        let info = self.ca_info().await;
+        Ok(Response::new(
+            info.map_err(|error| self.denied(&who, &error))?,
+        ))
+    }
+
+    async fn follow_ca(
+        &self,
+        request: Request<v1::FollowCaRequest>,
+    ) -> Answer<v1::FollowCaResponse> {
+        let peer = Self::peer(&request)?;
+        let who = self.admin(peer.clone()).await?;
+        let csr = request.into_inner().csr;
+        let certified = peer.certified.as_deref().ok_or_else(Self::no_certificate)?;
+        let authority = &self.0.authority;
+        if csr.is_empty() {
+            let needed = authority.cas().is_older(certified.made());
+            return Ok(Response::new(v1::FollowCaResponse {
+                needed,
+                ..v1::FollowCaResponse::default()
+            }));
+        }
+        let followed = authority.follow(certified, &admin_name(&who)?, &csr).await;
+        let followed = followed.map_err(|error| self.denied(&who, &error))?;
+        Ok(Response::new(match followed {
+            Some((certificate, trust)) => v1::FollowCaResponse {
+                needed: true,
+                certificate,
+                trust,
+            },
+            None => v1::FollowCaResponse::default(),
+        }))
     }
 
     async fn refresh(&self, request: Request<v1::RefreshRequest>) -> Answer<v1::RefreshResponse> {

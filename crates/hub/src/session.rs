@@ -87,6 +87,8 @@ pub(crate) struct Caller {
     pub(crate) cluster: ClusterName,
     pub(crate) instance: InstanceId,
     pub(crate) not_after: SystemTime,
+    /// Whether its certificate is older than the fleet's CAs.
+    pub(crate) is_behind: bool,
     pub(crate) address: std::net::SocketAddr,
 }
 
@@ -299,6 +301,13 @@ impl Sessions {
     /// Ends a cluster's stream.
     pub(crate) fn end(&self, cluster: &ClusterName) {
         if let Some(stream) = lock(&self.current).remove(cluster) {
+            stream.stop.cancel();
+        }
+    }
+
+    /// Ends every stream, whose agents come back.
+    pub(crate) fn end_all(&self) {
+        for (_, stream) in lock(&self.current).drain() {
             stream.stop.cancel();
         }
     }

@@ -1,12 +1,15 @@
 //! The command line's connection to its hub, and the login that opens it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context, anyhow};
 use etcetera::BaseStrategy as _;
 use muster_hub::{LOGIN_FILE, STORE_FILE};
-use muster_pki::Login;
-use muster_proto::v1::admin_client::AdminClient;
+use muster_pki::{Key, Login};
+use muster_proto::v1::{self, admin_client::AdminClient};
 use tonic::transport::Channel;
 
 /// A client of the hub's admin service.
@@ -53,11 +56,63 @@ fn find(named: Option<&Path>) -> anyhow::Result<PathBuf> {
 
 /// Connects to the hub of a login.
 pub(crate) async fn connect(named: Option<&Path>) -> anyhow::Result<Client> {
-    let login = Login::read(&find(named)?)?;
+    let path = find(named)?;
+    let login = Login::read(&path)?;
     let (trust, credentials) = login.open().context("the login can't be used")?;
     let channel = muster_agent::dial(&login.hub, &trust, Some(&credentials)).await;
     let channel = channel.context("is the hub running, and is this its address?")?;
-    Ok(AdminClient::new(channel).max_decoding_message_size(MAX_MESSAGE))
+    let client = AdminClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+    if is_to_be_looked_at(&path)
+        && let Err(error) = follow(client.clone(), login, &path).await
+    {
+        anstream::eprintln!(
+            "note: the fleet's CA is being replaced, and the login in {} did not follow: {error:#}",
+            path.display()
+        );
+    }
+    Ok(client)
+}
+
+/// How often a login asks whether the fleet's CA has changed.
+const LOOK_EVERY: Duration = Duration::from_secs(600);
+
+/// Whether that is due, by the time of the file.
+fn is_to_be_looked_at(path: &Path) -> bool {
+    let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age >= LOOK_EVERY))
+}
+
+/// Gets a new certificate for a login whose fleet has another CA by now.
+async fn follow(mut client: Client, login: Login, path: &Path) -> anyhow::Result<()> {
+    let look = client.follow_ca(v1::FollowCaRequest::default()).await;
+    let needed = match look {
+        Ok(answer) => answer.into_inner().needed,
+        // A hub that can't be asked, or does not know the question, says so to the command itself.
+        Err(_) => false,
+    };
+    if !needed {
+        // Not asked again soon. Where that can't be noted it is asked again.
+        let file = std::fs::File::options().append(true).open(path);
+        let _ = file.and_then(|file| file.set_modified(SystemTime::now()));
+        return Ok(());
+    }
+    let key = Key::generate()?;
+    let csr = key.request()?;
+    let answer = client.follow_ca(v1::FollowCaRequest { csr }).await;
+    let answer = answer
+        .map_err(|status| anyhow!("the hub says: {}", status.message()))?
+        .into_inner();
+    if answer.needed {
+        let followed = Login {
+            certificate: answer.certificate,
+            ca: answer.trust,
+            key: key.to_pem(),
+            ..login
+        };
+        followed.open()?;
+        followed.write(path)?;
+    }
+    Ok(())
 }
 
 /// `muster login FILE`: keeps a login as one's own.

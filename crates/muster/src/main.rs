@@ -2,6 +2,7 @@
 
 mod admin;
 mod approve;
+mod ca;
 mod client;
 mod demo;
 mod get;
@@ -153,6 +154,11 @@ enum HubCommand {
         #[arg(long, default_value = "")]
         reason: String,
     },
+    /// Show the fleet's CA, or replace it.
+    Ca {
+        #[command(subcommand)]
+        command: Option<CaCommand>,
+    },
     /// Make a login for a person or script, list them, or take them back.
     #[command(
         args_conflicts_with_subcommands = true,
@@ -164,6 +170,26 @@ enum HubCommand {
         make: Option<MakeLogin>,
         #[command(subcommand)]
         command: Option<AdminCommand>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum CaCommand {
+    /// Replace the CA: agents and logins get certificates of a new one by themselves, and when all have, the old
+    /// one is good for nothing. `muster hub ca` shows who has not.
+    Rotate {
+        /// Do not wait for those who have not followed: their clusters and logins have to join anew.
+        #[arg(long)]
+        finish: bool,
+        /// Only show what would be done.
+        #[arg(long)]
+        dry_run: bool,
+        /// Don't ask.
+        #[arg(long)]
+        yes: bool,
+        /// Why, for the audit log.
+        #[arg(long, default_value = "")]
+        reason: String,
     },
 }
 
@@ -306,6 +332,26 @@ async fn run_connected(
                 admin::admin(connect().await?, &name, valid, &out).await?;
             }
             (None, None) => {}
+        },
+        Command::Hub {
+            command: Some(HubCommand::Ca { command }),
+            ..
+        } => match command {
+            None => ca::show(connect().await?, output).await?,
+            Some(CaCommand::Rotate {
+                finish,
+                dry_run,
+                yes,
+                reason,
+            }) => {
+                let rotate = ca::Rotate {
+                    finish,
+                    dry_run,
+                    yes,
+                    reason,
+                };
+                return ca::rotate(connect().await?, rotate, output).await;
+            }
         },
         Command::Hub {
             command:

@@ -119,6 +119,14 @@ impl Ca {
         &self.certificate
     }
 
+    /// Its name, which no other authority of a fleet has.
+    ///
+    /// # Errors
+    /// When the certificate is malformed.
+    pub fn name(&self) -> Result<String, PkiError> {
+        Ok(parse(&self.certificate)?.subject().to_string())
+    }
+
     /// The end of the authority's time. Rotate it long before.
     #[must_use]
     pub fn not_after(&self) -> SystemTime {

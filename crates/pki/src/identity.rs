@@ -88,10 +88,20 @@ pub struct Certified {
     pub identity: Identity,
     /// The certificate's number, in hexadecimal digits: what a revocation names.
     pub serial: String,
+    /// The name of the authority that signed it.
+    pub issuer: String,
     /// The start of its time.
     pub not_before: SystemTime,
     /// The end of its time.
     pub not_after: SystemTime,
+}
+
+impl Certified {
+    /// When it was made: its time begins a little earlier.
+    #[must_use]
+    pub fn made(&self) -> SystemTime {
+        (self.not_before + SKEW).min(self.not_after)
+    }
 }
 
 impl Certified {
@@ -133,6 +143,7 @@ impl Certified {
                 .iter()
                 .map(|byte| format!("{byte:02x}"))
                 .collect(),
+            issuer: certificate.issuer().to_string(),
             not_before,
             not_after,
         })

@@ -8,6 +8,7 @@ use ring::hmac;
 use crate::Ca;
 
 /// The key under which terms are proven. It comes from the CA's, so every hub of a fleet has it.
+#[derive(Clone)]
 pub struct TermKey(hmac::Key);
 
 impl fmt::Debug for TermKey {

@@ -3,6 +3,7 @@
 
 mod arrows;
 mod dependencies;
+mod fuzz;
 mod metadata;
 mod prerequisites;
 mod test;
@@ -47,16 +48,45 @@ enum Chore {
     Images,
     /// Build the image of kind's nodes where it can't be pulled, or pull it
     NodeImage,
-    /// Run the end-to-end scenarios several times in a row and show what came of each run
+    /// Search for inputs that break what reads the words of others
+    Fuzz {
+        /// For each target, in seconds
+        #[arg(long, default_value_t = fuzz::MINUTE)]
+        seconds: u32,
+        /// The only target, such as `yaml`; a directory of crates/fuzz/corpora
+        target: Option<String>,
+    },
+    /// Run the end-to-end scenarios several times in a row and show what came of each run; or `fuzz`, for an hour
+    /// each, and keep what reached something new
     Soak {
-        /// How many times
-        #[arg(default_value_t = 10)]
-        runs: u32,
+        /// How many times; or `fuzz`
+        #[arg(default_value = "10")]
+        what: Soaked,
     },
     /// Fail where a crate uses what it must not: see the map in ARCHITECTURE.md
     CheckArrows,
     /// Fail where a dependency's licence, source or name is not allowed by deny.toml
     CheckDeps,
+}
+
+/// What is run for long.
+#[derive(Debug, Clone, Copy)]
+enum Soaked {
+    Runs(u32),
+    Fuzz,
+}
+
+impl std::str::FromStr for Soaked {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "fuzz" => Ok(Self::Fuzz),
+            runs => runs
+                .parse()
+                .map(Self::Runs)
+                .map_err(|_| "neither a number of runs nor `fuzz`".to_owned()),
+        }
+    }
 }
 
 fn main() -> anyhow::Result<std::process::ExitCode> {
@@ -66,7 +96,19 @@ fn main() -> anyhow::Result<std::process::ExitCode> {
         Chore::Bench { args } => bench(&args)?,
         Chore::Images => example("images")?,
         Chore::NodeImage => example("node-image")?,
-        Chore::Soak { runs } => soak(runs)?,
+        Chore::Fuzz { seconds, target } => fuzz::run(&fuzz::Fuzz {
+            seconds,
+            target,
+            keep: false,
+        })?,
+        Chore::Soak { what } => match what {
+            Soaked::Runs(runs) => soak(runs)?,
+            Soaked::Fuzz => fuzz::run(&fuzz::Fuzz {
+                seconds: 3600,
+                target: None,
+                keep: true,
+            })?,
+        },
         Chore::CheckArrows => report("arrows", &arrows::check(&Metadata::read()?)),
         Chore::CheckDeps => report("dependencies", &dependencies::check_workspace()?),
     };

@@ -46,6 +46,14 @@ pub(crate) const BUILD: [Program; 5] = [
     },
 ];
 
+/// What fuzzing needs beside that.
+pub(crate) const FUZZ: [Program; 1] = [Program {
+    name: "c++",
+    version_flag: "--version",
+    purpose: "compiles the fuzzer",
+    install: "apt-get install g++",
+}];
+
 /// Names all that is missing at once.
 pub(crate) fn check(programs: &[Program]) -> anyhow::Result<()> {
     let works = |program: &Program| {

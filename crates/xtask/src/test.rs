@@ -11,7 +11,12 @@ use std::{
 
 use anyhow::Context;
 
-use crate::{arrows, cargo, dependencies, metadata::Metadata, prerequisites, report};
+use crate::{
+    arrows, cargo, dependencies,
+    fuzz::{self, Fuzz},
+    metadata::Metadata,
+    prerequisites, report,
+};
 
 /// Tests at a time: some bring up whole control planes of 400 MB, so many cores must not mean many of
 /// those.
@@ -97,6 +102,19 @@ pub(crate) fn run(filter: Option<&str>) -> anyhow::Result<bool> {
         tests.arg(format!("--test-threads={}", threads.min(MAX_THREADS)));
         tests.args(filter.filter(|_| package.is_none()));
         run.tests(&mut tests)?;
+    }
+    if filter.is_none() {
+        run.check("fuzzing, a minute each", || {
+            let good = fuzz::run(&Fuzz {
+                seconds: fuzz::MINUTE,
+                target: None,
+                keep: false,
+            })?;
+            Ok((!good)
+                .then(|| "see above".to_owned())
+                .into_iter()
+                .collect())
+        })?;
     }
     Ok(run.finish())
 }

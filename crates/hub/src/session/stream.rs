@@ -110,6 +110,10 @@ impl Stream<'_> {
         };
         self.settle_term(&known).await?;
         self.welcome(hello, &mut lead);
+        if self.caller.is_behind {
+            let renew = v1::hub_message::Message::RenewNow(v1::RenewNow {});
+            self.outbox.push_back(renew);
+        }
         let valid = self
             .caller
             .not_after

@@ -47,7 +47,7 @@ fn emit(value: &Value, indent: usize, out: &mut String) {
                 }
             }
         }
-        Value::String(text) if is_block(text) => {
+        Value::String(text) if is_block(text) && (indent > 0 || !has_marks(text)) => {
             out.push_str(if text.ends_with('\n') { " |" } else { " |-" });
             for part in text.lines() {
                 if part.is_empty() {
@@ -73,12 +73,22 @@ fn emit(value: &Value, indent: usize, out: &mut String) {
 fn is_block(text: &str) -> bool {
     let plain = |c: char| {
         c == '\n'
-            || (!c.is_control() && !matches!(c, '\u{85}' | '\u{2028}' | '\u{2029}' | '\u{feff}'))
+            || (!c.is_control()
+                && !matches!(
+                    c,
+                    '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}'
+                ))
     };
     text.trim_end_matches('\n').contains('\n')
         && !text.starts_with([' ', '\n'])
         && !text.ends_with("\n\n")
         && text.chars().all(plain)
+}
+
+/// Whether a line of a text would be a mark between documents, where it is not indented.
+fn has_marks(text: &str) -> bool {
+    let mark = |line: &str| line.starts_with("---") || line.starts_with("...");
+    text.lines().any(mark)
 }
 
 /// A string in one line: as it is where no reader could take it for anything else, quoted otherwise.
@@ -95,6 +105,30 @@ fn word(text: &str) -> Cow<'_, str> {
     if plain {
         Cow::Borrowed(text)
     } else {
-        Cow::Owned(Value::from(text).to_string())
+        Cow::Owned(quoted(text))
     }
+}
+
+/// A string in double quotes. JSON leaves characters as they are that YAML (1.2, `c-printable`) can't have, or
+/// that YAML 1.1 takes for line breaks.
+fn quoted(text: &str) -> String {
+    let json = Value::from(text).to_string();
+    let strange = |c: char| {
+        matches!(
+            c,
+            '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}'
+        )
+    };
+    if !json.contains(strange) {
+        return json;
+    }
+    let mut quoted = String::with_capacity(json.len() + 8);
+    for c in json.chars() {
+        match strange(c) {
+            // Each of them has at most four digits.
+            true => quoted.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => quoted.push(c),
+        }
+    }
+    quoted
 }

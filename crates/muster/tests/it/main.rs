@@ -2,6 +2,7 @@
 
 mod account;
 mod approve;
+mod ca;
 mod clocks;
 mod container;
 mod health;

@@ -1,0 +1,18 @@
+//! The fuzzer of one target, which `MUSTER_FUZZ_TARGET` names.
+
+#![no_main]
+
+use std::sync::LazyLock;
+
+use libfuzzer_sys::fuzz_target;
+use muster_fuzz::{TARGETS, Target};
+
+static TARGET: LazyLock<Target> = LazyLock::new(|| {
+    let wanted = std::env::var("MUSTER_FUZZ_TARGET").unwrap_or_default();
+    let target = TARGETS.iter().find(|(name, _)| *name == wanted);
+    let names: Vec<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
+    let missing = || panic!("MUSTER_FUZZ_TARGET is one of {}", names.join(", "));
+    target.map_or_else(missing, |(_, target)| *target)
+});
+
+fuzz_target!(|data: &[u8]| TARGET(data));

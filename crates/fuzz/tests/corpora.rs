@@ -1,0 +1,24 @@
+//! Every input that is kept still comes to its end.
+
+use std::{fs, path::Path};
+
+use muster_fuzz::TARGETS;
+
+#[test]
+fn every_kept_input_is_survived() {
+    let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpora");
+    for (name, target) in TARGETS {
+        let folder = corpora.join(name);
+        let mut inputs = 0;
+        for entry in
+            fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+        {
+            let path = entry.unwrap().path();
+            let bytes = fs::read(&path).unwrap();
+            eprintln!("{}", path.display());
+            target(&bytes);
+            inputs += 1;
+        }
+        assert!(inputs > 0, "{name} has no corpus");
+    }
+}

@@ -1,0 +1,151 @@
+//! `muster hub ca`: the fleet's certificate authority.
+
+use std::io::IsTerminal as _;
+
+use anyhow::bail;
+use muster_proto::v1;
+use serde_json::{Value, json};
+
+use crate::{
+    admin::said,
+    approve::agreed,
+    client::Client,
+    output::{Output, print},
+};
+
+/// What is asked of `muster hub ca rotate`.
+pub(crate) struct Rotate {
+    pub(crate) finish: bool,
+    pub(crate) dry_run: bool,
+    pub(crate) yes: bool,
+    pub(crate) reason: String,
+}
+
+/// `muster hub ca`.
+pub(crate) async fn show(mut client: Client, output: Output) -> anyhow::Result<()> {
+    let info = client.get_ca(v1::GetCaRequest {}).await.map_err(said)?;
+    tell(&info.into_inner(), output);
+    Ok(())
+}
+
+/// `muster hub ca rotate`: true where it was done, or there was nothing to do.
+pub(crate) async fn rotate(
+    mut client: Client,
+    rotate: Rotate,
+    output: Output,
+) -> anyhow::Result<bool> {
+    let Rotate {
+        finish,
+        dry_run,
+        yes,
+        reason,
+    } = rotate;
+    let now = client.get_ca(v1::GetCaRequest {}).await.map_err(said)?;
+    let now = now.into_inner();
+    let (question, effect) = match (finish, now.next.is_empty()) {
+        (true, true) => bail!("no CA is being replaced; `muster hub ca rotate` begins that"),
+        (false, false) => {
+            tell(&now, output);
+            return Ok(true);
+        }
+        (false, true) => (
+            "Replace the fleet's CA",
+            "Agents and logins get certificates of a new CA by themselves, the clusters go on meanwhile, and once all \
+             have followed the old CA is good for nothing. Backups of before can't be used with the fleet after that."
+                .to_owned(),
+        ),
+        (true, false) => (
+            "End the old CA now",
+            match (now.clusters.len(), now.logins.len()) {
+                (0, 0) => "Everybody has followed.".to_owned(),
+                _ => format!(
+                    "These have not followed and will be shut out, until they get a new join token or login:\n{}",
+                    waiting(&now)
+                ),
+            },
+        ),
+    };
+    if output == Output::Table {
+        print(&format!("{effect}\n"));
+    }
+    if dry_run {
+        if output != Output::Table {
+            tell(&now, output);
+        }
+        return Ok(true);
+    }
+    if !yes {
+        if !std::io::stdin().is_terminal() {
+            bail!("there is no terminal to ask at; look with --dry-run and then say --yes");
+        }
+        if !agreed(question)? {
+            anstream::eprintln!("nothing was changed");
+            return Ok(false);
+        }
+    }
+    let request = v1::RotateCaRequest { finish, reason };
+    let info = client.rotate_ca(request).await.map_err(said)?.into_inner();
+    tell(&info, output);
+    Ok(true)
+}
+
+/// A distinguished name as people say it.
+fn named(name: &str) -> &str {
+    name.strip_prefix("CN=").unwrap_or(name)
+}
+
+fn time(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).map_or_else(|_| "?".to_owned(), |time| time.to_string())
+}
+
+fn waiting(info: &v1::CaInfo) -> String {
+    let mut text = String::new();
+    for (what, names) in [("clusters", &info.clusters), ("logins", &info.logins)] {
+        if !names.is_empty() {
+            text.push_str(&format!("  {what:9} {}\n", names.join(", ")));
+        }
+    }
+    text.trim_end().to_owned()
+}
+
+fn tell(info: &v1::CaInfo, output: Output) {
+    let is_rotating = !info.next.is_empty();
+    match output {
+        Output::Table => {
+            print(&format!(
+                "{}, until {}\n",
+                named(&info.name),
+                time(info.expires_at)
+            ));
+            if is_rotating {
+                print(&format!(
+                    "{} takes its place, since {}\n",
+                    named(&info.next),
+                    time(info.since)
+                ));
+                match waiting(info) {
+                    waiting if waiting.is_empty() => {
+                        print("everybody has followed; the old one ends in a moment\n");
+                    }
+                    waiting => print(&format!("not followed yet:\n{waiting}\n")),
+                }
+            }
+        }
+        Output::Json | Output::Yaml => {
+            let next = match is_rotating {
+                true => json!({
+                    "name": named(&info.next),
+                    "since": time(info.since),
+                    "waitingClusters": info.clusters,
+                    "waitingLogins": info.logins,
+                }),
+                false => Value::Null,
+            };
+            output.document(&json!({
+                "name": named(&info.name),
+                "until": time(info.expires_at),
+                "next": next,
+            }));
+        }
+    }
+}
