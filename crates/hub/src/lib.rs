@@ -236,6 +236,7 @@ pub async fn run(
     let rotating = Arc::clone(&authority).keep_rotating(
         Arc::clone(&leadership),
         Arc::clone(&sessions),
+        metrics.clone(),
         stop.clone(),
     );
     shutdown.spawn_vital("rotation", rotating);

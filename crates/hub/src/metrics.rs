@@ -74,6 +74,8 @@ pub(crate) struct Metrics {
     pub(crate) commit_seconds: Histogram,
     pub(crate) commits_failed: Counter,
     pub(crate) workers_ended: Counter,
+    pub(crate) ca_end: Gauge,
+    pub(crate) ca_behind: Gauge,
     /// By reason, since when and how many were refused: whoever is turned away must not fill the log.
     logged: Arc<Mutex<HashMap<String, (Instant, u32)>>>,
 }
@@ -92,6 +94,8 @@ impl Metrics {
             commit_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 14)),
             commits_failed: Counter::default(),
             workers_ended: Counter::default(),
+            ca_end: Gauge::default(),
+            ca_behind: Gauge::default(),
             logged: Arc::default(),
         };
         for reason in REASONS.map(str::to_owned) {
@@ -109,6 +113,16 @@ impl Metrics {
             "refused",
             "Connections and requests that were turned away, by reason",
             metrics.refused.clone(),
+        );
+        registry.register(
+            "ca_end_timestamp_seconds",
+            "When the fleet's CA ends",
+            metrics.ca_end.clone(),
+        );
+        registry.register(
+            "ca_behind",
+            "Clusters and logins that have not followed while the CA is replaced",
+            metrics.ca_behind.clone(),
         );
         registry.register("messages_sent", "Messages to agents", metrics.sent.clone());
         registry.register(

@@ -9,6 +9,7 @@ use std::{
 
 use muster_model::ids::ClusterName;
 use muster_pki::{AdminName, Ca, Certified, TrustBundle, clock};
+use muster_proto::v1;
 use muster_runtime::log::Chain;
 use muster_store::{Expected, Store, Txn};
 use tokio_util::sync::CancellationToken;
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     authority::{Authority, AuthorityError},
     leadership::Leadership,
+    metrics::Metrics,
     records::{self, InstanceRecord, LoginRecord, RecordError, audited, now, seconds},
     session::Sessions,
 };
@@ -82,6 +84,9 @@ impl Cas {
         seconds(certificate_made) <= self.changed
     }
 }
+
+/// So long before the end of the CA people are told.
+const TOLD_BEFORE: Duration = Duration::from_secs(180 * 24 * 60 * 60);
 
 /// Who still needs the CA that goes.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -178,6 +183,25 @@ impl Authority {
         Ok(behind)
     }
 
+    /// That the CA ends soon, where nothing takes its place: then nobody could connect any more.
+    pub(crate) fn ends_soon(&self) -> Option<v1::RepoProblem> {
+        let cas = self.cas();
+        let left = cas.current.not_after().duration_since(clock::now());
+        let left = left.unwrap_or_default();
+        if cas.next.is_some() || left > TOLD_BEFORE {
+            return None;
+        }
+        Some(v1::RepoProblem {
+            scope: "fleet".to_owned(),
+            message: format!(
+                "the fleet's CA ends in {} days, and nobody can connect after that",
+                left.as_secs() / 86_400
+            ),
+            help: "replace it: `muster hub ca rotate`".to_owned(),
+            ..v1::RepoProblem::default()
+        })
+    }
+
     /// A new certificate for the same login, for as long as it would have worked, in place of one that is older
     /// than the fleet's CAs. `None` where there is nothing to follow.
     pub(crate) async fn follow(
@@ -207,10 +231,12 @@ impl Authority {
         self: Arc<Self>,
         leadership: Arc<Leadership>,
         sessions: Arc<Sessions>,
+        metrics: Metrics,
         stop: CancellationToken,
     ) {
         let mut changes = self.watch_cas();
         loop {
+            metrics.ca_end.set(end_of(&self.cas().current));
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = changes.changed() => match changed {
@@ -221,9 +247,17 @@ impl Authority {
                 () = tokio::time::sleep(LOOK_EVERY), if self.cas().next.is_some() => {}
             }
             if self.cas().next.is_none() {
+                metrics.ca_behind.set(0);
                 continue;
             }
-            let ended = match self.behind().await {
+            let behind = self.behind().await;
+            if let Ok(Behind { clusters, logins }) = &behind {
+                let count = clusters.len() + logins.len();
+                metrics
+                    .ca_behind
+                    .set(i64::try_from(count).unwrap_or(i64::MAX));
+            }
+            let ended = match behind {
                 Ok(behind) if behind.is_empty() => {
                     let reason = "everybody has followed";
                     self.finish_rotation(&leadership, crate::authority::HUB, reason)
@@ -237,6 +271,11 @@ impl Authority {
             }
         }
     }
+}
+
+/// In seconds since 1970.
+fn end_of(ca: &Ca) -> i64 {
+    i64::try_from(seconds(ca.not_after())).unwrap_or(i64::MAX)
 }
 
 fn because(reason: &str) -> String {

@@ -213,6 +213,7 @@ impl Services {
             help: "the hub tries again; what is in force stays so".to_owned(),
             ..v1::RepoProblem::default()
         }));
+        first.extend(parts.authority.ends_soon());
         status.problems.splice(0..0, first);
         if parts.leadership.now().is_none() {
             let problem = v1::RepoProblem {

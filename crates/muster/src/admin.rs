@@ -1,12 +1,8 @@
-//! Orders to a hub: join tokens, removal, logins, backup and restore.
+//! Orders to a hub: join tokens, removal, logins.
 
-use std::{
-    fmt::Display,
-    io::IsTerminal as _,
-    path::{Path, PathBuf},
-};
+use std::{io::IsTerminal as _, path::Path};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use muster_model::kinds::Span;
 use muster_pki::{Key, Login};
 use muster_proto::v1;
@@ -15,7 +11,8 @@ use tonic::Status;
 
 use crate::{
     approve::agreed,
-    client::{self, Client},
+    backup::is_stream,
+    client::Client,
     output::{Output, print},
 };
 
@@ -245,53 +242,5 @@ pub(crate) async fn admin(
         out.display(),
         out.display()
     ));
-    Ok(())
-}
-
-/// `muster hub backup FILE|-`, also beside a running hub.
-pub(crate) fn backup(state_dir: Option<PathBuf>, file: &Path) -> anyhow::Result<()> {
-    let store = client::store_file(state_dir)?;
-    let failed = || format!("no backup of {}", store.display());
-    if is_stream(file) {
-        muster_store::backup_to(&store, &mut std::io::stdout().lock()).with_context(failed)?;
-        anstream::eprintln!("{}", backed_up(&"what was written", &store));
-        return Ok(());
-    }
-    muster_store::backup(&store, file).with_context(failed)?;
-    print(&format!("{}\n", backed_up(&file.display(), &store)));
-    Ok(())
-}
-
-/// Whether a file's name stands for standard input or output.
-fn is_stream(file: &Path) -> bool {
-    file == Path::new("-")
-}
-
-fn backed_up(what: &dyn Display, store: &Path) -> String {
-    format!(
-        "{what}: a backup of {}. It holds the fleet's CA key: keep it as you keep secrets.",
-        store.display()
-    )
-}
-
-/// `muster hub restore FILE|-`, while no hub runs.
-pub(crate) fn restore(state_dir: Option<PathBuf>, file: &Path) -> anyhow::Result<()> {
-    let store = client::store_file(state_dir)?;
-    let (from, restored) = match is_stream(file) {
-        true => (
-            "standard input".to_owned(),
-            muster_store::restore_from(&mut std::io::stdin().lock(), &store),
-        ),
-        false => (
-            file.display().to_string(),
-            muster_store::restore(file, &store),
-        ),
-    };
-    let restored =
-        restored.with_context(|| format!("{from} is not restored; what was there stays"))?;
-    print(&format!("{} is restored from {from}\n", store.display()));
-    if let Some(kept) = restored.kept {
-        print(&format!("what was there before is in {}\n", kept.display()));
-    }
     Ok(())
 }

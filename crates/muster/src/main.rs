@@ -2,6 +2,7 @@
 
 mod admin;
 mod approve;
+mod backup;
 mod ca;
 mod client;
 mod demo;
@@ -125,21 +126,9 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum HubCommand {
     /// Write a backup of the hub's state, also while it runs.
-    Backup {
-        /// The backup's file; `-` for standard output.
-        file: PathBuf,
-        /// Where the hub keeps its state.
-        #[arg(long, value_name = "DIR", env = "MUSTER_STATE_DIR")]
-        state_dir: Option<PathBuf>,
-    },
+    Backup(backup::BackupArgs),
     /// Put a backup in place of the hub's state, while no hub runs.
-    Restore {
-        /// The backup's file; `-` for standard input.
-        file: PathBuf,
-        /// Where the hub keeps its state.
-        #[arg(long, value_name = "DIR", env = "MUSTER_STATE_DIR")]
-        state_dir: Option<PathBuf>,
-    },
+    Restore(backup::RestoreArgs),
     /// Show what of a hub's state may be older than its clusters, and say that a person has seen that all is well.
     ///
     /// A hub whose state was restored deletes nothing unasked until then.
@@ -297,13 +286,13 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
         Command::Health(args) => health::run(&args, output),
         Command::KeepLogin { file } => client::login(&file).map(|()| true),
         Command::Hub {
-            command: Some(HubCommand::Backup { file, state_dir }),
+            command: Some(HubCommand::Backup(args)),
             ..
-        } => admin::backup(state_dir, &file).map(|()| true),
+        } => backup::backup(&args).map(|()| true),
         Command::Hub {
-            command: Some(HubCommand::Restore { file, state_dir }),
+            command: Some(HubCommand::Restore(args)),
             ..
-        } => admin::restore(state_dir, &file).map(|()| true),
+        } => backup::restore(&args).map(|()| true),
         connected => tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()?

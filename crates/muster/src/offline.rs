@@ -39,7 +39,8 @@ impl Checked {
 fn check(dir: &Path, role: Option<AsRole>) -> anyhow::Result<Checked> {
     let tree = muster_git::read_dir(dir)
         .with_context(|| format!("can't read the fleet repository in {}", dir.display()))?;
-    let mut worker = Worker::new(crate::servers::worker()?, Limits::default(), None);
+    let limits = Limits::within(muster_runtime::process::container_memory());
+    let mut worker = Worker::new(crate::servers::worker()?, limits, None);
     worker.show_as(role);
     let worked = tokio::runtime::Builder::new_current_thread()
         .enable_all()

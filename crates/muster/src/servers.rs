@@ -11,6 +11,7 @@ use muster_model::kinds::Span;
 use muster_pki::JoinToken;
 use muster_runtime::{
     log::{self, LogFormat},
+    process,
     shutdown::Shutdown,
 };
 use muster_worker::{Limits, Program};
@@ -172,7 +173,7 @@ impl HubArgs {
             None => None,
         };
         let state_dir = self.state_dir()?;
-        let limits = Limits::default();
+        let limits = Limits::within(process::container_memory());
         Ok(HubConfig {
             remote: RemoteConfig {
                 url: repo

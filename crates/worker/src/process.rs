@@ -77,14 +77,21 @@ pub struct Limits {
 /// The memory of a worker on a machine that has enough.
 const MEMORY: u64 = 2 * 1024 * 1024 * 1024;
 
-impl Default for Limits {
-    /// Half of what this container may have, and at most 2 GiB; 2 s for an app.
-    fn default() -> Self {
-        let limit = muster_runtime::process::container_memory();
+impl Limits {
+    /// Half of the memory that this container is limited to, where it is, and at most 2 GiB; 2 s for an app.
+    #[must_use]
+    pub fn within(container: Option<u64>) -> Self {
         Self {
-            memory: limit.map_or(MEMORY, |limit| (limit / 2).min(MEMORY)),
+            memory: container.map_or(MEMORY, |limit| (limit / 2).min(MEMORY)),
             app: Duration::from_secs(2),
         }
+    }
+}
+
+impl Default for Limits {
+    /// Of a machine that has enough.
+    fn default() -> Self {
+        Self::within(None)
     }
 }
 

@@ -49,12 +49,7 @@ const ALLOWED: [(&str, &[&str]); 11] = [
     ("muster-apply", &["muster-model", "muster-plan"]),
     (
         "muster-worker",
-        &[
-            "muster-model",
-            "muster-plan",
-            "muster-render",
-            "muster-runtime",
-        ],
+        &["muster-model", "muster-plan", "muster-render"],
     ),
     (
         "muster-agent",

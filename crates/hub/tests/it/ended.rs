@@ -124,3 +124,42 @@ async fn not_from_another_authority_and_not_for_who_was_removed() {
     assert_eq!(removed.code(), Code::PermissionDenied);
     assert_eq!(hub.refused("revoked").await, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn that_the_ca_ends_soon_is_told_until_another_takes_its_place() {
+    let repo = repository();
+    let hub = Hub::new(&repo).await;
+    let told = |status: &muster_proto::v1::Status| {
+        let mut problems = status.problems.iter();
+        problems.any(|problem| problem.message.contains("the fleet's CA ends in 99 days"))
+    };
+    assert!(!told(&hub.status().await));
+    let (config, state) = hub.stop().await;
+    let store = store_of(&config).await;
+    // Ten years long, for all but 100 days.
+    let long_ago = SystemTime::now() - Duration::from_secs((3650 - 100) * 86_400);
+    let ca = Ca::create(long_ago).unwrap();
+    let txn = Txn::new().put("ca/current", ca.to_pem());
+    store.commit(txn).await.unwrap();
+    drop(store);
+    let hub = Hub::start(config, state).await;
+    assert!(told(&hub.status().await));
+    let mut admin = hub.admin().await;
+    let rotate = muster_proto::v1::RotateCaRequest::default();
+    admin.rotate_ca(rotate).await.unwrap();
+    // No agent has joined, and the hub makes the login of its machine anew.
+    let ends = async || {
+        // It is made anew on the way.
+        let (trust, credentials) = hub.login().open()?;
+        let channel = dial(&hub.address(), &trust, Some(&credentials)).await?;
+        let mut admin = muster_proto::v1::admin_client::AdminClient::new(channel);
+        let status = admin.get_status(muster_proto::v1::StatusRequest::default());
+        anyhow::ensure!(!told(status.await?.get_ref()));
+        let info = admin.get_ca(muster_proto::v1::GetCaRequest {}).await?;
+        anyhow::ensure!(info.get_ref().next.is_empty() && info.get_ref().name != ca.name()?);
+        Ok(())
+    };
+    muster_testkit::wait::eventually("another CA", crate::fixture::SOON, ends)
+        .await
+        .unwrap();
+}

@@ -132,3 +132,81 @@ async fn a_state_directory_is_made_where_it_can_be_and_named_where_not() -> anyh
     ensure!(deep.join("admin.yaml").exists());
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_encrypted_backup_comes_back_with_its_identity_alone() -> anyhow::Result<()> {
+    let mut fleet = Fleet::start(FleetOptions::new(env!("CARGO_BIN_EXE_muster"), &[])).await?;
+    let files = repository::fleet("encrypted", "{}", [("one", "west")]);
+    fleet.repo().publish("begin", &repository::listed(&files))?;
+    fleet.start_hub().await?;
+    let [ours, theirs] = [(); 2].map(|()| age::x25519::Identity::generate());
+    let file = fleet.directory().join("hub.backup.age");
+    let path = file.to_string_lossy().into_owned();
+    let recipient = ours.to_public().to_string();
+    let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+
+    let no = hub(&fleet, &["backup", &path, "--recipient", "age1nobody"], b"")?;
+    ensure!(!no.status.success() && !file.exists(), "{}", said(&no));
+    let saved = hub(&fleet, &["backup", &path, "--recipient", &recipient], b"")?;
+    ensure!(saved.status.success(), "{}", said(&saved));
+    let again = hub(&fleet, &["backup", &path, "--recipient", &recipient], b"")?;
+    ensure!(!again.status.success() && said(&again).contains("exists already"));
+    let bytes = std::fs::read(&file)?;
+    ensure!(bytes.starts_with(b"age-encryption.org/v1"));
+    ensure!(
+        !bytes.windows(11).any(|part| part == b"PRIVATE KEY"),
+        "the CA's key can be read"
+    );
+    let mode = std::os::unix::fs::PermissionsExt::mode(&file.metadata()?.permissions());
+    ensure!(mode & 0o077 == 0, "others can read it: {mode:o}");
+    let piped = hub(&fleet, &["backup", "-", "--recipient", &recipient], b"")?;
+    ensure!(piped.stdout.starts_with(b"age-encryption.org/v1"));
+
+    fleet.stop_hub()?;
+    let identity = |name: &str, identity: &age::x25519::Identity| {
+        use age::secrecy::ExposeSecret as _;
+        let file = fleet.directory().join(name);
+        let secret = identity.to_string();
+        std::fs::write(&file, format!("# a key\n{}\n", secret.expose_secret()))?;
+        anyhow::Ok(file.to_string_lossy().into_owned())
+    };
+    let (right, wrong) = (identity("ours", &ours)?, identity("theirs", &theirs)?);
+    for (arguments, words) in [
+        (vec!["restore", &path], "--identity"),
+        (
+            vec!["restore", &path, "--identity", &wrong],
+            "No matching keys found",
+        ),
+        (
+            vec!["restore", &path, "--identity", "/nowhere"],
+            "no file of age identities",
+        ),
+    ] {
+        let no = hub(&fleet, &arguments, b"")?;
+        ensure!(
+            !no.status.success() && said(&no).contains(words),
+            "{}",
+            said(&no)
+        );
+    }
+    // One that is broken off restores nothing.
+    let cut = &piped.stdout[..piped.stdout.len() - 100];
+    let no = hub(&fleet, &["restore", "-", "--identity", &right], cut)?;
+    ensure!(!no.status.success(), "half a backup was restored");
+    let restored = hub(&fleet, &["restore", &path, "--identity", &right], b"")?;
+    ensure!(restored.status.success(), "{}", said(&restored));
+    fleet.start_hub().await?;
+    let log = std::fs::read_to_string(fleet.hub()?.log())?;
+    ensure!(log.contains("was restored from a backup"), "{log}");
+    let piped = hub(
+        &fleet,
+        &["restore", "-", "--identity", &right],
+        &piped.stdout,
+    )?;
+    ensure!(
+        said(&piped).contains("in use by another process"),
+        "{}",
+        said(&piped)
+    );
+    Ok(())
+}
