@@ -4,7 +4,10 @@
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -250,73 +253,107 @@ async fn join(
     ))
 }
 
-/// Runs the whole of it with this many agents.
-pub(crate) async fn run(muster: PathBuf, agents: usize, commits: usize) -> anyhow::Result<Fanout> {
-    let mut fleet = Fleet::start(FleetOptions::new(muster, &[])).await?;
-    let files = files(agents);
-    fleet.repo().publish("begin", &repository::listed(&files))?;
-    fleet.start_hub().await?;
-    let mut admin = admin(&fleet.login()).await?;
-    eventually("the first commit", Duration::from_secs(60), async || {
-        let status = admin
-            .get_status(v1::StatusRequest::default())
-            .await?
-            .into_inner();
-        ensure!(
-            status.clusters.len() == agents,
-            "{} clusters",
-            status.clusters.len()
-        );
-        Ok(())
-    })
-    .await?;
-    let pid = fleet.hub()?.pid();
-    let joined: Vec<_> =
-        futures::stream::iter((0..agents).map(|index| join(admin.clone(), cluster_name(index))))
-            .buffer_unordered(16)
-            .try_collect()
-            .await?;
-    let (before, _) = memory(pid)?;
-    let began = Instant::now();
-    let stop = CancellationToken::new();
-    let mut clusters = Vec::with_capacity(agents);
-    let mut following = tokio::task::JoinSet::new();
-    for (process, (name, hub, trust, credentials)) in (1_u64..).zip(joined) {
-        let cluster = Arc::new(Instantly::new());
-        clusters.push(Arc::clone(&cluster));
-        let stop = stop.clone();
-        following.spawn(async move {
-            while !stop.is_cancelled() {
-                let channel = match dial(&hub, &trust, Some(&credentials)).await {
-                    Ok(channel) => channel,
-                    Err(error) => {
+/// A hub with this many agents, all in sync.
+pub(crate) struct Crowd {
+    pub(crate) fleet: Fleet,
+    pub(crate) admin: AdminClient<Channel>,
+    /// The hub's resident memory before the first agent, in bytes.
+    pub(crate) before: u64,
+    /// From the first connection until all were connected and in sync.
+    pub(crate) joined: Duration,
+    clusters: Vec<Arc<Instantly>>,
+    /// How often a stream has ended.
+    pub(crate) ended: Arc<AtomicUsize>,
+    stop: CancellationToken,
+    following: tokio::task::JoinSet<()>,
+    commits: usize,
+}
+
+impl Crowd {
+    pub(crate) async fn gather(muster: PathBuf, agents: usize) -> anyhow::Result<Self> {
+        let mut fleet = Fleet::start(FleetOptions::new(muster, &[])).await?;
+        let files = files(agents);
+        fleet.repo().publish("begin", &repository::listed(&files))?;
+        fleet.start_hub().await?;
+        let mut admin = admin(&fleet.login()).await?;
+        eventually("the first commit", Duration::from_secs(120), async || {
+            let status = admin
+                .get_status(v1::StatusRequest::default())
+                .await?
+                .into_inner();
+            ensure!(
+                status.clusters.len() == agents,
+                "{} clusters",
+                status.clusters.len()
+            );
+            Ok(())
+        })
+        .await?;
+        let pid = fleet.hub()?.pid();
+        let joined: Vec<_> = futures::stream::iter(
+            (0..agents).map(|index| join(admin.clone(), cluster_name(index))),
+        )
+        .buffer_unordered(16)
+        .try_collect()
+        .await?;
+        let (before, _) = memory(pid)?;
+        let began = Instant::now();
+        let stop = CancellationToken::new();
+        let ended = Arc::new(AtomicUsize::new(0));
+        let mut clusters = Vec::with_capacity(agents);
+        let mut following = tokio::task::JoinSet::new();
+        for (process, (name, hub, trust, credentials)) in (1_u64..).zip(joined) {
+            let cluster = Arc::new(Instantly::new());
+            clusters.push(Arc::clone(&cluster));
+            let (stop, ended) = (stop.clone(), Arc::clone(&ended));
+            following.spawn(async move {
+                while !stop.is_cancelled() {
+                    let channel = match dial(&hub, &trust, Some(&credentials)).await {
+                        Ok(channel) => channel,
+                        Err(error) => {
+                            eprintln!("{name}: {error}");
+                            continue;
+                        }
+                    };
+                    if let Err(error) =
+                        follow(channel, &name, process, cluster.as_ref(), &stop, || {}).await
+                    {
+                        ended.fetch_add(1, Ordering::Relaxed);
                         eprintln!("{name}: {error}");
-                        continue;
                     }
-                };
-                if let Err(error) =
-                    follow(channel, &name, process, cluster.as_ref(), &stop, || {}).await
-                {
-                    eprintln!("{name}: {error}");
                 }
-            }
-        });
+            });
+        }
+        acknowledged(&mut admin, agents, Duration::from_secs(300)).await?;
+        Ok(Self {
+            fleet,
+            admin,
+            before,
+            joined: began.elapsed(),
+            clusters,
+            ended,
+            stop,
+            following,
+            commits: 0,
+        })
     }
-    acknowledged(&mut admin, agents, Duration::from_secs(300)).await?;
-    let joined = began.elapsed();
-    let (idle, _) = settled(pid).await?;
-    let (mut last, mut each) = (Vec::new(), Vec::new());
-    for commit in 1..=commits {
-        let before: Vec<u64> = clusters
+
+    /// One commit: from the push until the hub has the last acknowledgement, and until each agent has it.
+    pub(crate) async fn commit(&mut self) -> anyhow::Result<(Duration, Vec<Duration>)> {
+        self.commits += 1;
+        let before: Vec<u64> = self
+            .clusters
             .iter()
             .map(|cluster| cluster.taken.borrow().0)
             .collect();
-        let path = format!("apps/app{}/values.yaml", commit % APPS);
-        fleet
-            .repo()
-            .publish(&format!("commit {commit}"), &[(&path, &values(commit))])?;
+        let path = format!("apps/app{}/values.yaml", self.commits % APPS);
+        let files = [(path.as_str(), values(self.commits))];
+        let files = files.each_ref().map(|(path, text)| (*path, text.as_str()));
+        let subject = format!("commit {}", self.commits);
+        self.fleet.repo().publish(&subject, &files)?;
         let pushed = Instant::now();
-        for (cluster, before) in clusters.iter().zip(before) {
+        let mut each = Vec::with_capacity(before.len());
+        for (cluster, before) in self.clusters.iter().zip(before) {
             let mut taken = cluster.taken.subscribe();
             let taken = tokio::time::timeout(
                 Duration::from_secs(60),
@@ -327,12 +364,32 @@ pub(crate) async fn run(muster: PathBuf, agents: usize, commits: usize) -> anyho
                 .context("a cluster did not get the commit in a minute")??;
             each.push(at.saturating_duration_since(pushed));
         }
-        acknowledged(&mut admin, agents, Duration::from_secs(60)).await?;
-        last.push(pushed.elapsed());
+        let agents = self.clusters.len();
+        acknowledged(&mut self.admin, agents, Duration::from_secs(60)).await?;
+        Ok((pushed.elapsed(), each))
+    }
+
+    /// Ends all agents.
+    pub(crate) async fn close(self) {
+        self.stop.cancel();
+        self.following.join_all().await;
+    }
+}
+
+/// Runs the whole of it with this many agents.
+pub(crate) async fn run(muster: PathBuf, agents: usize, commits: usize) -> anyhow::Result<Fanout> {
+    let mut crowd = Crowd::gather(muster, agents).await?;
+    let pid = crowd.fleet.hub()?.pid();
+    let (idle, _) = settled(pid).await?;
+    let (mut last, mut each) = (Vec::new(), Vec::new());
+    for _ in 0..commits {
+        let (all, of_each) = crowd.commit().await?;
+        last.push(all);
+        each.extend(of_each);
     }
     let (_, peak) = memory(pid)?;
-    stop.cancel();
-    following.join_all().await;
+    let (before, joined) = (crowd.before, crowd.joined);
+    crowd.close().await;
     Ok(Fanout {
         agents,
         last,

@@ -5,6 +5,7 @@ mod apply;
 mod commit;
 mod fanout;
 mod fleet;
+mod hostile;
 mod machine;
 mod peers;
 mod render;
@@ -41,6 +42,8 @@ enum Choice {
     Commit,
     /// One commit to 500 and 2,000 simulated clusters
     Fanout,
+    /// 10,000 simulated clusters while strangers try 5,000 connections a second
+    Hostile,
     /// Objects per second for 50 apps by 200 clusters, beside Helm and Kustomize
     Render,
     /// The same without the peers, for profiles; writes no file
@@ -50,11 +53,12 @@ enum Choice {
 /// A benchmark: its choice, and what measures it, given the number of repetitions.
 type Bench = (Choice, fn(u32) -> anyhow::Result<Section>);
 
-const BENCHES: [Bench; 4] = [
+const BENCHES: [Bench; 5] = [
     (Choice::Render, render::measure),
     (Choice::Apply, apply::measure),
     (Choice::Commit, commit::measure),
     (Choice::Fanout, fanout::measure),
+    (Choice::Hostile, hostile::measure),
 ];
 
 fn main() -> anyhow::Result<()> {

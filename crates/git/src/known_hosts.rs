@@ -232,6 +232,8 @@ fn matches(pattern: &str, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn key(content: u8) -> Vec<u8> {
@@ -360,6 +362,34 @@ mod tests {
         assert!(!matches(&"*a".repeat(60), &"a".repeat(59)));
         assert!(matches("*a*b*", "xxaxxbxx"));
         assert!(matches("**", ""));
+    }
+
+    proptest! {
+        /// Whatever stands in the files, and whatever key a host shows: only a line with that very key, for that
+        /// host, makes it known.
+        #[test]
+        fn no_text_makes_another_key_known(
+            lines in prop::collection::vec(
+                "(@revoked |@cert-authority |#)?(\\|1\\||!|\\*|\\?|host|\\[host\\]:22|,| ){1,6} ?(ssh-ed25519|ssh-rsa)? ?[A-Za-z0-9+/=]{0,80}",
+                0..8,
+            ),
+            shown in prop::collection::vec(any::<u8>(), 0..60),
+        ) {
+            let text = lines.join("\n");
+            let files = [(PathBuf::from("known_hosts"), text.clone())];
+            let known = decide(&files, Path::new("known_hosts"), "host", 22, &shown).is_ok();
+            let encoded = BASE64_STANDARD.encode(&shown);
+            prop_assert!(!known || text.contains(&encoded));
+            let _ = decide(&files, Path::new("known_hosts"), "host", 22, &key(1));
+        }
+
+        #[test]
+        fn a_star_stands_for_any_text(before in "[a-z]{0,5}", middle in "[ -~]{0,20}", after in "[a-z]{0,5}") {
+            let name = format!("{before}{middle}{after}").to_ascii_lowercase();
+            let pattern = format!("{before}*{after}");
+            prop_assert!(matches(&pattern, &name));
+            prop_assert!(matches(&"?".repeat(name.len()), &name));
+        }
     }
 
     #[test]

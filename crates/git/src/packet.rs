@@ -101,6 +101,8 @@ impl Buffer {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -130,6 +132,51 @@ mod tests {
                 }
             }
             assert_eq!(seen, expected);
+        }
+    }
+
+    /// What an answer is read as, in chunks of these sizes; the error ends it.
+    fn read(bytes: &[u8], sizes: &[usize]) -> (Vec<Packet>, Option<String>) {
+        let (mut buffer, mut seen, mut rest) = (Buffer::default(), Vec::new(), bytes);
+        for size in sizes.iter().copied().chain([bytes.len()]) {
+            let (chunk, after) = rest.split_at(size.min(rest.len()));
+            rest = after;
+            buffer.add(chunk);
+            loop {
+                match buffer.take() {
+                    Ok(Some(packet)) => seen.push(packet),
+                    Ok(None) => break,
+                    Err(error) => return (seen, Some(error)),
+                }
+            }
+        }
+        (seen, None)
+    }
+
+    proptest! {
+        /// Bytes of any kind, among them some that look like packets, say the same however they come.
+        #[test]
+        fn no_bytes_and_no_chunks_confuse_it(
+            parts in prop::collection::vec(
+                prop_oneof![
+                    prop::collection::vec(any::<u8>(), 0..40),
+                    "[0-9a-fA-F]{4}".prop_map(String::into_bytes),
+                    "(ERR )?[ -~]{0,30}".prop_map(|text| line(&text).into_bytes()),
+                ],
+                0..12,
+            ),
+            sizes in prop::collection::vec(0..50_usize, 0..20),
+        ) {
+            let bytes = parts.concat();
+            let whole = read(&bytes, &[]);
+            prop_assert_eq!(read(&bytes, &sizes), whole);
+        }
+
+        #[test]
+        fn what_is_written_is_read(texts in prop::collection::vec("[a-z ]{0,60}", 0..10)) {
+            let written: String = texts.iter().map(|text| line(text)).collect();
+            let expected = texts.iter().map(|text| Packet::Data(text.clone().into_bytes()));
+            prop_assert_eq!(read(written.as_bytes(), &[]), (expected.collect(), None));
         }
     }
 
