@@ -152,3 +152,12 @@ there is none yet. Nothing is ever updated or deleted by the collection. */}}
   resources: [events]
   verbs: [create, patch]
 {{- end -}}
+
+{{- /* The namespaces that the agent is told to leave alone; upgrades with --reuse-values may have none. */}}
+{{- define "muster-agent.denied" -}}
+{{- if kindIs "invalid" .Values.rbac.denyNamespaces -}}
+kube-system
+{{- else -}}
+{{- join "," .Values.rbac.denyNamespaces -}}
+{{- end -}}
+{{- end -}}

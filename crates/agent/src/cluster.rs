@@ -55,13 +55,13 @@ pub enum UnpackError {
 pub(crate) const MAX_BUNDLE: u64 = 64 * 1024 * 1024;
 
 impl PackedBundle {
-    /// Takes these bytes if they are the bundle of this hash.
+    /// Takes these bytes if they are the bundle of this hash, and no more than `most` when they are unpacked.
     ///
     /// # Errors
     /// [`UnpackError`] where they are not.
-    pub fn new(packed: Vec<u8>, hash: ContentHash) -> Result<Self, UnpackError> {
+    pub fn new(packed: Vec<u8>, hash: ContentHash, most: u64) -> Result<Self, UnpackError> {
         let mut bundle = Self { packed, size: 0 };
-        let encoded = bundle.unpack()?;
+        let encoded = bundle.unpack_at_most(most)?;
         bundle.size = encoded.len();
         match ContentHash::of(&encoded) == hash {
             true => Ok(bundle),
@@ -74,13 +74,17 @@ impl PackedBundle {
     /// # Errors
     /// [`UnpackError`] where there is none.
     pub fn unpack(&self) -> Result<Vec<u8>, UnpackError> {
+        self.unpack_at_most(MAX_BUNDLE)
+    }
+
+    fn unpack_at_most(&self, most: u64) -> Result<Vec<u8>, UnpackError> {
         use std::io::Read as _;
         let mut encoded = Vec::new();
         let decoder = zstd::Decoder::with_buffer(self.packed.as_slice());
-        let read = decoder.and_then(|d| d.take(MAX_BUNDLE + 1).read_to_end(&mut encoded));
+        let read = decoder.and_then(|d| d.take(most + 1).read_to_end(&mut encoded));
         match read {
             Err(_) => Err(UnpackError::Damaged),
-            Ok(_) if encoded.len() as u64 > MAX_BUNDLE => Err(UnpackError::TooLarge),
+            Ok(_) if encoded.len() as u64 > most => Err(UnpackError::TooLarge),
             Ok(_) => Ok(encoded),
         }
     }

@@ -28,6 +28,8 @@ const RENEW_EVERY: Duration = Duration::from_secs(5);
 const TAKE_OVER: Duration = Duration::from_secs(15 + 25);
 /// A holder stops acting this long before another may begin.
 const STOP_BEFORE: Duration = Duration::from_secs(3);
+/// Between two tries to renew a Lease that somebody else writes just now.
+const BETWEEN: Duration = Duration::from_millis(50);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long the Lease is watched before it is looked at again, since it is also freed by time alone.
 const WATCH_FOR: Duration = Duration::from_secs(5);
@@ -316,6 +318,7 @@ impl Lead {
             if self.write(lease, spec).await? {
                 return Ok(true);
             }
+            tokio::time::sleep(BETWEEN).await;
         }
     }
 

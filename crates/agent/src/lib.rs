@@ -32,7 +32,10 @@ use muster_runtime::{
 };
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 use proof::Prover;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -158,7 +161,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
     let client = muster_apply::connect(config.kube).map_err(|e| AgentError::Client(Box::new(e)))?;
     let apply = ApplyConfig {
         namespace: config.namespace.clone(),
-        reach: config.reach,
+        reach: config.reach.clone(),
         prune_ceiling: config.prune_ceiling,
         ..ApplyConfig::default()
     };
@@ -166,6 +169,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
         identities: IdentityStore::new(client.clone(), &config.namespace),
         client: client.clone(),
         namespace: config.namespace.clone(),
+        reach: config.reach,
         join_token: config.join_token,
         hub: config.hub,
     };
@@ -389,6 +393,7 @@ async fn serve(
         let end = i64::try_from(end).unwrap_or(i64::MAX);
         metrics.certificate_end.set(end);
         let renewing = stop.child_token();
+        let asked = Notify::new();
         let mut next = None;
         let ended = match dial(&identity.hub, &identity.trust, Some(&identity.credentials)).await {
             Ok(channel) => {
@@ -398,6 +403,7 @@ async fn serve(
                     process,
                     cluster,
                     &renewing,
+                    &asked,
                     || {
                         connected = Some(Instant::now());
                         metrics.connected.set(1);
@@ -408,17 +414,16 @@ async fn serve(
                     ended = following => ended,
                     // The stream begins anew with what is known now.
                     () = cluster.forgotten() => Ok(()),
-                    renewed = renew(identities, channel.clone(), &identity) => {
+                    renewed = renew(identities, channel.clone(), &identity, &asked) => {
                         next = Some(renewed);
                         Ok(())
                     }
                 };
                 match ended {
-                    // The certificate has ended, whatever the time is here, and is good for a new one; or the hub
-                    // wants it anew.
-                    Err(error) if asks_to_renew(&error) => {
+                    // The certificate has ended, whatever the time is here: it is good for a new one.
+                    Err(StreamError::Status(status)) if status.code() == Code::Unauthenticated => {
                         tracing::warn!(
-                            why = %Chain(&error),
+                            why = status.message(),
                             "the agent asks for a new certificate"
                         );
                         let renewed = identities.renew(channel).await;
@@ -472,15 +477,6 @@ async fn show_generation(mut level: watch::Receiver<Arc<Level>>, gauge: Gauge<u6
     }
 }
 
-/// Whether a new certificate is the answer.
-fn asks_to_renew(error: &StreamError) -> bool {
-    match error {
-        StreamError::Status(status) => status.code() == Code::Unauthenticated,
-        StreamError::Renew => true,
-        _ => false,
-    }
-}
-
 /// A refusal by name is not asked again soon.
 fn wait_of(error: &StreamError) -> Option<Duration> {
     match error {
@@ -497,13 +493,17 @@ fn wait_of(error: &StreamError) -> Option<Duration> {
     }
 }
 
-/// Waits until a new certificate is due and gets one, however often it takes.
+/// Waits until a new certificate is due, or the hub asks for that, and gets one, however often it takes.
 async fn renew(
     identities: &IdentityStore,
     channel: tonic::transport::Channel,
     identity: &Identity,
+    asked: &Notify,
 ) -> Identity {
-    tokio::time::sleep_until(identity.renew_at).await;
+    tokio::select! {
+        () = tokio::time::sleep_until(identity.renew_at) => {}
+        () = asked.notified() => tracing::info!("the hub asks for a new certificate"),
+    }
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
     loop {
         match identities.renew(channel.clone()).await {

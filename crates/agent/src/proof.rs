@@ -7,7 +7,7 @@ use std::{convert::Infallible, error::Error, io, time::Duration};
 
 use futures::TryStreamExt as _;
 use kube::Client;
-use muster_apply::{InventoryError, KeptError, KeptStore, check_inventory};
+use muster_apply::{InventoryError, KeptError, KeptStore, Reach, check_inventory};
 use muster_pki::{Credentials, JoinToken, TrustBundle};
 use muster_proto::{PROTOCOL_VERSION, VERSION, v1, v1::agents_client::AgentsClient};
 use muster_runtime::{backoff::Backoff, http::Part, log::Chain};
@@ -18,6 +18,7 @@ use crate::{
     RECONNECT,
     dial::{DialError, dial},
     identity::{Identity, IdentityError, IdentityStore},
+    room::{Load, Room, TooLarge},
 };
 
 /// What was proven is proven again this often, for as long as another agent leads.
@@ -34,6 +35,14 @@ pub(crate) enum Doubt {
     Kept(#[from] KeptError),
     #[error("this agent ({VERSION}) can't go on from the inventory that is kept in the cluster")]
     Inventory(#[from] InventoryError),
+    #[error(
+        "this agent ({VERSION}) has too little memory for the generation that is kept in the cluster"
+    )]
+    Room(#[from] TooLarge),
+    #[error(
+        "this agent ({VERSION}) could no longer look after {object}, which is applied here: {why}"
+    )]
+    Reach { object: String, why: String },
     #[error("this agent ({VERSION}) and the hub at {hub} don't accept each other's certificates")]
     Tls {
         hub: String,
@@ -48,6 +57,8 @@ pub(crate) enum Doubt {
 pub(crate) struct Prover {
     pub(crate) client: Client,
     pub(crate) namespace: String,
+    /// What of its cluster it may touch.
+    pub(crate) reach: Reach,
     pub(crate) identities: IdentityStore,
     pub(crate) join_token: Option<JoinToken>,
     /// The hub's address, where it is another than the one that is kept.
@@ -88,13 +99,20 @@ impl Prover {
 
     async fn prove(&self, fit: &watch::Sender<Option<bool>>) -> Result<(), Doubt> {
         let kept = self.identities.kept(self.join_token.as_ref()).await?;
-        check_inventory(self.client.clone(), &self.namespace).await?;
+        let denied = check_inventory(self.client.clone(), &self.namespace, &self.reach).await?;
+        if let Some((object, why)) = denied {
+            return Err(Doubt::Reach { object, why });
+        }
         let mut store = KeptStore::new(self.client.clone(), &self.namespace);
         if let Some(pointer) = store.open().await? {
             let reader = store.reader();
             let mut bundles = std::pin::pin!(reader.bundles(&pointer));
             // One after the other: all of them at once are for the agent that leads.
-            while bundles.try_next().await?.is_some() {}
+            let (room, mut load) = (Room::of_this_process(), Load::default());
+            while let Some(bundle) = bundles.try_next().await? {
+                load.add(&bundle);
+                room.check(&load)?;
+            }
         }
         // Where nobody leads, nobody waits for a hub that may be far away.
         fit.send_if_modified(|fit| fit.is_none() && fit.replace(true).is_none());

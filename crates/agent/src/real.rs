@@ -114,15 +114,21 @@ impl RealCluster {
                 Ok(()) => break,
                 Err(error) => error,
             };
+            if matches!(error, ReadError::TooLarge(_)) {
+                // Only another generation can help, which comes over the stream.
+                tracing::error!(error = %Chain(&error), generation = %pointer.generation, "the generation in force is not applied");
+                if self.is_unread(&pointer) {
+                    self.trouble.send_replace(Some(Chain(&error).to_string()));
+                }
+                break;
+            }
             let pause = match &error {
                 // The number still counts. The hub sends the content again under the next one.
                 ReadError::Kept(KeptError::DamagedBundle { .. }) => {
                     self.forget(&pointer);
                     Duration::ZERO
                 }
-                ReadError::Kept(_) => backoff.next_delay(),
-                // Only another generation can help.
-                ReadError::TooLarge(_) => AGAIN.1,
+                _ => backoff.next_delay(),
             };
             tracing::error!(error = %Chain(&error), generation = %pointer.generation, "the generation in force is not applied");
             if !pause.is_zero() && self.is_unread(&pointer) {

@@ -27,14 +27,6 @@ impl Load {
         let bytes = objects.iter().map(|object| object.json.len() as u64);
         self.bytes += bytes.sum::<u64>();
     }
-
-    /// So much text.
-    pub(crate) fn of_bytes(bytes: usize) -> Self {
-        Self {
-            objects: 0,
-            bytes: bytes as u64,
-        }
-    }
 }
 
 /// What an agent takes.
@@ -79,13 +71,26 @@ impl Room {
         }
     }
 
+    /// How many bytes of manifests.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.memory / TEXT
+    }
+
+    /// What is said where there is more text than that.
+    pub(crate) fn too_much_text(&self) -> TooLarge {
+        TooLarge {
+            limit: Limit::Bytes(self.bytes()),
+            memory: self.memory,
+        }
+    }
+
     /// Whether this may be taken.
     ///
     /// # Errors
     /// [`TooLarge`] says what there is too much of.
     pub(crate) fn check(&self, load: &Load) -> Result<(), TooLarge> {
         let memory = self.memory;
-        let (objects, bytes) = (memory / OBJECT, memory / TEXT);
+        let (objects, bytes) = (memory / OBJECT, self.bytes());
         let limit = if load.objects > objects {
             Limit::Objects(objects)
         } else if load.bytes > bytes {

@@ -13,7 +13,10 @@ use muster_plan::delivery::{
 use muster_proto::{PROTOCOL_VERSION, VERSION, v1};
 use muster_runtime::{backoff::Backoff, log::Chain};
 use prost::Message as _;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, transport::Channel};
@@ -22,7 +25,7 @@ use crate::{
     cluster::{
         Arrived, ArrivedBundle, Cluster, Level, MAX_BUNDLE, PackedBundle, TakeError, UnpackError,
     },
-    room::{Load, Room},
+    room::Room,
 };
 
 /// Reports follow each other no faster than this.
@@ -58,9 +61,6 @@ pub enum StreamError {
         /// Its protocol.
         protocol: u32,
     },
-    /// The fleet's CAs have changed, and the agent needs a certificate of today.
-    #[error("the hub asks for a new certificate")]
-    Renew,
     /// The hub sent something impossible.
     #[error("the hub sent {0}")]
     Nonsense(&'static str),
@@ -101,9 +101,11 @@ struct Stream<'a, C> {
     keep_again: Backoff,
     reported: Option<Arc<Level>>,
     room: Room,
+    renew: &'a Notify,
 }
 
-/// Follows the hub until the stream ends or `stop` fires. `connected` hears when the hub has welcomed
+/// Follows the hub until the stream ends or `stop` fires. `renew` hears when the hub wants the agent to get a new
+/// certificate, and `connected` when the hub has welcomed
 /// this agent.
 ///
 /// # Errors
@@ -114,6 +116,7 @@ pub async fn follow<C: Cluster>(
     process: u64,
     cluster: &C,
     stop: &CancellationToken,
+    renew: &Notify,
     connected: impl FnOnce() + Send,
 ) -> Result<(), StreamError> {
     let known = cluster.known();
@@ -168,6 +171,7 @@ pub async fn follow<C: Cluster>(
         keep_again: Backoff::new(KEEP_AGAIN.0, KEEP_AGAIN.1),
         reported: welcome.report_known.then_some(level),
         room: Room::of_this_process(),
+        renew,
     };
     if let Some(v1::Term {
         number,
@@ -260,7 +264,10 @@ impl<C: Cluster> Stream<'_, C> {
             Some(v1::hub_message::Message::Welcome(_)) => {
                 Err(StreamError::Nonsense("a second welcome"))
             }
-            Some(v1::hub_message::Message::RenewNow(_)) => Err(StreamError::Renew),
+            Some(v1::hub_message::Message::RenewNow(_)) => {
+                self.renew.notify_one();
+                Ok(())
+            }
             // A newer hub's word. The protocol's number rises where it must be understood.
             None => Ok(()),
         }
@@ -344,18 +351,19 @@ impl<C: Cluster> Stream<'_, C> {
             return Ok(());
         }
         let packed = arriving.pieces.remove(&hash).unwrap_or_default();
-        let packed = PackedBundle::new(packed, hash)?;
-        let arrived = arriving.complete.values().map(|bundle| bundle.size);
-        let arrived = Load::of_bytes(arrived.sum::<usize>() + packed.size);
-        if let Err(error) = self.room.check(&arrived) {
-            let number = arriving.number.generation.0;
-            let source = error.into();
-            let arriving = self.arriving.take();
-            if let Some(Arriving { generation, .. }) = arriving {
-                self.fail(generation, &TakeError { number, source });
+        let arrived: usize = arriving.complete.values().map(|bundle| bundle.size).sum();
+        let room = self.room.bytes().saturating_sub(arrived as u64);
+        let packed = match PackedBundle::new(packed, hash, room.min(MAX_BUNDLE)) {
+            Err(UnpackError::TooLarge) if room < MAX_BUNDLE => {
+                let number = arriving.number.generation.0;
+                let source = self.room.too_much_text().into();
+                if let Some(Arriving { generation, .. }) = self.arriving.take() {
+                    self.fail(generation, &TakeError { number, source });
+                }
+                return Ok(());
             }
-            return Ok(());
-        }
+            packed => packed?,
+        };
         let wanted = arriving
             .generation
             .bundles

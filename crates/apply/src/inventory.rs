@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    Reach,
     cluster::{Cluster, LONGEST_REQUEST, LiveMeta, RequestError, SERVER_TIMEOUT, own_metadata},
     owned::Owned,
 };
@@ -193,13 +194,30 @@ struct State {
     pieces: [Piece; PIECES],
 }
 
-/// Reads the inventory in a cluster and changes nothing.
+/// Reads the inventory in a cluster and changes nothing. The answer is the first object in it that an agent with
+/// this deny-list would leave alone from now on, and why. One that is limited to namespaces was given less on
+/// purpose.
 ///
 /// # Errors
 /// [`InventoryError`] where this build can't go on from it.
-pub async fn check_inventory(client: Client, namespace: &str) -> Result<(), InventoryError> {
+pub async fn check_inventory(
+    client: Client,
+    namespace: &str,
+    reach: &Reach,
+) -> Result<Option<(String, String)>, InventoryError> {
     let cluster = Cluster::new(client, 1);
-    Inventory::new(cluster, namespace).reload().await
+    let inventory = Inventory::new(cluster, namespace);
+    inventory.reload().await?;
+    if reach.is_limited() {
+        return Ok(None);
+    }
+    let mut denied: Vec<(String, String)> = inventory
+        .entries()
+        .iter()
+        .filter_map(|(_, entry)| Some((entry.id.to_string(), reach.forbids(&entry.id)?)))
+        .collect();
+    denied.sort();
+    Ok(denied.into_iter().next())
 }
 
 /// The record, in memory and in the cluster.

@@ -19,12 +19,13 @@ use muster_model::ids::{ClusterName, ContentHash};
 use muster_pki::{Credentials, JoinToken, Key, Login, TrustBundle};
 use muster_plan::delivery::{Known, Term};
 use muster_proto::v1::{self, admin_client::AdminClient, enrolment_client::EnrolmentClient};
+use muster_runtime::backoff::Backoff;
 use muster_testkit::{
     fleet::{Fleet, FleetOptions},
     repository::{self, document},
     wait::eventually,
 };
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
@@ -151,11 +152,11 @@ fn cluster_name(index: usize) -> String {
 const TEMPLATE: &str = include_str!("fanout.template.yaml");
 
 /// The fleet repository, all but the values that each commit changes.
-fn files(clusters: usize) -> repository::Files {
+fn files(clusters: usize, apps: usize) -> repository::Files {
     let clusters =
         (0..clusters).map(|index| (cluster_name(index), format!("r{:02}", index % REGIONS)));
     let mut files = repository::fleet("fanout", "{}", clusters);
-    for app in 0..APPS {
+    for app in 0..apps {
         let name = format!("app{app}");
         files.insert(
             format!("apps/{name}/app.yaml"),
@@ -266,13 +267,18 @@ pub(crate) struct Crowd {
     pub(crate) ended: Arc<AtomicUsize>,
     stop: CancellationToken,
     following: tokio::task::JoinSet<()>,
+    apps: usize,
     commits: usize,
 }
 
 impl Crowd {
-    pub(crate) async fn gather(muster: PathBuf, agents: usize) -> anyhow::Result<Self> {
+    pub(crate) async fn gather(
+        muster: PathBuf,
+        agents: usize,
+        apps: usize,
+    ) -> anyhow::Result<Self> {
         let mut fleet = Fleet::start(FleetOptions::new(muster, &[])).await?;
-        let files = files(agents);
+        let files = files(agents, apps);
         fleet.repo().publish("begin", &repository::listed(&files))?;
         fleet.start_hub().await?;
         let mut admin = admin(&fleet.login()).await?;
@@ -302,21 +308,38 @@ impl Crowd {
         let ended = Arc::new(AtomicUsize::new(0));
         let mut clusters = Vec::with_capacity(agents);
         let mut following = tokio::task::JoinSet::new();
+        // This machine does the handshakes of both sides.
+        let dialling = Arc::new(Semaphore::new(64));
         for (process, (name, hub, trust, credentials)) in (1_u64..).zip(joined) {
             let cluster = Arc::new(Instantly::new());
             clusters.push(Arc::clone(&cluster));
-            let (stop, ended) = (stop.clone(), Arc::clone(&ended));
+            let (stop, ended, dialling) = (stop.clone(), Arc::clone(&ended), Arc::clone(&dialling));
             following.spawn(async move {
+                // As agents do.
+                let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
                 while !stop.is_cancelled() {
-                    let channel = match dial(&hub, &trust, Some(&credentials)).await {
+                    let dialled = {
+                        let _turn = dialling.acquire().await;
+                        dial(&hub, &trust, Some(&credentials)).await
+                    };
+                    let channel = match dialled {
                         Ok(channel) => channel,
                         Err(error) => {
                             eprintln!("{name}: {error}");
+                            tokio::time::sleep(backoff.next_delay()).await;
                             continue;
                         }
                     };
-                    if let Err(error) =
-                        follow(channel, &name, process, cluster.as_ref(), &stop, || {}).await
+                    if let Err(error) = follow(
+                        channel,
+                        &name,
+                        process,
+                        cluster.as_ref(),
+                        &stop,
+                        &tokio::sync::Notify::new(),
+                        || {},
+                    )
+                    .await
                     {
                         ended.fetch_add(1, Ordering::Relaxed);
                         eprintln!("{name}: {error}");
@@ -334,6 +357,7 @@ impl Crowd {
             ended,
             stop,
             following,
+            apps,
             commits: 0,
         })
     }
@@ -346,7 +370,7 @@ impl Crowd {
             .iter()
             .map(|cluster| cluster.taken.borrow().0)
             .collect();
-        let path = format!("apps/app{}/values.yaml", self.commits % APPS);
+        let path = format!("apps/app{}/values.yaml", self.commits % self.apps);
         let files = [(path.as_str(), values(self.commits))];
         let files = files.each_ref().map(|(path, text)| (*path, text.as_str()));
         let subject = format!("commit {}", self.commits);
@@ -378,7 +402,7 @@ impl Crowd {
 
 /// Runs the whole of it with this many agents.
 pub(crate) async fn run(muster: PathBuf, agents: usize, commits: usize) -> anyhow::Result<Fanout> {
-    let mut crowd = Crowd::gather(muster, agents).await?;
+    let mut crowd = Crowd::gather(muster, agents, APPS).await?;
     let pid = crowd.fleet.hub()?.pid();
     let (idle, _) = settled(pid).await?;
     let (mut last, mut each) = (Vec::new(), Vec::new());

@@ -105,7 +105,7 @@ pub(crate) fn measure(_: u32) -> anyhow::Result<Section> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let mut crowd = Crowd::gather(muster, AGENTS).await?;
+        let mut crowd = Crowd::gather(muster, AGENTS, 1).await?;
         let pid = crowd.fleet.hub()?.pid();
         let mut quiet = Vec::new();
         for _ in 0..COMMITS {
@@ -155,7 +155,7 @@ pub(crate) fn measure(_: u32) -> anyhow::Result<Section> {
         ];
         crowd.close().await;
         let notes = vec![
-            format!("{AGENTS} agents with real streams and an instant apply, on the machine of the hub and of the attacker."),
+            format!("{AGENTS} agents with real streams, one app and an instant apply, on the machine of the hub and of the attacker."),
             "Half of the hostile connections send a real ClientHello and nothing more, a quarter the half of one, a quarter something that is not TLS; each stays for a second, from 250 addresses.".to_owned(),
         ];
         Ok(Section::new(

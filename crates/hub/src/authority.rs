@@ -2,14 +2,13 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
 use muster_model::ids::{ClusterName, ContentHash, InstanceId};
 use muster_pki::{
-    AdminName, Ca, Certified, Credentials, Identity, JoinSecret, JoinToken, Key, Login, PkiError,
-    ServerTls, TermKey,
+    Ca, Certified, Credentials, Identity, JoinSecret, JoinToken, PkiError, ServerTls, TermKey,
 };
 use muster_runtime::log::Chain;
 use muster_store::{CommitError, Expected, RESTORED_KEY, Store, Txn};
@@ -18,9 +17,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     HubConfig, approvals,
-    records::{self, InstanceRecord, JoinRecord, LoginRecord, RecordError, audited, now, seconds},
+    records::{
+        self, Grant, InstanceRecord, JoinRecord, LoginRecord, RecordError, audited, now, seconds,
+    },
     removed::{Names, Removed},
-    rotation::Cas,
+    rotation::{Behind, Cas},
     suspects,
 };
 
@@ -57,6 +58,14 @@ pub enum AuthorityError {
     /// The instance's key is in two places.
     #[error("{0}")]
     Held(String),
+    /// Another hub leads.
+    #[error("this hub has stepped down; another hub leads")]
+    NotLeading,
+    /// A CA that is made now would end before the one that there is.
+    #[error(
+        "the clock of the hub's machine is wrong: a CA that is made now would end before the old one"
+    )]
+    Clock,
     /// What was removed can't be written down.
     #[error("what was removed can't be kept in {path}", path = .0.display())]
     Removed(PathBuf, #[source] std::io::Error),
@@ -82,6 +91,8 @@ impl AuthorityError {
             Self::UnknownLogin => Some("unknown_login"),
             Self::Held(_) => Some("copied_key"),
             Self::Pki(_) => Some("bad_request"),
+            Self::NotLeading => Some("not_leading"),
+            Self::Clock => Some("wrong_clock"),
             Self::Record(_) | Self::Commit(_) | Self::Removed(..) => None,
         }
     }
@@ -99,6 +110,8 @@ pub(crate) struct Granted {
 pub(crate) struct Authority {
     store: Arc<dyn Store>,
     cas: watch::Sender<Arc<Cas>>,
+    /// Who had not followed when that was last asked.
+    waiting: Mutex<Behind>,
     /// Of the hub's listener, once there is one.
     tls: OnceLock<Arc<ServerTls>>,
     advertise: String,
@@ -114,21 +127,20 @@ impl Authority {
         config: &HubConfig,
         advertise: String,
     ) -> Result<Self, AuthorityError> {
-        let pem = match store.get(records::CA).await.map_err(RecordError::from)? {
-            Some(kept) => String::from_utf8_lossy(&kept.value).into_owned(),
-            None => {
-                let pem = Ca::create(muster_pki::clock::now())?.to_pem();
-                let txn = Txn::new()
-                    .when(records::CA, Expected::Absent)
-                    .put(records::CA, pem.clone());
-                store.commit(txn).await?;
-                pem
+        let cas = loop {
+            if let Some(cas) = Cas::load(store.as_ref()).await? {
+                break cas;
             }
+            let pem = Ca::create(muster_pki::clock::now())?.to_pem();
+            let txn = Txn::new()
+                .when(records::CA, Expected::Absent)
+                .put(records::CA, pem);
+            store.commit(txn).await?;
         };
-        let cas = Cas::of(store.as_ref(), Ca::from_pem(&pem)?).await?;
         Ok(Self {
             store,
             cas: watch::Sender::new(Arc::new(cas)),
+            waiting: Mutex::default(),
             tls: OnceLock::new(),
             advertise,
             lifetime: config.agent_lifetime,
@@ -174,6 +186,33 @@ impl Authority {
 
     pub(crate) fn store(&self) -> &dyn Store {
         self.store.as_ref()
+    }
+
+    /// Who had not followed another CA when that was last asked.
+    pub(crate) fn waiting(&self) -> Behind {
+        let waiting = self.waiting.lock();
+        waiting.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn note_waiting(&self, behind: Behind) {
+        let waiting = self.waiting.lock();
+        *waiting.unwrap_or_else(PoisonError::into_inner) = behind;
+    }
+
+    /// Where removals are kept that no backup undoes.
+    pub(crate) fn removed(&self) -> &Removed {
+        &self.removed
+    }
+
+    /// Every join token's record, by its key.
+    pub(crate) async fn join_tokens(&self) -> Result<Vec<(String, JoinRecord)>, AuthorityError> {
+        let kept = self.store.range(records::JOIN).await;
+        let kept = kept.map_err(RecordError::from)?;
+        let tokens = kept.into_iter().map(|(key, versioned)| {
+            let record = records::decode(&key, &versioned)?;
+            Ok((key, record))
+        });
+        tokens.collect()
     }
 
     /// Uses these from now on, for everything.
@@ -249,10 +288,12 @@ impl Authority {
     ) -> Result<JoinToken, AuthorityError> {
         let secret = JoinSecret::generate();
         let expires = muster_pki::clock::now() + valid;
+        let cas = self.cas();
         let record = JoinRecord {
             cluster: cluster.clone(),
             expires: seconds(expires),
             used: None,
+            trust: cas.version(),
         };
         let txn = Txn::new().put(
             format!("{}{}", records::JOIN, secret.hash()),
@@ -262,7 +303,7 @@ impl Authority {
         self.store
             .commit(self.without_stale_tokens(txn).await?)
             .await?;
-        let (hub, trust) = (self.advertise.clone(), self.cas().trust.clone());
+        let (hub, trust) = (self.advertise.clone(), cas.trust.clone());
         Ok(JoinToken {
             hub,
             trust,
@@ -304,7 +345,7 @@ impl Authority {
             Some(_) => return Err(AuthorityError::UsedToken),
             None => new_instance(),
         };
-        let (granted, serial) = self.grant(&record.cluster, &instance, csr)?;
+        let (granted, grant) = self.grant(&record.cluster, &instance, csr)?;
         if record.used.is_none() {
             record.used = Some((instance.clone(), request));
             let txn = Txn::new().when(key.clone(), Expected::Revision(revision));
@@ -312,7 +353,7 @@ impl Authority {
             let (txn, replaced) = self.revoke(txn, &record.cluster).await?;
             let txn = txn.put(key, records::encode(&record)).put(
                 records::instance_key(&record.cluster, &instance),
-                records::encode(&InstanceRecord::new(serial)),
+                records::encode(&InstanceRecord::new(grant)),
             );
             let txn = replaced.iter().fold(txn, |txn, replaced| {
                 let what = format!(
@@ -331,7 +372,7 @@ impl Authority {
             // Its answer was lost: this is a certificate of the same enrolment.
             let (mut enrolled, at) =
                 admitted(self.store.as_ref(), &record.cluster, &instance).await?;
-            enrolled.grant(serial);
+            enrolled.grant(grant);
             let txn = changed(&record.cluster, &instance, &enrolled, at);
             self.store.commit(txn).await?;
         }
@@ -362,29 +403,29 @@ impl Authority {
                 .await?;
             return Err(AuthorityError::Held(why));
         }
-        let (granted, newest) = self.grant(cluster, instance, csr)?;
-        record.grant(newest);
+        let (granted, grant) = self.grant(cluster, instance, csr)?;
+        record.grant(grant);
         let txn = changed(cluster, instance, &record, revision);
         self.store.commit(txn).await?;
         Ok(granted)
     }
 
-    /// Whether an instance is still one of the fleet, and notes that it has shown this certificate.
+    /// Whether an instance is still one of the fleet, and notes that it has shown this certificate. The answer is
+    /// the version of the CAs that it knows.
     pub(crate) async fn admit_shown(
         &self,
         cluster: &ClusterName,
         instance: &InstanceId,
-        certified: &Certified,
-    ) -> Result<(), AuthorityError> {
+        serial: &str,
+    ) -> Result<u64, AuthorityError> {
         let (mut record, revision) = admitted(self.store.as_ref(), cluster, instance).await?;
-        let shown = record.show(&certified.serial);
-        if !record.issued_by(&certified.issuer) && !shown {
-            return Ok(());
+        if !record.show(serial) {
+            return Ok(record.trust);
         }
         let txn = changed(cluster, instance, &record, revision);
         match self.store.commit(txn).await {
             // Somebody else noted it, or renewed it just now.
-            Ok(_) | Err(CommitError::Conflict { .. }) => Ok(()),
+            Ok(_) | Err(CommitError::Conflict { .. }) => Ok(record.trust),
             Err(error) => Err(error.into()),
         }
     }
@@ -394,7 +435,7 @@ impl Authority {
         cluster: &ClusterName,
         instance: &InstanceId,
         csr: &str,
-    ) -> Result<(Granted, String), AuthorityError> {
+    ) -> Result<(Granted, Grant), AuthorityError> {
         let identity = Identity::Agent {
             cluster: cluster.clone(),
             instance: instance.clone(),
@@ -402,14 +443,17 @@ impl Authority {
         let now = muster_pki::clock::now();
         let cas = self.cas();
         let certificate = cas.signer().sign(csr, &identity, self.lifetime, now)?;
-        let serial = Certified::of_pem(&certificate)?.serial;
+        let grant = Grant {
+            serial: Certified::of_pem(&certificate)?.serial,
+            trust: cas.version(),
+        };
         let granted = Granted {
             certificate,
             trust: cas.trust.to_pem(),
             cluster: cluster.clone(),
             instance: instance.clone(),
         };
-        Ok((granted, serial))
+        Ok((granted, grant))
     }
 
     /// The transaction in which every instance of a cluster is revoked, and those that it revokes. It holds only
@@ -535,160 +579,6 @@ impl Authority {
             .commit(audited(txn, who, format!("cluster {cluster} removed")))
             .await?;
         Ok(u32::try_from(revoked.len()).unwrap_or(u32::MAX))
-    }
-
-    /// A certificate for a person or script, and the CAs to trust.
-    pub(crate) async fn admin(
-        &self,
-        name: &AdminName,
-        csr: &str,
-        valid: Duration,
-        who: &str,
-    ) -> Result<(String, String), AuthorityError> {
-        let (certificate, txn) = self.login(name, csr, valid, who, None).await?;
-        self.store.commit(txn).await?;
-        Ok((certificate, self.cas().trust.to_pem()))
-    }
-
-    /// A login's certificate, and the transaction that makes it good.
-    async fn login(
-        &self,
-        name: &AdminName,
-        csr: &str,
-        valid: Duration,
-        who: &str,
-        replaces: Option<&str>,
-    ) -> Result<(String, Txn), AuthorityError> {
-        let identity = Identity::Admin(name.clone());
-        let cas = self.cas();
-        let made = muster_pki::clock::now();
-        let certificate = cas.signer().sign(csr, &identity, valid, made)?;
-        let certified = Certified::of_pem(&certificate)?;
-        let record = LoginRecord {
-            name: name.to_string(),
-            issued: now(),
-            expires: seconds(certified.not_after),
-            by: who.to_owned(),
-            removed: false,
-            ca: certified.issuer,
-            replaces: replaces.map(str::to_owned),
-        };
-        let mut txn = Txn::new();
-        for (serial, ended) in self.logins().await? {
-            if ended.expires + 86_400 < now() {
-                txn = txn.delete(format!("{}{serial}", records::LOGIN));
-            }
-        }
-        let key = format!("{}{}", records::LOGIN, certified.serial);
-        let txn = txn.put(key, records::encode(&record));
-        Ok((certificate, audited(txn, who, format!("login for {name}"))))
-    }
-
-    /// Another certificate for a login, which takes the place of this one once it is shown. One that was made
-    /// before in its place, and never shown, is good for nothing: its answer was lost.
-    pub(crate) async fn replace_login(
-        &self,
-        name: &AdminName,
-        csr: &str,
-        valid: Duration,
-        before: &str,
-        by: &str,
-    ) -> Result<(String, String), AuthorityError> {
-        let unseen = self.logins().await?;
-        let unseen = unseen
-            .iter()
-            .filter(|(_, record)| record.replaces.as_deref() == Some(before));
-        let (certificate, mut txn) = self.login(name, csr, valid, by, Some(before)).await?;
-        for (serial, _) in unseen {
-            txn = txn.delete(format!("{}{serial}", records::LOGIN));
-        }
-        self.store.commit(txn).await?;
-        Ok((certificate, self.cas().trust.to_pem()))
-    }
-
-    /// Every login, by the number of its certificate.
-    pub(crate) async fn logins(&self) -> Result<Vec<(String, LoginRecord)>, AuthorityError> {
-        let kept = self.store.range(records::LOGIN).await;
-        let mut logins = Vec::new();
-        for (key, versioned) in kept.map_err(RecordError::from)? {
-            let record = records::decode(&key, &versioned)?;
-            logins.push((key[records::LOGIN.len()..].to_owned(), record));
-        }
-        Ok(logins)
-    }
-
-    /// Takes back every login of this name. Says how many there were.
-    pub(crate) async fn remove_logins(
-        &self,
-        name: &AdminName,
-        who: &str,
-    ) -> Result<u32, AuthorityError> {
-        let name = name.to_string();
-        let mut logins = self.logins().await?;
-        logins.retain(|(_, record)| record.name == name && !record.removed);
-        let serials = logins.iter().map(|(serial, _)| serial.clone());
-        self.removed.add(Names {
-            logins: serials.collect(),
-            ..Names::default()
-        })?;
-        let mut txn = Txn::new();
-        for (serial, record) in &mut logins {
-            record.removed = true;
-            let key = format!("{}{serial}", records::LOGIN);
-            txn = txn.put(key, records::encode(record));
-        }
-        if !logins.is_empty() {
-            let what = format!("every login of {name} is taken back");
-            self.store.commit(audited(txn, who, what)).await?;
-        }
-        Ok(u32::try_from(logins.len()).unwrap_or(u32::MAX))
-    }
-
-    /// Whether the login with this certificate is good.
-    pub(crate) async fn admit_login(&self, serial: &str) -> Result<(), AuthorityError> {
-        let key = format!("{}{serial}", records::LOGIN);
-        let found = records::read::<LoginRecord>(self.store.as_ref(), &key).await?;
-        let Some((mut record, revision)) = found.filter(|(record, _)| !record.removed) else {
-            return Err(AuthorityError::UnknownLogin);
-        };
-        // Now that this one is in its owner's hands, the one before is good for nothing.
-        if let Some(before) = record.replaces.take() {
-            let txn = Txn::new()
-                .when(key.clone(), Expected::Revision(revision))
-                .put(key, records::encode(&record))
-                .delete(format!("{}{before}", records::LOGIN));
-            match self.store.commit(txn).await {
-                Ok(_) | Err(CommitError::Conflict { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// A whole login for somebody on this very machine, to a hub that they reach at this address. It takes the
-    /// place of the one before.
-    pub(crate) async fn local_login(
-        &self,
-        name: &AdminName,
-        valid: Duration,
-        hub: String,
-    ) -> Result<Login, AuthorityError> {
-        let key = Key::generate()?;
-        let before = self.logins().await?;
-        let (certificate, mut txn) = self.login(name, &key.request()?, valid, HUB, None).await?;
-        for (serial, record) in before {
-            if record.by == HUB && record.name == name.to_string() {
-                txn = txn.delete(format!("{}{serial}", records::LOGIN));
-            }
-        }
-        self.store.commit(txn).await?;
-        Ok(Login {
-            hub,
-            name: name.to_string(),
-            ca: self.cas().trust.to_pem(),
-            certificate,
-            key: key.to_pem(),
-        })
     }
 
     /// Where the hub is reached.

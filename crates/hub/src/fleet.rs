@@ -211,6 +211,8 @@ impl FleetLoop {
                         tracing::info!(commit = %commit.short(), ?took, "commit is worked through");
                     }
                     Err(error) => {
+                        // Also where the repository goes back to the commit before.
+                        done = None;
                         let (why, pause) = (Chain(&error).to_string(), again_after.next_delay());
                         tracing::error!(commit = %commit.short(), error = why, ?pause, "the commit could not be worked through; trying again");
                         self.published.send_modify(|state| {

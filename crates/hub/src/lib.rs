@@ -10,6 +10,7 @@ mod config;
 mod fleet;
 mod hook;
 mod leadership;
+mod logins;
 mod maintenance;
 mod metrics;
 mod observed;
@@ -62,6 +63,8 @@ const WORKING_FILE: &str = "working.json";
 const LOCAL_LOGIN: Duration = Duration::from_secs(24 * 60 * 60);
 /// How often it is looked whether that is so: by the wall clock, since a machine may sleep.
 const LOGIN_LOOK: Duration = Duration::from_secs(600);
+/// A login that could not be written is tried again after this.
+const LOGIN_AGAIN: Duration = Duration::from_secs(5);
 /// Time for streams and writes to end in good order.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// What HTTP/2 keeps for each agent's connection, in bytes; bundles come in pieces anyway.
@@ -231,11 +234,11 @@ pub async fn run(
         Arc::clone(&observed),
         Arc::clone(&published),
         metrics.clone(),
+        authority.watch_cas(),
         stop.clone(),
     );
     let rotating = Arc::clone(&authority).keep_rotating(
         Arc::clone(&leadership),
-        Arc::clone(&sessions),
         metrics.clone(),
         stop.clone(),
     );
@@ -363,18 +366,22 @@ impl LocalLogin {
     async fn renew(self, stop: CancellationToken) {
         let mut written = muster_pki::clock::now();
         let mut cas = self.authority.watch_cas();
+        // Until it is written anew, what is there is of no use.
+        let mut changed = false;
         loop {
-            let mut changed = false;
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(LOGIN_LOOK) => {}
+                () = tokio::time::sleep(if changed { LOGIN_AGAIN } else { LOGIN_LOOK }) => {}
                 Ok(()) = cas.changed() => changed = true,
             }
             if !changed && !muster_pki::is_due(written, LOCAL_LOGIN, muster_pki::clock::now()) {
                 continue;
             }
             match self.write().await {
-                Ok(()) => written = muster_pki::clock::now(),
+                Ok(()) => {
+                    written = muster_pki::clock::now();
+                    changed = false;
+                }
                 Err(error) => {
                     tracing::warn!(error = %muster_runtime::log::Chain(&error), "the login for this machine was not renewed; trying again");
                 }

@@ -37,7 +37,7 @@ pub(crate) enum SentKind {
 
 /// Reasons to turn somebody away. They are there from the start with 0: of a series that begins with its
 /// first event Prometheus sees no increase.
-const REASONS: [&str; 22] = [
+const REASONS: [&str; 25] = [
     "bad_request",
     "copied_key",
     "crowded",
@@ -49,6 +49,8 @@ const REASONS: [&str; 22] = [
     "nonsense",
     "not_an_admin",
     "not_an_agent",
+    "not_leading",
+    "old_ca",
     "other_cluster",
     "protocol",
     "revoked",
@@ -58,6 +60,7 @@ const REASONS: [&str; 22] = [
     "two_processes",
     "unknown_login",
     "unknown_token",
+    "wrong_clock",
     "unproven_term",
     "used_token",
 ];

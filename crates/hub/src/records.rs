@@ -1,6 +1,9 @@
 //! What the hub keeps in its store: keys and the documents behind them.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    collections::BTreeMap,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use muster_model::{
     ids::{AppName, ClusterName, ContentHash, Generation, InstanceId, Role},
@@ -15,8 +18,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub(crate) const CA: &str = "ca/current";
 /// The CA that takes its place, where one does.
 pub(crate) const CA_NEXT: &str = "ca/next";
-/// When the fleet's CAs last changed, in seconds since 1970.
-pub(crate) const CA_CHANGED: &str = "ca/changed";
+/// How often the fleet's CAs have changed, and when.
+pub(crate) const CA_STATE: &str = "ca/state";
 /// The [`Term`] of the hub that leads.
 pub(crate) const TERM: &str = "hub/term";
 /// The [`InForce`] commit.
@@ -37,6 +40,8 @@ pub(crate) const OBSERVED: &str = "observed/";
 pub(crate) const APPROVAL: &str = "approval/";
 /// Prefix of [`LoginRecord`]s by the number of their certificate.
 pub(crate) const LOGIN: &str = "login/";
+/// A counter that whoever lets logins follow, or takes them back, raises.
+pub(crate) const LOGIN_TURNS: &str = "logins/turns";
 /// Prefix of counters by cluster, which every enrolment and removal raises: neither misses the other.
 pub(crate) const MEMBERSHIP: &str = "membership/";
 /// Prefix of suspicions by cluster.
@@ -115,6 +120,18 @@ pub(crate) struct JoinRecord {
     /// Who used it: the instance, and the hash of its request, so that an agent whose answer was lost
     /// may ask again, and nobody else.
     pub(crate) used: Option<(InstanceId, ContentHash)>,
+    /// The version of the CAs that it trusts.
+    #[serde(default)]
+    pub(crate) trust: u64,
+}
+
+/// A certificate that is granted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Grant {
+    /// Its number.
+    pub(crate) serial: String,
+    /// The version of the CAs that come with it.
+    pub(crate) trust: u64,
 }
 
 /// An enrolment.
@@ -128,9 +145,12 @@ pub(crate) struct InstanceRecord {
     /// The numbers of those that it was granted since, and that nobody has shown: an answer may be lost.
     #[serde(default)]
     pub(crate) granted: Vec<String>,
-    /// The name of the CA that signed the certificate that it shows. Empty where it is not known.
+    /// The version of the CAs that came with the certificate that it shows.
     #[serde(default)]
-    pub(crate) ca: String,
+    pub(crate) trust: u64,
+    /// The same of those that it was granted and that nobody has shown.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) trusts: BTreeMap<String, u64>,
     /// Why it is held: its key is in two places.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) held: Option<String>,
@@ -141,15 +161,18 @@ const GRANTED: usize = 16;
 
 impl InstanceRecord {
     /// An enrolment with its first certificate.
-    pub(crate) fn new(serial: String) -> Self {
-        Self {
+    pub(crate) fn new(grant: Grant) -> Self {
+        let mut record = Self {
             enrolled: now(),
             revoked: false,
             shown: String::new(),
-            granted: vec![serial],
-            ca: String::new(),
+            granted: Vec::new(),
+            trust: 0,
+            trusts: BTreeMap::new(),
             held: None,
-        }
+        };
+        record.grant(grant);
+        record
     }
 
     /// Notes that this certificate was shown. Whether that is new.
@@ -157,18 +180,11 @@ impl InstanceRecord {
         let known = self.granted.iter().any(|granted| granted == serial);
         if known {
             serial.clone_into(&mut self.shown);
+            self.trust = self.trusts.get(serial).copied().unwrap_or_default();
             self.granted.clear();
+            self.trusts.clear();
         }
         known
-    }
-
-    /// Notes who signed the certificate that it shows. Whether that is new.
-    pub(crate) fn issued_by(&mut self, ca: &str) -> bool {
-        let new = self.ca != ca;
-        if new {
-            ca.clone_into(&mut self.ca);
-        }
-        new
     }
 
     /// Whether this is the certificate that it shows. Where that is not known it is from now on.
@@ -180,10 +196,12 @@ impl InstanceRecord {
     }
 
     /// Adds a certificate that is granted now.
-    pub(crate) fn grant(&mut self, serial: String) {
-        self.granted.push(serial);
+    pub(crate) fn grant(&mut self, grant: Grant) {
+        self.trusts.insert(grant.serial.clone(), grant.trust);
+        self.granted.push(grant.serial);
         if self.granted.len() > GRANTED {
-            self.granted.remove(0);
+            let oldest = self.granted.remove(0);
+            self.trusts.remove(&oldest);
         }
     }
 
@@ -191,6 +209,7 @@ impl InstanceRecord {
     pub(crate) fn forget(&mut self) {
         self.shown.clear();
         self.granted.clear();
+        self.trusts.clear();
     }
 }
 
@@ -204,10 +223,16 @@ pub(crate) struct LoginRecord {
     /// Who made it.
     pub(crate) by: String,
     pub(crate) removed: bool,
-    /// The name of the CA that signed it. Empty where it is not known.
+    /// It is the one of the hub's own machine, which the hub makes anew.
     #[serde(default)]
-    pub(crate) ca: String,
-    /// The number of the certificate whose place it takes once it is shown.
+    pub(crate) local: bool,
+    /// The version of the CAs that it trusts.
+    #[serde(default)]
+    pub(crate) trust: u64,
+    /// Its owner has shown another in its place.
+    #[serde(default)]
+    pub(crate) followed: bool,
+    /// The number of the login whose place it takes, until it is shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) replaces: Option<String>,
 }

@@ -1,125 +1,155 @@
 //! Another CA takes the place of the fleet's: first everybody learns to trust both, then what the new one signs is
-//! used everywhere, then the old one is good for nothing. Each step is one write; a hub that is killed goes on
-//! from there.
+//! used everywhere, then the old one is good for nothing. Each step is one write, under this hub's lead; a hub that
+//! is killed goes on from there.
+//!
+//! Who has followed is told by a version of the CAs that only grows, and not by clocks: what is granted is written
+//! down with the version of its time, and counts once its certificate is shown.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
 use muster_model::ids::ClusterName;
 use muster_pki::{AdminName, Ca, Certified, TrustBundle, clock};
 use muster_proto::v1;
 use muster_runtime::log::Chain;
-use muster_store::{Expected, Store, Txn};
+use muster_store::{CommitError, Expected, Store, Txn};
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    authority::{Authority, AuthorityError},
+    authority::{Authority, AuthorityError, HUB},
     leadership::Leadership,
     metrics::Metrics,
-    records::{self, InstanceRecord, LoginRecord, RecordError, audited, now, seconds},
-    session::Sessions,
+    records::{self, InstanceRecord, RecordError, audited, now, seconds},
 };
 
 /// How often it is looked whether everybody has followed.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// So long before the end of the CA people are told.
+const TOLD_BEFORE: Duration = Duration::from_secs(180 * 24 * 60 * 60);
+/// Whoever has not followed after this many seconds is told of: an agent's certificate has been renewed by then,
+/// however it is asked.
+const WAITED: u64 = 24 * 60 * 60;
+
+/// Of the CAs, what is no key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct State {
+    /// How often they have changed.
+    version: u64,
+    /// When the last change was, in seconds since 1970.
+    since: u64,
+}
 
 /// The CAs of the fleet.
 pub(crate) struct Cas {
     /// The one that everybody trusts.
     pub(crate) current: Ca,
-    /// The one that takes its place, with its name.
-    pub(crate) next: Option<(Ca, String)>,
+    /// The one that takes its place.
+    pub(crate) next: Option<Ca>,
     /// All of them.
     pub(crate) trust: TrustBundle,
-    /// When they last changed, in seconds since 1970.
-    changed: u64,
+    /// Their names.
+    names: Vec<String>,
+    state: State,
 }
 
 impl Cas {
-    /// With what the store says of the next one.
-    pub(crate) async fn of(store: &dyn Store, current: Ca) -> Result<Self, AuthorityError> {
-        let next = store
-            .get(records::CA_NEXT)
-            .await
-            .map_err(RecordError::from)?;
-        let next = next
-            .map(|kept| Ca::from_pem(&String::from_utf8_lossy(&kept.value)))
-            .transpose()?;
-        let changed: Option<(u64, u64)> = records::read(store, records::CA_CHANGED).await?;
-        Self::new(current, next, changed.map_or(0, |(changed, _)| changed))
+    /// As the store has them.
+    pub(crate) async fn load(store: &dyn Store) -> Result<Option<Self>, AuthorityError> {
+        let read = async |key| -> Result<Option<Ca>, AuthorityError> {
+            let kept = store.get(key).await.map_err(RecordError::from)?;
+            let pem = kept.map(|kept| String::from_utf8_lossy(&kept.value).into_owned());
+            Ok(pem.as_deref().map(Ca::from_pem).transpose()?)
+        };
+        let Some(current) = read(records::CA).await? else {
+            return Ok(None);
+        };
+        let next = read(records::CA_NEXT).await?;
+        let state = records::read::<State>(store, records::CA_STATE).await?;
+        let state = state.map_or_else(State::default, |(state, _)| state);
+        Self::new(current, next, state).map(Some)
     }
 
-    fn new(current: Ca, next: Option<Ca>, changed: u64) -> Result<Self, AuthorityError> {
-        let all = [Some(&current), next.as_ref()].into_iter().flatten();
-        let trust = TrustBundle::new(all.map(|ca| ca.certificate().clone()))?;
-        let next = match next {
-            Some(ca) => {
-                let name = ca.name()?;
-                Some((ca, name))
-            }
-            None => None,
-        };
+    fn new(current: Ca, next: Option<Ca>, state: State) -> Result<Self, AuthorityError> {
+        let all = || [Some(&current), next.as_ref()].into_iter().flatten();
+        let trust = TrustBundle::new(all().map(|ca| ca.certificate().clone()))?;
+        let names = all().map(Ca::name).collect::<Result<_, _>>()?;
         Ok(Self {
+            trust,
+            names,
             current,
             next,
-            trust,
-            changed,
+            state,
         })
     }
 
     /// The one that signs for agents and people.
     pub(crate) fn signer(&self) -> &Ca {
-        self.next.as_ref().map_or(&self.current, |(next, _)| next)
+        self.next.as_ref().unwrap_or(&self.current)
     }
 
-    /// When they last changed, in seconds since 1970.
-    pub(crate) fn changed(&self) -> u64 {
-        self.changed
+    /// How often the CAs have changed.
+    pub(crate) fn version(&self) -> u64 {
+        self.state.version
     }
 
-    /// Whether a certificate is from before the CAs last changed: its owner does not know them as they are now.
-    pub(crate) fn is_older(&self, certificate_made: SystemTime) -> bool {
-        seconds(certificate_made) <= self.changed
+    /// When they last did, in seconds since 1970.
+    pub(crate) fn since(&self) -> u64 {
+        self.state.since
+    }
+
+    /// Whether a certificate is one of theirs: a connection may be older than the end of its CA.
+    pub(crate) fn have_signed(&self, certified: &Certified) -> bool {
+        self.names.contains(&certified.issuer)
     }
 }
 
-/// So long before the end of the CA people are told.
-const TOLD_BEFORE: Duration = Duration::from_secs(180 * 24 * 60 * 60);
-
 /// Who still needs the CA that goes.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Behind {
-    pub(crate) clusters: Vec<ClusterName>,
+    pub(crate) clusters: Vec<String>,
     pub(crate) logins: Vec<String>,
+    /// Clusters with a join token of before, which trusts nothing else.
+    pub(crate) join_tokens: Vec<String>,
 }
 
 impl Behind {
-    fn is_empty(&self) -> bool {
-        self.clusters.is_empty() && self.logins.is_empty()
+    fn count(&self) -> usize {
+        self.clusters.len() + self.logins.len() + self.join_tokens.len()
     }
+}
+
+/// What a login that follows gets.
+pub(crate) struct Followed {
+    /// A new certificate; `None` where the one that was shown is of today's CA.
+    pub(crate) certificate: Option<String>,
+    /// The CAs to trust.
+    pub(crate) trust: String,
 }
 
 impl Authority {
     /// Begins to replace the CA; nothing where that has begun.
-    pub(crate) async fn rotate(&self, who: &str, reason: &str) -> Result<(), AuthorityError> {
+    pub(crate) async fn rotate(
+        &self,
+        leadership: &Leadership,
+        who: &str,
+        reason: &str,
+    ) -> Result<(), AuthorityError> {
         let before = self.cas();
         if before.next.is_some() {
             return Ok(());
         }
-        let current = Ca::from_pem(&before.current.to_pem())?;
+        let lead = leadership.now().ok_or(AuthorityError::NotLeading)?;
         let next = Ca::create(clock::now())?;
-        let (pem, changed) = (next.to_pem(), now());
-        let cas = Cas::new(current, Some(next), changed)?;
+        if next.not_after() <= before.current.not_after() {
+            return Err(AuthorityError::Clock);
+        }
         let what = format!("the fleet's CA begins to be replaced{}", because(reason));
         let txn = Txn::new()
+            .when(records::TERM, Expected::Revision(lead.revision))
             .when(records::CA_NEXT, Expected::Absent)
-            .put(records::CA_NEXT, pem)
-            .put(records::CA_CHANGED, records::encode(&changed));
-        self.store().commit(audited(txn, who, what)).await?;
-        self.use_cas(cas);
-        Ok(())
+            .put(records::CA_NEXT, next.to_pem());
+        let txn = self.changed(txn, &before);
+        self.take_effect(audited(txn, who, what)).await
     }
 
     /// Ends trusting the old CA, though somebody may still need it. Nothing where none is being replaced; the
@@ -131,18 +161,37 @@ impl Authority {
         reason: &str,
     ) -> Result<(), AuthorityError> {
         let before = self.cas();
-        let Some((next, _)) = &before.next else {
+        let Some(next) = &before.next else {
             return Ok(());
         };
-        let (pem, changed) = (next.to_pem(), now());
-        let cas = Cas::new(Ca::from_pem(&pem)?, None, changed)?;
+        let lead = leadership.now().ok_or(AuthorityError::NotLeading)?;
+        let kept = self.store().get(records::CA_NEXT).await;
+        let Some(kept) = kept.map_err(RecordError::from)? else {
+            return self.reload().await;
+        };
+        let pem = next.to_pem();
+        if kept.value != pem.as_bytes() {
+            return self.reload().await;
+        }
         let what = format!("the fleet's CA is replaced{}", because(reason));
-        let txn = Txn::new()
+        let mut txn = Txn::new()
+            .when(records::TERM, Expected::Revision(lead.revision))
+            .when(records::CA_NEXT, Expected::Revision(kept.revision))
             .put(records::CA, pem)
-            .delete(records::CA_NEXT)
-            .put(records::CA_CHANGED, records::encode(&changed));
-        self.store().commit(audited(txn, who, what)).await?;
-        self.use_cas(cas);
+            .delete(records::CA_NEXT);
+        // What trusts the old one alone is good for nothing, and is not shown as if it were.
+        for (serial, record) in self.logins().await? {
+            if record.trust < before.version() {
+                txn = txn.delete(format!("{}{serial}", records::LOGIN));
+            }
+        }
+        for (key, record) in self.join_tokens().await? {
+            if record.trust < before.version() {
+                txn = txn.delete(key);
+            }
+        }
+        let txn = self.changed(txn, &before);
+        self.take_effect(audited(txn, who, what)).await?;
         if let Err(error) = leadership.prove_by(self.term_key()).await {
             // The next start takes a term of its own in any case.
             tracing::error!(error = %Chain(&error), "the term can't be taken under the new CA");
@@ -150,14 +199,43 @@ impl Authority {
         Ok(())
     }
 
+    /// The transaction in which the CAs have changed once more.
+    fn changed(&self, txn: Txn, before: &Cas) -> Txn {
+        let state = State {
+            version: before.version() + 1,
+            since: now(),
+        };
+        txn.put(records::CA_STATE, records::encode(&state))
+    }
+
+    /// Writes a step and goes by it. One that was written by a call that nobody waited for is gone by, too.
+    async fn take_effect(&self, txn: Txn) -> Result<(), AuthorityError> {
+        let written = self.store().commit(txn).await;
+        self.reload().await?;
+        match written {
+            Ok(_) => Ok(()),
+            Err(CommitError::Conflict { key }) if key == records::CA_NEXT => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Goes by the CAs that the store has.
+    async fn reload(&self) -> Result<(), AuthorityError> {
+        if let Some(cas) = Cas::load(self.store()).await? {
+            self.use_cas(cas);
+        }
+        Ok(())
+    }
+
     /// Who still needs the CA that is being replaced; nobody where none is.
     pub(crate) async fn behind(&self) -> Result<Behind, AuthorityError> {
         let cas = self.cas();
-        let Some((_, next)) = &cas.next else {
-            return Ok(Behind::default());
-        };
         let mut behind = Behind::default();
+        if cas.next.is_none() {
+            return Ok(behind);
+        }
         let store = self.store();
+        let version = cas.version();
         for (key, versioned) in store
             .range(records::INSTANCE)
             .await
@@ -167,115 +245,156 @@ impl Authority {
             let (cluster, _) = key[records::INSTANCE.len()..]
                 .split_once('/')
                 .unwrap_or_default();
-            if !record.revoked && record.ca != *next {
-                behind.clusters.extend(cluster.parse::<ClusterName>());
+            if !record.revoked && record.trust < version && cluster.parse::<ClusterName>().is_ok() {
+                behind.clusters.push(cluster.to_owned());
             }
         }
         for (_, record) in self.logins().await? {
-            let is_good =
-                !record.removed && record.expires > now() && record.by != crate::authority::HUB;
-            if is_good && record.ca != *next {
+            let is_good = !record.removed && record.expires > now() && !record.local;
+            if is_good && !record.followed && record.trust < version {
                 behind.logins.push(record.name);
             }
         }
-        behind.logins.sort();
-        behind.logins.dedup();
+        for (_, record) in self.join_tokens().await? {
+            if record.used.is_none() && record.expires > now() && record.trust < version {
+                behind.join_tokens.push(record.cluster.to_string());
+            }
+        }
+        for names in [&mut behind.logins, &mut behind.join_tokens] {
+            names.sort();
+            names.dedup();
+        }
         Ok(behind)
     }
 
-    /// That the CA ends soon, where nothing takes its place: then nobody could connect any more.
-    pub(crate) fn ends_soon(&self) -> Option<v1::RepoProblem> {
-        let cas = self.cas();
-        let left = cas.current.not_after().duration_since(clock::now());
-        let left = left.unwrap_or_default();
-        if cas.next.is_some() || left > TOLD_BEFORE {
-            return None;
-        }
-        Some(v1::RepoProblem {
-            scope: "fleet".to_owned(),
-            message: format!(
-                "the fleet's CA ends in {} days, and nobody can connect after that",
-                left.as_secs() / 86_400
-            ),
-            help: "replace it: `muster hub ca rotate`".to_owned(),
-            ..v1::RepoProblem::default()
-        })
+    /// Whether a login does not know the CAs as they are now.
+    pub(crate) async fn login_is_behind(&self, serial: &str) -> Result<bool, AuthorityError> {
+        let (record, _) = self.good_login(serial).await?;
+        Ok(!record.local && record.trust < self.cas().version())
     }
 
-    /// A new certificate for the same login, for as long as it would have worked, in place of one that is older
-    /// than the fleet's CAs. `None` where there is nothing to follow.
+    /// Lets a login follow the CAs: with a new certificate, for as long as the old one would have worked, where that
+    /// is another CA's than today's. `None` where there is nothing to follow.
     pub(crate) async fn follow(
         &self,
         certified: &Certified,
         name: &AdminName,
         csr: &str,
-    ) -> Result<Option<(String, String)>, AuthorityError> {
-        let key = format!("{}{}", records::LOGIN, certified.serial);
-        let found = records::read::<LoginRecord>(self.store(), &key).await?;
-        let Some((old, _)) = found.filter(|(record, _)| !record.removed) else {
-            return Err(AuthorityError::UnknownLogin);
-        };
-        // The hub itself makes the one of its machine anew.
-        if old.by == crate::authority::HUB || !self.cas().is_older(certified.made()) {
-            return Ok(None);
+    ) -> Result<Option<Followed>, AuthorityError> {
+        loop {
+            match self.try_to_follow(certified, name, csr).await {
+                // Another copy of the login follows, or it is being taken back.
+                Err(AuthorityError::Commit(CommitError::Conflict { .. })) => {}
+                followed => return followed,
+            }
         }
-        let left = Duration::from_secs(old.expires.saturating_sub(now()));
-        self.replace_login(name, csr, left, &certified.serial, &old.by)
-            .await
-            .map(Some)
     }
 
-    /// Ends the replacement of a CA once nobody needs the old one, and has agents look at the CAs whenever they
-    /// change, until told to stop.
+    async fn try_to_follow(
+        &self,
+        certified: &Certified,
+        name: &AdminName,
+        csr: &str,
+    ) -> Result<Option<Followed>, AuthorityError> {
+        let cas = self.cas();
+        let turn = self.login_turn().await?;
+        let (mut record, _) = self.good_login(&certified.serial).await?;
+        // The hub itself makes the one of its machine anew.
+        if record.local || record.trust >= cas.version() {
+            return Ok(None);
+        }
+        let trust = cas.trust.to_pem();
+        if cas.signer().name()? == certified.issuer {
+            record.trust = cas.version();
+            let key = format!("{}{}", records::LOGIN, certified.serial);
+            self.store()
+                .commit(turn.put(key, records::encode(&record)))
+                .await?;
+            return Ok(Some(Followed {
+                certificate: None,
+                trust,
+            }));
+        }
+        let left = Duration::from_secs(record.expires.saturating_sub(now()));
+        let before = Some(certified.serial.clone());
+        let (certificate, made) = self.make_login(name, csr, left, &record.by, before)?;
+        let txn = made.put(turn);
+        let what = format!("the login of {name} follows the fleet's CA");
+        let who = name.to_string();
+        self.store().commit(audited(txn, &who, what)).await?;
+        Ok(Some(Followed {
+            certificate: Some(certificate),
+            trust,
+        }))
+    }
+
+    /// What people should know of the CA: that it ends soon, and that its replacement does not go on.
+    pub(crate) fn warnings(&self) -> Vec<v1::RepoProblem> {
+        let cas = self.cas();
+        let problem = |message: String, help: &str| v1::RepoProblem {
+            scope: "fleet".to_owned(),
+            message,
+            help: help.to_owned(),
+            ..v1::RepoProblem::default()
+        };
+        let mut warnings = Vec::new();
+        let left = cas.current.not_after().duration_since(clock::now());
+        let left = left.unwrap_or_default();
+        if left <= TOLD_BEFORE {
+            let days = left.as_secs() / 86_400;
+            warnings.push(problem(
+                format!("the fleet's CA ends in {days} days, and nobody can connect after that"),
+                match cas.next {
+                    Some(_) => "another takes its place: `muster hub ca` shows who has not followed, and `muster hub ca rotate --finish` does not wait for them",
+                    None => "replace it: `muster hub ca rotate`",
+                },
+            ));
+        }
+        let waiting = self.waiting().count();
+        if cas.next.is_some() && waiting > 0 && now().saturating_sub(cas.since()) > WAITED {
+            warnings.push(problem(
+                format!("the fleet's CA is being replaced, and {waiting} clusters, logins or join tokens have not followed for over a day"),
+                "`muster hub ca` shows them, and `muster hub ca rotate --finish` does not wait for them",
+            ));
+        }
+        warnings
+    }
+
+    /// Ends the replacement of a CA once nobody needs the old one, until told to stop.
     pub(crate) async fn keep_rotating(
         self: Arc<Self>,
         leadership: Arc<Leadership>,
-        sessions: Arc<Sessions>,
         metrics: Metrics,
         stop: CancellationToken,
     ) {
         let mut changes = self.watch_cas();
         loop {
-            metrics.ca_end.set(end_of(&self.cas().current));
+            let cas = self.cas();
+            let end = i64::try_from(seconds(cas.current.not_after()));
+            metrics.ca_end.set(end.unwrap_or(i64::MAX));
+            if let Err(error) = self.go_on(&leadership).await {
+                tracing::error!(error = %Chain(&error), "the replacement of the CA does not go on; trying again");
+            }
+            let waiting = i64::try_from(self.waiting().count());
+            metrics.ca_behind.set(waiting.unwrap_or(i64::MAX));
             tokio::select! {
                 () = stop.cancelled() => return,
-                changed = changes.changed() => match changed {
-                    // As they come back they are asked to follow.
-                    Ok(()) => sessions.end_all(),
-                    Err(_) => return,
-                },
+                changed = changes.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(LOOK_EVERY), if self.cas().next.is_some() => {}
-            }
-            if self.cas().next.is_none() {
-                metrics.ca_behind.set(0);
-                continue;
-            }
-            let behind = self.behind().await;
-            if let Ok(Behind { clusters, logins }) = &behind {
-                let count = clusters.len() + logins.len();
-                metrics
-                    .ca_behind
-                    .set(i64::try_from(count).unwrap_or(i64::MAX));
-            }
-            let ended = match behind {
-                Ok(behind) if behind.is_empty() => {
-                    let reason = "everybody has followed";
-                    self.finish_rotation(&leadership, crate::authority::HUB, reason)
-                        .await
-                }
-                Ok(_) => Ok(()),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = ended {
-                tracing::error!(error = %Chain(&error), "the replacement of the CA does not go on; trying again");
             }
         }
     }
-}
 
-/// In seconds since 1970.
-fn end_of(ca: &Ca) -> i64 {
-    i64::try_from(seconds(ca.not_after())).unwrap_or(i64::MAX)
+    async fn go_on(&self, leadership: &Leadership) -> Result<(), AuthorityError> {
+        let behind = self.behind().await?;
+        let everybody = behind.count() == 0;
+        self.note_waiting(behind);
+        if self.cas().next.is_none() || !everybody || leadership.now().is_none() {
+            return Ok(());
+        }
+        let reason = "everybody has followed";
+        self.finish_rotation(leadership, HUB, reason).await
+    }
 }
 
 fn because(reason: &str) -> String {

@@ -5,7 +5,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use futures::Stream;
 use muster_git::{RepoView, Watcher};
 use muster_model::ids::{ClusterName, InstanceId, InvalidId};
-use muster_pki::{AdminName, Certified, Identity, clock};
+use muster_pki::{AdminName, Ca, Certified, Identity, clock};
 use muster_proto::{PROTOCOL_VERSION, VERSION, v1};
 use muster_runtime::log::Chain;
 use tokio::sync::{mpsc, watch};
@@ -72,6 +72,7 @@ impl Services {
         match peer.certified.as_ref().map(|certified| &certified.identity) {
             Some(Identity::Agent { cluster, instance }) => {
                 let (cluster, instance) = (cluster.clone(), instance.clone());
+                self.signed_by_today(&peer)?;
                 Ok((peer, cluster, instance))
             }
             Some(Identity::Admin(_)) => {
@@ -100,16 +101,30 @@ impl Services {
         let (peer, cluster, instance) = self.agent(request)?;
         self.in_time(&peer)?;
         let certified = peer.certified.as_deref().ok_or_else(Self::no_certificate)?;
-        let admitted = self.0.authority.admit_shown(&cluster, &instance, certified);
+        let authority = &self.0.authority;
+        let admitted = authority.admit_shown(&cluster, &instance, &certified.serial);
         let who = peer.address.to_string();
-        admitted.await.map_err(|error| self.denied(&who, &error))?;
+        let trust = admitted.await.map_err(|error| self.denied(&who, &error))?;
         Ok(Caller {
             cluster,
             instance,
             not_after: certified.not_after,
-            is_behind: self.0.authority.cas().is_older(certified.made()),
+            trust,
             address: peer.address,
         })
+    }
+
+    /// A connection may be older than the end of the CA that its certificate is of.
+    fn signed_by_today(&self, peer: &Peer) -> Result<(), Status> {
+        let cas = self.0.authority.cas();
+        match peer.certified.as_deref() {
+            Some(certified) if !cas.have_signed(certified) => Err(self.turn_away(
+                peer,
+                "old_ca",
+                "this certificate is of a CA that the fleet no longer trusts",
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn in_time(&self, peer: &Peer) -> Result<(), Status> {
@@ -123,6 +138,7 @@ impl Services {
     /// The person that calls, if their login is good.
     async fn admin(&self, peer: Peer) -> Result<String, Status> {
         self.in_time(&peer)?;
+        self.signed_by_today(&peer)?;
         match peer.certified.as_deref() {
             Some(Certified {
                 identity: Identity::Admin(name),
@@ -213,7 +229,7 @@ impl Services {
             help: "the hub tries again; what is in force stays so".to_owned(),
             ..v1::RepoProblem::default()
         }));
-        first.extend(parts.authority.ends_soon());
+        first.extend(parts.authority.warnings());
         status.problems.splice(0..0, first);
         if parts.leadership.now().is_none() {
             let problem = v1::RepoProblem {
@@ -233,18 +249,20 @@ impl Services {
     async fn ca_info(&self) -> Result<v1::CaInfo, AuthorityError> {
         let authority = &self.0.authority;
         let (cas, behind) = (authority.cas(), authority.behind().await?);
-        let since = cas.next.as_ref().map_or(0, |_| cas.changed());
+        let since = cas.next.as_ref().map_or(0, |_| cas.since());
         Ok(v1::CaInfo {
             name: cas.current.name()?,
             expires_at: time(cas.current.not_after()),
             next: cas
                 .next
                 .as_ref()
-                .map(|(_, name)| name.clone())
+                .map(Ca::name)
+                .transpose()?
                 .unwrap_or_default(),
             since: i64::try_from(since).unwrap_or_default(),
-            clusters: behind.clusters.iter().map(ToString::to_string).collect(),
+            clusters: behind.clusters,
             logins: behind.logins,
+            join_tokens: behind.join_tokens,
         })
     }
 }
@@ -612,19 +630,27 @@ impl v1::admin_server::Admin for Services {
         let who = self.admin(Self::peer(&request)?).await?;
         let v1::RotateCaRequest { finish, reason } = request.into_inner();
         let reason: String = reason.chars().take(MAX_REASON).collect();
-        let authority = &self.0.authority;
-        let done = match finish {
-            true => {
-                let leadership = &self.0.leadership;
-                authority.finish_rotation(leadership, &who, &reason).await
+        let services = self.clone();
+        // Goes to its end also where nobody waits for it any more.
+        let rotating = tokio::spawn(async move {
+            let Parts {
+                authority,
+                leadership,
+                ..
+            } = services.0.as_ref();
+            let done = match finish {
+                true => authority.finish_rotation(leadership, &who, &reason).await,
+                false => authority.rotate(leadership, &who, &reason).await,
+            };
+            match done {
+                Ok(()) => services.ca_info().await,
+                Err(error) => Err(error),
             }
-            false => authority.rotate(&who, &reason).await,
-        };
-        done.map_err(|error| self.denied(&who, &error))?;
-        let info = self.ca_info().await;
-        Ok(Response::new(
-            info.map_err(|error| self.denied(&who, &error))?,
-        ))
+            .map_err(|error| services.denied(&who, &error))
+        });
+        let info = rotating.await;
+        let info = info.map_err(|_| Status::internal("the hub failed; see its log"))?;
+        Ok(Response::new(info?))
     }
 
     async fn follow_ca(
@@ -636,23 +662,23 @@ impl v1::admin_server::Admin for Services {
         let csr = request.into_inner().csr;
         let certified = peer.certified.as_deref().ok_or_else(Self::no_certificate)?;
         let authority = &self.0.authority;
+        let denied = |error: AuthorityError| self.denied(&who, &error);
         if csr.is_empty() {
-            let needed = authority.cas().is_older(certified.made());
+            let needed = authority.login_is_behind(&certified.serial).await;
             return Ok(Response::new(v1::FollowCaResponse {
-                needed,
+                needed: needed.map_err(denied)?,
                 ..v1::FollowCaResponse::default()
             }));
         }
         let followed = authority.follow(certified, &admin_name(&who)?, &csr).await;
-        let followed = followed.map_err(|error| self.denied(&who, &error))?;
-        Ok(Response::new(match followed {
-            Some((certificate, trust)) => v1::FollowCaResponse {
+        let answer = followed
+            .map_err(denied)?
+            .map(|followed| v1::FollowCaResponse {
                 needed: true,
-                certificate,
-                trust,
-            },
-            None => v1::FollowCaResponse::default(),
-        }))
+                certificate: followed.certificate.unwrap_or_default(),
+                trust: followed.trust,
+            });
+        Ok(Response::new(answer.unwrap_or_default()))
     }
 
     async fn refresh(&self, request: Request<v1::RefreshRequest>) -> Answer<v1::RefreshResponse> {

@@ -16,7 +16,7 @@ use muster_model::ids::{ClusterName, InstanceId};
 use muster_proto::{PROTOCOL_VERSION, VERSION, v1};
 use muster_runtime::log::Chain;
 use muster_store::{Store, Txn};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
@@ -29,6 +29,7 @@ use crate::{
     metrics::Metrics,
     observed::{MAX_NUMBER, Observed},
     records::AuditEntry,
+    rotation::Cas,
 };
 
 /// An agent that does not say hello in this time is no agent.
@@ -71,6 +72,7 @@ pub(crate) struct Sessions {
     pub(crate) observed: Arc<Observed>,
     pub(crate) published: Arc<Published>,
     pub(crate) metrics: Metrics,
+    pub(crate) cas: watch::Receiver<Arc<Cas>>,
     pub(crate) stop: CancellationToken,
     next: AtomicU64,
     current: Mutex<HashMap<ClusterName, Current>>,
@@ -87,8 +89,8 @@ pub(crate) struct Caller {
     pub(crate) cluster: ClusterName,
     pub(crate) instance: InstanceId,
     pub(crate) not_after: SystemTime,
-    /// Whether its certificate is older than the fleet's CAs.
-    pub(crate) is_behind: bool,
+    /// The version of the fleet's CAs that it knows.
+    pub(crate) trust: u64,
     pub(crate) address: std::net::SocketAddr,
 }
 
@@ -108,6 +110,7 @@ impl Sessions {
         observed: Arc<Observed>,
         published: Arc<Published>,
         metrics: Metrics,
+        cas: watch::Receiver<Arc<Cas>>,
         stop: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -117,6 +120,7 @@ impl Sessions {
             observed,
             published,
             metrics,
+            cas,
             stop,
             next: AtomicU64::new(0),
             current: Mutex::default(),
@@ -301,13 +305,6 @@ impl Sessions {
     /// Ends a cluster's stream.
     pub(crate) fn end(&self, cluster: &ClusterName) {
         if let Some(stream) = lock(&self.current).remove(cluster) {
-            stream.stop.cancel();
-        }
-    }
-
-    /// Ends every stream, whose agents come back.
-    pub(crate) fn end_all(&self) {
-        for (_, stream) in lock(&self.current).drain() {
             stream.stop.cancel();
         }
     }

@@ -51,16 +51,16 @@ pub(crate) async fn rotate(
         (false, true) => (
             "Replace the fleet's CA",
             "Agents and logins get certificates of a new CA by themselves, the clusters go on meanwhile, and once all \
-             have followed the old CA is good for nothing. Backups of before can't be used with the fleet after that."
+             have followed the old CA is good for nothing. There is no way back, and a backup of before can't be used \
+             with whoever has followed: take a new one right after this."
                 .to_owned(),
         ),
         (true, false) => (
             "End the old CA now",
-            match (now.clusters.len(), now.logins.len()) {
-                (0, 0) => "Everybody has followed.".to_owned(),
-                _ => format!(
-                    "These have not followed and will be shut out, until they get a new join token or login:\n{}",
-                    waiting(&now)
+            match waiting(&now) {
+                waiting if waiting.is_empty() => "Everybody has followed.".to_owned(),
+                waiting => format!(
+                    "These have not followed and will be shut out, until they get a new join token or login:\n{waiting}"
                 ),
             },
         ),
@@ -100,9 +100,13 @@ fn time(seconds: i64) -> String {
 
 fn waiting(info: &v1::CaInfo) -> String {
     let mut text = String::new();
-    for (what, names) in [("clusters", &info.clusters), ("logins", &info.logins)] {
+    for (what, names) in [
+        ("clusters", &info.clusters),
+        ("logins", &info.logins),
+        ("join tokens of", &info.join_tokens),
+    ] {
         if !names.is_empty() {
-            text.push_str(&format!("  {what:9} {}\n", names.join(", ")));
+            text.push_str(&format!("  {what:14} {}\n", names.join(", ")));
         }
     }
     text.trim_end().to_owned()
@@ -138,6 +142,7 @@ fn tell(info: &v1::CaInfo, output: Output) {
                     "since": time(info.since),
                     "waitingClusters": info.clusters,
                     "waitingLogins": info.logins,
+                    "waitingJoinTokens": info.join_tokens,
                 }),
                 false => Value::Null,
             };

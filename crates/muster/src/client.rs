@@ -102,16 +102,24 @@ async fn follow(mut client: Client, login: Login, path: &Path) -> anyhow::Result
     let answer = answer
         .map_err(|status| anyhow!("the hub says: {}", status.message()))?
         .into_inner();
-    if answer.needed {
-        let followed = Login {
+    if !answer.needed {
+        return Ok(());
+    }
+    // Another command may have written it meanwhile; each of the two works.
+    let followed = match answer.certificate.is_empty() {
+        true => Login {
+            ca: answer.trust,
+            ..login
+        },
+        false => Login {
             certificate: answer.certificate,
             ca: answer.trust,
             key: key.to_pem(),
             ..login
-        };
-        followed.open()?;
-        followed.write(path)?;
-    }
+        },
+    };
+    followed.open()?;
+    followed.write(path)?;
     Ok(())
 }
 

@@ -147,8 +147,9 @@ impl Engine {
             let listed = listed.wait_for(|listed| *listed);
             let listed = tokio::time::timeout(LISTED_WITHIN, listed);
             match cancel.run_until_cancelled(listed).await {
-                Some(Ok(_)) => return Ok(self.board.is_left_alone(&object.key)),
-                Some(Err(_)) => {}
+                Some(Ok(Ok(_))) => return Ok(self.board.is_left_alone(&object.key)),
+                // It takes long, or the watch is begun anew.
+                Some(_) => {}
                 None => return Err(RequestError::NotSent),
             }
         }

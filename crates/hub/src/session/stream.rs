@@ -110,10 +110,8 @@ impl Stream<'_> {
         };
         self.settle_term(&known).await?;
         self.welcome(hello, &mut lead);
-        if self.caller.is_behind {
-            let renew = v1::hub_message::Message::RenewNow(v1::RenewNow {});
-            self.outbox.push_back(renew);
-        }
+        let mut cas = sessions.cas.clone();
+        let mut asked = self.caller.trust;
         let valid = self
             .caller
             .not_after
@@ -126,6 +124,12 @@ impl Stream<'_> {
             let state = published.borrow_and_update().clone();
             if leads {
                 self.offer(&state).await?;
+            }
+            let version = cas.borrow_and_update().version();
+            if leads && asked < version {
+                asked = version;
+                let renew = v1::hub_message::Message::RenewNow(v1::RenewNow {});
+                self.outbox.push_back(renew);
             }
             let to_send = self.has_to_send();
             let wait = self.bucket.wait();
@@ -162,6 +166,7 @@ impl Stream<'_> {
                 },
                 Some(question) = questions.recv() => self.ask(question),
                 changed = published.changed() => if changed.is_err() { return Ok("the hub stops") },
+                changed = cas.changed() => if changed.is_err() { return Ok("the hub stops") },
                 changed = lead.changed() => {
                     if changed.is_err() {
                         return Ok("the hub stops");

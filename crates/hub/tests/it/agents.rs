@@ -385,13 +385,21 @@ impl Agent {
         let running = tokio::spawn({
             let (badge, memory, stop) = (Arc::clone(&badge), Arc::clone(&memory), stop.clone());
             let process = rand::random();
+            let renew = tokio::sync::Notify::new();
             async move {
                 while !stop.is_cancelled() {
                     let end = match dial(&hub, &badge.trust, Some(&badge.credentials)).await {
                         Ok(channel) => {
                             let name = &badge.cluster;
-                            let streamed =
-                                follow(channel, name, process, memory.as_ref(), &stop, || {});
+                            let streamed = follow(
+                                channel,
+                                name,
+                                process,
+                                memory.as_ref(),
+                                &stop,
+                                &renew,
+                                || {},
+                            );
                             streamed.await.map_err(|error| Chain(&error).to_string())
                         }
                         Err(error) => Err(Chain(&error).to_string()),

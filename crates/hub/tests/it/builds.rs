@@ -66,7 +66,18 @@ async fn stream(babbles: bool) -> (Hub, Vec<v1::AgentMessage>) {
     let stop = CancellationToken::new();
     let following = tokio::spawn({
         let (stop, cluster) = (stop.clone(), badge.cluster.clone());
-        async move { follow(channel, &cluster, 1, memory.as_ref(), &stop, || {}).await }
+        async move {
+            follow(
+                channel,
+                &cluster,
+                1,
+                memory.as_ref(),
+                &stop,
+                &tokio::sync::Notify::new(),
+                || {},
+            )
+            .await
+        }
     });
     let until_synced = async |commit: &str| {
         let look = |status: &v1::Status| {

@@ -30,7 +30,16 @@ async fn told(hub: &Hub, badge: &Badge, cluster: &str) -> Option<String> {
     };
     let (memory, cluster) = (Memory::new(), cluster.parse().unwrap());
     let welcomed = || stop.cancel();
-    let following = follow(channel, &cluster, 1, memory.as_ref(), &stop, welcomed);
+    let renew = tokio::sync::Notify::new();
+    let following = follow(
+        channel,
+        &cluster,
+        1,
+        memory.as_ref(),
+        &stop,
+        &renew,
+        welcomed,
+    );
     following.await.err().map(|error| error.to_string())
 }
 
@@ -111,6 +120,7 @@ async fn certificates_that_are_not_of_this_fleet() {
         1,
         memory.as_ref(),
         &stop,
+        &tokio::sync::Notify::new(),
         || {},
     )
     .await;

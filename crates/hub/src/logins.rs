@@ -1,0 +1,212 @@
+//! Logins of people and scripts.
+
+use std::time::Duration;
+
+use muster_pki::{AdminName, Certified, Identity, Key, Login, clock};
+use muster_store::{CommitError, Expected, Txn};
+
+use crate::{
+    authority::{Authority, AuthorityError, HUB},
+    records::{self, LoginRecord, RecordError, audited, now, seconds},
+    removed::Names,
+};
+
+/// A login that was made and is not good yet.
+pub(crate) struct Made {
+    serial: String,
+    record: LoginRecord,
+}
+
+impl Made {
+    /// The transaction that makes it good.
+    pub(crate) fn put(&self, txn: Txn) -> Txn {
+        let key = format!("{}{}", records::LOGIN, self.serial);
+        txn.put(key, records::encode(&self.record))
+    }
+}
+
+impl Authority {
+    /// A certificate for a person or script, and the CAs to trust.
+    pub(crate) async fn admin(
+        &self,
+        name: &AdminName,
+        csr: &str,
+        valid: Duration,
+        who: &str,
+    ) -> Result<(String, String), AuthorityError> {
+        let (certificate, made) = self.make_login(name, csr, valid, who, None)?;
+        let txn = made.put(self.without_ended_logins().await?);
+        let txn = audited(txn, who, format!("login for {name}"));
+        self.store().commit(txn).await?;
+        Ok((certificate, self.cas().trust.to_pem()))
+    }
+
+    /// A login's certificate, in place of the login with this number.
+    pub(crate) fn make_login(
+        &self,
+        name: &AdminName,
+        csr: &str,
+        valid: Duration,
+        by: &str,
+        replaces: Option<String>,
+    ) -> Result<(String, Made), AuthorityError> {
+        let identity = Identity::Admin(name.clone());
+        let cas = self.cas();
+        let certificate = cas.signer().sign(csr, &identity, valid, clock::now())?;
+        let certified = Certified::of_pem(&certificate)?;
+        let record = LoginRecord {
+            name: name.to_string(),
+            issued: now(),
+            expires: seconds(certified.not_after),
+            by: by.to_owned(),
+            removed: false,
+            local: false,
+            trust: cas.version(),
+            followed: false,
+            replaces,
+        };
+        let serial = certified.serial;
+        Ok((certificate, Made { serial, record }))
+    }
+
+    /// The transaction in which logins are forgotten that ended a day ago.
+    async fn without_ended_logins(&self) -> Result<Txn, AuthorityError> {
+        let mut txn = Txn::new();
+        for (serial, ended) in self.logins().await? {
+            if ended.expires + 86_400 < now() {
+                txn = txn.delete(format!("{}{serial}", records::LOGIN));
+            }
+        }
+        Ok(txn)
+    }
+
+    /// The transaction that holds only where no login follows or is taken back meanwhile: neither misses the
+    /// other.
+    pub(crate) async fn login_turn(&self) -> Result<Txn, AuthorityError> {
+        let found: Option<(u64, u64)> = records::read(self.store(), records::LOGIN_TURNS).await?;
+        let (count, revision) = found.map_or((0, None), |(count, at)| (count, Some(at)));
+        Ok(Txn::new()
+            .when(records::LOGIN_TURNS, Expected::unchanged(revision))
+            .put(records::LOGIN_TURNS, records::encode(&(count + 1))))
+    }
+
+    /// Every login, by the number of its certificate.
+    pub(crate) async fn logins(&self) -> Result<Vec<(String, LoginRecord)>, AuthorityError> {
+        let kept = self.store().range(records::LOGIN).await;
+        let mut logins = Vec::new();
+        for (key, versioned) in kept.map_err(RecordError::from)? {
+            let record = records::decode(&key, &versioned)?;
+            logins.push((key[records::LOGIN.len()..].to_owned(), record));
+        }
+        Ok(logins)
+    }
+
+    /// Takes back every login of this name. Says how many there were.
+    pub(crate) async fn remove_logins(
+        &self,
+        name: &AdminName,
+        who: &str,
+    ) -> Result<u32, AuthorityError> {
+        loop {
+            match self.try_to_remove_logins(name, who).await {
+                // One of them follows another CA just now.
+                Err(AuthorityError::Commit(CommitError::Conflict { .. })) => {}
+                removed => return removed,
+            }
+        }
+    }
+
+    async fn try_to_remove_logins(
+        &self,
+        name: &AdminName,
+        who: &str,
+    ) -> Result<u32, AuthorityError> {
+        let name = name.to_string();
+        let mut txn = self.login_turn().await?;
+        let mut logins = self.logins().await?;
+        logins.retain(|(_, record)| record.name == name && !record.removed);
+        let serials = logins.iter().map(|(serial, _)| serial.clone());
+        self.removed().add(Names {
+            logins: serials.collect(),
+            ..Names::default()
+        })?;
+        for (serial, record) in &mut logins {
+            record.removed = true;
+            let key = format!("{}{serial}", records::LOGIN);
+            txn = txn.put(key, records::encode(record));
+        }
+        if !logins.is_empty() {
+            let what = format!("every login of {name} is taken back");
+            self.store().commit(audited(txn, who, what)).await?;
+        }
+        Ok(u32::try_from(logins.len()).unwrap_or(u32::MAX))
+    }
+
+    /// The record of a login that is good, with its revision.
+    pub(crate) async fn good_login(
+        &self,
+        serial: &str,
+    ) -> Result<(LoginRecord, u64), AuthorityError> {
+        let key = format!("{}{serial}", records::LOGIN);
+        let found = records::read::<LoginRecord>(self.store(), &key).await?;
+        found
+            .filter(|(record, _)| !record.removed)
+            .ok_or(AuthorityError::UnknownLogin)
+    }
+
+    /// Whether the login with this certificate is good. Where it takes another's place, that has followed now:
+    /// its owner has what was made for it.
+    pub(crate) async fn admit_login(&self, serial: &str) -> Result<(), AuthorityError> {
+        let (mut record, revision) = self.good_login(serial).await?;
+        let Some(before) = record.replaces.take() else {
+            return Ok(());
+        };
+        let key = format!("{}{serial}", records::LOGIN);
+        let mut txn = Txn::new()
+            .when(key.clone(), Expected::Revision(revision))
+            .put(key, records::encode(&record));
+        let key = format!("{}{before}", records::LOGIN);
+        if let Some((mut before, revision)) =
+            records::read::<LoginRecord>(self.store(), &key).await?
+        {
+            before.followed = true;
+            txn = txn
+                .when(key.clone(), Expected::Revision(revision))
+                .put(key, records::encode(&before));
+        }
+        match self.store().commit(txn).await {
+            Ok(_) | Err(CommitError::Conflict { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A whole login for somebody on this very machine, to a hub that they reach at this address. It takes the
+    /// place of the one before.
+    pub(crate) async fn local_login(
+        &self,
+        name: &AdminName,
+        valid: Duration,
+        hub: String,
+    ) -> Result<Login, AuthorityError> {
+        let key = Key::generate()?;
+        let before = self.logins().await?;
+        let (certificate, mut made) = self.make_login(name, &key.request()?, valid, HUB, None)?;
+        made.record.local = true;
+        let mut txn = made.put(self.without_ended_logins().await?);
+        for (serial, record) in before {
+            // Those of before say so by their names alone.
+            if record.local || (record.by == HUB && record.name == name.to_string()) {
+                txn = txn.delete(format!("{}{serial}", records::LOGIN));
+            }
+        }
+        let txn = audited(txn, HUB, format!("login for {name}"));
+        self.store().commit(txn).await?;
+        Ok(Login {
+            hub,
+            name: name.to_string(),
+            ca: self.cas().trust.to_pem(),
+            certificate,
+            key: key.to_pem(),
+        })
+    }
+}
