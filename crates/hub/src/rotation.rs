@@ -140,7 +140,7 @@ impl Authority {
         }
         let lead = leadership.now().ok_or(AuthorityError::NotLeading)?;
         let next = Ca::create(clock::now())?;
-        if next.not_after() <= before.current.not_after() {
+        if next.not_after() < before.current.not_after() {
             return Err(AuthorityError::Clock);
         }
         let what = format!("the fleet's CA begins to be replaced{}", because(reason));

@@ -37,7 +37,7 @@ const EFFECTS: [&str; 24] = [
 ];
 
 /// Which crates of the workspace each of them may use. Those that may use all are not listed.
-const ALLOWED: [(&str, &[&str]); 11] = [
+const ALLOWED: [(&str, &[&str]); 12] = [
     ("muster-model", &[]),
     ("muster-render", &["muster-model"]),
     ("muster-plan", &["muster-model"]),
@@ -47,6 +47,16 @@ const ALLOWED: [(&str, &[&str]); 11] = [
     ("muster-pki", &["muster-model"]),
     ("muster-runtime", &["muster-model"]),
     ("muster-apply", &["muster-model", "muster-plan"]),
+    (
+        "muster-fuzz",
+        &[
+            "muster-model",
+            "muster-render",
+            "muster-plan",
+            "muster-proto",
+            "muster-pki",
+        ],
+    ),
     (
         "muster-worker",
         &["muster-model", "muster-plan", "muster-render"],

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use muster_agent::dial;
 use muster_pki::{Credentials, Key};
-use muster_proto::v1::{self, agent_message::Message};
+use muster_proto::v1::{self, agent_message::Message, enrolment_client::EnrolmentClient};
 use muster_store::backup;
 use tonic::Code;
 
@@ -287,4 +287,58 @@ async fn a_login_is_taken_back_at_once_and_for_good() {
     };
     let refused = hub.admin().await.create_admin(request).await.unwrap_err();
     assert_eq!(refused.message(), "that is too long; at most 365 days");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_older_than_the_end_of_its_ca_is_worth_nothing() {
+    let repo = repository();
+    let hub = Hub::new(&repo).await;
+    let mut ada = person(&hub, "ada").await;
+    let mut bob = person(&hub, "bob").await;
+    let badge = Badge::new(&hub, "eu-1").await;
+    show(&hub, &badge).await;
+    let address = hub.address();
+    let agent = dial(&address, &badge.trust, Some(&badge.credentials));
+    let mut agent = EnrolmentClient::new(agent.await.unwrap());
+
+    let rotate = v1::RotateCaRequest::default();
+    ada.rotate_ca(rotate).await.unwrap();
+    let look = v1::FollowCaRequest::default();
+    assert!(bob.follow_ca(look.clone()).await.unwrap().get_ref().needed);
+    // Who was taken back follows nowhere, whatever they have.
+    let csr = || Key::generate().unwrap().request().unwrap();
+    let follow = || v1::FollowCaRequest { csr: csr() };
+    let unseen = bob.follow_ca(follow()).await.unwrap().into_inner();
+    assert!(!unseen.certificate.is_empty());
+    let remove = v1::RemoveLoginsRequest {
+        name: "bob".to_owned(),
+    };
+    // With the certificate that was made for it and that nobody has shown.
+    let removed = ada.remove_logins(remove).await.unwrap();
+    assert_eq!(removed.get_ref().removed, 2);
+    assert_eq!(
+        bob.follow_ca(follow()).await.unwrap_err().code(),
+        Code::PermissionDenied
+    );
+
+    let behind = ada.get_ca(v1::GetCaRequest {}).await.unwrap().into_inner();
+    assert_eq!(
+        (behind.clusters, behind.logins),
+        (vec!["eu-1".to_owned()], vec!["ada".to_owned()])
+    );
+    let finish = v1::RotateCaRequest {
+        finish: true,
+        reason: String::new(),
+    };
+    // The answer is the last that this login hears.
+    ada.rotate_ca(finish).await.unwrap();
+    for refused in [
+        ada.get_status(v1::StatusRequest::default()).await.map(drop),
+        ada.follow_ca(follow()).await.map(drop),
+        agent.renew(v1::RenewRequest { csr: csr() }).await.map(drop),
+    ] {
+        let refused = refused.unwrap_err();
+        assert!(refused.message().contains("no longer trusts"), "{refused}");
+    }
+    assert_eq!(hub.refused("old_ca").await, 3);
 }

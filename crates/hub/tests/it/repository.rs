@@ -177,6 +177,24 @@ async fn a_commit_that_cannot_be_written_waits_and_is_told() {
     assert_eq!(agent.memory.data("web"), r#"{"size":"1"}"#);
     shell.execute_batch("ROLLBACK").unwrap();
     hub.until_synced(&second).await;
+
+    // One that is taken back meanwhile is no longer told of.
+    shell.execute_batch("BEGIN IMMEDIATE").unwrap();
+    publish(
+        &repo,
+        "even larger",
+        [("apps/web/values.yaml", "size: 3\n")],
+    );
+    hub.until("the trouble is told again", told).await;
+    repo.git(&["reset", "--quiet", "--hard", &second]).unwrap();
+    repo.force_push().unwrap();
+    shell.execute_batch("ROLLBACK").unwrap();
+    let quiet = |status: &v1::Status| {
+        ensure!(told(status).is_err());
+        Ok(())
+    };
+    hub.until("the trouble is over", quiet).await;
+    hub.until_synced(&second).await;
     assert_eq!(agent.memory.data("web"), r#"{"size":"2"}"#);
     assert!(told(&hub.status().await).is_err());
 }

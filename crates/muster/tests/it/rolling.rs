@@ -206,3 +206,16 @@ async fn a_broken_agent_is_never_ready_and_the_old_one_goes_on() -> anyhow::Resu
     ensure!(rolling.leader().await? == old, "the old agent still acts");
     rolling.fleet.agent("one")?.check()
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_agent_that_would_leave_alone_what_is_applied_is_not_ready() -> anyhow::Result<()> {
+    let mut rolling = Rolling::start().await?;
+    let old = rolling.leader().await?;
+    let narrow = rolling.beside("narrow", &["--deny-namespaces=default"])?;
+    narrow
+        .until("503", "could no longer look after ConfigMap default/moving")
+        .await?;
+    rolling.commit(2).await?;
+    ensure!(rolling.leader().await? == old);
+    Ok(())
+}
