@@ -51,8 +51,8 @@ pub(crate) async fn rotate(
         (false, true) => (
             "Replace the fleet's CA",
             "Agents and logins get certificates of a new CA by themselves, the clusters go on meanwhile, and once all \
-             have followed the old CA is good for nothing. There is no way back, and a backup of before can't be used \
-             with whoever has followed: take a new one right after this."
+             have followed the old CA is good for nothing. There is no way back, and whoever has followed trusts no hub \
+             that is restored from a backup of before: take one now, and one when this has ended."
                 .to_owned(),
         ),
         (true, false) => (
