@@ -239,7 +239,7 @@ impl World {
         docker::run(&mut helm)
     }
 
-    /// Installs the hub, or upgrades it, as the README says, with these further settings.
+    /// Installs the hub, or upgrades it, as docs/operations.md says, with these further settings.
     ///
     /// # Errors
     /// When helm fails, or the hub is not ready in time.

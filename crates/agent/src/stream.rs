@@ -297,6 +297,7 @@ impl<C: Cluster> Stream<'_, C> {
             content,
         };
         if accept_generation(self.cluster.known().in_force, number)? == Acceptance::Same {
+            self.stuck = None;
             return Ok(());
         }
         let mut lacking = Vec::new();
@@ -420,8 +421,9 @@ impl<C: Cluster> Stream<'_, C> {
                 bundles,
             })
             .await;
-        if let Err(error) = taken {
-            self.fail(generation, &error);
+        match taken {
+            Ok(()) => self.stuck = None,
+            Err(error) => self.fail(generation, &error),
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
 //! Measures Muster beside its peers: prints tables, writes the figures to `bench/results`, and keeps
-//! the README's block of figures up to date. Run it as `cargo xtask bench`.
+//! the figures in `docs/benchmarks.md` up to date. Run it as `cargo xtask bench`.
 
 mod apply;
 mod commit;
@@ -83,5 +83,5 @@ fn main() -> anyhow::Result<()> {
     if let Some(file) = cli.out {
         report::write(&file, &serde_json::to_string_pretty(&sections)?)?;
     }
-    report::update_readme()
+    report::update_document()
 }

@@ -1,4 +1,4 @@
-//! Figures with their spread, as a table for people, a file for programs and a block of the README.
+//! Figures with their spread, as a table for people, a file for programs and a block of `docs/benchmarks.md`.
 
 use std::{
     fs,
@@ -151,8 +151,8 @@ pub(crate) fn write(file: &Path, text: &str) -> anyhow::Result<()> {
     fs::write(file, text).with_context(|| format!("can't write {}", file.display()))
 }
 
-/// Puts the newest figures of every benchmark between the README's markers, where it has them.
-pub(crate) fn update_readme() -> anyhow::Result<()> {
+/// Puts the newest figures of every benchmark between the markers in `docs/benchmarks.md`.
+pub(crate) fn update_document() -> anyhow::Result<()> {
     let results = root().join("bench/results");
     let mut files: Vec<PathBuf> = fs::read_dir(&results)
         .and_then(|entries| {
@@ -164,13 +164,13 @@ pub(crate) fn update_readme() -> anyhow::Result<()> {
     files.retain(|file| file.extension().is_some_and(|extension| extension == "md"));
     files.sort();
     let tables: Result<Vec<String>, _> = files.iter().map(fs::read_to_string).collect();
-    let readme = root().join("README.md");
-    let Ok(text) = fs::read_to_string(&readme) else {
-        return Ok(());
-    };
+    let document = root().join("docs/benchmarks.md");
+    let text = fs::read_to_string(&document)
+        .with_context(|| format!("can't read {}", document.display()))?;
     match replace_block(&text, &tables.context("can't read the figures")?.join("\n")) {
-        Some(new) if new != text => write(&readme, &new),
-        _ => Ok(()),
+        Some(new) if new != text => write(&document, &new),
+        Some(_) => Ok(()),
+        None => anyhow::bail!("{} has no place for the figures", document.display()),
     }
 }
 

@@ -61,10 +61,8 @@ const WORKING_FILE: &str = "working.json";
 /// How long a login for people on the hub's own machine works. It is made anew at every start, and when half of
 /// this is over.
 const LOCAL_LOGIN: Duration = Duration::from_secs(24 * 60 * 60);
-/// How often it is looked whether that is so: by the wall clock, since a machine may sleep.
-const LOGIN_LOOK: Duration = Duration::from_secs(600);
-/// A login that could not be written is tried again after this.
-const LOGIN_AGAIN: Duration = Duration::from_secs(5);
+/// How often it is looked whether that is so: by the wall clock, since a machine may sleep, or learn the time late.
+const LOGIN_LOOK: Duration = Duration::from_secs(15);
 /// Time for streams and writes to end in good order.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// What HTTP/2 keeps for each agent's connection, in bytes; bundles come in pieces anyway.
@@ -248,7 +246,7 @@ pub async fn run(
         authority: Arc::clone(&authority),
         hub: advertised(addresses.grpc),
     };
-    login.write().await?;
+    login.write(false).await?;
     shutdown.spawn_vital("login", login.renew(stop.clone()));
 
     let webhook = hook::route(Arc::clone(&repo), config.hook_token.clone());
@@ -352,10 +350,13 @@ struct LocalLogin {
 }
 
 impl LocalLogin {
-    async fn write(&self) -> Result<(), HubError> {
+    async fn write(&self, is_running: bool) -> Result<(), HubError> {
         let name: AdminName = "local".parse().map_err(|_| AuthorityError::UnknownToken)?;
         let hub = self.hub.clone();
-        let login = self.authority.local_login(&name, LOCAL_LOGIN, hub).await?;
+        let login = self
+            .authority
+            .local_login(&name, LOCAL_LOGIN, hub, is_running)
+            .await?;
         login.write(&self.path).map_err(|source| HubError::Login {
             path: self.path.clone(),
             source,
@@ -371,13 +372,13 @@ impl LocalLogin {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(if changed { LOGIN_AGAIN } else { LOGIN_LOOK }) => {}
+                () = tokio::time::sleep(LOGIN_LOOK) => {}
                 Ok(()) = cas.changed() => changed = true,
             }
             if !changed && !muster_pki::is_due(written, LOCAL_LOGIN, muster_pki::clock::now()) {
                 continue;
             }
-            match self.write().await {
+            match self.write(true).await {
                 Ok(()) => {
                     written = muster_pki::clock::now();
                     changed = false;

@@ -181,23 +181,34 @@ impl Authority {
     }
 
     /// A whole login for somebody on this very machine, to a hub that they reach at this address. It takes the
-    /// place of the one before.
+    /// place of the one before; where this hub `is_running`, that one works until the next.
     pub(crate) async fn local_login(
         &self,
         name: &AdminName,
         valid: Duration,
         hub: String,
+        is_running: bool,
     ) -> Result<Login, AuthorityError> {
         let key = Key::generate()?;
         let before = self.logins().await?;
         let (certificate, mut made) = self.make_login(name, &key.request()?, valid, HUB, None)?;
         made.record.local = true;
         let mut txn = made.put(self.without_ended_logins().await?);
-        for (serial, record) in before {
-            // Those of before say so by their names alone.
-            if record.local || (record.by == HUB && record.name == name.to_string()) {
-                txn = txn.delete(format!("{}{serial}", records::LOGIN));
-            }
+        // Those of before say so by their names alone.
+        let is_local = |record: &LoginRecord| {
+            record.local || (record.by == HUB && record.name == name.to_string())
+        };
+        let mut older: Vec<_> = before
+            .iter()
+            .filter(|(_, record)| is_local(record))
+            .collect();
+        older.sort_by_key(|(_, record)| record.issued);
+        if is_running {
+            // The newest of them is in the file until this one takes its place, and a command may just read it.
+            older.pop();
+        }
+        for (serial, _) in older {
+            txn = txn.delete(format!("{}{serial}", records::LOGIN));
         }
         let txn = audited(txn, HUB, format!("login for {name}"));
         self.store().commit(txn).await?;

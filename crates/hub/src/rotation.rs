@@ -19,7 +19,7 @@ use crate::{
     authority::{Authority, AuthorityError, HUB},
     leadership::Leadership,
     metrics::Metrics,
-    records::{self, InstanceRecord, RecordError, audited, now, seconds},
+    records::{self, InstanceRecord, LoginRecord, RecordError, audited, now, seconds},
 };
 
 /// How often it is looked whether everybody has followed.
@@ -249,9 +249,14 @@ impl Authority {
                 behind.clusters.push(cluster.to_owned());
             }
         }
-        for (_, record) in self.logins().await? {
-            let is_good = !record.removed && record.expires > now() && !record.local;
-            if is_good && !record.followed && record.trust < version {
+        let logins = self.logins().await?;
+        // The hub makes the one of its machine anew; the one before has followed with that.
+        let is_new = |record: &LoginRecord| record.local && record.trust >= version;
+        let local_is_new = logins.iter().any(|(_, record)| is_new(record));
+        for (_, record) in logins {
+            let followed = record.followed || (record.local && local_is_new);
+            let is_good = !record.removed && record.expires > now();
+            if is_good && !followed && record.trust < version {
                 behind.logins.push(record.name);
             }
         }

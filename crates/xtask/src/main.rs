@@ -37,7 +37,7 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Measure, beside the peers, and write the figures to bench/results and the README
+    /// Measure, beside the peers, and write the figures to bench/results and docs/benchmarks.md
     #[command(disable_help_flag = true)]
     Bench {
         /// Handed on to `muster-bench`; `--help` lists the benchmarks

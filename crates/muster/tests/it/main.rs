@@ -5,6 +5,7 @@ mod approve;
 mod ca;
 mod clocks;
 mod container;
+mod docs;
 mod health;
 mod hostile;
 mod joining;

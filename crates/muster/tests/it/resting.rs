@@ -20,7 +20,7 @@ use serde_json::{from_value, json};
 
 use crate::rolling::Rolling;
 
-const LONG: Duration = Duration::from_secs(90);
+const LONG: Duration = Duration::from_secs(150);
 const POLICY: &str = "nobody-leads";
 
 /// The API server refuses to renew the Lease of these holders (a CEL expression), as one whose store is full

@@ -1,0 +1,73 @@
+//! A machine whose clock is wrong when its hub starts, and right later. The clock is the process's, so that this
+//! test has one of its own.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::ensure;
+use muster_agent::dial;
+use muster_git::RemoteConfig;
+use muster_hub::{AGENT_LIFETIME, HubConfig};
+use muster_pki::{Login, RENEWAL_GRACE, clock};
+use muster_proto::v1::{self, admin_client::AdminClient};
+use muster_runtime::shutdown::Shutdown;
+use muster_testkit::{
+    gitserver::GitRepo,
+    repository::{self, listed},
+    wait::eventually,
+};
+use muster_worker::{Limits, Program};
+
+const DAY: i64 = 24 * 60 * 60;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_hub_made_by_a_wrong_clock_is_made_anew() -> anyhow::Result<()> {
+    let repo = GitRepo::new()?;
+    let files = repository::fleet("clock", "{}", [("one", "west")]);
+    repo.publish("begin", &listed(&files))?;
+    let state = tempfile::tempdir()?;
+    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+    let url = repo.path().to_string_lossy().into_owned();
+    let config = HubConfig {
+        remote: RemoteConfig::new(url.parse()?),
+        interval: None,
+        state_dir: state.path().to_owned(),
+        listen: loopback,
+        http: loopback,
+        hook: None,
+        advertise: None,
+        hook_token: None,
+        agent_lifetime: AGENT_LIFETIME,
+        renewal_grace: RENEWAL_GRACE,
+        worker: Program {
+            program: env!("CARGO_BIN_EXE_render-worker").into(),
+            args: Vec::new(),
+        },
+        limits: Limits::default(),
+    };
+    let path = config.login_path();
+    let status = async || {
+        let login = Login::read(&path)?;
+        let (trust, credentials) = login.open()?;
+        let channel = dial(&login.hub, &trust, Some(&credentials)).await?;
+        let mut admin = AdminClient::new(channel);
+        let status = admin.get_status(v1::StatusRequest::default()).await?;
+        ensure!(status.into_inner().clusters.len() == 1);
+        Ok(())
+    };
+
+    clock::put_off(-30 * DAY);
+    let shutdown = Shutdown::new();
+    let hub = tokio::spawn(muster_hub::run(config.clone(), shutdown.clone(), |_| {}));
+    let long = Duration::from_secs(60);
+    eventually("the hub of last month", long, status).await?;
+    // Its certificate ended weeks ago, and so did the login for this machine.
+    clock::put_off(0);
+    status().await.expect_err("what has ended is still good");
+    eventually("the hub of today", long, status).await?;
+    // And back: both are of the future now.
+    clock::put_off(-30 * DAY);
+    eventually("the hub of last month again", long, status).await?;
+    shutdown.begin();
+    hub.await??;
+    Ok(())
+}

@@ -1,0 +1,175 @@
+//! The documents are true: their commands and flags exist, their links lead somewhere, and the messages that they
+//! explain are those that the code has.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, ensure};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The documents for people, with their text.
+fn documents() -> anyhow::Result<Vec<(PathBuf, String)>> {
+    let mut paths = [
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "CHANGELOG.md",
+    ]
+    .map(|name| root().join(name))
+    .to_vec();
+    for chart in ["muster-hub", "muster-agent"] {
+        paths.push(root().join("charts").join(chart).join("README.md"));
+    }
+    for entry in fs::read_dir(root().join("docs"))? {
+        paths.push(entry?.path());
+    }
+    paths.sort();
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        Ok((path, text))
+    };
+    paths.into_iter().map(read).collect()
+}
+
+/// The `muster` commands in the shell blocks of a document, each as its words.
+fn commands(text: &str) -> Vec<Vec<String>> {
+    let mut commands = Vec::new();
+    let mut in_shell = false;
+    for line in text.lines() {
+        if let Some(language) = line.trim_start().strip_prefix("```") {
+            in_shell = language == "sh";
+            continue;
+        }
+        if !in_shell {
+            continue;
+        }
+        let line = line.split(" #").next().unwrap_or_default();
+        for part in line.split(['|', '&', '>', '<']) {
+            let words: Vec<&str> = part.split_whitespace().collect();
+            // Also behind `kubectl exec … --`.
+            let Some(at) = words.iter().position(|word| *word == "muster") else {
+                continue;
+            };
+            if at == 0 || words[at - 1] == "--" {
+                commands.push(
+                    words[at + 1..]
+                        .iter()
+                        .map(|word| (*word).to_owned())
+                        .collect(),
+                );
+            }
+        }
+    }
+    commands
+}
+
+#[test]
+fn commands_and_flags_exist() -> anyhow::Result<()> {
+    let mut checked = 0;
+    for (path, text) in documents()? {
+        for words in commands(&text) {
+            let is_name = |word: &&String| word.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+            let mut subcommands: Vec<&String> = words.iter().take_while(is_name).collect();
+            subcommands.retain(|word| !word.starts_with('-'));
+            // What is an argument and no subcommand is asked for in vain.
+            let help = loop {
+                let output = Command::new(env!("CARGO_BIN_EXE_muster"))
+                    .args(&subcommands)
+                    .arg("--help")
+                    .output()?;
+                if output.status.success() || subcommands.len() < 2 {
+                    ensure!(output.status.success(), "{}: {words:?}", path.display());
+                    break String::from_utf8(output.stdout)?;
+                }
+                subcommands.pop();
+            };
+            ensure!(!subcommands.is_empty(), "{}: {words:?}", path.display());
+            for flag in words.iter().filter(|word| word.starts_with("--")) {
+                let flag = flag.split('=').next().unwrap_or_default();
+                ensure!(
+                    help.contains(flag),
+                    "{}: {words:?} has no {flag}",
+                    path.display()
+                );
+            }
+            checked += 1;
+        }
+    }
+    ensure!(checked > 20, "only {checked} commands were found");
+    Ok(())
+}
+
+#[test]
+fn links_lead_somewhere() -> anyhow::Result<()> {
+    let mut checked = 0;
+    for (path, text) in documents()? {
+        for part in text.split("](").skip(1) {
+            let target = part.split([')', '#']).next().unwrap_or_default();
+            if target.is_empty() || target.contains("://") {
+                continue;
+            }
+            let folder = path.parent().context("no folder")?;
+            ensure!(folder.join(target).exists(), "{}: {target}", path.display());
+            checked += 1;
+        }
+    }
+    ensure!(checked > 20, "only {checked} links were found");
+    Ok(())
+}
+
+/// The text of all sources, with strings that go over several lines as one.
+fn sources() -> anyhow::Result<String> {
+    let mut text = String::new();
+    let mut open = vec![root().join("crates")];
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default();
+            if path.is_dir()
+                && !["tests", "target", "corpora"]
+                    .iter()
+                    .any(|other| *other == name)
+            {
+                open.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                text.push_str(&fs::read_to_string(&path)?);
+            }
+        }
+    }
+    let mut joined = String::with_capacity(text.len());
+    let mut parts = text.split("\\\n");
+    joined.push_str(parts.next().unwrap_or_default());
+    for part in parts {
+        joined.push_str(part.trim_start());
+    }
+    Ok(joined)
+}
+
+#[test]
+fn messages_that_are_explained_are_those_of_the_code() -> anyhow::Result<()> {
+    let sources = sources()?;
+    let text = fs::read_to_string(root().join("docs/troubleshooting.md"))?;
+    let mut checked = 0;
+    for row in text.lines().filter(|line| line.starts_with("| ")) {
+        let symptom = row.split(" | ").next().unwrap_or_default();
+        for message in symptom.split('`').skip(1).step_by(2) {
+            // What stands for something else is left out of the comparison.
+            for part in message
+                .split('…')
+                .map(str::trim)
+                .filter(|part| part.len() > 8)
+            {
+                ensure!(sources.contains(part), "no message says {part:?}");
+                checked += 1;
+            }
+        }
+    }
+    ensure!(checked > 15, "only {checked} messages were found");
+    Ok(())
+}
