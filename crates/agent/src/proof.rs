@@ -18,7 +18,7 @@ use crate::{
     RECONNECT,
     dial::{DialError, dial},
     identity::{Identity, IdentityError, IdentityStore},
-    room::{Load, Room, TooLarge},
+    room::{Room, TooLarge},
 };
 
 /// What was proven is proven again this often, for as long as another agent leads.
@@ -108,10 +108,9 @@ impl Prover {
             let reader = store.reader();
             let mut bundles = std::pin::pin!(reader.bundles(&pointer));
             // One after the other: all of them at once are for the agent that leads.
-            let (room, mut load) = (Room::of_this_process(), Load::default());
+            let mut room = Room::of_this_process();
             while let Some(bundle) = bundles.try_next().await? {
-                load.add(&bundle);
-                room.check(&load)?;
+                room.add(&bundle)?;
             }
         }
         // Where nobody leads, nobody waits for a hub that may be far away.

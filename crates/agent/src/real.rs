@@ -20,7 +20,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     cluster::{Arrived, Cluster, Level, TakeError},
-    room::{Load, Room, TooLarge},
+    room::{Room, TooLarge},
     summary::summarise,
 };
 
@@ -55,6 +55,14 @@ struct State {
     kept: Option<Arc<Kept>>,
     /// The generation in force, until then.
     unread: Option<Pointer>,
+}
+
+impl State {
+    /// Whether this generation is still the one to be read.
+    fn is_unread(&self, pointer: &Pointer) -> bool {
+        let unread = self.unread.as_ref();
+        unread.is_some_and(|unread| unread.generation == pointer.generation)
+    }
 }
 
 impl RealCluster {
@@ -114,26 +122,20 @@ impl RealCluster {
                 Ok(()) => break,
                 Err(error) => error,
             };
-            if matches!(error, ReadError::TooLarge(_)) {
-                // Only another generation can help, which comes over the stream.
-                tracing::error!(error = %Chain(&error), generation = %pointer.generation, "the generation in force is not applied");
-                if self.is_unread(&pointer) {
-                    self.trouble.send_replace(Some(Chain(&error).to_string()));
-                }
-                break;
-            }
-            let pause = match &error {
-                // The number still counts. The hub sends the content again under the next one.
-                ReadError::Kept(KeptError::DamagedBundle { .. }) => {
-                    self.forget(&pointer);
-                    Duration::ZERO
-                }
-                _ => backoff.next_delay(),
-            };
             tracing::error!(error = %Chain(&error), generation = %pointer.generation, "the generation in force is not applied");
-            if !pause.is_zero() && self.is_unread(&pointer) {
+            if let ReadError::Kept(KeptError::DamagedBundle { .. }) = error {
+                // The number still counts. The hub sends the content again under the next one.
+                self.forget(&pointer);
+                continue;
+            }
+            if self.state().is_unread(&pointer) {
                 self.trouble.send_replace(Some(Chain(&error).to_string()));
             }
+            if let ReadError::TooLarge(_) = error {
+                // Only another generation can help, which comes over the stream.
+                break;
+            }
+            let pause = backoff.next_delay();
             tokio::time::sleep(pause).await;
         }
         self.applier.started().await;
@@ -142,47 +144,35 @@ impl RealCluster {
     /// Reads a generation's bundles and makes it the wanted one, unless another has come.
     async fn read(&self, pointer: &Pointer) -> Result<(), ReadError> {
         let reader = self.store.lock().await.reader();
-        let mut bundles = Vec::with_capacity(pointer.len());
-        let mut load = Load::default();
+        let mut bundles = Vec::new();
+        let mut room = self.room;
         let mut reading = std::pin::pin!(reader.bundles(pointer));
         while let Some(bundle) = reading.try_next().await? {
-            if !self.is_unread(pointer) {
+            if !self.state().is_unread(pointer) {
                 return Ok(());
             }
-            load.add(&bundle);
-            self.room.check(&load)?;
+            room.add(&bundle)?;
             bundles.push(bundle);
         }
-        let kept = {
+        let kept = Arc::new(pointer.clone().with(bundles));
+        {
             let mut state = self.state();
-            // With a term that was noted meanwhile.
-            let is_same = |unread: &Pointer| unread.generation == pointer.generation;
-            let Some(pointer) = state.unread.take_if(|unread| is_same(unread)) else {
+            if !state.is_unread(pointer) {
                 return Ok(());
-            };
-            let kept = Arc::new(pointer.with(bundles));
+            }
+            state.unread = None;
             state.kept = Some(Arc::clone(&kept));
-            kept
-        };
+        }
         self.trouble.send_replace(None);
         self.applier.want(kept);
         Ok(())
     }
 
-    fn is_unread(&self, pointer: &Pointer) -> bool {
-        let state = self.state();
-        let unread = state.unread.as_ref();
-        unread.is_some_and(|unread| unread.generation == pointer.generation)
-    }
-
     /// Its content is lost: the same number may come again.
     fn forget(&self, pointer: &Pointer) {
         let mut state = self.state();
-        if state
-            .unread
-            .take_if(|unread| unread.generation == pointer.generation)
-            .is_some()
-        {
+        if state.is_unread(pointer) {
+            state.unread = None;
             state.known.in_force = Some(Numbered {
                 generation: pointer.generation,
                 content: ContentHash::of(b""),
@@ -303,20 +293,10 @@ impl Cluster for RealCluster {
             number,
             source: Box::new(source),
         })?;
-        let mut state = self.state();
-        let Some(noted) = noted else {
-            return Ok(());
-        };
-        state.known.term = term;
-        incarnation.clone_into(&mut state.known.incarnation);
-        if let Some(kept) = &mut state.kept {
-            let kept = Arc::make_mut(kept);
-            kept.term = term;
-            incarnation.clone_into(&mut kept.incarnation);
-            kept.enrolment.clone_from(&self.enrolment);
-        }
-        if let Some(unread) = &mut state.unread {
-            *unread = noted;
+        if noted {
+            let mut state = self.state();
+            state.known.term = term;
+            incarnation.clone_into(&mut state.known.incarnation);
         }
         Ok(())
     }
@@ -329,7 +309,7 @@ impl Cluster for RealCluster {
             .flat_map(|kept| kept.bundles.iter().map(|bundle| (bundle.hash(), bundle)))
             .collect();
         let mut bundles = Vec::with_capacity(generation.bundles.len());
-        let mut load = Load::default();
+        let mut room = self.room;
         let fail = |source: Box<dyn std::error::Error + Send + Sync>| TakeError { number, source };
         for arrived in generation.bundles {
             let bundle = match (arrived.packed, held.get(&arrived.hash)) {
@@ -340,9 +320,7 @@ impl Cluster for RealCluster {
                 (None, Some(held)) => KeptBundle::clone(held),
                 (None, None) => return Err(fail("a bundle was neither held nor sent".into())),
             };
-            load.add(&bundle);
-            let room = self.room.check(&load);
-            room.map_err(|error| fail(Box::new(error)))?;
+            room.add(&bundle).map_err(|error| fail(Box::new(error)))?;
             bundles.push(bundle);
         }
         let kept = Kept {

@@ -12,27 +12,12 @@ const TEXT: u64 = 10;
 /// Memory for one object, whatever its text: what is known of it here, and of its predecessor.
 const OBJECT: u64 = 12 * 1024;
 
-/// What a generation takes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Load {
-    objects: u64,
-    bytes: u64,
-}
-
-impl Load {
-    /// With one more bundle.
-    pub(crate) fn add(&mut self, bundle: &KeptBundle) {
-        let objects = &bundle.bundle().objects;
-        self.objects += objects.len() as u64;
-        let bytes = objects.iter().map(|object| object.json.len() as u64);
-        self.bytes += bytes.sum::<u64>();
-    }
-}
-
-/// What an agent takes.
+/// What an agent takes, and what it has taken of one generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Room {
     memory: u64,
+    objects: u64,
+    bytes: u64,
 }
 
 /// A generation is larger than that.
@@ -68,6 +53,8 @@ impl Room {
     pub(crate) fn of_this_process() -> Self {
         Self {
             memory: process::memory(),
+            objects: 0,
+            bytes: 0,
         }
     }
 
@@ -84,21 +71,29 @@ impl Room {
         }
     }
 
-    /// Whether this may be taken.
+    /// Takes one more bundle.
     ///
     /// # Errors
     /// [`TooLarge`] says what there is too much of.
-    pub(crate) fn check(&self, load: &Load) -> Result<(), TooLarge> {
+    pub(crate) fn add(&mut self, bundle: &KeptBundle) -> Result<(), TooLarge> {
+        let objects = &bundle.bundle().objects;
+        self.objects += objects.len() as u64;
+        let bytes = objects.iter().map(|object| object.json.len() as u64);
+        self.bytes += bytes.sum::<u64>();
+        self.check()
+    }
+
+    fn check(&self) -> Result<(), TooLarge> {
         let memory = self.memory;
-        let (objects, bytes) = (memory / OBJECT, self.bytes());
-        let limit = if load.objects > objects {
-            Limit::Objects(objects)
-        } else if load.bytes > bytes {
-            Limit::Bytes(bytes)
-        } else {
-            return Ok(());
-        };
-        Err(TooLarge { limit, memory })
+        let objects = memory / OBJECT;
+        if self.objects > objects {
+            let limit = Limit::Objects(objects);
+            return Err(TooLarge { limit, memory });
+        }
+        match self.bytes > self.bytes() {
+            true => Err(self.too_much_text()),
+            false => Ok(()),
+        }
     }
 }
 
@@ -108,10 +103,14 @@ mod tests {
 
     #[test]
     fn what_is_too_much_is_said_in_figures() {
-        let room = Room { memory: 512 * MIB };
+        let memory = 512 * MIB;
         let check = |objects, bytes| {
-            room.check(&Load { objects, bytes })
-                .map_err(|e| e.to_string())
+            let room = Room {
+                memory,
+                objects,
+                bytes,
+            };
+            room.check().map_err(|e| e.to_string())
         };
         assert_eq!(check(43_690, 51 * MIB), Ok(()));
         insta::assert_snapshot!(check(43_691, 0).unwrap_err(), @"its manifests have over 43690 objects, and with 512 MiB of memory this agent takes that and no more; give the agent more memory (`resources` of its chart), or the cluster less");

@@ -142,36 +142,15 @@ impl Pointer {
     /// The whole generation, of its bundles in their order.
     #[must_use]
     pub fn with(self, bundles: Vec<KeptBundle>) -> Kept {
-        let Self {
-            generation,
-            hash,
-            term,
-            incarnation,
-            enrolment,
-            prune,
-            ..
-        } = self;
         Kept {
-            generation,
-            hash,
-            term,
-            incarnation,
-            enrolment,
-            prune,
+            generation: self.generation,
+            hash: self.hash,
+            term: self.term,
+            incarnation: self.incarnation,
+            enrolment: self.enrolment,
+            prune: self.prune,
             bundles,
         }
-    }
-
-    /// How many bundles the generation has.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.bundles.len()
-    }
-
-    /// Whether it has none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.bundles.is_empty()
     }
 }
 
@@ -289,8 +268,7 @@ impl KeptStore {
         Ok(Some(pointer.with(bundles)))
     }
 
-    /// Notes a newer term under which nothing else has changed. The answer is what is kept now; `None` where
-    /// there is nothing.
+    /// Notes a newer term under which nothing else has changed. Whether there is anything that it belongs to.
     ///
     /// # Errors
     /// [`KeptError`]; whether it is noted is then not known.
@@ -299,13 +277,13 @@ impl KeptStore {
         term: Term,
         incarnation: &str,
         enrolment: &str,
-    ) -> Result<Option<Pointer>, KeptError> {
+    ) -> Result<bool, KeptError> {
         for last in [false, true] {
             if self.pointer.is_none() {
                 self.read_pointer().await?;
             }
             let Some(Some((kept, version))) = &self.pointer else {
-                return Ok(None);
+                return Ok(false);
             };
             let noted = Pointer {
                 term,
@@ -314,13 +292,13 @@ impl KeptStore {
                 ..kept.clone()
             };
             let version = Some(version.clone());
-            match self.write(noted.clone(), version).await? {
-                Ok(()) => return Ok(Some(noted)),
+            match self.write(noted, version).await? {
+                Ok(()) => return Ok(true),
                 Err(error) if last => return Err(failed(POINTER)(error)),
                 Err(_) => {}
             }
         }
-        Ok(None)
+        Ok(false)
     }
 
     async fn read_pointer(&mut self) -> Result<(), KeptError> {
@@ -522,7 +500,6 @@ impl KeptStore {
 }
 
 /// Reads bundles that are kept.
-#[derive(Clone)]
 pub struct KeptReader(Api<Secret>);
 
 impl KeptReader {

@@ -2,7 +2,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -21,7 +21,7 @@ use crate::{
         self, Grant, InstanceRecord, JoinRecord, LoginRecord, RecordError, audited, now, seconds,
     },
     removed::{Names, Removed},
-    rotation::{Behind, Cas},
+    rotation::Cas,
     suspects,
 };
 
@@ -110,8 +110,8 @@ pub(crate) struct Granted {
 pub(crate) struct Authority {
     store: Arc<dyn Store>,
     cas: watch::Sender<Arc<Cas>>,
-    /// Who had not followed when that was last asked.
-    waiting: Mutex<Behind>,
+    /// How many had not followed when that was last asked.
+    waiting: AtomicUsize,
     /// Of the hub's listener, once there is one.
     tls: OnceLock<Arc<ServerTls>>,
     advertise: String,
@@ -140,7 +140,7 @@ impl Authority {
         Ok(Self {
             store,
             cas: watch::Sender::new(Arc::new(cas)),
-            waiting: Mutex::default(),
+            waiting: AtomicUsize::default(),
             tls: OnceLock::new(),
             advertise,
             lifetime: config.agent_lifetime,
@@ -188,15 +188,9 @@ impl Authority {
         self.store.as_ref()
     }
 
-    /// Who had not followed another CA when that was last asked.
-    pub(crate) fn waiting(&self) -> Behind {
-        let waiting = self.waiting.lock();
-        waiting.unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(crate) fn note_waiting(&self, behind: Behind) {
-        let waiting = self.waiting.lock();
-        *waiting.unwrap_or_else(PoisonError::into_inner) = behind;
+    /// How many had not followed another CA when that was last asked.
+    pub(crate) fn waiting(&self) -> &AtomicUsize {
+        &self.waiting
     }
 
     /// Where removals are kept that no backup undoes.
@@ -315,13 +309,7 @@ impl Authority {
 
     /// Tokens that expired a day ago are forgotten.
     async fn without_stale_tokens(&self, mut txn: Txn) -> Result<Txn, AuthorityError> {
-        let kept = self
-            .store
-            .range(records::JOIN)
-            .await
-            .map_err(RecordError::from)?;
-        for (key, versioned) in kept {
-            let record: JoinRecord = records::decode(&key, &versioned)?;
+        for (key, record) in self.join_tokens().await? {
             if record.expires + 86_400 < now() {
                 txn = txn.delete(key);
             }
@@ -464,11 +452,7 @@ impl Authority {
         cluster: &ClusterName,
     ) -> Result<(Txn, Vec<InstanceId>), AuthorityError> {
         let key = format!("{}{cluster}", records::MEMBERSHIP);
-        let found: Option<(u64, u64)> = records::read(self.store.as_ref(), &key).await?;
-        let (count, revision) = found.map_or((0, None), |(count, at)| (count, Some(at)));
-        let mut txn = txn
-            .when(key.clone(), Expected::unchanged(revision))
-            .put(key, records::encode(&(count + 1)));
+        let mut txn = records::turn(self.store.as_ref(), txn, key).await?;
         let mut revoked = Vec::new();
         let prefix = format!("{}{cluster}/", records::INSTANCE);
         for (key, versioned) in self.store.range(&prefix).await.map_err(RecordError::from)? {
@@ -516,8 +500,10 @@ impl Authority {
         Ok(())
     }
 
-    /// Every instance that was not removed, by cluster.
-    pub(crate) async fn joined(&self) -> Result<Vec<(ClusterName, InstanceId)>, AuthorityError> {
+    /// Every instance that was not removed, by cluster, with its record.
+    pub(crate) async fn joined(
+        &self,
+    ) -> Result<Vec<(ClusterName, InstanceId, InstanceRecord)>, AuthorityError> {
         let mut joined = Vec::new();
         for (key, versioned) in self
             .store
@@ -532,7 +518,7 @@ impl Authority {
             if let (false, Ok(cluster), Ok(instance)) =
                 (record.revoked, cluster.parse(), instance.parse())
             {
-                joined.push((cluster, instance));
+                joined.push((cluster, instance, record));
             }
         }
         Ok(joined)
@@ -555,13 +541,7 @@ impl Authority {
 
     async fn try_remove(&self, cluster: &ClusterName, who: &str) -> Result<u32, AuthorityError> {
         let (mut txn, revoked) = self.revoke(Txn::new(), cluster).await?;
-        for (key, versioned) in self
-            .store
-            .range(records::JOIN)
-            .await
-            .map_err(RecordError::from)?
-        {
-            let record: JoinRecord = records::decode(&key, &versioned)?;
+        for (key, record) in self.join_tokens().await? {
             if record.cluster == *cluster {
                 txn = txn.delete(key);
             }

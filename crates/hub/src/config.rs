@@ -35,6 +35,26 @@ pub struct HubConfig {
 }
 
 impl HubConfig {
+    /// A hub of this repository that can be reached on this machine only, at ports of the system's choice.
+    #[must_use]
+    pub fn local(remote: RemoteConfig, state_dir: PathBuf, worker: Program) -> Self {
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            remote,
+            interval: None,
+            state_dir,
+            listen: loopback,
+            http: loopback,
+            hook: None,
+            advertise: None,
+            hook_token: None,
+            agent_lifetime: AGENT_LIFETIME,
+            renewal_grace: muster_pki::RENEWAL_GRACE,
+            worker,
+            limits: Limits::default(),
+        }
+    }
+
     /// The store's file.
     #[must_use]
     pub fn store_path(&self) -> PathBuf {

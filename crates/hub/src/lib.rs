@@ -193,7 +193,7 @@ pub async fn run(
     let tls = authority.server_tls()?;
     let state = wanted::load(store.as_ref()).await?;
     let observed = Arc::new(Observed::load(store.as_ref()).await?);
-    for (cluster, instance) in authority.joined().await? {
+    for (cluster, instance, _) in authority.joined().await? {
         observed.expect(&cluster, instance);
     }
     let leadership = Arc::new(Leadership::begin(Arc::clone(&store), authority.term_key()).await?);

@@ -13,6 +13,10 @@ use crate::{
 
 /// A login that was made and is not good yet.
 pub(crate) struct Made {
+    /// In PEM.
+    pub(crate) certificate: String,
+    /// The CAs to trust, in PEM.
+    pub(crate) trust: String,
     serial: String,
     record: LoginRecord,
 }
@@ -34,14 +38,14 @@ impl Authority {
         valid: Duration,
         who: &str,
     ) -> Result<(String, String), AuthorityError> {
-        let (certificate, made) = self.make_login(name, csr, valid, who, None)?;
+        let made = self.make_login(name, csr, valid, who, None)?;
         let txn = made.put(self.without_ended_logins().await?);
         let txn = audited(txn, who, format!("login for {name}"));
         self.store().commit(txn).await?;
-        Ok((certificate, self.cas().trust.to_pem()))
+        Ok((made.certificate, made.trust))
     }
 
-    /// A login's certificate, in place of the login with this number.
+    /// A new login, in place of the one with this number.
     pub(crate) fn make_login(
         &self,
         name: &AdminName,
@@ -49,7 +53,7 @@ impl Authority {
         valid: Duration,
         by: &str,
         replaces: Option<String>,
-    ) -> Result<(String, Made), AuthorityError> {
+    ) -> Result<Made, AuthorityError> {
         let identity = Identity::Admin(name.clone());
         let cas = self.cas();
         let certificate = cas.signer().sign(csr, &identity, valid, clock::now())?;
@@ -65,8 +69,12 @@ impl Authority {
             followed: false,
             replaces,
         };
-        let serial = certified.serial;
-        Ok((certificate, Made { serial, record }))
+        Ok(Made {
+            certificate,
+            trust: cas.trust.to_pem(),
+            serial: certified.serial,
+            record,
+        })
     }
 
     /// The transaction in which logins are forgotten that ended a day ago.
@@ -80,14 +88,10 @@ impl Authority {
         Ok(txn)
     }
 
-    /// The transaction that holds only where no login follows or is taken back meanwhile: neither misses the
-    /// other.
+    /// The transaction that holds only where no login follows or is taken back meanwhile.
     pub(crate) async fn login_turn(&self) -> Result<Txn, AuthorityError> {
-        let found: Option<(u64, u64)> = records::read(self.store(), records::LOGIN_TURNS).await?;
-        let (count, revision) = found.map_or((0, None), |(count, at)| (count, Some(at)));
-        Ok(Txn::new()
-            .when(records::LOGIN_TURNS, Expected::unchanged(revision))
-            .put(records::LOGIN_TURNS, records::encode(&(count + 1))))
+        let key = records::LOGIN_TURNS.to_owned();
+        Ok(records::turn(self.store(), Txn::new(), key).await?)
     }
 
     /// Every login, by the number of its certificate.
@@ -191,7 +195,7 @@ impl Authority {
     ) -> Result<Login, AuthorityError> {
         let key = Key::generate()?;
         let before = self.logins().await?;
-        let (certificate, mut made) = self.make_login(name, &key.request()?, valid, HUB, None)?;
+        let mut made = self.make_login(name, &key.request()?, valid, HUB, None)?;
         made.record.local = true;
         let mut txn = made.put(self.without_ended_logins().await?);
         // Those of before say so by their names alone.
@@ -215,8 +219,8 @@ impl Authority {
         Ok(Login {
             hub,
             name: name.to_string(),
-            ca: self.cas().trust.to_pem(),
-            certificate,
+            ca: made.trust,
+            certificate: made.certificate,
             key: key.to_pem(),
         })
     }

@@ -11,7 +11,7 @@ use muster_model::{
     problem::Problem,
 };
 use muster_plan::delivery::Term;
-use muster_store::{Store, StoreError, Txn, Versioned};
+use muster_store::{Expected, Store, StoreError, Txn, Versioned};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The fleet's CA, certificate and key in PEM.
@@ -330,6 +330,16 @@ pub(crate) async fn read<T: DeserializeOwned>(
         Some(versioned) => Ok(Some((decode(key, &versioned)?, versioned.revision))),
         None => Ok(None),
     }
+}
+
+/// The transaction that holds only where nobody else takes a turn at this counter meanwhile: neither misses what the
+/// other writes.
+pub(crate) async fn turn(store: &dyn Store, txn: Txn, key: String) -> Result<Txn, RecordError> {
+    let found: Option<(u64, u64)> = read(store, &key).await?;
+    let (count, revision) = found.map_or((0, None), |(count, at)| (count, Some(at)));
+    Ok(txn
+        .when(key.clone(), Expected::unchanged(revision))
+        .put(key, encode(&(count + 1))))
 }
 
 /// The term that leads, with its revision in the store: the condition of every write of a leader.

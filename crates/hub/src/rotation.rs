@@ -5,11 +5,13 @@
 //! Who has followed is told by a version of the CAs that only grows, and not by clocks: what is granted is written
 //! down with the version of its time, and counts once its certificate is shown.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
-use muster_model::ids::ClusterName;
+use muster_model::problem::{Problem, Scope};
 use muster_pki::{AdminName, Ca, Certified, TrustBundle, clock};
-use muster_proto::v1;
 use muster_runtime::log::Chain;
 use muster_store::{CommitError, Expected, Store, Txn};
 use serde::{Deserialize, Serialize};
@@ -19,7 +21,7 @@ use crate::{
     authority::{Authority, AuthorityError, HUB},
     leadership::Leadership,
     metrics::Metrics,
-    records::{self, InstanceRecord, LoginRecord, RecordError, audited, now, seconds},
+    records::{self, LoginRecord, RecordError, audited, now, seconds},
 };
 
 /// How often it is looked whether everybody has followed.
@@ -234,19 +236,10 @@ impl Authority {
         if cas.next.is_none() {
             return Ok(behind);
         }
-        let store = self.store();
         let version = cas.version();
-        for (key, versioned) in store
-            .range(records::INSTANCE)
-            .await
-            .map_err(RecordError::from)?
-        {
-            let record: InstanceRecord = records::decode(&key, &versioned)?;
-            let (cluster, _) = key[records::INSTANCE.len()..]
-                .split_once('/')
-                .unwrap_or_default();
-            if !record.revoked && record.trust < version && cluster.parse::<ClusterName>().is_ok() {
-                behind.clusters.push(cluster.to_owned());
+        for (cluster, _, record) in self.joined().await? {
+            if record.trust < version {
+                behind.clusters.push(cluster.to_string());
             }
         }
         let logins = self.logins().await?;
@@ -308,7 +301,6 @@ impl Authority {
         if record.local || record.trust >= cas.version() {
             return Ok(None);
         }
-        let trust = cas.trust.to_pem();
         if cas.signer().name()? == certified.issuer {
             record.trust = cas.version();
             let key = format!("{}{}", records::LOGIN, certified.serial);
@@ -317,31 +309,26 @@ impl Authority {
                 .await?;
             return Ok(Some(Followed {
                 certificate: None,
-                trust,
+                trust: cas.trust.to_pem(),
             }));
         }
         let left = Duration::from_secs(record.expires.saturating_sub(now()));
         let before = Some(certified.serial.clone());
-        let (certificate, made) = self.make_login(name, csr, left, &record.by, before)?;
-        let txn = made.put(turn);
+        let made = self.make_login(name, csr, left, &record.by, before)?;
         let what = format!("the login of {name} follows the fleet's CA");
-        let who = name.to_string();
-        self.store().commit(audited(txn, &who, what)).await?;
+        let txn = audited(made.put(turn), &name.to_string(), what);
+        self.store().commit(txn).await?;
         Ok(Some(Followed {
-            certificate: Some(certificate),
-            trust,
+            certificate: Some(made.certificate),
+            trust: made.trust,
         }))
     }
 
     /// What people should know of the CA: that it ends soon, and that its replacement does not go on.
-    pub(crate) fn warnings(&self) -> Vec<v1::RepoProblem> {
+    pub(crate) fn warnings(&self) -> Vec<Problem> {
         let cas = self.cas();
-        let problem = |message: String, help: &str| v1::RepoProblem {
-            scope: "fleet".to_owned(),
-            message,
-            help: help.to_owned(),
-            ..v1::RepoProblem::default()
-        };
+        let problem =
+            |message: String, help: &str| Problem::new(Scope::Fleet, "", message).help(help);
         let mut warnings = Vec::new();
         let left = cas.current.not_after().duration_since(clock::now());
         let left = left.unwrap_or_default();
@@ -355,7 +342,7 @@ impl Authority {
                 },
             ));
         }
-        let waiting = self.waiting().count();
+        let waiting = self.waiting().load(Ordering::Relaxed);
         if cas.next.is_some() && waiting > 0 && now().saturating_sub(cas.since()) > WAITED {
             warnings.push(problem(
                 format!("the fleet's CA is being replaced, and {waiting} clusters, logins or join tokens have not followed for over a day"),
@@ -380,7 +367,7 @@ impl Authority {
             if let Err(error) = self.go_on(&leadership).await {
                 tracing::error!(error = %Chain(&error), "the replacement of the CA does not go on; trying again");
             }
-            let waiting = i64::try_from(self.waiting().count());
+            let waiting = i64::try_from(self.waiting().load(Ordering::Relaxed));
             metrics.ca_behind.set(waiting.unwrap_or(i64::MAX));
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -391,10 +378,9 @@ impl Authority {
     }
 
     async fn go_on(&self, leadership: &Leadership) -> Result<(), AuthorityError> {
-        let behind = self.behind().await?;
-        let everybody = behind.count() == 0;
-        self.note_waiting(behind);
-        if self.cas().next.is_none() || !everybody || leadership.now().is_none() {
+        let waiting = self.behind().await?.count();
+        self.waiting().store(waiting, Ordering::Relaxed);
+        if self.cas().next.is_none() || waiting > 0 || leadership.now().is_none() {
             return Ok(());
         }
         let reason = "everybody has followed";

@@ -4,7 +4,10 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::Stream;
 use muster_git::{RepoView, Watcher};
-use muster_model::ids::{ClusterName, InstanceId, InvalidId};
+use muster_model::{
+    ids::{ClusterName, InstanceId, InvalidId},
+    problem::{Problem, Scope},
+};
 use muster_pki::{AdminName, Ca, Certified, Identity, clock};
 use muster_proto::{PROTOCOL_VERSION, VERSION, v1};
 use muster_runtime::log::Chain;
@@ -206,41 +209,32 @@ impl Services {
         }
         let mut status =
             status::status(&state, |cluster| parts.observed.get(cluster), repo, request);
-        let suspicions = state.suspects.problems();
-        let mut first: Vec<v1::RepoProblem> = suspicions.iter().map(Into::into).collect();
+        let mut first = state.suspects.problems();
         let held = !status.repo.clone().unwrap_or_default().problem.is_empty()
             || status
                 .problems
                 .iter()
                 .any(|problem| problem.scope == "fleet");
         if !state.current && held {
-            let problem = v1::RepoProblem {
-                scope: "fleet".to_owned(),
-                message: "this hub has read no good commit since it was started, and delivers nothing until it has"
-                    .to_owned(),
-                help: "clusters go on with what they run".to_owned(),
-                ..v1::RepoProblem::default()
-            };
-            first.push(problem);
+            first.push(of_fleet(
+                "this hub has read no good commit since it was started, and delivers nothing until it has",
+                "clusters go on with what they run",
+            ));
         }
-        first.extend(state.failed.iter().map(|failed| v1::RepoProblem {
-            scope: "fleet".to_owned(),
-            message: failed.clone(),
-            help: "the hub tries again; what is in force stays so".to_owned(),
-            ..v1::RepoProblem::default()
-        }));
+        let failed = state.failed.iter();
+        first.extend(
+            failed.map(|why| of_fleet(why, "the hub tries again; what is in force stays so")),
+        );
         first.extend(parts.authority.warnings());
-        status.problems.splice(0..0, first);
         if parts.leadership.now().is_none() {
-            let problem = v1::RepoProblem {
-                scope: "fleet".to_owned(),
-                message: "this hub has stepped down: another hub leads with a copy of its store"
-                    .to_owned(),
-                help: "stop one of the two and start the other again".to_owned(),
-                ..v1::RepoProblem::default()
-            };
-            status.problems.insert(0, problem);
+            let problem = of_fleet(
+                "this hub has stepped down: another hub leads with a copy of its store",
+                "stop one of the two and start the other again",
+            );
+            first.insert(0, problem);
         }
+        let first = first.iter().map(v1::RepoProblem::from);
+        status.problems.splice(0..0, first);
         status
     }
 }
@@ -265,6 +259,11 @@ impl Services {
             join_tokens: behind.join_tokens,
         })
     }
+}
+
+/// A problem of the hub itself, which concerns the whole fleet.
+fn of_fleet(message: &str, help: &str) -> Problem {
+    Problem::new(Scope::Fleet, "", message).help(help)
 }
 
 fn time(time: std::time::SystemTime) -> i64 {

@@ -1,13 +1,13 @@
 //! A machine whose clock is wrong when its hub starts, and right later. The clock is the process's, so that this
 //! test has one of its own.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use anyhow::ensure;
 use muster_agent::dial;
 use muster_git::RemoteConfig;
-use muster_hub::{AGENT_LIFETIME, HubConfig};
-use muster_pki::{Login, RENEWAL_GRACE, clock};
+use muster_hub::HubConfig;
+use muster_pki::{Login, clock};
 use muster_proto::v1::{self, admin_client::AdminClient};
 use muster_runtime::shutdown::Shutdown;
 use muster_testkit::{
@@ -15,7 +15,7 @@ use muster_testkit::{
     repository::{self, listed},
     wait::eventually,
 };
-use muster_worker::{Limits, Program};
+use muster_worker::Program;
 
 const DAY: i64 = 24 * 60 * 60;
 
@@ -25,25 +25,15 @@ async fn what_the_hub_made_by_a_wrong_clock_is_made_anew() -> anyhow::Result<()>
     let files = repository::fleet("clock", "{}", [("one", "west")]);
     repo.publish("begin", &listed(&files))?;
     let state = tempfile::tempdir()?;
-    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
     let url = repo.path().to_string_lossy().into_owned();
-    let config = HubConfig {
-        remote: RemoteConfig::new(url.parse()?),
-        interval: None,
-        state_dir: state.path().to_owned(),
-        listen: loopback,
-        http: loopback,
-        hook: None,
-        advertise: None,
-        hook_token: None,
-        agent_lifetime: AGENT_LIFETIME,
-        renewal_grace: RENEWAL_GRACE,
-        worker: Program {
+    let config = HubConfig::local(
+        RemoteConfig::new(url.parse()?),
+        state.path().to_owned(),
+        Program {
             program: env!("CARGO_BIN_EXE_render-worker").into(),
             args: Vec::new(),
         },
-        limits: Limits::default(),
-    };
+    );
     let path = config.login_path();
     let status = async || {
         let login = Login::read(&path)?;

@@ -10,12 +10,12 @@ use std::{
 use anyhow::{Context as _, ensure};
 use muster_agent::dial;
 use muster_git::RemoteConfig;
-use muster_hub::{AGENT_LIFETIME, Addresses, HubConfig, HubError};
-use muster_pki::{JoinToken, Login, RENEWAL_GRACE};
+use muster_hub::{Addresses, HubConfig, HubError};
+use muster_pki::{JoinToken, Login};
 use muster_proto::v1::{self, admin_client::AdminClient};
 use muster_runtime::shutdown::Shutdown;
 use muster_testkit::{gitserver::GitRepo, wait::eventually};
-use muster_worker::{Limits, Program};
+use muster_worker::Program;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -96,24 +96,14 @@ pub(crate) fn publish(
 
 /// A hub's settings for a repository, with its state in this directory.
 pub(crate) fn config(repo: &Path, state: &Path) -> HubConfig {
-    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-    HubConfig {
-        remote: RemoteConfig::new(repo.to_str().unwrap().parse().unwrap()),
-        interval: None,
-        state_dir: state.to_owned(),
-        listen: loopback,
-        http: loopback,
-        hook: None,
-        advertise: None,
-        hook_token: None,
-        agent_lifetime: AGENT_LIFETIME,
-        renewal_grace: RENEWAL_GRACE,
-        worker: Program {
+    HubConfig::local(
+        RemoteConfig::new(repo.to_str().unwrap().parse().unwrap()),
+        state.to_owned(),
+        Program {
             program: env!("CARGO_BIN_EXE_render-worker").into(),
             args: Vec::new(),
         },
-        limits: Limits::default(),
-    }
+    )
 }
 
 /// A running hub.

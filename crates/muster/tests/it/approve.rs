@@ -2,7 +2,6 @@
 //! agent, which says what waits to be deleted.
 
 use std::{
-    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Output, Stdio},
     time::Duration,
@@ -11,16 +10,16 @@ use std::{
 use anyhow::{Context, ensure};
 use muster_agent::dial;
 use muster_git::RemoteConfig;
-use muster_hub::{AGENT_LIFETIME, HubConfig};
+use muster_hub::HubConfig;
 use muster_model::ids::ContentHash;
-use muster_pki::{Credentials, JoinToken, Key, RENEWAL_GRACE, TrustBundle};
+use muster_pki::{Credentials, JoinToken, Key, TrustBundle};
 use muster_proto::{
     PROTOCOL_VERSION,
     v1::{self, agents_client::AgentsClient, enrolment_client::EnrolmentClient},
 };
 use muster_runtime::shutdown::Shutdown;
 use muster_testkit::{gitserver::GitRepo, wait::eventually};
-use muster_worker::{Limits, Program};
+use muster_worker::Program;
 use tokio::{
     process::Command,
     sync::{mpsc, oneshot},
@@ -41,25 +40,15 @@ struct Hub {
 
 impl Hub {
     async fn start(repo: &GitRepo, state: &Path) -> anyhow::Result<Self> {
-        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let remote = repo.path().to_str().context("a path in UTF-8")?.parse()?;
-        let config = HubConfig {
-            remote: RemoteConfig::new(remote),
-            interval: None,
-            state_dir: state.to_owned(),
-            listen: loopback,
-            http: loopback,
-            hook: None,
-            advertise: None,
-            hook_token: None,
-            agent_lifetime: AGENT_LIFETIME,
-            renewal_grace: RENEWAL_GRACE,
-            worker: Program {
+        let config = HubConfig::local(
+            RemoteConfig::new(remote),
+            state.to_owned(),
+            Program {
                 program: env!("CARGO_BIN_EXE_muster").into(),
                 args: vec!["render-worker".to_owned()],
             },
-            limits: Limits::default(),
-        };
+        );
         let login = config.login_path();
         let shutdown = Shutdown::new();
         let (started, starting) = oneshot::channel();
