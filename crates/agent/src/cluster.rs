@@ -12,7 +12,7 @@ use muster_proto::v1;
 use prost::Message as _;
 use tokio::sync::watch;
 
-use crate::room::TooLarge;
+use crate::memory_budget::TooLarge;
 
 /// A generation with all that it needs, as it arrived.
 #[derive(Debug, Clone)]

@@ -2,14 +2,14 @@
 //! is the composition root.
 
 mod cluster;
+mod cluster_client;
 mod dial;
 mod identity;
-mod lead;
-mod proof;
-mod real;
-mod room;
+mod leader_election;
+mod memory_budget;
+mod readiness;
+mod report;
 mod stream;
-mod summary;
 
 use std::{
     convert::Infallible,
@@ -20,7 +20,7 @@ use std::{
 };
 
 use kube::Client;
-use lead::Lead;
+use leader_election::Lead;
 use muster_apply::Config as ApplyConfig;
 use muster_pki::JoinToken;
 use muster_runtime::{
@@ -31,7 +31,7 @@ use muster_runtime::{
     shutdown::Shutdown,
 };
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
-use proof::Prover;
+use readiness::Prover;
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
@@ -40,10 +40,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 pub use cluster::{Arrived, ArrivedBundle, Cluster, Level, PackedBundle, TakeError, UnpackError};
+pub use cluster_client::{ClusterClient, OpenError};
 pub use dial::{DialError, dial};
 pub use identity::{Identity, IdentityError, IdentityStore};
-pub use muster_apply::Reach;
-pub use real::{OpenError, RealCluster};
+pub use muster_apply::NamespaceAccess;
 pub use stream::{StreamError, follow};
 
 /// The namespace where an agent keeps what is its own.
@@ -63,7 +63,7 @@ pub struct AgentConfig {
     /// The namespace for what is its own.
     pub namespace: String,
     /// What of its cluster it may touch.
-    pub reach: Reach,
+    pub reach: NamespaceAccess,
     /// How many objects it deletes unasked within an hour at most, whatever the hub says.
     pub prune_ceiling: Option<usize>,
     /// The token to join with, the first time.
@@ -294,7 +294,7 @@ async fn act(
     };
     tokio::select! {
         () = serve(&cluster, identity, identities, &leading) => {}
-        never = rest(&cluster, leading.resting.clone(), &metrics.leading) => match never {},
+        never = pause(&cluster, leading.resting.clone(), &metrics.leading) => match never {},
         never = loading => match never {},
     }
     cluster.stop().await;
@@ -334,10 +334,10 @@ async fn open_cluster(
     config: &ApplyConfig,
     enrolment: &str,
     stop: &CancellationToken,
-) -> Result<Option<RealCluster>, OpenError> {
+) -> Result<Option<ClusterClient>, OpenError> {
     let mut backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
     loop {
-        match RealCluster::open(client.clone(), config.clone(), enrolment).await {
+        match ClusterClient::open(client.clone(), config.clone(), enrolment).await {
             Ok(cluster) => return Ok(Some(cluster)),
             Err(error) => {
                 tracing::warn!(error = %Chain(&error), "the cluster can't be opened; trying again");
@@ -351,15 +351,15 @@ async fn open_cluster(
 }
 
 /// Hands on whether anything may be written.
-async fn rest(
-    cluster: &RealCluster,
+async fn pause(
+    cluster: &ClusterClient,
     mut resting: watch::Receiver<Option<String>>,
     leads: &Gauge,
 ) -> Infallible {
     loop {
         let why = resting.borrow_and_update().clone();
         leads.set(i64::from(why.is_none()));
-        cluster.rest(why);
+        cluster.pause(why);
         if resting.changed().await.is_err() {
             // The lead has ended, and with it all of this soon.
             std::future::pending::<()>().await;
@@ -370,7 +370,7 @@ async fn rest(
 /// Follows the hub, stream after stream, until told to stop. Without a hub the cluster goes on with
 /// what is in force.
 async fn serve(
-    cluster: &RealCluster,
+    cluster: &ClusterClient,
     mut identity: Identity,
     identities: &IdentityStore,
     leading: &Leading<'_>,

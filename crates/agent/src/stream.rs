@@ -25,7 +25,7 @@ use crate::{
     cluster::{
         Arrived, ArrivedBundle, Cluster, Level, MAX_BUNDLE, PackedBundle, TakeError, UnpackError,
     },
-    room::Room,
+    memory_budget::MemoryBudget,
 };
 
 /// Reports follow each other no faster than this.
@@ -100,7 +100,7 @@ struct Stream<'a, C> {
     stuck: Option<Stuck>,
     keep_again: Backoff,
     reported: Option<Arc<Level>>,
-    room: Room,
+    room: MemoryBudget,
     renew: &'a Notify,
 }
 
@@ -170,7 +170,7 @@ pub async fn follow<C: Cluster>(
         stuck: None,
         keep_again: Backoff::new(KEEP_AGAIN.0, KEEP_AGAIN.1),
         reported: welcome.report_known.then_some(level),
-        room: Room::of_this_process(),
+        room: MemoryBudget::of_this_process(),
         renew,
     };
     if let Some(v1::Term {

@@ -11,11 +11,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Config, InventoryError, Kept, Observed,
-    board::Board,
+    Config, InventoryError, Observed, StoredGeneration,
     cluster::{Cluster, explain},
-    engine::{Doubt, Engine, Outcome, RunError},
+    engine::{Engine, Outcome, Recheck, RunError},
     inventory::Inventory,
+    object_tracker::ObjectTracker,
     pods::explain_workloads,
 };
 
@@ -27,7 +27,7 @@ const GATHER: Duration = Duration::from_millis(20);
 /// Only one may run for a cluster at a time.
 pub struct Applier {
     orders: watch::Sender<Orders>,
-    board: Arc<Board>,
+    tracker: Arc<ObjectTracker>,
     observed: watch::Receiver<Arc<Observed>>,
     resync: Arc<Notify>,
     stop: CancellationToken,
@@ -40,7 +40,7 @@ pub struct Applier {
 /// What the work is to do now.
 #[derive(Clone, Default)]
 struct Orders {
-    wanted: Option<Arc<Kept>>,
+    desired: Option<Arc<StoredGeneration>>,
     rest: Option<String>,
 }
 
@@ -52,23 +52,23 @@ impl Applier {
     pub fn start(client: Client, config: Config) -> Self {
         let cluster = Cluster::new(client.clone(), config.concurrency);
         let inventory = Arc::new(Inventory::new(cluster.clone(), &config.namespace));
-        let board = Arc::new(Board::default());
+        let tracker = Arc::new(ObjectTracker::default());
         let (orders, given) = watch::channel(Orders::default());
         let (publisher, observed) = watch::channel(Arc::default());
         let (resync, stop) = (Arc::new(Notify::new()), CancellationToken::new());
         let started = CancellationToken::new();
         let publish = {
-            let (board, every) = (board.clone(), config.publish_every);
-            tokio::spawn(async move { board.publish(publisher, every).await })
+            let (tracker, every) = (tracker.clone(), config.publish_every);
+            tokio::spawn(async move { tracker.publish(publisher, every).await })
         };
-        let explain = tokio::spawn(explain_workloads(client, board.clone(), observed.clone()));
+        let explain = tokio::spawn(explain_workloads(client, tracker.clone(), observed.clone()));
         let work = Work {
             retry: Retry {
                 next: config.first_retry,
                 config: config.clone(),
             },
-            engine: Arc::new(Engine::new(cluster, config, inventory, board.clone())),
-            board: board.clone(),
+            engine: Arc::new(Engine::new(cluster, config, inventory, tracker.clone())),
+            tracker: tracker.clone(),
             orders: given,
             resync: resync.clone(),
             stop: stop.clone(),
@@ -77,7 +77,7 @@ impl Applier {
         let work = tokio::spawn(work.run());
         Self {
             orders,
-            board,
+            tracker,
             observed,
             resync,
             stop,
@@ -95,13 +95,13 @@ impl Applier {
 
     /// Makes this the wanted generation. A run for an older one is interrupted. One that is older
     /// than the wanted one is ignored.
-    pub fn want(&self, kept: Arc<Kept>) {
-        self.orders.send_if_modified(|Orders { wanted, .. }| {
-            let older = wanted
+    pub fn want(&self, kept: Arc<StoredGeneration>) {
+        self.orders.send_if_modified(|Orders { desired, .. }| {
+            let older = desired
                 .as_ref()
                 .is_some_and(|now| kept.generation < now.generation);
             if !older {
-                *wanted = Some(kept);
+                *desired = Some(kept);
             }
             !older
         });
@@ -109,15 +109,15 @@ impl Applier {
 
     /// Writes nothing for as long as there is a reason, which is observed as the cluster's problem. What
     /// is under way is awaited.
-    pub fn rest(&self, why: Option<String>) {
-        let goes_on = why.is_none();
+    pub fn pause(&self, why: Option<String>) {
+        let clear_problem = why.is_none();
         let changed = self.orders.send_if_modified(|Orders { rest, .. }| {
             let changes = *rest != why;
             *rest = why;
             changes
         });
-        if changed && goes_on {
-            self.board.server_answers();
+        if changed && clear_problem {
+            self.tracker.server_answers();
         }
     }
 
@@ -169,7 +169,7 @@ impl Retry {
 
 struct Work {
     engine: Arc<Engine>,
-    board: Arc<Board>,
+    tracker: Arc<ObjectTracker>,
     orders: watch::Receiver<Orders>,
     resync: Arc<Notify>,
     stop: CancellationToken,
@@ -200,33 +200,33 @@ impl Work {
                 problem,
                 "nothing can be applied without the inventory; trying again"
             );
-            self.board.settle(Some(problem));
+            self.tracker.settle(Some(problem));
             tokio::time::sleep(self.retry.take()).await;
         }
         self.retry.reset();
-        self.board.goes_on();
+        self.tracker.clear_problem();
         self.started.cancel();
     }
 
     async fn work(&mut self) {
-        let mut doubt = Doubt::default();
+        let mut recheck = Recheck::default();
         while !self.stop.is_cancelled() {
-            let Orders { wanted, rest } = self.orders.borrow_and_update().clone();
-            let again = match (wanted, rest) {
+            let Orders { desired, rest } = self.orders.borrow_and_update().clone();
+            let again = match (desired, rest) {
                 (Some(_), Some(why)) => {
                     self.engine.calm().await;
-                    self.board.settle(Some(why));
+                    self.tracker.settle(Some(why));
                     None
                 }
                 (Some(kept), None) => {
-                    doubt.drifted.extend(self.board.take_drifted());
-                    let again = self.once(&kept, &mut doubt).await;
+                    recheck.drifted.extend(self.tracker.take_drifted());
+                    let again = self.once(&kept, &mut recheck).await;
                     let next = self.engine.next().map(Instant::from_std);
                     again.into_iter().chain(next).min()
                 }
                 (None, _) => None,
             };
-            let (resync, board) = (self.resync.clone(), self.board.clone());
+            let (resync, tracker) = (self.resync.clone(), self.tracker.clone());
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
@@ -236,8 +236,8 @@ impl Work {
                     }
                     self.retry.reset();
                 }
-                () = resync.notified() => doubt.everything = true,
-                () = board.stirred() => tokio::time::sleep(GATHER).await,
+                () = resync.notified() => recheck.everything = true,
+                () = tracker.until_woken() => tokio::time::sleep(GATHER).await,
                 () = tokio::time::sleep_until(again.unwrap_or_else(Instant::now)),
                     if again.is_some() => {}
             }
@@ -246,10 +246,10 @@ impl Work {
 
     /// One run; the answer is when to try again without a reason from outside. A doubt that a run
     /// could not look into stays.
-    async fn once(&mut self, kept: &Kept, doubt: &mut Doubt) -> Option<Instant> {
+    async fn once(&mut self, kept: &StoredGeneration, recheck: &mut Recheck) -> Option<Instant> {
         let interrupt = self.stop.child_token();
         let result = {
-            let mut run = std::pin::pin!(self.engine.run(kept, doubt, &interrupt));
+            let mut run = std::pin::pin!(self.engine.run(kept, recheck, &interrupt));
             loop {
                 tokio::select! {
                     result = &mut run => break result,
@@ -267,11 +267,11 @@ impl Work {
                 settled,
                 unfinished,
             }) => {
-                *doubt = Doubt::default();
+                *recheck = Recheck::default();
                 if settled {
-                    self.board.settle(None);
+                    self.tracker.settle(None);
                 } else {
-                    self.board.goes_on();
+                    self.tracker.clear_problem();
                 }
                 if !unfinished {
                     self.retry.reset();
@@ -281,7 +281,7 @@ impl Work {
             Err(error) => {
                 let problem = explain(&error);
                 tracing::warn!(generation = %kept.generation, problem, "the generation can't be applied");
-                self.board.settle(Some(problem));
+                self.tracker.settle(Some(problem));
                 if let RunError::Inventory(InventoryError::Superseded { .. }) = error
                     && let Err(error) = self.engine.inventory().reload().await
                 {

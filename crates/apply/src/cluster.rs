@@ -23,7 +23,7 @@ pub use connect::connect;
 use crate::{
     APP_LABEL,
     limit::{Limiter, Sign, Turn},
-    owned::{Managers, Owned},
+    managed_fields::{FieldsDigest, Managers},
 };
 
 /// How long the API server may work on one request, and how long its answer is awaited. The second is
@@ -288,7 +288,7 @@ impl LiveMeta {
     }
 
     /// The digest of the fields that are Muster's.
-    pub(crate) fn owned(&self) -> Option<Owned> {
+    pub(crate) fn owned(&self) -> Option<FieldsDigest> {
         self.managed_fields.own
     }
 
@@ -298,7 +298,7 @@ impl LiveMeta {
     }
 
     /// The digest of the fields that people's tools have.
-    pub(crate) fn people(&self) -> Option<Owned> {
+    pub(crate) fn people(&self) -> Option<FieldsDigest> {
         self.managed_fields.people
     }
 }

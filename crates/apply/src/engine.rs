@@ -6,15 +6,15 @@
 
 mod body;
 mod dependents;
+mod desired;
 mod discover;
-mod doubts;
+mod drift;
 mod prune;
 mod recreate;
 mod replaced;
 mod schedule;
 mod send;
 mod stages;
-mod wanted;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -37,21 +37,20 @@ use muster_plan::{
 use tokio_util::sync::CancellationToken;
 
 pub use self::body::applied_objects;
-pub(crate) use self::wanted::{DISABLED, RECONCILE};
 use self::{
-    doubts::Finding,
+    desired::{Claim, DesiredObject, Prepared, desired},
+    drift::Finding,
     schedule::{Schedule, UnderWay},
     stages::Work,
-    wanted::{Claim, Prepared, Wanted, wanted},
 };
 use crate::{
-    Kept, Reach,
-    board::{Board, Row, Section},
+    NamespaceAccess, StoredGeneration,
     cluster::{Cluster, RequestError, explain},
     inventory::{Identity, Inventory, InventoryError},
     kinds::{Kind, Kinds},
-    level::{LeftoverState, Standing},
-    observe::{Observer, Watched},
+    object_tracker::{ObjectTracker, TrackedBundle, TrackedObject},
+    observed::{LeftoverState, ObjectState},
+    watches::{Observer, Watched},
 };
 
 /// How an [`crate::Applier`] works.
@@ -60,7 +59,7 @@ pub struct Config {
     /// Where the agent keeps its records, and what it therefore never deletes.
     pub namespace: String,
     /// What of the cluster it may touch.
-    pub reach: Reach,
+    pub reach: NamespaceAccess,
     /// How many objects are deleted unasked within an hour at most, whatever a generation says.
     pub prune_ceiling: Option<usize>,
     /// The most requests that are under way at the same time. How many there are follows what the API
@@ -84,7 +83,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             namespace: records::NAMESPACE.to_owned(),
-            reach: Reach::default(),
+            reach: NamespaceAccess::default(),
             prune_ceiling: None,
             concurrency: 128,
             established_within: Duration::from_secs(15),
@@ -132,7 +131,7 @@ pub(crate) enum Outcome {
 
 /// What a run should look at beside what has changed.
 #[derive(Debug, Default)]
-pub(crate) struct Doubt {
+pub(crate) struct Recheck {
     /// Send every object, changed or not.
     pub(crate) everything: bool,
     /// Look at these, and send them where they are not as they were left.
@@ -149,7 +148,7 @@ pub(crate) struct Engine {
     /// Groups and versions to be asked for again.
     vanished: Mutex<HashSet<(String, String)>>,
     inventory: Arc<Inventory>,
-    board: Arc<Board>,
+    tracker: Arc<ObjectTracker>,
     observer: Mutex<Observer>,
     schedule: Schedule,
     under_way: Arc<UnderWay>,
@@ -170,7 +169,7 @@ pub(crate) struct Engine {
     saved: Mutex<Option<HashSet<String>>>,
     /// Why objects were not deleted when that was last asked for.
     refusals: Mutex<HashMap<Identity, String>>,
-    standing: Mutex<replaced::Standing>,
+    state: Mutex<replaced::ObjectState>,
     /// When what an app no longer wants may go though what it wants is not healthy.
     replaced_at: Mutex<Option<Instant>>,
     events: Recorder,
@@ -207,13 +206,13 @@ impl Engine {
         cluster: Cluster,
         config: Config,
         inventory: Arc<Inventory>,
-        board: Arc<Board>,
+        tracker: Arc<ObjectTracker>,
     ) -> Self {
         let reporter = Reporter {
             controller: "muster-agent".to_owned(),
             instance: None,
         };
-        let observer = Observer::new(cluster.client.clone(), board.clone(), inventory.clone());
+        let observer = Observer::new(cluster.client.clone(), tracker.clone(), inventory.clone());
         let failures = Pauses {
             first: config.first_retry,
             longest: config.longest_retry,
@@ -237,10 +236,10 @@ impl Engine {
             approved: Mutex::default(),
             saved: Mutex::default(),
             refusals: Mutex::default(),
-            standing: Mutex::default(),
+            state: Mutex::default(),
             replaced_at: Mutex::default(),
             inventory,
-            board,
+            tracker,
         }
     }
 
@@ -285,8 +284,8 @@ impl Engine {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn standing(&self) -> MutexGuard<'_, replaced::Standing> {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, replaced::ObjectState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn replaced_at(&self) -> MutexGuard<'_, Option<Instant>> {
@@ -309,7 +308,7 @@ impl Engine {
     }
 
     /// Begins to work on a generation; what was found for another is void.
-    fn take_up(&self, kept: &Kept) {
+    fn take_up(&self, kept: &StoredGeneration) {
         let hash = kept.hash;
         let mut generation = self
             .generation
@@ -319,8 +318,8 @@ impl Engine {
         if *generation != Some(hash) {
             *generation = Some(hash);
             self.marks().clear();
-            self.postponed().extend(self.board.reconsider());
-            let bundles = kept.bundles.iter().map(crate::KeptBundle::hash).collect();
+            self.postponed().extend(self.tracker.take_tolerated());
+            let bundles = kept.bundles.iter().map(crate::StoredBundle::hash).collect();
             let mut before = self.bundles.lock().unwrap_or_else(PoisonError::into_inner);
             let before = std::mem::replace(&mut *before, bundles);
             let changed = kept.bundles.iter().filter(|b| !before.contains(&b.hash()));
@@ -337,16 +336,16 @@ impl Engine {
     /// go on by themselves, and what they come to is recorded.
     pub(crate) async fn run(
         self: &Arc<Self>,
-        kept: &Kept,
-        doubt: &Doubt,
+        kept: &StoredGeneration,
+        recheck: &Recheck,
         cancel: &CancellationToken,
     ) -> Result<Outcome, RunError> {
         let prepared = self.prepare(kept);
         self.take_up(kept);
         self.discover(kept, &prepared, cancel).await?;
-        let (wanted, claims) = wanted(kept, &prepared, &self.kinds(), &self.inventory);
-        let wanted: Vec<Arc<Wanted>> = wanted.into_iter().map(Arc::new).collect();
-        let items: Vec<Item<'_>> = wanted.iter().map(|wanted| wanted.item()).collect();
+        let (desired, claims) = desired(kept, &prepared, &self.kinds(), &self.inventory);
+        let desired: Vec<Arc<DesiredObject>> = desired.into_iter().map(Arc::new).collect();
+        let items: Vec<Item<'_>> = desired.iter().map(|desired| desired.item()).collect();
         let headers = kept.bundles.iter().map(|bundle| &bundle.bundle().header);
         let after: After<'_> = headers
             .clone()
@@ -363,9 +362,9 @@ impl Engine {
             (app, format!("{}: {}", claim.id, claim.refusal))
         });
         let refused: Vec<(AppName, String)> = refused.collect();
-        self.announce(kept, &wanted, claims);
-        self.follow(&wanted);
-        let keys: HashSet<&Identity> = wanted.iter().map(|object| &object.key).collect();
+        self.announce(kept, &desired, claims);
+        self.follow(&desired);
+        let keys: HashSet<&Identity> = desired.iter().map(|object| &object.key).collect();
         self.announce_leaving(&keys);
         let known = |key: &Identity| self.inventory.get(key).is_some();
         self.schedule.retain(|key| keys.contains(key) || known(key));
@@ -378,32 +377,32 @@ impl Engine {
             );
         }
         let due = self.schedule.begin();
-        let (mut turns, drifted) = self.first_turns(&wanted, doubt, &due, cancel).await;
-        self.tell_differences(&wanted, &drifted);
-        self.write_ahead(&wanted, &turns, &drifted, &order, cancel)
+        let (mut turns, drifted) = self.first_turns(&desired, recheck, &due, cancel).await;
+        self.tell_differences(&desired, &drifted);
+        self.write_ahead(&desired, &turns, &drifted, &order, cancel)
             .await?;
 
         let drifted = drifted.resent();
-        let work = Work::new(&wanted, &order, drifted, cancel);
+        let work = Work::new(&desired, &order, drifted, cancel);
         let mut gates = self.send_all(&work, &mut turns).await;
 
         let mut unfinished = turns.contains(&Turn::None);
         if !cancel.is_cancelled() {
-            self.observe_soon(&wanted, cancel).await;
-            let replacements = self.replacements(kept, &wanted, refused);
+            self.observe_soon(&desired, cancel).await;
+            let replacements = self.replacements(kept, &desired, refused);
             unfinished |= self
-                .prune(kept, &items, &replacements, doubt, cancel)
+                .prune(kept, &items, &replacements, recheck, cancel)
                 .await?;
-            let waits = self.board.waits_for_replacements();
+            let waits = self.tracker.waits_for_replacements();
             *self.replaced_at() = replacements.due.filter(|_| waits);
             gates.extend(replacements.gates.into_iter().filter(|_| waits));
             // Kinds may have come and gone.
-            self.follow(&wanted);
+            self.follow(&desired);
         }
         self.schedule.end(due, |key| self.under_way.has(key));
         unfinished |= turns.contains(&Turn::Bad) && self.next().is_none();
-        self.board.wait_for(gates);
-        let good = wanted
+        self.tracker.wait_for(gates);
+        let good = desired
             .iter()
             .zip(&turns)
             .filter(|(_, turn)| matches!(turn, Turn::Good(_)));
@@ -419,21 +418,26 @@ impl Engine {
     }
 
     /// Tells the board what is wanted.
-    fn announce(&self, kept: &Kept, wanted: &[Arc<Wanted>], claims: Vec<Claim>) {
-        let mut sections: Vec<Section> = kept
+    fn announce(
+        &self,
+        kept: &StoredGeneration,
+        desired: &[Arc<DesiredObject>],
+        claims: Vec<Claim>,
+    ) {
+        let mut sections: Vec<TrackedBundle> = kept
             .bundles
             .iter()
-            .map(|bundle| Section {
+            .map(|bundle| TrackedBundle {
                 app: bundle.bundle().header.app.clone(),
                 role: bundle.bundle().header.role,
                 hash: bundle.hash(),
-                rows: Vec::with_capacity(bundle.bundle().objects.len()),
+                objects: Vec::with_capacity(bundle.bundle().objects.len()),
             })
             .collect();
-        for wanted in wanted {
-            let entry = self.inventory.get(&wanted.key);
-            let failing = self.schedule.is_failing(&wanted.key, wanted.digest());
-            let applied = entry.filter(|entry| entry.applied == Some(wanted.digest()) && !failing);
+        for desired in desired {
+            let entry = self.inventory.get(&desired.key);
+            let failing = self.schedule.is_failing(&desired.key, desired.digest());
+            let applied = entry.filter(|entry| entry.applied == Some(desired.digest()) && !failing);
             let ended = applied.as_ref().and_then(|entry| {
                 let failed = entry.failed.clone().map(|why| Assessment {
                     health: Health::Degraded,
@@ -441,23 +445,23 @@ impl Engine {
                 });
                 failed.or(entry.finished.then_some(Assessment::HEALTHY))
             });
-            let row = Row {
-                key: wanted.key.clone(),
-                id: wanted.id.clone(),
+            let row = TrackedObject {
+                key: desired.key.clone(),
+                id: desired.id.clone(),
                 ended,
                 applied: applied.and_then(|entry| entry.uid.clone()),
             };
-            sections[wanted.bundle].rows.push(row);
+            sections[desired.bundle].objects.push(row);
         }
         for claim in &claims {
-            sections[claim.bundle].rows.push(Row {
+            sections[claim.bundle].objects.push(TrackedObject {
                 ended: None,
                 key: claim.key.clone(),
                 id: claim.id.clone(),
                 applied: None,
             });
         }
-        let outside = wanted.iter().filter(|object| {
+        let outside = desired.iter().filter(|object| {
             let gvk = &object.id.gvk;
             object.id.namespace.is_none() && is_namespaced(&gvk.group, &gvk.kind).is_none()
         });
@@ -465,18 +469,18 @@ impl Engine {
             .map(|object| format!("{}.{}", object.id.gvk.kind, object.id.gvk.group))
             .collect();
         let outside = outside.into_iter().collect();
-        self.board
+        self.tracker
             .begin((kept.generation, kept.hash), sections, outside);
         for claim in claims {
-            self.board
-                .stand(&claim.key, Standing::Failed(claim.refusal));
+            self.tracker
+                .set_state(&claim.key, ObjectState::Failed(claim.refusal));
         }
     }
 
     /// Tells the board what is not wanted any more, before anything is done about it.
-    fn announce_leaving(&self, wanted: &HashSet<&Identity>) {
+    fn announce_leaving(&self, desired: &HashSet<&Identity>) {
         let entries = self.inventory.entries().into_iter();
-        let leaving = entries.filter(|(key, entry)| !wanted.contains(key) && entry.uid.is_some());
+        let leaving = entries.filter(|(key, entry)| !desired.contains(key) && entry.uid.is_some());
         let leaving = leaving.map(|(key, entry)| {
             let leftover = crate::Leftover {
                 id: entry.id.clone(),
@@ -486,23 +490,23 @@ impl Engine {
             };
             (key, leftover)
         });
-        self.board.expect_to_leave(leaving.collect(), wanted);
+        self.tracker.expect_leftovers(leaving.collect(), desired);
     }
 
     /// Writes into the inventory every object that may be sent in this run. One that is only put right
     /// is what it was before, whatever becomes of the request.
     async fn write_ahead(
         &self,
-        wanted: &[Arc<Wanted>],
+        desired: &[Arc<DesiredObject>],
         turns: &[Turn],
-        drifted: &doubts::Drifted,
+        drifted: &drift::Drifted,
         order: &Order,
         cancel: &CancellationToken,
     ) -> Result<(), InventoryError> {
-        for (index, object) in wanted.iter().enumerate() {
+        for (index, object) in desired.iter().enumerate() {
             let taught = order.needs[index]
                 .iter()
-                .any(|&need| wanted[need].defines().is_some() && turns[need] != Turn::OutOfReach);
+                .any(|&need| desired[need].defines().is_some() && turns[need] != Turn::OutOfReach);
             if turns[index] == Turn::None
                 && (object.kind.is_some() || taught)
                 && !drifted.is_there(index)
@@ -516,12 +520,12 @@ impl Engine {
 
     /// Watches the kinds of everything that is wanted or in the inventory: all of the cluster's
     /// objects, or those of the namespaces that the agent is limited to.
-    fn follow(&self, wanted: &[Arc<Wanted>]) {
+    fn follow(&self, desired: &[Arc<DesiredObject>]) {
         let entries = self.inventory.entries();
         let entries = entries.iter().map(|(_, entry)| &entry.id);
         let served = self.kinds();
         let mut kinds: HashMap<Watched, Arc<Kind>> = HashMap::new();
-        for id in wanted.iter().map(|wanted| &*wanted.id).chain(entries) {
+        for id in desired.iter().map(|desired| &*desired.id).chain(entries) {
             if self.config.out_of_reach(id).is_some() {
                 continue;
             }

@@ -26,9 +26,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Reach,
+    NamespaceAccess,
     cluster::{Cluster, LONGEST_REQUEST, LiveMeta, RequestError, SERVER_TIMEOUT, own_metadata},
-    owned::Owned,
+    managed_fields::FieldsDigest,
 };
 
 /// How many ConfigMaps the record has. 10,000 objects make pieces of about 60 KB.
@@ -124,7 +124,7 @@ pub(crate) struct Entry {
     pub(crate) defines: Option<Definition>,
     /// The fields that were Muster's after it was applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) owned: Option<Owned>,
+    pub(crate) owned: Option<FieldsDigest>,
     /// That it is deleted is decided.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) going: bool,
@@ -203,7 +203,7 @@ struct State {
 pub async fn check_inventory(
     client: Client,
     namespace: &str,
-    reach: &Reach,
+    reach: &NamespaceAccess,
 ) -> Result<Option<(String, String)>, InventoryError> {
     let cluster = Cluster::new(client, 1);
     let inventory = Inventory::new(cluster, namespace);
@@ -366,7 +366,7 @@ impl Inventory {
         key: &Identity,
         uid: &str,
         hash: ContentHash,
-        owned: Option<Owned>,
+        owned: Option<FieldsDigest>,
     ) {
         let ended = self.state().ended.remove(key);
         let ended = ended.filter(|(of, _)| of == uid).map(|(_, end)| end);
@@ -545,7 +545,7 @@ impl Inventory {
         let name = piece_name(index);
         let data = serde_json::to_vec(entries).map_err(io::Error::from);
         let data = data
-            .and_then(|json| crate::packed::pack(&json))
+            .and_then(|json| crate::compression::pack(&json))
             .map_err(|source| InventoryError::Damaged {
                 name: name.clone(),
                 source,
@@ -636,5 +636,7 @@ fn read(data: Option<ByteString>) -> io::Result<Vec<Entry>> {
     let Some(ByteString(packed)) = data else {
         return Ok(Vec::new());
     };
-    Ok(serde_json::from_slice(&crate::packed::unpack(&packed)?)?)
+    Ok(serde_json::from_slice(&crate::compression::unpack(
+        &packed,
+    )?)?)
 }

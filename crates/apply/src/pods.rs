@@ -16,7 +16,9 @@ use muster_model::bundle::ObjectRef;
 use muster_plan::health::{Assessment, Health, assess};
 use tokio::{sync::watch, time::Instant};
 
-use crate::{board::Board, cluster::explain, inventory::Identity, level::Observed};
+use crate::{
+    cluster::explain, inventory::Identity, object_tracker::ObjectTracker, observed::Observed,
+};
 
 /// How soon after a change pods are looked at, and how seldom at last.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(15));
@@ -26,7 +28,7 @@ const PODS: u32 = 500;
 /// Tells the board what the pods of unwell workloads say, for as long as there is a board to tell.
 pub(crate) async fn explain_workloads(
     client: Client,
-    board: Arc<Board>,
+    tracker: Arc<ObjectTracker>,
     mut observed: watch::Receiver<Arc<Observed>>,
 ) {
     let mut last = BTreeSet::new();
@@ -45,7 +47,7 @@ pub(crate) async fn explain_workloads(
             tokio::time::sleep(PAUSE.0).await;
             continue;
         }
-        look(&client, &board, &last).await;
+        look(&client, &tracker, &last).await;
         let next = Instant::now() + pause;
         pause = (pause * 3 / 2).min(PAUSE.1);
         tokio::time::sleep_until(next).await;
@@ -66,7 +68,7 @@ fn unwell(observed: &Observed) -> BTreeSet<ObjectRef> {
         .collect()
 }
 
-async fn look(client: &Client, board: &Board, unwell: &BTreeSet<ObjectRef>) {
+async fn look(client: &Client, tracker: &ObjectTracker, unwell: &BTreeSet<ObjectRef>) {
     let mut by_namespace: BTreeMap<&str, Vec<&ObjectRef>> = BTreeMap::new();
     for id in unwell {
         let namespace = id.namespace.as_deref().unwrap_or_default();
@@ -89,7 +91,7 @@ async fn look(client: &Client, board: &Board, unwell: &BTreeSet<ObjectRef>) {
         for workload in workloads {
             let of_workload = pods.iter().filter(|pod| belongs(pod, workload));
             let reason = of_workload.filter_map(reason).min();
-            board.explain(&Identity::of(workload), reason.map(|(_, text)| text));
+            tracker.set_reason(&Identity::of(workload), reason.map(|(_, text)| text));
         }
     }
 }

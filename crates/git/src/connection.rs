@@ -18,7 +18,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use crate::error::Cause;
+use crate::cause::Cause;
 
 /// How long a remote may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,9 @@
 
 use std::{io, path::PathBuf};
 
-use crate::{connection::ConnectionError, known_hosts::HostKeyError, snapshot::TooBig};
+use crate::{
+    cause::Cause, connection::ConnectionError, known_hosts::HostKeyError, snapshot::TooBig,
+};
 
 /// Why a mirror could not be opened or refreshed. No message has a secret in it.
 #[derive(Debug, thiserror::Error)]
@@ -164,22 +166,5 @@ impl Error {
             cause = error.source();
         }
         text
-    }
-}
-
-/// What the other side, or the library that spoke with it, said.
-#[derive(Debug, thiserror::Error)]
-pub enum Cause {
-    /// libgit2; without the class and code that git2 adds.
-    #[error("{}", .0.message().trim())]
-    Git(git2::Error),
-    /// Anything else, in words.
-    #[error("{0}")]
-    Said(String),
-}
-
-impl From<git2::Error> for Cause {
-    fn from(error: git2::Error) -> Self {
-        Self::Git(error)
     }
 }

@@ -25,8 +25,9 @@ use rustls::{
 
 use crate::{
     address::Login,
+    cause::Cause,
     connection::{ConnectionError, Limits, Stop},
-    error::{Cause, Error},
+    error::Error,
     packet::{Answer, FLUSH, Packet, SEPARATOR, line},
     remote::{Auth, RemoteConfig, Wanted, choose},
 };

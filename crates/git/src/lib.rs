@@ -6,6 +6,7 @@
 //! same kind of tree for a plain directory.
 
 mod address;
+mod cause;
 mod connection;
 mod directory;
 mod error;
@@ -21,9 +22,10 @@ mod view;
 mod watch;
 
 pub use address::{RemoteUrl, UrlError};
+pub use cause::Cause;
 pub use connection::{ConnectionError, Limits};
 pub use directory::read_dir;
-pub use error::{Cause, Error};
+pub use error::Error;
 pub use known_hosts::HostKeyError;
 pub use mirror::{Change, Mirror, Refreshed};
 pub use remote::{Auth, Reference, RemoteConfig};

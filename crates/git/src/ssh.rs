@@ -13,8 +13,9 @@ use git2::{
 
 use crate::{
     address::Ssh,
+    cause::Cause,
     connection::{ConnectionError, Limits, Relay, Stop},
-    error::{Cause, Error},
+    error::Error,
     known_hosts,
     remote::{Auth, RemoteConfig, Wanted, choose},
 };

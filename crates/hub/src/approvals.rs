@@ -11,9 +11,11 @@ use muster_proto::v1;
 use muster_store::{CommitError, Expected, Store, Txn};
 
 use crate::{
+    desired_state::{DesiredState, content_of},
     observed::Level,
-    records::{self, ApprovalRecord, Lead, ListedBundle, RecordError, WantedRecord, audited, now},
-    wanted::{Wanted, content_of},
+    store_schema::{
+        self, ApprovalRecord, DesiredRecord, Lead, ListedBundle, RecordError, audited, now,
+    },
 };
 
 /// The sets that are approved, by cluster.
@@ -140,7 +142,7 @@ pub(crate) fn judge<'a>(
 }
 
 fn key(cluster: &ClusterName, set: &ContentHash) -> String {
-    format!("{}{cluster}/{set}", records::APPROVAL)
+    format!("{}{cluster}/{set}", store_schema::APPROVAL)
 }
 
 /// Writes an approval down, for the fleet's loop to find.
@@ -165,8 +167,8 @@ pub(crate) async fn approve(
         reason: reason.clone(),
     };
     let txn = Txn::new()
-        .when(records::TERM, Expected::Revision(lead.revision))
-        .put(key(cluster, set), records::encode(&record));
+        .when(store_schema::TERM, Expected::Revision(lead.revision))
+        .put(key(cluster, set), store_schema::encode(&record));
     let why = match reason.as_str() {
         "" => String::new(),
         reason => format!(": {reason}"),
@@ -184,7 +186,7 @@ pub(crate) async fn approve(
 /// Every approval.
 pub(crate) async fn all(store: &dyn Store) -> Result<Approved, RecordError> {
     let mut approved = Approved::new();
-    for (key, _) in store.keys(records::APPROVAL).await? {
+    for (key, _) in store.keys(store_schema::APPROVAL).await? {
         if let Some((cluster, set)) = named(&key) {
             approved.entry(cluster).or_default().insert(set);
         }
@@ -193,7 +195,7 @@ pub(crate) async fn all(store: &dyn Store) -> Result<Approved, RecordError> {
 }
 
 fn named(key: &str) -> Option<(ClusterName, ContentHash)> {
-    let (cluster, set) = key.strip_prefix(records::APPROVAL)?.split_once('/')?;
+    let (cluster, set) = key.strip_prefix(store_schema::APPROVAL)?.split_once('/')?;
     Some((cluster.parse().ok()?, set.parse().ok()?))
 }
 
@@ -201,7 +203,7 @@ fn named(key: &str) -> Option<(ClusterName, ContentHash)> {
 /// cluster had been told, and by its report no longer waits, is done.
 pub(crate) fn pending(
     approved: &BTreeSet<ContentHash>,
-    before: Option<&Wanted>,
+    before: Option<&DesiredState>,
     level: Option<&Level>,
 ) -> BTreeSet<ContentHash> {
     let told = before
@@ -224,12 +226,12 @@ pub(crate) fn pending(
 pub(crate) fn without_done(
     mut txn: Txn,
     approved: &Approved,
-    wanted: &BTreeMap<ClusterName, std::sync::Arc<Wanted>>,
+    desired: &BTreeMap<ClusterName, std::sync::Arc<DesiredState>>,
 ) -> Txn {
     for (cluster, sets) in approved {
-        let stands = wanted.get(cluster);
+        let stands = desired.get(cluster);
         for set in sets {
-            if !stands.is_some_and(|wanted| wanted.prune.approved.contains(set)) {
+            if !stands.is_some_and(|desired| desired.prune.approved.contains(set)) {
                 txn = txn.delete(key(cluster, set));
             }
         }
@@ -244,8 +246,8 @@ pub(crate) async fn void(
     cluster: Option<&ClusterName>,
 ) -> Result<Txn, RecordError> {
     let prefix = match cluster {
-        Some(cluster) => format!("{}{cluster}/", records::APPROVAL),
-        None => records::APPROVAL.to_owned(),
+        Some(cluster) => format!("{}{cluster}/", store_schema::APPROVAL),
+        None => store_schema::APPROVAL.to_owned(),
     };
     for (key, _) in store.keys(&prefix).await? {
         txn = txn.delete(key);
@@ -256,13 +258,13 @@ pub(crate) async fn void(
 /// The transaction with no approval in any generation, for a store that was restored: what a person
 /// approved may long be something else.
 pub(crate) async fn void_in_force(store: &dyn Store, mut txn: Txn) -> Result<Txn, RecordError> {
-    for (key, versioned) in store.range(records::WANTED).await? {
-        let mut record: WantedRecord = records::decode(&key, &versioned)?;
+    for (key, versioned) in store.range(store_schema::DESIRED).await? {
+        let mut record: DesiredRecord = store_schema::decode(&key, &versioned)?;
         if record.prune.approved.is_empty() {
             continue;
         }
-        let list = records::content_key(record.content);
-        let found = records::read::<Vec<ListedBundle>>(store, &list).await?;
+        let list = store_schema::content_key(record.content);
+        let found = store_schema::read::<Vec<ListedBundle>>(store, &list).await?;
         let Some((bundles, _)) = found else {
             // A cluster that left the fleet; nobody is told its content.
             continue;
@@ -272,10 +274,10 @@ pub(crate) async fn void_in_force(store: &dyn Store, mut txn: Txn) -> Result<Txn
         record.generation = record.generation.next();
         txn = txn
             .put(
-                records::content_key(record.content),
-                records::encode(&bundles),
+                store_schema::content_key(record.content),
+                store_schema::encode(&bundles),
             )
-            .put(key, records::encode(&record));
+            .put(key, store_schema::encode(&record));
     }
     void(store, txn, None).await
 }
@@ -366,7 +368,7 @@ mod tests {
     #[test]
     fn an_approval_is_done_when_its_cluster_has_it_and_no_longer_waits() {
         let approved: BTreeSet<ContentHash> = [set("a"), set("b")].into();
-        let before = Wanted {
+        let before = DesiredState {
             number: number(5),
             since: Generation(5),
             commit: String::new(),

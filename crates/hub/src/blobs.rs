@@ -22,7 +22,7 @@ pub(crate) struct Blobs {
 
 /// The key of a bundle in the store.
 pub(crate) fn key(hash: ContentHash) -> String {
-    format!("{}{hash}", crate::records::BLOB)
+    format!("{}{hash}", crate::store_schema::BLOB)
 }
 
 /// Compresses an encoded bundle.

@@ -8,7 +8,7 @@ use muster_plan::delivery::{Known, Proof, Term};
 use muster_store::{CommitError, Expected, Store, Txn};
 use tokio::sync::{Mutex, MutexGuard, watch};
 
-use crate::records::{self, Lead, RecordError};
+use crate::store_schema::{self, Lead, RecordError};
 
 /// The term as every loop sees it; `None` once this hub has stepped down.
 pub(crate) struct Leadership {
@@ -33,7 +33,7 @@ pub enum LeadError {
 
 async fn take(store: &dyn Store, key: &TermKey, above: u64) -> Result<Lead, LeadError> {
     loop {
-        let held: Option<(Term, u64)> = records::read(store, records::TERM).await?;
+        let held: Option<(Term, u64)> = store_schema::read(store, store_schema::TERM).await?;
         let (number, revision) = held.map_or((0, None), |(term, rev)| (term.number, Some(rev)));
         let (number, nonce) = (number.max(above).saturating_add(1), rand::random());
         let term = Term {
@@ -42,8 +42,8 @@ async fn take(store: &dyn Store, key: &TermKey, above: u64) -> Result<Lead, Lead
             proof: Proof(key.prove(number, nonce, store.incarnation())),
         };
         let txn = Txn::new()
-            .when(records::TERM, Expected::unchanged(revision))
-            .put(records::TERM, records::encode(&term));
+            .when(store_schema::TERM, Expected::unchanged(revision))
+            .put(store_schema::TERM, store_schema::encode(&term));
         match store.commit(txn).await {
             Ok(revision) => return Ok(Lead { term, revision }),
             Err(CommitError::Conflict { .. }) => {}

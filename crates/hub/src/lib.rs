@@ -4,31 +4,32 @@
 mod approvals;
 mod authority;
 mod blobs;
-mod bucket;
-mod choose;
+mod bundle_selection;
+mod ca_rotation;
 mod config;
-mod fleet;
-mod hook;
+mod connection_limit;
+mod desired_state;
+mod fleet_loop;
+mod fleet_metrics;
+mod fleet_view;
 mod leadership;
 mod logins;
 mod maintenance;
 mod metrics;
 mod observed;
-mod pool;
-mod records;
-mod removed;
-mod rotation;
-mod scrape;
+mod rate_limit;
+mod removals;
 mod server;
 mod services;
 mod session;
-mod status;
-mod suspects;
-mod wanted;
+mod store_schema;
+mod unconfirmed;
+mod webhook;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use fleet::FleetLoop;
+use fleet_loop::FleetLoop;
+use fleet_view::FleetView;
 use leadership::Leadership;
 use metrics::Metrics;
 use muster_git::{Mirror, WatchConfig, Watcher};
@@ -54,7 +55,7 @@ pub use authority::AuthorityError;
 pub use config::{AGENT_LIFETIME, HubConfig, LOGIN_FILE, STORE_FILE};
 pub use leadership::LeadError;
 pub use maintenance::maintain;
-pub use records::RecordError;
+pub use store_schema::RecordError;
 
 /// Where is written down what is being worked on.
 const WORKING_FILE: &str = "working.json";
@@ -191,7 +192,7 @@ pub async fn run(
     authority.after_restore().await?;
     authority.still_removed().await?;
     let tls = authority.server_tls()?;
-    let state = wanted::load(store.as_ref()).await?;
+    let state = desired_state::load(store.as_ref()).await?;
     let observed = Arc::new(Observed::load(store.as_ref()).await?);
     for (cluster, instance, _) in authority.joined().await? {
         observed.expect(&cluster, instance);
@@ -249,18 +250,23 @@ pub async fn run(
     login.write(false).await?;
     shutdown.spawn_vital("login", login.renew(stop.clone()));
 
-    let webhook = hook::route(Arc::clone(&repo), config.hook_token.clone());
+    let webhook = webhook::route(Arc::clone(&repo), config.hook_token.clone());
+    let view = Arc::new(FleetView {
+        authority: Arc::clone(&authority),
+        leadership: Arc::clone(&leadership),
+        observed,
+        published,
+        repository: repo.views(),
+    });
+    let scrape = Box::new(fleet_metrics::Scrape(Arc::clone(&view)));
     let services = Services::new(Parts {
         authority,
         leadership,
-        observed,
-        published,
+        view,
         sessions,
-        views: repo.views(),
         repo,
         metrics: metrics.clone(),
     });
-    let scrape = Box::new(scrape::Scrape(services.clone()));
     registry
         .sub_registry_with_prefix(metrics::PREFIX)
         .register_collector(scrape);

@@ -7,8 +7,8 @@ use muster_store::{CommitError, Expected, Txn};
 
 use crate::{
     authority::{Authority, AuthorityError, HUB},
-    records::{self, LoginRecord, RecordError, audited, now, seconds},
-    removed::Names,
+    removals::Names,
+    store_schema::{self, LoginRecord, RecordError, audited, now, seconds},
 };
 
 /// A login that was made and is not good yet.
@@ -24,8 +24,8 @@ pub(crate) struct Made {
 impl Made {
     /// The transaction that makes it good.
     pub(crate) fn put(&self, txn: Txn) -> Txn {
-        let key = format!("{}{}", records::LOGIN, self.serial);
-        txn.put(key, records::encode(&self.record))
+        let key = format!("{}{}", store_schema::LOGIN, self.serial);
+        txn.put(key, store_schema::encode(&self.record))
     }
 }
 
@@ -82,7 +82,7 @@ impl Authority {
         let mut txn = Txn::new();
         for (serial, ended) in self.logins().await? {
             if ended.expires + 86_400 < now() {
-                txn = txn.delete(format!("{}{serial}", records::LOGIN));
+                txn = txn.delete(format!("{}{serial}", store_schema::LOGIN));
             }
         }
         Ok(txn)
@@ -90,17 +90,17 @@ impl Authority {
 
     /// The transaction that holds only where no login follows or is taken back meanwhile.
     pub(crate) async fn login_turn(&self) -> Result<Txn, AuthorityError> {
-        let key = records::LOGIN_TURNS.to_owned();
-        Ok(records::turn(self.store(), Txn::new(), key).await?)
+        let key = store_schema::LOGIN_TURNS.to_owned();
+        Ok(store_schema::turn(self.store(), Txn::new(), key).await?)
     }
 
     /// Every login, by the number of its certificate.
     pub(crate) async fn logins(&self) -> Result<Vec<(String, LoginRecord)>, AuthorityError> {
-        let kept = self.store().range(records::LOGIN).await;
+        let kept = self.store().range(store_schema::LOGIN).await;
         let mut logins = Vec::new();
         for (key, versioned) in kept.map_err(RecordError::from)? {
-            let record = records::decode(&key, &versioned)?;
-            logins.push((key[records::LOGIN.len()..].to_owned(), record));
+            let record = store_schema::decode(&key, &versioned)?;
+            logins.push((key[store_schema::LOGIN.len()..].to_owned(), record));
         }
         Ok(logins)
     }
@@ -136,8 +136,8 @@ impl Authority {
         })?;
         for (serial, record) in &mut logins {
             record.removed = true;
-            let key = format!("{}{serial}", records::LOGIN);
-            txn = txn.put(key, records::encode(record));
+            let key = format!("{}{serial}", store_schema::LOGIN);
+            txn = txn.put(key, store_schema::encode(record));
         }
         if !logins.is_empty() {
             let what = format!("every login of {name} is taken back");
@@ -151,8 +151,8 @@ impl Authority {
         &self,
         serial: &str,
     ) -> Result<(LoginRecord, u64), AuthorityError> {
-        let key = format!("{}{serial}", records::LOGIN);
-        let found = records::read::<LoginRecord>(self.store(), &key).await?;
+        let key = format!("{}{serial}", store_schema::LOGIN);
+        let found = store_schema::read::<LoginRecord>(self.store(), &key).await?;
         found
             .filter(|(record, _)| !record.removed)
             .ok_or(AuthorityError::UnknownLogin)
@@ -165,18 +165,18 @@ impl Authority {
         let Some(before) = record.replaces.take() else {
             return Ok(());
         };
-        let key = format!("{}{serial}", records::LOGIN);
+        let key = format!("{}{serial}", store_schema::LOGIN);
         let mut txn = Txn::new()
             .when(key.clone(), Expected::Revision(revision))
-            .put(key, records::encode(&record));
-        let key = format!("{}{before}", records::LOGIN);
+            .put(key, store_schema::encode(&record));
+        let key = format!("{}{before}", store_schema::LOGIN);
         if let Some((mut before, revision)) =
-            records::read::<LoginRecord>(self.store(), &key).await?
+            store_schema::read::<LoginRecord>(self.store(), &key).await?
         {
             before.followed = true;
             txn = txn
                 .when(key.clone(), Expected::Revision(revision))
-                .put(key, records::encode(&before));
+                .put(key, store_schema::encode(&before));
         }
         match self.store().commit(txn).await {
             Ok(_) | Err(CommitError::Conflict { .. }) => Ok(()),
@@ -212,7 +212,7 @@ impl Authority {
             older.pop();
         }
         for (serial, _) in older {
-            txn = txn.delete(format!("{}{serial}", records::LOGIN));
+            txn = txn.delete(format!("{}{serial}", store_schema::LOGIN));
         }
         let txn = audited(txn, HUB, format!("login for {name}"));
         self.store().commit(txn).await?;

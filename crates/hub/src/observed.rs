@@ -19,7 +19,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::recreations::Recreations;
-use crate::records::{self, RecordError, now};
+use crate::store_schema::{self, RecordError, now};
 
 /// How often levels that changed are written down. They are a convenience after a restart: agents
 /// report again whatever was lost.
@@ -66,8 +66,8 @@ impl Observed {
     /// The levels that an earlier hub wrote down; nobody is connected.
     pub(crate) async fn load(store: &dyn Store) -> Result<Self, RecordError> {
         let mut levels = HashMap::new();
-        for (key, versioned) in store.range(records::OBSERVED).await? {
-            let cluster = key[records::OBSERVED.len()..].parse::<ClusterName>();
+        for (key, versioned) in store.range(store_schema::OBSERVED).await? {
+            let cluster = key[store_schema::OBSERVED.len()..].parse::<ClusterName>();
             let (Ok(cluster), Ok(status)) = (
                 cluster,
                 v1::ObservedRecord::decode(versioned.value.as_ref()),
@@ -260,7 +260,7 @@ impl Observed {
                     report: Some(report),
                 };
                 txn = txn.put(
-                    format!("{}{cluster}", records::OBSERVED),
+                    format!("{}{cluster}", store_schema::OBSERVED),
                     record.encode_to_vec(),
                 );
             }

@@ -21,8 +21,8 @@ use tonic::transport::server::Connected;
 
 use crate::{
     authority::Peer,
+    connection_limit::{Place, Pool},
     metrics::Metrics,
-    pool::{Place, Pool},
 };
 
 /// A handshake takes no longer than this.

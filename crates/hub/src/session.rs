@@ -1,5 +1,6 @@
 //! The streams of all agents: who is served, which of a cluster's streams counts, and who is held.
 
+mod admission;
 mod stream;
 
 use std::{
@@ -8,28 +9,22 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use futures::StreamExt as _;
 use muster_model::ids::{ClusterName, InstanceId};
-use muster_proto::{PROTOCOL_VERSION, VERSION, v1};
-use muster_runtime::log::Chain;
-use muster_store::{Store, Txn};
+use muster_proto::v1;
+use muster_store::Store;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
+pub(crate) use self::admission::Caller;
 use self::stream::Stream;
 use crate::{
-    authority::admit,
-    blobs::Blobs,
-    fleet::Published,
-    leadership::Leadership,
-    metrics::Metrics,
-    observed::{MAX_NUMBER, Observed},
-    records::AuditEntry,
-    rotation::Cas,
+    authority::admit, blobs::Blobs, ca_rotation::Cas, fleet_loop::Published,
+    leadership::Leadership, metrics::Metrics, observed::Observed,
 };
 
 /// An agent that does not say hello in this time is no agent.
@@ -82,16 +77,6 @@ pub(crate) struct Sessions {
     audited: Mutex<HashMap<(ClusterName, &'static str), Instant>>,
     /// When a generation was numbered anew for a cluster.
     renumbered: Mutex<HashMap<ClusterName, Instant>>,
-}
-
-/// Who a stream belongs to.
-pub(crate) struct Caller {
-    pub(crate) cluster: ClusterName,
-    pub(crate) instance: InstanceId,
-    pub(crate) not_after: SystemTime,
-    /// The version of the fleet's CAs that it knows.
-    pub(crate) trust: u64,
-    pub(crate) address: std::net::SocketAddr,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -160,8 +145,13 @@ impl Sessions {
             let _ = outgoing.send(Err(status)).await;
             return;
         }
-        let wanted = self.published.borrow().wanted.get(&caller.cluster).cloned();
-        let known = wanted.map_or(0, |wanted| wanted.number.generation.0);
+        let desired = self
+            .published
+            .borrow()
+            .desired
+            .get(&caller.cluster)
+            .cloned();
+        let known = desired.map_or(0, |desired| desired.number.generation.0);
         if hello.generation > known.saturating_add(AHEAD) {
             let why = format!(
                 "its agent names generation {}, and this hub's is {known}: no hub can have given it",
@@ -209,96 +199,6 @@ impl Sessions {
                 tracing::warn!(cluster = %caller.cluster, why = status.message(), "agent's stream was ended");
                 let _ = outgoing.try_send(Err(status.clone()));
             }
-        }
-    }
-
-    /// Whether a stream of this caller that begins like this is served.
-    pub(crate) fn check(caller: &Caller, hello: &v1::Hello) -> Result<(), (&'static str, Status)> {
-        if hello.protocol != PROTOCOL_VERSION {
-            let why = format!(
-                "the agent (version {}) speaks protocol {}, this hub (version {VERSION}) {PROTOCOL_VERSION}; upgrade the older one",
-                hello.version, hello.protocol
-            );
-            return Err(("protocol", Status::failed_precondition(why)));
-        }
-        if hello.cluster != caller.cluster.as_str() {
-            let why = format!(
-                "the certificate is cluster {}'s, but the agent asks for {}",
-                caller.cluster, hello.cluster
-            );
-            return Err(("other_cluster", Status::permission_denied(why)));
-        }
-        // One agent must not be able to use up the fleet's numbers.
-        let term = hello.term.clone().unwrap_or_default();
-        if term.number > MAX_NUMBER || hello.generation > MAX_NUMBER {
-            let why = "the agent names a term or generation that no hub can have given";
-            return Err(("impossible_number", Status::invalid_argument(why)));
-        }
-        Ok(())
-    }
-
-    /// Makes a stream the one of its cluster. The newest process wins, since the older stream is
-    /// usually a dead one that nobody has noticed; but one that comes back after it was replaced is
-    /// alive, and then neither is served.
-    fn enter(&self, cluster: &ClusterName, stream: Current) -> Result<(), Status> {
-        let mut current = lock(&self.current);
-        let mut replaced = lock(&self.replaced);
-        replaced.retain(|_, when| when.elapsed() < HELD_FOR);
-        if let Some(before) = current.get(cluster) {
-            if replaced.contains_key(&(cluster.clone(), stream.process)) {
-                before.stop.cancel();
-                replaced.insert((cluster.clone(), before.process), Instant::now());
-                replaced.insert((cluster.clone(), stream.process), Instant::now());
-                return Err(Status::failed_precondition(format!(
-                    "two agents take turns as cluster {cluster}: is this a copy of the cluster? \
-                     Stop one of them; both are held for a minute"
-                )));
-            }
-            if before.process != stream.process {
-                replaced.insert((cluster.clone(), before.process), Instant::now());
-            }
-            before.stop.cancel();
-        } else if replaced.contains_key(&(cluster.clone(), stream.process)) {
-            return Err(Status::failed_precondition(format!(
-                "two agents took turns as cluster {cluster}; both are held for a minute"
-            )));
-        }
-        current.insert(cluster.clone(), stream);
-        Ok(())
-    }
-
-    /// Does not deliver to a cluster, and says why for as long as that lasts. Once an hour it is in the audit log.
-    async fn hold(&self, caller: &Caller, reason: &'static str, why: String) -> Status {
-        let cluster = &caller.cluster;
-        let who = format!("{cluster}/{} at {}", caller.instance, caller.address);
-        self.metrics.refuse(reason, &who, &why);
-        self.observed
-            .update(cluster, |level| level.held = Some(why.clone()));
-        let first = {
-            let mut audited = lock(&self.audited);
-            audited.retain(|_, when| when.elapsed() < AUDIT_EVERY);
-            let key = (cluster.clone(), reason);
-            audited.insert(key, Instant::now()).is_none()
-        };
-        if first {
-            let entry = AuditEntry::new(
-                &format!("agent of cluster {cluster}"),
-                format!("held: {why}"),
-            );
-            if let Err(error) = self.store.commit(entry.put(Txn::new())).await {
-                tracing::error!(error = %Chain(&error), "the audit log can't be written");
-            }
-        }
-        Status::failed_precondition(why)
-    }
-
-    fn leave(&self, cluster: &ClusterName, id: u64) {
-        let mut current = lock(&self.current);
-        if current.get(cluster).is_some_and(|stream| stream.id == id) {
-            current.remove(cluster);
-        }
-        if !current.contains_key(cluster) {
-            self.observed.left(cluster);
         }
     }
 

@@ -17,7 +17,7 @@ use crate::{
     status::{
         ask,
         document::{Document, Filter, Hold},
-        look::{Look, count, one_line},
+        terminal::{Terminal, count, one_line},
         value,
     },
 };
@@ -89,7 +89,7 @@ pub(crate) async fn run(
     };
     let document = ask(&mut client, &filter).await?;
     let mut approvals = Approvals::of(&args.name, document);
-    let shown = approvals.shown(Look::of_stdout(None));
+    let shown = approvals.shown(Terminal::of_stdout(None));
     if output == Output::Table {
         print_paged(&shown);
     }
@@ -205,7 +205,7 @@ impl Approvals {
     }
 
     /// What would be deleted and why it waits; clusters where it is the same are told together.
-    fn shown(&self, look: Look) -> String {
+    fn shown(&self, terminal: Terminal) -> String {
         if self.holds.is_empty() {
             return format!("nothing of {} waits for an approval\n", self.app);
         }
@@ -234,10 +234,14 @@ impl Approvals {
                 count(number, "object"),
                 clusters.join(", ")
             );
-            text.push_str(&look.fold("", "  ", &title));
-            text.push_str(&look.fold("  ", "  ", &format!("held because {}", one_line(reason))));
+            text.push_str(&terminal.fold("", "  ", &title));
+            text.push_str(&terminal.fold(
+                "  ",
+                "  ",
+                &format!("held because {}", one_line(reason)),
+            ));
             for object in objects {
-                text.push_str(&look.fold("    ", "      ", &one_line(object)));
+                text.push_str(&terminal.fold("    ", "      ", &one_line(object)));
             }
             let more = number.saturating_sub(objects.len());
             if more > 0 {
@@ -290,8 +294,8 @@ mod tests {
             waiting("eu-west-1", "b", 3, 3),
             waiting("eu-west-2", "c", 3, 3),
         ]);
-        let look = Look::default();
-        insta::assert_snapshot!(all.shown(look), @r"
+        let terminal = Terminal::default();
+        insta::assert_snapshot!(all.shown(terminal), @r"
         wiki: 3 objects in each of eu-west-1, eu-west-2 would be deleted
           held because 3 of 40 objects of wiki would be deleted; the budget is 10
             ConfigMap wiki/page-0
@@ -303,9 +307,9 @@ mod tests {
             ConfigMap wiki/page-1
             and 58 more
         ");
-        let narrow = Look {
+        let narrow = Terminal {
             width: Some(40),
-            ..look
+            ..terminal
         };
         let one = approvals(vec![waiting("eu-west-1", "b", 1, 1)]);
         insta::assert_snapshot!(one.shown(narrow), @r"
@@ -315,7 +319,7 @@ mod tests {
           would be deleted; the budget is 10
             ConfigMap wiki/page-0
         ");
-        insta::assert_snapshot!(approvals(vec![]).shown(look), @"nothing of wiki waits for an approval");
+        insta::assert_snapshot!(approvals(vec![]).shown(terminal), @"nothing of wiki waits for an approval");
     }
 
     #[test]
@@ -326,7 +330,7 @@ mod tests {
             "spec.engine can't be changed; recreating it would lose the data in it".to_owned();
         database.hold.objects = vec!["Database.example.org wiki/main".to_owned()];
         let both = approvals(vec![database.clone(), waiting("eu-west-1", "b", 1, 2)]);
-        insta::assert_snapshot!(both.shown(Look::default()), @r"
+        insta::assert_snapshot!(both.shown(Terminal::default()), @r"
         wiki: 2 objects in eu-west-1 would be deleted
           held because 2 of 40 objects of wiki would be deleted; the budget is 10
             ConfigMap wiki/page-0

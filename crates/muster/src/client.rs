@@ -84,8 +84,8 @@ fn is_to_be_looked_at(path: &Path) -> bool {
 
 /// Gets a new certificate for a login whose fleet has another CA by now.
 async fn follow(mut client: Client, login: Login, path: &Path) -> anyhow::Result<()> {
-    let look = client.follow_ca(v1::FollowCaRequest::default()).await;
-    let needed = match look {
+    let terminal = client.follow_ca(v1::FollowCaRequest::default()).await;
+    let needed = match terminal {
         Ok(answer) => answer.into_inner().needed,
         // A hub that can't be asked, or does not know the question, says so to the command itself.
         Err(_) => false,

@@ -23,9 +23,9 @@ use muster_testkit::{
     scratch::Scratch,
 };
 
-use crate::{client, output::print, problems, status::look::count as counted};
+use crate::{client, output::print, problems, status::terminal::count as counted};
 
-mod standins;
+mod stand_in_images;
 
 /// The sample fleet, so that the binary alone is enough.
 static SAMPLE: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../fleet");
@@ -234,7 +234,7 @@ async fn start_kind(source: &Path, clusters: &[(String, String)]) -> anyhow::Res
     let progress = Progress::begin("looking for the images of the fleet");
     let objects = crate::offline::objects(source)?;
     let (kind, said) = tokio::task::spawn_blocking(move || {
-        let said = standins::provide(&kind, &objects)?;
+        let said = stand_in_images::provide(&kind, &objects)?;
         anyhow::Ok((kind, said))
     })
     .await??;

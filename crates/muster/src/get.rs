@@ -13,8 +13,9 @@ use crate::{
     status::{
         ask,
         document::{App, Cluster, Document, Filter, Region, State},
-        look::{Cell, Grid, Look, Tone, one_line},
-        no_such, page, value,
+        no_such, report,
+        terminal::{Cell, Grid, Terminal, Tone, one_line},
+        value,
     },
 };
 
@@ -55,24 +56,28 @@ pub(crate) async fn run(
 ) -> anyhow::Result<bool> {
     let document = ask(&mut client, &args.filter).await?;
     let name = args.name.as_deref();
-    let look = Look::of_stdout(document.now);
+    let terminal = Terminal::of_stdout(document.now);
     let (list, grid, complete) = match args.noun {
         Noun::Regions => {
             let regions = narrow("region", document.regions, |r| &r.name, name)?;
             (
                 json!({"regions": value(&regions)?}),
-                region_grid(&regions, look),
+                region_grid(&regions, terminal),
                 true,
             )
         }
         Noun::Clusters => {
             let clusters = narrow("cluster", document.clusters, |c| &c.name, name)?;
-            let grid = page::cluster_grid(clusters.iter(), look);
+            let grid = report::cluster_grid(clusters.iter(), terminal);
             (json!({"clusters": value(&clusters)?}), grid, true)
         }
         Noun::Apps => {
             let apps = narrow("app", document.apps, |a| &a.name, name)?;
-            (json!({"apps": value(&apps)?}), app_grid(&apps, look), true)
+            (
+                json!({"apps": value(&apps)?}),
+                app_grid(&apps, terminal),
+                true,
+            )
         }
         Noun::Objects => {
             let objects = objects(&mut client, &document, &args.filter).await?;
@@ -88,18 +93,18 @@ pub(crate) async fn run(
             (value(&objects)?, object_grid(&objects.objects), complete)
         }
     };
-    show(&list, grid, look, output, complete);
+    show(&list, grid, terminal, output, complete);
     Ok(complete)
 }
 
-fn show(list: &Value, grid: Grid, look: Look, output: Output, complete: bool) {
+fn show(list: &Value, grid: Grid, terminal: Terminal, output: Output, complete: bool) {
     match output {
         Output::Table if grid.is_empty() => {
             if complete {
                 anstream::eprintln!("there are none");
             }
         }
-        Output::Table => print(&grid.draw(look)),
+        Output::Table => print(&grid.draw(terminal)),
         Output::Json | Output::Yaml => output.document(list),
     }
 }
@@ -125,16 +130,16 @@ fn narrow<T>(
 }
 
 /// Numbers of clusters, in the tone of whether they are all in sync.
-fn synced(look: Look, synced: usize, all: usize) -> Cell {
+fn synced(terminal: Terminal, synced: usize, all: usize) -> Cell {
     let text = format!("{synced}/{all}");
     match all {
         0 => Cell::new(Tone::Faint, text),
-        all if all == synced => Cell::state(look, State::Synced, &text),
-        _ => Cell::state(look, State::Progressing, &text),
+        all if all == synced => Cell::state(terminal, State::Synced, &text),
+        _ => Cell::state(terminal, State::Progressing, &text),
     }
 }
 
-fn region_grid(regions: &[Region], look: Look) -> Grid {
+fn region_grid(regions: &[Region], terminal: Terminal) -> Grid {
     let mut grid = Grid::new(["NAME", "CONTINENT", "COUNTRY", "CITY", "CLUSTERS SYNCED"])
         .spare(&["CONTINENT", "COUNTRY"]);
     for region in regions {
@@ -143,13 +148,13 @@ fn region_grid(regions: &[Region], look: Look) -> Grid {
             Cell::or_dash(Some(&region.continent)),
             Cell::or_dash(Some(&region.country)),
             Cell::or_dash(Some(&region.city)),
-            synced(look, region.synced, region.clusters),
+            synced(terminal, region.synced, region.clusters),
         ]);
     }
     grid
 }
 
-fn app_grid(apps: &[App], look: Look) -> Grid {
+fn app_grid(apps: &[App], terminal: Terminal) -> Grid {
     let mut grid = Grid::new([
         "NAME",
         "TIER",
@@ -170,7 +175,7 @@ fn app_grid(apps: &[App], look: Look) -> Grid {
             Cell::or_dash(Some(&app.tier)),
             Cell::or_dash(Some(&app.mode)),
             Cell::or_dash(Some(&one_line(&app.owner))),
-            synced(look, app.synced, app.clusters),
+            synced(terminal, app.synced, app.clusters),
             held,
         ]);
     }
@@ -395,15 +400,15 @@ mod tests {
     #[test]
     fn objects_as_a_table() {
         let objects = answers();
-        insta::assert_snapshot!(object_grid(&objects.objects).draw(Look::default()), @r"
+        insta::assert_snapshot!(object_grid(&objects.objects).draw(Terminal::default()), @r"
         CLUSTER    APP       KIND        NAMESPACE/NAME   STATE    HEALTH    MESSAGE
         eu-west-1  payments  Deployment  payments/api     Applied  Degraded  container api: ImagePullBackOff: back-off
         eu-west-1  payments  Deployment  payments/ledger  Applied  Healthy
         eu-west-1  payments  Deployment  payments         Applied  Healthy
         ");
-        let narrow = Look {
+        let narrow = Terminal {
             width: Some(80),
-            ..Look::default()
+            ..Terminal::default()
         };
         insta::assert_snapshot!(object_grid(&objects.objects).draw(narrow), @r"
         KIND        NAMESPACE/NAME   STATE    HEALTH    MESSAGE

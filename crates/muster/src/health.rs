@@ -24,7 +24,7 @@ use self::stream::{Document, Documents, Unreadable};
 use crate::{
     output::{Output, print, quit_if_closed},
     problems::WrongUse,
-    status::look::{Cell, Grid, Look, Tone, count, one_line},
+    status::terminal::{Cell, Grid, Terminal, Tone, count, one_line},
 };
 
 /// What to read. Exits 0 where all objects are Healthy or Suspended, 1 where one isn't, and 2 where
@@ -68,7 +68,7 @@ pub(crate) fn run(args: &HealthArgs, output: Output) -> anyhow::Result<bool> {
             answer.read(&name, open, &rules)?;
         }
     }
-    answer.end(Look::of_stdout(None))
+    answer.end(Terminal::of_stdout(None))
 }
 
 /// What is answered, as far as it is known.
@@ -175,12 +175,12 @@ impl<W: Write> Answer<W> {
     }
 
     /// Ends the answer. False where an object isn't well.
-    fn end(mut self, look: Look) -> anyhow::Result<bool> {
+    fn end(mut self, terminal: Terminal) -> anyhow::Result<bool> {
         if self.output == Output::Table {
             if self.rows.is_empty() && self.refused == 0 {
                 anstream::eprintln!("there are no objects");
             } else if !self.rows.is_empty() {
-                print(&table(&self.rows, look));
+                print(&table(&self.rows, terminal));
             }
         }
         quit_if_closed(self.out.flush());
@@ -199,7 +199,7 @@ fn is_older_than(object: &Value, time: Duration) -> bool {
     created.is_some_and(|created| Timestamp::now().duration_since(created).unsigned_abs() > time)
 }
 
-fn table(rows: &[Line], look: Look) -> String {
+fn table(rows: &[Line], terminal: Terminal) -> String {
     let mut grid =
         Grid::new(["KIND", "NAMESPACE", "NAME", "HEALTH", "MESSAGE"]).spare(&["NAMESPACE"]);
     for line in rows {
@@ -218,7 +218,7 @@ fn table(rows: &[Line], look: Look) -> String {
             Cell::from(one_line(&line.message)),
         ]);
     }
-    grid.draw(look)
+    grid.draw(terminal)
 }
 
 /// The objects of a document, with their places where it is a list.

@@ -16,7 +16,7 @@ use muster_render::{RenderedBundle, conflicts, scopes};
 use muster_worker::{AsRole, Limits, Outcome, Worker};
 use serde_json::{Value, json};
 
-use crate::status::look::count;
+use crate::status::terminal::count;
 use crate::{
     output::{Output, print},
     problems,

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration}
 
 use anyhow::{Context, bail};
 use clap::Args;
-use muster_agent::Reach;
+use muster_agent::NamespaceAccess;
 use muster_git::{Auth, Reference, RemoteConfig};
 use muster_hub::HubConfig;
 use muster_model::kinds::Span;
@@ -292,16 +292,16 @@ pub(crate) struct AgentArgs {
 impl AgentArgs {
     /// What it may touch. A list of namespaces that it is limited to was chosen name by name, so that nothing
     /// else is taken from it.
-    fn reach(&self) -> Reach {
+    fn reach(&self) -> NamespaceAccess {
         let only = names(&self.namespaces);
         if !only.is_empty() {
-            return Reach::Only(only);
+            return NamespaceAccess::Only(only);
         }
         let mut denied = names(&self.deny_namespaces);
         if !self.manage_itself {
             denied.insert(self.namespace.clone());
         }
-        Reach::AllBut(denied)
+        NamespaceAccess::AllBut(denied)
     }
 }
 
@@ -388,7 +388,7 @@ mod tests {
         agent: AgentArgs,
     }
 
-    fn reach(arguments: &[&str]) -> Reach {
+    fn reach(arguments: &[&str]) -> NamespaceAccess {
         let line = std::iter::once(&"muster").chain(arguments);
         Line::parse_from(line).agent.reach()
     }
@@ -396,7 +396,7 @@ mod tests {
     #[test]
     fn what_an_agent_leaves_alone() {
         let set = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-        let all_but = |names| Reach::AllBut(set(names));
+        let all_but = |names| NamespaceAccess::AllBut(set(names));
         assert_eq!(reach(&[]), all_but(&["kube-system", "muster-system"]));
         assert_eq!(
             reach(&["--namespace=other", "--deny-namespaces=a, b"]),
@@ -409,7 +409,7 @@ mod tests {
         );
         assert_eq!(
             reach(&["--namespaces=a,muster-system"]),
-            Reach::Only(set(&["a", "muster-system"]))
+            NamespaceAccess::Only(set(&["a", "muster-system"]))
         );
     }
 }

@@ -2,8 +2,8 @@
 
 pub(crate) mod document;
 mod live;
-pub(crate) mod look;
-pub(crate) mod page;
+pub(crate) mod report;
+pub(crate) mod terminal;
 mod wait;
 
 #[cfg(test)]
@@ -21,7 +21,7 @@ use crate::{
     output::{Output, print},
 };
 use document::{Document, Filter};
-use look::Look;
+use terminal::Terminal;
 
 /// What to show. Exits 0 where all of it is in sync and healthy, otherwise 1.
 #[derive(Debug, Clone, Args)]
@@ -58,7 +58,10 @@ pub(crate) async fn run(
         None => document,
     };
     match output {
-        Output::Table => print(&page::page(&document, Look::of_stdout(document.now))),
+        Output::Table => print(&report::render(
+            &document,
+            Terminal::of_stdout(document.now),
+        )),
         Output::Json | Output::Yaml => output.document(&value(&document)?),
     }
     Ok(document.synced)

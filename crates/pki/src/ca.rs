@@ -15,11 +15,9 @@ use rustls_pki_types::{CertificateDer, DnsName, pem::PemObject};
 
 use crate::{
     Credentials, HUB_SERVER_NAME, Identity, Key, PkiError, TrustBundle,
+    clock::SKEW,
     identity::{parse, validity},
 };
-
-/// How far back the time of a certificate starts, for machines whose clocks are behind the hub's.
-pub const SKEW: Duration = Duration::from_secs(5 * 60);
 
 const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 

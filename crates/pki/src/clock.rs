@@ -9,6 +9,9 @@ use std::{
 use rustls::time_provider::TimeProvider;
 use rustls_pki_types::UnixTime;
 
+/// How far back the time of a certificate starts, for machines whose clocks are behind the hub's.
+pub const SKEW: Duration = Duration::from_secs(5 * 60);
+
 /// In seconds.
 static OFFSET: AtomicI64 = AtomicI64::new(0);
 

@@ -10,7 +10,7 @@ use muster_model::ids::{ClusterName, InstanceId};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use crate::{PkiError, ca::SKEW};
+use crate::{PkiError, clock::SKEW};
 
 /// The client that a certificate was given to. Its text is the URI in the certificate, in SPIFFE's form.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

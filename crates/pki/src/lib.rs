@@ -20,7 +20,8 @@ mod terms;
 mod tls;
 mod trust;
 
-pub use ca::{Ca, SKEW};
+pub use ca::Ca;
+pub use clock::SKEW;
 pub use error::PkiError;
 pub use identity::{AdminName, Certified, Identity, InvalidAdminName, is_due, rotate_at};
 pub use join::{JoinSecret, JoinToken, JoinTokenError};

@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn values_are_shown_without_their_go() {
-        for (message, wanted) in [
+        for (message, desired) in [
             (
                 "failed: .data.port: expected string, got &value.valueUnstructured{Value:8080}",
                 "failed: .data.port: expected string, got 8080",
@@ -202,7 +202,7 @@ mod tests {
             (", got &x", ", got &x"),
             ("no Go", "no Go"),
         ] {
-            assert_eq!(in_words(message), wanted);
+            assert_eq!(in_words(message), desired);
         }
     }
 

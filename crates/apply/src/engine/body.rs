@@ -14,7 +14,7 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use super::wanted::{Marks, Wanted};
+use super::desired::{DesiredObject, Marks};
 use crate::{APP_LABEL, kinds::Kind};
 
 /// What the API server sets and refuses, ignores, or takes as a precondition, when it is sent.
@@ -43,36 +43,36 @@ struct Stamp<'a> {
 }
 
 impl<'a> Stamp<'a> {
-    fn of(wanted: &'a Wanted, kind: &Kind) -> Self {
+    fn of(desired: &'a DesiredObject, kind: &Kind) -> Self {
         Self {
-            id: &wanted.id,
-            app: wanted.app(),
+            id: &desired.id,
+            app: desired.app(),
             namespaced: kind.namespaced,
-            hook_bundle: wanted.hook_bundle(),
+            hook_bundle: desired.hook_bundle(),
         }
     }
 }
 
 /// As it is sent. Only the metadata become a tree; the rest is copied as it stands.
-pub(super) fn text(wanted: &Wanted, kind: &Kind) -> Result<Bytes, serde_json::Error> {
-    if is_secret(&wanted.id) || controlled::may_concern(&wanted.id, &wanted.object().json) {
-        return Ok(of(wanted, kind)?.to_string().into());
+pub(super) fn text(desired: &DesiredObject, kind: &Kind) -> Result<Bytes, serde_json::Error> {
+    if is_secret(&desired.id) || controlled::may_concern(&desired.id, &desired.object().json) {
+        return Ok(of(desired, kind)?.to_string().into());
     }
-    let mut object: BTreeMap<String, &RawValue> = serde_json::from_str(&wanted.object().json)?;
+    let mut object: BTreeMap<String, &RawValue> = serde_json::from_str(&desired.object().json)?;
     let mut head = Map::new();
     if let Some(metadata) = object.get("metadata") {
         head.insert("metadata".to_owned(), serde_json::from_str(metadata.get())?);
     }
     let metadata = child(&mut head, "metadata");
-    stamp(metadata, &Stamp::of(wanted, kind));
+    stamp(metadata, &Stamp::of(desired, kind));
     let metadata = to_raw_value(metadata)?;
     object.insert("metadata".to_owned(), &metadata);
     Ok(serde_json::to_vec(&object)?.into())
 }
 
 /// As a tree, for what changes it further.
-pub(super) fn of(wanted: &Wanted, kind: &Kind) -> Result<Value, serde_json::Error> {
-    stamped(wanted.object(), &Stamp::of(wanted, kind))
+pub(super) fn of(desired: &DesiredObject, kind: &Kind) -> Result<Value, serde_json::Error> {
+    stamped(desired.object(), &Stamp::of(desired, kind))
 }
 
 /// The objects of a bundle as an agent applies them, in the bundle's order: in their namespaces, with their

@@ -5,9 +5,9 @@ use std::sync::{Arc, PoisonError};
 use muster_model::bundle::ObjectRef;
 use tokio_util::sync::CancellationToken;
 
-use super::{Engine, FIRST_LOOK, RunError, wanted::Prepared};
+use super::{Engine, FIRST_LOOK, RunError, desired::Prepared};
 use crate::{
-    Kept, KeptBundle,
+    StoredBundle, StoredGeneration,
     cluster::RequestError,
     inventory::Identity,
     kinds::{Kinds, Lookup},
@@ -15,10 +15,10 @@ use crate::{
 
 impl Engine {
     /// Reads what can be read of the bundles without the cluster, once for each bundle.
-    pub(super) fn prepare(&self, kept: &Kept) -> Vec<Arc<Prepared>> {
+    pub(super) fn prepare(&self, kept: &StoredGeneration) -> Vec<Arc<Prepared>> {
         let mut all = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
         let known = std::mem::take(&mut *all);
-        let prepare = |bundle: &KeptBundle| {
+        let prepare = |bundle: &StoredBundle| {
             let prepared = known.get(&bundle.hash()).cloned();
             prepared.unwrap_or_else(|| Arc::new(Prepared::of(bundle)))
         };
@@ -26,7 +26,7 @@ impl Engine {
         *all = kept
             .bundles
             .iter()
-            .map(KeptBundle::hash)
+            .map(StoredBundle::hash)
             .zip(prepared.iter().cloned())
             .collect();
         prepared
@@ -36,7 +36,7 @@ impl Engine {
     /// will teach it, and the object's own time to be tried again has come.
     pub(super) async fn discover(
         &self,
-        kept: &Kept,
+        kept: &StoredGeneration,
         prepared: &[Arc<Prepared>],
         cancel: &CancellationToken,
     ) -> Result<(), RunError> {

@@ -23,13 +23,13 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Doubt, Engine, Leftovers, PATIENCE, replaced::Replacements};
+use super::{Engine, Leftovers, PATIENCE, Recheck, replaced::Replacements};
 use crate::{
-    Hold, Kept,
+    Hold, StoredGeneration,
     cluster::{Deleted, LiveMeta, RequestError, asked_again, explain, retried},
     inventory::{Entry, Identity, InventoryError},
     kinds::{Kind, Kinds},
-    level::{Leftover, LeftoverState},
+    observed::{Leftover, LeftoverState},
     requests::Dependents,
 };
 
@@ -111,14 +111,14 @@ impl Engine {
     /// True where something is still there that another try may end.
     pub(super) async fn prune(
         self: &Arc<Self>,
-        kept: &Kept,
-        wanted: &[Item<'_>],
+        kept: &StoredGeneration,
+        desired: &[Item<'_>],
         replacements: &Replacements,
-        doubt: &Doubt,
+        recheck: &Recheck,
         cancel: &CancellationToken,
     ) -> Result<bool, InventoryError> {
-        self.marks().retain(|key, _| !doubt.drifted.contains(key));
-        let identities: HashSet<_> = wanted.iter().map(|item| item.id.identity()).collect();
+        self.marks().retain(|key, _| !recheck.drifted.contains(key));
+        let identities: HashSet<_> = desired.iter().map(|item| item.id.identity()).collect();
         let (wanted_entries, unwanted): (Vec<_>, Vec<_>) = self
             .inventory
             .entries()
@@ -162,7 +162,7 @@ impl Engine {
             ceiling: self.config.prune_ceiling,
         };
         let want = Want {
-            items: wanted,
+            items: desired,
             emptied: &emptied,
             formerly: &formerly,
             apps: &apps,
@@ -182,7 +182,7 @@ impl Engine {
                 && let Err(error) = self.give_up(entry).await
             {
                 let why = format!("what Git had on it can't be removed: {}", explain(&error));
-                leave(&mut leftovers, key, entry, LeftoverState::Refused, why);
+                keep_leftover(&mut leftovers, key, entry, LeftoverState::Refused, why);
                 unfinished = true;
                 continue;
             }
@@ -194,7 +194,7 @@ impl Engine {
         }
         for (index, held) in plan.held {
             let (key, entry, _) = at(index);
-            leave(
+            keep_leftover(
                 &mut leftovers,
                 key,
                 entry,
@@ -213,14 +213,14 @@ impl Engine {
                 .map(|&index| at(index).1.id.clone())
                 .collect(),
         });
-        self.board.hold(holds.collect());
+        self.tracker.set_pending_approvals(holds.collect());
         for (key, entry) in plan.sets.iter().flat_map(|set| {
             set.members
                 .iter()
                 .map(|&index| (&at(index).0, &at(index).1))
         }) {
             let why = HELD.to_owned();
-            leave(&mut leftovers, key, entry, LeftoverState::Approval, why);
+            keep_leftover(&mut leftovers, key, entry, LeftoverState::Approval, why);
         }
 
         let going: Vec<Going> = plan
@@ -243,7 +243,7 @@ impl Engine {
         self.inventory.flush(cancel).await?;
         unfinished |= self.delete_all(kept, going, &mut leftovers, cancel).await;
         if !cancel.is_cancelled() {
-            self.board.leave(leftovers);
+            self.tracker.set_leftovers(leftovers);
         }
         Ok(unfinished)
     }
@@ -252,7 +252,7 @@ impl Engine {
     /// run. True where something is still there.
     async fn delete_all(
         self: &Arc<Self>,
-        kept: &Kept,
+        kept: &StoredGeneration,
         mut going: Vec<Going>,
         leftovers: &mut Leftovers,
         cancel: &CancellationToken,
@@ -318,7 +318,7 @@ impl Engine {
                     (LeftoverState::Waiting, why)
                 }
             };
-            leave(leftovers, &object.key, &object.entry, state, why);
+            keep_leftover(leftovers, &object.key, &object.entry, state, why);
         }
         echoes || !going.is_empty()
     }
@@ -373,7 +373,7 @@ impl Engine {
                 }
                 drop(taken);
                 if done.send((index, ended)).is_err() {
-                    engine.board.wake();
+                    engine.tracker.wake();
                 }
             });
         }
@@ -477,7 +477,7 @@ impl Engine {
                 continue;
             }
             match self.config.out_of_reach(&entry.id) {
-                Some(why) => leave(leftovers, &key, &entry, LeftoverState::Refused, why),
+                Some(why) => keep_leftover(leftovers, &key, &entry, LeftoverState::Refused, why),
                 None => within.push((key, entry)),
             }
         }
@@ -503,12 +503,12 @@ impl Engine {
                 }
                 Look::Unclear(message) => {
                     unfinished = true;
-                    leave(leftovers, &key, &entry, LeftoverState::Refused, message);
+                    keep_leftover(leftovers, &key, &entry, LeftoverState::Refused, message);
                 }
                 Look::NotSure => {
                     unfinished = true;
                     let why = "a request about it has not ended".to_owned();
-                    leave(leftovers, &key, &entry, LeftoverState::Waiting, why);
+                    keep_leftover(leftovers, &key, &entry, LeftoverState::Waiting, why);
                 }
             }
         }
@@ -697,7 +697,7 @@ fn of<'a>(entry: &'a Entry, found: Option<&'a Found>) -> Owned<'a> {
     }
 }
 
-fn leave(
+fn keep_leftover(
     leftovers: &mut Leftovers,
     key: &Identity,
     entry: &Entry,

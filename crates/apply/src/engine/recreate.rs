@@ -15,13 +15,13 @@ use tokio::time::Instant;
 
 use super::{
     Engine,
+    desired::DesiredObject,
     send::{Ended, Sending, refusal},
-    wanted::Wanted,
 };
 use crate::{
     cluster::{Deleted, LiveMeta, RequestError, bounded, explain, own_metadata, retried},
     inventory::Identity,
-    level::Standing,
+    observed::ObjectState,
     requests::Dependents,
 };
 
@@ -56,7 +56,7 @@ impl Engine {
             cancel,
             ..
         } = sending;
-        let failed = |what: String| Ok(Standing::Failed(format!("{why}; {what}")).into());
+        let failed = |what: String| Ok(ObjectState::Failed(format!("{why}; {what}")).into());
         let live = retried(cancel, || self.cluster.get(path)).await?;
         let entry = self.inventory.get(&object.key);
         if entry
@@ -82,7 +82,7 @@ impl Engine {
                     let set = recreation(object, uid, &reason);
                     if !self.is_approved(set) {
                         let why = format!("{why}; {reason}");
-                        return Ok(Standing::Approval { set, why }.into());
+                        return Ok(ObjectState::Approval { set, why }.into());
                     }
                 }
             }
@@ -109,7 +109,7 @@ impl Engine {
             let gone = retried(cancel, || self.cluster.delete(path, &uid, dependents)).await?;
             if gone != Deleted::Gone && !self.is_gone(sending, &uid).await? {
                 let what = format!("{why}; the old object is being deleted, the new one follows");
-                return Ok(Standing::Waiting(what).into());
+                return Ok(ObjectState::Waiting(what).into());
             }
         }
         match self.apply(sending, body.to_string().into(), true).await {
@@ -355,7 +355,7 @@ impl Engine {
 
 /// The name under which it is approved that this very live object is deleted and becomes what Git says,
 /// with the loss that a person was shown.
-fn recreation(object: &Wanted, uid: Option<&str>, loss: &str) -> ContentHash {
+fn recreation(object: &DesiredObject, uid: Option<&str>, loss: &str) -> ContentHash {
     let digest = object.digest().to_string();
     let parts = [
         "recreate",

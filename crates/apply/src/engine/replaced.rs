@@ -10,8 +10,11 @@ use muster_model::ids::{AppName, ContentHash};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Engine, PATIENCE, wanted::Wanted};
-use crate::{Kept, board::Gate, inventory::Identity, observe::is_plain, reach::is_namespace};
+use super::{Engine, PATIENCE, desired::DesiredObject};
+use crate::{
+    StoredGeneration, inventory::Identity, namespace_access::is_namespace, object_tracker::Gate,
+    watches::is_plain,
+};
 
 /// The apps of a generation that are not as they should be yet.
 #[derive(Default)]
@@ -33,26 +36,30 @@ impl Replacements {
 }
 
 /// Since when everything of an app is applied, in which content.
-pub(super) type Standing = HashMap<AppName, (ContentHash, Instant)>;
+pub(super) type ObjectState = HashMap<AppName, (ContentHash, Instant)>;
 
 impl Engine {
     /// Lets the watches see what was applied a moment ago, where something waits for it to be well.
-    pub(super) async fn observe_soon(&self, wanted: &[Arc<Wanted>], cancel: &CancellationToken) {
-        let keys: HashSet<&Identity> = wanted.iter().map(|object| &object.key).collect();
+    pub(super) async fn observe_soon(
+        &self,
+        desired: &[Arc<DesiredObject>],
+        cancel: &CancellationToken,
+    ) {
+        let keys: HashSet<&Identity> = desired.iter().map(|object| &object.key).collect();
         let entries = self.inventory.entries();
         if entries.iter().all(|(key, _)| keys.contains(key)) {
             return;
         }
-        let observed = wanted.iter().filter(|object| !is_plain(&object.id.gvk));
+        let observed = desired.iter().filter(|object| !is_plain(&object.id.gvk));
         let keys: Vec<&Identity> = observed.map(|object| &object.key).collect();
-        let observed = tokio::time::timeout(PATIENCE, self.board.until_observed(&keys));
+        let observed = tokio::time::timeout(PATIENCE, self.tracker.until_observed(&keys));
         // What is still unobserved then is waited for by its gate.
         let _ = cancel.run_until_cancelled(observed).await;
     }
 
     /// Whether an object is a namespace that the agent is limited to: it is somebody else's to make, and
     /// what is in it does not miss it.
-    fn is_own_place(&self, object: &Wanted) -> bool {
+    fn is_own_place(&self, object: &DesiredObject) -> bool {
         is_namespace(&object.id) && self.config.reach.is_limited_to(&object.id.name)
     }
 
@@ -60,36 +67,36 @@ impl Engine {
     /// `refused` are objects that an app wants and another has.
     pub(super) fn replacements(
         &self,
-        kept: &Kept,
-        wanted: &[Arc<Wanted>],
+        kept: &StoredGeneration,
+        desired: &[Arc<DesiredObject>],
         refused: Vec<(AppName, String)>,
     ) -> Replacements {
-        let mut by_app: BTreeMap<&AppName, Vec<&Wanted>> = BTreeMap::new();
-        for object in wanted {
+        let mut by_app: BTreeMap<&AppName, Vec<&DesiredObject>> = BTreeMap::new();
+        for object in desired {
             let members = by_app.entry(object.app()).or_default();
             if !self.is_own_place(object) {
                 members.push(object);
             }
         }
         let now = Instant::now();
-        let mut standing = self.standing();
-        standing.retain(|app, _| by_app.contains_key(app));
+        let mut state = self.state();
+        state.retain(|app, _| by_app.contains_key(app));
         let mut found = Replacements::default();
         for bundle in &kept.bundles {
             let app = &bundle.bundle().header.app;
             let objects = by_app.get(app).map_or(&[][..], Vec::as_slice);
             let refused = objects
                 .iter()
-                .find_map(|object| Some((object, self.board.why_not_applied(&object.key)?)));
+                .find_map(|object| Some((object, self.tracker.why_not_applied(&object.key)?)));
             if let Some((object, why)) = refused {
-                standing.remove(app);
+                state.remove(app);
                 found
                     .unfinished
                     .insert(app.clone(), format!("{}: {why}", object.id));
                 continue;
             }
             let hash = bundle.hash();
-            let since = standing.entry(app.clone()).or_insert((hash, now));
+            let since = state.entry(app.clone()).or_insert((hash, now));
             if since.0 != hash {
                 *since = (hash, now);
             }

@@ -54,10 +54,10 @@ impl Schedule {
     }
 
     /// Forgets all objects but these.
-    pub(super) fn retain(&self, wanted: impl Fn(&Identity) -> bool) {
+    pub(super) fn retain(&self, desired: impl Fn(&Identity) -> bool) {
         let mut times = self.times();
-        times.failing.retain(|key, _| wanted(key));
-        times.fights.retain(|key, _| wanted(key));
+        times.failing.retain(|key, _| desired(key));
+        times.fights.retain(|key, _| desired(key));
     }
 
     /// Its request failed.

@@ -20,16 +20,15 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    DISABLED, Engine, LISTED_WITHIN, RECONCILE, Turn, body, doubts::LEFT_ALONE, wanted::Wanted,
-};
+use super::{Engine, LISTED_WITHIN, Turn, body, desired::DesiredObject, drift::LEFT_ALONE};
 use crate::{
-    board::Seen,
+    annotations::{DISABLED, RECONCILE},
     cluster::{LiveMeta, RequestError, asked_again, explain, retried},
     inventory::Identity,
     kinds::Kind,
-    level::Standing,
-    observe::Watched,
+    object_tracker::Seen,
+    observed::ObjectState,
+    watches::Watched,
 };
 
 /// How often an object is sent again that was refused right after its definition changed: the API
@@ -52,18 +51,18 @@ pub(super) enum Ended {
     /// It is there already, and that is all that was asked for.
     Present,
     /// It was not taken.
-    Not(Standing),
+    Not(ObjectState),
 }
 
-impl From<Standing> for Ended {
-    fn from(standing: Standing) -> Self {
-        Self::Not(standing)
+impl From<ObjectState> for Ended {
+    fn from(state: ObjectState) -> Self {
+        Self::Not(state)
     }
 }
 
 /// One object on its way.
 pub(super) struct Sending<'a> {
-    pub(super) object: &'a Wanted,
+    pub(super) object: &'a DesiredObject,
     pub(super) kind: &'a Kind,
     pub(super) path: String,
     /// Its definition was sent just now.
@@ -74,7 +73,7 @@ pub(super) struct Sending<'a> {
 impl Engine {
     pub(super) async fn send_one(
         &self,
-        object: &Wanted,
+        object: &DesiredObject,
         kind: &Kind,
         new_schema: bool,
         drifted: bool,
@@ -94,21 +93,22 @@ impl Engine {
         match left_alone {
             Ok(true) => {
                 let why = LEFT_ALONE.to_owned();
-                self.board.stand(&object.key, Standing::LeftAlone(why));
+                self.tracker
+                    .set_state(&object.key, ObjectState::LeftAlone(why));
                 return Turn::Good(false);
             }
             Ok(false) => {}
             Err(RequestError::NotSent) => return Turn::None,
             Err(error) => {
-                let standing = self.refused(&sending, &error);
-                self.board.stand(&object.key, standing);
+                let state = self.refused(&sending, &error);
+                self.tracker.set_state(&object.key, state);
                 return Turn::Bad;
             }
         }
-        let standing = match self.bring(&sending, drifted).await {
+        let state = match self.bring(&sending, drifted).await {
             Ok(Ended::Applied(live)) => match self.accepted(&sending, live).await {
                 Ok(()) => return Turn::Good(true),
-                Err(standing) => standing,
+                Err(state) => state,
             },
             Ok(Ended::Present) => {
                 let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
@@ -116,11 +116,11 @@ impl Engine {
                 drop(present);
                 // Whoever made it has it: it is never pruned.
                 self.inventory.forget(&object.key);
-                self.board
-                    .stand(&object.key, Standing::LeftAlone(WAS_PRESENT.to_owned()));
+                self.tracker
+                    .set_state(&object.key, ObjectState::LeftAlone(WAS_PRESENT.to_owned()));
                 return Turn::Good(false);
             }
-            Ok(Ended::Not(standing)) => standing,
+            Ok(Ended::Not(state)) => state,
             Err(RequestError::NotSent) => return Turn::None,
             Err(error) => {
                 if !error.is_transient() {
@@ -129,7 +129,7 @@ impl Engine {
                 self.refused(&sending, &error)
             }
         };
-        self.board.stand(&object.key, standing);
+        self.tracker.set_state(&object.key, state);
         Turn::Bad
     }
 
@@ -147,7 +147,7 @@ impl Engine {
             let listed = listed.wait_for(|listed| *listed);
             let listed = tokio::time::timeout(LISTED_WITHIN, listed);
             match cancel.run_until_cancelled(listed).await {
-                Some(Ok(Ok(_))) => return Ok(self.board.is_left_alone(&object.key)),
+                Some(Ok(Ok(_))) => return Ok(self.tracker.is_left_alone(&object.key)),
                 // It takes long, or the watch is begun anew.
                 Some(_) => {}
                 None => return Err(RequestError::NotSent),
@@ -171,7 +171,7 @@ impl Engine {
             left_alone: true,
             silent_until: None,
         };
-        self.board.see(&object.key, Some(seen));
+        self.tracker.record_seen(&object.key, Some(seen));
         Ok(true)
     }
 
@@ -184,7 +184,7 @@ impl Engine {
             Ok(text) => text,
             Err(error) => {
                 let message = format!("the object can't be read: {error}");
-                return Ok(Standing::Failed(message).into());
+                return Ok(ObjectState::Failed(message).into());
             }
         };
         if self.inventory.is_unsure(&object.key) {
@@ -235,7 +235,7 @@ impl Engine {
                     .await?
                 {
                     Contest::Answer(answer) => answer,
-                    Contest::Left(standing) => return Ok(standing.into()),
+                    Contest::Left(state) => return Ok(state.into()),
                 }
             }
             answer => answer,
@@ -263,7 +263,7 @@ impl Engine {
         body: &Bytes,
         refused: RequestError,
     ) -> Result<LiveMeta, RequestError> {
-        let wanted = tree(body);
+        let desired = tree(body);
         let mut error = refused;
         for _ in 0..CLEARINGS {
             let causes: Vec<Cause<'_>> = error
@@ -272,7 +272,7 @@ impl Engine {
                 .collect();
             let cleared = self
                 .change_owners(sending, |live, ignored| {
-                    Some((clear(&wanted, live, &causes, ignored)?, ()))
+                    Some((clear(&desired, live, &causes, ignored)?, ()))
                 })
                 .await?;
             if cleared.is_none() {
@@ -406,11 +406,11 @@ impl Engine {
             let answer = self.apply(sending, body.to_string().into(), true).await;
             return Ok(Contest::Answer(answer));
         };
-        let mut standing: Vec<Conflict> = conflicts(error).collect();
+        let mut state: Vec<Conflict> = conflicts(error).collect();
         let scaled = self.is_scaled(object, &live).await?;
         if settle(&mut body, &live, &self.ignored(object, scaled)) {
             match self.apply(sending, body.to_string().into(), false).await {
-                Err(error) if error.code() == 409 => standing = conflicts(&error).collect(),
+                Err(error) if error.code() == 409 => state = conflicts(&error).collect(),
                 answer => return Ok(Contest::Answer(answer)),
             }
         }
@@ -420,19 +420,19 @@ impl Engine {
             Verdict::Take
         } else {
             let conflicts = object.marks().conflicts.unwrap_or(policy.conflicts);
-            judge(&live, standing, conflicts, policy.drift, known)
+            judge(&live, state, conflicts, policy.drift, known)
         };
         Ok(match verdict {
             Verdict::Take => {
                 Contest::Answer(self.apply(sending, body.to_string().into(), true).await)
             }
             Verdict::Leave(conflicts) => {
-                Contest::Left(Standing::Failed(explain_conflicts(&conflicts)))
+                Contest::Left(ObjectState::Failed(explain_conflicts(&conflicts)))
             }
         })
     }
 
-    pub(super) fn ignored<'a>(&self, object: &'a Wanted, scaled: bool) -> Vec<&'a str> {
+    pub(super) fn ignored<'a>(&self, object: &'a DesiredObject, scaled: bool) -> Vec<&'a str> {
         ignored(
             &object.id,
             &object.header().policy.ignore,
@@ -443,7 +443,7 @@ impl Engine {
     /// The object as it is sent where it is there: without what is somebody else's to set.
     pub(super) async fn effective(
         &self,
-        object: &Wanted,
+        object: &DesiredObject,
         kind: &Kind,
         live: &Value,
     ) -> Result<Value, RequestError> {
@@ -457,7 +457,7 @@ impl Engine {
     /// has scaled it.
     pub(super) async fn is_scaled(
         &self,
-        object: &Wanted,
+        object: &DesiredObject,
         live: &Value,
     ) -> Result<bool, RequestError> {
         #[derive(Deserialize)]
@@ -482,7 +482,7 @@ impl Engine {
     }
 
     /// The API server took it: what others left on it is taken over, and it is written down.
-    async fn accepted(&self, sending: &Sending<'_>, live: LiveMeta) -> Result<(), Standing> {
+    async fn accepted(&self, sending: &Sending<'_>, live: LiveMeta) -> Result<(), ObjectState> {
         let object = sending.object;
         let entry = self.inventory.get(&object.key);
         let rest = if entry.is_none_or(|entry| entry.uid.is_none()) {
@@ -497,25 +497,26 @@ impl Engine {
             live = match self.take_over(sending, live, rest).await {
                 Ok(live) => live,
                 Err(error) => {
-                    let standing = self.refused(sending, &error);
-                    return Err(standing.about("what people have on it can't be taken over"));
+                    let state = self.refused(sending, &error);
+                    return Err(state.about("what people have on it can't be taken over"));
                 }
             };
         }
         self.inventory
             .applied(&object.key, &live.uid, object.digest(), live.owned());
-        self.board.applied(&object.key, &live.uid, live.generation);
+        self.tracker
+            .applied(&object.key, &live.uid, live.generation);
         if rest == Rest::Leave && live.people().is_some() {
             // What they have added is told.
-            self.board.drift(object.key.clone());
+            self.tracker.drift(object.key.clone());
         } else {
-            self.board.tolerate(&object.key, live.people());
+            self.tracker.tolerate(&object.key, live.people());
         }
         if live.deletion_timestamp.is_none() {
             return Ok(());
         }
         let why = "it is being deleted, and is created again afterwards";
-        Err(Standing::Waiting(why.to_owned()))
+        Err(ObjectState::Waiting(why.to_owned()))
     }
 
     /// Takes over what people's tools have on an object that was just applied, so that it has what Git says
@@ -546,33 +547,33 @@ impl Engine {
     }
 
     /// What an error says about an object.
-    fn refused(&self, sending: &Sending<'_>, error: &RequestError) -> Standing {
+    fn refused(&self, sending: &Sending<'_>, error: &RequestError) -> ObjectState {
         let Sending { object, kind, .. } = sending;
         if !error.is_transient() {
             self.inventory.refused(&object.key);
         }
         if error.namespace_terminating() {
-            Standing::Waiting("its namespace is being deleted".to_owned())
+            ObjectState::Waiting("its namespace is being deleted".to_owned())
         } else if error.namespace_missing() && !self.brings_namespace(object) {
             let namespace = object.id.namespace.as_deref().unwrap_or_default();
-            Standing::Failed(format!(
+            ObjectState::Failed(format!(
                 "the namespace {namespace} does not exist, and no app brings it to this cluster: add the \
                  Namespace to an app, or create it"
             ))
         } else if error.is_not_found() {
-            Standing::Waiting(error.to_string())
+            ObjectState::Waiting(error.to_string())
         } else if error.is_no_path() {
             self.vanish(&kind.gvk);
-            Standing::Waiting(self.kinds().why_unknown(&kind.gvk))
+            ObjectState::Waiting(self.kinds().why_unknown(&kind.gvk))
         } else {
-            Standing::Failed(refusal(&kind.gvk, error))
+            ObjectState::Failed(refusal(&kind.gvk, error))
         }
     }
 }
 
 impl Engine {
     /// Whether the Namespace of this object is one that Muster itself makes.
-    fn brings_namespace(&self, object: &Wanted) -> bool {
+    fn brings_namespace(&self, object: &DesiredObject) -> bool {
         let namespace = ObjectRef {
             gvk: Gvk::from_api_version("v1", "Namespace"),
             namespace: None,
@@ -599,7 +600,7 @@ struct Changed<T> {
 /// What became of a conflict.
 enum Contest {
     Answer(Result<LiveMeta, RequestError>),
-    Left(Standing),
+    Left(ObjectState),
 }
 
 /// The group and version in which managers of an object have fields, and that the API server does not serve

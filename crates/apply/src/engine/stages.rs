@@ -19,16 +19,16 @@ use muster_plan::{
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Engine, FIRST_LOOK, LONGEST_LOOK, PATIENCE, Turn, wanted::Wanted};
+use super::{Engine, FIRST_LOOK, LONGEST_LOOK, PATIENCE, Turn, desired::DesiredObject};
 use crate::{
-    board::Gate,
     kinds::{Kind, Lookup},
-    level::Standing,
+    object_tracker::Gate,
+    observed::ObjectState,
 };
 
 /// What a run works on.
 pub(super) struct Work<'a> {
-    pub(super) wanted: &'a [Arc<Wanted>],
+    pub(super) desired: &'a [Arc<DesiredObject>],
     pub(super) order: &'a Order,
     /// The objects of each app.
     pub(super) by_app: BTreeMap<&'a AppName, Vec<usize>>,
@@ -39,17 +39,17 @@ pub(super) struct Work<'a> {
 
 impl<'a> Work<'a> {
     pub(super) fn new(
-        wanted: &'a [Arc<Wanted>],
+        desired: &'a [Arc<DesiredObject>],
         order: &'a Order,
         drifted: HashSet<usize>,
         cancel: &'a CancellationToken,
     ) -> Self {
         let mut by_app: BTreeMap<&AppName, Vec<usize>> = BTreeMap::new();
-        for (index, object) in wanted.iter().enumerate() {
+        for (index, object) in desired.iter().enumerate() {
             by_app.entry(object.app()).or_default().push(index);
         }
         Self {
-            wanted,
+            desired,
             order,
             by_app,
             drifted,
@@ -61,14 +61,14 @@ impl<'a> Work<'a> {
     fn is_taught(&self, index: usize, turns: &[Turn]) -> bool {
         self.order.needs[index]
             .iter()
-            .any(|&need| self.wanted[need].defines().is_some() && turns[need] != Turn::OutOfReach)
+            .any(|&need| self.desired[need].defines().is_some() && turns[need] != Turn::OutOfReach)
     }
 
     /// Whether the definition of its kind was sent just now.
     fn has_new_schema(&self, index: usize, turns: &[Turn]) -> bool {
         self.order.needs[index]
             .iter()
-            .any(|&need| self.wanted[need].defines().is_some() && turns[need] == Turn::Good(true))
+            .any(|&need| self.desired[need].defines().is_some() && turns[need] == Turn::Good(true))
     }
 
     /// Each app's objects in stages.
@@ -86,7 +86,7 @@ impl<'a> Work<'a> {
         for (place, stage) in self.order.stages.iter().enumerate() {
             let mut by_line: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
             for &index in stage {
-                let line = number[self.wanted[index].app()];
+                let line = number[self.desired[index].app()];
                 by_line.entry(line).or_default().push(index);
             }
             for (line, objects) in by_line {
@@ -98,7 +98,7 @@ impl<'a> Work<'a> {
         for (&app, members) in &self.by_app {
             let after = members
                 .first()
-                .map(|&index| self.wanted[index].header().after.as_slice());
+                .map(|&index| self.desired[index].header().after.as_slice());
             let after = after.into_iter().flatten();
             let line = number[app];
             lines[line].after = after
@@ -154,7 +154,7 @@ struct Dispatch<'a> {
     /// How many objects all lines wait for.
     open: usize,
     /// Lines whose next stage may begin.
-    stirred: Vec<usize>,
+    until_woken: Vec<usize>,
     ready: VecDeque<Ready>,
     /// What failed before is sent after what did not.
     retried: VecDeque<Ready>,
@@ -185,7 +185,7 @@ impl Engine {
             lines: work.lines(),
             line_of: line_of.map(|(line, &app)| (app, line)).collect(),
             open: 0,
-            stirred: (0..work.by_app.len()).collect(),
+            until_woken: (0..work.by_app.len()).collect(),
             ready: VecDeque::new(),
             retried: VecDeque::new(),
             sent: HashMap::new(),
@@ -264,7 +264,7 @@ impl<'a> Dispatch<'a> {
             else {
                 break;
             };
-            let object = self.work.wanted[index].clone();
+            let object = self.work.desired[index].clone();
             let Some(taken) = self.engine.under_way.take(&object.key) else {
                 self.had(index, Turn::UnderWay);
                 continue;
@@ -286,7 +286,7 @@ impl<'a> Dispatch<'a> {
                 match turn {
                     Turn::Good(_) => {
                         engine.schedule.succeeded(&object.key);
-                        engine.board.end_rest(&object.key);
+                        engine.tracker.resume_drift(&object.key);
                     }
                     Turn::Bad => {
                         if drifted {
@@ -299,7 +299,7 @@ impl<'a> Dispatch<'a> {
                 }
                 drop(taken);
                 if ended.send((index, turn)).is_err() {
-                    engine.board.wake();
+                    engine.tracker.wake();
                 }
             });
         }
@@ -316,8 +316,8 @@ impl<'a> Dispatch<'a> {
             .collect();
         for index in late {
             self.sent.remove(&index);
-            let key = &self.work.wanted[index].key;
-            self.engine.board.waits(key, UNANSWERED);
+            let key = &self.work.desired[index].key;
+            self.engine.tracker.set_waiting(key, UNANSWERED);
             self.had(index, Turn::UnderWay);
         }
         self.advance();
@@ -340,7 +340,7 @@ impl<'a> Dispatch<'a> {
     }
 
     fn line(&self, index: usize) -> usize {
-        self.line_of[self.work.wanted[index].app()]
+        self.line_of[self.work.desired[index].app()]
     }
 
     /// Its line waits for this object.
@@ -354,14 +354,14 @@ impl<'a> Dispatch<'a> {
         let line = self.line(index);
         if self.lines[line].open.remove(&index) {
             self.open -= 1;
-            self.stirred.push(line);
+            self.until_woken.push(line);
         }
     }
 
     /// Begins every stage that can begin.
     fn advance(&mut self) {
         loop {
-            while let Some(line) = self.stirred.pop() {
+            while let Some(line) = self.until_woken.pop() {
                 while self.may_begin(line, false) {
                     self.begin_stage(line);
                 }
@@ -371,7 +371,7 @@ impl<'a> Dispatch<'a> {
                     };
                     let after = self.lines.iter().enumerate().filter(after);
                     let after: Vec<usize> = after.map(|(other, _)| other).collect();
-                    self.stirred.extend(after);
+                    self.until_woken.extend(after);
                 }
             }
             if self.open > 0 {
@@ -383,7 +383,7 @@ impl<'a> Dispatch<'a> {
                 return;
             };
             self.begin_stage(line);
-            self.stirred.push(line);
+            self.until_woken.push(line);
         }
     }
 
@@ -425,7 +425,7 @@ impl<'a> Dispatch<'a> {
                     kind,
                     new_schema: self.work.has_new_schema(index, self.turns),
                 };
-                let object = &self.work.wanted[index];
+                let object = &self.work.desired[index];
                 let failing = &self.engine.schedule;
                 if failing.is_failing(&object.key, object.digest()) {
                     self.retried.push_back(ready);
@@ -448,11 +448,11 @@ impl<'a> Dispatch<'a> {
     /// Whether an object can be sent now; says of one that can't why not.
     fn look_at(&mut self, index: usize) -> Considered {
         let (work, engine) = (self.work, self.engine);
-        let object = &work.wanted[index];
+        let object = &work.desired[index];
         let gvk = &object.id.gvk;
         let kinds = engine.kinds();
         for &need in &work.order.needs[index] {
-            let other = &work.wanted[need];
+            let other = &work.desired[need];
             let why = match self.turns[need] {
                 Turn::None => return Considered::After(need),
                 Turn::Good(_) | Turn::OutOfReach => continue,
@@ -461,12 +461,16 @@ impl<'a> Dispatch<'a> {
                 Turn::UnderWay => format!("{} is being applied", other.id),
                 Turn::Bad | Turn::Gated => format!("{} is not applied", other.id),
             };
-            engine.board.stand(&object.key, Standing::Waiting(why));
+            engine
+                .tracker
+                .set_state(&object.key, ObjectState::Waiting(why));
             self.turns[index] = Turn::Bad;
             return Considered::Had;
         }
         if let Some((message, gate)) = engine.gate(index, work) {
-            engine.board.stand(&object.key, Standing::Waiting(message));
+            engine
+                .tracker
+                .set_state(&object.key, ObjectState::Waiting(message));
             self.turns[index] = Turn::Gated;
             if !self.gates.contains(&gate) {
                 self.gates.push(gate);
@@ -484,7 +488,9 @@ impl<'a> Dispatch<'a> {
             ),
             Lookup::Unknown => kinds.why_unknown(gvk),
         };
-        engine.board.stand(&object.key, Standing::Waiting(why));
+        engine
+            .tracker
+            .set_state(&object.key, ObjectState::Waiting(why));
         engine.schedule.failed(&object.key, object.digest());
         self.turns[index] = Turn::Bad;
         Considered::Had
@@ -495,7 +501,7 @@ impl<'a> Dispatch<'a> {
         let parked = std::mem::take(&mut self.parked);
         let versions: HashSet<(&str, &str)> = parked
             .iter()
-            .map(|&index| &self.work.wanted[index].id.gvk)
+            .map(|&index| &self.work.desired[index].id.gvk)
             .map(|gvk| (gvk.group.as_str(), gvk.version.as_str()))
             .collect();
         for (group, version) in versions {
@@ -503,10 +509,10 @@ impl<'a> Dispatch<'a> {
             let _ = self.engine.refresh_version(group, version).await;
         }
         for index in parked {
-            let object = &self.work.wanted[index];
+            let object = &self.work.desired[index];
             match self.engine.kinds().find(&object.id.gvk) {
                 Lookup::Served(_) => {
-                    self.engine.follow(self.work.wanted);
+                    self.engine.follow(self.work.desired);
                     self.consider(index);
                 }
                 _ => self.parked.push(index),
@@ -527,14 +533,16 @@ impl<'a> Dispatch<'a> {
             // What failed may have failed for want of what was applied since.
             for &index in members {
                 if self.turns[index] == Turn::Bad {
-                    self.engine.schedule.hasten(&self.work.wanted[index].key);
+                    self.engine.schedule.hasten(&self.work.desired[index].key);
                 }
             }
         }
         for index in std::mem::take(&mut self.parked) {
-            let object = &self.work.wanted[index];
+            let object = &self.work.desired[index];
             let why = "its kind is not served yet".to_owned();
-            self.engine.board.stand(&object.key, Standing::Waiting(why));
+            self.engine
+                .tracker
+                .set_state(&object.key, ObjectState::Waiting(why));
             self.engine.schedule.failed(&object.key, object.digest());
             self.turns[index] = Turn::Bad;
         }
@@ -547,7 +555,7 @@ impl<'a> Dispatch<'a> {
 impl Engine {
     /// Whether what an object needs is there, though it could not be made what it should be: that keeps
     /// nothing out of a namespace, and no object from a kind that is served.
-    fn is_there(&self, need: &Wanted, gvk: &Gvk) -> bool {
+    fn is_there(&self, need: &DesiredObject, gvk: &Gvk) -> bool {
         if need.defines().is_some() {
             return matches!(self.kinds().find(gvk), Lookup::Served(_));
         }
@@ -558,28 +566,28 @@ impl Engine {
     /// What has to be complete or healthy before this object is sent and is not: the Jobs that run
     /// before its app, the apps that its app depends on. With the message, all that it waits for.
     fn gate(&self, index: usize, work: &Work<'_>) -> Option<(String, Gate)> {
-        let object = &work.wanted[index];
+        let object = &work.desired[index];
         // Namespaces and definitions come before every app, and what is there is corrected whatever
         // others do.
         let namespace = object.id.gvk.group.is_empty() && object.id.gvk.kind == "Namespace";
         if namespace || object.defines().is_some() || work.drifted.contains(&index) {
             return None;
         }
-        let well = |&other: &usize| self.is_well(&work.wanted[other]);
+        let well = |&other: &usize| self.is_well(&work.desired[other]);
         let gate = |all: &[usize]| {
             all.iter()
-                .map(|&index| &work.wanted[index])
+                .map(|&index| &work.desired[index])
                 .map(|object| (object.key.clone(), object.marks().hook.is_some()))
                 .collect()
         };
         let gates = &work.order.gates[index];
         if let Some(&first) = gates.iter().find(|&other| !well(other)) {
-            return Some((self.waits_for(&work.wanted[first]), gate(gates)));
+            return Some((self.waits_for(&work.desired[first]), gate(gates)));
         }
         for before in &object.header().after {
             let members = work.by_app.get(before).map_or(&[][..], Vec::as_slice);
             if let Some(&first) = members.iter().find(|&other| !well(other)) {
-                let message = format!("app {before}: {}", self.waits_for(&work.wanted[first]));
+                let message = format!("app {before}: {}", self.waits_for(&work.desired[first]));
                 return Some((message, gate(members)));
             }
         }
@@ -587,15 +595,15 @@ impl Engine {
     }
 
     /// Whether an object is applied and healthy; a Job for which others wait, whether it has completed.
-    pub(super) fn is_well(&self, object: &Wanted) -> bool {
+    pub(super) fn is_well(&self, object: &DesiredObject) -> bool {
         let hook = object.marks().hook.is_some();
         let entry = || self.inventory.get(&object.key);
-        self.board.is_well(&object.key, hook)
+        self.tracker.is_well(&object.key, hook)
             || entry().is_some_and(|e| e.finished && e.applied == Some(object.digest()))
     }
 
-    pub(super) fn waits_for(&self, other: &Wanted) -> String {
-        let assessment = self.board.health_of(&other.key);
+    pub(super) fn waits_for(&self, other: &DesiredObject) -> String {
+        let assessment = self.tracker.health_of(&other.key);
         let why = match (assessment.health, assessment.message) {
             (Health::Healthy, None) => "not applied yet".to_owned(),
             (health, None) => health.to_string(),

@@ -1,7 +1,7 @@
 //! That an object's content arrives as it is: every character, every null that means something, and
 //! nothing that only an API server may set.
 
-use muster_apply::{Observed, Standing};
+use muster_apply::{ObjectState, Observed};
 use serde_json::{Value, json};
 
 use crate::fixture::{Fixture, LONG, bundle, config_map, kept, namespace, object};
@@ -24,9 +24,9 @@ fn unicode() -> Vec<String> {
 /// How the objects of the first app stand that are not applied.
 fn troubles(observed: &Observed) -> Vec<String> {
     let objects = observed.bundles[0].objects.iter();
-    let troubled = objects.filter(|object| object.standing != Standing::Applied);
+    let troubled = objects.filter(|object| object.state != ObjectState::Applied);
     troubled
-        .map(|object| format!("{}: {:.300}", object.id, format!("{:?}", object.standing)))
+        .map(|object| format!("{}: {:.300}", object.id, format!("{:?}", object.state)))
         .collect()
 }
 
@@ -85,8 +85,8 @@ async fn every_character_arrives() {
         })
     };
     objects.push(secret(odd));
-    let wanted = kept(1, vec![bundle("a", "unicode-a", &objects)]);
-    let observed = applied.settle(wanted).await;
+    let desired = kept(1, vec![bundle("a", "unicode-a", &objects)]);
+    let observed = applied.settle(desired).await;
     assert_eq!(troubles(&observed), [""; 0]);
     for (name, text) in names.iter().zip(&texts) {
         let live = fixture.get("v1", "ConfigMap", "unicode-a", name).await;
@@ -105,11 +105,11 @@ async fn every_character_arrives() {
     let changed = format!("{odd}, changed");
     let last = objects.len() - 1;
     objects[last] = secret(&changed);
-    let wanted = kept(2, vec![bundle("a", "unicode-a", &objects)]);
-    let observed = applied.settle(wanted).await;
+    let desired = kept(2, vec![bundle("a", "unicode-a", &objects)]);
+    let observed = applied.settle(desired).await;
     assert_eq!(
-        object(&observed, "Secret unicode-a/s").standing,
-        Standing::Applied
+        object(&observed, "Secret unicode-a/s").state,
+        ObjectState::Applied
     );
     let live = fixture.get("v1", "Secret", "unicode-a", "s").await;
     assert_eq!(live["metadata"]["annotations"]["a"], changed);
@@ -158,11 +158,11 @@ async fn nulls_of_custom_resources_stay() {
     let theirs = fixture
         .apply_as("kubectl", "nulls-a", &release("theirs"))
         .await;
-    let wanted = live().await;
-    assert_eq!(wanted, theirs["spec"]);
-    assert_eq!(wanted["limit"], Value::Null);
-    assert_eq!(wanted["values"]["list"], spec["values"]["list"]);
-    assert_eq!(wanted["values"]["resources"], spec["values"]["resources"]);
+    let desired = live().await;
+    assert_eq!(desired, theirs["spec"]);
+    assert_eq!(desired["limit"], Value::Null);
+    assert_eq!(desired["values"]["list"], spec["values"]["list"]);
+    assert_eq!(desired["values"]["resources"], spec["values"]["resources"]);
 
     // A value in the place of a null is drift.
     let patch = json!({"spec": {"limit": 7, "values": {"resources": {"limits": {"cpu": "1"}}}}});
@@ -171,7 +171,7 @@ async fn nulls_of_custom_resources_stay() {
         .edit_as("somebody", "nulls.example/v1", "Release", at, &patch)
         .await;
     muster_testkit::wait::eventually("the nulls are back", LONG, async || {
-        anyhow::ensure!(live().await == wanted, "{}", live().await);
+        anyhow::ensure!(live().await == desired, "{}", live().await);
         Ok(())
     })
     .await
@@ -228,7 +228,7 @@ async fn a_secret_text_that_is_no_text_is_refused() {
     let fixture = Fixture::new("notext").await;
     let mut applied = fixture.start().await;
     let secret = |value: Value| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"port": value}});
-    let wanted = |n, value| {
+    let desired = |n, value| {
         kept(
             n,
             vec![bundle(
@@ -238,23 +238,23 @@ async fn a_secret_text_that_is_no_text_is_refused() {
             )],
         )
     };
-    let observed = applied.settle(wanted(1, json!(8080))).await;
-    let Standing::Failed(message) = object(&observed, "Secret notext-a/s").standing else {
+    let observed = applied.settle(desired(1, json!(8080))).await;
+    let ObjectState::Failed(message) = object(&observed, "Secret notext-a/s").state else {
         panic!("{observed:#?}");
     };
     assert!(
         message.ends_with(".data.port: expected string, got 8080"),
         "{message}"
     );
-    let observed = applied.settle(wanted(2, json!({"a": [1, "}"]}))).await;
-    let Standing::Failed(message) = object(&observed, "Secret notext-a/s").standing else {
+    let observed = applied.settle(desired(2, json!({"a": [1, "}"]}))).await;
+    let ObjectState::Failed(message) = object(&observed, "Secret notext-a/s").state else {
         panic!("{observed:#?}");
     };
     assert!(
         message.ends_with(".data.port: expected string, got a map"),
         "{message}"
     );
-    let observed = applied.settle(wanted(3, json!(null))).await;
+    let observed = applied.settle(desired(3, json!(null))).await;
     assert_eq!(troubles(&observed), [""; 0]);
     let live = fixture.get("v1", "Secret", "notext-a", "s").await;
     assert_eq!(live["data"], json!({"port": ""}));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kube::api::PostParams;
-use muster_apply::{Observed, Standing};
+use muster_apply::{ObjectState, Observed};
 use serde_json::{Value, json};
 
 use crate::fixture::{Fixture, bundle, config_map, definition, foo, kept, namespace, object};
@@ -61,9 +61,9 @@ async fn a_missing_definition_does_not_stop_the_rest() {
         foo(group, "f"),
         config_map("c", "1"),
     ];
-    let wanted = kept(1, vec![bundle("a", "missing-a", &objects)]);
-    let observed = applied.settle(wanted).await;
-    let Standing::Waiting(message) = object(&observed, "Foo.missing.example missing-a/f").standing
+    let desired = kept(1, vec![bundle("a", "missing-a", &objects)]);
+    let observed = applied.settle(desired).await;
+    let ObjectState::Waiting(message) = object(&observed, "Foo.missing.example missing-a/f").state
     else {
         panic!("{observed:#?}");
     };
@@ -99,13 +99,13 @@ async fn a_newer_generation_interrupts_the_wait_for_a_definition() {
     applied
         .applier
         .want(kept(1, vec![bundle("a", "wait-a", &objects)]).into());
-    let waiting = |standing: &Standing| matches!(standing, Standing::Waiting(_));
+    let waiting = |state: &ObjectState| matches!(state, ObjectState::Waiting(_));
     applied
         .until(|o| {
             o.bundles
                 .iter()
                 .flat_map(|b| &b.objects)
-                .any(|o| waiting(&o.standing))
+                .any(|o| waiting(&o.state))
         })
         .await;
     applied
@@ -170,7 +170,7 @@ async fn resources_go_on_when_their_definition_drops_the_version_they_were_appli
     let fixture = Fixture::new("dropped").await;
     let (group, ns) = ("dropped.example", "dropped-a");
     let mut applied = fixture.start().await;
-    let wanted = |number, versions: &[&str], version: &str, size: u32| {
+    let desired = |number, versions: &[&str], version: &str, size: u32| {
         let mut changed = foo_of(group, version, "changed");
         changed["spec"]["size"] = json!(size);
         let owner = [
@@ -186,7 +186,7 @@ async fn resources_go_on_when_their_definition_drops_the_version_they_were_appli
         )
     };
     let all = |o: &Observed| o.bundles.iter().all(|b| b.counts.applied == b.counts.total);
-    applied.settle(wanted(1, &["v2", "v1"], "v1", 1)).await;
+    applied.settle(desired(1, &["v2", "v1"], "v1", 1)).await;
     applied.until(all).await;
     // Another manager of a field has it in that version, too.
     let at = (ns, "changed");
@@ -196,14 +196,14 @@ async fn resources_go_on_when_their_definition_drops_the_version_they_were_appli
         .await;
 
     // The version is dropped together with the change of the objects.
-    applied.settle(wanted(2, &["v2"], "v2", 2)).await;
+    applied.settle(desired(2, &["v2"], "v2", 2)).await;
     applied.until(all).await;
     let live = fixture
         .get(&format!("{group}/v2"), "Foo", ns, "changed")
         .await;
     assert_eq!(live["spec"]["size"], 2);
     assert_eq!(live["metadata"]["labels"]["theirs"], "1");
-    applied.settle(wanted(3, &["v2"], "v2", 3)).await;
+    applied.settle(desired(3, &["v2"], "v2", 3)).await;
     applied.until(all).await;
     applied.applier.stop().await;
 }
@@ -214,7 +214,7 @@ async fn resources_go_on_while_a_change_of_their_definition_is_refused() {
     let fixture = Fixture::new("stored").await;
     let (group, ns) = ("stored.example", "stored-a");
     let mut applied = fixture.start().await;
-    let wanted = |number, versions: &[&str], size: u32| {
+    let desired = |number, versions: &[&str], size: u32| {
         let mut changed = foo_of(group, "v2", "changed");
         changed["spec"]["size"] = json!(size);
         let owner = [
@@ -228,11 +228,11 @@ async fn resources_go_on_while_a_change_of_their_definition_is_refused() {
             vec![bundle("a", ns, &owner), bundle("b", ns, &[changed])],
         )
     };
-    applied.settle(wanted(1, &["v1", "v2"], 1)).await;
-    let observed = applied.settle(wanted(2, &["v2"], 2)).await;
+    applied.settle(desired(1, &["v1", "v2"], 1)).await;
+    let observed = applied.settle(desired(2, &["v2"], 2)).await;
     let text = format!("CustomResourceDefinition.apiextensions.k8s.io foos.{group}");
     assert!(
-        matches!(object(&observed, &text).standing, Standing::Failed(why) if why.contains("storedVersions")),
+        matches!(object(&observed, &text).state, ObjectState::Failed(why) if why.contains("storedVersions")),
         "{observed:#?}"
     );
     for name in ["changed", "other"] {

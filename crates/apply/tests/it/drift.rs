@@ -1,7 +1,7 @@
 //! What others do to the objects.
 
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use muster_apply::{Observed, Standing};
+use muster_apply::{ObjectState, Observed};
 use muster_model::policy::{Drift, IgnoreRule};
 use muster_testkit::wait::eventually;
 use serde_json::{Value, json};
@@ -17,8 +17,8 @@ async fn a_deleted_object_comes_back() {
         config_map("a", "1"),
         config_map("b", "1"),
     ];
-    let wanted = kept(1, vec![bundle("a", "drift-a", &objects)]);
-    applied.settle(wanted).await;
+    let desired = kept(1, vec![bundle("a", "drift-a", &objects)]);
+    applied.settle(desired).await;
     let maps = fixture.config_maps("drift-a");
     let old = maps.get("a").await.unwrap().metadata.uid;
     let b = maps.get("b").await.unwrap().metadata;
@@ -64,15 +64,15 @@ async fn what_vanished_while_the_agent_was_away_comes_back() {
         config_map("a", "1"),
         config_map("b", "1"),
     ];
-    let wanted = kept(1, vec![bundle("a", "away-a", &objects)]);
+    let desired = kept(1, vec![bundle("a", "away-a", &objects)]);
     let mut applied = fixture.start().await;
-    applied.settle(wanted.clone()).await;
+    applied.settle(desired.clone()).await;
     applied.applier.stop().await;
 
     let maps = fixture.config_maps("away-a");
     maps.delete("a", &DeleteParams::default()).await.unwrap();
     let mut applied = fixture.start().await;
-    applied.settle(wanted).await;
+    applied.settle(desired).await;
     applied.until(|o| o.bundles[0].counts.healthy == 3).await;
     assert_eq!(
         fixture.live("v1", "ConfigMap").await,
@@ -186,7 +186,7 @@ async fn a_changed_field_is_put_back_and_told() {
 async fn drift_is_only_shown_where_the_app_says_so() {
     let fixture = Fixture::new("report").await;
     let mut applied = fixture.start().await;
-    let wanted = |number, value: &str| {
+    let desired = |number, value: &str| {
         let objects = [
             namespace("report-a"),
             config_map("a", value),
@@ -195,23 +195,23 @@ async fn drift_is_only_shown_where_the_app_says_so() {
         let making = making("a", "report-a").policy(|policy| policy.drift = Drift::Report);
         kept(number, vec![making.of(&objects)])
     };
-    applied.settle(wanted(1, "1")).await;
+    applied.settle(desired(1, "1")).await;
     applied.until(|o| o.bundles[0].counts.healthy == 3).await;
     let patch = json!({"data": {"v": "theirs"}});
     fixture
         .edit_as("kubectl-edit", "v1", "ConfigMap", ("report-a", "a"), &patch)
         .await;
     let of = "ConfigMap report-a/a";
-    let shown = Standing::Drifted(".data.v is \"theirs\", should be \"1\"".into());
-    applied.until(|o| object(o, of).standing == shown).await;
+    let shown = ObjectState::Drifted(".data.v is \"theirs\", should be \"1\"".into());
+    applied.until(|o| object(o, of).state == shown).await;
     fixture
         .config_maps("report-a")
         .delete("b", &DeleteParams::default())
         .await
         .unwrap();
-    let deleted = Standing::Drifted("it was deleted".into());
+    let deleted = ObjectState::Drifted("it was deleted".into());
     applied
-        .until(|o| object(o, "ConfigMap report-a/b").standing == deleted)
+        .until(|o| object(o, "ConfigMap report-a/b").state == deleted)
         .await;
     let live = fixture.get("v1", "ConfigMap", "report-a", "a").await;
     assert_eq!(live["data"]["v"], "theirs");
@@ -221,7 +221,7 @@ async fn drift_is_only_shown_where_the_app_says_so() {
         .edit_as("kubectl-edit", "v1", "ConfigMap", ("report-a", "a"), &patch)
         .await;
     applied
-        .until(|o| object(o, of).standing == Standing::Applied)
+        .until(|o| object(o, of).state == ObjectState::Applied)
         .await;
     applied.applier.stop().await;
 }
@@ -268,11 +268,11 @@ async fn replicas_belong_to_the_autoscaler() {
             "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}}],
         },
     });
-    let wanted = |number, replicas| {
+    let desired = |number, replicas| {
         let objects = [namespace("scaled-a"), deployment(replicas), scaler.clone()];
         kept(number, vec![bundle("a", "scaled-a", &objects)])
     };
-    applied.settle(wanted(1, 1)).await;
+    applied.settle(desired(1, 1)).await;
     // Whether the autoscaler itself or a person through the same door: it is not fought.
     let deployments = fixture.api("apps/v1", "Deployment", Some("scaled-a"));
     let scale = json!({"spec": {"replicas": 4}});
@@ -305,7 +305,7 @@ async fn replicas_belong_to_the_autoscaler() {
         .await;
     assert!(live["spec"]["replicas"].as_i64().unwrap() >= 2, "{live:#}");
     // So does a commit that has another number.
-    applied.settle(wanted(2, 1)).await;
+    applied.settle(desired(2, 1)).await;
     let live = fixture
         .get("apps/v1", "Deployment", "scaled-a", "web")
         .await;
@@ -334,7 +334,7 @@ async fn an_injected_ca_bundle_is_not_fought() {
             }],
         })
     };
-    let wanted = |number, path| {
+    let desired = |number, path| {
         kept(
             number,
             vec![bundle(
@@ -344,7 +344,7 @@ async fn an_injected_ca_bundle_is_not_fought() {
             )],
         )
     };
-    applied.settle(wanted(1, "/one")).await;
+    applied.settle(desired(1, "/one")).await;
     let api = fixture.api(
         "admissionregistration.k8s.io/v1",
         "ValidatingWebhookConfiguration",
@@ -364,7 +364,7 @@ async fn an_injected_ca_bundle_is_not_fought() {
     if let Err(error) = injected {
         panic!("{error}");
     }
-    applied.settle(wanted(2, "/two")).await;
+    applied.settle(desired(2, "/two")).await;
     let live = api.get("cabundle.example").await.unwrap();
     let client = &live.data["webhooks"][0]["clientConfig"];
     assert_eq!(
@@ -378,7 +378,7 @@ async fn an_injected_ca_bundle_is_not_fought() {
 async fn an_ignored_field_is_left_to_whoever_has_it() {
     let fixture = Fixture::new("ignored").await;
     let mut applied = fixture.start().await;
-    let wanted = |number, value: &str, other: &str| {
+    let desired = |number, value: &str, other: &str| {
         let map = json!({
             "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"},
             "data": {"theirs": value, "ours": other},
@@ -391,11 +391,11 @@ async fn an_ignored_field_is_left_to_whoever_has_it() {
         let making = making("a", "ignored-a").policy(|policy| policy.ignore = vec![rule]);
         kept(number, vec![making.of(&[namespace("ignored-a"), map])])
     };
-    applied.settle(wanted(1, "git", "1")).await;
+    applied.settle(desired(1, "git", "1")).await;
     let data = async || fixture.get("v1", "ConfigMap", "ignored-a", "a").await["data"].clone();
     assert_eq!(data().await, json!({"theirs": "git", "ours": "1"}));
     // Nobody else has it: it keeps its live value.
-    applied.settle(wanted(2, "newer", "2")).await;
+    applied.settle(desired(2, "newer", "2")).await;
     assert_eq!(data().await, json!({"theirs": "git", "ours": "2"}));
     // Somebody has it: it is theirs.
     let patch = json!({"data": {"theirs": "live", "ours": "drift"}});
@@ -408,7 +408,7 @@ async fn an_ignored_field_is_left_to_whoever_has_it() {
     })
     .await
     .unwrap();
-    applied.settle(wanted(3, "newest", "3")).await;
+    applied.settle(desired(3, "newest", "3")).await;
     assert_eq!(data().await, json!({"theirs": "live", "ours": "3"}));
     applied.applier.stop().await;
 }
@@ -438,8 +438,8 @@ async fn what_somebody_marked_is_left_alone() {
     applied
         .until(|o| {
             matches!(
-                object(o, "ConfigMap alone-a/a").standing,
-                Standing::LeftAlone(_)
+                object(o, "ConfigMap alone-a/a").state,
+                ObjectState::LeftAlone(_)
             )
         })
         .await;
@@ -493,7 +493,7 @@ async fn what_is_created_only_where_it_is_missing_is_never_changed() {
         map["metadata"]["annotations"] = json!({"muster.dev/if-not-present": "enabled"});
         map
     };
-    let wanted = |number, value| {
+    let desired = |number, value| {
         let objects = [
             once("theirs", value),
             once("made", value),
@@ -502,10 +502,10 @@ async fn what_is_created_only_where_it_is_missing_is_never_changed() {
         kept(number, vec![bundle("a", "once-a", &objects)])
     };
     let mut applied = fixture.start().await;
-    applied.settle(wanted(1, "1")).await;
+    applied.settle(desired(1, "1")).await;
     let value =
         async |name| fixture.get("v1", "ConfigMap", "once-a", name).await["data"]["v"].clone();
-    applied.settle(wanted(2, "2")).await;
+    applied.settle(desired(2, "2")).await;
     assert_eq!(value("theirs").await, "theirs");
     assert_eq!(
         (value("made").await, value("plain").await),
@@ -540,13 +540,13 @@ async fn a_job_that_was_cleaned_up_after_its_end_does_not_run_again() {
             "restartPolicy": "Never", "containers": [{"name": "work", "image": "work:1"}],
         }}},
     });
-    let wanted = |number| {
+    let desired = |number| {
         kept(
             number,
             vec![bundle("a", "ttl-a", &[namespace("ttl-a"), job.clone()])],
         )
     };
-    applied.settle(wanted(1)).await;
+    applied.settle(desired(1)).await;
     let jobs = fixture.api("batch/v1", "Job", Some("ttl-a"));
     eventually("the Job ran and is gone", LONG, async || {
         anyhow::ensure!(jobs.get_opt("once").await?.is_none());
@@ -554,7 +554,7 @@ async fn a_job_that_was_cleaned_up_after_its_end_does_not_run_again() {
     })
     .await
     .unwrap();
-    applied.settle(wanted(2)).await;
+    applied.settle(desired(2)).await;
     assert!(jobs.get_opt("once").await.unwrap().is_none());
     applied.applier.stop().await;
 }

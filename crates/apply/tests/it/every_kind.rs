@@ -15,7 +15,7 @@ use kube::{
     Api,
     api::{DeleteParams, DynamicObject, Patch, PatchParams},
 };
-use muster_apply::Kept;
+use muster_apply::StoredGeneration;
 use muster_model::{policy::Conflicts, scopes::is_namespaced};
 use muster_plan::people::is_persons;
 use muster_testkit::{tools::Program, wait::eventually};
@@ -525,10 +525,15 @@ fn case(kinds: usize) -> impl Strategy<Value = Case> {
         })
 }
 
-fn generation(number: u64, ns: &str, samples: &[Sample], wanted: &[Option<u8>]) -> Kept {
+fn generation(
+    number: u64,
+    ns: &str,
+    samples: &[Sample],
+    desired: &[Option<u8>],
+) -> StoredGeneration {
     // Two apps share the kinds.
     let app = |odd: bool| {
-        let objects = samples.iter().zip(wanted).enumerate();
+        let objects = samples.iter().zip(desired).enumerate();
         let objects = objects.filter(|(at, _)| (at % 2 == 1) == odd);
         let objects =
             objects.filter_map(|(_, (sample, variant))| Some(sample.object(ns, (*variant)?)));
@@ -617,11 +622,11 @@ async fn holds(fixture: &Fixture, others: &Fixture, samples: &[Sample], case: &C
     fixture.config.replaced_within = Duration::from_secs(1);
     let names: Vec<String> = samples.iter().map(|sample| sample.name(&ns)).collect();
     let mut before: BTreeSet<&str> = BTreeSet::new();
-    for (at, wanted) in case.generations.iter().enumerate() {
-        let kept = generation(at as u64 + 1, &ns, samples, wanted);
+    for (at, desired) in case.generations.iter().enumerate() {
+        let kept = generation(at as u64 + 1, &ns, samples, desired);
         let is_wanted = names
             .iter()
-            .zip(wanted)
+            .zip(desired)
             .filter(|(_, variant)| variant.is_some());
         let now: BTreeSet<&str> = is_wanted.map(|(name, _)| name.as_str()).collect();
         fixture.requests.take_deleted();
@@ -662,7 +667,7 @@ async fn holds(fixture: &Fixture, others: &Fixture, samples: &[Sample], case: &C
         let unknown = edited(&|edit| matches!(edit.act, Act::ClearManagers));
         let controlled =
             edited(&|edit| matches!(edit.act, Act::ChangeField) && !is_persons(edit.manager));
-        for (index, (sample, variant)) in samples.iter().zip(wanted).enumerate() {
+        for (index, (sample, variant)) in samples.iter().zip(desired).enumerate() {
             let (api, name) = (sample.api(&fixture, &ns), &names[index]);
             let is_as_git_says =
                 eventually("it is as Git says", crate::fixture::LONG, async || {

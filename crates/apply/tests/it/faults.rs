@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use http::StatusCode;
 use kube::api::{DeleteParams, DynamicObject, PostParams};
-use muster_apply::{Observed, Standing};
+use muster_apply::{ObjectState, Observed};
 use muster_testkit::{
     faults::{Asked, Fault, FaultProxy, Verb},
     local::{Cluster, ClusterOptions},
@@ -41,13 +41,13 @@ fn all_applied(observed: &Observed) -> bool {
     let mut objects = observed.bundles.iter().flat_map(|bundle| &bundle.objects);
     observed.settled
         && objects.clone().next().is_some()
-        && objects.all(|o| o.standing == Standing::Applied && o.uid.is_some())
+        && objects.all(|o| o.state == ObjectState::Applied && o.uid.is_some())
 }
 
 fn failed(observed: &Observed) -> impl Iterator<Item = &str> {
     let objects = observed.bundles.iter().flat_map(|bundle| &bundle.objects);
-    objects.filter_map(|object| match &object.standing {
-        Standing::Failed(message) => Some(message.as_str()),
+    objects.filter_map(|object| match &object.state {
+        ObjectState::Failed(message) => Some(message.as_str()),
         _ => None,
     })
 }
@@ -90,8 +90,8 @@ async fn a_storm_of_refusals_with_a_pause_ends_in_everything_applied() {
     let (proxy, fixture) = behind_a_proxy("storm").await;
     let storm = proxy.spoil(40, Fault::too_many(Some(1)), map);
     let mut applied = fixture.start().await;
-    let wanted = kept(1, vec![bundle("a", "storm-a", &objects("storm-a"))]);
-    applied.settle(wanted).await;
+    let desired = kept(1, vec![bundle("a", "storm-a", &objects("storm-a"))]);
+    applied.settle(desired).await;
     applied.until(all_applied).await;
     assert_eq!(storm.times(), 40);
     is_whole(&fixture, applied, "storm-a").await;
@@ -103,8 +103,8 @@ async fn a_correction_that_is_refused_is_told_until_it_succeeds_or_is_not_needed
     let (proxy, fixture) = behind_a_proxy("uncorrected").await;
     let ns = "uncorrected-a";
     let mut applied = fixture.start().await;
-    let wanted = kept(1, vec![bundle("a", ns, &objects(ns))]);
-    applied.settle(wanted).await;
+    let desired = kept(1, vec![bundle("a", ns, &objects(ns))]);
+    applied.settle(desired).await;
     applied.until(all_applied).await;
     applied
         .until(|o| o.bundles[0].counts.healthy == o.bundles[0].counts.total)
@@ -151,8 +151,8 @@ async fn a_storm_of_refusals_in_plain_text_ends_in_everything_applied() {
     let (proxy, fixture) = behind_a_proxy("gale").await;
     let storm = proxy.spoil(300, Fault::too_many(None), map);
     let mut applied = fixture.start().await;
-    let wanted = kept(1, vec![bundle("a", "gale-a", &objects("gale-a"))]);
-    applied.settle(wanted).await;
+    let desired = kept(1, vec![bundle("a", "gale-a", &objects("gale-a"))]);
+    applied.settle(desired).await;
     applied.until(all_applied).await;
     assert_eq!(storm.times(), 300);
     is_whole(&fixture, applied, "gale-a").await;
@@ -163,8 +163,8 @@ async fn a_pause_that_the_server_asks_for_does_not_hold_up_the_end() {
     let (proxy, fixture) = behind_a_proxy("hush").await;
     let hush = proxy.spoil(usize::MAX, Fault::too_many(Some(3_600)), map);
     let applied = fixture.start().await;
-    let wanted = kept(1, vec![bundle("a", "hush-a", &objects("hush-a"))]);
-    applied.applier.want(wanted.into());
+    let desired = kept(1, vec![bundle("a", "hush-a", &objects("hush-a"))]);
+    applied.applier.want(desired.into());
     eventually("a refusal", LONG, async || {
         anyhow::ensure!(hush.times() > 0);
         Ok(())
@@ -190,8 +190,8 @@ async fn failures_of_the_server_and_of_what_is_before_it_end_in_everything_appli
     let writes = |asked: &Asked| matches!(asked.verb, Verb::Create | Verb::Update);
     let aways = proxy.spoil(2, away, writes);
     let mut applied = fixture.start().await;
-    let wanted = kept(1, vec![bundle("a", "mangled-a", &objects("mangled-a"))]);
-    applied.settle(wanted).await;
+    let desired = kept(1, vec![bundle("a", "mangled-a", &objects("mangled-a"))]);
+    applied.settle(desired).await;
     applied.until(all_applied).await;
     assert_eq!((errors.times(), aways.times()), (150, 2));
 
@@ -224,8 +224,8 @@ async fn requests_without_an_answer_end_in_everything_applied() {
     let (proxy, fixture) = behind_a_proxy("hang").await;
     let hang = proxy.spoil(10, Fault::Hang, map);
     let mut applied = fixture.start().await;
-    let wanted = kept(1, vec![bundle("a", "hang-a", &objects("hang-a"))]);
-    applied.applier.want(wanted.into());
+    let desired = kept(1, vec![bundle("a", "hang-a", &objects("hang-a"))]);
+    applied.applier.want(desired.into());
     applied.until(all_applied).await;
     assert_eq!(hang.times(), 10);
     is_whole(&fixture, applied, "hang-a").await;
@@ -240,8 +240,8 @@ async fn answers_that_break_off_leave_nothing_twice_and_nothing_unknown() {
         matches!(asked.verb, Verb::Create | Verb::Update)
     });
     let mut applied = fixture.start().await;
-    let wanted = kept(1, vec![bundle("a", "cut-a", &objects("cut-a"))]);
-    applied.applier.want(wanted.into());
+    let desired = kept(1, vec![bundle("a", "cut-a", &objects("cut-a"))]);
+    applied.applier.want(desired.into());
     applied.until(all_applied).await;
     assert_eq!((maps.times(), records.times()), (90, 6));
     is_whole(&fixture, applied, "cut-a").await;
@@ -277,7 +277,7 @@ async fn a_kind_that_is_denied_is_named_and_the_rest_is_applied() {
     let observed = applied
         .settle(kept(1, vec![bundle("a", "denied-a", &all)]))
         .await;
-    let Standing::Failed(message) = object(&observed, "Service denied-a/front").standing else {
+    let ObjectState::Failed(message) = object(&observed, "Service denied-a/front").state else {
         panic!("{observed:#?}");
     };
     assert!(
@@ -286,7 +286,7 @@ async fn a_kind_that_is_denied_is_named_and_the_rest_is_applied() {
     );
     for name in ["a", "b"] {
         let map = object(&observed, &format!("ConfigMap denied-a/{name}"));
-        assert_eq!(map.standing, Standing::Applied);
+        assert_eq!(map.state, ObjectState::Applied);
     }
     applied.applier.stop().await;
 }
@@ -346,7 +346,7 @@ async fn a_broken_webhook_is_named_and_the_rest_is_applied() {
         );
     }
     let map = object(&observed, "ConfigMap hook-a/a");
-    assert_eq!(map.standing, Standing::Applied);
+    assert_eq!(map.state, ObjectState::Applied);
 
     let api = fixture.api(
         "admissionregistration.k8s.io/v1",
@@ -398,8 +398,8 @@ async fn a_broken_aggregated_api_is_named_and_the_rest_is_applied() {
         .await;
     assert_eq!(observed.problem, None);
     let map = object(&observed, "ConfigMap agg-a/a");
-    assert_eq!(map.standing, Standing::Applied);
-    let Standing::Waiting(message) = object(&observed, "Thing.agg.example.com agg-a/one").standing
+    assert_eq!(map.state, ObjectState::Applied);
+    let ObjectState::Waiting(message) = object(&observed, "Thing.agg.example.com agg-a/one").state
     else {
         panic!("{observed:#?}");
     };

@@ -7,7 +7,7 @@ use kube::{
     api::{DeleteParams, WatchEvent, WatchParams},
     runtime::{WatchStreamExt as _, watcher},
 };
-use muster_apply::{Observed, Standing};
+use muster_apply::{ObjectState, Observed};
 use muster_testkit::{
     faults::{Asked, Fault, Hold, Verb},
     wait::eventually,
@@ -20,8 +20,8 @@ use crate::{
 };
 
 fn failure(observed: &Observed, text: &str) -> Option<String> {
-    match object(observed, text).standing {
-        Standing::Failed(message) => Some(message),
+    match object(observed, text).state {
+        ObjectState::Failed(message) => Some(message),
         _ => None,
     }
 }
@@ -47,7 +47,7 @@ async fn an_object_that_goes_before_its_answer_comes_is_not_lost() {
     applied.until(|o| !seen(o)).await;
     hold.release();
     let observed = applied
-        .until(|o| seen(o) && object(o, text).standing == Standing::Applied)
+        .until(|o| seen(o) && object(o, text).state == ObjectState::Applied)
         .await;
     let live = maps.get("a").await.unwrap();
     assert_eq!(live.metadata.uid, object(&observed, text).uid);
@@ -75,8 +75,8 @@ async fn what_the_garbage_collector_deletes_is_told_and_is_there_once_git_is_men
     assert!(message.contains("ownerReferences"), "{message}");
     assert_eq!(observed.bundles[0].counts.failed, 1);
     assert_eq!(
-        object(&observed, "ConfigMap orphan-a/other").standing,
-        Standing::Applied
+        object(&observed, "ConfigMap orphan-a/other").state,
+        ObjectState::Applied
     );
 
     let objects = [
@@ -89,7 +89,7 @@ async fn what_the_garbage_collector_deletes_is_told_and_is_there_once_git_is_men
         .await;
     let is_well = |o: &Observed| {
         let object = object(o, text);
-        object.standing == Standing::Applied && object.uid.is_some()
+        object.state == ObjectState::Applied && object.uid.is_some()
     };
     let observed = applied.until(is_well).await;
     let live = fixture.config_maps("orphan-a").get("stale").await.unwrap();
@@ -131,7 +131,7 @@ async fn what_any_client_deletes_at_once_is_there_when_it_stops() {
     // In the end it is there, and the fight is over.
     let is_well = |o: &Observed| {
         let object = object(o, text);
-        object.standing == Standing::Applied && object.uid.is_some()
+        object.state == ObjectState::Applied && object.uid.is_some()
     };
     let observed = applied.until(is_well).await;
     let live = maps.get("a").await.unwrap();

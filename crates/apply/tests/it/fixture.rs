@@ -19,7 +19,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
     core::{ApiResource, GroupVersionKind},
 };
-use muster_apply::{Applier, Config, Kept, KeptBundle, Observed, ObservedObject};
+use muster_apply::{Applier, Config, Observed, ObservedObject, StoredBundle, StoredGeneration};
 use muster_model::{
     bundle::{Bundle, BundleHeader, Gvk, Object, ObjectRef},
     ids::{ContentHash, Generation, Role},
@@ -343,7 +343,7 @@ pub(crate) struct Applied {
 
 impl Applied {
     /// Wants a generation and waits until it is settled.
-    pub(crate) async fn settle(&mut self, kept: Kept) -> Arc<Observed> {
+    pub(crate) async fn settle(&mut self, kept: StoredGeneration) -> Arc<Observed> {
         let generation = kept.generation;
         self.applier.want(Arc::new(kept));
         self.until(|o| o.settled && o.generation.is_some_and(|(g, _)| g == generation))
@@ -413,7 +413,7 @@ impl Making {
         self
     }
 
-    pub(crate) fn of(self, objects: &[Value]) -> KeptBundle {
+    pub(crate) fn of(self, objects: &[Value]) -> StoredBundle {
         let object = |value: &Value| Object {
             id: ObjectRef {
                 gvk: Gvk::from_api_version(
@@ -429,23 +429,27 @@ impl Making {
             header: self.header,
             objects: objects.iter().map(object).collect(),
         };
-        KeptBundle::from_encoded(&bundle.encode()).unwrap()
+        StoredBundle::from_encoded(&bundle.encode()).unwrap()
     }
 }
 
-pub(crate) fn bundle(app: &str, namespace: &str, objects: &[Value]) -> KeptBundle {
+pub(crate) fn bundle(app: &str, namespace: &str, objects: &[Value]) -> StoredBundle {
     making(app, namespace).of(objects)
 }
 
 /// The same generation with another budget.
-pub(crate) fn with_budget(mut kept: Kept, objects: u32, percent: u8) -> Kept {
+pub(crate) fn with_budget(
+    mut kept: StoredGeneration,
+    objects: u32,
+    percent: u8,
+) -> StoredGeneration {
     kept.prune.budget = PruneBudget { objects, percent };
     kept
 }
 
-pub(crate) fn kept(generation: u64, bundles: Vec<KeptBundle>) -> Kept {
+pub(crate) fn kept(generation: u64, bundles: Vec<StoredBundle>) -> StoredGeneration {
     let hashes: String = bundles.iter().map(|b| b.hash().to_string()).collect();
-    Kept {
+    StoredGeneration {
         generation: Generation(generation),
         hash: ContentHash::of(hashes.as_bytes()),
         term: Term {

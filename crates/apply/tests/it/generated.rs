@@ -11,7 +11,7 @@ use std::{
 };
 
 use kube::api::{ListParams, PostParams};
-use muster_apply::{APP_LABEL, Kept};
+use muster_apply::{APP_LABEL, StoredGeneration};
 use muster_model::policy::Conflicts;
 use proptest::{
     prelude::*,
@@ -25,33 +25,38 @@ const CASES: u32 = 12;
 const NAMES: u8 = 10;
 
 /// Which app has an object, and with what content; by the object's name.
-type Wanted = BTreeMap<u8, (bool, u8)>;
+type DesiredObject = BTreeMap<u8, (bool, u8)>;
 
 #[derive(Debug, Clone)]
 struct Case {
     /// What others have put there, some of it with a label that looks like ours.
     theirs: BTreeMap<u8, bool>,
-    generations: [Wanted; 2],
+    generations: [DesiredObject; 2],
     /// After so many milliseconds the work on a generation is ended and begun again.
     interruptions: [Vec<u8>; 2],
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    let wanted = || proptest::collection::btree_map(0..NAMES, (any::<bool>(), 0..3_u8), 0..10);
+    let desired = || proptest::collection::btree_map(0..NAMES, (any::<bool>(), 0..3_u8), 0..10);
     let interruptions = || proptest::collection::vec(0..60_u8, 0..4);
     let theirs = proptest::collection::btree_map(0..NAMES, any::<bool>(), 0..6);
-    (theirs, wanted(), wanted(), interruptions(), interruptions()).prop_map(
-        |(theirs, a, b, i, j)| Case {
+    (
+        theirs,
+        desired(),
+        desired(),
+        interruptions(),
+        interruptions(),
+    )
+        .prop_map(|(theirs, a, b, i, j)| Case {
             theirs,
             generations: [a, b],
             interruptions: [i, j],
-        },
-    )
+        })
 }
 
-fn generation(number: u64, ns: &str, wanted: &Wanted) -> Kept {
+fn generation(number: u64, ns: &str, desired: &DesiredObject) -> StoredGeneration {
     let app = |second: bool| {
-        let maps = wanted.iter().filter(|(_, (of, _))| *of == second).map(|(name, (_, content))| {
+        let maps = desired.iter().filter(|(_, (of, _))| *of == second).map(|(name, (_, content))| {
             json!({
                 "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("m{name}")},
                 "data": {"v": content.to_string()},
@@ -112,10 +117,10 @@ async fn holds(fixture: &Fixture, case: &Case) {
     };
     let before = live().await;
 
-    for (number, (wanted, interruptions)) in
+    for (number, (desired, interruptions)) in
         (1..).zip(case.generations.iter().zip(&case.interruptions))
     {
-        let kept = generation(number, &ns, wanted);
+        let kept = generation(number, &ns, desired);
         for after in interruptions {
             let applied = fixture.start().await;
             applied.applier.want(Arc::new(kept.clone()));

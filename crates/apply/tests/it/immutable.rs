@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kube::api::{Patch, PatchParams};
-use muster_apply::{Observed, Standing};
+use muster_apply::{ObjectState, Observed};
 use muster_model::ids::{ContentHash, Generation};
 use muster_testkit::wait::eventually;
 use serde_json::{Value, json};
@@ -34,10 +34,10 @@ async fn failure(fixture: &Fixture, first: Value, second: Value, of: &str) -> St
     let observed = applied
         .settle(kept(2, vec![bundle("a", &ns, &objects(second))]))
         .await;
-    let standing = object(&observed, of).standing;
+    let state = object(&observed, of).state;
     applied.applier.stop().await;
-    match standing {
-        Standing::Failed(message) | Standing::Approval { why: message, .. } => message,
+    match state {
+        ObjectState::Failed(message) | ObjectState::Approval { why: message, .. } => message,
         other => panic!("{other:?}"),
     }
 }
@@ -55,8 +55,8 @@ async fn an_immutable_field_is_changed_by_a_new_object() {
         .settle(kept(2, vec![bundle("a", "replace-a", &objects("two:2"))]))
         .await;
     assert_eq!(
-        object(&observed, "Job.batch replace-a/work").standing,
-        Standing::Applied
+        object(&observed, "Job.batch replace-a/work").state,
+        ObjectState::Applied
     );
     let new = fixture.get("batch/v1", "Job", "replace-a", "work").await;
     assert_ne!(new["metadata"]["uid"], old["metadata"]["uid"]);
@@ -156,7 +156,7 @@ async fn an_object_is_put_back_where_its_replacement_is_refused_after_all() {
     let observed = applied
         .settle(kept(2, vec![bundle("a", "putback-a", &objects("two:2"))]))
         .await;
-    let Standing::Failed(message) = object(&observed, "Job.batch putback-a/work").standing else {
+    let ObjectState::Failed(message) = object(&observed, "Job.batch putback-a/work").state else {
         panic!("{observed:#?}");
     };
     assert!(
@@ -171,8 +171,8 @@ async fn an_object_is_put_back_where_its_replacement_is_refused_after_all() {
 
     // It is not deleted again and again for the same content.
     applied.until(|observed| {
-        let standing = object(observed, "Job.batch putback-a/work").standing;
-        matches!(standing, Standing::Failed(message) if message.contains("change the app to try again"))
+        let state = object(observed, "Job.batch putback-a/work").state;
+        matches!(state, ObjectState::Failed(message) if message.contains("change the app to try again"))
     })
     .await;
     let same = fixture.get("batch/v1", "Job", "putback-a", "work").await;
@@ -218,12 +218,12 @@ async fn what_holds_data_is_not_recreated() {
 #[tokio::test]
 async fn a_claim_that_can_not_shrink_says_so_in_the_api_servers_words() {
     let fixture = Fixture::new("shrink").await;
-    let wanted = |number, size| {
+    let desired = |number, size| {
         let objects = [namespace("shrink-a"), claim("ReadWriteOnce", size)];
         kept(number, vec![bundle("a", "shrink-a", &objects)])
     };
     let mut applied = fixture.start().await;
-    applied.settle(wanted(1, "10Gi")).await;
+    applied.settle(desired(1, "10Gi")).await;
     let claims = fixture.api("v1", "PersistentVolumeClaim", Some("shrink-a"));
     let bound = json!({"status": {"phase": "Bound", "capacity": {"storage": "10Gi"}}});
     claims
@@ -231,7 +231,7 @@ async fn a_claim_that_can_not_shrink_says_so_in_the_api_servers_words() {
         .await
         .unwrap();
     let of = "PersistentVolumeClaim shrink-a/data";
-    let message = failed(&mut applied, wanted(2, "5Gi"), of).await;
+    let message = failed(&mut applied, desired(2, "5Gi"), of).await;
     assert!(
         message.contains("spec.resources.requests.storage")
             && message.contains("field can not be less than"),
@@ -259,10 +259,10 @@ async fn an_annotation_forbids_to_recreate() {
 }
 
 /// How an object stands that was not taken.
-async fn failed(applied: &mut Applied, kept: muster_apply::Kept, of: &str) -> String {
+async fn failed(applied: &mut Applied, kept: muster_apply::StoredGeneration, of: &str) -> String {
     let observed = applied.settle(kept).await;
-    match object(&observed, of).standing {
-        Standing::Failed(message) | Standing::Approval { why: message, .. } => message,
+    match object(&observed, of).state {
+        ObjectState::Failed(message) | ObjectState::Approval { why: message, .. } => message,
         other => panic!("{other:?}"),
     }
 }
@@ -279,13 +279,13 @@ async fn a_custom_resource_is_recreated_only_where_a_person_says_so() {
             "spec": {"engine": engine},
         })
     };
-    let wanted = |number, engine: &str| {
+    let desired = |number, engine: &str| {
         let objects = [taught.clone(), namespace("celonly-a"), database(engine)];
         kept(number, vec![bundle("a", "celonly-a", &objects)])
     };
     let of = format!("Foo.{group} celonly-a/database");
     let mut applied = fixture.start().await;
-    applied.settle(wanted(1, "postgres")).await;
+    applied.settle(desired(1, "postgres")).await;
     let api_version = format!("{group}/v1");
     let get = async || {
         fixture
@@ -293,7 +293,7 @@ async fn a_custom_resource_is_recreated_only_where_a_person_says_so() {
             .await
     };
     let old = get().await;
-    let message = failed(&mut applied, wanted(2, "mysql"), &of).await;
+    let message = failed(&mut applied, desired(2, "mysql"), &of).await;
     for part in [
         "spec.engine can't be changed: engine is immutable; ",
         "would lose what the cluster or its controller keeps for it (it exists since ",
@@ -321,7 +321,7 @@ async fn a_custom_resource_is_recreated_only_where_a_person_says_so() {
         .edit_as("controller", &api_version, "Foo", at, &patch)
         .await;
     let observed = applied
-        .until(|observed| object(observed, &of).standing == Standing::Applied)
+        .until(|observed| object(observed, &of).state == ObjectState::Applied)
         .await;
     let new = get().await;
     assert_eq!(new["spec"]["engine"], "mysql");
@@ -367,7 +367,7 @@ fn frozen_definition(group: &str) -> Value {
 async fn a_recreation_waits_for_the_approval_of_what_was_shown() {
     let fixture = Fixture::new("asked").await;
     let group = "asked.example";
-    let wanted = |number, engine: &str, approved: &[ContentHash]| {
+    let desired = |number, engine: &str, approved: &[ContentHash]| {
         let database = json!({
             "apiVersion": format!("{group}/v1"), "kind": "Foo",
             "metadata": {"name": "database", "finalizers": ["asked.example/backup"]},
@@ -389,7 +389,7 @@ async fn a_recreation_waits_for_the_approval_of_what_was_shown() {
         (live["metadata"]["uid"].clone(), engine)
     };
     let mut applied = fixture.start().await;
-    applied.settle(wanted(1, "postgres", &[])).await;
+    applied.settle(desired(1, "postgres", &[])).await;
     let (old, _) = get().await;
     let shown = |observed: Arc<Observed>| {
         let [hold] = &observed.holds[..] else {
@@ -400,16 +400,18 @@ async fn a_recreation_waits_for_the_approval_of_what_was_shown() {
         assert!(hold.reason.contains("would lose what"), "{}", hold.reason);
         hold.set
     };
-    let mysql = shown(applied.settle(wanted(2, "mysql", &[])).await);
+    let mysql = shown(applied.settle(desired(2, "mysql", &[])).await);
     // It is the same for an agent that comes after this one, and another for another content.
     applied.applier.stop().await;
     let mut applied = fixture.start().await;
-    assert_eq!(shown(applied.settle(wanted(2, "mysql", &[])).await), mysql);
-    let oracle = shown(applied.settle(wanted(3, "oracle", &[mysql])).await);
+    assert_eq!(shown(applied.settle(desired(2, "mysql", &[])).await), mysql);
+    let oracle = shown(applied.settle(desired(3, "oracle", &[mysql])).await);
     assert_ne!(oracle, mysql);
     assert_eq!(get().await, (old.clone(), "postgres".to_owned()));
 
-    applied.applier.want(Arc::new(wanted(4, "mysql", &[mysql])));
+    applied
+        .applier
+        .want(Arc::new(desired(4, "mysql", &[mysql])));
     eventually("the old one is being deleted", LONG, async || {
         let live = fixture
             .get(&api_version, "Foo", "asked-a", "database")
@@ -421,7 +423,7 @@ async fn a_recreation_waits_for_the_approval_of_what_was_shown() {
     .unwrap();
     // Its controller takes its time, and the approval is gone from the next generation, since it is
     // carried out.
-    applied.applier.want(Arc::new(wanted(5, "mysql", &[])));
+    applied.applier.want(Arc::new(desired(5, "mysql", &[])));
     let observed = applied
         .until(|o| {
             o.generation
@@ -435,18 +437,18 @@ async fn a_recreation_waits_for_the_approval_of_what_was_shown() {
         .edit_as("controller", &api_version, "Foo", at, &let_go)
         .await;
     let observed = applied
-        .until(|o| object(o, &of).standing == Standing::Applied)
+        .until(|o| object(o, &of).state == ObjectState::Applied)
         .await;
     assert_eq!(observed.holds, []);
     let (new, engine) = get().await;
     assert_eq!(engine, "mysql");
     assert_ne!(new, old);
     // What was approved of the old object is not approved of the new one.
-    let again = shown(applied.settle(wanted(6, "oracle", &[mysql, oracle])).await);
+    let again = shown(applied.settle(desired(6, "oracle", &[mysql, oracle])).await);
     assert_ne!(again, oracle);
     assert_eq!(get().await, (new, "mysql".to_owned()));
     // Nobody has to approve that nothing changes.
-    let observed = applied.settle(wanted(7, "mysql", &[])).await;
+    let observed = applied.settle(desired(7, "mysql", &[])).await;
     assert_eq!(observed.holds, []);
     // Nothing is in the way of the end.
     fixture
@@ -481,20 +483,20 @@ async fn what_muster_never_applied_is_not_recreated_unasked() {
         live["metadata"]["uid"].clone()
     };
     let old = get().await;
-    let wanted = |number, object: Value| {
+    let desired = |number, object: Value| {
         let making = making("a", "foreign-a")
             .policy(|policy| policy.conflicts = muster_model::policy::Conflicts::Take);
         kept(number, vec![making.of(&[object])])
     };
     let of = "Deployment.apps foreign-a/web";
     let mut applied = fixture.start().await;
-    let message = failed(&mut applied, wanted(1, deployment("new")), of).await;
+    let message = failed(&mut applied, desired(1, deployment("new")), of).await;
     assert!(message.contains("somebody else created it"), "{message}");
     assert_eq!(get().await, old);
 
     // Once it was applied as it is, it is Muster's, and holds nothing.
-    applied.settle(wanted(2, deployment("old"))).await;
-    applied.settle(wanted(3, deployment("new"))).await;
+    applied.settle(desired(2, deployment("old"))).await;
+    applied.settle(desired(3, deployment("new"))).await;
     assert_ne!(get().await, old);
 
     // An annotation in Git says so from the beginning.
@@ -504,10 +506,10 @@ async fn what_muster_never_applied_is_not_recreated_unasked() {
     let mut other = deployment("old");
     other["metadata"]["name"] = json!("other");
     fixture.create(&other).await;
-    let observed = applied.settle(wanted(4, allowed)).await;
+    let observed = applied.settle(desired(4, allowed)).await;
     assert_eq!(
-        object(&observed, "Deployment.apps foreign-a/other").standing,
-        Standing::Applied
+        object(&observed, "Deployment.apps foreign-a/other").state,
+        ObjectState::Applied
     );
     applied.applier.stop().await;
 }

@@ -10,7 +10,7 @@ use std::{
 
 use futures::TryStreamExt as _;
 use kube::runtime::{WatchStreamExt as _, watcher};
-use muster_apply::{KeptBundle, KeptStore};
+use muster_apply::{GenerationStore, StoredBundle};
 use muster_model::bundle::Bundle;
 use muster_testkit::process::Process;
 use serde_json::{Value, json};
@@ -43,7 +43,7 @@ fn generation(
     number: u64,
     dice: &mut Dice,
     revisions: &mut BTreeMap<String, u64>,
-) -> Vec<KeptBundle> {
+) -> Vec<StoredBundle> {
     let mut objects = [vec![], vec![]];
     for ns in 0..NAMESPACES {
         objects[0].push(namespace(&format!("killed-{ns}")));
@@ -85,7 +85,7 @@ fn generation(
     ]
 }
 
-fn write(directory: &Path, number: u64, bundles: &[KeptBundle]) {
+fn write(directory: &Path, number: u64, bundles: &[StoredBundle]) {
     let texts: Vec<_> = bundles
         .iter()
         .map(|b| String::from_utf8(b.bundle().encode()).unwrap())
@@ -95,12 +95,12 @@ fn write(directory: &Path, number: u64, bundles: &[KeptBundle]) {
     std::fs::rename(next, directory.join("wanted")).unwrap();
 }
 
-fn read(directory: &Path) -> Option<(u64, Vec<KeptBundle>)> {
+fn read(directory: &Path) -> Option<(u64, Vec<StoredBundle>)> {
     let (number, texts): (u64, Vec<String>) =
         serde_json::from_slice(&std::fs::read(directory.join("wanted")).ok()?).unwrap();
     let bundles = texts
         .iter()
-        .map(|t| KeptBundle::from_encoded(t.as_bytes()).unwrap())
+        .map(|t| StoredBundle::from_encoded(t.as_bytes()).unwrap())
         .collect();
     Some((number, bundles))
 }
@@ -115,7 +115,7 @@ fn the_process_that_is_killed() {
         let directory = Path::new(&directory);
         let kubeconfig = std::fs::read_to_string(directory.join("kubeconfig")).unwrap();
         let fixture = Fixture::of_kubeconfig("killed", &kubeconfig).await;
-        let mut store = KeptStore::new(fixture.client.clone(), &fixture.config.namespace);
+        let mut store = GenerationStore::new(fixture.client.clone(), &fixture.config.namespace);
         let loaded = store.load().await.unwrap();
         let applied = fixture.start().await;
         let mut in_force = loaded.as_ref().map_or(0, |kept| kept.generation.0);
@@ -183,10 +183,10 @@ async fn killed_at_random_it_ends_with_the_last_generation() {
     };
     let mut dice = Dice(4);
     let mut revisions = BTreeMap::new();
-    let mut wanted = vec![];
+    let mut desired = vec![];
     for number in 1..=GENERATIONS {
-        wanted = generation(number, &mut dice, &mut revisions);
-        write(directory.path(), number, &wanted);
+        desired = generation(number, &mut dice, &mut revisions);
+        write(directory.path(), number, &desired);
         let child = start();
         // Any point of the work is as good as any other.
         tokio::time::sleep(Duration::from_millis(20 + dice.roll(400))).await;
@@ -195,10 +195,10 @@ async fn killed_at_random_it_ends_with_the_last_generation() {
     }
 
     // The last process is left alone, and is this one.
-    let mut store = KeptStore::new(fixture.client.clone(), &fixture.config.namespace);
+    let mut store = GenerationStore::new(fixture.client.clone(), &fixture.config.namespace);
     let before = store.load().await.unwrap();
     assert!(before.is_some_and(|kept| kept.generation.0 <= GENERATIONS));
-    let last = kept(GENERATIONS, wanted.clone());
+    let last = kept(GENERATIONS, desired.clone());
     store.save(&last).await.unwrap();
     let mut applied = fixture.start().await;
     applied.settle(last).await;
@@ -212,7 +212,7 @@ async fn killed_at_random_it_ends_with_the_last_generation() {
 
     // Exactly what is wanted is there, with its content.
     let mut expected = BTreeMap::new();
-    for bundle in &wanted {
+    for bundle in &desired {
         let Bundle { header, objects } = bundle.bundle().as_ref();
         for object in objects {
             if ["Namespace", "CustomResourceDefinition"].contains(&object.id.gvk.kind.as_str()) {

@@ -1,6 +1,6 @@
 //! Objects come, change, move between apps and go.
 
-use muster_apply::Standing;
+use muster_apply::ObjectState;
 use muster_plan::health::Health;
 use serde_json::json;
 
@@ -23,8 +23,8 @@ async fn objects_come_change_move_and_go() {
         ))
         .await;
     assert_eq!(
-        object(&observed, "ConfigMap life-a/a").standing,
-        Standing::Applied
+        object(&observed, "ConfigMap life-a/a").state,
+        ObjectState::Applied
     );
     assert_eq!(
         fixture.live("v1", "ConfigMap").await,
@@ -77,11 +77,11 @@ async fn a_broken_object_is_reported_and_the_rest_goes_on() {
     let observed = applied
         .settle(kept(1, vec![bundle("a", "broken-a", &objects), lonely]))
         .await;
-    let Standing::Failed(message) = object(&observed, "ConfigMap broken-a/broken").standing else {
+    let ObjectState::Failed(message) = object(&observed, "ConfigMap broken-a/broken").state else {
         panic!("{observed:#?}");
     };
     assert!(message.contains("dada"), "{message}");
-    let Standing::Failed(message) = object(&observed, "ConfigMap broken-nowhere/lonely").standing
+    let ObjectState::Failed(message) = object(&observed, "ConfigMap broken-nowhere/lonely").state
     else {
         panic!("{observed:#?}");
     };

@@ -1,7 +1,7 @@
 //! An agent whose account has rights in some namespaces only.
 
 use kube::api::DeleteParams;
-use muster_apply::{Reach, Standing};
+use muster_apply::{NamespaceAccess, ObjectState};
 use muster_testkit::wait::eventually;
 use serde_json::{Value, json};
 
@@ -52,7 +52,7 @@ async fn an_agent_of_two_namespaces_asks_for_nothing_elsewhere() {
     }
     admin.create(&namespace("reach-c")).await;
     let mut fixture = Fixture::of_user("reach", USER).await;
-    fixture.config.reach = Reach::Only(["reach-a", "reach-b"].map(str::to_owned).into());
+    fixture.config.reach = NamespaceAccess::Only(["reach-a", "reach-b"].map(str::to_owned).into());
     let mut applied = fixture.start().await;
     let all = [
         // The namespace itself is not in a namespace. What is in it does not wait for it.
@@ -63,14 +63,14 @@ async fn an_agent_of_two_namespaces_asks_for_nothing_elsewhere() {
         in_namespace("reach-b", config_map("one", "1")),
         in_namespace("reach-c", config_map("one", "1")),
     ];
-    let wanted =
+    let desired =
         |generation, objects: &[Value]| kept(generation, vec![bundle("a", "reach-a", objects)]);
-    applied.settle(wanted(1, &all)).await;
+    applied.settle(desired(1, &all)).await;
     let observed = applied.until(|o| o.bundles[0].counts.healthy == 4).await;
     let limited = "this agent is limited to the namespaces reach-a, reach-b";
     for name in ["Namespace reach-a", "ConfigMap reach-c/one"] {
-        let standing = object(&observed, name).standing;
-        assert_eq!(standing, Standing::Failed(limited.to_owned()), "{name}");
+        let state = object(&observed, name).state;
+        assert_eq!(state, ObjectState::Failed(limited.to_owned()), "{name}");
     }
     assert_eq!(observed.bundles[0].counts.applied, 4, "{observed:#?}");
 
@@ -92,10 +92,10 @@ async fn an_agent_of_two_namespaces_asks_for_nothing_elsewhere() {
     // A new process finds everything as it was left, and prunes.
     let mut applied = fixture.start().await;
     let before = fixture.requests.writes();
-    applied.settle(wanted(1, &all)).await;
+    applied.settle(desired(1, &all)).await;
     applied.until(|o| o.bundles[0].counts.healthy == 4).await;
     assert_eq!(fixture.requests.writes() - before, 0);
-    applied.settle(wanted(2, &all[..2])).await;
+    applied.settle(desired(2, &all[..2])).await;
     assert_eq!(admin.live("v1", "ConfigMap").await, ["reach-a/one"]);
     assert_eq!(admin.live("v1", "Service").await, [""; 0]);
     applied.applier.stop().await;
@@ -128,18 +128,18 @@ async fn no_app_writes_the_agents_own_records() {
             "metadata": {"name": "muster-agent"}, "spec": {"holderIdentity": "me"},
         })),
     ];
-    let wanted = |number| kept(number, vec![bundle("a", "records-a", &objects)]);
+    let desired = |number| kept(number, vec![bundle("a", "records-a", &objects)]);
     let mut applied = fixture.start().await;
-    let observed = applied.settle(wanted(1)).await;
+    let observed = applied.settle(desired(1)).await;
     for id in [
         "ConfigMap OWN/muster-inventory-0",
         "Secret OWN/muster-agent-identity",
         "Secret OWN/muster-generation",
         "Lease.coordination.k8s.io OWN/muster-agent",
     ] {
-        let standing = object(&observed, &id.replace("OWN", &own)).standing;
-        let Standing::Failed(why) = standing else {
-            panic!("{id}: {standing:?}");
+        let state = object(&observed, &id.replace("OWN", &own)).state;
+        let ObjectState::Failed(why) = state else {
+            panic!("{id}: {state:?}");
         };
         assert!(why.contains("one of the agent's own records"), "{why}");
     }
@@ -157,7 +157,7 @@ async fn no_app_writes_the_agents_own_records() {
     // The next process finds what it has applied, whatever carries the label of its records.
     let mut applied = fixture.start().await;
     let before = fixture.requests.writes();
-    applied.settle(wanted(1)).await;
+    applied.settle(desired(1)).await;
     assert_eq!(fixture.requests.writes() - before, 0);
     applied.applier.stop().await;
 }
@@ -172,20 +172,20 @@ async fn what_an_agent_may_no_longer_touch_is_named_and_left() {
         in_namespace("narrowed-b", config_map("one", "1")),
         in_namespace("narrowed-b", config_map("two", "1")),
     ];
-    let wanted =
+    let desired =
         |generation, objects: &[Value]| kept(generation, vec![bundle("a", "narrowed-a", objects)]);
     let mut applied = admin.start().await;
-    applied.settle(wanted(1, &all)).await;
+    applied.settle(desired(1, &all)).await;
     applied.until(|o| o.bundles[0].counts.healthy == 5).await;
     applied.applier.stop().await;
 
     let mut fixture = Fixture::new("narrowed").await;
-    fixture.config.reach = Reach::Only(["narrowed-a".to_owned()].into());
+    fixture.config.reach = NamespaceAccess::Only(["narrowed-a".to_owned()].into());
     let mut applied = fixture.start().await;
-    let observed = applied.settle(wanted(2, &all[..4])).await;
+    let observed = applied.settle(desired(2, &all[..4])).await;
     let limited = "this agent is limited to the namespace narrowed-a";
-    let standing = object(&observed, "ConfigMap narrowed-b/one").standing;
-    assert_eq!(standing, Standing::Failed(limited.to_owned()));
+    let state = object(&observed, "ConfigMap narrowed-b/one").state;
+    assert_eq!(state, ObjectState::Failed(limited.to_owned()));
     let observed = applied.until(|o| !o.leftovers.is_empty()).await;
     let left: Vec<_> = observed
         .leftovers
@@ -211,30 +211,30 @@ async fn what_is_denied_to_an_agent_is_left_as_it_is() {
         in_namespace("denied-b", config_map("one", "1")),
         in_namespace("denied-b", config_map("two", "1")),
     ];
-    let wanted =
+    let desired =
         |generation, objects: &[Value]| kept(generation, vec![bundle("a", "denied-a", objects)]);
     let mut applied = admin.start().await;
-    applied.settle(wanted(1, &all)).await;
+    applied.settle(desired(1, &all)).await;
     applied.until(|o| o.bundles[0].counts.healthy == 5).await;
     applied.applier.stop().await;
 
     // What was applied before stays: it is neither changed, nor corrected, nor deleted.
     let mut fixture = Fixture::new("denied").await;
-    fixture.config.reach = Reach::AllBut(["denied-b".to_owned()].into());
+    fixture.config.reach = NamespaceAccess::AllBut(["denied-b".to_owned()].into());
     let mut applied = fixture.start().await;
     let next = [
         all[0].clone(),
         in_namespace("denied-a", config_map("one", "2")),
         in_namespace("denied-b", config_map("one", "2")),
     ];
-    let observed = applied.settle(wanted(2, &next)).await;
+    let observed = applied.settle(desired(2, &next)).await;
     let denied =
         "this agent is not allowed to touch the namespace denied-b (see --deny-namespaces)";
-    let standing = object(&observed, "ConfigMap denied-b/one").standing;
-    assert_eq!(standing, Standing::Failed(denied.to_owned()));
+    let state = object(&observed, "ConfigMap denied-b/one").state;
+    assert_eq!(state, ObjectState::Failed(denied.to_owned()));
     assert_eq!(
-        object(&observed, "ConfigMap denied-a/one").standing,
-        Standing::Applied
+        object(&observed, "ConfigMap denied-a/one").state,
+        ObjectState::Applied
     );
     let observed = applied.until(|o| o.leftovers.len() == 2).await;
     let mut left: Vec<_> = observed

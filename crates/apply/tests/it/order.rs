@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use muster_apply::Standing;
+use muster_apply::ObjectState;
 use muster_plan::health::Health;
 use serde_json::{Value, json};
 
@@ -55,8 +55,8 @@ async fn a_job_runs_before_its_app_and_again_when_the_app_changes() {
             job("report", "after"),
         ]
     };
-    let wanted = |number, image| kept(number, vec![bundle("a", "before-a", &objects(image))]);
-    applied.applier.want(Arc::new(wanted(1, "web:1")));
+    let desired = |number, image| kept(number, vec![bundle("a", "before-a", &objects(image))]);
+    applied.applier.want(Arc::new(desired(1, "web:1")));
     let applied_all = |o: &muster_apply::Observed| {
         o.settled && o.bundles.len() == 1 && o.bundles[0].counts.healthy == 5
     };
@@ -81,7 +81,7 @@ async fn a_job_runs_before_its_app_and_again_when_the_app_changes() {
     let after = created(fixture.get("batch/v1", "Job", "before-a", "report").await);
     assert!(web <= after, "{web} {after}");
 
-    applied.applier.want(Arc::new(wanted(2, "web:2")));
+    applied.applier.want(Arc::new(desired(2, "web:2")));
     applied
         .until(|o| applied_all(o) && o.generation.is_some_and(|(g, _)| g.0 == 2))
         .await;
@@ -89,9 +89,9 @@ async fn a_job_runs_before_its_app_and_again_when_the_app_changes() {
     assert_ne!(again["metadata"]["uid"], done["metadata"]["uid"]);
 
     // The same bundle under another number runs nothing again.
-    applied.settle(wanted(3, "web:2")).await;
+    applied.settle(desired(3, "web:2")).await;
     let writes = fixture.requests.writes();
-    applied.settle(wanted(4, "web:2")).await;
+    applied.settle(desired(4, "web:2")).await;
     assert_eq!(fixture.requests.writes(), writes);
     applied.applier.stop().await;
 }
@@ -118,10 +118,10 @@ async fn a_job_that_fails_holds_its_app_back_and_no_other_and_gives_way_to_its_f
         .until(|o| {
             o.bundles.len() == 2
                 && {
-                    let web = object(o, "Deployment.apps jobfail-a/web").standing;
-                    matches!(web, Standing::Waiting(m) if m.contains("Job.batch jobfail-a/migrate"))
+                    let web = object(o, "Deployment.apps jobfail-a/web").state;
+                    matches!(web, ObjectState::Waiting(m) if m.contains("Job.batch jobfail-a/migrate"))
                 }
-                && object(o, "Deployment.apps jobfail-a/other").standing == Standing::Applied
+                && object(o, "Deployment.apps jobfail-a/other").state == ObjectState::Applied
                 // Its controller is done with it. One that is replaced while its pods are being made
                 // holds up the next of its name for minutes.
                 && object(o, "Job.batch jobfail-a/migrate").health == Health::Degraded
@@ -133,7 +133,7 @@ async fn a_job_that_fails_holds_its_app_back_and_no_other_and_gives_way_to_its_f
         vec![app(job("migrate", "before")), other],
     )));
     applied
-        .until(|o| object(o, "Deployment.apps jobfail-a/web").standing == Standing::Applied)
+        .until(|o| object(o, "Deployment.apps jobfail-a/web").state == ObjectState::Applied)
         .await;
     applied.applier.stop().await;
 }
@@ -149,7 +149,7 @@ async fn an_app_waits_until_what_it_depends_on_is_healthy() {
             .of(&[config_map("web", "1")])
     };
     let observed = applied.settle(kept(1, vec![db(stuck("db")), web()])).await;
-    let Standing::Waiting(message) = object(&observed, "ConfigMap depends-a/web").standing else {
+    let ObjectState::Waiting(message) = object(&observed, "ConfigMap depends-a/web").state else {
         panic!("{observed:#?}");
     };
     assert!(
@@ -161,7 +161,7 @@ async fn an_app_waits_until_what_it_depends_on_is_healthy() {
         .applier
         .want(Arc::new(kept(2, vec![db(deployment("db", "db:1")), web()])));
     applied
-        .until(|o| object(o, "ConfigMap depends-a/web").standing == Standing::Applied)
+        .until(|o| object(o, "ConfigMap depends-a/web").state == ObjectState::Applied)
         .await;
     applied.applier.stop().await;
 }

@@ -1,7 +1,7 @@
 //! Fields that others have, had, or take.
 
 use kube::api::{Patch, PatchParams};
-use muster_apply::Standing;
+use muster_apply::ObjectState;
 use muster_model::{
     ids::Role,
     policy::{Conflicts, Drift, IgnoreRule},
@@ -55,15 +55,15 @@ async fn a_conflict_is_reported_by_field_and_manager_and_nothing_else_stops() {
     let observed = applied
         .settle(kept(1, vec![bundle("a", &ns, &objects)]))
         .await;
-    let Standing::Failed(message) = object(&observed, &format!("ConfigMap {ns}/shared")).standing
+    let ObjectState::Failed(message) = object(&observed, &format!("ConfigMap {ns}/shared")).state
     else {
         panic!("it should be in conflict: {observed:#?}");
     };
     assert!(message.contains("`operator` has .data.a;"), "{message}");
     assert!(message.contains("conflicts: take"), "{message}");
     assert_eq!(
-        object(&observed, &format!("ConfigMap {ns}/other")).standing,
-        Standing::Applied
+        object(&observed, &format!("ConfigMap {ns}/other")).state,
+        ObjectState::Applied
     );
     let live = fixture.get("v1", "ConfigMap", &ns, "shared").await;
     assert_eq!(live["data"], json!({"a": "theirs", "b": "theirs"}));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use muster_apply::{Observed, Standing};
+use muster_apply::{ObjectState, Observed};
 use muster_model::policy::{Drift, IgnoreRule, Policy};
 use muster_testkit::wait::eventually;
 use serde_json::{Value, json};
@@ -70,14 +70,14 @@ async fn what_leaves_git_goes_whoever_else_had_it() {
     let fixture = Fixture::new("coowned").await;
     let ns = "coowned-a";
     let names = ["csa", "ssa", "edit", "lost"];
-    let wanted = |number, data: &Value| {
+    let desired = |number, data: &Value| {
         let maps = names.iter().map(|name| map(name, data));
         let objects: Vec<_> = [namespace(ns)].into_iter().chain(maps).collect();
         kept(number, vec![bundle("a", ns, &objects)])
     };
     let both = json!({"a": "1", "b": "2"});
     let mut applied = fixture.start().await;
-    applied.settle(wanted(1, &both)).await;
+    applied.settle(desired(1, &both)).await;
     applied.until(|o| o.bundles[0].counts.healthy == 5).await;
     // The agent is away, so that nothing is put right before the commit.
     applied.applier.stop().await;
@@ -98,7 +98,7 @@ async fn what_leaves_git_goes_whoever_else_had_it() {
     kubectl_does(ns, &patch).await;
 
     let mut applied = fixture.start().await;
-    applied.settle(wanted(1, &both)).await;
+    applied.settle(desired(1, &both)).await;
     for name in names {
         // One of them is nobody's until the agent has looked at it.
         let data = |live: &Value| {
@@ -107,7 +107,7 @@ async fn what_leaves_git_goes_whoever_else_had_it() {
         };
         becomes(&fixture, ("v1", "ConfigMap", name), data).await;
     }
-    applied.settle(wanted(2, &json!({"a": "1"}))).await;
+    applied.settle(desired(2, &json!({"a": "1"}))).await;
     for name in names {
         let data = |live: &Value| {
             let annotations = &live["metadata"]["annotations"];
@@ -265,7 +265,7 @@ async fn what_is_an_act_or_a_controllers_stays() {
     applied.applier.stop().await;
 }
 
-fn with(policy: impl Fn(&mut Policy), ns: &str, number: u64) -> muster_apply::Kept {
+fn with(policy: impl Fn(&mut Policy), ns: &str, number: u64) -> muster_apply::StoredGeneration {
     let objects = [namespace(ns), config_map("settings", "1")];
     let making = making("a", ns).policy(policy);
     kept(number, vec![making.of(&objects)])
@@ -319,13 +319,13 @@ async fn what_people_add_is_only_shown_where_the_app_says_so_and_for_as_long_as_
     let text = "ConfigMap shown-a/settings";
     let patch = r#"{"data":{"more":"2"}}"#;
     kubectl_does(ns, &["patch", "configmap/settings", "-p", patch]).await;
-    let shown = Standing::Drifted(".data.more is \"2\", should be (none)".into());
-    let is_shown = |o: &Observed| object(o, text).standing == shown;
+    let shown = ObjectState::Drifted(".data.more is \"2\", should be (none)".into());
+    let is_shown = |o: &Observed| object(o, text).state == shown;
     applied.until(is_shown).await;
     // Neither another run nor a change of something else hides it, and it is not written to.
     let mut all = applied.applier.observed();
     let hidden = tokio::spawn(async move {
-        let hidden = |o: &Observed| object(o, text).standing == Standing::Applied;
+        let hidden = |o: &Observed| object(o, text).state == ObjectState::Applied;
         all.wait_for(|o| hidden(o)).await.is_ok()
     });
     let writes = fixture.requests.writes();
@@ -382,8 +382,8 @@ async fn who_adds_it_again_and_again_is_told_with_pauses() {
         }
     };
     let fought = applied.until(|o| {
-        matches!(object(o, "ConfigMap again-a/settings").standing,
-            Standing::Failed(message) if message.contains("kubectl-patch has undone this 4 times")
+        matches!(object(o, "ConfigMap again-a/settings").state,
+            ObjectState::Failed(message) if message.contains("kubectl-patch has undone this 4 times")
                 && message.contains(".data.more is"))
     });
     tokio::select! {

@@ -32,9 +32,9 @@ async fn an_unchanged_generation_writes_nothing() {
 
     // A resync sends everything.
     applied.applier.resync();
-    let wanted = before + 3 + 51;
+    let desired = before + 3 + 51;
     muster_testkit::wait::eventually("all is sent", crate::fixture::LONG, async || {
-        anyhow::ensure!(fixture.requests.writes() >= wanted);
+        anyhow::ensure!(fixture.requests.writes() >= desired);
         Ok(())
     })
     .await

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use muster_apply::{LeftoverState, Observed, Standing};
+use muster_apply::{LeftoverState, ObjectState, Observed};
 use muster_testkit::faults::{Asked, Fault, Verb};
 use serde_json::{Value, json};
 
@@ -267,7 +267,7 @@ async fn a_webhook_that_refuses_its_own_app_can_leave() {
         let observed = applied
             .settle(generation(number, &number.to_string(), hooked))
             .await;
-        if matches!(object(&observed, text).standing, Standing::Failed(_)) {
+        if matches!(object(&observed, text).state, ObjectState::Failed(_)) {
             break;
         }
     }
@@ -342,7 +342,7 @@ async fn a_deletion_that_hangs_delays_no_other_app_and_is_told() {
         .until(|o| {
             let told = |l: &muster_apply::Leftover| l.message.contains("has not answered");
             o.generation.is_some_and(|(g, _)| g.0 == 3)
-                && object(o, "ConfigMap sink-b/good").standing == Standing::Applied
+                && object(o, "ConfigMap sink-b/good").state == ObjectState::Applied
                 && o.leftovers.iter().any(told)
         })
         .await;

@@ -1,7 +1,7 @@
 //! Objects that two apps claim, and namespaces that nobody brings.
 
 use kube::discovery::{Discovery, Scope};
-use muster_apply::Standing;
+use muster_apply::ObjectState;
 use muster_model::scopes::is_namespaced;
 use muster_plan::health::Health;
 use serde_json::{Value, json};
@@ -67,8 +67,8 @@ async fn of_two_apps_with_one_object_the_first_to_have_it_keeps_it() {
     };
     let observed = applied.settle(kept(1, vec![defs(), owner("1")])).await;
     assert_eq!(
-        object(&observed, &format!("Foo.{group} shared")).standing,
-        Standing::Applied
+        object(&observed, &format!("Foo.{group} shared")).state,
+        ObjectState::Applied
     );
     assert_eq!(observed.cluster_scoped, [format!("Foo.{group}")]);
 
@@ -93,14 +93,14 @@ async fn of_two_apps_with_one_object_the_first_to_have_it_keeps_it() {
     let check = async |observed: &muster_apply::Observed, value: &str| {
         let rival = &observed.bundles[0];
         assert_eq!(rival.app.as_str(), "a-rival");
-        let refused: Vec<(String, &Standing)> = rival
+        let refused: Vec<(String, &ObjectState)> = rival
             .objects
             .iter()
-            .filter(|object| object.standing != Standing::Applied)
-            .map(|object| (object.id.to_string(), &object.standing))
+            .filter(|object| object.state != ObjectState::Applied)
+            .map(|object| (object.id.to_string(), &object.state))
             .collect();
         let why = |id: &str| {
-            Standing::Failed(format!(
+            ObjectState::Failed(format!(
                 "app owner has {id}, and an object belongs to one app: remove it from a-rival, or \
                  from owner so that it becomes a-rival's"
             ))
@@ -169,12 +169,12 @@ async fn of_two_apps_with_one_object_the_first_to_have_it_keeps_it() {
 async fn a_namespace_that_nobody_brings_is_a_failure() {
     let fixture = Fixture::new("nowhere").await;
     let mut applied = fixture.start().await;
-    let wanted = || bundle("lost", "nowhere-lost", &[config_map("a", "1")]);
-    let observed = applied.settle(kept(1, vec![wanted()])).await;
+    let desired = || bundle("lost", "nowhere-lost", &[config_map("a", "1")]);
+    let observed = applied.settle(kept(1, vec![desired()])).await;
     let message = "the namespace nowhere-lost does not exist, and no app brings it to this cluster: add \
                    the Namespace to an app, or create it";
     let a = object(&observed, "ConfigMap nowhere-lost/a");
-    assert_eq!(a.standing, Standing::Failed(message.to_owned()));
+    assert_eq!(a.state, ObjectState::Failed(message.to_owned()));
     assert_eq!(observed.bundles[0].counts.failed, 1);
     // Somebody makes it; the object is tried again by itself.
     fixture.create(&namespace("nowhere-lost")).await;
@@ -189,10 +189,10 @@ async fn a_namespace_that_nobody_brings_is_a_failure() {
     });
     let other = bundle("other", "nowhere-refused", &[refused]);
     let waits = bundle("waits", "nowhere-refused", &[config_map("a", "1")]);
-    let observed = applied.settle(kept(2, vec![wanted(), other, waits])).await;
+    let observed = applied.settle(kept(2, vec![desired(), other, waits])).await;
     let a = object(&observed, "ConfigMap nowhere-refused/a");
     assert_eq!(
-        a.standing,
-        Standing::Waiting("Namespace nowhere-refused is not applied".to_owned())
+        a.state,
+        ObjectState::Waiting("Namespace nowhere-refused is not applied".to_owned())
     );
 }

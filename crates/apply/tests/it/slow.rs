@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use kube::api::DeleteParams;
-use muster_apply::{Observed, Standing};
+use muster_apply::{ObjectState, Observed};
 use muster_testkit::{
     faults::{Asked, Fault, Verb},
     wait::eventually,
@@ -25,7 +25,7 @@ fn bad(asked: &Asked) -> bool {
 }
 
 fn is_applied(observed: &Observed, text: &str) -> bool {
-    !observed.bundles.is_empty() && object(observed, text).standing == Standing::Applied
+    !observed.bundles.is_empty() && object(observed, text).state == ObjectState::Applied
 }
 
 #[tokio::test]
@@ -89,9 +89,9 @@ async fn what_failed_is_tried_again_by_its_own_time_and_not_whenever_something_h
     };
     let observed = applied.settle(generation(1, "1")).await;
     let is_told = |observed: &Observed| {
-        let bad = object(observed, "ConfigMap own-a/bad").standing;
+        let bad = object(observed, "ConfigMap own-a/bad").state;
         assert!(
-            matches!(&bad, Standing::Failed(message) if message.contains("typed patch")),
+            matches!(&bad, ObjectState::Failed(message) if message.contains("typed patch")),
             "{bad:?}"
         );
     };
@@ -106,7 +106,7 @@ async fn what_failed_is_tried_again_by_its_own_time_and_not_whenever_something_h
         let observed = applied
             .until(|o| {
                 let good = object(o, "ConfigMap own-b/good");
-                good.standing == Standing::Applied && good.uid.is_some() && good.uid != uid
+                good.state == ObjectState::Applied && good.uid.is_some() && good.uid != uid
             })
             .await;
         is_told(&observed);
@@ -143,8 +143,8 @@ async fn a_failing_object_that_somebody_changes_is_tried_at_once() {
     proxy.spoil(usize::MAX, refusal, bad);
     let observed = applied.settle(generation(2, "2")).await;
     let text = "ConfigMap repair-a/bad";
-    let standing = object(&observed, text).standing;
-    assert!(matches!(standing, Standing::Failed(_)), "{standing:?}");
+    let state = object(&observed, text).state;
+    assert!(matches!(state, ObjectState::Failed(_)), "{state:?}");
     proxy.heal();
     let label = json!({"metadata": {"labels": {"team": "web"}}});
     people
@@ -173,7 +173,7 @@ async fn a_watch_that_hangs_is_no_reason_to_overwrite_what_is_to_be_left_alone()
             "spec": {"ports": [{"port": port}]},
         })
     };
-    let wanted = |number: u64, port: u16| {
+    let desired = |number: u64, port: u16| {
         let objects = [
             namespace("blind-a"),
             service("one", port),
@@ -183,7 +183,7 @@ async fn a_watch_that_hangs_is_no_reason_to_overwrite_what_is_to_be_left_alone()
     };
     let (proxy, fixture) = behind_a_proxy("blind").await;
     let mut applied = fixture.start().await;
-    applied.settle(wanted(1, 80)).await;
+    applied.settle(desired(1, 80)).await;
     applied.applier.stop().await;
     let patch = json!({
         "metadata": {"annotations": {"muster.dev/reconcile": "disabled"}},
@@ -197,10 +197,10 @@ async fn a_watch_that_hangs_is_no_reason_to_overwrite_what_is_to_be_left_alone()
         asked.resource == "services" && matches!(asked.verb, Verb::List | Verb::Watch)
     });
     let mut applied = fixture.start().await;
-    let observed = applied.settle(wanted(2, 81)).await;
+    let observed = applied.settle(desired(2, 81)).await;
     assert!(hang.times() > 0);
-    let standing = object(&observed, "Service blind-a/one").standing;
-    assert!(matches!(standing, Standing::LeftAlone(_)), "{standing:?}");
+    let state = object(&observed, "Service blind-a/one").state;
+    assert!(matches!(state, ObjectState::LeftAlone(_)), "{state:?}");
     let port = async |name| {
         fixture.get("v1", "Service", "blind-a", name).await["spec"]["ports"][0]["port"].clone()
     };

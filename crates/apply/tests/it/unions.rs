@@ -2,7 +2,7 @@
 
 use k8s_openapi::ByteString;
 use kube::api::{Patch, PatchParams};
-use muster_apply::{Observed, Standing};
+use muster_apply::{ObjectState, Observed};
 use serde_json::{Value, json};
 
 use crate::fixture::{Fixture, bundle, definition, kept, kubectl_does, namespace, object};
@@ -139,9 +139,9 @@ fn pairs() -> Vec<[Value; 2]> {
 
 fn not_applied(observed: &Observed) -> Vec<String> {
     let objects = observed.bundles.iter().flat_map(|bundle| &bundle.objects);
-    let wrong = objects.filter(|object| object.standing != Standing::Applied);
+    let wrong = objects.filter(|object| object.state != ObjectState::Applied);
     wrong
-        .map(|object| format!("{}: {:?}", object.id, object.standing))
+        .map(|object| format!("{}: {:?}", object.id, object.state))
         .collect()
 }
 
@@ -266,7 +266,7 @@ async fn a_definition_whose_conversion_leaves_git_loses_what_was_injected_into_i
         .settle(kept(2, vec![bundle("a", ns, &objects)]))
         .await;
     let text = format!("CustomResourceDefinition.apiextensions.k8s.io {name}");
-    assert_eq!(object(&observed, &text).standing, Standing::Applied);
+    assert_eq!(object(&observed, &text).state, ObjectState::Applied);
     let live = definitions.get(&name).await.unwrap();
     assert_eq!(live.data["spec"]["conversion"], json!({"strategy": "None"}));
     applied.applier.stop().await;

@@ -12,21 +12,21 @@ async fn what_is_wanted_meanwhile_is_applied_afterwards() {
         .unwrap();
     let fixture = Fixture::of_kubeconfig("gone", &cluster.kubeconfig().unwrap()).await;
     let mut applied = fixture.start().await;
-    let wanted = |number, value| {
+    let desired = |number, value| {
         let objects = [namespace("gone-a"), config_map("a", value)];
         kept(number, vec![bundle("a", "gone-a", &objects)])
     };
-    applied.settle(wanted(1, "1")).await;
+    applied.settle(desired(1, "1")).await;
 
     cluster.stop(Component::ApiServer).await.unwrap();
-    applied.applier.want(wanted(2, "2").into());
+    applied.applier.want(desired(2, "2").into());
     let observed = applied.until(|observed| observed.problem.is_some()).await;
     let problem = observed.problem.clone().unwrap();
     assert!(problem.contains("did not answer"), "{problem}");
     assert!(!observed.settled);
 
     cluster.start_component(Component::ApiServer).await.unwrap();
-    let observed = applied.settle(wanted(2, "2")).await;
+    let observed = applied.settle(desired(2, "2")).await;
     assert_eq!(observed.problem, None);
     let live = fixture.config_maps("gone-a").get("a").await.unwrap();
     assert_eq!(live.data["data"], json!({"v": "2"}));

@@ -11,7 +11,7 @@ use kube::{
     Config as KubeConfig,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use muster_apply::{Applier, Config, Kept, KeptBundle, Observed};
+use muster_apply::{Applier, Config, Observed, StoredBundle, StoredGeneration};
 use muster_model::{
     ids::{ContentHash, Generation},
     policy::PruneOrders,
@@ -67,8 +67,8 @@ async fn run() -> anyhow::Result<()> {
 fn read(
     generation: Generation,
     folder: &Path,
-    held: &mut HashMap<ContentHash, KeptBundle>,
-) -> anyhow::Result<Kept> {
+    held: &mut HashMap<ContentHash, StoredBundle>,
+) -> anyhow::Result<StoredGeneration> {
     let mut files: Vec<_> = fs::read_dir(folder)?
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<_, _>>()?;
@@ -78,13 +78,13 @@ fn read(
         let encoded = fs::read(file)?;
         let bundle = match held.get(&ContentHash::of(&encoded)) {
             Some(bundle) => bundle.clone(),
-            None => KeptBundle::from_encoded(&encoded)?,
+            None => StoredBundle::from_encoded(&encoded)?,
         };
         held.insert(bundle.hash(), bundle.clone());
         bundles.push(bundle);
     }
     let hashes: String = bundles.iter().map(|b| b.hash().to_string()).collect();
-    Ok(Kept {
+    Ok(StoredGeneration {
         generation,
         hash: ContentHash::of(hashes.as_bytes()),
         term: Term {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use muster_model::ids::ClusterName;
 use muster_proto::v1;
 
-use crate::records::AuditEntry;
+use crate::store_schema::AuditEntry;
 
 /// Recreations of one cluster that are written down within [`PERIOD`]: no agent fills the hub's store.
 const MOST: u32 = 100;

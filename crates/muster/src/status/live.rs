@@ -13,8 +13,8 @@ use tonic::Code;
 
 use super::{
     document::{Document, Filter},
-    look::{Look, Tone, length},
-    page,
+    report,
+    terminal::{Terminal, Tone, length},
 };
 use crate::{
     admin::said,
@@ -170,7 +170,7 @@ impl Watch<'_> {
                     output.document(&super::value(&self.last)?);
                 }
                 Output::Table => {
-                    let now = page::summary(&self.last);
+                    let now = report::summary(&self.last);
                     if now != said {
                         let time = self.last.now.map_or_else(String::new, |t| format!("{t} "));
                         print(&format!("{time}{now}\n"));
@@ -203,14 +203,14 @@ impl Watch<'_> {
     fn frame(&self, height: usize) -> String {
         let passed = SignedDuration::try_from(self.heard.elapsed()).unwrap_or_default();
         let now = self.last.now.and_then(|now| now.checked_add(passed).ok());
-        let look = Look::of_stdout(now);
+        let terminal = Terminal::of_stdout(now);
         let time = Zoned::now().strftime("%H:%M:%S");
         let title = format!("muster status, {time}. Ctrl-C ends.");
         let lost = self.lost.as_ref().map(|(since, why)| Lost {
             seconds: i64::try_from(since.elapsed().as_secs()).unwrap_or(i64::MAX),
             why,
         });
-        frame(&self.last, look, &title, lost.as_ref(), height)
+        frame(&self.last, terminal, &title, lost.as_ref(), height)
     }
 }
 
@@ -223,22 +223,22 @@ pub(crate) struct Lost<'a> {
 /// A screen: what is below its last line is counted instead of shown.
 pub(crate) fn frame(
     document: &Document,
-    look: Look,
+    terminal: Terminal,
     title: &str,
     lost: Option<&Lost<'_>>,
     height: usize,
 ) -> String {
-    let mut text = look.fold("", "", &look.paint(Tone::Faint.style(), title));
+    let mut text = terminal.fold("", "", &terminal.paint(Tone::Faint.style(), title));
     if let Some(Lost { seconds, why }) = lost {
-        let mark = look.paint(Tone::Bad.style().bold(), "✗");
-        let title = look.paint(Tone::Strong.style(), "the hub is gone");
+        let mark = terminal.paint(Tone::Bad.style().bold(), "✗");
+        let title = terminal.paint(Tone::Strong.style(), "the hub is gone");
         let age = length(*seconds);
         let sentence =
             format!("{title} for {age} ({why}); asking again each second. Its last word was:");
-        text.push_str(&look.fold(&format!("{mark} "), "  ", &sentence));
+        text.push_str(&terminal.fold(&format!("{mark} "), "  ", &sentence));
     }
     text.push('\n');
-    text.push_str(&page::page(document, look));
+    text.push_str(&report::render(document, terminal));
     let lines = text.lines().count();
     if lines < height {
         return text;
@@ -250,7 +250,7 @@ pub(crate) fn frame(
         .take(shown)
         .flat_map(|line| [line, "\n"])
         .collect();
-    cut.push_str(&look.paint(Tone::Faint.style(), &more));
+    cut.push_str(&terminal.paint(Tone::Faint.style(), &more));
     cut.push('\n');
     cut
 }

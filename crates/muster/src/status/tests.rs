@@ -6,8 +6,8 @@ use muster_proto::v1;
 use super::{
     document::{Document, Filter, State},
     live::{Lost, frame},
-    look::{Look, length, names},
-    page::{page, summary},
+    report::{render, summary},
+    terminal::{Terminal, length, names},
     unknown,
     wait::Freshness,
 };
@@ -241,8 +241,8 @@ fn whole(status: v1::Status) -> Document {
     Document::of(status, &Filter::default())
 }
 
-fn look(width: impl Into<Option<usize>>, styled: bool) -> Look {
-    Look {
+fn terminal(width: impl Into<Option<usize>>, styled: bool) -> Terminal {
+    Terminal {
         styled,
         width: width.into(),
         now: jiff::Timestamp::from_second(NOW).ok(),
@@ -251,7 +251,7 @@ fn look(width: impl Into<Option<usize>>, styled: bool) -> Look {
 
 /// The page in columns as a terminal shows it, but for its colours.
 fn on_terminal(document: &Document, width: usize) -> String {
-    let page = page(document, look(width, true));
+    let page = render(document, terminal(width, true));
     let page = anstream::adapter::strip_str(&page).to_string();
     for line in page.lines().filter(|line| !line.contains(" | ")) {
         let columns = textwrap::core::display_width(line);
@@ -267,15 +267,15 @@ fn all_synced() {
     insta::assert_snapshot!("all_synced_80", on_terminal(&document, 80));
     insta::assert_snapshot!("all_synced_140", on_terminal(&document, 140));
     insta::assert_snapshot!("all_synced_40", on_terminal(&document, 40));
-    insta::assert_snapshot!("all_synced_plain", page(&document, look(None, false)));
+    insta::assert_snapshot!("all_synced_plain", render(&document, terminal(None, false)));
     insta::assert_snapshot!(summary(&document), @"1a2b3c4d: 4 of 4 clusters in sync");
 }
 
 #[test]
 fn styles_are_for_terminals() {
     let document = whole(fleet());
-    assert!(page(&document, look(80, true)).contains("\x1b["));
-    assert!(page(&document, look(80, false)).is_ascii());
+    assert!(render(&document, terminal(80, true)).contains("\x1b["));
+    assert!(render(&document, terminal(80, false)).is_ascii());
 }
 
 #[test]
@@ -300,7 +300,7 @@ fn a_commit_is_held_back() {
     let document = whole(status);
     assert!(!document.synced);
     insta::assert_snapshot!("held_80", on_terminal(&document, 80));
-    insta::assert_snapshot!("held_plain", page(&document, look(None, false)));
+    insta::assert_snapshot!("held_plain", render(&document, terminal(None, false)));
     // It may still be worked through.
     assert!(!document.waits_for_a_commit());
     insta::assert_snapshot!(summary(&document), @"1a2b3c4d: 9f8e7d6c is held back; 4 of 4 clusters in sync");
@@ -349,7 +349,7 @@ fn a_failing_app_an_offline_cluster_and_one_on_its_way() {
     assert!(!document.synced);
     insta::assert_snapshot!("trouble_80", on_terminal(&document, 80));
     insta::assert_snapshot!("trouble_140", on_terminal(&document, 140));
-    insta::assert_snapshot!("trouble_plain", page(&document, look(None, false)));
+    insta::assert_snapshot!("trouble_plain", render(&document, terminal(None, false)));
     insta::assert_snapshot!(summary(&document), @"1a2b3c4d: 0 of 4 clusters in sync; eu-north-1, eu-west-1 failing; eu-west-2 offline; us-east-1 progressing");
 }
 
@@ -361,8 +361,8 @@ fn what_waits_for_a_person() {
     let document = whole(status);
     assert!(!document.synced);
     insta::assert_snapshot!("waiting_80", on_terminal(&document, 80));
-    insta::assert_snapshot!("waiting_plain", page(&document, look(None, false)));
-    assert!(page(&document, look(80, false)).is_ascii());
+    insta::assert_snapshot!("waiting_plain", render(&document, terminal(None, false)));
+    assert!(render(&document, terminal(80, false)).is_ascii());
     insta::assert_snapshot!(summary(&document), @"1a2b3c4d: approval wanted for objects of legacy, metrics, payments; 0 of 4 clusters in sync; eu-north-1, eu-west-1 and 2 more pending");
     let filter = Filter {
         apps: vec!["storefront".to_owned()],
@@ -426,7 +426,7 @@ fn what_others_wrote_moves_no_cursor() {
     status.clusters[0].apps[1].problems[0].message = "\x1b[31mred".to_owned();
     broken_commit(&mut status);
     status.problems[0].source = "\x1b[1A".to_owned();
-    let page = page(&whole(status), look(80, false));
+    let page = render(&whole(status), terminal(80, false));
     let odd: Vec<char> = page
         .chars()
         .filter(|c| c.is_control() && *c != '\n')
@@ -542,7 +542,7 @@ fn a_frame_keeps_to_its_screen() {
     for height in [10, 24, 200] {
         let frame = frame(
             &document,
-            look(80, false),
+            terminal(80, false),
             "muster status",
             Some(&lost),
             height,
@@ -551,7 +551,7 @@ fn a_frame_keeps_to_its_screen() {
     }
     let short = frame(
         &whole(fleet()),
-        look(80, false),
+        terminal(80, false),
         "muster status",
         Some(&lost),
         9,

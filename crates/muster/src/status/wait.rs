@@ -11,7 +11,7 @@ use muster_proto::v1;
 use super::{
     document::{Document, Filter},
     live::passes,
-    page,
+    report,
 };
 use crate::{admin::said, client::Client};
 
@@ -96,7 +96,7 @@ pub(crate) async fn wait(
     let mut last = first;
     let mut fresh = false;
     while Instant::now() < deadline {
-        let seen = look(&mut client, filter, !fresh);
+        let seen = terminal(&mut client, filter, !fresh);
         match tokio::time::timeout_at(deadline.into(), seen).await {
             Ok(Ok(document)) => {
                 let read = document.repo.last_read.map_or(0, |time| time.as_second());
@@ -113,7 +113,7 @@ pub(crate) async fn wait(
                     );
                     return Ok(last);
                 }
-                progress.say(page::summary(&last));
+                progress.say(report::summary(&last));
             }
             Ok(Err(status)) if passes(&status) => {
                 progress.say("the hub is gone; asking again".to_owned());
@@ -131,7 +131,7 @@ pub(crate) async fn wait(
 }
 
 /// Asks for the status, and before that to read the repository.
-async fn look(
+async fn terminal(
     client: &mut Client,
     filter: &Filter,
     refresh: bool,

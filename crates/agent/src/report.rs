@@ -1,0 +1,336 @@
+//! From what is observed in a cluster to the level that is reported.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use muster_apply::{Hold, LeftoverState, ObjectState, Observed, ObservedBundle, ObservedObject};
+use muster_plan::{delivery::Numbered, health::Health};
+use muster_proto::v1;
+use tokio::sync::watch;
+
+use crate::cluster::Level;
+
+/// Problems of one app that are reported.
+const PROBLEMS: usize = 10;
+/// Bytes of names of all objects that wait for approvals: whoever approves sees every one of some ten thousand,
+/// and a report stays well below what a message may have.
+const HELD: usize = 2 * 1024 * 1024;
+/// Drifts of one app that are reported.
+const DRIFTS: usize = 10;
+
+/// Publishes the level of what is observed and of what is wrong with the agent's own records, now and whenever
+/// that changes.
+pub(crate) async fn summarise(
+    mut observed: watch::Receiver<Arc<Observed>>,
+    mut trouble: watch::Receiver<Option<String>>,
+    level: watch::Sender<Arc<Level>>,
+) {
+    let mut summary = Summary::default();
+    loop {
+        let now = observed.borrow_and_update().clone();
+        let mut next = summary.level(&now);
+        if let Some(trouble) = trouble.borrow_and_update().clone() {
+            next.settled = false;
+            next.problems.push(trouble);
+        }
+        level.send_replace(Arc::new(next));
+        tokio::select! {
+            () = level.closed() => return,
+            changed = observed.changed() => if changed.is_err() { return },
+            changed = trouble.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// The reports of the bundles that were seen last: what did not change is not looked at again.
+#[derive(Default)]
+struct Summary(HashMap<String, (Arc<ObservedBundle>, Arc<v1::AppReport>)>);
+
+impl Summary {
+    fn level(&mut self, now: &Observed) -> Level {
+        let mut before = std::mem::take(&mut self.0);
+        let mut apps = BTreeMap::new();
+        for bundle in &now.bundles {
+            let name = bundle.app.to_string();
+            let report = match before.remove(&name) {
+                Some((same, report)) if Arc::ptr_eq(&same, bundle) => report,
+                _ => Arc::new(app_report(bundle)),
+            };
+            apps.insert(name.clone(), Arc::clone(&report));
+            self.0.insert(name, (Arc::clone(bundle), report));
+        }
+        // Both may be of apps that have no bundle any more.
+        for leftover in &now.leftovers {
+            let report = report_of(&mut apps, leftover.app.as_str());
+            match leftover.state {
+                // Its hold tells of it.
+                LeftoverState::Approval => continue,
+                LeftoverState::Waiting | LeftoverState::Deleting => report.leaving += 1,
+                LeftoverState::Refused => report.stuck += 1,
+            }
+            if report.problems.len() < PROBLEMS {
+                report.problems.push(v1::ObjectProblem {
+                    object: leftover.id.to_string(),
+                    message: leftover.message.clone(),
+                });
+            }
+        }
+        let mut room = HELD;
+        for hold in &now.holds {
+            let report = report_of(&mut apps, hold.app.as_str());
+            let hold = held(hold, &mut room);
+            report.holds.push(hold);
+        }
+        let in_force = now.generation.map(|(generation, content)| Numbered {
+            generation,
+            content,
+        });
+        Level {
+            in_force,
+            apps,
+            problems: now.problem.iter().cloned().collect(),
+            settled: now.settled,
+            cluster_scoped: now.cluster_scoped.clone(),
+        }
+    }
+}
+
+/// An app's report, to be added to; one of an app that is leaving where there is none.
+fn report_of<'a>(
+    apps: &'a mut BTreeMap<String, Arc<v1::AppReport>>,
+    app: &str,
+) -> &'a mut v1::AppReport {
+    let report = apps.entry(app.to_owned()).or_insert_with(|| {
+        Arc::new(v1::AppReport {
+            app: app.to_owned(),
+            phase: v1::Phase::Received.into(),
+            health: Health::Progressing.to_string(),
+            ..v1::AppReport::default()
+        })
+    });
+    Arc::make_mut(report)
+}
+
+fn held(hold: &Hold, room: &mut usize) -> v1::Hold {
+    let names = hold.objects.iter().map(ToString::to_string);
+    let names = names.take_while(|name| {
+        let fits = name.len() <= *room;
+        *room = room.saturating_sub(name.len());
+        fits
+    });
+    v1::Hold {
+        set: hold.set.0.to_vec(),
+        reason: hold.reason.clone(),
+        recreate: hold.recreate,
+        objects: names.collect(),
+        count: number(hold.objects.len()),
+    }
+}
+
+fn number(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+fn app_report(bundle: &ObservedBundle) -> v1::AppReport {
+    let counts = bundle.counts;
+    let phase = if counts.failed > 0 {
+        v1::Phase::Failed
+    } else if counts.applied + counts.drifted == counts.total {
+        v1::Phase::Applied
+    } else {
+        v1::Phase::Received
+    };
+    let mut troubled: Vec<(u8, &ObservedObject, Option<&str>)> = bundle
+        .objects
+        .iter()
+        .filter_map(|object| match (&object.state, object.health) {
+            (ObjectState::Failed(why), _) => Some((0, object, Some(why.as_str()))),
+            (_, Health::Degraded) => Some((1, object, object.message.as_deref())),
+            (ObjectState::Drifted(why), _) => Some((1, object, Some(why.as_str()))),
+            (ObjectState::Waiting(why), _) => Some((2, object, Some(why.as_str()))),
+            (ObjectState::Applied, Health::Progressing | Health::Missing) => {
+                Some((3, object, object.message.as_deref()))
+            }
+            _ => None,
+        })
+        .collect();
+    troubled.sort_by_key(|(rank, ..)| *rank);
+    let problems = troubled
+        .into_iter()
+        .take(PROBLEMS)
+        .map(|(_, object, why)| v1::ObjectProblem {
+            object: object.id.to_string(),
+            message: why.map_or_else(|| object.health.to_string(), str::to_owned),
+        });
+    let late = bundle.drifts.len().saturating_sub(DRIFTS);
+    let drifts = bundle.drifts[late..].iter().map(|drift| v1::DriftEvent {
+        at: i64::try_from(drift.at).unwrap_or(i64::MAX),
+        object: drift.id.to_string(),
+        difference: drift.difference.clone(),
+        corrected: drift.corrected,
+        recreated: drift.recreated,
+    });
+    v1::AppReport {
+        app: bundle.app.to_string(),
+        hash: bundle.hash.0.to_vec(),
+        phase: phase.into(),
+        objects: number(counts.total),
+        applied: number(counts.applied),
+        health: bundle.health.to_string(),
+        problems: problems.collect(),
+        gone: false,
+        holds: Vec::new(),
+        drifted: number(counts.drifted),
+        drifts: drifts.collect(),
+        leaving: 0,
+        stuck: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_apply::{Counts, DriftEvent, Leftover};
+    use muster_model::{
+        bundle::{Gvk, ObjectRef},
+        ids::{ContentHash, Role},
+    };
+
+    use super::*;
+
+    fn id(name: &str) -> ObjectRef {
+        ObjectRef {
+            gvk: Gvk::from_api_version("v1", "ConfigMap"),
+            namespace: Some("wiki".to_owned()),
+            name: name.to_owned(),
+        }
+    }
+
+    fn drift(at: u64) -> DriftEvent {
+        DriftEvent {
+            at,
+            id: id("b"),
+            difference: "/data/size: 2, not 1".to_owned(),
+            corrected: false,
+            recreated: false,
+        }
+    }
+
+    #[test]
+    fn what_waits_for_a_person_is_in_the_report_of_its_app() {
+        let object = |name: &str, object_state| ObservedObject {
+            id: Arc::new(id(name)),
+            uid: None,
+            state: object_state,
+            health: Health::Healthy,
+            message: None,
+            has_pods: false,
+        };
+        let left = ObjectState::Drifted("/data/size".to_owned());
+        let bundle = ObservedBundle {
+            app: "wiki".parse().unwrap(),
+            role: Role::Active,
+            hash: ContentHash::of(b"wiki"),
+            objects: vec![object("a", ObjectState::Applied), object("b", left)],
+            counts: Counts {
+                total: 2,
+                applied: 1,
+                drifted: 1,
+                healthy: 2,
+                ..Counts::default()
+            },
+            health: Health::Healthy,
+            drifts: (0..12).map(drift).collect(),
+        };
+        let hold = |app: &str, objects: usize| Hold {
+            app: app.parse().unwrap(),
+            set: ContentHash::of(app.as_bytes()),
+            recreate: false,
+            reason: "too many".to_owned(),
+            objects: (0..objects).map(|n| id(&n.to_string())).collect(),
+        };
+        let left_over = |state| Leftover {
+            id: id("old"),
+            app: "wiki".parse().unwrap(),
+            state,
+            message: "it stays".to_owned(),
+        };
+        let observed = Observed {
+            settled: true,
+            cluster_scoped: vec!["Issuer.x.example".to_owned()],
+            bundles: vec![Arc::new(bundle)],
+            holds: vec![hold("wiki", 2), hold("gone", 60)],
+            leftovers: [
+                LeftoverState::Approval,
+                LeftoverState::Deleting,
+                LeftoverState::Refused,
+            ]
+            .map(left_over)
+            .into(),
+            ..Observed::default()
+        };
+        let mut summary = Summary::default();
+        let level = summary.level(&observed);
+        let names = |count: usize| (0..count).map(|n| format!("ConfigMap wiki/{n}")).collect();
+        let waiting = |app: &str, named: usize, count| v1::Hold {
+            set: ContentHash::of(app.as_bytes()).0.to_vec(),
+            reason: "too many".to_owned(),
+            objects: names(named),
+            count,
+            recreate: false,
+        };
+        let wiki = v1::AppReport {
+            app: "wiki".to_owned(),
+            hash: ContentHash::of(b"wiki").0.to_vec(),
+            phase: v1::Phase::Applied.into(),
+            objects: 2,
+            applied: 1,
+            health: "Healthy".to_owned(),
+            problems: [
+                ("b", "/data/size"),
+                ("old", "it stays"),
+                ("old", "it stays"),
+            ]
+            .map(|(name, message)| v1::ObjectProblem {
+                object: format!("ConfigMap wiki/{name}"),
+                message: message.to_owned(),
+            })
+            .into(),
+            gone: false,
+            holds: vec![waiting("wiki", 2, 2)],
+            drifted: 1,
+            drifts: (2..12)
+                .map(|at| v1::DriftEvent {
+                    at,
+                    object: "ConfigMap wiki/b".to_owned(),
+                    difference: "/data/size: 2, not 1".to_owned(),
+                    corrected: false,
+                    recreated: false,
+                })
+                .collect(),
+            leaving: 1,
+            stuck: 1,
+        };
+        let gone = v1::AppReport {
+            app: "gone".to_owned(),
+            phase: v1::Phase::Received.into(),
+            health: "Progressing".to_owned(),
+            holds: vec![waiting("gone", 60, 60)],
+            ..v1::AppReport::default()
+        };
+        let apps = [
+            ("gone".to_owned(), Arc::new(gone)),
+            ("wiki".to_owned(), Arc::new(wiki)),
+        ];
+        let expected = Level {
+            settled: true,
+            cluster_scoped: vec!["Issuer.x.example".to_owned()],
+            apps: apps.into(),
+            ..Level::default()
+        };
+        assert_eq!(level, expected);
+        // What was added to a report is not added again to the one that is kept.
+        assert_eq!(summary.level(&observed), expected);
+    }
+}

@@ -1,0 +1,196 @@
+//! A digest of the fields that Muster owns on a live object. Whoever changes one of them to another
+//! value takes it away in `metadata.managedFields`, so a digest that is still the same says that no
+//! field has drifted, without reading the object.
+
+use std::fmt;
+
+use muster_plan::{fields::MANAGER, people::is_persons};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+
+/// The sum over all fields of a hash of each with its path: it does not depend on their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct FieldsDigest(u128);
+
+impl FieldsDigest {
+    fn node(key: &str, below: u128) -> u128 {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&below.to_le_bytes());
+        hasher.update(key.as_bytes());
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        u128::from_le_bytes(bytes)
+    }
+}
+
+impl Serialize for FieldsDigest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&format!("{:x}", self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for FieldsDigest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'_, str>>::deserialize(deserializer)?;
+        let number = u128::from_str_radix(&text, 16).map_err(serde::de::Error::custom)?;
+        Ok(Self(number))
+    }
+}
+
+/// What is read of `metadata.managedFields`, while the rest of it is skipped.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Managers {
+    /// Muster's own fields; `None` where it has none.
+    pub(crate) own: Option<FieldsDigest>,
+    /// The other managers of the object itself, by name.
+    pub(crate) others: Vec<String>,
+    /// The fields of people's tools, with who has them; `None` where they have none.
+    pub(crate) people: Option<FieldsDigest>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Entry {
+    manager: String,
+    operation: String,
+    subresource: String,
+    fields_v1: Tree,
+}
+
+impl<'de> Deserialize<'de> for Managers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List;
+        impl<'de> Visitor<'de> for List {
+            type Value = Managers;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of field managers")
+            }
+            fn visit_unit<E>(self) -> Result<Managers, E> {
+                Ok(Managers::default())
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Managers, A::Error> {
+                let mut managers = Managers::default();
+                while let Some(entry) = list.next_element::<Entry>()? {
+                    if !entry.subresource.is_empty() {
+                        continue;
+                    }
+                    if entry.manager == MANAGER && entry.operation == "Apply" {
+                        managers.own = Some(FieldsDigest(entry.fields_v1.0));
+                        continue;
+                    }
+                    if is_persons(&entry.manager) {
+                        let theirs = FieldsDigest::node(&entry.manager, entry.fields_v1.0);
+                        let sum = managers.people.unwrap_or_default().0;
+                        managers.people = Some(FieldsDigest(sum.wrapping_add(theirs)));
+                    }
+                    managers.others.push(entry.manager);
+                }
+                Ok(managers)
+            }
+        }
+        deserializer.deserialize_any(List)
+    }
+}
+
+/// A tree of fields, hashed while it is read.
+#[derive(Default)]
+struct Tree(u128);
+
+impl<'de> Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Node;
+        impl<'de> Visitor<'de> for Node {
+            type Value = Tree;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a tree of fields")
+            }
+            fn visit_unit<E>(self) -> Result<Tree, E> {
+                Ok(Tree(0))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Tree, A::Error> {
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Tree(0))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tree, A::Error> {
+                let mut sum = 0_u128;
+                while let Some(key) = map.next_key::<std::borrow::Cow<'_, str>>()? {
+                    let below = map.next_value::<Tree>()?.0;
+                    sum = sum.wrapping_add(FieldsDigest::node(&key, below));
+                }
+                Ok(Tree(sum))
+            }
+        }
+        deserializer.deserialize_any(Node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(text: &str) -> Option<FieldsDigest> {
+        serde_json::from_str::<Managers>(text).unwrap().own
+    }
+
+    #[test]
+    fn equal_fields_have_one_digest_whatever_their_order() {
+        let entry = |fields: &str| {
+            format!(
+                r#"[{{"fieldsV1":{fields},"manager":"muster","operation":"Apply","time":"x"}},{{"manager":"k","operation":"Update","fieldsV1":{{}}}}]"#
+            )
+        };
+        let one = read(&entry(r#"{"f:spec":{"f:a":{},"f:b":{"f:c":{}}}}"#));
+        assert!(one.is_some());
+        assert_eq!(
+            one,
+            read(&entry(r#"{"f:spec":{"f:b":{"f:c":{}},"f:a":{}}}"#))
+        );
+        for other in [
+            r#"{"f:spec":{"f:a":{},"f:b":{}}}"#,
+            r#"{"f:spec":{"f:a":{},"f:b":{},"f:c":{}}}"#,
+            r#"{"f:spec":{"f:b":{"f:c":{},"f:a":{}}}}"#,
+        ] {
+            assert_ne!(one, read(&entry(other)), "{other}");
+        }
+        let text = serde_json::to_string(&one).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Option<FieldsDigest>>(&text).unwrap(),
+            one
+        );
+    }
+
+    #[test]
+    fn entries_of_subresources_and_others_are_not_ours() {
+        let entries = json!([
+            {"manager": "muster", "operation": "Apply", "subresource": "status", "fieldsV1": {"f:a": {}}},
+            {"manager": "muster", "operation": "Update", "fieldsV1": {"f:a": {}}},
+            {"manager": "controller", "operation": "Update"},
+            {"manager": "kubectl", "operation": "Update", "subresource": "scale"},
+        ]);
+        let managers: Managers = serde_json::from_value(entries).unwrap();
+        let others = vec!["muster".to_owned(), "controller".to_owned()];
+        assert_eq!(
+            managers,
+            Managers {
+                others,
+                ..Managers::default()
+            }
+        );
+    }
+
+    #[test]
+    fn what_people_have_is_told_from_what_they_had() {
+        let of = |manager: &str, fields: serde_json::Value| {
+            let entries = json!([{"manager": manager, "operation": "Update", "fieldsV1": fields}]);
+            serde_json::from_value::<Managers>(entries).unwrap().people
+        };
+        let edited = of("kubectl-edit", json!({"f:a": {}}));
+        assert!(edited.is_some());
+        assert_ne!(edited, of("kubectl-edit", json!({"f:a": {}, "f:b": {}})));
+        assert_ne!(edited, of("kubectl-patch", json!({"f:a": {}})));
+    }
+}

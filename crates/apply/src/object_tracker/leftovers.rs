@@ -1,0 +1,64 @@
+//! Objects that are no longer in Git: leaving, or pending approval.
+
+use std::collections::{BTreeMap, HashSet};
+
+use muster_model::bundle::ObjectRef;
+
+use super::ObjectTracker;
+use crate::{
+    inventory::Identity,
+    observed::{Hold, Leftover, LeftoverState},
+};
+
+impl ObjectTracker {
+    /// Says what is not wanted and not gone.
+    pub(crate) fn set_leftovers(&self, leftovers: BTreeMap<Identity, Leftover>) {
+        let mut state = self.state();
+        if state.leftovers != leftovers {
+            state.leftovers = leftovers;
+            drop(state);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Says what is not wanted, where nothing is known of it yet, and forgets what is wanted again.
+    pub(crate) fn expect_leftovers(
+        &self,
+        leaving: BTreeMap<Identity, Leftover>,
+        desired: &HashSet<&Identity>,
+    ) {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let before = state.leftovers.len();
+        state.leftovers.retain(|key, _| !desired.contains(key));
+        let held: HashSet<&ObjectRef> = state.holds.iter().flat_map(|hold| &hold.objects).collect();
+        let mut changed = state.leftovers.len() != before;
+        for (key, leftover) in leaving {
+            if !held.contains(&leftover.id) && !state.leftovers.contains_key(&key) {
+                state.leftovers.insert(key, leftover);
+                changed = true;
+            }
+        }
+        drop(guard);
+        if changed {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Says what is not wanted and waits for an approval.
+    pub(crate) fn set_pending_approvals(&self, holds: Vec<Hold>) {
+        let mut state = self.state();
+        if state.holds != holds {
+            state.holds = holds;
+            drop(state);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Whether something that is no longer wanted waits for something else.
+    pub(crate) fn waits_for_replacements(&self) -> bool {
+        let state = self.state();
+        let mut all = state.leftovers.values();
+        all.any(|leftover| leftover.state == LeftoverState::Waiting)
+    }
+}

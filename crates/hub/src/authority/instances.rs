@@ -1,0 +1,221 @@
+//! Agent instances: renewal of their certificates, admission and removal.
+
+use muster_model::ids::{ClusterName, InstanceId};
+use muster_pki::{Certified, Identity};
+use muster_store::{CommitError, Expected, Store, Txn};
+
+use super::{Authority, Granted, error::AuthorityError};
+use crate::{
+    approvals,
+    removals::Names,
+    store_schema::{self, Grant, InstanceRecord, RecordError, audited},
+};
+
+impl Authority {
+    /// Grants a new certificate to an instance that shows this one, as often as its answers are lost. Once
+    /// another has been shown that came of it, its key is in two places, and both are held.
+    pub(crate) async fn renew(
+        &self,
+        cluster: &ClusterName,
+        instance: &InstanceId,
+        serial: &str,
+        csr: &str,
+    ) -> Result<Granted, AuthorityError> {
+        let (mut record, revision) = admitted(self.store.as_ref(), cluster, instance).await?;
+        record.show(serial);
+        if !record.is_shown(serial) {
+            let why = format!(
+                "the certificate of cluster {cluster} was renewed twice: its key is in two places. Find out where; \
+                 then `muster cluster remove {cluster}`, and let it join again with a new token"
+            );
+            record.held = Some(why.clone());
+            let txn = changed(cluster, instance, &record, revision);
+            let who = format!("agent of cluster {cluster}");
+            self.store
+                .commit(audited(txn, &who, format!("held: {why}")))
+                .await?;
+            return Err(AuthorityError::Held(why));
+        }
+        let (granted, grant) = self.grant(cluster, instance, csr)?;
+        record.grant(grant);
+        let txn = changed(cluster, instance, &record, revision);
+        self.store.commit(txn).await?;
+        Ok(granted)
+    }
+
+    /// Whether an instance is still one of the fleet, and notes that it has shown this certificate. The answer is
+    /// the version of the CAs that it knows.
+    pub(crate) async fn admit_shown(
+        &self,
+        cluster: &ClusterName,
+        instance: &InstanceId,
+        serial: &str,
+    ) -> Result<u64, AuthorityError> {
+        let (mut record, revision) = admitted(self.store.as_ref(), cluster, instance).await?;
+        if !record.show(serial) {
+            return Ok(record.trust);
+        }
+        let txn = changed(cluster, instance, &record, revision);
+        match self.store.commit(txn).await {
+            // Somebody else noted it, or renewed it just now.
+            Ok(_) | Err(CommitError::Conflict { .. }) => Ok(record.trust),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) fn grant(
+        &self,
+        cluster: &ClusterName,
+        instance: &InstanceId,
+        csr: &str,
+    ) -> Result<(Granted, Grant), AuthorityError> {
+        let identity = Identity::Agent {
+            cluster: cluster.clone(),
+            instance: instance.clone(),
+        };
+        let now = muster_pki::clock::now();
+        let cas = self.cas();
+        let certificate = cas.signer().sign(csr, &identity, self.lifetime, now)?;
+        let grant = Grant {
+            serial: Certified::of_pem(&certificate)?.serial,
+            trust: cas.version(),
+        };
+        let granted = Granted {
+            certificate,
+            trust: cas.trust.to_pem(),
+            cluster: cluster.clone(),
+            instance: instance.clone(),
+        };
+        Ok((granted, grant))
+    }
+
+    /// The transaction in which every instance of a cluster is revoked, and those that it revokes. It holds only
+    /// where no other enrolment or removal of that cluster comes between.
+    pub(super) async fn revoke(
+        &self,
+        txn: Txn,
+        cluster: &ClusterName,
+    ) -> Result<(Txn, Vec<InstanceId>), AuthorityError> {
+        let key = format!("{}{cluster}", store_schema::MEMBERSHIP);
+        let mut txn = store_schema::turn(self.store.as_ref(), txn, key).await?;
+        let mut revoked = Vec::new();
+        let prefix = format!("{}{cluster}/", store_schema::INSTANCE);
+        for (key, versioned) in self.store.range(&prefix).await.map_err(RecordError::from)? {
+            let mut record: InstanceRecord = store_schema::decode(&key, &versioned)?;
+            if !record.revoked {
+                record.revoked = true;
+                revoked.extend(key[prefix.len()..].parse::<InstanceId>());
+                txn = txn.put(key, store_schema::encode(&record));
+            }
+        }
+        Ok((txn, revoked))
+    }
+
+    /// Every instance that was not removed, by cluster, with its record.
+    pub(crate) async fn joined(
+        &self,
+    ) -> Result<Vec<(ClusterName, InstanceId, InstanceRecord)>, AuthorityError> {
+        let mut joined = Vec::new();
+        for (key, versioned) in self
+            .store
+            .range(store_schema::INSTANCE)
+            .await
+            .map_err(RecordError::from)?
+        {
+            let record: InstanceRecord = store_schema::decode(&key, &versioned)?;
+            let (cluster, instance) = key[store_schema::INSTANCE.len()..]
+                .split_once('/')
+                .unwrap_or_default();
+            if let (false, Ok(cluster), Ok(instance)) =
+                (record.revoked, cluster.parse(), instance.parse())
+            {
+                joined.push((cluster, instance, record));
+            }
+        }
+        Ok(joined)
+    }
+
+    /// Revokes every instance of a cluster. Says how many there were.
+    pub(crate) async fn remove(
+        &self,
+        cluster: &ClusterName,
+        who: &str,
+    ) -> Result<u32, AuthorityError> {
+        loop {
+            match self.try_remove(cluster, who).await {
+                // An agent enrolled just now.
+                Err(AuthorityError::Commit(CommitError::Conflict { .. })) => {}
+                removed => return removed,
+            }
+        }
+    }
+
+    pub(super) async fn try_remove(
+        &self,
+        cluster: &ClusterName,
+        who: &str,
+    ) -> Result<u32, AuthorityError> {
+        let (mut txn, revoked) = self.revoke(Txn::new(), cluster).await?;
+        for (key, record) in self.join_tokens().await? {
+            if record.cluster == *cluster {
+                txn = txn.delete(key);
+            }
+        }
+        txn = txn.delete(format!("{}{cluster}", store_schema::OBSERVED));
+        let txn = approvals::void(self.store.as_ref(), txn, Some(cluster)).await?;
+        let instances = revoked
+            .iter()
+            .map(|instance| (cluster.clone(), instance.clone()));
+        self.removed.add(Names {
+            instances: instances.collect(),
+            ..Names::default()
+        })?;
+        self.store
+            .commit(audited(txn, who, format!("cluster {cluster} removed")))
+            .await?;
+        Ok(u32::try_from(revoked.len()).unwrap_or(u32::MAX))
+    }
+}
+
+/// Whether an instance is still one of the fleet.
+pub(crate) async fn admit(
+    store: &dyn Store,
+    cluster: &ClusterName,
+    instance: &InstanceId,
+) -> Result<(), AuthorityError> {
+    admitted(store, cluster, instance).await.map(drop)
+}
+
+/// The record of an instance that is still one of the fleet, with its revision.
+pub(super) async fn admitted(
+    store: &dyn Store,
+    cluster: &ClusterName,
+    instance: &InstanceId,
+) -> Result<(InstanceRecord, u64), AuthorityError> {
+    let key = store_schema::instance_key(cluster, instance);
+    match store_schema::read::<InstanceRecord>(store, &key).await? {
+        Some((
+            InstanceRecord {
+                held: Some(why),
+                revoked: false,
+                ..
+            },
+            _,
+        )) => Err(AuthorityError::Held(why)),
+        Some((record, revision)) if !record.revoked => Ok((record, revision)),
+        Some(_) | None => Err(AuthorityError::Revoked(cluster.clone())),
+    }
+}
+
+/// The transaction that changes an instance's record, where nobody else has.
+pub(super) fn changed(
+    cluster: &ClusterName,
+    instance: &InstanceId,
+    record: &InstanceRecord,
+    revision: u64,
+) -> Txn {
+    let key = store_schema::instance_key(cluster, instance);
+    Txn::new()
+        .when(key.clone(), Expected::Revision(revision))
+        .put(key, store_schema::encode(record))
+}

@@ -1,0 +1,218 @@
+//! Which bundles a cluster should run: of every app the newest good one, or what it last was.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use muster_model::{
+    bundle::Conflict,
+    ids::{AppName, ClusterName, ContentHash},
+    policy::PruneOrders,
+    problem::Problem,
+    scopes::Scopes,
+};
+use muster_plan::compose::{Offer, compose, problems_of};
+use muster_render::{RenderedBundle, conflicts, scopes};
+use muster_worker::{Facts, Outcome};
+
+use crate::{
+    desired_state::{DesiredState, EPOCH, content_of},
+    store_schema::ListedBundle,
+};
+
+/// Bundles by hash.
+pub(crate) type Bundles = HashMap<ContentHash, Arc<RenderedBundle>>;
+
+/// A bundle as it is compared and chosen.
+#[derive(Debug, Clone)]
+pub(crate) struct Candidate {
+    pub(crate) listed: ListedBundle,
+    pub(crate) rendered: Arc<RenderedBundle>,
+}
+
+impl PartialEq for Candidate {
+    fn eq(&self, other: &Self) -> bool {
+        self.listed == other.listed
+    }
+}
+
+/// A bundle in force as a candidate; the new one itself where they are the same.
+fn in_force(known: &Bundles, listed: &ListedBundle, new: Option<&Candidate>) -> Option<Candidate> {
+    if let Some(new) = new.filter(|new| new.listed == *listed) {
+        return Some(new.clone());
+    }
+    let rendered = known.get(&listed.hash)?;
+    Some(Candidate {
+        listed: listed.clone(),
+        rendered: Arc::clone(rendered),
+    })
+}
+
+/// For every cluster the bundles that it should run, the problems that this choice met, and the apps
+/// that wait somewhere because of them.
+pub(crate) struct Selection {
+    pub(crate) chosen: BTreeMap<ClusterName, BTreeMap<AppName, Candidate>>,
+    pub(crate) problems: Vec<Problem>,
+    pub(crate) held: BTreeSet<AppName>,
+}
+
+/// Which app may take which older name's place. What still stands in the repository gives nothing up.
+fn renamed<'a>(facts: &Facts, outcome: &'a Outcome) -> BTreeMap<&'a AppName, &'a AppName> {
+    let mut taken = HashSet::new();
+    let gone = |old: &AppName| !facts.apps.contains_key(old) && !outcome.broken.contains(old);
+    let claims = outcome.formerly.iter();
+    claims
+        .filter(|(_, old)| gone(old) && taken.insert(*old))
+        .collect()
+}
+
+/// The apps whose newest bundle was not chosen.
+fn apps_at_older_bundle(
+    offers: &BTreeMap<AppName, Offer<Candidate>>,
+    chosen: &BTreeMap<AppName, Candidate>,
+) -> Vec<AppName> {
+    let waits = |(app, offer): (&AppName, &Offer<Candidate>)| {
+        let waits = offer.new.is_some() && offer.new.as_ref() != chosen.get(app);
+        waits.then(|| app.clone())
+    };
+    offers.iter().filter_map(waits).collect()
+}
+
+/// Names a set of bundles under what is known of kinds, so that one in which no object stands twice is not
+/// looked at again.
+fn verified_as(listed: &[ListedBundle], scopes: &Scopes) -> ContentHash {
+    let mut content = content_of(EPOCH.0, &PruneOrders::default(), listed)
+        .0
+        .to_vec();
+    for kind in scopes.iter() {
+        content.push(0);
+        content.extend_from_slice(kind.as_bytes());
+    }
+    ContentHash::of(&content)
+}
+
+/// Chooses for every cluster. `known` are the bundles in force, `verified` the sets in which no object
+/// stands twice, `seen` the kinds outside namespaces that each cluster's agent has told of.
+pub(crate) fn select_bundles(
+    facts: &Facts,
+    outcome: &Outcome,
+    before: &BTreeMap<ClusterName, Arc<DesiredState>>,
+    known: &Bundles,
+    verified: &mut HashSet<ContentHash>,
+    seen: impl Fn(&ClusterName) -> Vec<String>,
+) -> Selection {
+    let mut met = BTreeMap::new();
+    let rendered = outcome.bundles.values().flat_map(BTreeMap::values);
+    let defined = scopes(rendered.chain(known.values()));
+    let mut held = BTreeSet::new();
+    let mut all = BTreeMap::new();
+    let mut used = HashSet::new();
+    let broken: HashSet<&AppName> = outcome.held().collect();
+    let renamed = renamed(facts, outcome);
+    let renamed_to: HashMap<&AppName, &AppName> =
+        renamed.iter().map(|(new, old)| (*old, *new)).collect();
+    for cluster in facts.clusters.keys() {
+        let last: HashMap<&AppName, &ListedBundle> = before
+            .get(cluster)
+            .map(|desired| {
+                desired
+                    .bundles
+                    .iter()
+                    .map(|listed| (&listed.app, listed))
+                    .collect()
+            })
+            .unwrap_or_default();
+        let mut offers: BTreeMap<AppName, Offer<Candidate>> = BTreeMap::new();
+        for (app, places) in &outcome.bundles {
+            let (Some(rendered), Some(role)) = (
+                places.get(cluster),
+                outcome.roles.get(app).and_then(|roles| roles.get(cluster)),
+            ) else {
+                continue;
+            };
+            let listed = ListedBundle {
+                app: app.clone(),
+                role: *role,
+                hash: rendered.hash,
+            };
+            let new = Candidate {
+                listed,
+                rendered: Arc::clone(rendered),
+            };
+            // What ran under the older name is what the app last was.
+            let older = || last.get(renamed.get(app)?);
+            let last = last.get(app).or_else(older);
+            let last = last.and_then(|last| in_force(known, last, Some(&new)));
+            offers.insert(
+                app.clone(),
+                Offer {
+                    new: Some(new),
+                    last,
+                },
+            );
+        }
+        let stays = |app: &AppName| broken.contains(renamed_to.get(app).copied().unwrap_or(app));
+        for (app, listed) in last.iter().filter(|(app, _)| stays(app)) {
+            let last = in_force(known, listed, None);
+            offers
+                .entry(AppName::clone(app))
+                .or_insert(Offer { new: None, last });
+        }
+        // Two apps that become one: unless the one takes over now, the other stays too.
+        let mut merged: Vec<(&AppName, &AppName, Option<Candidate>)> = renamed
+            .iter()
+            .filter(|(new, _)| last.contains_key(*new))
+            .filter_map(|(new, old)| Some((*new, *old, in_force(known, last.get(old)?, None))))
+            .collect();
+        let mut scopes = defined.clone();
+        scopes.extend(seen(cluster));
+        let mut verify = |chosen: &BTreeMap<AppName, Candidate>| {
+            let listed: Vec<ListedBundle> = chosen.values().map(|c| c.listed.clone()).collect();
+            let set = verified_as(&listed, &scopes);
+            if !verified.contains(&set) {
+                let bundles = chosen.values().map(|candidate| &candidate.rendered);
+                let found = conflicts(bundles, &scopes);
+                if !found.is_empty() {
+                    return found;
+                }
+                verified.insert(set);
+            }
+            used.insert(set);
+            Vec::new()
+        };
+        let holds = |candidate: &Candidate, conflict: &Conflict| {
+            candidate.rendered.holds(conflict, &scopes)
+        };
+        let mut composed = compose(&offers, &mut verify, holds);
+        merged.retain(|(new, ..)| {
+            let offered = offers.get(*new).and_then(|offer| offer.new.as_ref());
+            offered.is_some() && offered != composed.chosen.get(*new)
+        });
+        let mut waits = apps_at_older_bundle(&offers, &composed.chosen);
+        if !merged.is_empty() {
+            // What waits goes on waiting, and claims nothing meanwhile.
+            for name in &waits {
+                if let Some(offer) = offers.get_mut(name) {
+                    offer.new = None;
+                }
+            }
+            let older = merged.into_iter();
+            offers.extend(older.map(|(_, old, last)| (old.clone(), Offer { new: None, last })));
+            let mut conflicts = composed.conflicts;
+            composed = compose(&offers, &mut verify, holds);
+            waits.extend(apps_at_older_bundle(&offers, &composed.chosen));
+            conflicts.append(&mut composed.conflicts);
+            composed.conflicts = conflicts;
+        }
+        met.insert(cluster.clone(), composed.conflicts);
+        held.extend(waits);
+        all.insert(cluster.clone(), composed.chosen);
+    }
+    *verified = used;
+    Selection {
+        chosen: all,
+        problems: problems_of(&met),
+        held,
+    }
+}

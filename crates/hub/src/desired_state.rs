@@ -1,0 +1,188 @@
+//! What every cluster should run, as sessions read it and the store keeps it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use muster_model::{
+    ids::{ClusterName, ContentHash, Epoch, Generation},
+    policy::PruneOrders,
+};
+use muster_plan::delivery::{Numbered, number_for};
+use muster_store::Store;
+
+use crate::{
+    store_schema::{self, DesiredRecord, InForce, ListedBundle, RecordError},
+    unconfirmed::{NOTHING, Unconfirmed},
+};
+
+/// The fleet's epoch until roles can move.
+pub(crate) const EPOCH: Epoch = Epoch(1);
+
+/// What one cluster should run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DesiredState {
+    pub(crate) number: Numbered,
+    /// The first of the generations up to this one that differ from it by approvals alone.
+    pub(crate) since: Generation,
+    pub(crate) commit: String,
+    pub(crate) epoch: u64,
+    pub(crate) prune: PruneOrders,
+    /// Clusters with equal content share it.
+    pub(crate) bundles: Arc<[ListedBundle]>,
+}
+
+/// The whole fleet at one commit.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FleetState {
+    /// Whether this process has worked on a commit that was good as a whole. Before that it delivers nothing: what
+    /// the store has may be older than what the clusters run.
+    pub(crate) current: bool,
+    /// Why the newest commit is not in force, for as long as that is the hub's own fault and not the commit's.
+    pub(crate) failed: Option<String>,
+    pub(crate) unconfirmed: Arc<Unconfirmed>,
+    pub(crate) in_force: Arc<InForce>,
+    pub(crate) desired: BTreeMap<ClusterName, Arc<DesiredState>>,
+}
+
+/// The hash of what a generation says.
+pub(crate) fn content_of(epoch: u64, prune: &PruneOrders, bundles: &[ListedBundle]) -> ContentHash {
+    let entries = bundles
+        .iter()
+        .map(|b| (b.app.as_str(), b.role.as_str(), b.hash.0.as_slice()));
+    muster_proto::content_hash(epoch, prune, entries)
+}
+
+impl DesiredState {
+    pub(crate) fn record(&self) -> DesiredRecord {
+        DesiredRecord {
+            generation: self.number.generation,
+            content: self.number.content,
+            commit: self.commit.clone(),
+            epoch: self.epoch,
+            prune: self.prune.clone(),
+        }
+    }
+
+    /// The same under a number that an agent can take which has this in force. The store that this came
+    /// from is older than the agent, so its approvals are void, and nothing may be deleted unasked.
+    pub(crate) fn renumbered(&self, in_force: Option<Numbered>) -> Self {
+        let prune = PruneOrders {
+            budget: NOTHING,
+            unknown: self.prune.unknown.clone(),
+            ..PruneOrders::default()
+        };
+        let held = Numbered {
+            generation: self.number.generation,
+            content: content_of(self.epoch, &prune, &self.bundles),
+        };
+        let number = number_for(held, in_force);
+        Self {
+            number,
+            since: number.generation,
+            commit: self.commit.clone(),
+            epoch: self.epoch,
+            prune,
+            bundles: Arc::clone(&self.bundles),
+        }
+    }
+}
+
+/// The fleet as the store has it: what is in force until the repository has been read.
+pub(crate) async fn load(store: &dyn Store) -> Result<FleetState, RecordError> {
+    let in_force = match store_schema::read::<InForce>(store, store_schema::IN_FORCE).await? {
+        Some((record, _)) => Arc::new(record),
+        None => Arc::default(),
+    };
+    let mut lists: HashMap<ContentHash, Arc<[ListedBundle]>> = HashMap::new();
+    let mut desired = BTreeMap::new();
+    for (key, versioned) in store.range(store_schema::DESIRED).await? {
+        let record: DesiredRecord = store_schema::decode(&key, &versioned)?;
+        let Ok(cluster) = key[store_schema::DESIRED.len()..].parse::<ClusterName>() else {
+            continue;
+        };
+        let bundles = match lists.get(&record.content) {
+            Some(bundles) => Arc::clone(bundles),
+            None => {
+                let key = store_schema::content_key(record.content);
+                let Some((list, _)) = store_schema::read::<Vec<ListedBundle>>(store, &key).await?
+                else {
+                    // A cluster that left the fleet: its content was swept away. If it comes back,
+                    // its number comes from its agent.
+                    tracing::debug!(%cluster, "the content of this cluster is no longer kept");
+                    continue;
+                };
+                let bundles: Arc<[ListedBundle]> = list.into();
+                lists.insert(record.content, Arc::clone(&bundles));
+                bundles
+            }
+        };
+        let number = Numbered {
+            generation: record.generation,
+            content: record.content,
+        };
+        let state = DesiredState {
+            number,
+            since: record.generation,
+            commit: record.commit,
+            epoch: record.epoch,
+            prune: record.prune,
+            bundles,
+        };
+        desired.insert(cluster, Arc::new(state));
+    }
+    let unconfirmed = Arc::new(Unconfirmed::load(store).await?);
+    Ok(FleetState {
+        current: false,
+        failed: None,
+        unconfirmed,
+        in_force,
+        desired,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_model::policy::PruneBudget;
+
+    use super::*;
+
+    #[test]
+    fn another_number_has_no_approvals() {
+        let some = PruneBudget {
+            objects: 3,
+            percent: 4,
+        };
+        let prune = |budget, approved: &[&[u8]]| PruneOrders {
+            budget,
+            approved: approved.iter().map(|set| ContentHash::of(set)).collect(),
+            ..PruneOrders::default()
+        };
+        let desired = |generation, prune: PruneOrders| DesiredState {
+            number: Numbered {
+                generation: Generation(generation),
+                content: content_of(1, &prune, &[]),
+            },
+            since: Generation(generation),
+            commit: "c".to_owned(),
+            epoch: 1,
+            prune,
+            bundles: [].into(),
+        };
+        let held = desired(3, prune(some, &[b"a"]));
+        let elsewhere = Numbered {
+            generation: Generation(7),
+            content: ContentHash::of(b"of a newer store"),
+        };
+        let expected = desired(8, prune(NOTHING, &[]));
+        assert_eq!(held.renumbered(Some(elsewhere)), expected);
+        // The agent may have that very content already.
+        let same = Numbered {
+            generation: Generation(7),
+            content: expected.number.content,
+        };
+        let renumbered = held.renumbered(Some(same)).number;
+        assert!(renumbered.generation >= Generation(7), "{renumbered:?}");
+    }
+}

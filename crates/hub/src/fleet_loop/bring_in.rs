@@ -1,0 +1,261 @@
+//! Chooses what every cluster is to run after a commit, and brings it into force.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
+
+use muster_model::{
+    ids::{AppName, ContentHash},
+    problem::Problem,
+    tree::{Recent, Snapshot},
+};
+use muster_render::RenderedBundle;
+use muster_worker::{Facts, Outcome};
+
+use super::{
+    FleetError, FleetLoop,
+    numbering::{List, Orders},
+};
+use crate::{
+    approvals::{self},
+    blobs::{self},
+    bundle_selection::{Bundles, Selection, select_bundles},
+    desired_state::FleetState,
+    store_schema::{AppRecord, InForce, RecordError, RegionRecord},
+    unconfirmed::Unconfirmed,
+};
+
+/// What is kept from one commit to the next.
+#[derive(Default)]
+pub(super) struct RenderCache {
+    /// Sets of bundles in which no object stands twice, by content.
+    verified: HashSet<ContentHash>,
+    /// The bundles in force: what an app falls back to when its newest can't be had.
+    in_force: Bundles,
+}
+
+/// The apps that commits since the one in force let leave with all that they have; where that is not
+/// among those before it, as after a force-push, the newest commit alone counts.
+pub(super) fn released_apps(snapshot: &Snapshot, in_force: &str) -> BTreeSet<AppName> {
+    let recent = &snapshot.recent;
+    let known = |recent: &Recent| recent.commit.to_string() == in_force;
+    let new = recent.iter().position(known).unwrap_or(1);
+    recent
+        .iter()
+        .take(new)
+        .flat_map(|recent| recent.lets_go.iter().cloned())
+        .collect()
+}
+
+impl FleetLoop {
+    pub(super) async fn bring_in(
+        &self,
+        render_cache: &mut RenderCache,
+        snapshot: &Snapshot,
+        outcome: &Outcome,
+    ) -> Result<(), FleetError> {
+        let _numbering = self.leadership.numbering().await;
+        let approved = approvals::all(self.store.as_ref()).await?;
+        let unconfirmed = Arc::new(Unconfirmed::load(self.store.as_ref()).await?);
+        let before = self.published.borrow().clone();
+        let Some(facts) = &outcome.facts else {
+            // The whole last good snapshot stays in force; only the problems are new, and what people
+            // order meanwhile.
+            let lists = before.desired.iter().map(|(cluster, desired)| {
+                let list = List {
+                    budget: unconfirmed.budget(cluster, desired.prune.budget),
+                    unknown: desired.prune.unknown.clone(),
+                    bundles: desired.bundles.to_vec(),
+                };
+                (cluster.clone(), list)
+            });
+            let commit = &before.in_force.commit;
+            let none = |_: &AppName| false;
+            let numbers = BTreeMap::new();
+            let orders = Orders {
+                approved: &approved,
+                unconfirmed: &unconfirmed,
+                numbers: &numbers,
+            };
+            let desired = if before.current {
+                self.number(lists.collect(), &orders, &before, none, commit)
+            } else {
+                // It may be older than what the clusters run.
+                before.desired.clone()
+            };
+            let mut state = FleetState {
+                current: before.current,
+                failed: None,
+                unconfirmed,
+                in_force: Arc::clone(&before.in_force),
+                desired,
+            };
+            if state.desired != before.desired {
+                self.write(&before, &state, &BTreeMap::new(), &approved)
+                    .await?;
+            }
+            let mut in_force = InForce::clone(&before.in_force);
+            in_force.problems.clone_from(&outcome.problems);
+            state.in_force = Arc::new(in_force);
+            self.publish(state);
+            return Ok(());
+        };
+        self.recall(render_cache, outcome, &before).await?;
+        let Selection {
+            chosen,
+            mut problems,
+            held,
+        } = select_bundles(
+            facts,
+            outcome,
+            &before.desired,
+            &render_cache.in_force,
+            &mut render_cache.verified,
+            |cluster| {
+                self.observed
+                    .get(cluster)
+                    .map_or_else(Vec::new, |level| level.cluster_scoped)
+            },
+        );
+        problems.extend(outcome.problems.iter().cloned());
+        problems.sort();
+        problems.dedup();
+        let in_force = Arc::new(describe(facts, outcome, snapshot, problems, &held));
+        let budget = facts.prune;
+        let lists = chosen.iter().map(|(cluster, bundles)| {
+            let is_unconfirmed = unconfirmed.is(cluster);
+            let level = self.observed.get(cluster);
+            let there = |app: &&AppName| {
+                let level = level.as_ref();
+                is_unconfirmed || level.is_some_and(|level| level.apps.contains_key(app.as_str()))
+            };
+            let unknown = outcome
+                .held()
+                .filter(|app| !bundles.contains_key(*app))
+                .filter(there);
+            let list = List {
+                budget: unconfirmed.budget(cluster, budget),
+                unknown: unknown.cloned().collect(),
+                bundles: bundles.values().map(|c| c.listed.clone()).collect(),
+            };
+            (cluster.clone(), list)
+        });
+        let said = released_apps(snapshot, &before.in_force.commit);
+        let apps = &facts.apps;
+        let meant = |app: &AppName| said.contains(app) || apps.contains_key(app);
+        let commit = &in_force.commit;
+        let numbers = self.numbers(facts, &before).await?;
+        let orders = Orders {
+            approved: &approved,
+            unconfirmed: &unconfirmed,
+            numbers: &numbers,
+        };
+        let desired = self.number(lists.collect(), &orders, &before, meant, commit);
+        let state = FleetState {
+            current: true,
+            failed: None,
+            unconfirmed,
+            in_force,
+            desired,
+        };
+        if state.in_force != before.in_force || state.desired != before.desired {
+            self.write(&before, &state, &chosen, &approved).await?;
+        }
+        let bundles = chosen.values().flat_map(BTreeMap::values);
+        render_cache.in_force = bundles
+            .map(|c| (c.listed.hash, Arc::clone(&c.rendered)))
+            .collect();
+        self.publish(state);
+        Ok(())
+    }
+
+    /// Brings every bundle in force that is not rendered anew to hand, from the store after a restart.
+    pub(super) async fn recall(
+        &self,
+        render_cache: &mut RenderCache,
+        outcome: &Outcome,
+        before: &FleetState,
+    ) -> Result<(), FleetError> {
+        let rendered = outcome.bundles.values().flat_map(BTreeMap::values);
+        let rendered: HashSet<ContentHash> = rendered.map(|bundle| bundle.hash).collect();
+        for listed in before
+            .desired
+            .values()
+            .flat_map(|desired| desired.bundles.iter())
+        {
+            if rendered.contains(&listed.hash) || render_cache.in_force.contains_key(&listed.hash) {
+                continue;
+            }
+            let Some(packed) = self
+                .blobs
+                .get(listed.hash)
+                .await
+                .map_err(RecordError::from)?
+            else {
+                let (app, hash) = (listed.app.clone(), listed.hash);
+                return Err(FleetError::Lost { app, hash });
+            };
+            let bytes = blobs::decompress(&packed).map_err(FleetError::Blob)?;
+            let bundle = RenderedBundle::from_encoded(bytes)
+                .map_err(|error| FleetError::Blob(std::io::Error::other(error)))?;
+            render_cache.in_force.insert(listed.hash, Arc::new(bundle));
+        }
+        Ok(())
+    }
+
+    pub(super) fn publish(&self, state: FleetState) {
+        self.published.send_replace(Arc::new(state));
+    }
+}
+
+pub(super) fn describe(
+    facts: &Facts,
+    outcome: &Outcome,
+    snapshot: &Snapshot,
+    problems: Vec<Problem>,
+    held: &BTreeSet<AppName>,
+) -> InForce {
+    let regions = facts.regions.iter().map(|(name, region)| RegionRecord {
+        name: name.to_string(),
+        continent: region.continent.clone(),
+        country: region.country.clone(),
+        city: region.city.clone(),
+    });
+    let mut apps: Vec<AppRecord> = facts
+        .apps
+        .iter()
+        .map(|(name, app)| AppRecord {
+            name: name.clone(),
+            tier: app.tier.clone(),
+            mode: app.mode.clone(),
+            owner: app.owner.clone(),
+            held: held.contains(name) || !outcome.bundles.contains_key(name),
+        })
+        .collect();
+    let unread = |name: &AppName| AppRecord {
+        name: name.clone(),
+        tier: String::new(),
+        mode: String::new(),
+        owner: String::new(),
+        held: true,
+    };
+    apps.extend(outcome.broken.iter().map(unread));
+    apps.sort_by(|a, b| a.name.cmp(&b.name));
+    apps.dedup_by(|a, b| a.name == b.name);
+    InForce {
+        commit: snapshot.commit.to_string(),
+        subject: snapshot.subject.clone(),
+        author: snapshot.author.clone(),
+        committed_at: snapshot.committed_at,
+        fleet: facts.fleet.to_string(),
+        regions: regions.collect(),
+        apps,
+        clusters: facts
+            .clusters
+            .iter()
+            .map(|(name, region)| (name.clone(), region.to_string()))
+            .collect(),
+        problems,
+    }
+}

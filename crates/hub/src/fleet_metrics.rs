@@ -1,0 +1,143 @@
+//! The fleet's state as metrics, from the same status that people see; worked out at each scrape.
+
+use std::{fmt, sync::Arc};
+
+use muster_proto::v1;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _},
+    metrics::{MetricType, gauge::ConstGauge},
+};
+
+use crate::fleet_view::FleetView;
+
+/// Where a cluster stands.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Stands {
+    cluster: String,
+    region: String,
+    state: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Of {
+    cluster: String,
+    region: String,
+}
+
+impl From<&v1::ClusterStatus> for Of {
+    fn from(cluster: &v1::ClusterStatus) -> Self {
+        Self {
+            cluster: cluster.name.clone(),
+            region: cluster.region.clone(),
+        }
+    }
+}
+
+/// What is counted of an app in a cluster.
+type Count = fn(&v1::ClusterApp) -> u64;
+
+/// Computes the status of the fleet at each scrape.
+pub(crate) struct Scrape(pub(crate) Arc<FleetView>);
+
+impl fmt::Debug for Scrape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scrape")
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        encode(&self.0.status(&v1::StatusRequest::default()), &mut encoder)
+    }
+}
+
+fn encode(status: &v1::Status, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(
+        "cluster_state",
+        "1 for the state that a cluster is in",
+        None,
+        MetricType::Gauge,
+    )?;
+    for cluster in &status.clusters {
+        let labels = Stands {
+            cluster: cluster.name.clone(),
+            region: cluster.region.clone(),
+            state: cluster
+                .state()
+                .as_str_name()
+                .trim_start_matches("CLUSTER_STATE_")
+                .to_lowercase(),
+        };
+        ConstGauge::new(1_i64).encode(family.encode_family(&labels)?)?;
+    }
+    let mut family = encoder.encode_descriptor(
+        "cluster_last_seen_timestamp_seconds",
+        "When a cluster's agent was last heard",
+        None,
+        MetricType::Gauge,
+    )?;
+    for cluster in status.clusters.iter().filter(|c| c.last_seen > 0) {
+        ConstGauge::new(cluster.last_seen).encode(family.encode_family(&Of::from(cluster))?)?;
+    }
+    let counted: [(&str, &str, Count); 3] = [
+        (
+            "cluster_leaving_objects",
+            "Objects that left the fleet repository and are not gone yet",
+            |app| u64::from(app.leaving),
+        ),
+        (
+            "cluster_stuck_objects",
+            "Objects that left the fleet repository and can't be deleted",
+            |app| u64::from(app.stuck),
+        ),
+        (
+            "cluster_held_objects",
+            "Objects that wait for a person's approval to be deleted or recreated",
+            |app| app.holds.iter().map(|hold| u64::from(hold.count)).sum(),
+        ),
+    ];
+    for (name, help, count) in counted {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for cluster in &status.clusters {
+            let objects: u64 = cluster.apps.iter().map(count).sum();
+            let objects = i64::try_from(objects).unwrap_or(i64::MAX);
+            ConstGauge::new(objects).encode(family.encode_family(&Of::from(cluster))?)?;
+        }
+    }
+    let repo = status.repo.clone().unwrap_or_default();
+    let unreadable = i64::from(!repo.problem.is_empty());
+    let mistakes = status.problems.iter().filter(|p| p.scope != "hint");
+    let single = [
+        (
+            "problems",
+            "Mistakes in the fleet repository",
+            i64::try_from(mistakes.count()).unwrap_or(i64::MAX),
+        ),
+        (
+            "repository_unreadable",
+            "1 while the fleet repository can't be read",
+            unreadable,
+        ),
+        (
+            "repository_read_timestamp_seconds",
+            "When the fleet repository was last looked at",
+            repo.last_read,
+        ),
+        (
+            "commit_timestamp_seconds",
+            "When the commit in force was made",
+            repo.committed_at,
+        ),
+        (
+            "commit_behind",
+            "1 while the repository's newest commit is not the one in force",
+            i64::from(!repo.tip.is_empty() && repo.tip != repo.commit),
+        ),
+    ];
+    for (name, help, value) in single {
+        let gauge = ConstGauge::new(value);
+        gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+    }
+    Ok(())
+}

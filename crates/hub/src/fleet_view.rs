@@ -1,0 +1,84 @@
+//! The fleet as people, scripts, metrics and the dashboard see it.
+
+mod status;
+
+use std::sync::Arc;
+
+use muster_git::RepoView;
+use muster_model::problem::{Problem, Scope};
+use muster_proto::v1;
+use tokio::sync::watch;
+
+use crate::{
+    authority::Authority, fleet_loop::Published, leadership::Leadership, observed::Observed,
+    store_schema::timestamp,
+};
+
+/// Everything that a status is made from.
+pub(crate) struct FleetView {
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) leadership: Arc<Leadership>,
+    pub(crate) observed: Arc<Observed>,
+    pub(crate) published: Arc<Published>,
+    pub(crate) repository: watch::Receiver<RepoView>,
+}
+
+impl FleetView {
+    /// Returns the current status of the fleet, or of the clusters and apps that are asked for.
+    pub(crate) fn status(&self, request: &v1::StatusRequest) -> v1::Status {
+        let state = self.published.borrow().clone();
+        let view = self.repository.borrow().state.clone();
+        let mut repo = v1::Repo {
+            url: view.remote,
+            reference: view.reference,
+            commit: state.in_force.commit.clone(),
+            subject: state.in_force.subject.clone(),
+            author: state.in_force.author.clone(),
+            committed_at: state.in_force.committed_at,
+            tip: view
+                .tip
+                .map(|tip| tip.commit.to_string())
+                .unwrap_or_default(),
+            last_read: view.last_attempt.map_or(0, timestamp),
+            ..v1::Repo::default()
+        };
+        if let Some(problem) = view.problem {
+            repo.problem = problem.text;
+            repo.problem_since = timestamp(problem.since);
+            repo.retry_at = timestamp(problem.retry_at);
+        }
+        let mut status =
+            status::status(&state, |cluster| self.observed.get(cluster), repo, request);
+        let mut first = state.unconfirmed.problems();
+        let blocked = !status.repo.clone().unwrap_or_default().problem.is_empty()
+            || status
+                .problems
+                .iter()
+                .any(|problem| problem.scope == "fleet");
+        if !state.current && blocked {
+            first.push(of_fleet(
+                "this hub has read no good commit since it was started, and delivers nothing until it has",
+                "clusters go on with what they run",
+            ));
+        }
+        let failed = state.failed.iter();
+        first.extend(
+            failed.map(|why| of_fleet(why, "the hub tries again; what is in force stays so")),
+        );
+        first.extend(self.authority.warnings());
+        if self.leadership.now().is_none() {
+            let problem = of_fleet(
+                "this hub has stepped down: another hub leads with a copy of its store",
+                "stop one of the two and start the other again",
+            );
+            first.insert(0, problem);
+        }
+        let first = first.iter().map(v1::RepoProblem::from);
+        status.problems.splice(0..0, first);
+        status
+    }
+}
+/// A problem of the hub itself, which concerns the whole fleet.
+fn of_fleet(message: &str, help: &str) -> Problem {
+    Problem::new(Scope::Fleet, "", message).help(help)
+}

@@ -1,0 +1,179 @@
+//! The fleet as people and scripts see it: what is wanted beside what was last observed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use muster_model::ids::ClusterName;
+use muster_proto::{VERSION, v1};
+
+use crate::{
+    desired_state::{DesiredState, FleetState},
+    observed::Level,
+    store_schema::{InForce, ListedBundle, now},
+};
+
+/// Objects of a hold that are named where nobody asked for single apps.
+const FEW: usize = 3;
+
+/// A cluster's state from what is wanted and its level.
+fn cluster(
+    name: &ClusterName,
+    region: &str,
+    desired: Option<&DesiredState>,
+    level: Option<&Level>,
+    in_force: &InForce,
+    apps_asked: &[String],
+) -> v1::ClusterStatus {
+    let none = Level::default();
+    let seen = level.unwrap_or(&none);
+    let synced = desired
+        .is_some_and(|desired| seen.in_force.map(|n| n.content) == Some(desired.number.content));
+    let listed: BTreeMap<&str, &ListedBundle> = desired
+        .map(|desired| {
+            desired
+                .bundles
+                .iter()
+                .map(|b| (b.app.as_str(), b))
+                .collect()
+        })
+        .unwrap_or_default();
+    let names: BTreeSet<&str> = listed
+        .keys()
+        .copied()
+        .chain(seen.apps.keys().map(String::as_str))
+        .collect();
+    let asked = |name: &&str| apps_asked.is_empty() || apps_asked.iter().any(|asked| asked == name);
+    let apps: Vec<v1::ClusterApp> = names
+        .into_iter()
+        .filter(asked)
+        .map(|name| {
+            let mut app = app(name, listed.get(name).copied(), seen.apps.get(name));
+            if apps_asked.is_empty() {
+                // Of a whole fleet this could be much, and nobody reads it.
+                app.drifts.clear();
+                for hold in &mut app.holds {
+                    hold.objects.truncate(FEW);
+                }
+            }
+            app
+        })
+        .collect();
+    let any = |state| apps.iter().any(|app| app.state() == state);
+    let state = if seen.instance.is_none() {
+        v1::ClusterState::Unjoined
+    } else if !seen.connected {
+        v1::ClusterState::Offline
+    } else if any(v1::ClusterState::Failing) || !seen.problems.is_empty() || seen.cut.is_some() {
+        v1::ClusterState::Failing
+    } else if !synced || any(v1::ClusterState::Progressing) {
+        v1::ClusterState::Progressing
+    } else {
+        v1::ClusterState::Synced
+    };
+    v1::ClusterStatus {
+        name: name.to_string(),
+        region: region.to_owned(),
+        state: state.into(),
+        connected: seen.connected,
+        last_seen: i64::try_from(seen.last_seen).unwrap_or_default(),
+        agent_version: seen.version.clone(),
+        wanted: desired.map_or(0, |desired| desired.number.generation.0),
+        in_force: seen.in_force.map_or(0, |number| number.generation.0),
+        commit: if synced {
+            in_force.commit.clone()
+        } else {
+            String::new()
+        },
+        apps,
+        problems: seen
+            .problems
+            .iter()
+            .chain(&seen.held)
+            .chain(&seen.cut)
+            .cloned()
+            .collect(),
+    }
+}
+
+fn app(
+    name: &str,
+    listed: Option<&ListedBundle>,
+    report: Option<&v1::AppReport>,
+) -> v1::ClusterApp {
+    let none = v1::AppReport::default();
+    let seen = report.unwrap_or(&none);
+    let synced = listed.is_some_and(|listed| listed.hash.0.as_slice() == seen.hash.as_slice());
+    v1::ClusterApp {
+        app: name.to_owned(),
+        role: listed
+            .map(|listed| listed.role.to_string())
+            .unwrap_or_default(),
+        synced,
+        phase: seen.phase,
+        health: seen.health.clone(),
+        objects: seen.objects,
+        applied: seen.applied,
+        problems: seen.problems.clone(),
+        holds: seen.holds.clone(),
+        drifted: seen.drifted,
+        drifts: seen.drifts.clone(),
+        leaving: seen.leaving,
+        stuck: seen.stuck,
+    }
+}
+
+/// The whole status, but for the repository's own.
+pub(crate) fn status(
+    state: &FleetState,
+    levels: impl Fn(&ClusterName) -> Option<Level>,
+    repo: v1::Repo,
+    request: &v1::StatusRequest,
+) -> v1::Status {
+    let in_force = &state.in_force;
+    let asked =
+        |name: &str| request.clusters.is_empty() || request.clusters.iter().any(|c| c == name);
+    let clusters = in_force
+        .clusters
+        .iter()
+        .filter(|(name, _)| asked(name.as_str()));
+    let clusters = clusters.map(|(name, region)| {
+        let desired = state.desired.get(name).map(AsRef::as_ref);
+        cluster(
+            name,
+            region,
+            desired,
+            levels(name).as_ref(),
+            in_force,
+            &request.apps,
+        )
+    });
+    let apps = in_force.apps.iter().filter(|app| {
+        request.apps.is_empty() || request.apps.iter().any(|asked| asked == app.name.as_str())
+    });
+    v1::Status {
+        fleet: in_force.fleet.clone(),
+        hub_version: VERSION.to_owned(),
+        repo: Some(repo),
+        problems: in_force.problems.iter().map(Into::into).collect(),
+        clusters: clusters.collect(),
+        apps: apps
+            .map(|app| v1::AppSummary {
+                name: app.name.to_string(),
+                tier: app.tier.clone(),
+                mode: app.mode.clone(),
+                owner: app.owner.clone(),
+                held: app.held,
+            })
+            .collect(),
+        regions: in_force
+            .regions
+            .iter()
+            .map(|region| v1::RegionSummary {
+                name: region.name.clone(),
+                continent: region.continent.clone(),
+                country: region.country.clone(),
+                city: region.city.clone(),
+            })
+            .collect(),
+        now: i64::try_from(now()).unwrap_or_default(),
+    }
+}

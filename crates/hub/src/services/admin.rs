@@ -1,0 +1,349 @@
+//! The service for people and scripts.
+
+use muster_model::ids::{ClusterName, InvalidId};
+use muster_pki::clock;
+use muster_proto::v1;
+use muster_runtime::log::Chain;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::{
+    Answer, LOGIN_MOST, LOGIN_VALID, MAX_REASON, Messages, Parts, STATUS_EVERY, Services,
+    TOKEN_MOST, TOKEN_VALID, admin_name, bounded, cluster_name, timestamp,
+};
+use crate::{
+    approvals,
+    authority::{AuthorityError, admit},
+    unconfirmed,
+};
+
+#[tonic::async_trait]
+impl v1::admin_server::Admin for Services {
+    type WatchStatusStream = Messages<v1::Status>;
+    type GetObjectsStream = Messages<v1::ClusterObjects>;
+
+    async fn get_status(&self, request: Request<v1::StatusRequest>) -> Answer<v1::Status> {
+        self.admin(Self::peer(&request)?).await?;
+        Ok(Response::new(self.0.view.status(request.get_ref())))
+    }
+
+    async fn watch_status(
+        &self,
+        request: Request<v1::StatusRequest>,
+    ) -> Answer<Self::WatchStatusStream> {
+        let peer = Self::peer(&request)?;
+        self.admin(peer.clone()).await?;
+        let request = request.into_inner();
+        let services = self.clone();
+        let (sender, messages) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let mut observed = services.0.view.observed.watch();
+            let mut published = services.0.view.published.subscribe();
+            let mut views = services.0.view.repository.clone();
+            while sender
+                .send(Ok(services.0.view.status(&request)))
+                .await
+                .is_ok()
+            {
+                tokio::time::sleep(STATUS_EVERY).await;
+                tokio::select! {
+                    () = services.0.sessions.stop.cancelled() => return,
+                    () = sender.closed() => return,
+                    _ = observed.changed() => {}
+                    _ = published.changed() => {}
+                    _ = views.changed() => {}
+                }
+                // A login may end, or be taken back, while somebody watches.
+                if let Err(status) = services.admin(peer.clone()).await {
+                    let _ = sender.send(Err(status)).await;
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+    }
+
+    async fn get_objects(
+        &self,
+        request: Request<v1::ObjectsRequest>,
+    ) -> Answer<Self::GetObjectsStream> {
+        self.admin(Self::peer(&request)?).await?;
+        let request = request.into_inner();
+        let state = self.0.view.published.borrow().clone();
+        let asked = |name: &ClusterName| {
+            request.clusters.is_empty() || request.clusters.iter().any(|c| c == name.as_str())
+        };
+        let clusters: Vec<ClusterName> = state
+            .in_force
+            .clusters
+            .iter()
+            .map(|(name, _)| name.clone())
+            .filter(asked)
+            .collect();
+        let (sender, messages) = mpsc::channel(4);
+        let services = self.clone();
+        tokio::spawn(async move {
+            let ask = |cluster: ClusterName| {
+                let (services, app) = (services.clone(), request.app.clone());
+                async move {
+                    let (objects, problem) = match services.0.sessions.objects(&cluster, &app).await
+                    {
+                        Ok(objects) => (objects, String::new()),
+                        Err(problem) => (Vec::new(), problem.to_owned()),
+                    };
+                    v1::ClusterObjects {
+                        cluster: cluster.to_string(),
+                        objects,
+                        problem,
+                    }
+                }
+            };
+            use futures::StreamExt as _;
+            let mut answers = futures::stream::iter(clusters).map(ask).buffered(32);
+            while let Some(answer) = answers.next().await {
+                if sender.send(Ok(answer)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+    }
+
+    async fn create_join_token(
+        &self,
+        request: Request<v1::JoinTokenRequest>,
+    ) -> Answer<v1::JoinToken> {
+        let who = self.admin(Self::peer(&request)?).await?;
+        let v1::JoinTokenRequest {
+            cluster,
+            valid_seconds,
+        } = request.into_inner();
+        let cluster = cluster_name(&cluster)?;
+        let valid = match valid_seconds {
+            0 => TOKEN_VALID,
+            seconds => bounded(seconds, TOKEN_MOST)?,
+        };
+        let state = self.0.view.published.borrow().clone();
+        let known = state
+            .in_force
+            .clusters
+            .iter()
+            .any(|(name, _)| *name == cluster);
+        let token = self.0.authority.join_token(cluster, valid, &who).await;
+        let token = token.map_err(|error| self.denied(&who, &error))?;
+        let expires_at = timestamp(token.expires);
+        Ok(Response::new(v1::JoinToken {
+            token: token.expose(),
+            expires_at,
+            known,
+        }))
+    }
+
+    async fn remove_cluster(
+        &self,
+        request: Request<v1::RemoveClusterRequest>,
+    ) -> Answer<v1::RemoveClusterResponse> {
+        let who = self.admin(Self::peer(&request)?).await?;
+        let cluster = cluster_name(&request.into_inner().cluster)?;
+        let revoked = self.0.authority.remove(&cluster, &who).await;
+        let revoked = revoked.map_err(|error| self.denied(&who, &error))?;
+        self.0.sessions.end(&cluster);
+        self.0.view.observed.forget(&cluster);
+        Ok(Response::new(v1::RemoveClusterResponse { revoked }))
+    }
+
+    async fn create_admin(
+        &self,
+        request: Request<v1::CreateAdminRequest>,
+    ) -> Answer<v1::AdminCertificate> {
+        let who = self.admin(Self::peer(&request)?).await?;
+        let v1::CreateAdminRequest {
+            name,
+            valid_seconds,
+            csr,
+        } = request.into_inner();
+        let name = admin_name(&name)?;
+        let valid = match valid_seconds {
+            0 => LOGIN_VALID,
+            seconds => bounded(seconds, LOGIN_MOST)?,
+        };
+        let granted = self.0.authority.admin(&name, &csr, valid, &who).await;
+        let (certificate, trust) = granted.map_err(|error| self.denied(&who, &error))?;
+        Ok(Response::new(v1::AdminCertificate {
+            certificate,
+            trust,
+            hub: self.0.authority.advertised().to_owned(),
+            expires_at: timestamp(clock::now() + valid),
+        }))
+    }
+
+    async fn approve_set(
+        &self,
+        request: Request<v1::ApproveSetRequest>,
+    ) -> Answer<v1::ApproveSetResponse> {
+        let who = self.admin(Self::peer(&request)?).await?;
+        let v1::ApproveSetRequest {
+            cluster,
+            app,
+            set,
+            reason,
+        } = request.into_inner();
+        let invalid = |error: InvalidId| Status::invalid_argument(error.to_string());
+        let request = approvals::Request {
+            cluster: cluster_name(&cluster)?,
+            app: app.parse().map_err(invalid)?,
+            set: set.as_slice().try_into().map_err(invalid)?,
+            reason: reason.chars().take(MAX_REASON).collect(),
+        };
+        let parts = &self.0;
+        let Some(lead) = parts.leadership.now() else {
+            return Err(Status::unavailable(
+                "this hub has stepped down; another hub leads",
+            ));
+        };
+        let state = parts.view.published.borrow().clone();
+        let current = state.desired.get(&request.cluster);
+        let current = current.map(|desired| desired.since..=desired.number.generation);
+        let level = parts.view.observed.get(&request.cluster);
+        let judged = approvals::judge(&request, current, level.as_ref())
+            .map_err(|refusal| Status::failed_precondition(refusal.to_string()))?;
+        let store = parts.sessions.store.as_ref();
+        let admitted = admit(store, &request.cluster, judged.1).await;
+        admitted.map_err(|error| self.denied(&who, &error))?;
+        let approved = approvals::approve(store, lead, &request, judged, &who).await;
+        approved.map_err(|error| self.denied(&who, &error.into()))?;
+        Ok(Response::new(v1::ApproveSetResponse {}))
+    }
+
+    async fn list_logins(
+        &self,
+        request: Request<v1::ListLoginsRequest>,
+    ) -> Answer<v1::ListLoginsResponse> {
+        let who = self.admin(Self::peer(&request)?).await?;
+        let logins = self.0.authority.logins().await;
+        let mut logins = logins.map_err(|error| self.denied(&who, &error))?;
+        let now = crate::store_schema::now();
+        logins.retain(|(_, record)| !record.removed && record.expires > now);
+        let time = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
+        let logins = logins.into_iter().map(|(serial, record)| v1::LoginInfo {
+            name: record.name,
+            serial,
+            issued_at: time(record.issued),
+            expires_at: time(record.expires),
+            by: record.by,
+        });
+        Ok(Response::new(v1::ListLoginsResponse {
+            logins: logins.collect(),
+        }))
+    }
+
+    async fn remove_logins(
+        &self,
+        request: Request<v1::RemoveLoginsRequest>,
+    ) -> Answer<v1::RemoveLoginsResponse> {
+        let who = self.admin(Self::peer(&request)?).await?;
+        let name = admin_name(&request.into_inner().name)?;
+        let removed = self.0.authority.remove_logins(&name, &who).await;
+        let removed = removed.map_err(|error| self.denied(&who, &error))?;
+        Ok(Response::new(v1::RemoveLoginsResponse { removed }))
+    }
+
+    async fn confirm_state(
+        &self,
+        request: Request<v1::ConfirmStateRequest>,
+    ) -> Answer<v1::ConfirmStateResponse> {
+        let who = self.admin(Self::peer(&request)?).await?;
+        let v1::ConfirmStateRequest { dry_run, reason } = request.into_inner();
+        let parts = &self.0;
+        let Some(lead) = parts.leadership.now() else {
+            return Err(Status::unavailable(
+                "this hub has stepped down; another hub leads",
+            ));
+        };
+        let store = parts.sessions.store.as_ref();
+        let failed = |error: unconfirmed::ConfirmError| {
+            tracing::error!(error = %Chain(&error), who, "a confirmation failed");
+            Status::unavailable("the hub's store fails; see its log")
+        };
+        let loaded = unconfirmed::Unconfirmed::load(store).await;
+        let unconfirmed = loaded.map_err(|error| failed(error.into()))?.texts();
+        if !dry_run {
+            let reason: String = reason.chars().take(MAX_REASON).collect();
+            let confirmed = unconfirmed::confirm(store, lead, &who, &reason).await;
+            confirmed.map_err(failed)?;
+        }
+        Ok(Response::new(v1::ConfirmStateResponse {
+            suspicions: unconfirmed,
+        }))
+    }
+
+    async fn get_ca(&self, request: Request<v1::GetCaRequest>) -> Answer<v1::CaInfo> {
+        let who = self.admin(Self::peer(&request)?).await?;
+        let info = self.ca_info().await;
+        Ok(Response::new(
+            info.map_err(|error| self.denied(&who, &error))?,
+        ))
+    }
+
+    async fn rotate_ca(&self, request: Request<v1::RotateCaRequest>) -> Answer<v1::CaInfo> {
+        let who = self.admin(Self::peer(&request)?).await?;
+        let v1::RotateCaRequest { finish, reason } = request.into_inner();
+        let reason: String = reason.chars().take(MAX_REASON).collect();
+        let services = self.clone();
+        // Goes to its end also where nobody waits for it any more.
+        let rotating = tokio::spawn(async move {
+            let Parts {
+                authority,
+                leadership,
+                ..
+            } = services.0.as_ref();
+            let done = match finish {
+                true => authority.finish_rotation(leadership, &who, &reason).await,
+                false => authority.rotate(leadership, &who, &reason).await,
+            };
+            match done {
+                Ok(()) => services.ca_info().await,
+                Err(error) => Err(error),
+            }
+            .map_err(|error| services.denied(&who, &error))
+        });
+        let info = rotating.await;
+        let info = info.map_err(|_| Status::internal("the hub failed; see its log"))?;
+        Ok(Response::new(info?))
+    }
+
+    async fn follow_ca(
+        &self,
+        request: Request<v1::FollowCaRequest>,
+    ) -> Answer<v1::FollowCaResponse> {
+        let peer = Self::peer(&request)?;
+        let who = self.admin(peer.clone()).await?;
+        let csr = request.into_inner().csr;
+        let certified = peer.certified.as_deref().ok_or_else(Self::no_certificate)?;
+        let authority = &self.0.authority;
+        let denied = |error: AuthorityError| self.denied(&who, &error);
+        if csr.is_empty() {
+            let needed = authority.login_is_behind(&certified.serial).await;
+            return Ok(Response::new(v1::FollowCaResponse {
+                needed: needed.map_err(denied)?,
+                ..v1::FollowCaResponse::default()
+            }));
+        }
+        let followed = authority.follow(certified, &admin_name(&who)?, &csr).await;
+        let answer = followed
+            .map_err(denied)?
+            .map(|followed| v1::FollowCaResponse {
+                needed: true,
+                certificate: followed.certificate.unwrap_or_default(),
+                trust: followed.trust,
+            });
+        Ok(Response::new(answer.unwrap_or_default()))
+    }
+
+    async fn refresh(&self, request: Request<v1::RefreshRequest>) -> Answer<v1::RefreshResponse> {
+        self.admin(Self::peer(&request)?).await?;
+        self.0.repo.poke();
+        Ok(Response::new(v1::RefreshResponse {}))
+    }
+}

@@ -1,0 +1,114 @@
+//! Which streams are served: one process for each cluster.
+
+use std::time::{Instant, SystemTime};
+
+use muster_model::ids::{ClusterName, InstanceId};
+use muster_proto::{PROTOCOL_VERSION, VERSION, v1};
+use muster_runtime::log::Chain;
+use muster_store::Txn;
+use tonic::Status;
+
+use super::{AUDIT_EVERY, Current, HELD_FOR, Sessions, lock};
+use crate::{observed::MAX_NUMBER, store_schema::AuditEntry};
+
+/// Who a stream belongs to.
+pub(crate) struct Caller {
+    pub(crate) cluster: ClusterName,
+    pub(crate) instance: InstanceId,
+    pub(crate) not_after: SystemTime,
+    /// The version of the fleet's CAs that it knows.
+    pub(crate) trust: u64,
+    pub(crate) address: std::net::SocketAddr,
+}
+
+impl Sessions {
+    /// Whether a stream of this caller that begins like this is served.
+    pub(crate) fn check(caller: &Caller, hello: &v1::Hello) -> Result<(), (&'static str, Status)> {
+        if hello.protocol != PROTOCOL_VERSION {
+            let why = format!(
+                "the agent (version {}) speaks protocol {}, this hub (version {VERSION}) {PROTOCOL_VERSION}; upgrade the older one",
+                hello.version, hello.protocol
+            );
+            return Err(("protocol", Status::failed_precondition(why)));
+        }
+        if hello.cluster != caller.cluster.as_str() {
+            let why = format!(
+                "the certificate is cluster {}'s, but the agent asks for {}",
+                caller.cluster, hello.cluster
+            );
+            return Err(("other_cluster", Status::permission_denied(why)));
+        }
+        // One agent must not be able to use up the fleet's numbers.
+        let term = hello.term.clone().unwrap_or_default();
+        if term.number > MAX_NUMBER || hello.generation > MAX_NUMBER {
+            let why = "the agent names a term or generation that no hub can have given";
+            return Err(("impossible_number", Status::invalid_argument(why)));
+        }
+        Ok(())
+    }
+
+    /// Makes a stream the one of its cluster. The newest process wins, since the older stream is
+    /// usually a dead one that nobody has noticed; but one that comes back after it was replaced is
+    /// alive, and then neither is served.
+    pub(super) fn enter(&self, cluster: &ClusterName, stream: Current) -> Result<(), Status> {
+        let mut current = lock(&self.current);
+        let mut replaced = lock(&self.replaced);
+        replaced.retain(|_, when| when.elapsed() < HELD_FOR);
+        if let Some(before) = current.get(cluster) {
+            if replaced.contains_key(&(cluster.clone(), stream.process)) {
+                before.stop.cancel();
+                replaced.insert((cluster.clone(), before.process), Instant::now());
+                replaced.insert((cluster.clone(), stream.process), Instant::now());
+                return Err(Status::failed_precondition(format!(
+                    "two agents take turns as cluster {cluster}: is this a copy of the cluster? \
+                     Stop one of them; both are held for a minute"
+                )));
+            }
+            if before.process != stream.process {
+                replaced.insert((cluster.clone(), before.process), Instant::now());
+            }
+            before.stop.cancel();
+        } else if replaced.contains_key(&(cluster.clone(), stream.process)) {
+            return Err(Status::failed_precondition(format!(
+                "two agents took turns as cluster {cluster}; both are held for a minute"
+            )));
+        }
+        current.insert(cluster.clone(), stream);
+        Ok(())
+    }
+
+    /// Does not deliver to a cluster, and says why for as long as that lasts. Once an hour it is in the audit log.
+    pub(super) async fn hold(&self, caller: &Caller, reason: &'static str, why: String) -> Status {
+        let cluster = &caller.cluster;
+        let who = format!("{cluster}/{} at {}", caller.instance, caller.address);
+        self.metrics.refuse(reason, &who, &why);
+        self.observed
+            .update(cluster, |level| level.held = Some(why.clone()));
+        let first = {
+            let mut audited = lock(&self.audited);
+            audited.retain(|_, when| when.elapsed() < AUDIT_EVERY);
+            let key = (cluster.clone(), reason);
+            audited.insert(key, Instant::now()).is_none()
+        };
+        if first {
+            let entry = AuditEntry::new(
+                &format!("agent of cluster {cluster}"),
+                format!("held: {why}"),
+            );
+            if let Err(error) = self.store.commit(entry.put(Txn::new())).await {
+                tracing::error!(error = %Chain(&error), "the audit log can't be written");
+            }
+        }
+        Status::failed_precondition(why)
+    }
+
+    pub(super) fn leave(&self, cluster: &ClusterName, id: u64) {
+        let mut current = lock(&self.current);
+        if current.get(cluster).is_some_and(|stream| stream.id == id) {
+            current.remove(cluster);
+        }
+        if !current.contains_key(cluster) {
+            self.observed.left(cluster);
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What an agent says over its stream.
+
+use std::collections::HashSet;
+
+use muster_model::ids::ContentHash;
+use muster_proto::v1;
+
+use super::{LISTED, Stream};
+use crate::observed::number_of;
+
+impl Stream<'_> {
+    /// Whether a message answers a question that was asked.
+    pub(super) fn answers(&self, message: &v1::AgentMessage) -> bool {
+        matches!(&message.message, Some(v1::agent_message::Message::Objects(list)) if self.asked.contains_key(&list.request))
+    }
+
+    /// What an agent says. The error is why it is not heard any further.
+    pub(super) fn hear(&mut self, message: v1::AgentMessage) -> Result<(), String> {
+        match message.message {
+            Some(v1::agent_message::Message::Need(need)) => self.need(need),
+            Some(v1::agent_message::Message::Report(report)) => {
+                if let Some(number) = number_of(report.generation, &report.content) {
+                    let newest = self.told.iter().map(|told| told.generation).max();
+                    if self.told.contains(&number) {
+                        self.in_force = Some(number);
+                    } else if newest.is_none_or(|newest| number.generation > newest) {
+                        return Err(format!(
+                            "its agent reports generation {}, which it was not told",
+                            number.generation
+                        ));
+                    }
+                }
+                let state = self.sessions.published.borrow().clone();
+                let desired = state.desired.get(&self.caller.cluster);
+                let desired = desired.map(|desired| &*desired.bundles).unwrap_or_default();
+                let has: HashSet<&str> = desired.iter().map(|listed| listed.app.as_str()).collect();
+                self.sessions
+                    .observed
+                    .report(&self.caller.cluster, report, |app| {
+                        // Before the first commit it is not known what there is.
+                        !state.current || has.contains(app)
+                    });
+                Ok(())
+            }
+            Some(v1::agent_message::Message::Objects(list)) => {
+                if let Some((answer, objects)) = self.asked.get_mut(&list.request) {
+                    if answer.is_closed() || objects.len() + list.objects.len() > LISTED {
+                        // Nobody reads it any more, or it is no list that anybody could read.
+                        self.asked.remove(&list.request);
+                        return Ok(());
+                    }
+                    objects.extend(list.objects);
+                }
+                if list.last
+                    && let Some((answer, objects)) = self.asked.remove(&list.request)
+                {
+                    // Whoever asked may have gone away.
+                    let _ = answer.send(objects);
+                }
+                Ok(())
+            }
+            Some(v1::agent_message::Message::Hello(_)) => {
+                Err("its agent says hello twice".to_owned())
+            }
+            // A newer agent's word. The protocol's number rises where it must be understood.
+            None => Ok(()),
+        }
+    }
+
+    /// Notes what the agent lacks of the generation that it was told last.
+    pub(super) fn need(&mut self, need: v1::Need) -> Result<(), String> {
+        if self.offered.map(|number| number.generation.0) != Some(need.generation) {
+            return Ok(());
+        }
+        let state = self.sessions.published.borrow().clone();
+        let desired = state.desired.get(&self.caller.cluster);
+        for hash in need.hashes {
+            let Ok(hash) = ContentHash::try_from(hash.as_slice()) else {
+                return Err("its agent asks for what is no hash".to_owned());
+            };
+            // What another cluster runs is none of this one's business.
+            let its_own = desired.is_some_and(|w| w.bundles.iter().any(|b| b.hash == hash));
+            if its_own && !self.needed.contains(&hash) {
+                self.needed.push_back(hash);
+            }
+        }
+        Ok(())
+    }
+}
