@@ -353,7 +353,7 @@ impl<'a> Load<'a> {
         if !self.tree.entries.contains_key("fleet.yaml") {
             let problem = Problem::new(Scope::Fleet, "fleet.yaml", "there is no fleet.yaml");
             self.problems
-                .push(problem.help("a fleet repository has one at its root, of kind Fleet"));
+                .push(problem.help("add one of kind Fleet at the root of the repository"));
         }
         let mut found = self.decoded(&Scope::Fleet, "fleet.yaml", Kind::Fleet);
         let (node, document): (_, Document<FleetName, FleetSpec>) = found.pop()?;

@@ -35,7 +35,7 @@ pub(super) fn value(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result
     }
 }
 
-/// Refuses any tag on a list or map except the tag of its own type.
+/// Refuses any tag on a list or map except `!` and the tag of its own type.
 pub(super) fn check_collection(tag: Option<&Tag>, kind: &str) -> Result<(), String> {
     match tag {
         Some(tag)

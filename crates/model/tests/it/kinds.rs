@@ -10,7 +10,7 @@ fn an_empty_repository() {
     blocked: the whole commit
 
     fleet.yaml: there is no fleet.yaml
-       = help: a fleet repository has one at its root, of kind Fleet
+       = help: add one of kind Fleet at the root of the repository
     ");
 }
 
