@@ -1,6 +1,6 @@
-//! A bundle: one app's objects for one cluster, as the hub renders, hashes and sends it and as the
-//! agent applies it. Its encoded form is lines of JSON, a header and then one object a line, so that
-//! equal content has equal bytes and equal bytes one [`ContentHash`].
+//! A bundle holds one app's objects for one cluster. The hub renders, hashes and sends it, and the agent
+//! applies it. It is encoded as lines of JSON: a header, then one object per line. Equal content has equal
+//! bytes, and therefore one [`ContentHash`].
 
 use std::{fmt, sync::Arc};
 
@@ -14,16 +14,16 @@ use crate::{
 /// An object's type: group, version and kind.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Gvk {
-    /// API group; empty for the core group.
+    /// The API group; empty for the core group.
     pub group: String,
-    /// API version.
+    /// The API version.
     pub version: String,
-    /// Kind.
+    /// The kind.
     pub kind: String,
 }
 
 impl Gvk {
-    /// From an object's `apiVersion` and `kind`.
+    /// Creates the type from an object's `apiVersion` and `kind`.
     #[must_use]
     pub fn from_api_version(api_version: &str, kind: &str) -> Self {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
@@ -34,7 +34,7 @@ impl Gvk {
         }
     }
 
-    /// `group/version`, or the version alone for the core group.
+    /// Returns `group/version`, or only the version for the core group.
     #[must_use]
     pub fn api_version(&self) -> String {
         if self.group.is_empty() {
@@ -45,15 +45,15 @@ impl Gvk {
     }
 }
 
-/// Which object: its type, namespace and name. Two versions of one group are the same object; compare
-/// [`ObjectRef::identity`] where that matters.
+/// A reference to an object by type, namespace and name. Two references that differ only in the version are
+/// the same object; compare [`ObjectRef::identity`] where that matters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectRef {
     /// The type.
     #[serde(flatten)]
     pub gvk: Gvk,
-    /// The namespace as written; `None` for a cluster-scoped object, and for a namespaced one that
-    /// leaves it to its app.
+    /// The namespace as written. `None` for a cluster-scoped object, and for a namespaced object that uses
+    /// the namespace of its app.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     /// The name.
@@ -61,7 +61,7 @@ pub struct ObjectRef {
 }
 
 impl ObjectRef {
-    /// What makes two references one object: group, kind, namespace and name, not the version.
+    /// Returns what identifies the object: group, kind, namespace and name, without the version.
     #[must_use]
     pub fn identity(&self) -> (&str, &str, Option<&str>, &str) {
         (
@@ -86,26 +86,26 @@ impl fmt::Display for ObjectRef {
     }
 }
 
-/// One Kubernetes object as it should be, in compact JSON.
+/// The desired state of one Kubernetes object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Object {
-    /// Which object.
+    /// The reference to the object.
     pub id: ObjectRef,
-    /// The whole object in compact JSON with sorted keys, without a line break.
+    /// The whole object as compact JSON with sorted keys and without a line break.
     pub json: Arc<str>,
 }
 
 impl Object {
-    /// Hash of the content.
+    /// Returns the hash of the content.
     #[must_use]
     pub fn hash(&self) -> ContentHash {
         ContentHash::of(self.json.as_bytes())
     }
 
-    /// The objects of lines, each of which is one.
+    /// Reads objects from lines of JSON, one object per line.
     ///
     /// # Errors
-    /// Where one is none.
+    /// Returns an error if a line is not an object.
     pub fn read_lines(lines: &str) -> Result<Vec<Self>, BundleError> {
         if lines.is_empty() {
             return Ok(Vec::new());
@@ -135,23 +135,23 @@ impl Object {
     }
 }
 
-/// What stands in a bundle's first line.
+/// The header of a bundle, which is its first line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BundleHeader {
     /// The app.
     pub app: AppName,
-    /// Its role in the cluster's region.
+    /// The app's role in the cluster's region.
     pub role: Role,
-    /// The namespace of its namespaced objects that name none.
+    /// The namespace of the app's namespaced objects that do not name one.
     pub namespace: String,
-    /// Apps of the same cluster that are applied before it.
+    /// Apps of the same cluster that are applied before this one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<AppName>,
-    /// The name that the app had before, whose objects are now its own.
+    /// The app's previous name. The objects under that name are now this app's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub formerly: Option<AppName>,
-    /// How its objects are applied, kept and judged.
+    /// The rules for applying and judging the app's objects.
     #[serde(default, skip_serializing_if = "Policy::is_default")]
     pub policy: Policy,
 }
@@ -159,30 +159,30 @@ pub struct BundleHeader {
 /// One app's objects within a generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bundle {
-    /// App, role and what applies to all objects.
+    /// The app, its role and the settings for all objects.
     pub header: BundleHeader,
     /// The objects, in the order of their templates.
     pub objects: Vec<Object>,
 }
 
-/// Why bytes are no bundle.
+/// The error for bytes that are not a bundle.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
-    /// Not UTF-8.
+    /// The bytes are not UTF-8.
     #[error("the bundle is not UTF-8")]
     Utf8(#[source] std::str::Utf8Error),
-    /// A line is not what it should be; lines count from 1.
+    /// A line is not a header or object in JSON.
     #[error("line {line} of the bundle can't be read")]
     Line {
-        /// Which line.
+        /// The number of the line, from 1.
         line: usize,
-        /// Why.
+        /// The JSON error.
         #[source]
         source: serde_json::Error,
     },
 }
 
-/// The fields of an object that name it.
+/// The fields that identify an object.
 #[derive(Deserialize)]
 struct Named {
     #[serde(rename = "apiVersion")]
@@ -199,7 +199,7 @@ struct NamedMeta {
 }
 
 impl Bundle {
-    /// The bundle's bytes. Equal bundles have equal bytes.
+    /// Encodes the bundle. Equal bundles have equal bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let header = serde_json::to_string(&self.header).unwrap_or_default();
@@ -213,10 +213,10 @@ impl Bundle {
         bytes
     }
 
-    /// Reads what [`Bundle::encode`] wrote.
+    /// Decodes a bundle that [`Bundle::encode`] encoded.
     ///
     /// # Errors
-    /// [`BundleError`] where the bytes are something else.
+    /// Returns a [`BundleError`] if the bytes are not a bundle.
     pub fn decode(bytes: &[u8]) -> Result<Self, BundleError> {
         let text = std::str::from_utf8(bytes).map_err(BundleError::Utf8)?;
         let mut lines = text.split('\n').enumerate();
@@ -230,17 +230,17 @@ impl Bundle {
     }
 }
 
-/// Two apps' claim to one object of a cluster.
+/// A conflict between two apps that contain the same object in one cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
-    /// The object.
+    /// The object, as text for people.
     pub object: String,
-    /// What the object is compared by.
+    /// The number that identifies the object in comparisons.
     pub identity: u64,
-    /// The apps and the files in which the object stands.
+    /// The two apps, each with the file that contains the object.
     pub claims: [(AppName, Arc<str>); 2],
-    /// The one of the apps that has the object already; `None` where both are new to it, or where only the
-    /// cluster knows.
+    /// The app that already owns the object. `None` if neither app owned it before, or if only the cluster
+    /// knows the owner.
     pub owner: Option<AppName>,
 }
 

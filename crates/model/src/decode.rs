@@ -1,5 +1,5 @@
-//! From a document's YAML to its typed kind, with every problem at once: the kind's JSON Schema finds
-//! them, the node tree knows where they stand.
+//! Decodes the YAML of a document into its typed kind, and reports all problems together. The JSON Schema
+//! of the kind finds the problems, and the node tree gives their positions.
 
 use std::sync::LazyLock;
 
@@ -13,7 +13,7 @@ use crate::{
     yaml::{Node, Pos, Yaml},
 };
 
-/// Where problems of one file go: their scope, the file and its text.
+/// The context of problems in one file: their scope, the file and its text.
 #[derive(Clone, Copy)]
 pub(crate) struct Context<'a> {
     pub(crate) scope: &'a Scope,
@@ -47,7 +47,7 @@ fn kind_schema(kind: Kind) -> Option<&'static KindSchema> {
         .map(|(_, schema)| schema)
 }
 
-/// The document in its type, or all that is wrong with it.
+/// Returns the typed document, or all problems in it.
 pub(crate) fn document<N, S>(
     node: &Node,
     kind: Kind,
@@ -78,7 +78,7 @@ where
     serde_json::from_value(value).map_err(|error| vec![context.problem(node.at, error.to_string())])
 }
 
-/// `apiVersion` and `kind` come first: where they are wrong the rest is another kind's business.
+/// Checks `apiVersion` and `kind` first. If they are wrong, the kind's schema does not apply to the rest.
 fn header(node: &Node, kind: Kind, context: Context<'_>) -> Result<(), Problem> {
     if !matches!(node.value, Yaml::Map(_)) {
         let message = format!("a document of kind {kind} must be a map");
@@ -115,7 +115,7 @@ fn explain(
     };
     let owned: Vec<String> = parts().collect();
     let node = root.descend(owned.iter().map(String::as_str));
-    // An element is called by the name of its list.
+    // Messages name an element of a list by the name of the list.
     let named = |part: &&String| part.bytes().any(|byte| !byte.is_ascii_digit());
     let field = owned.iter().rev().find(named);
     let field = field.map_or("the document", String::as_str);
@@ -165,7 +165,7 @@ fn explain(
         }
         ValidationErrorKind::Pattern { .. } => {
             let found = node.as_str().unwrap_or_default();
-            let problem = context.problem(node.at, format!("`{found}` is no valid `{field}`"));
+            let problem = context.problem(node.at, format!("`{found}` is not a valid `{field}`"));
             let rule = rule.and_then(|rule| rule.get("patternErrorMessage")?.as_str());
             vec![match rule {
                 Some(rule) => problem.help(rule),
@@ -215,7 +215,7 @@ fn explain(
                     let text = shown
                         .as_str()
                         .map_or_else(|| shown.to_string(), str::to_owned);
-                    problem.help(format!("a list of one is written `[{text}]`"))
+                    problem.help(format!("write a list with one element as `[{text}]`"))
                 }
                 Some(Value::Number(_) | Value::Bool(_)) if allowed.contains(&"string") => {
                     problem.help("put it in quotes")
@@ -230,7 +230,7 @@ fn explain(
     }
 }
 
-/// Tells of every number among values that templates would print differently from how it is written.
+/// Reports every number in values that templates would print differently from how it is written.
 pub(crate) fn check_numbers(values: &Node, context: Context<'_>, problems: &mut Vec<Problem>) {
     match &values.value {
         Yaml::Scalar(_) => {}
@@ -240,7 +240,7 @@ pub(crate) fn check_numbers(values: &Node, context: Context<'_>, problems: &mut 
                 number.text, number.printed
             );
             let help = match number.plain() {
-                Some(plain) => format!("put it in quotes where it is text, or write {plain}"),
+                Some(plain) => format!("put it in quotes if it is text, otherwise write {plain}"),
                 None => "put it in quotes".to_owned(),
             };
             problems.push(context.problem(values.at, message).help(help));
@@ -258,7 +258,7 @@ pub(crate) fn check_numbers(values: &Node, context: Context<'_>, problems: &mut 
     }
 }
 
-/// JSON Schema's types as people call them.
+/// Returns the name of a JSON Schema type in plain words.
 fn in_words(name: &str) -> &str {
     match name {
         "string" => "text",

@@ -1,4 +1,5 @@
-//! CEL expressions of a fleet repository: `muster validate` and whoever evaluates them take the same ones.
+//! CEL expressions of a fleet repository. `muster validate` and the code that evaluates them accept the
+//! same expressions.
 
 use std::{
     sync::{Arc, LazyLock},
@@ -12,19 +13,19 @@ use cel::{
 
 /// The only variable of an expression.
 pub const OBJECT: &str = "object";
-/// What an expression may have of characters: ten times what one needs.
+/// The maximum length of an expression in characters, about ten times what a real one needs.
 const MAX_LENGTH: usize = 2048;
-/// How deep its brackets may nest. The parser takes over a hundred KiB of stack for each where it is not
-/// optimised.
+/// The maximum nesting depth of brackets. Without compiler optimisations the parser uses over 100 KiB of
+/// stack for each level.
 const MAX_BRACKETS: usize = 32;
-/// How deep an expression itself may nest, which is what evaluating it takes of an ordinary stack.
+/// The maximum nesting depth of operations, which limits the stack that evaluation needs.
 const MAX_DEPTH: usize = 32;
-/// How deep its loops may nest, which is what evaluating it takes of time.
+/// The maximum nesting depth of loops, which limits the time that evaluation needs.
 const MAX_LOOPS: usize = 2;
-/// The stack for reading expressions, in bytes: room for [`MAX_BRACKETS`] several times over.
+/// The stack size for parsing expressions, in bytes: several times what [`MAX_BRACKETS`] levels need.
 const STACK: usize = 64 * 1024 * 1024;
 
-/// The functions of CEL's standard library, without those for times: an expression has no clock.
+/// The functions of CEL's standard library, except those for times, because an expression has no clock.
 const FUNCTIONS: [&str; 17] = [
     "bool",
     "bytes",
@@ -44,7 +45,7 @@ const FUNCTIONS: [&str; 17] = [
     "uint",
     "value",
 ];
-/// The names of types, which may be compared with `type(…)`.
+/// The names of types, for comparison with `type(…)`.
 const TYPES: [&str; 10] = [
     "bool",
     "bytes",
@@ -58,34 +59,34 @@ const TYPES: [&str; 10] = [
     "uint",
 ];
 
-/// What expressions are compiled for, and evaluated in.
+/// The environment in which expressions are compiled and evaluated.
 pub static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 
-/// Whether a text is a CEL expression over `object` that can be evaluated on an ordinary stack.
+/// Checks that a text is a CEL expression over `object` that can be evaluated on an ordinary stack.
 ///
 /// # Errors
-/// What is wrong with it, for people.
+/// Returns a message for people that says what is wrong with the expression.
 pub fn check(text: &str) -> Result<(), String> {
     compile(text).map(drop)
 }
 
-/// An expression that is ready for use, and what evaluating it can cost.
+/// A compiled expression, with limits for the cost of evaluating it.
 #[derive(Debug)]
 pub struct Expression {
-    /// The expression.
+    /// The compiled program.
     pub program: Program,
-    /// How deep its loops nest.
+    /// The nesting depth of its loops.
     loops: u32,
-    /// How many times as long as the longest list of the object a list that it makes can be.
+    /// The maximum length of a list that it creates, as a multiple of the longest list in the object.
     growth: u64,
 }
 
-/// What evaluating an expression may cost in steps; each takes up to a microsecond.
+/// The maximum number of steps that evaluating an expression may take. A step takes up to a microsecond.
 pub const MAX_STEPS: u64 = 1_000_000;
 
 impl Expression {
-    /// The steps that it can take over an object whose longest list or map has so many elements, and whose
-    /// longest text so many bytes.
+    /// Returns the maximum number of steps over an object. `longest_list` is the number of elements of its
+    /// longest list or map, and `longest_text` the number of bytes of its longest text.
     #[must_use]
     pub fn steps(&self, longest_list: usize, longest_text: usize) -> u64 {
         let list = (longest_list as u64).max(1).saturating_mul(self.growth);
@@ -94,16 +95,18 @@ impl Expression {
     }
 }
 
-/// Makes an expression ready for use.
+/// Compiles an expression.
 ///
 /// # Errors
-/// What is wrong with it, for people.
+/// Returns a message for people that says what is wrong with the expression.
 pub fn compile(text: &str) -> Result<Expression, String> {
     if text.trim().is_empty() {
-        return Err("an expression is missing".to_owned());
+        return Err("the expression is empty".to_owned());
     }
     if text.chars().count() > MAX_LENGTH {
-        return Err(format!("an expression has at most {MAX_LENGTH} characters"));
+        return Err(format!(
+            "an expression may have at most {MAX_LENGTH} characters"
+        ));
     }
     let mut open: usize = 0;
     for c in text.chars() {
@@ -114,7 +117,7 @@ pub fn compile(text: &str) -> Result<Expression, String> {
         }
         if open > MAX_BRACKETS {
             return Err(format!(
-                "an expression has at most {MAX_BRACKETS} brackets in each other"
+                "brackets in an expression may be nested at most {MAX_BRACKETS} deep"
             ));
         }
     }
@@ -131,7 +134,7 @@ pub fn compile(text: &str) -> Result<Expression, String> {
                 };
                 scope.check(program.expression())?;
                 let loops = u32::try_from(scope.deepest).unwrap_or(u32::MAX);
-                // Each `+` can put one list after another.
+                // Each `+` can append one list to another.
                 let growth = 1 + text.matches('+').count() as u64;
                 Ok(Expression {
                     program,
@@ -148,27 +151,27 @@ pub fn compile(text: &str) -> Result<Expression, String> {
 
 fn explain(text: &str, errors: &ParseErrors) -> String {
     let Some(first) = errors.errors.first() else {
-        return "this is no CEL expression".to_owned();
+        return "this is not a valid CEL expression".to_owned();
     };
     let why = first.msg.trim_start_matches("Syntax error: ");
-    // The parser goes on with all that could stand there.
+    // The rest of the parser's message lists every token that would be valid.
     let why = why.split(" expecting {").next().unwrap_or(why);
     let place = match first.pos {
         (..=0, _) => String::new(),
         (line, column) if text.trim_end().contains('\n') => {
-            format!(" at its line {line}, column {column}")
+            format!(" at line {line}, column {column} of the expression")
         }
-        (_, column) => format!(" at its column {column}"),
+        (_, column) => format!(" at column {column} of the expression"),
     };
-    format!("this is no CEL expression: {why}{place}")
+    format!("this is not a valid CEL expression: {why}{place}")
 }
 
-/// What can be named at a place in an expression, and how deep that is.
+/// The names that are visible at one place in an expression, and the nesting depth there.
 struct Scope<'a> {
     names: Vec<&'a str>,
     depth: usize,
     loops: usize,
-    /// The most loops in each other so far.
+    /// The deepest nesting of loops so far.
     deepest: usize,
 }
 
@@ -177,11 +180,12 @@ impl<'a> Scope<'a> {
         parts.into_iter().try_for_each(|part| self.check(part))
     }
 
-    /// Whether an expression uses only what there is, and isn't too deep. The error is for people.
+    /// Checks that an expression uses only known names and is not nested too deep. The error is a message for
+    /// people.
     fn check(&mut self, expression: &'a IdedExpr) -> Result<(), String> {
         if self.depth == MAX_DEPTH {
             return Err(format!(
-                "an expression has at most {MAX_DEPTH} operations in each other; split it into several cases"
+                "operations in an expression may be nested at most {MAX_DEPTH} deep; split it into several cases"
             ));
         }
         self.depth += 1;
@@ -189,12 +193,12 @@ impl<'a> Scope<'a> {
             Expr::Unspecified | Expr::Literal(_) => {}
             Expr::Ident(name) => {
                 let name = name.as_str();
-                // Names with `@` are the compiler's own.
+                // The compiler creates names that start with `@`.
                 let known =
                     self.names.contains(&name) || TYPES.contains(&name) || name.starts_with('@');
                 if !known {
                     return Err(format!(
-                        "there is no variable `{name}`; an expression sees `{OBJECT}`"
+                        "there is no variable `{name}`; the only variable is `{OBJECT}`"
                     ));
                 }
             }
@@ -210,10 +214,10 @@ impl<'a> Scope<'a> {
             }
             Expr::Call(call) => {
                 let name = call.func_name.as_str();
-                // Operators are called like functions, by names that nobody can write.
+                // Operators are calls of functions whose names can't be written in an expression.
                 if name.starts_with(char::is_alphabetic) && !FUNCTIONS.contains(&name) {
                     let known = FUNCTIONS.join(", ");
-                    return Err(format!("there is no function `{name}`; there are {known}"));
+                    return Err(format!("there is no function `{name}`; use one of {known}"));
                 }
                 self.check_all(call.target.as_deref().into_iter().chain(&call.args))?;
             }
@@ -221,7 +225,7 @@ impl<'a> Scope<'a> {
                 self.check_all([&over.iter_range, &over.accu_init])?;
                 if self.loops == MAX_LOOPS {
                     return Err(format!(
-                        "an expression has at most {MAX_LOOPS} loops in each other"
+                        "loops in an expression may be nested at most {MAX_LOOPS} deep"
                     ));
                 }
                 self.loops += 1;
@@ -261,14 +265,14 @@ mod tests {
     #[test]
     fn what_is_wrong_is_told_with_its_place() {
         let told = |text: &str| check(text).unwrap_err();
-        insta::assert_snapshot!(told(" "), @"an expression is missing");
-        insta::assert_snapshot!(told("object.status.phase =="), @"this is no CEL expression: mismatched input '<EOF>' at its column 23");
-        insta::assert_snapshot!(told("object.a = 3"), @"this is no CEL expression: token recognition error at: '= ' at its column 10");
-        insta::assert_snapshot!(told("true &&\n  object..x"), @"this is no CEL expression: no viable alternative at input '..' at its line 2, column 10");
-        insta::assert_snapshot!(told("objekt.status.phase == 'Ready'"), @"there is no variable `objekt`; an expression sees `object`");
-        insta::assert_snapshot!(told("len(object.list) == 1"), @"there is no function `len`; there are bool, bytes, contains, double, dyn, endsWith, hasValue, int, matches, or, orValue, size, startsWith, string, type, uint, value");
-        insta::assert_snapshot!(told("object.name.startWith('a')"), @"there is no function `startWith`; there are bool, bytes, contains, double, dyn, endsWith, hasValue, int, matches, or, orValue, size, startsWith, string, type, uint, value");
-        insta::assert_snapshot!(told("object.list.exists(c, c == 1) && c == 2"), @"there is no variable `c`; an expression sees `object`");
+        insta::assert_snapshot!(told(" "), @"the expression is empty");
+        insta::assert_snapshot!(told("object.status.phase =="), @"this is not a valid CEL expression: mismatched input '<EOF>' at column 23 of the expression");
+        insta::assert_snapshot!(told("object.a = 3"), @"this is not a valid CEL expression: token recognition error at: '= ' at column 10 of the expression");
+        insta::assert_snapshot!(told("true &&\n  object..x"), @"this is not a valid CEL expression: no viable alternative at input '..' at line 2, column 10 of the expression");
+        insta::assert_snapshot!(told("objekt.status.phase == 'Ready'"), @"there is no variable `objekt`; the only variable is `object`");
+        insta::assert_snapshot!(told("len(object.list) == 1"), @"there is no function `len`; use one of bool, bytes, contains, double, dyn, endsWith, hasValue, int, matches, or, orValue, size, startsWith, string, type, uint, value");
+        insta::assert_snapshot!(told("object.name.startWith('a')"), @"there is no function `startWith`; use one of bool, bytes, contains, double, dyn, endsWith, hasValue, int, matches, or, orValue, size, startsWith, string, type, uint, value");
+        insta::assert_snapshot!(told("object.list.exists(c, c == 1) && c == 2"), @"there is no variable `c`; the only variable is `object`");
     }
 
     #[test]

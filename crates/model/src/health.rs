@@ -1,11 +1,11 @@
-//! The words for how well an object is, which are Argo CD's.
+//! Health states of objects, under the same names as in Argo CD.
 
 use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How well an object is, from the best to the worst.
+/// The health of an object. The variants are ordered from best to worst.
 #[derive(
     Debug,
     Clone,
@@ -21,23 +21,23 @@ use serde::{Deserialize, Serialize};
     JsonSchema,
 )]
 pub enum Health {
-    /// It does what it should.
+    /// The object works as it should.
     #[default]
     Healthy,
-    /// Somebody stopped it on purpose.
+    /// The object was paused on purpose.
     Suspended,
-    /// It is on its way.
+    /// The object is not healthy yet, but is making progress.
     Progressing,
-    /// It should exist and doesn't.
+    /// The object should exist but does not.
     Missing,
-    /// It failed, or can't get on by itself.
+    /// The object has failed, or can't recover by itself.
     Degraded,
-    /// It can't be told.
+    /// The health of the object can't be determined.
     Unknown,
 }
 
 impl Health {
-    /// The word.
+    /// Returns the name of the state.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,11 +1,11 @@
-//! Names and numbers of a fleet, each its own type, so that a cluster can't be passed where a region
-//! is meant and a generation can't be compared with an epoch.
+//! Names and numbers of a fleet. Each has its own type, so that a cluster can't be passed where a region
+//! is expected, and a generation can't be compared with an epoch.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// Why a text is not the name or number that it should be.
+/// The error for a text that is not a valid name or number.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{value:?} is not a valid {what}: {rule}")]
 pub struct InvalidId {
@@ -24,7 +24,7 @@ impl InvalidId {
     }
 }
 
-/// RFC 1123 label, as Kubernetes uses it for most names.
+/// The pattern of an RFC 1123 label, which Kubernetes uses for most names.
 pub(crate) const LABEL_PATTERN: &str = "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$";
 const LABEL_RULE: &str =
     "use 1 to 63 lower-case letters, digits and '-', starting and ending with a letter or digit";
@@ -46,7 +46,7 @@ macro_rules! label {
         pub struct $name(std::sync::Arc<str>);
 
         impl $name {
-            /// The name as text.
+            /// Returns the name as text.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -108,37 +108,37 @@ macro_rules! label {
 }
 
 label!(
-    /// A region: clusters that fail together, and are drained together.
+    /// The name of a region, a group of clusters that fail together and are drained together.
     RegionName,
     "region name"
 );
 label!(
-    /// A Kubernetes cluster of the fleet. Unique over all regions.
+    /// The name of a Kubernetes cluster, unique in the whole fleet.
     ClusterName,
     "cluster name"
 );
 label!(
-    /// An app: the folder `apps/NAME`.
+    /// The name of an app, as in the folder `apps/NAME`.
     AppName,
     "app name"
 );
 label!(
-    /// A tier: a promise of RPO and RTO.
+    /// The name of a tier, which sets the RPO and RTO of apps.
     TierName,
     "tier name"
 );
 label!(
-    /// A rule by which a kind's health is read.
+    /// The name of a health rule.
     RuleName,
     "name of a rule"
 );
 label!(
-    /// The fleet's name.
+    /// The name of the fleet.
     FleetName,
     "fleet name"
 );
 label!(
-    /// One enrolment of an agent. A new enrolment under an old cluster name is a new instance.
+    /// The id of one enrolment of an agent. A new enrolment under the same cluster name gets a new id.
     InstanceId,
     "instance id"
 );
@@ -153,7 +153,7 @@ macro_rules! number {
         pub struct $name(pub u64);
 
         impl $name {
-            /// The number after this one.
+            /// Returns the next number.
             #[must_use]
             pub fn next(self) -> Self {
                 Self(self.0 + 1)
@@ -169,11 +169,11 @@ macro_rules! number {
 }
 
 number!(
-    /// The number of what one cluster should run; it only grows.
+    /// The number of one version of a cluster's desired state. It only increases.
     Generation
 );
 number!(
-    /// The fleet's counter of role and traffic changes; it only grows.
+    /// The fleet's counter of role and traffic changes. It only increases.
     Epoch
 );
 
@@ -185,7 +185,7 @@ macro_rules! hash {
         pub struct $name(pub [u8; $len]);
 
         impl $name {
-            /// The first eight hexadecimal digits, for people.
+            /// Returns the first eight hexadecimal digits, for people.
             #[must_use]
             pub fn short(&self) -> String {
                 self.to_string().chars().take(8).collect()
@@ -248,14 +248,14 @@ macro_rules! hash {
 }
 
 hash!(
-    /// A Git commit or blob id (SHA-1).
+    /// The id of a Git commit or blob (SHA-1).
     ObjectId,
     20,
     "Git object id",
     "it has 40 hexadecimal digits"
 );
 hash!(
-    /// BLAKE3 of what it names: a bundle's content, or a generation's list of bundles.
+    /// A BLAKE3 hash, such as that of a bundle's content or of a generation's list of bundles.
     ContentHash,
     32,
     "content hash",
@@ -263,32 +263,32 @@ hash!(
 );
 
 impl ContentHash {
-    /// The hash of these bytes.
+    /// Returns the hash of these bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
     }
 }
 
-/// What an app is in one region.
+/// The role of an app in one region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Serves here, as everywhere else.
+    /// The app serves here, as in every other region.
     Active,
-    /// The only writer.
+    /// The app is the only writer.
     Primary,
-    /// Follows the primary, ready to take over.
+    /// The app follows the primary and is ready to take over.
     Standby,
-    /// Must not write.
+    /// The app must not write.
     Fenced,
 }
 
 impl Role {
-    /// Every role, in the order in which people think of them.
+    /// Every role, in the order in which roles are shown to people.
     pub const ALL: [Self; 4] = [Self::Active, Self::Primary, Self::Standby, Self::Fenced];
 
-    /// The word that templates, status and the command line use.
+    /// Returns the word that templates, status and the command line use.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,5 +1,5 @@
-//! The kinds of a fleet repository, as they are written. Their JSON Schemas, which editors and the
-//! validation use, are made from these very types.
+//! The kinds of a fleet repository, as people write them. The JSON Schemas that editors and the
+//! validation use are generated from these types.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
@@ -15,51 +15,51 @@ use crate::{
 /// The `apiVersion` of every document.
 pub const API_VERSION: &str = "muster.dev/v1alpha1";
 
-/// Values, as they are layered.
+/// One layer of values, or the result of merging layers.
 pub type Values = Map<String, Value>;
 
-/// A whole document.
+/// A document of a fleet repository.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Document<N, S> {
     /// Always `muster.dev/v1alpha1`.
     pub api_version: String,
-    /// The kind.
+    /// The kind of the document.
     pub kind: String,
-    /// Name and labels.
+    /// The name and labels of the document.
     pub metadata: Metadata<N>,
-    /// What the document says.
+    /// The content of the document; its fields depend on the kind.
     pub spec: S,
 }
 
-/// A document's name and labels.
+/// The name and labels of a document.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Metadata<N> {
-    /// The name.
+    /// The name of the document.
     pub name: N,
-    /// Labels, for selectors and templates.
+    /// Labels, for use in selectors and templates.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
 }
 
-/// The fleet as a whole.
+/// The settings of the whole fleet.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FleetSpec {
-    /// What this fleet is, for people.
+    /// A description of the fleet for people.
     #[serde(default)]
     pub description: Option<String>,
-    /// Who to call.
+    /// The people or teams to call.
     #[serde(default)]
     pub contacts: Vec<Contact>,
-    /// Values of every app in every cluster: the lowest layer.
+    /// Values for every app in every cluster. This is the lowest layer; all others override it.
     #[serde(default)]
     pub values: Values,
-    /// How much a change may delete in one cluster before a person is asked.
+    /// How many objects may be deleted in one cluster without approval.
     #[serde(default)]
     pub prune: PruneBudget,
-    /// Fields of any app's objects that others may set.
+    /// Fields of any app's objects that other field managers may set.
     #[serde(default)]
     pub ignore: Vec<IgnoreRule>,
 }
@@ -68,7 +68,7 @@ pub struct FleetSpec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Contact {
-    /// Their name.
+    /// The name of the person or team.
     pub name: String,
     /// An e-mail address.
     #[serde(default)]
@@ -81,37 +81,37 @@ pub struct Contact {
     pub phone: Option<String>,
 }
 
-/// A promise of recovery.
+/// The recovery objectives that apps of this tier must meet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TierSpec {
-    /// What this tier is for, for people.
+    /// A description of the tier for people.
     #[serde(default)]
     pub description: Option<String>,
-    /// Recovery point objective: how much data may be lost, as a time such as `15m`.
+    /// Recovery point objective: how much data may be lost, as a duration such as `15m`.
     pub rpo: Span,
-    /// Recovery time objective: how long it may take to serve again, as a time such as `1h`.
+    /// Recovery time objective: how long it may take to serve again, as a duration such as `1h`.
     pub rto: Span,
-    /// The modes with which an app can keep this promise; any where this is empty.
+    /// The modes that apps of this tier may use; any mode if empty.
     #[serde(default)]
     pub modes: Vec<Mode>,
 }
 
-/// Clusters that fail together.
+/// A group of clusters that fail together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RegionSpec {
-    /// Where it is.
+    /// The location of the region.
     pub location: Location,
-    /// What it can carry, as Kubernetes quantities by resource.
+    /// The capacity of the region: a Kubernetes quantity for each resource.
     #[serde(default)]
     pub capacity: BTreeMap<String, String>,
-    /// Values of every app in this region, over the fleet's.
+    /// Values for every app in this region; they override the fleet's.
     #[serde(default)]
     pub values: Values,
 }
 
-/// A place on earth.
+/// A geographic location.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Location {
@@ -131,7 +131,7 @@ pub struct Location {
     pub longitude: Number,
 }
 
-/// A continent's usual two-letter code.
+/// The two-letter code of a continent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Continent {
@@ -151,14 +151,14 @@ pub enum Continent {
     Sa,
 }
 
-/// One Kubernetes cluster. Its region is the folder it stands in.
+/// A Kubernetes cluster. The folder of its document names its region.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClusterSpec {
-    /// Where it is reached, by name (`ingress`, `api`), for templates.
+    /// Addresses of the cluster by name (such as `ingress` or `api`), for use in templates.
     #[serde(default)]
     pub endpoints: BTreeMap<String, String>,
-    /// Values of every app in this cluster, over its region's.
+    /// Values for every app in this cluster; they override its region's.
     #[serde(default)]
     pub values: Values,
 }
@@ -167,47 +167,47 @@ pub struct ClusterSpec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AppSpec {
-    /// What it is, for people.
+    /// A description of the app for people.
     #[serde(default)]
     pub description: Option<String>,
-    /// The team that owns it.
+    /// The team that owns the app.
     #[serde(default)]
     pub owner: Option<String>,
-    /// Its tier.
+    /// The name of the app's tier.
     pub tier: TierName,
-    /// How it runs over regions.
+    /// How the app runs across regions.
     pub mode: Mode,
-    /// The name that this app had before. Its objects under that name become this app's, as they are.
-    /// Where `namespace` is left out, it stays what it was under the old name, so write it down before
-    /// you remove this line or rename the app once more: objects can't move to another namespace.
+    /// The previous name of this app. The objects of the app with that name become this app's; they are
+    /// not recreated. If `namespace` is not set, it defaults to the previous name. Set `namespace` before
+    /// you remove this line or rename the app again: objects can't move to another namespace.
     #[serde(default)]
     pub formerly: Option<AppName>,
-    /// Namespace of its objects that name none. Where this is left out: the app's name, or the one that
-    /// it had before (`formerly`).
+    /// The namespace of objects that do not name one. Defaults to `formerly` if that is set, otherwise to
+    /// the app's name.
     #[serde(default)]
     #[schemars(regex(pattern = "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"), extend("patternErrorMessage" = "a namespace has 1 to 63 lower-case letters, digits and '-'"))]
     pub namespace: Option<String>,
-    /// Where it runs; everywhere where this is left out.
+    /// Where the app runs; in every cluster if not set.
     #[serde(default)]
     pub placement: Placement,
-    /// Apps that are applied before it in each cluster.
+    /// Apps that are applied before this one in each cluster.
     #[serde(default)]
     pub depends_on: Vec<AppName>,
-    /// Where another field manager has a field that this app wants otherwise: `fail` leaves the object
-    /// and reports the field and its manager, `take` takes the field over.
+    /// What to do if another field manager owns a field that this app sets differently: `fail` leaves the
+    /// object unchanged and reports the field and its manager, `take` takes the field over.
     #[serde(default)]
     pub conflicts: Conflicts,
-    /// Where an object is no longer as it was applied: `correct` puts it back, `report` leaves it and
-    /// shows it.
+    /// What to do if an object is no longer as it was applied: `correct` reverts the change, `report`
+    /// leaves it and shows it in the status.
     #[serde(default)]
     pub drift: Drift,
-    /// Fields of this app's objects that others may set, besides those of the fleet.
+    /// Fields of this app's objects that other field managers may set, in addition to the fleet's `ignore`.
     #[serde(default)]
     pub ignore: Vec<IgnoreRule>,
 }
 
 impl AppSpec {
-    /// The namespace of the app's objects that name none.
+    /// Returns the namespace of the app's objects that do not name one.
     #[must_use]
     pub fn namespace_of<'a>(&'a self, app: &'a AppName) -> &'a str {
         let named = self.namespace.as_deref();
@@ -215,17 +215,17 @@ impl AppSpec {
     }
 }
 
-/// How an app runs over regions.
+/// How an app runs across regions.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// Serves in every cluster it is placed in.
+    /// The app serves in every cluster where it is placed.
     ActiveActive,
-    /// Writes in one region and follows in the others: one cluster a region carries it.
+    /// The app writes in one region and follows in the others. It runs in one cluster of each region.
     ActivePassive,
-    /// Runs in one cluster of the fleet.
+    /// The app runs in one cluster of the fleet.
     Singleton,
 }
 
@@ -239,37 +239,37 @@ impl fmt::Display for Mode {
     }
 }
 
-/// Where an app may run. Each part narrows the choice.
+/// The clusters where an app may run. A cluster must match every field that is set.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Placement {
-    /// Regions; their order is the order of candidates for the primary. All, by name, where this is
-    /// left out.
+    /// Names of regions, in the order in which they are candidates for the primary. All regions, sorted
+    /// by name, if not set.
     #[serde(default)]
     pub regions: Vec<RegionName>,
-    /// Clusters by name.
+    /// Names of clusters; any cluster if not set.
     #[serde(default)]
     pub clusters: Vec<ClusterName>,
-    /// Clusters by label.
+    /// Labels that a cluster must have.
     #[serde(default)]
     pub cluster_selector: ClusterSelector,
 }
 
-/// Clusters that have all these labels.
+/// Selects the clusters that have all of these labels.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClusterSelector {
-    /// Labels and their values.
+    /// Labels and the values that they must have.
     #[serde(default)]
     pub match_labels: BTreeMap<String, String>,
 }
 
-/// A length of time as people write it: `30s`, `15m`, `1h30m`, `7d`.
+/// A duration in the form `30s`, `15m`, `1h30m` or `7d`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Span {
     written: String,
-    /// The time itself.
+    /// The parsed duration.
     pub duration: Duration,
 }
 
@@ -347,20 +347,20 @@ impl JsonSchema for Span {
     }
 }
 
-/// The kinds by name.
+/// The kind of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// [`FleetSpec`].
+    /// A document with a [`FleetSpec`].
     Fleet,
-    /// [`TierSpec`].
+    /// A document with a [`TierSpec`].
     Tier,
-    /// [`RegionSpec`].
+    /// A document with a [`RegionSpec`].
     Region,
-    /// [`ClusterSpec`].
+    /// A document with a [`ClusterSpec`].
     Cluster,
-    /// [`AppSpec`].
+    /// A document with an [`AppSpec`].
     App,
-    /// [`HealthRule`].
+    /// A document with a [`HealthRule`].
     HealthRule,
 }
 
@@ -375,7 +375,7 @@ impl Kind {
         Self::HealthRule,
     ];
 
-    /// The word in `kind:`.
+    /// Returns the value of the `kind` field.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -388,7 +388,7 @@ impl Kind {
         }
     }
 
-    /// The JSON Schema (2020-12) of this kind's documents.
+    /// Returns the JSON Schema (2020-12) of documents of this kind.
     #[must_use]
     pub fn schema(self) -> Value {
         let generator = SchemaSettings::draft2020_12()
@@ -411,7 +411,7 @@ impl Kind {
         schema["properties"]["apiVersion"] = json!({"const": API_VERSION});
         schema["properties"]["kind"] = json!({"const": self.as_str()});
         if matches!(self, Self::Cluster | Self::Fleet) {
-            // Everything in their spec has a default, so it may be left out.
+            // Every field of these specs has a default, so `spec` itself is optional.
             schema["required"] = json!(["apiVersion", "kind", "metadata"]);
         }
         schema

@@ -1,5 +1,5 @@
-//! The kinds of a fleet repository: typed names, documents and values, and the checks that tell what
-//! is wrong with them and where. No I/O: files come in as a [`tree::Tree`].
+//! The kinds of a fleet repository: typed names, documents and values, and the checks that report what
+//! is wrong with them and where. The crate does no I/O: it gets the files as a [`tree::Tree`].
 
 pub mod bundle;
 mod decode;

@@ -1,7 +1,7 @@
-//! From a repository's files to a checked [`Model`], with all problems at once.
+//! Turns the files of a repository into a checked [`Model`], and reports all problems together.
 //!
-//! What is wrong with an app holds back that app alone; what is wrong with the fleet, a tier, a region
-//! or a cluster holds back the commit.
+//! A problem in an app blocks only that app. A problem in the fleet, a tier, a region or a cluster blocks
+//! the whole commit.
 
 mod apps;
 mod rules;
@@ -25,12 +25,12 @@ use crate::{
     yaml::{self, Node, Pos, Yaml},
 };
 
-/// A file whose text is used as it stands.
+/// A file whose text is used verbatim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextFile {
-    /// Its path from the repository's root.
+    /// The path from the repository's root.
     pub path: String,
-    /// Changes whenever the text does.
+    /// The id of the content, which changes whenever the text does.
     pub id: ObjectId,
     /// The text.
     pub text: Arc<str>,
@@ -41,44 +41,44 @@ pub struct TextFile {
 pub struct Fleet {
     /// The fleet's name.
     pub name: FleetName,
-    /// What the document says.
+    /// The spec of the document.
     pub spec: FleetSpec,
 }
 
-/// A region and what it is.
+/// A region with its labels and spec.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Region {
-    /// Labels.
+    /// The labels of the document.
     pub labels: BTreeMap<String, String>,
-    /// What the document says.
+    /// The spec of the document.
     pub spec: RegionSpec,
 }
 
-/// A cluster and where it is.
+/// A cluster with its region, labels and spec.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cluster {
-    /// Its region.
+    /// The region of the cluster.
     pub region: RegionName,
-    /// Labels.
+    /// The labels of the document.
     pub labels: BTreeMap<String, String>,
-    /// What the document says.
+    /// The spec of the document.
     pub spec: ClusterSpec,
 }
 
 /// An app with its values and templates.
 #[derive(Debug, Clone, PartialEq)]
 pub struct App {
-    /// What the document says.
+    /// The spec of the document.
     pub spec: AppSpec,
-    /// `app.yaml`, for problems that show only later.
+    /// The file `app.yaml`, for reporting problems that are found after loading.
     pub file: TextFile,
-    /// `values.yaml`.
+    /// The values in `values.yaml`.
     pub values: Arc<Values>,
-    /// `values/NAME.yaml` of regions and clusters.
+    /// The values in `values/NAME.yaml`, by the name of the region or cluster.
     pub values_at: BTreeMap<String, Arc<Values>>,
-    /// Files below `templates/` that end in `.yaml`, `.yml` or `.json`, partials (`_NAME`) included.
+    /// Files below `templates/` that end in `.yaml`, `.yml` or `.json`, including partials (`_NAME`).
     pub templates: Vec<TextFile>,
-    /// Files below `manifests/` that end likewise, which are not templates.
+    /// Files below `manifests/` with the same endings. They are not rendered as templates.
     pub manifests: Vec<TextFile>,
 }
 
@@ -93,45 +93,46 @@ pub struct Model {
     pub regions: BTreeMap<RegionName, Region>,
     /// Clusters by name.
     pub clusters: BTreeMap<ClusterName, Cluster>,
-    /// Apps without problems, by name.
+    /// The apps without problems, by name.
     pub apps: BTreeMap<AppName, App>,
-    /// How the health of kinds is read, by group and kind.
+    /// The health rules, sorted by group and kind.
     pub health: Vec<HealthRule>,
-    /// `lib/**`, for every app.
+    /// The files below `lib/`, which every app may use.
     pub lib: Vec<TextFile>,
 }
 
-/// The role of every app in every cluster that carries it.
+/// The role of each app in each cluster where it runs.
 pub type Roles = BTreeMap<AppName, BTreeMap<ClusterName, Role>>;
 
-/// What loading found.
+/// The result of loading a repository.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Loaded {
-    /// The model, unless a problem holds back the whole commit.
+    /// The model; `None` if a problem blocks the whole commit.
     pub model: Option<Model>,
-    /// Apps that stand in the repository and have problems.
+    /// The apps that exist in the repository and have problems.
     pub broken: BTreeSet<AppName>,
-    /// Apps that claim an older name, as far as it can be read of those that have problems, with it.
+    /// The previous name (`formerly`) that each app claims, by app. Apps with problems are included if the
+    /// name can be read.
     pub formerly: BTreeMap<AppName, AppName>,
-    /// Everything that is wrong, by file and place.
+    /// All problems, sorted by file and position.
     pub problems: Vec<Problem>,
 }
 
-/// Loads repositories and keeps what it read, so that a commit costs what it changed.
+/// Loads repositories and caches the results, so that the cost of a commit depends on what it changed.
 #[derive(Debug, Default)]
 pub struct Loader {
     kept: Work,
 }
 
-/// What stays true of a text, wherever it stands.
+/// Results that depend only on the text that they were made from, and can be reused for the next commit.
 #[derive(Debug, Default)]
 struct Work {
     parsed: HashMap<(String, ObjectId), Parsed>,
-    /// Expressions, and what is wrong with them.
+    /// The result of checking each CEL expression, by its text.
     judged: HashMap<String, Result<(), String>>,
 }
 
-/// A file's documents, or what is wrong with its YAML.
+/// The documents of a file, or the problem in its YAML.
 type Parsed = Arc<Result<Vec<Node>, Problem>>;
 
 impl Loader {
@@ -140,7 +141,7 @@ impl Loader {
         self.load_overseen(tree, &Unwatched)
     }
 
-    /// Reads and checks a tree, and leaves out the apps that the overseer refuses.
+    /// Reads and checks a tree. Apps that the overseer refuses are left out.
     pub fn load_overseen(&mut self, tree: &Tree, overseer: &dyn Overseer) -> Loaded {
         let mut load = Load {
             tree,
@@ -177,7 +178,7 @@ impl Loader {
     }
 }
 
-/// How the files begin that stand for others in Git LFS.
+/// The first bytes of Git LFS pointer files.
 const LFS: [&[u8]; 2] = [
     b"version https://git-lfs.github.com/spec/",
     b"version https://hawser.github.com/spec/",
@@ -215,8 +216,8 @@ impl<'a> Load<'a> {
         })
     }
 
-    /// Git lets a crafted tree hold any name; what would leave the repository anywhere else is refused
-    /// before anything reads it.
+    /// Refuses paths that could lead outside the repository, before anything reads them. Git allows any
+    /// name in a crafted tree.
     fn check_paths(&mut self) {
         for path in self.tree.entries.keys() {
             let bad =
@@ -231,7 +232,7 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// What stands in the place of a folder and is none: all that should be in it is missing.
+    /// Reports a link or submodule in place of a folder, since all files expected in the folder are missing.
     fn check_folder(&mut self, scope: &Scope, path: &str) {
         if matches!(
             self.tree.entries.get(path),
@@ -241,11 +242,11 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// The text of a file, or a problem.
+    /// Returns the text of a file. Records a problem if the file exists but can't be used.
     fn text(&mut self, scope: &Scope, path: &str) -> Option<(ObjectId, &'a str)> {
         let (message, help) = match self.tree.entries.get(path)? {
             Entry::File { bytes, .. } if LFS.iter().any(|start| bytes.starts_with(start)) => (
-                "a Git LFS pointer, not the file itself, which is not in the repository".to_owned(),
+                "this is a Git LFS pointer; the file itself is not in the repository".to_owned(),
                 "take the file out of LFS: `git lfs untrack FILE`, then `git add --renormalize FILE`, and commit",
             ),
             Entry::File { id, bytes } => match std::str::from_utf8(bytes) {
@@ -254,7 +255,7 @@ impl<'a> Load<'a> {
                     let good = &bytes[..error.valid_up_to()];
                     let line = good.iter().filter(|b| **b == b'\n').count() + 1;
                     let message = format!(
-                        "not UTF-8: the byte {:#04x} at offset {} (line {line}) belongs to no character",
+                        "not UTF-8: invalid byte {:#04x} at offset {} (line {line})",
                         bytes[error.valid_up_to()],
                         error.valid_up_to(),
                     );
@@ -263,7 +264,7 @@ impl<'a> Load<'a> {
             },
             Entry::TooLarge { size } => (
                 format!(
-                    "the file has {:.1} MiB; at most {} MiB are read",
+                    "the file has {:.1} MiB; the limit is {} MiB",
                     *size as f64 / 1_048_576.0,
                     MAX_FILE_BYTES / 1_048_576
                 ),
@@ -271,7 +272,7 @@ impl<'a> Load<'a> {
             ),
             Entry::Symlink { target } => (
                 format!("a symbolic link to `{target}`; links are not followed"),
-                "put the files themselves here; what apps share belongs in lib/",
+                "put the files themselves here; files that apps share belong in lib/",
             ),
             Entry::Submodule => (
                 "a Git submodule; its files are not part of this repository".to_owned(),
@@ -283,7 +284,7 @@ impl<'a> Load<'a> {
         None
     }
 
-    /// The documents of a YAML file; empty ones are left out.
+    /// Returns the documents of a YAML file, without empty ones.
     fn documents(&mut self, scope: &Scope, path: &str) -> Option<(&'a str, Vec<Node>)> {
         let (id, text) = self.text(scope, path)?;
         let key = (path.to_owned(), id);
@@ -307,7 +308,7 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// The documents of a file that has one or more of a kind.
+    /// Returns the typed documents of a file that holds documents of one kind.
     fn decoded<N: DeserializeOwned, S: DeserializeOwned>(
         &mut self,
         scope: &Scope,
@@ -331,7 +332,8 @@ impl<'a> Load<'a> {
             self.problems.push(problem);
         }
         if nodes.len() > 1 && !matches!(kind, Kind::Tier | Kind::HealthRule) {
-            let message = format!("this file holds one {kind} document, and this is another");
+            let message =
+                format!("this file must hold only one {kind} document, but this is another one");
             self.problems.push(context.problem(nodes[1].at, message));
         }
         let mut documents = Vec::new();
@@ -351,7 +353,7 @@ impl<'a> Load<'a> {
         if !self.tree.entries.contains_key("fleet.yaml") {
             let problem = Problem::new(Scope::Fleet, "fleet.yaml", "there is no fleet.yaml");
             self.problems
-                .push(problem.help("a fleet repository has one at its root, of kind Fleet"));
+                .push(problem.help("add one of kind Fleet at the root of the repository"));
         }
         let mut found = self.decoded(&Scope::Fleet, "fleet.yaml", Kind::Fleet);
         let (node, document): (_, Document<FleetName, FleetSpec>) = found.pop()?;
@@ -367,14 +369,14 @@ impl<'a> Load<'a> {
         for (node, document) in self.decoded(&Scope::Fleet, "tiers.yaml", Kind::Tier) {
             let Document { metadata, spec, .. }: Document<TierName, TierSpec> = document;
             if tiers.insert(metadata.name.clone(), spec).is_some() {
-                let message = format!("the tier `{}` stands here twice", metadata.name);
+                let message = format!("the tier `{}` is defined twice", metadata.name);
                 self.place(&Scope::Fleet, "tiers.yaml", name_at(&node), message, None);
             }
         }
         tiers
     }
 
-    /// A problem at a place of a file that is known to be text.
+    /// Records a problem at a position in a file that is known to be text.
     fn place(&mut self, scope: &Scope, file: &str, at: Pos, message: String, help: Option<&str>) {
         let text = match self.tree.entries.get(file) {
             Some(Entry::File { bytes, .. }) => std::str::from_utf8(bytes).unwrap_or_default(),
@@ -387,12 +389,14 @@ impl<'a> Load<'a> {
         });
     }
 
-    /// The name must be what the folder or file says, so that one can be found from the other.
+    /// Checks that a document has the name of its folder or file, and returns true if it does.
     fn named(&mut self, file: &str, node: &Node, name: &str, expected: &str) -> bool {
         if name != expected {
             let scope = app_of(file).map_or(Scope::Fleet, Scope::App);
-            let message = format!("`metadata.name` is `{name}`, but its place says `{expected}`");
-            let help = "a name and the folder or file that it stands in agree; rename one of them";
+            let message = format!(
+                "`metadata.name` is `{name}`, but its folder or file is named `{expected}`"
+            );
+            let help = "the two names must match; rename one of them";
             self.place(&scope, file, name_at(node), message, Some(help));
         }
         name == expected
@@ -427,7 +431,7 @@ impl<'a> Load<'a> {
                 let rest = &path["regions/".len() + folder.len() + 1..];
                 let Some(stem) = rest.strip_suffix(".yaml") else {
                     if apps::holds_objects(&path) {
-                        self.not_read(&path, "a cluster is in regions/REGION/CLUSTER.yaml");
+                        self.not_read(&path, "clusters belong in regions/REGION/CLUSTER.yaml");
                     }
                     continue;
                 };
@@ -447,7 +451,7 @@ impl<'a> Load<'a> {
                     };
                     if let Some(other) = clusters.insert(metadata.name.clone(), cluster) {
                         let message = format!(
-                            "a cluster `{}` stands in region `{}` too; names are unique in a fleet",
+                            "there is also a cluster `{}` in region `{}`; cluster names must be unique in a fleet",
                             metadata.name, other.region
                         );
                         let at = name_at(&node);
@@ -462,7 +466,7 @@ impl<'a> Load<'a> {
         {
             let file = format!("regions/{}/{name}.yaml", clusters[name].region);
             let message = format!(
-                "a region has the name `{name}` too, so an app's `values/{name}.yaml` could mean either"
+                "a region is also named `{name}`, so an app's `values/{name}.yaml` could mean either"
             );
             self.problems
                 .push(Problem::new(Scope::Fleet, &file, message).help("rename the cluster"));
@@ -481,7 +485,7 @@ impl<'a> Load<'a> {
         };
         if nodes.len() > 1 {
             self.problems
-                .push(context.problem(nodes[1].at, "values are one YAML document"));
+                .push(context.problem(nodes[1].at, "values must be a single YAML document"));
         }
         match nodes.pop() {
             None => Arc::default(),
@@ -517,13 +521,13 @@ impl<'a> Load<'a> {
         texts
     }
 
-    /// Names a file that nothing reads though its place suggests so.
+    /// Records a hint about a file that is not read, although its path suggests that it is.
     fn not_read(&mut self, path: &str, help: &str) {
         let problem = Problem::new(Scope::Hint, path, "this file is not read");
         self.problems.push(problem.help(help));
     }
 
-    /// The names right below a folder that are folders themselves, or stand in one's place.
+    /// Returns the names of the subfolders of a folder, and of links and submodules in place of one.
     fn folders(&self, base: &str) -> BTreeSet<String> {
         let below = self.tree.entries.iter().filter_map(|(path, entry)| {
             let rest = path.strip_prefix(base)?;
@@ -538,7 +542,7 @@ impl<'a> Load<'a> {
             .collect()
     }
 
-    /// The names of all files that should be clusters.
+    /// Returns the names of all clusters, judging by file names, including clusters that have problems.
     fn cluster_names(&self) -> BTreeSet<String> {
         let name = |path: String| {
             let (_, file) = path.strip_prefix("regions/")?.split_once('/')?;
@@ -551,7 +555,7 @@ impl<'a> Load<'a> {
             .collect()
     }
 
-    /// The files below a folder.
+    /// Returns the paths of the files below a folder.
     fn files(&self, base: &str) -> Vec<String> {
         self.tree
             .entries
@@ -561,7 +565,7 @@ impl<'a> Load<'a> {
             .collect()
     }
 
-    /// A folder's name as a typed name.
+    /// Parses the name of a folder. Records a problem if it is not a folder or its name is not valid.
     fn name<N: FromStr<Err = crate::ids::InvalidId>>(
         &mut self,
         scope: &Scope,
@@ -586,7 +590,7 @@ impl<'a> Load<'a> {
 }
 
 impl crate::kinds::Placement {
-    /// Whether the placement lets an app run in this cluster.
+    /// Returns true if the placement allows an app to run in this cluster.
     #[must_use]
     pub fn allows(&self, name: &ClusterName, cluster: &Cluster) -> bool {
         (self.regions.is_empty() || self.regions.contains(&cluster.region))
@@ -599,12 +603,12 @@ impl crate::kinds::Placement {
     }
 }
 
-/// Where a document says its name.
+/// Returns the position of the document's name.
 fn name_at(node: &Node) -> Pos {
     node.descend(["metadata", "name"].into_iter()).at
 }
 
-/// The app in whose folder a path stands.
+/// Returns the app in whose folder a path is.
 fn app_of(path: &str) -> Option<AppName> {
     path.strip_prefix("apps/")?.split_once('/')?.0.parse().ok()
 }

@@ -1,21 +1,21 @@
-//! Who looks over the reading and rendering of apps. Both are pure; what they may cost is decided by the
-//! process that runs them.
+//! Hooks around the reading and rendering of apps. Reading and rendering are pure functions; the process
+//! that runs them limits what they may cost.
 
 use crate::{ids::AppName, problem::Problem};
 
-/// Is told of each piece of an app's work, on the thread that does it, and may refuse it.
+/// Observes each piece of work for an app, on the thread that does the work, and may refuse it.
 pub trait Overseer: Sync {
-    /// Before a piece of work.
+    /// Called before a piece of work.
     ///
     /// # Errors
-    /// The app's problem, where nothing more is to be done for it.
+    /// Returns a problem of the app if no more work may be done for it.
     fn begin(&self, app: &AppName) -> Result<(), Box<Problem>>;
 
-    /// After a piece of work that was begun.
+    /// Called after a piece of work for which [`Self::begin`] returned `Ok`.
     fn end(&self, app: &AppName);
 }
 
-/// Lets everything pass.
+/// An [`Overseer`] that allows everything.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Unwatched;
 

@@ -1,5 +1,5 @@
-//! What a fleet repository says about how an app's objects are applied, kept and judged. It travels in
-//! the header of the app's bundle, so that an agent without its hub still knows it.
+//! Rules of a fleet repository for how objects are applied, deleted and judged. The rules for one app
+//! are in the header of its bundle, so that an agent has them even without its hub.
 
 use std::collections::BTreeSet;
 
@@ -11,48 +11,48 @@ use crate::{
     ids::{AppName, ContentHash},
 };
 
-/// What happens where another field manager has a field that an app wants otherwise.
+/// What to do if another field manager owns a field that an app sets differently.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Conflicts {
-    /// The object is left as it is, and the fields are reported with their managers.
+    /// The object is left unchanged, and the fields are reported with their managers.
     #[default]
     Fail,
     /// The fields are taken over.
     Take,
 }
 
-/// What happens where an object is no longer as it was applied.
+/// What to do if an object is no longer as it was applied.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Drift {
-    /// It is put back.
+    /// The change is reverted.
     #[default]
     Correct,
-    /// It is left, and shown.
+    /// The change is left, and shown in the status.
     Report,
 }
 
-/// Fields that somebody else may set.
+/// Fields that other field managers may set.
 #[derive(
     Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct IgnoreRule {
-    /// API group of the objects, empty for the core group; any where this is left out.
+    /// API group of the objects, empty for the core group; any group if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// Kind of the objects; any where this is left out.
+    /// Kind of the objects; any kind if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// Name of the object; any where this is left out.
+    /// Name of the object; any name if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The fields, as JSON pointers (RFC 6901); `*` stands for every element of a list or map.
+    /// The fields, as JSON pointers (RFC 6901); `*` matches every element of a list or map.
     #[schemars(schema_with = "pointers")]
     pub fields: Vec<String>,
 }
@@ -70,7 +70,7 @@ fn pointers(_: &mut SchemaGenerator) -> Schema {
 }
 
 impl IgnoreRule {
-    /// Whether the rule is about objects of this group, kind and name.
+    /// Returns true if the rule applies to objects of this group, kind and name.
     #[must_use]
     pub fn concerns(&self, group: &str, kind: &str, name: &str) -> bool {
         let fits = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|w| w == is);
@@ -78,15 +78,15 @@ impl IgnoreRule {
     }
 }
 
-/// How much may be deleted in one cluster within an hour without being asked.
+/// How many objects may be deleted in one cluster within an hour without approval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PruneBudget {
-    /// This many objects of one app, and of all apps together, may always be deleted.
+    /// The number of objects, of one app and of all apps together, that may always be deleted.
     #[serde(default = "PruneBudget::default_objects")]
     pub objects: u32,
-    /// Where it is more than `objects`: this share, in percent, of what the app, or all apps together,
-    /// have in the cluster.
+    /// The share, in percent, of the objects that the app, or all apps together, have in the cluster. It
+    /// counts if it is more than `objects`.
     #[serde(default = "PruneBudget::default_percent")]
     #[schemars(range(min = 0, max = 100))]
     pub percent: u8,
@@ -101,7 +101,7 @@ impl PruneBudget {
         Self::default().percent
     }
 
-    /// How many of `all` objects may be deleted.
+    /// Returns how many of `all` objects may be deleted without approval.
     #[must_use]
     pub fn of(self, all: usize) -> usize {
         let share = all.saturating_mul(usize::from(self.percent)) / 100;
@@ -118,26 +118,27 @@ impl Default for PruneBudget {
     }
 }
 
-/// What a generation says about deleting.
+/// The part of a generation that controls deletions.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PruneOrders {
-    /// What needs no approval.
+    /// How much may be deleted without approval.
     pub budget: PruneBudget,
-    /// Sets of objects that a person has approved to be deleted, each by the hash that the agent gave it.
+    /// Sets of objects whose deletion a person has approved, each by the hash that the agent gave it.
     pub approved: BTreeSet<ContentHash>,
-    /// Apps that stand in the repository and of which the hub knows nothing good: nothing of them is deleted.
+    /// Apps that exist in the repository, but for which the hub has no good bundle. None of their objects is
+    /// deleted.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub unknown: BTreeSet<AppName>,
 }
 
-/// What the names begin with under which all of an app is approved to be deleted.
+/// The prefix of the hashes that approve the deletion of all objects of an app.
 const LEAVING: [u8; 8] = *b"leaving:";
 
 impl PruneOrders {
-    /// The name under which it is approved that an app leaves a cluster with all that it has: its placement
-    /// says so, or a commit's message. It is made of the app's name, so that no agent has to know the set
-    /// before.
+    /// Returns the hash that approves the deletion of all objects of an app in a cluster, because its
+    /// placement or a commit message says so. It is made from the app's name, so that no agent has to
+    /// report the set of objects first.
     #[must_use]
     pub fn leaving(app: &AppName) -> ContentHash {
         let mut name = ContentHash::of(app.as_str().as_bytes());
@@ -145,30 +146,30 @@ impl PruneOrders {
         name
     }
 
-    /// Whether this is such a name, of whatever app.
+    /// Returns true if [`Self::leaving`] made this hash, for any app.
     #[must_use]
     pub fn is_leaving(name: &ContentHash) -> bool {
         name.0.starts_with(&LEAVING)
     }
 
-    /// Whether an app may leave with all that it has.
+    /// Returns true if all objects of an app may be deleted.
     #[must_use]
     pub fn lets_go(&self, app: &AppName) -> bool {
         self.approved.contains(&Self::leaving(app))
     }
 }
 
-/// How the health of one kind is read, over what is built in.
+/// A rule for the health of one kind. It takes precedence over the built-in rules.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HealthRule {
-    /// API group; empty for the core group.
+    /// The API group; empty for the core group.
     #[serde(default)]
     pub group: String,
-    /// Kind.
+    /// The kind.
     #[schemars(length(min = 1))]
     pub kind: String,
-    /// The first case that is true says it; where none is, what is built in does.
+    /// The cases, in order. The first case that is true decides; if none is, the built-in rules do.
     #[schemars(length(min = 1))]
     pub cases: Vec<HealthCase>,
 }
@@ -177,30 +178,30 @@ pub struct HealthRule {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HealthCase {
-    /// A CEL expression over `object` that is true or false. One that can't be evaluated, as where a
-    /// field is missing, is false.
+    /// A CEL expression over `object` that is true or false. It counts as false if it can't be evaluated,
+    /// for example because a field is missing.
     pub when: String,
-    /// What is then said of the object.
+    /// The health of the object if `when` is true.
     pub health: Health,
-    /// What is said to a person: a CEL expression over `object` that is a text.
+    /// A message for people: a CEL expression over `object` whose result is a text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
 
-/// An app's part of it all, as its bundle's header carries it.
+/// The rules for one app, as the header of its bundle holds them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Policy {
-    /// What happens in a conflict with another field manager.
+    /// What to do in a conflict with another field manager.
     #[serde(skip_serializing_if = "is_default")]
     pub conflicts: Conflicts,
-    /// What happens on drift.
+    /// What to do on drift.
     #[serde(skip_serializing_if = "is_default")]
     pub drift: Drift,
-    /// Fields that others may set: the fleet's rules and then the app's, where they concern its objects.
+    /// Fields that others may set: the fleet's rules, then the app's. Only rules for its objects are included.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ignore: Vec<IgnoreRule>,
-    /// How the kinds among its objects are judged.
+    /// The health rules for the kinds of its objects.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub health: Vec<HealthRule>,
 }

@@ -1,5 +1,5 @@
-//! What is wrong with a fleet repository, told so that a newcomer can mend it: file, line, column, the
-//! line itself, and what to do.
+//! Problems in a fleet repository. Each is shown with file, line, column, the text of the line and advice,
+//! so that a newcomer can fix it.
 
 use std::fmt;
 
@@ -7,41 +7,41 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ids::AppName, yaml::Pos};
 
-/// How much a problem holds back.
+/// What a problem blocks.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Scope {
-    /// The whole commit: the last good snapshot stays in force.
+    /// The whole commit. The last good commit stays in force.
     Fleet,
-    /// One app: it stays at its last good bundle.
+    /// One app. Its last good bundle stays in force.
     App(AppName),
-    /// Nothing: a hint.
+    /// Nothing. The problem is only a hint.
     Hint,
 }
 
-/// One problem of a fleet repository.
+/// A problem in a fleet repository.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
-    /// What it holds back.
+    /// What the problem blocks.
     pub scope: Scope,
-    /// The file, from the repository's root.
+    /// The path of the file from the repository's root.
     pub file: String,
-    /// Where in the file.
+    /// The position in the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Pos>,
-    /// What is wrong.
+    /// A message that says what is wrong.
     pub message: String,
-    /// The line at that place.
+    /// The text of the line at that position.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line: Option<String>,
-    /// What to do about it.
+    /// Advice on how to fix the problem.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub help: Option<String>,
 }
 
 impl Problem {
-    /// A problem of a whole file.
+    /// Creates a problem of a whole file.
     #[must_use]
     pub fn new(scope: Scope, file: &str, message: impl Into<String>) -> Self {
         let (file, message) = (file.to_owned(), message.into());
@@ -55,7 +55,7 @@ impl Problem {
         }
     }
 
-    /// The same problem at a place in its file's text.
+    /// Returns the problem with a position in the text of its file.
     #[must_use]
     pub fn at(mut self, text: &str, at: Pos) -> Self {
         let line = text.lines().nth(at.line.saturating_sub(1) as usize);
@@ -64,7 +64,7 @@ impl Problem {
         self
     }
 
-    /// The same problem with advice.
+    /// Returns the problem with advice.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
@@ -82,7 +82,7 @@ impl fmt::Display for Problem {
         if let (Some(at), Some(line)) = (self.at, &self.line) {
             let number = at.line.to_string();
             let gutter = " ".repeat(number.len());
-            // A tab before the column stays a tab, so that the caret stands below its character.
+            // A tab before the column stays a tab, so that the caret is below its character.
             let before: String = line
                 .chars()
                 .take(at.col.saturating_sub(1) as usize)
@@ -100,7 +100,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The candidate that was probably meant, if one is near enough.
+/// Returns the candidate that was probably meant, if one is similar enough.
 #[must_use]
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let allowed = (word.chars().count() / 3).max(1) + 1;
@@ -112,7 +112,7 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, candidate)| candidate)
 }
 
-/// Advice for a word that is none of these: the nearest, or all of them if they are few.
+/// Returns advice for an unknown word: the most similar candidate, or else a list of up to 12 candidates.
 #[must_use]
 pub fn suggest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let candidates: Vec<&str> = candidates.into_iter().collect();
@@ -122,7 +122,7 @@ pub fn suggest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         None => {
             let more = if candidates.len() > 12 { ", …" } else { "" };
             let known: Vec<_> = candidates.into_iter().take(12).collect();
-            Some(format!("there is: {}{more}", known.join(", ")))
+            Some(format!("use one of: {}{more}", known.join(", ")))
         }
     }
 }
@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(nearest("zebra", ["values", "labels"]), None);
         assert_eq!(
             suggest("q", ["eu-west", "us-east"]).unwrap(),
-            "there is: eu-west, us-east"
+            "use one of: eu-west, us-east"
         );
     }
 }

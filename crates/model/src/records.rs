@@ -1,25 +1,25 @@
-//! What an agent keeps in its own namespace: its identity, the lead, what it has applied. No app has a
-//! say in it.
+//! Names of the records that an agent stores in its own namespace: its identity, its Lease and what it
+//! has applied. No app may contain such an object.
 
 use crate::bundle::ObjectRef;
 
-/// The namespace of an agent, where nobody says otherwise.
+/// The default namespace of an agent.
 pub const NAMESPACE: &str = "muster-system";
 /// The Secret with the agent's key and certificate.
 pub const IDENTITY: &str = "muster-agent-identity";
-/// The Lease of the agent that leads.
+/// The Lease that the leading agent holds.
 pub const LEASE: &str = "muster-agent";
-/// The Secret that says which generation is in force.
+/// The Secret that names the generation in force.
 pub const GENERATION: &str = "muster-generation";
-/// What the names of the pieces of kept bundles begin with.
+/// The prefix of the names of the Secrets with the parts of stored bundles.
 pub const BUNDLE: &str = "muster-bundle-";
-/// What the names of the ConfigMaps begin with that say what was applied.
+/// The prefix of the names of the ConfigMaps that record what was applied.
 pub const INVENTORY: &str = "muster-inventory-";
-/// What the names of copies of objects begin with that are being recreated.
+/// The prefix of the names of the copies of objects that are being recreated.
 pub const RECREATING: &str = "muster-recreating-";
 
-/// Whether an object would be a record of the agent in this namespace. Whoever writes those is the agent,
-/// or takes it over.
+/// Returns true if an object would be one of the agent's records in this namespace. Anyone who can write
+/// these records can take over the agent.
 #[must_use]
 pub fn is_record(id: &ObjectRef, namespace: &str) -> bool {
     if id.namespace.as_deref() != Some(namespace) {
@@ -66,7 +66,7 @@ mod tests {
             assert!(!is("v1", kind, None, name), "{name}");
         }
         assert!(is("coordination.k8s.io/v1", "Lease", own, "muster-agent"));
-        // What its chart brings is an app's like any other's.
+        // An app may contain the objects of the agent's own chart.
         for (api_version, kind, name) in [
             ("apps/v1", "Deployment", "muster-agent"),
             ("v1", "ServiceAccount", "muster-agent"),

@@ -1,8 +1,9 @@
-//! Which kinds live in namespaces: Kubernetes' own, and what definitions and agents say of others.
+//! Knows which kinds are namespaced. A table holds Kubernetes' own kinds; CustomResourceDefinitions and
+//! agents report the others.
 
 use std::collections::BTreeSet;
 
-/// Whether objects of one of Kubernetes' own kinds live in namespaces; `None` for any other kind.
+/// Returns whether one of Kubernetes' own kinds is namespaced, or `None` for any other kind.
 #[must_use]
 pub fn is_namespaced(group: &str, kind: &str) -> Option<bool> {
     let has = |table: &[(&str, &[&str])]| {
@@ -15,7 +16,7 @@ pub fn is_namespaced(group: &str, kind: &str) -> Option<bool> {
     has(NAMESPACED).then_some(true)
 }
 
-/// Kinds outside namespaces, by group.
+/// Cluster-scoped kinds, by group.
 const CLUSTER_SCOPED: &[(&str, &[&str])] = &[
     (
         "",
@@ -54,7 +55,7 @@ const CLUSTER_SCOPED: &[(&str, &[&str])] = &[
         "flowcontrol.apiserver.k8s.io",
         &["FlowSchema", "PriorityLevelConfiguration"],
     ),
-    // It is defined by a CustomResourceDefinition that most clusters have from elsewhere.
+    // This kind has a CustomResourceDefinition, which most clusters get from outside the repository.
     ("gateway.networking.k8s.io", &["GatewayClass"]),
     ("internal.apiserver.k8s.io", &["StorageVersion"]),
     (
@@ -89,7 +90,7 @@ const CLUSTER_SCOPED: &[(&str, &[&str])] = &[
     ("storagemigration.k8s.io", &["StorageVersionMigration"]),
 ];
 
-/// Kinds in namespaces, by group.
+/// Namespaced kinds, by group.
 const NAMESPACED: &[(&str, &[&str])] = &[
     (
         "",
@@ -141,22 +142,22 @@ const NAMESPACED: &[(&str, &[&str])] = &[
     ("storage.k8s.io", &["CSIStorageCapacity"]),
 ];
 
-/// Kinds that are known to live outside namespaces although Kubernetes itself does not have them.
+/// The known cluster-scoped kinds that are not Kubernetes' own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scopes(BTreeSet<String>);
 
 impl Scopes {
-    /// Notes a kind outside namespaces, as `KIND.GROUP`.
+    /// Adds a cluster-scoped kind, as `KIND.GROUP`.
     pub fn insert(&mut self, kind: String) {
         self.0.insert(kind);
     }
 
-    /// The kinds in order, as `KIND.GROUP`.
+    /// Returns the kinds in sorted order, as `KIND.GROUP`.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
     }
 
-    /// Whether objects of a kind live in namespaces. A kind of which nothing is known does.
+    /// Returns true if a kind is namespaced. An unknown kind counts as namespaced.
     #[must_use]
     pub fn is_namespaced(&self, group: &str, kind: &str) -> bool {
         is_namespaced(group, kind).unwrap_or_else(|| !self.0.contains(&format!("{kind}.{group}")))

@@ -1,5 +1,5 @@
-//! Layers of values: fleet < region < cluster < app < app in the region < app in the cluster. Maps
-//! merge deeply, lists replace, `null` removes a key.
+//! Merges layers of values: fleet < region < cluster < app < app in the region < app in the cluster.
+//! Maps are merged deeply, lists are replaced, and `null` removes a key.
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ fn lay(lower: &mut Values, upper: &Values) {
         match (lower.get_mut(key), value) {
             (Some(Value::Object(below)), Value::Object(above)) => lay(below, above),
             (_, Value::Object(above)) => {
-                // Laid over nothing, so that its removals don't stay as nulls.
+                // Merge into an empty map, so that no `null` of the upper layer remains as a value.
                 let mut clean = Values::new();
                 lay(&mut clean, above);
                 lower.insert(key.clone(), Value::Object(clean));
@@ -25,7 +25,7 @@ fn lay(lower: &mut Values, upper: &Values) {
     }
 }
 
-/// The layers laid over each other, lowest first.
+/// Merges the layers, lowest first.
 #[must_use]
 pub fn layer<'a>(layers: impl IntoIterator<Item = &'a Values>) -> Values {
     let mut result = Values::new();

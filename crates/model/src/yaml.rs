@@ -1,10 +1,10 @@
-//! YAML with positions. One reader for fleet documents, values and rendered manifests, so that every
-//! error can point at its line and column and all three agree on what a scalar means.
+//! Reads YAML with positions. Fleet documents, values and rendered manifests use this one reader, so that
+//! every error has a line and column, and a scalar means the same in all three.
 //!
-//! It reads YAML 1.2's core schema with the three habits of Kubernetes' own reader that real
+//! The reader implements YAML 1.2's core schema, with three behaviours of Kubernetes' own reader that real
 //! manifests rely on: `0644` is octal (YAML 1.1), keys that are numbers or booleans become strings,
-//! and `<<` merges. Unlike that reader it refuses duplicate keys, and leaves `yes`, `no`, `on` and
-//! `off` the strings that their authors meant.
+//! and `<<` merges maps. Unlike Kubernetes' reader, it refuses duplicate keys, and reads `yes`, `no`, `on`
+//! and `off` as strings.
 
 mod scalar;
 #[cfg(test)]
@@ -20,20 +20,20 @@ use serde_json::{Map, Number, Value};
 pub use scalar::printed;
 pub use write::to_yaml;
 
-/// How deep a document may nest.
+/// The maximum nesting depth of a document.
 const MAX_DEPTH: usize = 128;
-/// How many nodes aliases may copy into one file: ten times what a large real file needs, and far
-/// below what a "billion laughs" wants.
+/// The maximum number of nodes that aliases may copy in one file. It is ten times what a large real file
+/// needs, and far below what a "billion laughs" attack needs.
 const MAX_ALIASED_NODES: usize = 100_000;
-/// How many bytes of text aliases may copy into one file. A file itself has up to 8 MiB.
+/// The maximum number of bytes of text that aliases may copy in one file. The file itself has up to 8 MiB.
 const MAX_ALIASED_BYTES: usize = 16 * 1024 * 1024;
 
-/// A place in a text: line and column, both from 1, columns in characters.
+/// A position in a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Pos {
-    /// Line, from 1.
+    /// The line, from 1.
     pub line: u32,
-    /// Column in characters, from 1.
+    /// The column in characters, from 1.
     pub col: u32,
 }
 
@@ -53,26 +53,26 @@ impl fmt::Display for Pos {
     }
 }
 
-/// Why a text is not the YAML that is read here.
+/// The error for a text that this reader can't read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct YamlError {
-    /// Where.
+    /// The position of the error.
     pub at: Pos,
-    /// What is wrong.
+    /// A message that says what is wrong.
     pub message: String,
 }
 
-/// A value and where it stands.
+/// A value and its position.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
-    /// Where its text begins.
+    /// The position where the text of the value begins.
     pub at: Pos,
-    /// What it is.
+    /// The value.
     pub value: Yaml,
 }
 
-/// The kinds of value.
+/// A YAML value.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Yaml {
     /// Null, a boolean, a number or a string.
@@ -82,7 +82,7 @@ pub enum Yaml {
     Rewritten(Box<Rewritten>),
     /// A list.
     Seq(Vec<Node>),
-    /// A map, in the order of the text; each key with its place.
+    /// A map in the order of the text. Each key has its position.
     Map(Vec<(String, Pos, Node)>),
 }
 
@@ -91,14 +91,14 @@ pub enum Yaml {
 pub struct Rewritten {
     /// The number.
     pub value: Value,
-    /// Its text in the file.
+    /// The text of the number in the file.
     pub text: String,
-    /// What templates would print instead.
+    /// The text that templates would print instead.
     pub printed: String,
 }
 
 impl Rewritten {
-    /// The same number written as it is printed, where there is such a way.
+    /// Returns the number in a form that is printed as it is written, if there is one.
     #[must_use]
     pub fn plain(&self) -> Option<String> {
         let text = self.value.to_string();
@@ -108,7 +108,7 @@ impl Rewritten {
 }
 
 impl Node {
-    /// The value under a key, if this is a map that has it.
+    /// Returns the value of a key, if this is a map that has the key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Node> {
         match &self.value {
@@ -120,7 +120,7 @@ impl Node {
         }
     }
 
-    /// Where a key itself stands, if this is a map that has it.
+    /// Returns the position of a key, if this is a map that has the key.
     #[must_use]
     pub fn key_at(&self, key: &str) -> Option<Pos> {
         match &self.value {
@@ -132,7 +132,7 @@ impl Node {
         }
     }
 
-    /// The string, if this is one.
+    /// Returns the text, if this is a string.
     #[must_use]
     pub fn as_str(&self) -> Option<&str> {
         match &self.value {
@@ -141,13 +141,13 @@ impl Node {
         }
     }
 
-    /// Whether this is nothing at all.
+    /// Returns true if this is null.
     #[must_use]
     pub fn is_null(&self) -> bool {
         matches!(self.value, Yaml::Scalar(Value::Null))
     }
 
-    /// The node at a path of keys and indices, or the deepest one on the way there.
+    /// Returns the node at a path of keys and indices, or the deepest existing node on that path.
     #[must_use]
     pub fn descend<'a>(&self, path: impl Iterator<Item = &'a str>) -> &Node {
         let mut node = self;
@@ -164,7 +164,7 @@ impl Node {
         node
     }
 
-    /// The value without its places.
+    /// Returns the value without positions.
     #[must_use]
     pub fn into_json(self) -> Value {
         match self.value {
@@ -195,26 +195,26 @@ impl Node {
     }
 }
 
-/// Reads every document of a text as Kubernetes does.
+/// Reads every document of a text, with keys and numbers as Kubernetes reads them.
 ///
 /// # Errors
-/// The first place where the text is not YAML that can be read.
+/// Returns the position and reason of the first error in the text.
 pub fn parse(text: &str) -> Result<Vec<Node>, YamlError> {
     Reader::new(&without_marks(text), false).documents()
 }
 
-/// Reads every document of a text whose values templates print: a number that would be printed
-/// differently from how it is written is a [`Yaml::Rewritten`], and a key that is a number keeps its
+/// Reads every document of a text whose values templates print. A number that would be printed
+/// differently from how it is written becomes a [`Yaml::Rewritten`], and a key that is a number keeps its
 /// text.
 ///
 /// # Errors
-/// The first place where the text is not YAML that can be read.
+/// Returns the position and reason of the first error in the text.
 pub fn parse_written(text: &str) -> Result<Vec<Node>, YamlError> {
     Reader::new(&without_marks(text), true).documents()
 }
 
-/// The text without byte order marks where YAML allows them: at its beginning and where another
-/// document begins. The parser knows only the first.
+/// Removes byte order marks where YAML allows them: at the beginning of the text and of each document. The
+/// parser handles only the first one.
 fn without_marks(text: &str) -> Cow<'_, str> {
     const MARK: char = '\u{feff}';
     let text = text.strip_prefix(MARK).unwrap_or(text);
@@ -240,7 +240,7 @@ fn without_marks(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// What a node takes up with all that is below it: nodes, and bytes of text.
+/// The size of a node and everything below it, in nodes and in bytes of text.
 #[derive(Debug, Clone, Copy, Default)]
 struct Size {
     nodes: usize,
@@ -257,14 +257,14 @@ impl Size {
 struct Reader<'a> {
     text: &'a str,
     events: Parser<'a, StrInput<'a>>,
-    /// Bytes of the text that the newest event stands for.
+    /// The byte range of the latest event in the text.
     read: Range<usize>,
-    /// Bytes of the text of the newest key.
+    /// The byte range of the latest key in the text.
     key: Range<usize>,
     anchors: HashMap<usize, Node>,
-    /// What anchors and aliases have copied.
+    /// The size of everything that anchors and aliases have copied.
     copied: Size,
-    /// Whether numbers keep their text.
+    /// True if numbers keep their text.
     written: bool,
 }
 
@@ -344,7 +344,7 @@ impl<'a> Reader<'a> {
             }
             Event::Alias(anchor) => {
                 let Some(node) = self.anchors.get(&anchor) else {
-                    return fail("this alias refers to nothing above it".into());
+                    return fail("this alias has no anchor above it".into());
                 };
                 self.copied.add(node.size());
                 self.check_copied(at)?;
@@ -354,7 +354,7 @@ impl<'a> Reader<'a> {
         };
         let node = Node { at, value };
         if anchor > 0 {
-            // Anchors within anchors are copies of copies.
+            // Count nested anchors, too: each anchor stores a copy of those inside it.
             self.copied.add(node.size());
             self.check_copied(at)?;
             self.anchors.insert(anchor, node.clone());
@@ -374,8 +374,8 @@ impl<'a> Reader<'a> {
         Err(YamlError { at, message })
     }
 
-    /// What a list in brackets holds where an item ends with a colon, as in `[2001:db8::, ::]`. For the
-    /// parser that is a map of a key without a value; for Kubernetes' reader it is text.
+    /// Restores text that ends with a colon in a flow list, as in `[2001:db8::, ::]`. The parser reads such
+    /// an item as a map with a key and no value; Kubernetes' reader reads it as text.
     fn address(&self, item: Node) -> Node {
         let Yaml::Map(entries) = &item.value else {
             return item;
@@ -397,7 +397,7 @@ impl<'a> Reader<'a> {
         Node { value, ..item }
     }
 
-    /// The text of a key; `None` for the one that merges.
+    /// Returns the text of a key, or `None` for the merge key `<<`.
     fn key_of(
         &mut self,
         event: Event<'a>,
@@ -406,7 +406,7 @@ impl<'a> Reader<'a> {
     ) -> Result<Option<String>, YamlError> {
         match event {
             Event::Scalar(text, ScalarStyle::Plain, ..) if text == "<<" => Ok(None),
-            // Nearly every key.
+            // Fast path for nearly every key.
             Event::Scalar(text, ScalarStyle::Plain, 0, None) if scalar::is_word(&text) => {
                 Ok(Some(text.into_owned()))
             }
@@ -416,7 +416,7 @@ impl<'a> Reader<'a> {
                 Yaml::Scalar(Value::Number(number)) if !self.written => scalar::key(&number),
                 Yaml::Scalar(other) => other.to_string(),
                 Yaml::Seq(_) | Yaml::Map(_) => {
-                    let message = "a map or list can't be a key; `{{ }}` works only in templates, and is a map in a map elsewhere".to_owned();
+                    let message = "a map or list can't be a key; `{{ }}` works only in templates; elsewhere it is a map inside a map".to_owned();
                     return Err(YamlError { at, message });
                 }
             })),
@@ -442,7 +442,7 @@ impl<'a> Reader<'a> {
                 continue;
             };
             if let Some(first) = index.find(&entries, &key) {
-                let message = format!("the key {key:?} stands twice in this map, first at {first}");
+                let message = format!("duplicate key {key:?} in this map, first at {first}");
                 return Err(YamlError { at, message });
             }
             entries.push((key, at, value));
@@ -485,14 +485,14 @@ fn number_as_written(number: Number, text: Cow<'_, str>) -> Yaml {
     }
 }
 
-/// Finds keys of a map that is being read: few by looking through them, many by a table.
+/// Finds keys of a map that is being read: by a linear search in a small map, by a hash table in a large one.
 #[derive(Default)]
 struct Index(HashMap<String, Pos>);
 
 impl Index {
     const FEW: usize = 16;
 
-    /// Where a key stands among the entries so far, which only grow.
+    /// Returns the position of a key among the entries read so far. Entries are only ever added.
     fn find(&mut self, entries: &[(String, Pos, Node)], key: &str) -> Option<Pos> {
         if entries.len() <= Self::FEW {
             let mut entries = entries.iter();

@@ -1,4 +1,4 @@
-//! The folders below `apps/`: what they hold, and whether what their documents name is there.
+//! Reads the folders below `apps/`, and checks that the names in their documents exist.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -12,24 +12,25 @@ use crate::{
     yaml::Node,
 };
 
-/// Every name that an app may refer to.
+/// All names that an app may refer to.
 struct Names<'a> {
     tiers: &'a BTreeMap<TierName, TierSpec>,
     clusters: &'a BTreeMap<ClusterName, Cluster>,
-    /// Whether the tiers had no problem.
+    /// True if `tiers.yaml` has no problem.
     tiers_read: bool,
-    /// Whether no document of the fleet's had one.
+    /// True if no problem that blocks the whole commit was found.
     all_read: bool,
-    /// Of regions and clusters also those whose documents have problems.
+    /// The names of all regions, including those whose documents have problems.
     region_names: BTreeSet<String>,
+    /// The names of all clusters, including those whose documents have problems.
     cluster_names: BTreeSet<String>,
     apps: &'a BTreeSet<String>,
 }
 
-/// Names of a list that are told one by one.
+/// The maximum number of unknown names in one list that are reported one by one.
 const MOST_UNKNOWN: usize = 20;
 
-/// An app with the document that it was read from.
+/// An app and the document that it was read from.
 type Read = (App, Node);
 
 impl Load<'_> {
@@ -40,7 +41,7 @@ impl Load<'_> {
     ) -> BTreeMap<AppName, App> {
         let folders = self.folders("apps/");
         let mut apps: BTreeMap<AppName, Read> = BTreeMap::new();
-        // A document that can't be read has told so itself: whoever refers to it is right to.
+        // A document that can't be read has its own problem, so references to its name are not reported.
         let names = Names {
             tiers,
             clusters,
@@ -51,8 +52,8 @@ impl Load<'_> {
             apps: &folders,
         };
         for folder in &folders {
-            // A folder with a bad name can't be an app that ran before, so it holds back nothing but
-            // itself; yet someone must hear of it.
+            // A folder with an invalid name can't be an app that ran before, so it blocks nothing else. It
+            // is reported as a hint.
             let Some(name) = self.name::<AppName>(&Scope::Hint, "apps", folder) else {
                 continue;
             };
@@ -132,7 +133,7 @@ impl Load<'_> {
             } else if holds_objects(&path) {
                 self.not_read(
                     &path,
-                    "values of a region or cluster are in values/NAME.yaml",
+                    "values of a region or cluster belong in values/NAME.yaml",
                 );
             }
         }
@@ -173,7 +174,7 @@ impl Load<'_> {
         named.then_some((app, node))
     }
 
-    /// The files of a folder and its subfolders that hold objects. What is left out is named.
+    /// Returns the files of a folder and its subfolders that hold objects. Reports the files that are left out.
     fn object_files(&mut self, scope: &Scope, base: &str) -> Vec<TextFile> {
         let wanted = |path: &str| holds_objects(path) || KUSTOMIZATIONS.contains(&file_name(path));
         let mut files = self.texts(scope, base, wanted);
@@ -207,7 +208,7 @@ impl Load<'_> {
     }
 
     fn check_objects(&mut self, scope: &Scope, name: &AppName, app: &App) {
-        // Where there are some that can't be read, that was told before.
+        // Files that exist but can't be read were reported before.
         let base = format!("apps/{name}/");
         let none = |folder: &str| {
             let folder = format!("{base}{folder}");
@@ -228,15 +229,15 @@ impl Load<'_> {
         for (name, (app, node)) in apps {
             if let Some(way) = circle(name, apps) {
                 let at = node.descend(["spec", "dependsOn"].into_iter()).at;
-                let message = format!("this app waits for itself: {way}");
+                let message = format!("this app depends on itself: {way}");
                 let scope = Scope::App(name.clone());
-                let help = "remove one of these from a `dependsOn`";
+                let help = "remove one of these `dependsOn` entries";
                 self.place(&scope, &app.file.path, at, message, Some(help));
             }
         }
     }
 
-    /// An app's objects become those of one other app, once it is gone.
+    /// Checks `formerly`: the old app must be gone, and its objects can go to only one other app.
     fn check_renames(&mut self, apps: &BTreeMap<AppName, Read>, folders: &BTreeSet<String>) {
         for (name, (app, node)) in apps {
             let Some(old) = &app.spec.formerly else {
@@ -249,18 +250,18 @@ impl Load<'_> {
             let (message, help) = if old == name {
                 (
                     format!("`{old}` is this app's name now"),
-                    "`formerly` is the name that it had before; remove it where there was none"
+                    "`formerly` is the app's previous name; remove the line if it had none"
                         .to_owned(),
                 )
             } else if folders.contains(old.as_str()) {
                 (
-                    format!("there still is an app `{old}`, so its objects stay its own"),
+                    format!("the app `{old}` still exists, so it keeps its objects"),
                     format!("remove apps/{old}, or this line"),
                 )
             } else if let Some((rival, _)) = rival {
                 (
-                    format!("app `{rival}` was formerly `{old}` too"),
-                    "the objects go to one app; remove one of the two lines".to_owned(),
+                    format!("app `{rival}` also claims `formerly: {old}`"),
+                    "the objects can go to only one app; remove one of the two lines".to_owned(),
                 )
             } else {
                 continue;
@@ -272,7 +273,7 @@ impl Load<'_> {
     }
 }
 
-/// One app's document under check.
+/// Checks the document of one app and collects the problems.
 struct Check<'a> {
     scope: &'a Scope,
     file: &'a TextFile,
@@ -317,7 +318,7 @@ impl Check<'_> {
         {
             let modes: Vec<String> = tier.modes.iter().map(ToString::to_string).collect();
             let message = format!(
-                "tier `{}` can't be kept with mode `{}`; it asks for {}",
+                "tier `{}` does not allow mode `{}`; use {}",
                 spec.tier,
                 spec.mode,
                 modes.join(" or ")
@@ -342,7 +343,7 @@ impl Check<'_> {
         self.each(&["spec", "dependsOn"], "app", apps, known.apps);
     }
 
-    /// Names in a list, each of which must be known.
+    /// Checks that every name in a list is known.
     fn each<'n>(
         &mut self,
         list: &[&str],
@@ -356,7 +357,7 @@ impl Check<'_> {
                 told += 1;
                 if told > MOST_UNKNOWN {
                     let message =
-                        format!("there are more than {MOST_UNKNOWN} names of no {what} here");
+                        format!("this list has more than {MOST_UNKNOWN} unknown {what} names");
                     self.tell(list, message, None);
                     return;
                 }
@@ -388,14 +389,14 @@ impl Check<'_> {
             .clusters
             .iter()
             .any(|(name, cluster)| spec.placement.allows(name, cluster));
-        // Names that are not there were told before.
+        // Unknown names were reported before.
         let mut regions = spec.placement.regions.iter();
         let mut clusters = spec.placement.clusters.iter();
         let all_known = regions.all(|name| known.region_names.contains(name.as_str()))
             && clusters.all(|name| known.cluster_names.contains(name.as_str()));
         if !fits && !known.clusters.is_empty() && known.all_read && all_known {
             let message = "no cluster of the fleet fits this placement".to_owned();
-            let help = "a cluster has to pass `regions`, `clusters` and `clusterSelector`, as far as they are given";
+            let help = "a cluster must match all of `regions`, `clusters` and `clusterSelector` that are set";
             self.tell(&["spec", "placement"], message, Some(help.to_owned()));
         }
     }
@@ -403,21 +404,21 @@ impl Check<'_> {
 
 /// Names of files that only Kustomize understands.
 const KUSTOMIZATIONS: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Kustomization"];
-const NO_KUSTOMIZE: &str = "Kustomize is not run";
-const INSTEAD_OF_KUSTOMIZE: &str = "commit what `kustomize build` writes as manifests/NAME.yaml and remove this \
-     file, or write what differs between clusters as templates with values";
+const NO_KUSTOMIZE: &str = "Muster does not run Kustomize";
+const INSTEAD_OF_KUSTOMIZE: &str = "commit the output of `kustomize build` as manifests/NAME.yaml and remove this \
+     file, or use templates and values for what differs between clusters";
 
-/// What is read of an app's folder.
+/// Advice that lists what is read in an app's folder.
 const PARTS: &str = "an app has app.yaml, values.yaml, values/, templates/ and manifests/";
-/// What is read below `templates/` and `manifests/`.
-const ENDINGS: &str = "objects are in files that end in .yaml, .yml or .json; what templates include is in \
-     templates/_NAME.yaml or lib/";
+/// Advice that lists what is read below `templates/` and `manifests/`.
+const ENDINGS: &str = "objects belong in files that end in .yaml, .yml or .json; files that templates include \
+     belong in templates/_NAME.yaml or lib/";
 
 fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// Whether a file is one that holds objects, by its name.
+/// Returns true if a file holds objects, judging by its name.
 pub(super) fn holds_objects(path: &str) -> bool {
     let ending = file_name(path).rsplit_once('.').map(|(_, ending)| ending);
     ending.is_some_and(|ending| {
@@ -427,7 +428,7 @@ pub(super) fn holds_objects(path: &str) -> bool {
     })
 }
 
-/// Whether a file stands beside objects for people or Git alone.
+/// Returns true if a file next to objects is only for people or for Git.
 fn is_for_people(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
     lower.ends_with(".md")
@@ -440,7 +441,7 @@ fn is_for_people(name: &str) -> bool {
         )
 }
 
-/// Whether a file with one of Kustomize's names holds an object of the cluster, such as Flux's
+/// Returns true if a file with one of Kustomize's names holds a Kubernetes object, such as Flux's
 /// Kustomization.
 fn is_other_object(text: &str) -> bool {
     let mut versions = text.lines().filter_map(|line| {
@@ -450,8 +451,8 @@ fn is_other_object(text: &str) -> bool {
     versions.any(|version| !version.contains("kustomize.config.k8s.io"))
 }
 
-/// The older name that a document claims which can't be read as a whole: what runs under that name must
-/// not be lost over a fault in another line.
+/// Returns the previous name (`formerly`) in a document that can't be parsed as a whole. Objects under that
+/// name must not be lost because another line is wrong.
 fn claimed(text: &str) -> Option<AppName> {
     let lines = text
         .lines()
@@ -462,7 +463,7 @@ fn claimed(text: &str) -> Option<AppName> {
     word[..end.unwrap_or(word.len())].parse().ok()
 }
 
-/// The shortest way from an app through `dependsOn` back to itself, for people.
+/// Returns the shortest path from an app through `dependsOn` back to itself, as text for people.
 fn circle(name: &AppName, apps: &BTreeMap<AppName, Read>) -> Option<String> {
     let after = |name: &AppName| {
         let (app, _) = apps.get(name)?;

@@ -1,4 +1,4 @@
-//! Rules about fields that others may set, and about the health of kinds.
+//! Checks rules for fields that others may set (`ignore`), and rules for the health of kinds.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::{
     yaml::{Node, Pos},
 };
 
-/// Fields by which an object is found again. A field below them may be ignored, they themselves not.
+/// Fields that identify an object. They can't be ignored themselves, but other fields below them can.
 const IDENTITY: [&str; 5] = [
     "/apiVersion",
     "/kind",
@@ -35,15 +35,14 @@ impl Load<'_> {
                     let (i, j) = (i.to_string(), j.to_string());
                     let path = ["spec", "ignore", &i, "fields", &j];
                     let at = node.descend(path.into_iter()).at;
-                    let message =
-                        format!("`{field}` can't be left to others: it says which object it is");
+                    let message = format!("`{field}` can't be ignored: it identifies the object");
                     self.place(scope, file, at, message, None);
                 }
             }
         }
     }
 
-    /// The rules in `health/`, by group and kind.
+    /// Returns the rules in `health/`, sorted by group and kind.
     pub(super) fn health(&mut self) -> Vec<HealthRule> {
         let mut rules: BTreeMap<(String, String), (HealthRule, String)> = BTreeMap::new();
         let mut names: BTreeMap<RuleName, String> = BTreeMap::new();
@@ -51,14 +50,14 @@ impl Load<'_> {
             if !path.ends_with(".yaml") {
                 let problem = Problem::new(Scope::Hint, &path, "this file is not read");
                 self.problems
-                    .push(problem.help("health/ holds NAME.yaml of kind HealthRule"));
+                    .push(problem.help("health rules belong in health/NAME.yaml"));
                 continue;
             }
             for (node, document) in self.decoded(&Scope::Fleet, &path, Kind::HealthRule) {
                 let Document { metadata, spec, .. }: Document<RuleName, HealthRule> = document;
                 self.check_cases(&path, &node, &spec);
                 if let Some(other) = names.insert(metadata.name.clone(), path.clone()) {
-                    let message = format!("there is a rule `{}` in {other} too", metadata.name);
+                    let message = format!("there is also a rule `{}` in {other}", metadata.name);
                     self.place(&Scope::Fleet, &path, name_at(&node), message, None);
                 }
                 let key = (spec.group.clone(), spec.kind.clone());
@@ -67,8 +66,8 @@ impl Load<'_> {
                         (group, kind) if group.is_empty() => kind,
                         (group, kind) => format!("{kind}.{group}"),
                     };
-                    let message = format!("the health of {kind} is read by {other} already");
-                    let help = "one rule has all cases of a kind; the first that is true says it";
+                    let message = format!("{other} already has a rule for the health of {kind}");
+                    let help = "put all cases of a kind into one rule; the first case that is true decides";
                     let at = node.descend(["spec", "kind"].into_iter()).at;
                     self.place(&Scope::Fleet, &path, at, message, Some(help));
                 } else {
@@ -92,9 +91,8 @@ impl Load<'_> {
             ];
             for (field, text) in expressions {
                 if let Some(Err(why)) = text.map(|text| self.judge(text)) {
-                    let help = (field == "message").then_some(
-                        "a text in CEL stands in quotes of its own: message: \"'text'\"",
-                    );
+                    let help = (field == "message")
+                        .then_some("a text in CEL needs its own quotes: message: \"'text'\"");
                     self.place(&Scope::Fleet, path, at(field), why, help);
                 }
             }

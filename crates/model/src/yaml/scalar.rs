@@ -1,4 +1,4 @@
-//! What one scalar means: its type from its text, its style and its tag.
+//! Decides the type and value of a scalar from its text, style and tag.
 
 use std::borrow::Cow;
 
@@ -6,10 +6,10 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use granit_parser::{ScalarStyle, Tag};
 use serde_json::{Number, Value};
 
-/// The prefix of YAML's own tags, which `!!` stands for.
+/// The prefix of YAML's own tags, which `!!` abbreviates.
 const YAML_TAGS: &str = "tag:yaml.org,2002:";
 
-/// The value of a scalar, or why its text or tag is not understood.
+/// Returns the value of a scalar, or a message if its text or tag is not supported.
 pub(super) fn value(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, String> {
     let string = || Ok(Value::String(text.to_owned()));
     let Some(tag) = tag else {
@@ -35,7 +35,7 @@ pub(super) fn value(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result
     }
 }
 
-/// Refuses a tag on a list or map that says more than that it is one.
+/// Refuses any tag on a list or map except `!` and the tag of its own type.
 pub(super) fn check_collection(tag: Option<&Tag>, kind: &str) -> Result<(), String> {
     match tag {
         Some(tag)
@@ -48,17 +48,17 @@ pub(super) fn check_collection(tag: Option<&Tag>, kind: &str) -> Result<(), Stri
     }
 }
 
-/// `!` alone: a scalar is text, and a collection is what it is.
+/// Returns true for the tag `!`, which makes a scalar a string and does not change a collection.
 fn is_nonspecific(tag: &Tag) -> bool {
     matches!((tag.handle(), tag.suffix()), ("!", "") | ("", "!"))
 }
 
 fn not_understood(tag: &Tag) -> String {
     let written = format!("{}{}", tag.original_handle(), tag.suffix());
-    format!("the tag `{written}` is not understood here")
+    format!("the tag `{written}` is not supported")
 }
 
-/// The text that base64 stands for. JSON has no bytes, so what is no text is refused.
+/// Decodes base64 into text. JSON has no byte strings, so bytes that are not text are refused.
 fn binary(text: &str) -> Result<Value, String> {
     let text: String = text.split_ascii_whitespace().collect();
     let bytes = BASE64_STANDARD
@@ -72,11 +72,11 @@ fn binary(text: &str) -> Result<Value, String> {
     Ok(Value::String(text))
 }
 
-/// What templates print instead of a number's own text: alone, in a list or as JSON. `None` where they
-/// print it with the digits that it is written with.
+/// Returns what templates print instead of a number's own text, be it alone, in a list or as JSON. Returns
+/// `None` if they print the number as it is written.
 #[must_use]
 pub fn printed(number: &Number, text: &str) -> Option<String> {
-    // Most numbers are small and whole.
+    // Fast path: most numbers are small and whole.
     let plain = |digits: &[u8]| digits.iter().all(u8::is_ascii_digit) && digits.len() < 19;
     if !number.is_f64() && (text == "0" || (!text.starts_with('0') && plain(text.as_bytes()))) {
         return None;
@@ -92,7 +92,7 @@ pub fn printed(number: &Number, text: &str) -> Option<String> {
     forms.into_iter().flatten().find(|form| form != text)
 }
 
-/// A number as a key of a map, as Kubernetes' reader writes it: floats in 32 bits, like C's `%g`.
+/// Returns a number as a map key, as Kubernetes' reader writes it: floats in 32 bits, formatted like C's `%g`.
 pub(super) fn key(number: &Number) -> String {
     let Some(float) = number.as_f64().filter(|_| number.is_f64()) else {
         return number.to_string();
@@ -113,7 +113,7 @@ pub(super) fn key(number: &Number) -> String {
     }
 }
 
-/// Whether a plain scalar is text by its first letter alone.
+/// Returns true if the first letter alone shows that a plain scalar is text.
 pub(super) fn is_word(text: &str) -> bool {
     let first = text.as_bytes().first();
     first.is_some_and(|first| {
@@ -121,12 +121,12 @@ pub(super) fn is_word(text: &str) -> bool {
     })
 }
 
-/// A plain scalar's value.
+/// Returns the value of a plain scalar.
 fn plain(text: &str) -> Result<Value, String> {
     let Some(first) = text.bytes().next() else {
         return Ok(Value::Null);
     };
-    // Most plain scalars are words; look closer only at what can begin something else.
+    // Most plain scalars are words. Check only those whose first character can begin another type.
     Ok(match first {
         b'~' | b'n' | b'N' if matches!(text, "~" | "null" | "Null" | "NULL") => Value::Null,
         b't' | b'T' if matches!(text, "true" | "True" | "TRUE") => Value::Bool(true),
@@ -147,7 +147,7 @@ fn number(text: &str) -> Result<Option<Number>, String> {
     };
     if matches!(digits, ".inf" | ".Inf" | ".INF" | ".nan" | ".NaN" | ".NAN") {
         return Err(format!(
-            "{text} has no place in a Kubernetes object; quote it if it is text"
+            "{text} can't be used in a Kubernetes object; quote it if it is text"
         ));
     }
     let radix = |digits: &str, radix| {
@@ -176,7 +176,7 @@ fn number(text: &str) -> Result<Option<Number>, String> {
             return Ok(Some(value.into()));
         }
     }
-    // Rust's own reader of floats also takes words such as "infinity", and YAML's needs a digit.
+    // Rust's float parser also accepts words such as "infinity"; YAML requires a digit.
     let float = digits.bytes().any(|b| b.is_ascii_digit())
         && digits
             .bytes()

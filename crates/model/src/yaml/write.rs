@@ -1,14 +1,14 @@
-//! JSON values as block YAML.
+//! Writes JSON values as block YAML.
 
 use std::borrow::Cow;
 
 use serde_json::Value;
 
-/// A JSON value as block YAML, without a line break at its end: the `toyaml` filter of templates and
-/// the command line's YAML output.
+/// Returns a JSON value as block YAML, without a line break at the end. The `toyaml` filter of templates and
+/// the YAML output of the command line use it.
 ///
-/// Written here, since other readers must see the same text: what any YAML 1.1 reader (kubectl's, for
-/// one) would take for a boolean, number or date is quoted, which no emitter at hand does throughout.
+/// It quotes every string that a YAML 1.1 reader, such as kubectl's, would read as a boolean, number or
+/// date. No available emitter does so in all cases.
 #[must_use]
 pub fn to_yaml(value: &Value) -> String {
     let mut out = String::new();
@@ -41,7 +41,7 @@ fn emit(value: &Value, indent: usize, out: &mut String) {
                 out.push('-');
                 let begin = out.len();
                 emit(item, indent + 2, out);
-                // A map's first key stands beside the dash.
+                // The first key of a map is on the same line as the dash.
                 if matches!(item, Value::Object(map) if !map.is_empty()) {
                     out.replace_range(begin..begin + indent + 3, " ");
                 }
@@ -69,7 +69,7 @@ fn emit(value: &Value, indent: usize, out: &mut String) {
     }
 }
 
-/// Whether a text of several lines reads well, and back, as a literal block.
+/// Returns true if a text of several lines is readable as a literal block, and is read back unchanged.
 fn is_block(text: &str) -> bool {
     let plain = |c: char| {
         c == '\n'
@@ -85,13 +85,13 @@ fn is_block(text: &str) -> bool {
         && text.chars().all(plain)
 }
 
-/// Whether a line of a text would be a mark between documents, where it is not indented.
+/// Returns true if a line of the text would be a document marker if it were not indented.
 fn has_marks(text: &str) -> bool {
     let mark = |line: &str| line.starts_with("---") || line.starts_with("...");
     text.lines().any(mark)
 }
 
-/// A string in one line: as it is where no reader could take it for anything else, quoted otherwise.
+/// Returns a string on one line. It is quoted unless every reader takes the plain text for a string.
 fn word(text: &str) -> Cow<'_, str> {
     const WORDS: [&str; 11] = [
         "y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf",
@@ -109,8 +109,8 @@ fn word(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// A string in double quotes. JSON leaves characters as they are that YAML (1.2, `c-printable`) can't have, or
-/// that YAML 1.1 takes for line breaks.
+/// Returns a string in double quotes. Besides what JSON escapes, it escapes characters that YAML 1.2 does not
+/// allow (`c-printable`) or that YAML 1.1 takes for line breaks.
 fn quoted(text: &str) -> String {
     let json = Value::from(text).to_string();
     let strange = |c: char| {

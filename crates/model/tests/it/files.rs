@@ -1,4 +1,4 @@
-//! Files that can't be read as they stand: broken YAML, odd bytes, links, submodules, bad paths.
+//! Files that can't be read: broken YAML, invalid bytes, links, submodules, bad paths.
 
 use muster_model::tree::Entry;
 
@@ -12,7 +12,7 @@ fn broken_yaml_in_the_fleet_holds_the_commit() {
         "apiVersion: muster.dev/v1alpha1\nkind: Fleet\nmetadata:\n  name: harbour\n labels: {}\n",
     );
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: the whole commit
+    blocked: the whole commit
 
     fleet.yaml:5:2: not valid YAML, here or in a line above: while parsing a block mapping, did not find expected key
        |
@@ -30,7 +30,7 @@ fn broken_yaml_in_an_app_holds_that_app() {
     );
     fleet.file("apps/shop/values.yaml", "replicas: [1, 2\nimage: shop\n");
     insta::assert_snapshot!(fleet.told(), @r#"
-    held back: app shop, wiki
+    blocked: app shop, wiki
 
     apps/shop/values.yaml:2:6: not valid YAML, here or in a line above: illegal placement of ':' indicator
        |
@@ -49,7 +49,7 @@ fn a_tab_as_indentation() {
     let mut fleet = Fleet::new();
     fleet.file("apps/wiki/values.yaml", "image:\n\tname: wiki\n");
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: app wiki
+    blocked: app wiki
 
     apps/wiki/values.yaml:2:2: not valid YAML, here or in a line above: tabs disallowed within this context (block indentation)
        |
@@ -66,9 +66,9 @@ fn a_key_that_stands_twice() {
         "replicas: 2\nimage: wiki\nreplicas: 3\n",
     );
     insta::assert_snapshot!(fleet.told(), @r#"
-    held back: app wiki
+    blocked: app wiki
 
-    apps/wiki/values.yaml:3:1: the key "replicas" stands twice in this map, first at 1:1
+    apps/wiki/values.yaml:3:1: duplicate key "replicas" in this map, first at 1:1
        |
      3 | replicas: 3
        | ^
@@ -80,9 +80,9 @@ fn a_template_expression_outside_a_template() {
     let mut fleet = Fleet::new();
     fleet.file("apps/wiki/values.yaml", "image: {{ region.name }}\n");
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: app wiki
+    blocked: app wiki
 
-    apps/wiki/values.yaml:1:9: a map or list can't be a key; `{{ }}` works only in templates, and is a map in a map elsewhere
+    apps/wiki/values.yaml:1:9: a map or list can't be a key; `{{ }}` works only in templates; elsewhere it is a map inside a map
        |
      1 | image: {{ region.name }}
        |         ^
@@ -95,12 +95,12 @@ fn bytes_that_are_no_text() {
     fleet.file("apps/wiki/values.yaml", b"name: ok\nmotto: caf\xe9\n");
     fleet.file("apps/shop/templates/settings.yaml", b"\xff\xfea\0");
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: app shop, wiki
+    blocked: app shop, wiki
 
-    apps/shop/templates/settings.yaml: not UTF-8: the byte 0xff at offset 0 (line 1) belongs to no character
+    apps/shop/templates/settings.yaml: not UTF-8: invalid byte 0xff at offset 0 (line 1)
        = help: save the file as UTF-8
 
-    apps/wiki/values.yaml: not UTF-8: the byte 0xe9 at offset 19 (line 2) belongs to no character
+    apps/wiki/values.yaml: not UTF-8: invalid byte 0xe9 at offset 19 (line 2)
        = help: save the file as UTF-8
     ");
 }
@@ -115,9 +115,9 @@ fn a_file_of_ten_megabytes() {
     fleet.entry("apps/wiki/notes.pdf", large());
     fleet.entry("docs/film.mp4", large());
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: app wiki
+    blocked: app wiki
 
-    apps/wiki/manifests/dump.yaml: the file has 10.0 MiB; at most 8 MiB are read
+    apps/wiki/manifests/dump.yaml: the file has 10.0 MiB; the limit is 8 MiB
        = help: split it: one object can't exceed 1.5 MiB in Kubernetes anyway
     ");
 }
@@ -131,13 +131,13 @@ fn a_symbolic_link_out_of_the_repository() {
     fleet.entry("apps/wiki/values.yaml", link("/etc/passwd"));
     fleet.entry("apps/shop/templates/more.yaml", link("../../../../secrets"));
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: app shop, wiki
+    blocked: app shop, wiki
 
     apps/shop/templates/more.yaml: a symbolic link to `../../../../secrets`; links are not followed
-       = help: put the files themselves here; what apps share belongs in lib/
+       = help: put the files themselves here; files that apps share belong in lib/
 
     apps/wiki/values.yaml: a symbolic link to `/etc/passwd`; links are not followed
-       = help: put the files themselves here; what apps share belongs in lib/
+       = help: put the files themselves here; files that apps share belong in lib/
     ");
 }
 
@@ -154,7 +154,7 @@ fn links_and_submodules_in_the_place_of_folders() {
     fleet.without("apps/wiki/templates/settings.yaml");
     fleet.entry("apps/wiki/templates", Entry::Submodule);
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: the whole commit
+    blocked: the whole commit
 
     apps/blog: a Git submodule; its files are not part of this repository
        = help: copy the manifests into the repository
@@ -163,7 +163,7 @@ fn links_and_submodules_in_the_place_of_folders() {
        = help: copy the manifests into the repository
 
     lib: a symbolic link to `../shared`; links are not followed
-       = help: put the files themselves here; what apps share belongs in lib/
+       = help: put the files themselves here; files that apps share belong in lib/
     ");
 }
 
@@ -172,7 +172,7 @@ fn a_submodule_in_an_app() {
     let mut fleet = Fleet::new();
     fleet.entry("apps/wiki/manifests/upstream", Entry::Submodule);
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: app wiki
+    blocked: app wiki
 
     apps/wiki/manifests/upstream: a Git submodule; its files are not part of this repository
        = help: copy the manifests into the repository
@@ -184,7 +184,7 @@ fn a_path_that_leaves_the_repository() {
     let mut fleet = Fleet::new();
     fleet.file("apps/wiki/templates/../../../outside.yaml", "a: 1\n");
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: app wiki
+    blocked: app wiki
 
     apps/wiki/templates/../../../outside.yaml: this path is not allowed: a part of it is empty, `.`, `..` or `.git`, or holds a backslash or bytes that are not UTF-8
        = help: rename the file
@@ -192,7 +192,7 @@ fn a_path_that_leaves_the_repository() {
     let mut fleet = Fleet::new();
     fleet.file("regions/../apps/x.yaml", "a: 1\n");
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: the whole commit
+    blocked: the whole commit
 
     regions/../apps/x.yaml: this path is not allowed: a part of it is empty, `.`, `..` or `.git`, or holds a backslash or bytes that are not UTF-8
        = help: rename the file
@@ -202,10 +202,10 @@ fn a_path_that_leaves_the_repository() {
 #[test]
 fn a_path_that_is_no_text() {
     let mut fleet = Fleet::new();
-    // What is not UTF-8 in a path is read as the replacement character.
+    // Bytes of a path that are not UTF-8 are read as the replacement character.
     fleet.file("apps/wiki/templates/caf\u{fffd}.yaml", "a: 1\n");
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: app wiki
+    blocked: app wiki
 
     apps/wiki/templates/caf�.yaml: this path is not allowed: a part of it is empty, `.`, `..` or `.git`, or holds a backslash or bytes that are not UTF-8
        = help: rename the file
@@ -232,14 +232,14 @@ fn everything_that_is_wrong_is_told_at_once() {
     );
     fleet.file("apps/shop/values.yaml", "a: 1\na: 2\n");
     insta::assert_snapshot!(fleet.told(), @r#"
-    held back: the whole commit
+    blocked: the whole commit
 
-    apps/shop/values.yaml:2:1: the key "a" stands twice in this map, first at 1:1
+    apps/shop/values.yaml:2:1: duplicate key "a" in this map, first at 1:1
        |
      2 | a: 2
        | ^
 
-    apps/wiki/app.yaml:6:9: `Gold` is no valid `tier`
+    apps/wiki/app.yaml:6:9: `Gold` is not a valid `tier`
        |
      6 |   tier: Gold
        |         ^
@@ -262,7 +262,7 @@ fn everything_that_is_wrong_is_told_at_once() {
      7 |     continent: Europe
        |                ^
 
-    regions/eu-west/region.yaml:8:14: `Ireland` is no valid `country`
+    regions/eu-west/region.yaml:8:14: `Ireland` is not a valid `country`
        |
      8 |     country: Ireland
        |              ^
@@ -292,37 +292,37 @@ fn numbers_that_templates_would_print_otherwise() {
         format!("{FLEET}spec:\n  values: {{hex: 0x1F}}\n"),
     );
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: the whole commit
+    blocked: the whole commit
 
     apps/wiki/values.yaml:1:6: `1.10` is a number that templates would print as `1.1`
        |
      1 | tag: 1.10
        |      ^
-       = help: put it in quotes where it is text, or write 1.1
+       = help: put it in quotes if it is text, otherwise write 1.1
 
     apps/wiki/values.yaml:2:6: `1234567e8` is a number that templates would print as `123456700000000.0`
        |
      2 | sha: 1234567e8
        |      ^
-       = help: put it in quotes where it is text, or write 123456700000000.0
+       = help: put it in quotes if it is text, otherwise write 123456700000000.0
 
     apps/wiki/values.yaml:3:11: `0123456` is a number that templates would print as `42798`
        |
      3 | octal: &o 0123456
        |           ^
-       = help: put it in quotes where it is text, or write 42798
+       = help: put it in quotes if it is text, otherwise write 42798
 
     apps/wiki/values.yaml:4:8: `0123456` is a number that templates would print as `42798`
        |
      4 | more: [*o, {a: .5}]
        |        ^
-       = help: put it in quotes where it is text, or write 42798
+       = help: put it in quotes if it is text, otherwise write 42798
 
     apps/wiki/values.yaml:4:16: `.5` is a number that templates would print as `0.5`
        |
      4 | more: [*o, {a: .5}]
        |                ^
-       = help: put it in quotes where it is text, or write 0.5
+       = help: put it in quotes if it is text, otherwise write 0.5
 
     apps/wiki/values/eu-west.yaml:1:6: `123456789012345678901` is a number that templates would print as `123456789012345680000.0`
        |
@@ -334,11 +334,11 @@ fn numbers_that_templates_would_print_otherwise() {
        |
      6 |   values: {hex: 0x1F}
        |                 ^
-       = help: put it in quotes where it is text, or write 31
+       = help: put it in quotes if it is text, otherwise write 31
     ");
 }
 
-/// What holds objects is read whatever the case of its ending; what is left out is named.
+/// Files with objects are read in any case of their endings, and files that are left out are reported.
 #[test]
 fn files_that_hold_objects_and_files_that_do_not() {
     let mut fleet = Fleet::new();
@@ -355,14 +355,14 @@ fn files_that_hold_objects_and_files_that_do_not() {
     ] {
         fleet.file(&format!("{base}/{name}"), object);
     }
-    // Flux has a kind of that name.
+    // Flux has a kind named Kustomization.
     let flux =
         "apiVersion: kustomize.toolkit.fluxcd.io/v1\nkind: Kustomization\nmetadata: {name: a}\n";
     fleet.file(&format!("{base}/flux/kustomization.yaml"), flux);
     for name in ["README.md", "deep/.gitkeep", "LICENSE"] {
         fleet.file(&format!("{base}/{name}"), "for people\n");
     }
-    assert_eq!(fleet.told(), "held back: nothing\n");
+    assert_eq!(fleet.told(), "blocked: nothing\n");
     let model = fleet.load().model.unwrap();
     let read: Vec<&str> = model.apps["wiki"]
         .manifests
@@ -395,37 +395,37 @@ fn files_that_hold_objects_and_files_that_do_not() {
     }
     fleet.file("regions/eu-west/new.yml", "kind: Cluster\n");
     fleet.file("apps/wiki/docs/use.md", "for people\n");
-    // It is no file of Kustomize's, but has no ending either.
+    // This is not a file of Kustomize's, but it has no known ending either.
     fleet.file("apps/wiki/manifests/flux/Kustomization", flux);
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: nothing
+    blocked: nothing
 
     hint: apps/wiki/crds: this folder is not read
        = help: an app has app.yaml, values.yaml, values/, templates/ and manifests/
 
-    hint: apps/wiki/kustomization.yaml: Kustomize is not run
-       = help: commit what `kustomize build` writes as manifests/NAME.yaml and remove this file, or write what differs between clusters as templates with values
+    hint: apps/wiki/kustomization.yaml: Muster does not run Kustomize
+       = help: commit the output of `kustomize build` as manifests/NAME.yaml and remove this file, or use templates and values for what differs between clusters
 
     hint: apps/wiki/manifests/a.yaml.bak: this file is not read
-       = help: objects are in files that end in .yaml, .yml or .json; what templates include is in templates/_NAME.yaml or lib/
+       = help: objects belong in files that end in .yaml, .yml or .json; files that templates include belong in templates/_NAME.yaml or lib/
 
     hint: apps/wiki/manifests/c.txt: this file is not read
-       = help: objects are in files that end in .yaml, .yml or .json; what templates include is in templates/_NAME.yaml or lib/
+       = help: objects belong in files that end in .yaml, .yml or .json; files that templates include belong in templates/_NAME.yaml or lib/
 
     hint: apps/wiki/manifests/flux/Kustomization: this file is not read
-       = help: objects are in files that end in .yaml, .yml or .json; what templates include is in templates/_NAME.yaml or lib/
+       = help: objects belong in files that end in .yaml, .yml or .json; files that templates include belong in templates/_NAME.yaml or lib/
 
     hint: apps/wiki/manifests/off/b.yml.disabled: this file is not read
-       = help: objects are in files that end in .yaml, .yml or .json; what templates include is in templates/_NAME.yaml or lib/
+       = help: objects belong in files that end in .yaml, .yml or .json; files that templates include belong in templates/_NAME.yaml or lib/
 
     hint: apps/wiki/templates/_helpers.tpl: this file is not read
-       = help: objects are in files that end in .yaml, .yml or .json; what templates include is in templates/_NAME.yaml or lib/
+       = help: objects belong in files that end in .yaml, .yml or .json; files that templates include belong in templates/_NAME.yaml or lib/
 
     hint: apps/wiki/values/eu.yml: this file is not read
-       = help: values of a region or cluster are in values/NAME.yaml
+       = help: values of a region or cluster belong in values/NAME.yaml
 
     hint: regions/eu-west/new.yml: this file is not read
-       = help: a cluster is in regions/REGION/CLUSTER.yaml
+       = help: clusters belong in regions/REGION/CLUSTER.yaml
     ");
 }
 
@@ -435,9 +435,9 @@ fn a_pointer_of_git_lfs() {
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
     fleet.file("apps/wiki/manifests/crds.yaml", pointer);
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: app wiki
+    blocked: app wiki
 
-    apps/wiki/manifests/crds.yaml: a Git LFS pointer, not the file itself, which is not in the repository
+    apps/wiki/manifests/crds.yaml: this is a Git LFS pointer; the file itself is not in the repository
        = help: take the file out of LFS: `git lfs untrack FILE`, then `git add --renormalize FILE`, and commit
     ");
 }
@@ -456,15 +456,15 @@ fn a_file_for_kustomize() {
     let named = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: a\n";
     fleet.file("apps/shop/manifests/over/kustomization.yml", named);
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: app shop, wiki
+    blocked: app shop, wiki
 
-    apps/shop/manifests/over/kustomization.yml: Kustomize is not run
-       = help: commit what `kustomize build` writes as manifests/NAME.yaml and remove this file, or write what differs between clusters as templates with values
+    apps/shop/manifests/over/kustomization.yml: Muster does not run Kustomize
+       = help: commit the output of `kustomize build` as manifests/NAME.yaml and remove this file, or use templates and values for what differs between clusters
 
-    apps/wiki/manifests/base/Kustomization: Kustomize is not run
-       = help: commit what `kustomize build` writes as manifests/NAME.yaml and remove this file, or write what differs between clusters as templates with values
+    apps/wiki/manifests/base/Kustomization: Muster does not run Kustomize
+       = help: commit the output of `kustomize build` as manifests/NAME.yaml and remove this file, or use templates and values for what differs between clusters
 
-    apps/wiki/manifests/kustomization.yaml: Kustomize is not run
-       = help: commit what `kustomize build` writes as manifests/NAME.yaml and remove this file, or write what differs between clusters as templates with values
+    apps/wiki/manifests/kustomization.yaml: Muster does not run Kustomize
+       = help: commit the output of `kustomize build` as manifests/NAME.yaml and remove this file, or use templates and values for what differs between clusters
     ");
 }

@@ -1,4 +1,4 @@
-//! Documents that are YAML but not what their place asks for.
+//! Documents that are valid YAML, but not a valid document for their path.
 
 use crate::{Fleet, TIERS, app, cluster, region};
 
@@ -7,10 +7,10 @@ fn an_empty_repository() {
     let mut fleet = Fleet::new();
     fleet.0.clear();
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: the whole commit
+    blocked: the whole commit
 
     fleet.yaml: there is no fleet.yaml
-       = help: a fleet repository has one at its root, of kind Fleet
+       = help: add one of kind Fleet at the root of the repository
     ");
 }
 
@@ -22,7 +22,7 @@ fn unknown_fields_come_with_the_one_that_was_meant() {
         app("wiki", "  dependson: [shop]\n  colour: blue\n"),
     );
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: app wiki
+    blocked: app wiki
 
     apps/wiki/app.yaml:8:3: unknown field `dependson`
        |
@@ -34,7 +34,7 @@ fn unknown_fields_come_with_the_one_that_was_meant() {
        |
      9 |   colour: blue
        |   ^
-       = help: there is: conflicts, dependsOn, description, drift, formerly, ignore, mode, namespace, owner, placement, tier
+       = help: use one of: conflicts, dependsOn, description, drift, formerly, ignore, mode, namespace, owner, placement, tier
     ");
 }
 
@@ -44,7 +44,7 @@ fn a_document_of_another_kind() {
     fleet.file("apps/wiki/app.yaml", crate::TEMPLATE);
     fleet.file("apps/shop/app.yaml", "- a\n- b\n");
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: app shop, wiki
+    blocked: app shop, wiki
 
     apps/shop/app.yaml:1:1: a document of kind App must be a map
        |
@@ -65,7 +65,7 @@ fn missing_and_empty_documents() {
     fleet.without("apps/wiki/app.yaml");
     fleet.file("apps/shop/app.yaml", "# to be written\n");
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: app shop, wiki
+    blocked: app shop, wiki
 
     apps/shop/app.yaml: this file is empty; it should hold a document of kind App
 
@@ -82,7 +82,7 @@ fn missing_fields() {
         "apiVersion: muster.dev/v1alpha1\nkind: App\nmetadata:\n  labels: {}\nspec:\n  mode: active-active\n",
     );
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: app wiki
+    blocked: app wiki
 
     apps/wiki/app.yaml:4:3: missing field `name` in `metadata`
        |
@@ -104,7 +104,7 @@ fn values_of_the_wrong_type() {
     fleet.file("apps/shop/values.yaml", "- replicas\n");
     fleet.file("tiers.yaml", TIERS.replace("15m", "soon"));
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: the whole commit
+    blocked: the whole commit
 
     apps/shop/values.yaml:1:1: values must be a map
        |
@@ -120,7 +120,7 @@ fn values_of_the_wrong_type() {
        |
      8 |   dependsOn: shop
        |              ^
-       = help: a list of one is written `[shop]`
+       = help: write a list with one element as `[shop]`
 
     apps/wiki/app.yaml:9:10: `owner` must be text, not a number
        |
@@ -128,7 +128,7 @@ fn values_of_the_wrong_type() {
        |          ^
        = help: put it in quotes
 
-    tiers.yaml:7:8: `soon` is no valid `rto`
+    tiers.yaml:7:8: `soon` is not a valid `rto`
        |
      7 |   rto: soon
        |        ^
@@ -144,9 +144,9 @@ fn a_place_off_the_map() {
         .replace("IE", "us");
     fleet.file("regions/us-east/region.yaml", bad);
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: the whole commit
+    blocked: the whole commit
 
-    regions/us-east/region.yaml:8:14: `us` is no valid `country`
+    regions/us-east/region.yaml:8:14: `us` is not a valid `country`
        |
      8 |     country: us
        |              ^
@@ -165,26 +165,26 @@ fn a_name_that_is_not_its_folders() {
     fleet.file("apps/wiki/app.yaml", app("wikki", ""));
     fleet.file("apps/Shop_2/app.yaml", app("shop", ""));
     insta::assert_snapshot!(fleet.told(), @r#"
-    held back: app wiki
+    blocked: app wiki
 
     hint: apps/Shop_2: "Shop_2" is not a valid app name: use 1 to 63 lower-case letters, digits and '-', starting and ending with a letter or digit
 
-    apps/wiki/app.yaml:4:9: `metadata.name` is `wikki`, but its place says `wiki`
+    apps/wiki/app.yaml:4:9: `metadata.name` is `wikki`, but its folder or file is named `wiki`
        |
      4 |   name: wikki
        |         ^
-       = help: a name and the folder or file that it stands in agree; rename one of them
+       = help: the two names must match; rename one of them
     "#);
     let mut fleet = Fleet::new();
     fleet.file("regions/us-east/us-east-1.yaml", cluster("us-east-2"));
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: the whole commit
+    blocked: the whole commit
 
-    regions/us-east/us-east-1.yaml:4:9: `metadata.name` is `us-east-2`, but its place says `us-east-1`
+    regions/us-east/us-east-1.yaml:4:9: `metadata.name` is `us-east-2`, but its folder or file is named `us-east-1`
        |
      4 |   name: us-east-2
        |         ^
-       = help: a name and the folder or file that it stands in agree; rename one of them
+       = help: the two names must match; rename one of them
     ");
 }
 
@@ -193,7 +193,7 @@ fn a_region_without_its_document() {
     let mut fleet = Fleet::new();
     fleet.without("regions/us-east/region.yaml");
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: the whole commit
+    blocked: the whole commit
 
     regions/us-east/region.yaml: this region has no region.yaml
        = help: add one of kind Region, or remove the folder
@@ -205,9 +205,9 @@ fn a_cluster_in_two_regions() {
     let mut fleet = Fleet::new();
     fleet.file("regions/us-east/eu-west-1.yaml", cluster("eu-west-1"));
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: the whole commit
+    blocked: the whole commit
 
-    regions/us-east/eu-west-1.yaml:4:9: a cluster `eu-west-1` stands in region `eu-west` too; names are unique in a fleet
+    regions/us-east/eu-west-1.yaml:4:9: there is also a cluster `eu-west-1` in region `eu-west`; cluster names must be unique in a fleet
        |
      4 |   name: eu-west-1
        |         ^
@@ -219,9 +219,9 @@ fn a_cluster_with_a_regions_name() {
     let mut fleet = Fleet::new();
     fleet.file("regions/us-east/eu-west.yaml", cluster("eu-west"));
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: the whole commit
+    blocked: the whole commit
 
-    regions/us-east/eu-west.yaml: a region has the name `eu-west` too, so an app's `values/eu-west.yaml` could mean either
+    regions/us-east/eu-west.yaml: a region is also named `eu-west`, so an app's `values/eu-west.yaml` could mean either
        = help: rename the cluster
     ");
 }
@@ -231,9 +231,9 @@ fn a_tier_that_stands_twice() {
     let mut fleet = Fleet::new();
     fleet.file("tiers.yaml", TIERS.replace("silver", "gold"));
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: the whole commit
+    blocked: the whole commit
 
-    tiers.yaml:12:9: the tier `gold` stands here twice
+    tiers.yaml:12:9: the tier `gold` is defined twice
         |
      12 |   name: gold
         |         ^
@@ -247,22 +247,22 @@ fn two_documents_where_one_belongs() {
     fleet.file("apps/wiki/app.yaml", two);
     fleet.file("apps/shop/values.yaml", "a: 1\n---\na: 2\n");
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: app shop, wiki
+    blocked: app shop, wiki
 
-    apps/shop/values.yaml:3:1: values are one YAML document
+    apps/shop/values.yaml:3:1: values must be a single YAML document
        |
      3 | a: 2
        | ^
 
-    apps/wiki/app.yaml:9:1: this file holds one App document, and this is another
+    apps/wiki/app.yaml:9:1: this file must hold only one App document, but this is another one
        |
      9 | apiVersion: muster.dev/v1alpha1
        | ^
 
-    apps/wiki/app.yaml:12:9: `metadata.name` is `shop`, but its place says `wiki`
+    apps/wiki/app.yaml:12:9: `metadata.name` is `shop`, but its folder or file is named `wiki`
         |
      12 |   name: shop
         |         ^
-       = help: a name and the folder or file that it stands in agree; rename one of them
+       = help: the two names must match; rename one of them
     ");
 }

@@ -1,5 +1,5 @@
-//! What a person reads who has made a mistake in a fleet repository: whole messages, and what each
-//! mistake holds back.
+//! Tests what people read after a mistake in a fleet repository: the whole messages, and what each
+//! mistake blocks.
 
 #![allow(
     clippy::unwrap_used,
@@ -72,7 +72,7 @@ metadata:
     )
 }
 
-/// An app's document, with more lines of its spec.
+/// Returns an app's document with additional lines of its spec.
 fn app(name: &str, more: &str) -> String {
     format!(
         "apiVersion: muster.dev/v1alpha1
@@ -93,7 +93,7 @@ metadata:
   name: settings
 ";
 
-/// A fleet without a fault: two regions, three clusters, two apps.
+/// A fleet without problems: two regions, three clusters, two apps.
 struct Fleet(BTreeMap<String, Entry>);
 
 impl Fleet {
@@ -146,7 +146,7 @@ impl Fleet {
         })
     }
 
-    /// What is held back, and every problem as a person reads it.
+    /// Returns what is blocked, and every problem as people read it.
     fn told(&self) -> String {
         let loaded = self.load();
         let held = match &loaded.model {
@@ -163,7 +163,7 @@ impl Fleet {
                 format!("app {}", names.join(", "))
             }
         };
-        let mut told = format!("held back: {held}\n");
+        let mut told = format!("blocked: {held}\n");
         for problem in &loaded.problems {
             let hint = if problem.scope == Scope::Hint {
                 "hint: "
@@ -178,5 +178,5 @@ impl Fleet {
 
 #[test]
 fn a_fleet_without_a_fault_has_no_problem() {
-    insta::assert_snapshot!(Fleet::new().told(), @"held back: nothing");
+    insta::assert_snapshot!(Fleet::new().told(), @"blocked: nothing");
 }

@@ -1,4 +1,4 @@
-//! Documents that name what is not there, or one another in a circle.
+//! Documents that refer to names that do not exist, or to each other in a cycle.
 
 use crate::{Fleet, TIERS, app, cluster};
 
@@ -18,7 +18,7 @@ fn unknown_names_come_with_the_ones_that_were_meant() {
         app("wiki", spec).replace("gold", "glod"),
     );
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: app wiki
+    blocked: app wiki
 
     apps/wiki/app.yaml:6:9: there is no tier `glod`
        |
@@ -52,7 +52,7 @@ fn values_of_a_cluster_that_is_not_there() {
     fleet.file("apps/wiki/values/eu-wets-1.yaml", "a: 1\n");
     fleet.file("apps/wiki/values/us-east.yaml", "a: 1\n");
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: app wiki
+    blocked: app wiki
 
     apps/wiki/values/eu-wets-1.yaml: there is no region or cluster `eu-wets-1`
        = help: did you mean `eu-west-1`?
@@ -67,19 +67,19 @@ fn an_app_that_fits_nowhere() {
     let spec = "  placement:\n    clusterSelector:\n      matchLabels: {gpu: \"yes\"}\n";
     fleet.file("apps/shop/app.yaml", app("shop", spec));
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: app shop, wiki
+    blocked: app shop, wiki
 
     apps/shop/app.yaml:9:5: no cluster of the fleet fits this placement
        |
      9 |     clusterSelector:
        |     ^
-       = help: a cluster has to pass `regions`, `clusters` and `clusterSelector`, as far as they are given
+       = help: a cluster must match all of `regions`, `clusters` and `clusterSelector` that are set
 
     apps/wiki/app.yaml:9:5: no cluster of the fleet fits this placement
        |
      9 |     regions: [eu-west]
        |     ^
-       = help: a cluster has to pass `regions`, `clusters` and `clusterSelector`, as far as they are given
+       = help: a cluster must match all of `regions`, `clusters` and `clusterSelector` that are set
     ");
 }
 
@@ -89,19 +89,19 @@ fn apps_that_wait_for_each_other() {
     fleet.file("apps/wiki/app.yaml", app("wiki", "  dependsOn: [shop]\n"));
     fleet.file("apps/shop/app.yaml", app("shop", "  dependsOn: [wiki]\n"));
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: app shop, wiki
+    blocked: app shop, wiki
 
-    apps/shop/app.yaml:8:14: this app waits for itself: shop → wiki → shop
+    apps/shop/app.yaml:8:14: this app depends on itself: shop → wiki → shop
        |
      8 |   dependsOn: [wiki]
        |              ^
-       = help: remove one of these from a `dependsOn`
+       = help: remove one of these `dependsOn` entries
 
-    apps/wiki/app.yaml:8:14: this app waits for itself: wiki → shop → wiki
+    apps/wiki/app.yaml:8:14: this app depends on itself: wiki → shop → wiki
        |
      8 |   dependsOn: [shop]
        |              ^
-       = help: remove one of these from a `dependsOn`
+       = help: remove one of these `dependsOn` entries
     ");
 }
 
@@ -110,13 +110,13 @@ fn an_app_that_waits_for_itself() {
     let mut fleet = Fleet::new();
     fleet.file("apps/wiki/app.yaml", app("wiki", "  dependsOn: [wiki]\n"));
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: app wiki
+    blocked: app wiki
 
-    apps/wiki/app.yaml:8:14: this app waits for itself: wiki → wiki
+    apps/wiki/app.yaml:8:14: this app depends on itself: wiki → wiki
        |
      8 |   dependsOn: [wiki]
        |              ^
-       = help: remove one of these from a `dependsOn`
+       = help: remove one of these `dependsOn` entries
     ");
 }
 
@@ -131,9 +131,9 @@ fn a_mode_that_cannot_keep_its_tiers_promise() {
     fleet.without("apps/shop/app.yaml");
     fleet.without("apps/shop/templates/settings.yaml");
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: app wiki
+    blocked: app wiki
 
-    apps/wiki/app.yaml:7:9: tier `gold` can't be kept with mode `active-active`; it asks for active-passive or singleton
+    apps/wiki/app.yaml:7:9: tier `gold` does not allow mode `active-active`; use active-passive or singleton
        |
      7 |   mode: active-active
        |         ^
@@ -146,7 +146,7 @@ fn an_app_without_objects() {
     fleet.without("apps/wiki/templates/settings.yaml");
     fleet.file("apps/wiki/template.yaml", crate::TEMPLATE);
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: app wiki
+    blocked: app wiki
 
     apps/wiki/app.yaml: this app has no objects
        = help: add templates/NAME.yaml or manifests/NAME.yaml
@@ -170,7 +170,7 @@ fn a_fault_is_told_once_and_not_again_by_everything_that_refers_to_it() {
     );
     fleet.file("tiers.yaml", TIERS.replace("rpo: 1m", "rpo: one"));
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: the whole commit
+    blocked: the whole commit
 
     regions/us-east/region.yaml:1:1: missing field `apiVersion`
        |
@@ -184,7 +184,7 @@ fn a_fault_is_told_once_and_not_again_by_everything_that_refers_to_it() {
        | ^
        = help: did you mean `spec`?
 
-    tiers.yaml:6:8: `one` is no valid `rpo`
+    tiers.yaml:6:8: `one` is not a valid `rpo`
        |
      6 |   rpo: one
        |        ^

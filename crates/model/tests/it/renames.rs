@@ -1,4 +1,4 @@
-//! Apps that were renamed: who gets the old one's objects.
+//! Apps that were renamed, and which app gets the objects of the old one.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ fn renamed(more: &str) -> Fleet {
 #[test]
 fn a_renamed_app_stays_in_its_namespace() {
     let fleet = renamed("  formerly: wiki\n");
-    insta::assert_snapshot!(fleet.told(), @"held back: nothing");
+    insta::assert_snapshot!(fleet.told(), @"blocked: nothing");
     let loaded = fleet.load();
     let formerly = BTreeMap::from([(named("handbook"), named("wiki"))]);
     assert_eq!(loaded.formerly, formerly);
@@ -66,30 +66,30 @@ fn claims_that_can_not_be() {
     fleet.file("apps/copy/app.yaml", app("copy", "  formerly: shop\n"));
     fleet.file("apps/copy/templates/settings.yaml", TEMPLATE);
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: app copy, docs, handbook, notes
+    blocked: app copy, docs, handbook, notes
 
-    apps/copy/app.yaml:8:13: there still is an app `shop`, so its objects stay its own
+    apps/copy/app.yaml:8:13: the app `shop` still exists, so it keeps its objects
        |
      8 |   formerly: shop
        |             ^
        = help: remove apps/shop, or this line
 
-    apps/docs/app.yaml:9:13: app `notes` was formerly `wiki` too
+    apps/docs/app.yaml:9:13: app `notes` also claims `formerly: wiki`
        |
      9 |   formerly: wiki
        |             ^
-       = help: the objects go to one app; remove one of the two lines
+       = help: the objects can go to only one app; remove one of the two lines
 
     apps/handbook/app.yaml:8:13: `handbook` is this app's name now
        |
      8 |   formerly: handbook
        |             ^
-       = help: `formerly` is the name that it had before; remove it where there was none
+       = help: `formerly` is the app's previous name; remove the line if it had none
 
-    apps/notes/app.yaml:9:13: app `docs` was formerly `wiki` too
+    apps/notes/app.yaml:9:13: app `docs` also claims `formerly: wiki`
        |
      9 |   formerly: wiki
        |             ^
-       = help: the objects go to one app; remove one of the two lines
+       = help: the objects can go to only one app; remove one of the two lines
     ");
 }

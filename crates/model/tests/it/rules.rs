@@ -1,4 +1,4 @@
-//! Rules for the whole fleet: what may be deleted, which fields others may set, how kinds are judged.
+//! Rules of a fleet: what may be deleted, which fields others may set, and how the health of kinds is judged.
 
 use muster_model::{
     health::Health,
@@ -7,7 +7,7 @@ use muster_model::{
 
 use crate::{FLEET, Fleet, app};
 
-/// A document of kind HealthRule.
+/// Returns a document of kind HealthRule.
 fn rule(name: &str, spec: &str) -> String {
     format!(
         "apiVersion: muster.dev/v1alpha1\nkind: HealthRule\nmetadata:\n  name: {name}\nspec:\n{spec}"
@@ -38,7 +38,7 @@ fn rules_are_read_as_they_are_written() {
         rule("services", service)
     );
     fleet.file("health/rules.yaml", both);
-    insta::assert_snapshot!(fleet.told(), @"held back: nothing");
+    insta::assert_snapshot!(fleet.told(), @"blocked: nothing");
     let model = fleet.load().model.unwrap();
     assert_eq!(
         model.fleet.spec.prune,
@@ -115,9 +115,9 @@ fn fields_that_are_no_pointers() {
     let more = "  ignore:\n    - fields: [/metadata/labels, /metadata]\n";
     fleet.file("apps/shop/app.yaml", app("shop", more));
     insta::assert_snapshot!(fleet.told(), @r"
-    held back: the whole commit
+    blocked: the whole commit
 
-    apps/shop/app.yaml:9:34: `/metadata` can't be left to others: it says which object it is
+    apps/shop/app.yaml:9:34: `/metadata` can't be ignored: it identifies the object
        |
      9 |     - fields: [/metadata/labels, /metadata]
        |                                  ^
@@ -128,13 +128,13 @@ fn fields_that_are_no_pointers() {
        |              ^
        = help: did you mean `take`?
 
-    apps/wiki/app.yaml:10:16: `spec/replicas` is no valid `fields`
+    apps/wiki/app.yaml:10:16: `spec/replicas` is not a valid `fields`
         |
      10 |     - fields: [spec/replicas, /a~b]
         |                ^
        = help: write a JSON pointer, such as /spec/replicas; in a name, ~1 stands for / and ~0 for ~
 
-    apps/wiki/app.yaml:10:31: `/a~b` is no valid `fields`
+    apps/wiki/app.yaml:10:31: `/a~b` is not a valid `fields`
         |
      10 |     - fields: [spec/replicas, /a~b]
         |                               ^
@@ -172,36 +172,36 @@ fn expressions_that_are_none() {
     let wrong = "  kind: Service\n  cases:\n    - when: objekt.spec.type == 'LoadBalancer'\n      health: Healthy\n    - when: |\n        object.spec.type == 'NodePort' &&\n          (object.spec.ports == []\n      health: Healthy\n";
     fleet.file("health/services.yaml", rule("services", wrong));
     insta::assert_snapshot!(fleet.told(), @r#"
-    held back: the whole commit
+    blocked: the whole commit
 
-    health/certificates.yaml:9:13: this is no CEL expression: invalid argument to has() macro at its column 5
+    health/certificates.yaml:9:13: this is not a valid CEL expression: invalid argument to has() macro at column 5 of the expression
        |
      9 |     - when: has(object) && object.spec.paused
        |             ^
 
-    health/certificates.yaml:11:16: this is no CEL expression: mismatched input 'waits' at its column 8
+    health/certificates.yaml:11:16: this is not a valid CEL expression: mismatched input 'waits' at column 8 of the expression
         |
      11 |       message: 'nobody waits for it'
         |                ^
-       = help: a text in CEL stands in quotes of its own: message: "'text'"
+       = help: a text in CEL needs its own quotes: message: "'text'"
 
-    health/certificates.yaml:12:13: this is no CEL expression: token recognition error at: '= ' at its column 66
+    health/certificates.yaml:12:13: this is not a valid CEL expression: token recognition error at: '= ' at column 66 of the expression
         |
      12 |     - when: object.status.conditions.exists(c, c.type == 'Ready' && c.status = 'False')
         |             ^
 
-    health/certificates.yaml:14:16: this is no CEL expression: mismatched input 'ready' at its column 5
+    health/certificates.yaml:14:16: this is not a valid CEL expression: mismatched input 'ready' at column 5 of the expression
         |
      14 |       message: "not ready: object.status.conditions[0].message"
         |                ^
-       = help: a text in CEL stands in quotes of its own: message: "'text'"
+       = help: a text in CEL needs its own quotes: message: "'text'"
 
-    health/services.yaml:8:13: there is no variable `objekt`; an expression sees `object`
+    health/services.yaml:8:13: there is no variable `objekt`; the only variable is `object`
        |
      8 |     - when: objekt.spec.type == 'LoadBalancer'
        |             ^
 
-    health/services.yaml:11:9: this is no CEL expression: missing ')' at '<EOF>' at its line 3, column 1
+    health/services.yaml:11:9: this is not a valid CEL expression: missing ')' at '<EOF>' at line 3, column 1 of the expression
         |
      11 |         object.spec.type == 'NodePort' &&
         |         ^
@@ -226,18 +226,18 @@ fn a_kind_that_is_judged_twice_and_other_slips() {
     );
     fleet.file("health/notes.txt", "x");
     insta::assert_snapshot!(fleet.told(), @r#"
-    held back: the whole commit
+    blocked: the whole commit
 
-    health/b.yaml:4:9: there is a rule `certificates` in health/a.yaml too
+    health/b.yaml:4:9: there is also a rule `certificates` in health/a.yaml
        |
      4 |   name: certificates
        |         ^
 
-    health/b.yaml:7:9: the health of Certificate.cert-manager.io is read by health/a.yaml already
+    health/b.yaml:7:9: health/a.yaml already has a rule for the health of Certificate.cert-manager.io
        |
      7 |   kind: Certificate
        |         ^
-       = help: one rule has all cases of a kind; the first that is true says it
+       = help: put all cases of a kind into one rule; the first case that is true decides
 
     health/c.yaml:6:9: `kind` must not be empty
        |
@@ -260,6 +260,6 @@ fn a_kind_that_is_judged_twice_and_other_slips() {
        |                                         ^
 
     hint: health/notes.txt: this file is not read
-       = help: health/ holds NAME.yaml of kind HealthRule
+       = help: health rules belong in health/NAME.yaml
     "#);
 }

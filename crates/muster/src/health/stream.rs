@@ -287,7 +287,7 @@ mod tests {
                 "4: 4:9 not valid JSON: invalid escape",
                 "6: 6:4 not valid YAML, here or in a line above: unclosed bracket '['",
                 r#"8: {"f":6}"#,
-                "10: 11:1 the key \"g\" stands twice in this map, first at 1:1",
+                "10: 11:1 duplicate key \"g\" in this map, first at 1:1",
                 "13: 13:1 the JSON that begins here does not end",
             ]
         );

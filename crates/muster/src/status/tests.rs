@@ -528,7 +528,7 @@ fn a_name_that_is_nobodys_is_told_with_advice() {
     );
     assert_eq!(
         told("", "", "wiki").as_deref(),
-        Some("there is no app `wiki`; there is: metrics, payments, storefront")
+        Some("there is no app `wiki`; use one of: metrics, payments, storefront")
     );
 }
 

@@ -179,7 +179,7 @@ spec:
         anyhow::Ok(said.replace(&dir.path().display().to_string(), "DIR"))
     };
     insta::assert_snapshot!(wrong("a.yaml", "kind: Queue\ncases:\n- when: object.spec.a ==\n  health: Degraded\n")?, @r#"
-    error: DIR/a.yaml:3:9: the health rule of Queue can't be used: when of case 1: this is no CEL expression: mismatched input '<EOF>' at its column 17
+    error: DIR/a.yaml:3:9: the health rule of Queue can't be used: when of case 1: this is not a valid CEL expression: mismatched input '<EOF>' at column 17 of the expression
     exit 2
     "#);
     insta::assert_snapshot!(wrong("b.yaml", "kind: Queue\ncases:\n- when: 'true'\n  health: Broken\n")?, @r#"

@@ -363,7 +363,7 @@ fn a_manifest_is_no_template() {
     insta::assert_snapshot!(fleet.told(), @r"
     rendered: shop
 
-    apps/wiki/manifests/service.yaml:4:10: a map or list can't be a key; `{{ }}` works only in templates, and is a map in a map elsewhere
+    apps/wiki/manifests/service.yaml:4:10: a map or list can't be a key; `{{ }}` works only in templates; elsewhere it is a map inside a map
        |
      4 |   name: {{ app.name }}
        |          ^
