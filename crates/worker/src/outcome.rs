@@ -92,7 +92,7 @@ pub struct Outcome {
     pub broken: BTreeSet<AppName>,
     /// The former name of each app that was renamed, by the app's current name.
     pub formerly: BTreeMap<AppName, AppName>,
-    /// The role of every app in every cluster that runs it.
+    /// The role of every app in every cluster that the app is placed in.
     pub roles: Roles,
     /// The bundles, by app and cluster. An app with a problem in any cluster has no bundle.
     pub bundles: BTreeMap<AppName, BTreeMap<ClusterName, Arc<RenderedBundle>>>,
