@@ -1,9 +1,9 @@
-// Renders charts with Helm's own engine in this process, as fast as it goes on all cores.
+// Renders charts with Helm's own engine in this process, as fast as possible on all cores.
 //
-// Its input is a directory with charts/APP and values/*.yaml, and on standard input a list of
-// releases: {"app", "values": [FILE, ...]}. Charts are loaded and values merged before the clock
-// starts. It prints what it rendered and how long that took, once as text alone and once with the
-// text read into objects.
+// Its argument is a directory with charts/APP and values/*.yaml. Standard input is a list of
+// releases: {"app", "values": [FILE, ...]}. Charts are loaded and values are merged before the
+// clock starts. It prints the number of rendered objects and two times: for text only, and for
+// text parsed into objects.
 package main
 
 import (
@@ -57,7 +57,7 @@ func run(dir string, in io.Reader, out io.Writer) error {
 	if err := load(dir, releases); err != nil {
 		return err
 	}
-	// Once over everything, so that neither measurement pays for a cold start.
+	// A first pass over everything, so that neither measurement includes a cold start.
 	if _, err := each(releases, objects); err != nil {
 		return err
 	}

@@ -1,8 +1,8 @@
-// Applies objects with Flux's own package, as its kustomize-controller does: one process that lives on,
-// four dry runs at a time. Client-side throttling is off, which is kinder than the controller's default.
+// Applies objects with Flux's own package as its kustomize-controller does, in one long-lived process with
+// four parallel dry runs. Client-side throttling is off, which makes it faster than the controller's default.
 //
-// Its argument is a kubeconfig. Each line on standard input is a file with a JSON list of objects; they
-// are read before the clock starts, and a line of JSON says how long applying them took.
+// Its argument is a kubeconfig. Each line on standard input names a file with a JSON list of objects. They
+// are read before the clock starts. For each line, the program prints a line of JSON with the time of the apply.
 package main
 
 import (

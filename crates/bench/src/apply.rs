@@ -1,5 +1,5 @@
-//! Applying: how fast objects get into an API server, what it costs when nothing has changed, and what
-//! the agent needs. All clients speak to the same API server, in turn.
+//! Measures applying: how fast objects get into an API server, the cost of an apply that changes nothing, and
+//! the agent's memory. All clients use the same API server, one after the other.
 
 mod audit;
 mod clients;
@@ -27,17 +27,17 @@ use crate::{
     report::{Row, Section, Spread},
 };
 
-/// How many requests at a time are tried without a client around them.
+/// The numbers of parallel requests that are tried with bare requests.
 const AT_A_TIME: [usize; 4] = [8, 16, 32, 64];
 const ROUNDS: usize = 5;
-/// Sets in the large measurement.
+/// The number of sets in the large measurement.
 const LARGE: usize = 10;
-/// How long nothing happens before memory is read and requests are counted.
+/// The time without changes before memory is read and requests are counted.
 const QUIET: Duration = Duration::from_secs(130);
 
 const PER_SECOND: &str = "objects/s";
 
-/// Who applies.
+/// A client that applies objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Who {
     Muster,
@@ -61,14 +61,14 @@ impl Who {
     fn label(self) -> &'static str {
         match self {
             Self::Muster => "Muster",
-            Self::Bare => "bare PATCH requests, at the best number at a time",
+            Self::Bare => "bare PATCH requests, at the best concurrency",
             Self::Kubectl => "`kubectl apply --server-side`",
             Self::Flux => "Flux's `ssa` package",
         }
     }
 }
 
-/// One client's turn with objects that are new to the API server.
+/// The result of one client's turn: it applies the same objects twice. At first they are new to the API server.
 struct Turn {
     who: Who,
     first: Duration,
@@ -82,7 +82,7 @@ impl Turn {
         objects as f64 / self.first.as_secs_f64()
     }
 
-    /// For somebody who waits.
+    /// Prints the times to standard error, to show progress.
     fn say(self, what: &str) -> Self {
         eprintln!(
             "{what}: {} in {:.2?}, again in {:.2?}",
@@ -94,7 +94,7 @@ impl Turn {
     }
 }
 
-/// What the large measurement finds out about Muster besides.
+/// What the large measurement additionally finds out about Muster. Memory is in bytes.
 struct Agent {
     peak: u64,
     settled: u64,
@@ -133,7 +133,7 @@ impl Bench {
             kubeconfigs.push((kubeconfig, file));
         }
         let [muster, bare, kubectl_config, flux_config] = &kubeconfigs[..] else {
-            anyhow::bail!("as many kubeconfigs as clients")
+            anyhow::bail!("there must be one kubeconfig for each client")
         };
         let options = KubeConfigOptions::default();
         let config = kube::Config::from_custom_kubeconfig(bare.0.clone(), &options).await?;
@@ -155,8 +155,8 @@ impl Bench {
         })
     }
 
-    /// A process of Muster's engine, whose records are in a namespace of their own. It is there before,
-    /// as that of an agent that has joined is.
+    /// Starts a process with Muster's apply engine, with its own namespace for its records. The namespace is
+    /// created first, because that of a joined agent exists, too.
     async fn agent(&self, name: &str) -> anyhow::Result<Worker> {
         let records = format!("{name}-records");
         audit::namespace(&self.cluster.client().await?, &records).await?;
@@ -164,7 +164,7 @@ impl Bench {
         Worker::start(&self.agent, &[&kubeconfig, &records])
     }
 
-    /// New objects for a client.
+    /// Creates new objects for a client and writes them to files.
     fn objects(
         &self,
         name: &str,
@@ -175,7 +175,7 @@ impl Bench {
         Ok((sets, files))
     }
 
-    /// Bare requests with new objects.
+    /// Applies new objects with bare requests.
     async fn bare(&mut self, name: &str, sets: usize, at_a_time: usize) -> anyhow::Result<Turn> {
         let sets = objects::sets(name, sets);
         self.audit.take("").await?;
@@ -191,7 +191,7 @@ impl Bench {
         })
     }
 
-    /// A peer with new objects.
+    /// Applies new objects with a peer.
     async fn peer(&mut self, who: Who, name: &str, sets: usize) -> anyhow::Result<Turn> {
         let (_, files) = self.objects(name, sets)?;
         self.audit.take("").await?;
@@ -211,7 +211,7 @@ impl Bench {
         })
     }
 
-    /// Muster with new objects, in a process that is new, too.
+    /// Applies new objects with Muster, in a new process.
     async fn muster(&mut self, name: &str, sets: usize) -> anyhow::Result<(Turn, Worker, PathBuf)> {
         let (_, files) = self.objects(name, sets)?;
         self.audit.take("").await?;
@@ -230,10 +230,10 @@ impl Bench {
         Ok((turn, agent, files.bundles))
     }
 
-    /// What the agent needs when nothing happens, and for a new start.
+    /// Measures what the agent needs while nothing changes, and for a restart.
     async fn rest(&mut self, name: &str, agent: Worker, bundles: &Path) -> anyhow::Result<Agent> {
         let (_, peak) = agent.memory()?;
-        // What the last apply begot is over.
+        // Waits until the requests of the last apply are finished and logged.
         self.audit.take(Who::Muster.account()).await?;
         tokio::time::sleep(QUIET).await;
         let (settled, _) = agent.memory()?;
@@ -258,7 +258,7 @@ impl Bench {
     }
 }
 
-/// Measures, for the report.
+/// Runs the benchmark and returns its section of the report.
 pub(crate) fn measure(_: u32) -> anyhow::Result<Section> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -272,7 +272,7 @@ async fn run() -> anyhow::Result<Section> {
     let mut small = Vec::new();
     for round in 0..ROUNDS {
         for turn in 0..ALL.len() {
-            // Everybody is first once.
+            // The order changes with each round, so that every client is first at least once.
             let who = ALL[(turn + round) % ALL.len()];
             let what = format!("round {} of {ROUNDS}", round + 1);
             match who {
@@ -329,14 +329,14 @@ async fn run() -> anyhow::Result<Section> {
     rows.extend(unchanged(&large));
     let mut notes = vec![
         format!(
-            "Of 1,010 objects 600 are ConfigMaps, 200 Deployments (without replicas), 200 Services (headless) and 10 \
-             Namespaces. All are new to the API server at the first apply. {ROUNDS} rounds, with the \
-             clients in another order each; the {} objects once.",
+            "A set of 1,010 objects has 600 ConfigMaps, 200 Deployments (without replicas), 200 headless Services \
+             and 10 Namespaces. All are new to the API server at the first apply. One set is measured in \
+             {ROUNDS} rounds, each with the clients in another order; the {} objects are measured once.",
             LARGE * objects::SET
         ),
         format!(
-            "Bare PATCH requests at a time, and objects a second with 1,010 objects: {}; the best is \
-             compared.",
+            "Bare PATCH requests in parallel, and objects per second with 1,010 objects: {}. The best \
+             result is in the table.",
             all.join(", ")
         ),
     ];
@@ -346,16 +346,16 @@ async fn run() -> anyhow::Result<Section> {
     }
     notes.extend(requests(&large));
     notes.extend([
-        "kubectl is timed as a whole process, all others without reading their files. Flux's package \
-         runs in a process that lives on, with its controller's four dry runs at a time and without \
-         client-side throttling."
+        "kubectl is timed as a whole process. The times of all others exclude reading their files. Flux's \
+         package runs in a long-lived process, with four parallel dry runs as in its controller and \
+         without client-side throttling."
             .to_owned(),
-        "One etcd without fsync and one API server, without controllers, so that nobody pays for what \
-         another's objects set off; they share the machine with the client. The API server's own audit \
-         log is what is counted."
+        "All clients use one etcd without fsync and one API server. No controllers run, so that no client \
+         pays for work that another client's objects cause. Both servers share the machine with the \
+         client. Requests are counted from the API server's audit log."
             .to_owned(),
     ]);
-    // The large measurement's clients end before their API server does.
+    // The last client process must end before the API server does.
     bench.flux.stop()?;
     drop(bench.cluster);
     Ok(Section::new("apply", "Applying", rows, notes))
@@ -365,7 +365,7 @@ fn of(turns: &[Turn], who: Who) -> impl Iterator<Item = &Turn> {
     turns.iter().filter(move |turn| turn.who == who)
 }
 
-/// Everybody's objects a second, Muster's first, and how it stands to its targets.
+/// Returns a row with the objects per second of each client, Muster's first, with the ratio of Muster to each peer.
 fn rates(what: &str, turns: &[Turn], objects: usize) -> Vec<Row> {
     let row = |who: Who| {
         let rates = of(turns, who).map(|turn| turn.rate(objects)).collect();
@@ -383,7 +383,7 @@ fn rates(what: &str, turns: &[Turn], objects: usize) -> Vec<Row> {
     rows
 }
 
-/// What an apply costs when nothing has changed.
+/// Returns a row with the time of the second apply, which changes nothing, for each client.
 fn unchanged(turns: &[Turn]) -> Vec<Row> {
     let row = |who: Who| {
         let times = of(turns, who).map(|turn| turn.second.as_secs_f64() * 1e3);
@@ -398,7 +398,7 @@ fn unchanged(turns: &[Turn]) -> Vec<Row> {
         .into()
 }
 
-/// Everybody's requests.
+/// Returns a note with the number of requests for each client.
 fn requests(turns: &[Turn]) -> Vec<String> {
     let note = |turn: &Turn| {
         let text = |counts: &Counts| {
@@ -425,22 +425,22 @@ impl Agent {
         let objects = LARGE * objects::SET;
         vec![
             Row::new(
-                format!("Muster started again with {objects} objects, nothing changed"),
+                format!("Muster restarted with {objects} objects, nothing changed"),
                 "ms",
                 vec![self.restart.as_secs_f64() * 1e3],
             ),
             Row::new(
-                format!("Muster with {objects} objects, resident at its highest"),
+                format!("Muster with {objects} objects, peak resident memory"),
                 "MiB",
                 mebibytes(self.peak.max(self.restart_peak)),
             ),
             Row::new(
-                format!("Muster with {objects} objects, resident when settled"),
+                format!("Muster with {objects} objects, resident memory when settled"),
                 "MiB",
                 mebibytes(self.settled),
             ),
             Row::new(
-                format!("Muster's requests in {} s of quiet", QUIET.as_secs()),
+                format!("Muster's requests in {} s without changes", QUIET.as_secs()),
                 "requests",
                 vec![self.quiet.total() as f64],
             ),
@@ -449,7 +449,7 @@ impl Agent {
 
     fn note(&self) -> String {
         format!(
-            "Muster's requests in {} s of quiet: {}; when started again: {}.",
+            "Muster's requests in {} s without changes: {}; after a restart: {}.",
             QUIET.as_secs(),
             self.quiet.text(),
             self.restart_requests.text()

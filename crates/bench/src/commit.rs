@@ -1,4 +1,4 @@
-//! From the end of `git push` until the object is in the API servers of four real clusters.
+//! Measures the time from the end of `git push` until the object is in the API servers of four real clusters.
 
 use std::{
     path::PathBuf,
@@ -33,33 +33,33 @@ const CLUSTERS: [(&str, &str); 4] = [
     ("four", "north"),
 ];
 const COMMITS: usize = 50;
-/// Objects that each cluster carries besides, so that it is no empty one.
+/// The number of other objects in each cluster, so that it is not empty.
 const ITEMS: usize = 980;
 
-/// Another app's objects that fail in every cluster: half are of a wrong type, half hang in a webhook
-/// that never answers.
+/// The number of another app's objects that fail in every cluster. Half of them have a field of the wrong type, half
+/// wait for a webhook that never answers.
 const FAILING: usize = 50;
 
-/// How long commits took.
+/// The times that commits took.
 #[derive(Default)]
 pub(crate) struct Times {
-    /// Until the last of the four clusters has the object, one for each commit.
+    /// For each commit, the time until the last of the four clusters has the object.
     pub(crate) all: Vec<Duration>,
-    /// Until a cluster has it, all clusters and commits.
+    /// For each commit and cluster, the time until the cluster has the object.
     pub(crate) each: Vec<Duration>,
 }
 
-/// What one run found.
+/// The results of one run.
 pub(crate) struct Commits {
-    /// Where nothing fails.
+    /// The times while nothing fails.
     pub(crate) alone: Times,
-    /// Beside another app whose objects fail.
+    /// The times while the objects of another app fail.
     pub(crate) beside: Times,
-    /// Resident memory of the hub at the end, in bytes.
+    /// The resident memory of the hub at the end, in bytes.
     pub(crate) hub: u64,
-    /// Resident memory of each agent at the end, in bytes, with its objects applied.
+    /// The resident memory of each agent at the end, with its objects applied, in bytes.
     pub(crate) agents: Vec<u64>,
-    /// Objects of each cluster.
+    /// The number of objects in each cluster.
     pub(crate) objects: usize,
 }
 
@@ -85,7 +85,8 @@ data: {item: \"{{ item }}\", text: \"a few words that make it no empty object\"}
 {% endfor %}
 ";
 
-/// The app that fails. Its webhook is sent after its maps, which hang from the second version on.
+/// Returns the template of the app that fails. Its webhook is applied after its ConfigMaps, so that these fail only
+/// from the app's second version on.
 fn failing(port: u16) -> String {
     let half = FAILING / 2;
     format!(
@@ -125,7 +126,7 @@ spec:
     )
 }
 
-/// Follows the mark in one cluster: what number it has, and since when.
+/// Watches the ConfigMap `mark` in one cluster, and publishes its number and when it was seen.
 async fn follow(client: Client, seen: watch::Sender<(usize, Instant)>) -> anyhow::Result<()> {
     let marks: Api<ConfigMap> = Api::namespaced(client, "mark");
     loop {
@@ -141,7 +142,7 @@ async fn follow(client: Client, seen: watch::Sender<(usize, Instant)>) -> anyhow
     }
 }
 
-/// Runs the whole of it.
+/// Runs the benchmark.
 pub(crate) async fn run(muster: PathBuf, commits: usize) -> anyhow::Result<Commits> {
     let mut fleet = Fleet::start(FleetOptions::new(muster, &CLUSTERS)).await?;
     let mut files = repository::fleet("commits", "{}", CLUSTERS);
@@ -164,11 +165,15 @@ pub(crate) async fn run(muster: PathBuf, commits: usize) -> anyhow::Result<Commi
     fleet.repo().publish("begin", &repository::listed(&files))?;
     fleet.start_hub().await?;
     fleet.start_agents()?;
-    eventually("all in sync", Duration::from_secs(300), async || {
-        let status = fleet.status()?;
-        ensure!(status["synced"] == true, "{status}");
-        Ok(())
-    })
+    eventually(
+        "all clusters to be in sync",
+        Duration::from_secs(300),
+        async || {
+            let status = fleet.status()?;
+            ensure!(status["synced"] == true, "{status}");
+            Ok(())
+        },
+    )
     .await?;
     let mut followers = tokio::task::JoinSet::new();
     let mut marks = Vec::new();
@@ -179,7 +184,7 @@ pub(crate) async fn run(muster: PathBuf, commits: usize) -> anyhow::Result<Commi
     }
     let alone = push(&fleet, &mut marks, 1..=commits).await?;
 
-    // It takes connections and never says a word.
+    // The webhook accepts connections and never answers.
     let webhook = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let template = failing(webhook.local_addr()?.port());
     let app = document("App", "failing", "{tier: basic, mode: active-active}");
@@ -194,7 +199,7 @@ pub(crate) async fn run(muster: PathBuf, commits: usize) -> anyhow::Result<Commi
     for cluster in fleet.clusters().values() {
         let hooks: Api<ValidatingWebhookConfiguration> = Api::all(cluster.client().await?);
         eventually(
-            "the webhook is there",
+            "the webhook configuration",
             Duration::from_secs(60),
             async || hooks.get("failing").await.map(drop).map_err(Into::into),
         )
@@ -220,7 +225,7 @@ pub(crate) async fn run(muster: PathBuf, commits: usize) -> anyhow::Result<Commi
     })
 }
 
-/// Pushes commits one after the other.
+/// Pushes commits one after the other and measures the time until each cluster has them.
 async fn push(
     fleet: &Fleet,
     marks: &mut [watch::Receiver<(usize, Instant)>],
@@ -249,7 +254,7 @@ async fn push(
     Ok(times)
 }
 
-/// Measures, for the report.
+/// Runs the benchmark and returns its section of the report.
 pub(crate) fn measure(_: u32) -> anyhow::Result<Section> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -263,7 +268,7 @@ pub(crate) fn measure(_: u32) -> anyhow::Result<Section> {
         milliseconds(&found.alone.all),
     );
     let beside = Row::new(
-        format!("the same beside an app with {FAILING} objects that fail"),
+        format!("push to the last of four clusters, with {FAILING} failing objects of another app"),
         "ms",
         milliseconds(&found.beside.all),
     );
@@ -288,13 +293,13 @@ pub(crate) fn measure(_: u32) -> anyhow::Result<Section> {
     ];
     let notes = vec![
         format!(
-            "{COMMITS} commits, from the moment `git push` returns until a watch on the API server of each of four real clusters shows the object; the hub watches a local path."
+            "{COMMITS} commits. The time starts when `git push` returns and ends when a watch on the API server of each of four real clusters shows the object. The hub watches a local path."
         ),
         format!(
-            "Of the {FAILING} objects that fail in each cluster, half are of a wrong type and half hang in a webhook that never answers; each commit is a reason to try them again, a moment later. The last column is how many times as long a commit to another app takes."
+            "Of the {FAILING} failing objects in each cluster, half have a field of the wrong type and half wait for a webhook that never answers. After each commit they are tried again, a moment later. The last column shows how many times as long the commit takes."
         ),
         format!(
-            "Each cluster carries {} objects; API servers, etcds, hub, agents and this program share the machine.",
+            "Each cluster has {} objects. API servers, etcds, hub, agents and the benchmark share the machine.",
             found.objects
         ),
     ];

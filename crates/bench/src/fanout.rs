@@ -1,5 +1,5 @@
-//! One commit to thousands of clusters: real streams, real mTLS, a real hub process; only what stands
-//! behind each agent is simulated, with an apply that is instant.
+//! Measures one commit to thousands of clusters. Streams, mTLS and the hub process are real. Only the cluster behind
+//! each agent is simulated; it applies instantly.
 
 use std::{
     collections::HashSet,
@@ -34,25 +34,25 @@ const REGIONS: usize = 20;
 const APPS: usize = 10;
 const MAX_MESSAGE: usize = 256 * 1024 * 1024;
 
-/// What one run found.
+/// The results of one run.
 pub(crate) struct Fanout {
-    /// Connected agents.
+    /// The number of connected agents.
     pub(crate) agents: usize,
-    /// From the end of `git push` until the hub has the last acknowledgement, one for each commit.
+    /// For each commit, the time from the end of `git push` until the hub has the last acknowledgement.
     pub(crate) last: Vec<Duration>,
-    /// From the end of `git push` until an agent has the new generation in force, all agents and commits.
+    /// For each commit and agent, the time from the end of `git push` until the agent has the new generation in force.
     pub(crate) each: Vec<Duration>,
-    /// From the first connection until all are connected and in sync.
+    /// The time from the first connection until all agents are connected and in sync.
     pub(crate) joined: Duration,
     /// The hub's resident memory before the first agent, in bytes.
     pub(crate) before: u64,
-    /// The same with all agents idle.
+    /// The hub's resident memory while all agents are idle, in bytes.
     pub(crate) idle: u64,
-    /// The same at its highest.
+    /// The hub's peak resident memory, in bytes.
     pub(crate) peak: u64,
 }
 
-/// An agent's cluster whose apply is instant.
+/// A simulated cluster that applies instantly.
 struct Instantly {
     state: Mutex<State>,
     level: watch::Sender<Arc<Level>>,
@@ -147,11 +147,11 @@ fn cluster_name(index: usize) -> String {
     format!("c{index:04}")
 }
 
-/// A template of five usual objects; the ConfigMap says which cluster it is in, so that every cluster's
-/// bundle is another one: the worst case for a hub.
+/// A template of five common objects. The ConfigMap contains the cluster's name, so that every cluster has a
+/// different bundle, which is the worst case for a hub.
 const TEMPLATE: &str = include_str!("fanout.template.yaml");
 
-/// The fleet repository, all but the values that each commit changes.
+/// Returns the files of the fleet repository, with the values before the first commit.
 fn files(clusters: usize, apps: usize) -> repository::Files {
     let clusters =
         (0..clusters).map(|index| (cluster_name(index), format!("r{:02}", index % REGIONS)));
@@ -175,7 +175,7 @@ fn values(commit: usize) -> String {
     format!("image: registry.example.com/app:v{commit}\nreplicas: 3\nport: 8080\n")
 }
 
-/// Resident memory of a process and its children, such as a hub's worker, now and at its highest, in bytes.
+/// Returns the current and the peak resident memory of a process and its children, such as a hub's worker, in bytes.
 pub(crate) fn memory(pid: u32) -> anyhow::Result<(u64, u64)> {
     let mut all = memory_of(pid)?;
     for entry in std::fs::read_dir("/proc")? {
@@ -183,7 +183,7 @@ pub(crate) fn memory(pid: u32) -> anyhow::Result<(u64, u64)> {
         let Some(child) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
-        // One that ends meanwhile has no memory.
+        // A process that has ended in the meantime has no memory.
         let status = std::fs::read_to_string(format!("/proc/{child}/status")).unwrap_or_default();
         let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
         if parent.and_then(|parent| parent.trim().parse().ok()) == Some(pid)
@@ -201,18 +201,18 @@ fn memory_of(pid: u32) -> anyhow::Result<(u64, u64)> {
         let line = status
             .lines()
             .find(|line| line.starts_with(name))
-            .context("a process without memory")?;
+            .context("the status of the process has no memory figures")?;
         let kib: u64 = line
             .split_whitespace()
             .nth(1)
-            .context("no number")?
+            .context("the memory figure has no number")?
             .parse()?;
         Ok(kib * 1024)
     };
     Ok((line("VmRSS:")?, line("VmHWM:")?))
 }
 
-/// An admin client with a fleet's own login.
+/// Returns an admin client that uses the login in this file.
 async fn admin(login: &Path) -> anyhow::Result<AdminClient<Channel>> {
     let login = Login::read(login)?;
     let (trust, credentials) = login.open()?;
@@ -220,7 +220,7 @@ async fn admin(login: &Path) -> anyhow::Result<AdminClient<Channel>> {
     Ok(AdminClient::new(channel).max_decoding_message_size(MAX_MESSAGE))
 }
 
-/// One agent: joins, and follows the hub until it is told to stop.
+/// Joins one cluster. Returns its name, the address of the hub, the trust bundle and the credentials.
 async fn join(
     mut admin: AdminClient<Channel>,
     name: String,
@@ -254,16 +254,16 @@ async fn join(
     ))
 }
 
-/// A hub with this many agents, all in sync.
+/// A hub with simulated agents, all in sync.
 pub(crate) struct Crowd {
     pub(crate) fleet: Fleet,
     pub(crate) admin: AdminClient<Channel>,
     /// The hub's resident memory before the first agent, in bytes.
     pub(crate) before: u64,
-    /// From the first connection until all were connected and in sync.
+    /// The time from the first connection until all agents were connected and in sync.
     pub(crate) joined: Duration,
     clusters: Vec<Arc<Instantly>>,
-    /// How often a stream has ended.
+    /// The number of streams that ended with an error.
     pub(crate) ended: Arc<AtomicUsize>,
     stop: CancellationToken,
     following: tokio::task::JoinSet<()>,
@@ -308,14 +308,14 @@ impl Crowd {
         let ended = Arc::new(AtomicUsize::new(0));
         let mut clusters = Vec::with_capacity(agents);
         let mut following = tokio::task::JoinSet::new();
-        // This machine does the handshakes of both sides.
+        // This machine computes both sides of each handshake, so their number is limited.
         let dialling = Arc::new(Semaphore::new(64));
         for (process, (name, hub, trust, credentials)) in (1_u64..).zip(joined) {
             let cluster = Arc::new(Instantly::new());
             clusters.push(Arc::clone(&cluster));
             let (stop, ended, dialling) = (stop.clone(), Arc::clone(&ended), Arc::clone(&dialling));
             following.spawn(async move {
-                // As agents do.
+                // The same back-off as in agents.
                 let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
                 while !stop.is_cancelled() {
                     let dialled = {
@@ -362,7 +362,8 @@ impl Crowd {
         })
     }
 
-    /// One commit: from the push until the hub has the last acknowledgement, and until each agent has it.
+    /// Pushes one commit. Returns the time until the hub has the last acknowledgement, and the time until each agent
+    /// has the commit.
     pub(crate) async fn commit(&mut self) -> anyhow::Result<(Duration, Vec<Duration>)> {
         self.commits += 1;
         let before: Vec<u64> = self
@@ -385,7 +386,7 @@ impl Crowd {
             );
             let (_, at) = *taken
                 .await
-                .context("a cluster did not get the commit in a minute")??;
+                .context("a cluster did not get the commit within a minute")??;
             each.push(at.saturating_duration_since(pushed));
         }
         let agents = self.clusters.len();
@@ -393,14 +394,14 @@ impl Crowd {
         Ok((pushed.elapsed(), each))
     }
 
-    /// Ends all agents.
+    /// Stops all agents.
     pub(crate) async fn close(self) {
         self.stop.cancel();
         self.following.join_all().await;
     }
 }
 
-/// Runs the whole of it with this many agents.
+/// Runs the benchmark with this many agents.
 pub(crate) async fn run(muster: PathBuf, agents: usize, commits: usize) -> anyhow::Result<Fanout> {
     let mut crowd = Crowd::gather(muster, agents, APPS).await?;
     let pid = crowd.fleet.hub()?.pid();
@@ -425,7 +426,7 @@ pub(crate) async fn run(muster: PathBuf, agents: usize, commits: usize) -> anyho
     })
 }
 
-/// Waits until the hub itself has every cluster's acknowledgement of what is wanted.
+/// Waits until the hub has every cluster's acknowledgement of its desired generation.
 async fn acknowledged(
     admin: &mut AdminClient<Channel>,
     agents: usize,
@@ -447,7 +448,7 @@ async fn acknowledged(
     .await
 }
 
-/// Memory once it no longer falls: what a burst of handshakes took is given back after a while.
+/// Returns the memory once it no longer falls. The memory for a burst of handshakes is only freed after a while.
 async fn settled(pid: u32) -> anyhow::Result<(u64, u64)> {
     let mut lowest = memory(pid)?;
     let mut same = 0;
@@ -464,7 +465,7 @@ async fn settled(pid: u32) -> anyhow::Result<(u64, u64)> {
     Ok(lowest)
 }
 
-/// Measures with 500 agents and with 2,000, so that the growth shows.
+/// Runs the benchmark with 500 and with 2,000 agents, to show the growth, and returns its section of the report.
 pub(crate) fn measure(_: u32) -> anyhow::Result<Section> {
     let muster = crate::machine::muster()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -493,24 +494,24 @@ pub(crate) fn measure(_: u32) -> anyhow::Result<Section> {
             vec![found.joined.as_secs_f64()],
         ));
         rows.push(Row::new(
-            format!("{agents} agents: hub, for each idle agent"),
+            format!("{agents} agents: hub memory for each idle agent"),
             "KiB",
             vec![each],
         ));
         rows.push(Row::new(
-            format!("{agents} agents: hub, resident, idle"),
+            format!("{agents} agents: hub, resident memory, idle"),
             "MiB",
             mebibytes(found.idle),
         ));
         rows.push(Row::new(
-            format!("{agents} agents: hub, resident, at its highest"),
+            format!("{agents} agents: hub, peak resident memory"),
             "MiB",
             mebibytes(found.peak),
         ));
     }
     let notes = vec![
-        format!("{COMMITS} commits; each changes one of {APPS} apps in every cluster, and every cluster's bundle of it is another one, which is a hub's worst case."),
-        "Real streams, real mTLS, one hub process; the agents' apply is instant and they share the machine with the hub.".to_owned(),
+        format!("{COMMITS} commits. Each changes one of {APPS} apps in every cluster. The app's bundle is different in every cluster, which is the worst case for a hub."),
+        "Streams, mTLS and the hub process are real. The agents apply instantly and share the machine with the hub.".to_owned(),
     ];
     Ok(Section::new(
         "fanout",

@@ -1,6 +1,6 @@
-//! A fleet repository of any size, for measurements: apps of five objects each, alike in shape and
-//! different in content. Regions decide the Deployment, clusters the ConfigMap, the app alone the rest.
-//! The same values go to every peer.
+//! Generates fleet repositories of any size for measurements. Each app has five objects. All apps have the same shape
+//! and different content. The Deployment depends on the region, the ConfigMap on the cluster, and the other objects
+//! only on the app. Every peer gets the same values.
 
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
@@ -11,7 +11,7 @@ use muster_model::{
 };
 use serde_json::{Value, json};
 
-/// Objects of one app in one cluster.
+/// The number of objects of one app in one cluster.
 pub(crate) const OBJECTS: usize = 5;
 
 const LIB: &str = include_str!("../../../bench/fleet/lib/meta.j2");
@@ -65,13 +65,13 @@ const CHART: [(&str, &str); OBJECTS + 1] = [
     ),
 ];
 
-/// The size and the manner of a fleet.
+/// The size and the kind of a fleet.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shape {
     pub(crate) apps: usize,
     pub(crate) regions: usize,
     pub(crate) clusters_per_region: usize,
-    /// Whether every object names its cluster, so that no two clusters have anything in common.
+    /// True if every object contains its cluster's name, so that no two clusters share an object.
     pub(crate) all_differ: bool,
 }
 
@@ -84,7 +84,7 @@ impl Shape {
         self.apps * self.clusters() * OBJECTS
     }
 
-    /// Every cluster: its region's number and its own in there.
+    /// Returns each cluster as its region's index and its own index within the region.
     pub(crate) fn places(self) -> impl Iterator<Item = (usize, usize)> {
         (0..self.regions)
             .flat_map(move |region| (0..self.clusters_per_region).map(move |c| (region, c)))
@@ -128,7 +128,7 @@ fn cluster_values(region: usize, cluster: usize) -> Value {
     })
 }
 
-/// The values of an app; `commit` counts its changes.
+/// Returns the values of an app. Each `commit` number gives different values.
 fn app_values(app: usize, commit: usize) -> Value {
     let settings: BTreeMap<String, Value> = (0..8)
         .map(|i| {
@@ -161,7 +161,7 @@ fn app_values(app: usize, commit: usize) -> Value {
     })
 }
 
-/// JSON is YAML, but what people write is block YAML.
+/// Formats a value as block YAML. JSON would be valid YAML, too, but people write block YAML.
 fn yaml(value: &Value) -> String {
     format!("{}\n", muster_model::yaml::to_yaml(value))
 }
@@ -175,7 +175,7 @@ fn document(kind: &str, name: &str, spec: &Value) -> String {
     }))
 }
 
-/// Muster's own repository, as the Git crate would read it.
+/// A fleet repository for Muster, as the Git crate would read it.
 #[derive(Debug)]
 pub(crate) struct Repository(pub(crate) Tree);
 
@@ -229,7 +229,7 @@ impl Repository {
         repository
     }
 
-    /// Changes one app's values.
+    /// Changes the values of one app.
     pub(crate) fn commit(&mut self, app: usize, commit: usize) {
         let path = format!("apps/{}/values.yaml", app_name(app));
         self.put(path, &yaml(&app_values(app, commit)));
@@ -247,7 +247,7 @@ impl Repository {
     }
 }
 
-/// Files of values that a Helm user would give for one cluster, lowest first.
+/// Returns the values files that a Helm user would pass for one cluster, lowest precedence first.
 pub(crate) fn helm_values(region: usize, cluster: usize) -> [String; 3] {
     [
         "fleet.yaml".into(),
@@ -256,7 +256,7 @@ pub(crate) fn helm_values(region: usize, cluster: usize) -> [String; 3] {
     ]
 }
 
-/// Writes `charts/APP` and `values/*.yaml`: the same apps as Helm charts.
+/// Writes the same apps as Helm charts: `charts/APP` and `values/*.yaml`.
 pub(crate) fn write_charts(shape: Shape, dir: &Path) -> anyhow::Result<()> {
     let write = |path: String, text: &str| crate::report::write(&dir.join(path), text);
     for app in 0..shape.apps {
@@ -294,8 +294,8 @@ pub(crate) fn write_charts(shape: Shape, dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes one app as a Kustomize base, and one cluster's overlay of it for each other set of objects:
-/// `kustomize/APP/base` and `kustomize/APP/CLUSTER`.
+/// Writes one app as a Kustomize base, if it does not exist yet, and an overlay that turns the base into the objects
+/// of one cluster: `kustomize/APP/base` and `kustomize/APP/CLUSTER`.
 pub(crate) fn write_overlay(
     dir: &Path,
     app: &str,
@@ -320,7 +320,7 @@ pub(crate) fn write_overlay(
             &yaml(&json!({"resources": resources})),
         )?;
     }
-    fs::create_dir_all(folder.join(cluster)).context("can't make an overlay")?;
+    fs::create_dir_all(folder.join(cluster)).context("can't create the folder of an overlay")?;
     let mut patches = Vec::new();
     for (from, to) in base.iter().zip(wanted).filter(|(from, to)| from != to) {
         let mut patch = difference(from, to);
@@ -343,8 +343,8 @@ pub(crate) fn write_overlay(
     )
 }
 
-/// A strategic merge patch from one object to another of the same keys: maps by what differs in them,
-/// lists as a whole.
+/// Returns a strategic merge patch from one object to another with the same keys. It contains the entries of maps that
+/// differ, and whole lists.
 fn difference(from: &Value, to: &Value) -> Value {
     let (Value::Object(before), Value::Object(after)) = (from, to) else {
         return to.clone();

@@ -1,4 +1,4 @@
-//! Ten thousand agents, and somebody in the network who tries to take the hub's room from them.
+//! Measures ten thousand agents while an attacker in the network tries to use up the hub's connections.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -23,25 +23,26 @@ use crate::{
 
 const AGENTS: usize = 10_000;
 const COMMITS: usize = 5;
-/// Connections that are tried in a second, and for how long.
+/// The number of connections that the attacker attempts per second.
 const TRIED: usize = 5_000;
+/// The duration of the attack.
 const FOR: Duration = Duration::from_secs(60);
-/// How long each of them stays.
+/// The time that each connection stays open.
 const STAYS: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(10);
 
-/// What a connection says before it is silent.
+/// Returns the bytes that a connection sends before it goes silent.
 fn words(hello: &[u8], number: usize) -> &[u8] {
     const GARBAGE: &[u8] = b"GET / HTTP/1.1\r\nHost: hub\r\n\r\n";
     match number % 4 {
-        // The dearest for a hub: it answers with a key exchange and a signature.
+        // The most expensive for a hub, which answers with a key exchange and a signature.
         0 | 1 => hello,
         2 => &hello[..hello.len() / 2],
         _ => GARBAGE,
     }
 }
 
-/// One of them, from one of 250 addresses.
+/// Opens one hostile connection, from one of 250 addresses.
 async fn one(hub: SocketAddr, hello: Arc<Vec<u8>>, number: usize, made: Arc<AtomicUsize>) {
     let Ok(socket) = TcpSocket::new_v4() else {
         return;
@@ -56,12 +57,12 @@ async fn one(hub: SocketAddr, hello: Arc<Vec<u8>>, number: usize, made: Arc<Atom
         return;
     };
     made.fetch_add(1, Ordering::Relaxed);
-    // The hub may end it at any moment.
+    // An error is expected: the hub may close the connection at any time.
     let _ = stream.write_all(words(&hello, number)).await;
     tokio::time::sleep(STAYS).await;
 }
 
-/// Tries so many in a second until it is told to stop.
+/// Attempts `TRIED` connections per second until it is stopped.
 async fn attack(
     hub: SocketAddr,
     hello: Arc<Vec<u8>>,
@@ -81,7 +82,7 @@ async fn attack(
     }
 }
 
-/// The first message of a real client.
+/// Returns the first TLS message of a real client.
 fn client_hello(login: &Login) -> anyhow::Result<Vec<u8>> {
     let (trust, _) = login.open()?;
     let config = client_config(&trust, None)?;
@@ -92,7 +93,7 @@ fn client_hello(login: &Login) -> anyhow::Result<Vec<u8>> {
     Ok(hello)
 }
 
-/// Measures commits in peace, and while the attack goes on.
+/// Measures commits without and during the attack, and returns the section of the report.
 pub(crate) fn measure(_: u32) -> anyhow::Result<Section> {
     let files = getrlimit(Resource::Nofile);
     let most = Rlimit {
@@ -144,23 +145,23 @@ pub(crate) fn measure(_: u32) -> anyhow::Result<Section> {
         let rate = |count: &AtomicUsize| vec![count.load(Ordering::Relaxed) as f64 / took];
         let mebibytes = |bytes: u64| vec![bytes as f64 / 1_048_576.0];
         let rows = vec![
-            Row::new("in peace: push to the last acknowledgement", "s", quiet),
-            Row::new("attacked: push to the last acknowledgement", "s", attacked),
-            Row::new("attacked: a status of the whole fleet", "s", answers),
-            Row::new("attacked: streams lost", "", vec![lost as f64]),
-            Row::new("attacked: connections tried", "1/s", rate(&tried)),
-            Row::new("attacked: connections made", "1/s", rate(&made)),
-            Row::new("in peace: hub, resident", "MiB", mebibytes(resident)),
-            Row::new("attacked: hub, resident, at its highest", "MiB", mebibytes(highest)),
+            Row::new("without attack: push to the last acknowledgement", "s", quiet),
+            Row::new("under attack: push to the last acknowledgement", "s", attacked),
+            Row::new("under attack: status of the whole fleet", "s", answers),
+            Row::new("under attack: streams lost", "", vec![lost as f64]),
+            Row::new("under attack: connections attempted", "1/s", rate(&tried)),
+            Row::new("under attack: connections established", "1/s", rate(&made)),
+            Row::new("without attack: hub, resident memory", "MiB", mebibytes(resident)),
+            Row::new("under attack: hub, highest resident memory", "MiB", mebibytes(highest)),
         ];
         crowd.close().await;
         let notes = vec![
-            format!("{AGENTS} agents with real streams, one app and an instant apply, on the machine of the hub and of the attacker."),
-            "Half of the hostile connections send a real ClientHello and nothing more, a quarter the half of one, a quarter something that is not TLS; each stays for a second, from 250 addresses.".to_owned(),
+            format!("{AGENTS} agents with real streams, one app and an instant apply. They share the machine with the hub and the attacker."),
+            "Of the hostile connections, half send a complete ClientHello and nothing more, a quarter send half a ClientHello, and a quarter send data that is not TLS. They come from 250 addresses. Each stays open for one second.".to_owned(),
         ];
         Ok(Section::new(
             "hostile",
-            "10,000 agents while 5,000 hostile connections are tried a second",
+            "10,000 agents under an attack of 5,000 connections per second",
             rows,
             notes,
         ))

@@ -1,8 +1,9 @@
-//! The machine that figures were measured on, and what a process costs it.
+//! Describes the machine that figures are measured on, reads the memory of this process, and finds the programs to
+//! measure.
 
 use std::{fs, path::PathBuf};
 
-/// Processor, cores and memory in a line.
+/// Returns the processor, the number of cores and the memory of this machine in one line.
 pub(crate) fn describe() -> String {
     let cpu = field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown processor".into());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -12,19 +13,19 @@ pub(crate) fn describe() -> String {
     format!("{cpu}, {cores} cores, {memory} GiB of memory, Linux")
 }
 
-/// The most memory that this process has had so far, in MiB (`VmHWM`).
+/// Returns this process's peak resident memory so far, in MiB (`VmHWM`).
 pub(crate) fn peak_memory_mib() -> f64 {
     field("/proc/self/status", "VmHWM")
         .and_then(|text| text.trim_end_matches(" kB").parse::<f64>().ok())
         .map_or(f64::NAN, |kib| kib / 1024.0)
 }
 
-/// The release build of `muster` beside this program.
+/// Returns the path of the `muster` binary in the same build folder as this program.
 pub(crate) fn muster() -> anyhow::Result<PathBuf> {
     beside("muster")
 }
 
-/// Another program of the same build.
+/// Returns the path of another program in the same build folder.
 pub(crate) fn beside(name: &str) -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe()?.with_file_name(name);
     anyhow::ensure!(

@@ -1,5 +1,5 @@
-//! Measures Muster beside its peers: prints tables, writes the figures to `bench/results`, and keeps
-//! the figures in `docs/benchmarks.md` up to date. Run it as `cargo xtask bench`.
+//! Measures Muster and its peers. It prints tables, writes the figures to `bench/results`, and updates
+//! the figures in `docs/benchmarks.md`. Run it as `cargo xtask bench`.
 
 mod apply;
 mod commit;
@@ -17,17 +17,17 @@ use clap::{Parser, ValueEnum};
 
 use crate::report::Section;
 
-/// Measure Muster beside its peers.
+/// Measure Muster and its peers.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
 struct Cli {
     /// What to measure
     #[arg(value_enum, default_value = "all")]
     bench: Choice,
-    /// How often each measurement is repeated
+    /// Number of repetitions of each measurement
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
-    /// Write the figures as JSON to this file too
+    /// Also write the figures as JSON to this file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -36,21 +36,21 @@ struct Cli {
 enum Choice {
     /// Everything below
     All,
-    /// Objects per second into a real API server, beside kubectl, Flux's package and bare requests
+    /// Objects per second into a real API server, compared with kubectl, Flux's package and bare requests
     Apply,
     /// From `git push` to the object in four real clusters
     Commit,
     /// One commit to 500 and 2,000 simulated clusters
     Fanout,
-    /// 10,000 simulated clusters while strangers try 5,000 connections a second
+    /// 10,000 simulated clusters under an attack of 5,000 connections per second
     Hostile,
-    /// Objects per second for 50 apps by 200 clusters, beside Helm and Kustomize
+    /// Objects per second for 50 apps in 200 clusters, compared with Helm and Kustomize
     Render,
-    /// The same without the peers, for profiles; writes no file
+    /// Like `render` but without the peers, for profiling; writes no file
     RenderAlone,
 }
 
-/// A benchmark: its choice, and what measures it, given the number of repetitions.
+/// A benchmark: its choice, and the function that runs it with a number of repetitions.
 type Bench = (Choice, fn(u32) -> anyhow::Result<Section>);
 
 const BENCHES: [Bench; 5] = [
@@ -65,7 +65,7 @@ fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     anyhow::ensure!(
         !cfg!(debug_assertions),
-        "these are figures of a debug build; run `cargo xtask bench`"
+        "a debug build gives useless figures; run `cargo xtask bench`"
     );
     if cli.bench == Choice::RenderAlone {
         println!("\n{}", render::alone(cli.repeat)?.table());

@@ -1,4 +1,4 @@
-//! The peers' programs: built from pinned Go modules in `bench/peers`, run as their users run them.
+//! Builds the peers' programs from pinned Go modules in `bench/peers`, and runs them as their users do.
 
 use std::{
     ffi::OsStr,
@@ -16,18 +16,18 @@ use muster_testkit::tools::cache_dir;
 
 use crate::report::root;
 
-/// A program and how it is built.
+/// A program of a peer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Peer {
     /// `helm` itself.
     Helm,
-    /// Our small program around Helm's engine.
+    /// Muster's small program around Helm's engine.
     HelmEngine,
     /// `kustomize` itself.
     Kustomize,
     /// `kubectl` itself.
     Kubectl,
-    /// Our small program around Flux's package for applying.
+    /// Muster's small program around Flux's package for applying.
     FluxSsa,
 }
 
@@ -46,15 +46,15 @@ impl Peer {
         }
     }
 
-    /// The program, built first where it is not yet. Go keeps what it compiled, so that a second time
-    /// takes a second.
+    /// Builds the program and returns its path. Go caches what it compiles, so a second build takes only about a
+    /// second.
     pub(crate) fn build(self) -> anyhow::Result<PathBuf> {
         let (name, module, package) = self.parts();
         let folder = cache_dir()?.join("bench");
         std::fs::create_dir_all(&folder)
-            .with_context(|| format!("can't make {}", folder.display()))?;
+            .with_context(|| format!("can't create {}", folder.display()))?;
         let program = folder.join(name);
-        eprintln!("building {name} (cold, this takes some minutes)");
+        eprintln!("building {name} (the first time takes some minutes)");
         let started = Instant::now();
         let status = Command::new("go")
             .current_dir(root().join("bench/peers").join(module))
@@ -71,7 +71,7 @@ impl Peer {
     }
 }
 
-/// What a program prints.
+/// Runs a program and returns what it prints to standard output.
 pub(crate) fn output<S: AsRef<OsStr>>(program: &Path, args: &[S]) -> anyhow::Result<String> {
     let output = Command::new(program)
         .args(args)
@@ -84,10 +84,10 @@ pub(crate) fn output<S: AsRef<OsStr>>(program: &Path, args: &[S]) -> anyhow::Res
         program.display(),
         String::from_utf8_lossy(&output.stderr)
     );
-    String::from_utf8(output.stdout).context("it prints what is not UTF-8")
+    String::from_utf8(output.stdout).context("the output of the program is not UTF-8")
 }
 
-/// How long a program takes for all of these, as many at a time as there are cores.
+/// Runs a program once for each list of arguments, in parallel on all cores, and returns the total time.
 pub(crate) fn time_all(program: &Path, runs: &[Vec<String>]) -> anyhow::Result<Duration> {
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicUsize::new(0);

@@ -1,4 +1,4 @@
-//! Rendering: how many objects a second Muster, Helm and Kustomize make of the same fleet.
+//! Measures rendering: how many objects per second Muster, Helm and Kustomize render for the same fleet.
 
 use std::{
     collections::BTreeMap,
@@ -32,14 +32,14 @@ const FLEET: Shape = Shape {
     all_differ: false,
 };
 
-/// Clusters of a sample for Helm's engine: one of each region would do, two are steadier.
+/// The number of clusters in the sample for Helm's engine. One per region would be enough; two give steadier figures.
 const ENGINE_CLUSTERS: usize = 20;
-/// App and cluster pairs of a sample for whole processes.
+/// The number of app and cluster pairs in the sample for whole processes.
 const PROCESS_PAIRS: usize = 40;
 
 const PER_SECOND: &str = "objects/s";
 
-/// Measures Muster and its peers in turn.
+/// Measures Muster and its peers in turn, and returns the section of the report.
 pub(crate) fn measure(repeat: u32) -> anyhow::Result<Section> {
     let memory = Memory::measure()?;
     let scratch = Scratch::temporary("bench-render")?;
@@ -52,7 +52,7 @@ pub(crate) fn alone(repeat: u32) -> anyhow::Result<Section> {
     rounds(repeat, Memory::measure()?, None)
 }
 
-/// The process's peak memory in MiB around a first round, which is not timed.
+/// The peak memory of this process before and after a first round, which is not timed, in MiB.
 struct Memory {
     before: f64,
     after: f64,
@@ -85,33 +85,33 @@ fn rounds(repeat: u32, memory: Memory, mut peers: Option<Peers>) -> anyhow::Resu
         Row::new(what, PER_SECOND, all.iter().map(figure).collect())
     };
     let cold = per_second("Muster, cold", |m| m.cold, &usual);
-    let worst = per_second("Muster, cold, no object like another", |m| m.cold, &worst);
+    let worst = per_second("Muster, cold, all objects different", |m| m.cold, &worst);
     let commit = per_second(
-        "Muster, after a commit to one app: its objects",
+        "Muster, after a commit to one app: objects of that app",
         |m| m.commit,
         &usual,
     );
     let commit_ms = Row::new(
-        "Muster, after a commit to one app: until all is known",
+        "Muster, after a commit to one app: time until all bundles are ready",
         "ms",
         usual.iter().map(|m| m.commit_ms).collect(),
     );
     let mut notes = vec![
         format!(
-            "{} apps by {} clusters in {} regions, {OBJECTS} objects each. A Deployment depends on its \
-             region, a ConfigMap on its cluster, the rest on the app alone; a template is run again \
-             only where something that it read is different. In the row \"no object like another\" \
-             every object names its cluster, so that nothing can be shared.",
+            "{} apps in {} clusters in {} regions, {OBJECTS} objects each. A Deployment depends on its \
+             region, a ConfigMap on its cluster, and the other objects only on the app. A template runs \
+             again only if something that it read is different. In the row \"all objects different\", \
+             every object contains its cluster's name, so that nothing can be shared.",
             FLEET.apps,
             FLEET.clusters(),
             FLEET.regions,
         ),
-        "Muster: from files in memory to checked, placed, encoded and hashed bundles of all clusters, \
-         values layered on the way; nothing is kept from one round to the next."
+        "Muster starts with files in memory and ends with checked, placed, encoded and hashed bundles for \
+         all clusters. Merging the values is included. Nothing is cached between rounds."
             .to_owned(),
         format!(
-            "Muster's peak memory for the whole fleet and a commit: {:.0} MiB ({:.0} MiB \
-             before it began).",
+            "Muster's peak memory for the whole fleet and one commit: {:.0} MiB ({:.0} MiB before the \
+             start).",
             memory.after, memory.before
         ),
     ];
@@ -125,13 +125,13 @@ fn rounds(repeat: u32, memory: Memory, mut peers: Option<Peers>) -> anyhow::Resu
     Ok(Section::new("render", title, rows, notes))
 }
 
-/// What the peers took, round by round.
+/// The peers, and their figures of each round.
 struct Peers {
     sample: Sample,
     helm: PathBuf,
     engine: PathBuf,
     kustomize: PathBuf,
-    /// How many objects were found to be equal.
+    /// The number of objects that were compared and found equal.
     same: usize,
     engines: Vec<Engine>,
     helms: Vec<f64>,
@@ -139,7 +139,7 @@ struct Peers {
 }
 
 impl Peers {
-    /// Builds the peers and makes sure that they render what Muster renders.
+    /// Builds the peers and checks that they render the same objects as Muster.
     fn new(sample: Sample) -> anyhow::Result<Self> {
         let helm = Peer::Helm.build()?;
         let engine = Peer::HelmEngine.build()?;
@@ -179,12 +179,15 @@ impl Peers {
         };
         let processes = |what: &str, samples: &[f64]| Row::new(what, PER_SECOND, samples.to_vec());
         [
-            engine("Helm's engine in process, text alone", |e| e.text_seconds),
-            engine("Helm's engine in process, text read into objects", |e| {
+            engine("Helm's engine in process, text only", |e| e.text_seconds),
+            engine("Helm's engine in process, text parsed into objects", |e| {
                 e.object_seconds
             }),
-            processes("`helm template`, a process a release", &self.helms),
-            processes("`kustomize build`, a process a release", &self.kustomizes),
+            processes("`helm template`, one process per release", &self.helms),
+            processes(
+                "`kustomize build`, one process per release",
+                &self.kustomizes,
+            ),
         ]
     }
 
@@ -193,34 +196,35 @@ impl Peers {
         let memory = self.engines.iter().map(|e| e.peak_memory_kib);
         [
             format!(
-                "Helm v3.22.0 in process: charts loaded and values merged before the clock starts, {} \
-                 releases a round, peak memory {:.0} MiB. Whole processes: {PROCESS_PAIRS} releases a \
-                 round with Helm v3.22.0 and Kustomize v5.8.2 (base and overlay). All use every core. \
-                 {repeat} rounds, in each of which everyone has a turn.",
+                "Helm's engine v3.22.0 in process: charts are loaded and values are merged before the clock \
+                 starts; {} releases per round; peak memory {:.0} MiB. Whole processes: {PROCESS_PAIRS} \
+                 releases per round with Helm v3.22.0 and Kustomize v5.8.2 (base and overlay). All use \
+                 every core. In each of {repeat} rounds, every program has one turn.",
                 self.sample.engine_releases().len(),
                 memory.fold(0.0, f64::max) / 1024.0,
             ),
             format!(
-                "The ratios are to Muster's first row. With no object like another Muster is {:.1} times \
-                 as fast as Helm's engine and {:.1} times as fast as with its text read into objects.",
+                "The ratios compare with Muster's first row. With all objects different, Muster is {:.1} times \
+                 as fast as Helm's engine with text only, and {:.1} times as fast as with text parsed into \
+                 objects.",
                 worst.spread.median / text.spread.median,
                 worst.spread.median / objects.spread.median,
             ),
             format!(
-                "Before the rounds {} objects were rendered by all three and compared: they are equal.",
+                "Before the rounds, all three rendered {} objects, which were compared and are equal.",
                 self.same
             ),
         ]
     }
 }
 
-/// One round of Muster's figures.
+/// Muster's figures of one round.
 struct Muster {
-    /// Objects a second from nothing.
+    /// The objects per second of a cold start.
     cold: f64,
-    /// Objects of the changed app a second.
+    /// The objects per second of the changed app after a commit.
     commit: f64,
-    /// Milliseconds until everything is known again.
+    /// The time after a commit until all bundles are ready, in milliseconds.
     commit_ms: f64,
 }
 
@@ -266,7 +270,7 @@ fn render(loader: &mut Loader, renderer: &mut Renderer, tree: &Tree) -> anyhow::
     Ok(rendered)
 }
 
-/// What Helm's engine took for the sample.
+/// The figures of Helm's engine for the sample.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Engine {
@@ -277,12 +281,12 @@ struct Engine {
     peak_memory_kib: f64,
 }
 
-/// The part of the fleet that peers render.
+/// The part of the fleet that the peers render.
 struct Sample {
     dir: PathBuf,
-    /// App, region and cluster of each whole process.
+    /// The app, region and cluster that each whole process renders, as indices.
     pairs: Vec<(usize, usize, usize)>,
-    /// What Muster renders for these.
+    /// The objects that Muster renders for each of `pairs`.
     wanted: Vec<Vec<Value>>,
 }
 
@@ -303,9 +307,9 @@ impl Sample {
             let parsed = bundle.objects.iter().map(|o| serde_json::from_str(&o.json));
             parsed
                 .collect::<Result<_, _>>()
-                .context("an object is no JSON")
+                .context("an object is not JSON")
         };
-        // Spread over apps, regions and clusters; none twice.
+        // The pairs are spread over apps, regions and clusters. No pair occurs twice.
         let pairs: Vec<_> = (0..PROCESS_PAIRS)
             .map(|i| {
                 let cluster = (i * 7 + 1) % FLEET.clusters_per_region;
@@ -356,7 +360,7 @@ impl Sample {
         self.pairs.iter().map(run).collect()
     }
 
-    /// Checks that a peer renders the same objects, and says how many.
+    /// Checks that a peer renders the same objects as Muster, and returns their number.
     fn compare(&self, program: &Path, runs: &[Vec<String>]) -> anyhow::Result<usize> {
         let mut count = 0;
         for (args, wanted) in runs.iter().zip(&self.wanted) {
@@ -368,7 +372,7 @@ impl Sample {
             for (kind, object) in &wanted {
                 anyhow::ensure!(
                     found.get(kind) == Some(object),
-                    "{} {args:?} renders another {kind}:\n{}\nthan Muster:\n{object}",
+                    "{} {args:?} renders a different {kind}:\n{}\nMuster renders:\n{object}",
                     program.display(),
                     found.get(kind).unwrap_or(&Value::Null),
                 );
@@ -399,10 +403,14 @@ impl Sample {
             .spawn()
             .context("can't start the program around Helm's engine")?;
         let releases = self.engine_releases();
-        // Taken, so that the program sees the end of its input.
+        // `take` moves the pipe out of the child, so that it is closed after writing and the program sees the end of
+        // its input.
         let input = child.stdin.take().context("no input to write to")?;
-        serde_json::to_writer(input, &releases).context("can't tell it what to render")?;
-        let output = child.wait_with_output().context("can't wait for it")?;
+        serde_json::to_writer(input, &releases)
+            .context("can't send the releases to the program")?;
+        let output = child
+            .wait_with_output()
+            .context("can't wait for the program")?;
         anyhow::ensure!(output.status.success(), "Helm's engine failed; see above");
         let engine: Engine = serde_json::from_slice(&output.stdout).context("no result")?;
         let expected = (releases.len() * OBJECTS) as f64;

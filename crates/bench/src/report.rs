@@ -1,4 +1,4 @@
-//! Figures with their spread, as a table for people, a file for programs and a block of `docs/benchmarks.md`.
+//! Reports figures with their spread: as a table, as a JSON file, and as a block in `docs/benchmarks.md`.
 
 use std::{
     fs,
@@ -13,29 +13,29 @@ use crate::machine;
 const BEGIN: &str = "<!-- bench:begin -->";
 const END: &str = "<!-- bench:end -->";
 
-/// What one benchmark found.
+/// The results of one benchmark.
 #[derive(Debug, Serialize)]
 pub(crate) struct Section {
-    /// Names its files.
+    /// The name of the result files, without extension.
     pub(crate) name: &'static str,
     pub(crate) title: String,
     pub(crate) rows: Vec<Row>,
-    /// What a reader must know to judge the figures.
+    /// The notes that a reader needs to judge the figures.
     pub(crate) notes: Vec<String>,
     machine: String,
 }
 
-/// One thing that was measured a number of times.
+/// One figure that was measured several times.
 #[derive(Debug, Serialize)]
 pub(crate) struct Row {
     pub(crate) what: String,
     pub(crate) unit: &'static str,
     pub(crate) spread: Spread,
-    /// How many times better the benchmark's own figure is than this one.
+    /// The ratio for the last column: usually Muster's median divided by this row's median.
     pub(crate) ratio: Option<f64>,
 }
 
-/// Where samples lie.
+/// The spread of samples.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Spread {
     pub(crate) min: f64,
@@ -45,7 +45,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// Of at least one sample. Percentiles are the nearest rank, so they are samples themselves.
+    /// Returns the spread of at least one sample. Percentiles use the nearest rank, so they are samples themselves.
     pub(crate) fn of(samples: &[f64]) -> Self {
         let mut sorted = samples.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -72,7 +72,7 @@ impl Row {
         }
     }
 
-    /// Beside a figure of ours of which more is better.
+    /// Sets the ratio of Muster's figure to this one. It is meant for figures where more is better.
     pub(crate) fn beside(mut self, ours: &Self) -> Self {
         self.ratio = Some(ours.spread.median / self.spread.median);
         self
@@ -95,7 +95,7 @@ impl Section {
         }
     }
 
-    /// As Markdown.
+    /// Returns the section as Markdown.
     pub(crate) fn table(&self) -> String {
         let mut text = format!("### {}\n\n", self.title);
         text.push_str("| | unit | min | median | P99 | max | Muster is |\n");
@@ -139,19 +139,19 @@ impl Section {
     }
 }
 
-/// The repository that this program was built from.
+/// Returns the root of the repository that this program was built from.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 pub(crate) fn write(file: &Path, text: &str) -> anyhow::Result<()> {
     if let Some(folder) = file.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
+        fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))?;
     }
     fs::write(file, text).with_context(|| format!("can't write {}", file.display()))
 }
 
-/// Puts the newest figures of every benchmark between the markers in `docs/benchmarks.md`.
+/// Writes the newest figures of every benchmark between the markers in `docs/benchmarks.md`.
 pub(crate) fn update_document() -> anyhow::Result<()> {
     let results = root().join("bench/results");
     let mut files: Vec<PathBuf> = fs::read_dir(&results)
@@ -170,18 +170,18 @@ pub(crate) fn update_document() -> anyhow::Result<()> {
     match replace_block(&text, &tables.context("can't read the figures")?.join("\n")) {
         Some(new) if new != text => write(&document, &new),
         Some(_) => Ok(()),
-        None => anyhow::bail!("{} has no place for the figures", document.display()),
+        None => anyhow::bail!("{} has no markers for the figures", document.display()),
     }
 }
 
-/// The text with another block between the markers; nothing where it has no markers.
+/// Replaces the block between the markers. Returns `None` if the text has no markers.
 fn replace_block(text: &str, block: &str) -> Option<String> {
     let (before, rest) = text.split_once(BEGIN)?;
     let (_, after) = rest.split_once(END)?;
     Some(format!("{before}{BEGIN}\n{block}{END}{after}"))
 }
 
-/// Three significant digits, thousands apart.
+/// Formats a number: small numbers with about three significant digits, large ones with commas between thousands.
 fn number(value: f64) -> String {
     if !value.is_finite() {
         return "?".into();

@@ -1,4 +1,4 @@
-//! What API servers say: other controllers, people and webhooks write it.
+//! Fuzz targets for data from API servers. Other controllers, people and webhooks can write this data.
 
 use muster_model::{
     bundle::{Gvk, ObjectRef},
@@ -19,7 +19,8 @@ use serde_json::Value;
 
 use crate::parts;
 
-/// Health rules of a fleet over an object: an expression, its message, and the object.
+/// Compiles a health rule and assesses an object with it. The input has three parts: an expression, its message and the
+/// object.
 pub(crate) fn expressions(data: &[u8]) {
     let Some(parts) = parts(data) else { return };
     let [when, message, object] = parts.as_slice() else {
@@ -48,7 +49,8 @@ pub(crate) fn expressions(data: &[u8]) {
     }
 }
 
-/// What is decided on a live object: the object, what Git wants of it, and what the API server objects to.
+/// Runs the decisions about a live object. The input has up to three parts: the live object, the desired object, and
+/// the causes that the API server gives for a rejection.
 pub(crate) fn objects(data: &[u8]) {
     let Some(parts) = parts(data) else { return };
     let read = |at: usize| serde_json::from_str::<Value>(parts.get(at).copied().unwrap_or("{}"));

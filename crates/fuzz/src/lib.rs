@@ -1,16 +1,17 @@
-//! What reads the words of others, as functions of arbitrary bytes that must come to an end without a panic.
+//! Fuzz targets for all code that parses untrusted input. Each target is a function of arbitrary bytes that must return
+//! without a panic.
 //!
-//! `cargo xtask fuzz` searches for inputs that break this, guided by coverage; every input worth keeping is in
-//! `corpora/TARGET`, and `tests/corpora.rs` runs all of them with every `cargo test`.
+//! `cargo xtask fuzz` searches for inputs that fail, guided by coverage. The interesting inputs are stored in
+//! `corpora/TARGET`, and `tests/corpora.rs` runs all of them in every `cargo test`.
 
 mod cluster;
 mod repository;
 mod wire;
 
-/// One of them.
+/// A fuzz target.
 pub type Target = fn(&[u8]);
 
-/// All of them, by the names of their corpora.
+/// All fuzz targets, each with the name of its corpus.
 pub const TARGETS: [(&str, Target); 7] = [
     ("yaml", repository::yaml),
     ("documents", repository::documents),
@@ -21,7 +22,8 @@ pub const TARGETS: [(&str, Target); 7] = [
     ("tokens", wire::tokens),
 ];
 
-/// The parts of an input, which a line `===` separates: fuzzers keep text together better than lengths.
+/// Splits an input into parts at each line `===`. A fuzzer preserves such a separator more often than a length prefix.
+/// Returns `None` if the input is not UTF-8.
 fn parts(data: &[u8]) -> Option<Vec<&str>> {
     Some(std::str::from_utf8(data).ok()?.split("\n===\n").collect())
 }

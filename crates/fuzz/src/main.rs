@@ -1,4 +1,4 @@
-//! The fuzzer of one target, which `MUSTER_FUZZ_TARGET` names.
+//! The fuzzer. It runs the target that the environment variable `MUSTER_FUZZ_TARGET` names.
 
 #![no_main]
 
@@ -11,7 +11,7 @@ static TARGET: LazyLock<Target> = LazyLock::new(|| {
     let wanted = std::env::var("MUSTER_FUZZ_TARGET").unwrap_or_default();
     let target = TARGETS.iter().find(|(name, _)| *name == wanted);
     let names: Vec<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
-    let missing = || panic!("MUSTER_FUZZ_TARGET is one of {}", names.join(", "));
+    let missing = || panic!("MUSTER_FUZZ_TARGET must be one of {}", names.join(", "));
     target.map_or_else(missing, |(_, target)| *target)
 });
 

@@ -1,4 +1,5 @@
-//! What stands in a fleet repository: anybody may write it who may write one app's folder.
+//! Fuzz targets for the content of a fleet repository. Everyone with write access to one app's folder can write such
+//! content.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -13,7 +14,7 @@ use muster_render::Renderer;
 
 use crate::parts;
 
-/// YAML of any kind. What was read and written is read as the same again.
+/// Parses arbitrary YAML, writes it and parses it again. Both results must be equal.
 pub(crate) fn yaml(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -25,7 +26,7 @@ pub(crate) fn yaml(data: &[u8]) {
     for document in documents {
         let value = document.into_json();
         let written = yaml::to_yaml(&value);
-        let again = yaml::parse(&written).expect("what is written can be read");
+        let again = yaml::parse(&written).expect("written YAML can be parsed");
         let again: Vec<_> = again.into_iter().map(yaml::Node::into_json).collect();
         let same = match again.as_slice() {
             [] => value.is_null(),
@@ -65,7 +66,7 @@ fn id_of(text: &str) -> ObjectId {
 
 fn load(files: &BTreeMap<&str, &str>) -> Loaded {
     let entries = files.iter().map(|(path, text)| {
-        // The loader keeps what it read by this.
+        // The loader caches what it reads by this id.
         let entry = Entry::File {
             id: id_of(text),
             bytes: Arc::from(text.as_bytes()),
@@ -83,7 +84,7 @@ fn render(loaded: &Loaded) {
     }
 }
 
-/// Documents of a fleet: the first line of each part is its path.
+/// Loads and renders a fleet. Each part of the input is a file; the part's first line is the path.
 pub(crate) fn documents(data: &[u8]) {
     let Some(parts) = parts(data) else { return };
     let mut files = BTreeMap::from(FLEET);
@@ -95,7 +96,7 @@ pub(crate) fn documents(data: &[u8]) {
     render(&load(&files));
 }
 
-/// A template, the values that it is given, and a manifest.
+/// Renders an app. The parts of the input are a template, its values, a manifest and a library file.
 pub(crate) fn templates(data: &[u8]) {
     let Some(parts) = parts(data) else { return };
     let mut files = BTreeMap::from(FLEET);

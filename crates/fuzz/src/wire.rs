@@ -1,4 +1,4 @@
-//! What comes over the network: from agents, from people, from whoever has no certificate, and from hubs.
+//! Fuzz targets for data from the network: from agents, people, hubs, and clients without a certificate.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -9,7 +9,7 @@ use muster_pki::{
 use muster_proto::v1;
 use prost::Message as _;
 
-/// Messages between agents and hubs, and the bundles in them. The first byte says which.
+/// Decodes messages between agents, people and hubs, and the bundles in them. The first byte selects the type.
 pub(crate) fn messages(data: &[u8]) {
     let Some((kind, bytes)) = data.split_first() else {
         return;
@@ -37,23 +37,23 @@ pub(crate) fn messages(data: &[u8]) {
         _ => {
             if let Ok(bundle) = Bundle::decode(bytes) {
                 let encoded = bundle.encode();
-                let again = Bundle::decode(&encoded).expect("what is encoded can be decoded");
+                let again = Bundle::decode(&encoded).expect("an encoded bundle can be decoded");
                 assert_eq!(again.encode(), encoded);
             }
         }
     }
 }
 
-static CA: LazyLock<Ca> = LazyLock::new(|| Ca::create(clock::now()).expect("a CA can be made"));
+static CA: LazyLock<Ca> = LazyLock::new(|| Ca::create(clock::now()).expect("a CA can be created"));
 
-/// Tokens, names, certificates and requests for one.
+/// Parses tokens, names, certificates, keys and certificate requests.
 pub(crate) fn tokens(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
     if let Ok(token) = text.parse::<JoinToken>() {
         let again = token.expose().parse::<JoinToken>();
-        assert_eq!(again.expect("what is exposed can be read"), token);
+        assert_eq!(again.expect("an exposed token can be parsed"), token);
     }
     let _ = (text.parse::<JoinSecret>(), text.parse::<AdminName>());
     let _ = Certified::of_pem(text);

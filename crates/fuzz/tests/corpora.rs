@@ -1,4 +1,4 @@
-//! Every input that is kept still comes to its end.
+//! Runs every target on every input of its corpus.
 
 use std::{fs, path::Path};
 

@@ -1,4 +1,5 @@
-//! The worker itself: reads what it is asked from its standard input, which is a socket, and answers there.
+//! The worker process. It reads requests from its standard input, which is a socket, and writes its answers to the
+//! same socket.
 
 use std::{
     collections::HashMap,
@@ -29,27 +30,27 @@ use crate::{
     wire::{self, AsRole, Ask, Job, PutEntry, Tell},
 };
 
-/// How often the watchdog looks.
+/// How often the watchdog checks for a piece of work that takes too long.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// One piece of an app's work, such as a template for a cluster, may take so many budgets by the clock. It
-/// can't be interrupted, so the whole worker ends with it.
+/// The wall-clock limit for one piece of an app's work, such as one template for one cluster, as a multiple of the
+/// app's budget. A piece of work can't be interrupted, so the whole worker exits when one exceeds the limit.
 const STUCK_AFTER: u32 = 3;
 
-/// What ends the worker because of what it read. Others end it with a signal.
+/// The exit code of a worker that ends because one piece of an app's work takes too long.
 const STUCK: u8 = 3;
 
-/// The epoch until roles can move.
+/// The epoch of all roles. It is constant, because roles do not move between clusters yet.
 const EPOCH: Epoch = Epoch(1);
 
 type Out = Mutex<BufWriter<UnixStream>>;
 
-/// Works for the process at the other end of standard input until that ends.
+/// Serves the process at the other end of standard input until that process closes the socket.
 #[must_use]
 pub fn serve() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("the worker can't go on: {error}");
+            eprintln!("the worker can't continue: {error}");
             ExitCode::FAILURE
         }
     }
@@ -63,7 +64,9 @@ fn run() -> io::Result<()> {
     let out: Out = Mutex::new(BufWriter::new(socket.try_clone()?));
     let mut from = BufReader::new(socket);
     let (Ask::Begin { memory, bundles }, _) = wire::read(&mut from)? else {
-        return Err(io::Error::other("it is not told its limits"));
+        return Err(io::Error::other(
+            "the first message does not set the limits",
+        ));
     };
     limit(Resource::As, memory)?;
     let stopped = Arc::new(AtomicBool::new(false));
@@ -72,7 +75,7 @@ fn run() -> io::Result<()> {
         let stopped = Arc::clone(&stopped);
         move || {
             listen(&mut from, &stopped, &jobs);
-            // Nobody is there to take an answer.
+            // The other process is gone, so nobody can receive an answer.
             std::process::exit(0);
         }
     });
@@ -95,7 +98,7 @@ fn limit(resource: Resource, most: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Keeps the tree and hands jobs on, until the other end is gone.
+/// Maintains the tree and passes on jobs, until the other process closes the socket or sends an invalid message.
 fn listen(
     from: &mut BufReader<UnixStream>,
     stopped: &AtomicBool,
@@ -125,7 +128,7 @@ fn listen(
                 Arc::make_mut(&mut tree).entries.remove(&path);
             }
             Ask::Work(job) => {
-                // What no file has any more.
+                // Drop the contents that no file has any more.
                 contents.retain(|_, bytes| Arc::strong_count(bytes) > 1);
                 stopped.store(false, Ordering::Relaxed);
                 if jobs.send((Arc::clone(&tree), *job)).is_err() {
@@ -144,7 +147,7 @@ fn tell(out: &Out, what: &Tell) -> io::Result<()> {
     out.flush()
 }
 
-/// What is kept from one job to the next.
+/// The state that is retained from one job to the next.
 #[derive(Default)]
 struct Shop {
     loader: Loader,
@@ -162,7 +165,7 @@ impl Shop {
         out: &Out,
     ) -> io::Result<()> {
         let begun = |app: Option<&AppName>| {
-            // Where nobody listens any more, the listening thread ends the process.
+            // An error means that the other process is gone. The listening thread then ends this process.
             let _ = tell(out, &Tell::Begun(app.cloned()));
         };
         let watch = Watch::new(job, stopped, &begun);
@@ -192,7 +195,7 @@ impl Shop {
             drop::<mpsc::Sender<()>>(done);
             worked
         })?;
-        // The next one changes it in place.
+        // Without this reference, `listen` can change the tree in place instead of copying it.
         drop(tree);
         if watch.is_stopped() {
             return tell(out, &Tell::Stopped);
@@ -229,7 +232,7 @@ fn placed(model: &Model, role: Option<&AsRole>) -> Roles {
     roles
 }
 
-/// Ends the process where one piece of an app's work does not end.
+/// Ends the process if one piece of an app's work takes too long.
 fn guard(watch: &Watch<'_>, done: &mpsc::Receiver<()>, out: &Out) {
     while done.recv_timeout(LOOK_EVERY) == Err(mpsc::RecvTimeoutError::Timeout) {
         match watch.longest() {

@@ -1,5 +1,5 @@
-//! What is being worked on, written down before it is begun: where the whole process ends over it, the next
-//! one knows.
+//! A journal of the commit and app in progress, written to disk before the work starts. If the work crashes the whole
+//! process, the next process knows which commit and app it was.
 
 use std::{fs, io, path::PathBuf};
 
@@ -8,38 +8,38 @@ use serde::{Deserialize, Serialize};
 
 use crate::verdicts::Verdicts;
 
-/// The file.
+/// The journal and its file.
 #[derive(Debug)]
 pub(crate) struct Journal {
     file: Option<PathBuf>,
     page: Page,
 }
 
-/// What the file says.
+/// The content of the journal file.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Page {
-    /// What is being worked on, until that has ended well or badly.
+    /// The work in progress. `None` when no work is in progress.
     working: Option<Working>,
-    /// The commit that an earlier process ended over.
+    /// The commit that an earlier process was working on when it ended.
     ended_over: Option<String>,
-    /// The app that it was working on. A process that is killed for another reason while it works is no fault
-    /// of an app, so it takes two in a row.
+    /// The app that the earlier process was working on when it ended. A process can be killed for a reason that is
+    /// not the app's fault, so an app is blamed only after two processes in a row.
     suspect: Option<AppName>,
-    /// The app that two processes ended over.
+    /// The app that two processes were working on when they ended.
     guilty: Option<AppName>,
-    /// Apps that are left out.
+    /// The apps that are left out.
     verdicts: Verdicts,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Working {
     commit: String,
-    /// Where apps are worked on one after the other: the one that is its turn.
+    /// The app in progress, if apps are processed one at a time.
     app: Option<AppName>,
 }
 
 impl Page {
-    /// As it is for the process that comes after the one that wrote it.
+    /// Converts the page that an earlier process wrote into the page of the current process.
     fn later(mut self) -> Self {
         let Some(Working { commit, app }) = self.working.take() else {
             return self;
@@ -56,7 +56,7 @@ impl Page {
 }
 
 impl Journal {
-    /// What an earlier process left. A file that can't be read is no reason to do nothing.
+    /// Opens the journal that an earlier process left. A file that can't be read counts as an empty journal.
     pub(crate) fn open(file: Option<PathBuf>) -> Self {
         let text = file.as_ref().and_then(|file| fs::read(file).ok());
         let page = text.and_then(|text| serde_json::from_slice::<Page>(&text).ok());
@@ -66,23 +66,23 @@ impl Journal {
         }
     }
 
-    /// Whether an earlier process ended over this commit.
+    /// Returns true if an earlier process ended while it worked on this commit.
     pub(crate) fn ended_over(&self, commit: &str) -> bool {
         self.page.ended_over.as_deref() == Some(commit)
     }
 
-    /// The app of this commit that too many processes ended over.
+    /// Returns the app of this commit that two processes were working on when they ended, and forgets it.
     pub(crate) fn guilty(&mut self, commit: &str) -> Option<AppName> {
         let known = self.ended_over(commit);
         self.page.guilty.take().filter(|_| known)
     }
 
-    /// Apps that are left out.
+    /// Returns the apps that are left out.
     pub(crate) fn verdicts(&mut self) -> &mut Verdicts {
         &mut self.page.verdicts
     }
 
-    /// Writes down what is begun.
+    /// Records that work on this commit and app is about to start.
     pub(crate) fn begin(&mut self, commit: &str, app: Option<&AppName>) {
         let working = Some(Working {
             commit: commit.to_owned(),
@@ -94,7 +94,7 @@ impl Journal {
         }
     }
 
-    /// It is done, or was given up in good order.
+    /// Records that the work is finished or was cancelled on purpose. Keeps only the verdicts.
     pub(crate) fn end(&mut self) {
         let verdicts = std::mem::take(&mut self.page.verdicts);
         self.page = Page {
@@ -116,7 +116,7 @@ impl Journal {
                 fs::rename(&new, file)
             });
         if let Err(error) = written {
-            tracing::warn!(file = %file.display(), %error, "what is being worked on can't be written down");
+            tracing::warn!(file = %file.display(), %error, "can't write the journal of the commit in progress");
         }
     }
 }
@@ -125,7 +125,7 @@ impl Journal {
 mod tests {
     use super::*;
 
-    /// The journal of the process that comes after this one was killed.
+    /// Returns the journal of the next process, after the process of this journal was killed.
     fn killed(journal: Journal) -> Journal {
         Journal {
             file: None,
@@ -141,13 +141,13 @@ mod tests {
         let mut journal = killed(journal);
         assert!(journal.ended_over("one") && !journal.ended_over("two"));
         assert_eq!(journal.guilty("one"), None);
-        // Carefully from now on.
+        // From now on, apps are processed one at a time.
         for turn in [None, Some(&api), Some(&web)] {
             journal.begin("one", turn);
         }
         let mut journal = killed(journal);
-        assert_eq!(journal.guilty("one"), None, "once may be chance");
-        // Killed for another reason before it came to an app.
+        assert_eq!(journal.guilty("one"), None, "one crash may be chance");
+        // The process is killed for another reason, before it starts an app.
         journal.begin("one", None);
         let mut journal = killed(journal);
         for turn in [None, Some(&api), None, Some(&web)] {

@@ -1,6 +1,6 @@
-//! Reads and renders commits in a process of its own, so that nothing in the repository can end or hold up
-//! the process that asks. The worker is the same binary; it has no environment and no files, a bound on its
-//! memory, and for each app a budget of processor time. An app that ends it is found and left out.
+//! Reads and renders commits in a separate process, the worker, so that nothing in the repository can crash or block
+//! the hub. The worker is the same binary. It gets no environment variables and no files, a memory limit, and a budget
+//! of processor time for each app. An app that crashes the worker is identified and left out.
 
 mod child;
 mod journal;

@@ -1,4 +1,4 @@
-//! What a commit comes to.
+//! The result of reading and rendering a commit.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,40 +14,40 @@ use muster_model::{
 use muster_render::RenderedBundle;
 use serde::{Deserialize, Serialize};
 
-/// What a repository says of its fleet, besides objects.
+/// The facts that a repository states about its fleet, apart from the apps' objects.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     /// The fleet's name.
     pub fleet: FleetName,
-    /// How much may be deleted unasked.
+    /// How much may be deleted without approval.
     pub prune: PruneBudget,
-    /// Regions by name.
+    /// The regions, by name.
     pub regions: BTreeMap<RegionName, RegionFacts>,
     /// The region of every cluster.
     pub clusters: BTreeMap<ClusterName, RegionName>,
-    /// Apps that could be read, by name.
+    /// The apps that could be read, by name.
     pub apps: BTreeMap<AppName, AppFacts>,
 }
 
-/// Where a region is.
+/// The location of a region.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegionFacts {
-    /// Such as `EU`.
+    /// The continent, such as `EU`.
     pub continent: String,
-    /// ISO 3166 code.
+    /// The country's ISO 3166 code.
     pub country: String,
-    /// Empty where it is not said.
+    /// The city, or an empty string if the repository names none.
     pub city: String,
 }
 
-/// What is said of an app.
+/// The facts that a repository states about an app.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppFacts {
-    /// Its tier.
+    /// The app's tier.
     pub tier: String,
-    /// Its mode.
+    /// The app's mode.
     pub mode: String,
-    /// Empty where it is not said.
+    /// The app's owner, or an empty string if the repository names none.
     pub owner: String,
 }
 
@@ -83,25 +83,25 @@ impl Facts {
     }
 }
 
-/// What reading and rendering a commit gave.
+/// The result of reading and rendering a commit.
 #[derive(Debug, Clone, Default)]
 pub struct Outcome {
-    /// Unless a problem holds back the whole commit.
+    /// The facts of the fleet. `None` if a problem blocks the whole commit.
     pub facts: Option<Facts>,
-    /// Apps that stand in the repository and could not be read.
+    /// The apps that are in the repository but could not be read.
     pub broken: BTreeSet<AppName>,
-    /// Apps that claim an older name, with it.
+    /// The former name of each app that was renamed, by the app's current name.
     pub formerly: BTreeMap<AppName, AppName>,
-    /// The role of every app in every cluster that carries it.
+    /// The role of every app in every cluster that the app is placed in.
     pub roles: Roles,
-    /// Bundles by app and cluster. An app with a problem anywhere has none.
+    /// The bundles, by app and cluster. An app with a problem in any cluster has no bundle.
     pub bundles: BTreeMap<AppName, BTreeMap<ClusterName, Arc<RenderedBundle>>>,
-    /// What is wrong.
+    /// The problems that were found.
     pub problems: Vec<Problem>,
 }
 
 impl Outcome {
-    /// The apps that stand in the repository and have no bundles, since there is a problem.
+    /// Returns the blocked apps: those that are in the repository but have no bundles, because of a problem.
     pub fn held(&self) -> impl Iterator<Item = &AppName> {
         let read = self.facts.iter().flat_map(|facts| facts.apps.keys());
         let without = read.filter(|app| !self.bundles.contains_key(*app));

@@ -1,4 +1,4 @@
-//! Counts what each app costs, and ends what costs too much.
+//! Measures the processor time of each app, and refuses further work for an app that exceeds its budget.
 
 use std::{
     cell::Cell,
@@ -21,14 +21,14 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::wire::Job;
 
 thread_local! {
-    /// Processor time of this thread when it began its piece of work.
+    /// The processor time of this thread when it started its current piece of work.
     static BEGAN: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
-/// Tells its reader what is begun.
+/// A callback that reports which app is about to be processed, or `None` when its piece of work ends.
 pub(crate) type Begun<'a> = &'a (dyn Fn(Option<&AppName>) + Sync);
 
-/// The overseer of one job.
+/// The [`Overseer`] of one job.
 pub(crate) struct Watch<'a> {
     job: &'a Job,
     stopped: &'a AtomicBool,
@@ -46,21 +46,20 @@ fn processor_time() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
-/// A problem of an app as a whole.
+/// Returns a problem that concerns an app as a whole.
 pub(crate) fn problem(app: &AppName, message: impl Into<String>) -> Problem {
     let file = format!("apps/{app}/app.yaml");
     Problem::new(Scope::App(app.clone()), &file, message)
 }
 
-/// What an app is told that takes too long.
+/// Returns the problem of an app that takes too long.
 pub(crate) fn too_slow(app: &AppName, budget: Duration) -> Problem {
     let message = format!(
         "reading and rendering this app takes over {:.1} s of processor time",
         budget.as_secs_f64()
     );
-    problem(app, message).help(
-        "look for loops in loops, and for filters over long lists in a loop; or split the app",
-    )
+    problem(app, message)
+        .help("look for nested loops, and for filters over long lists in a loop; or split the app")
 }
 
 impl<'a> Watch<'a> {
@@ -83,12 +82,12 @@ impl<'a> Watch<'a> {
         self.stopped.load(Ordering::Relaxed)
     }
 
-    /// Whether an app was given up since it took too long.
+    /// Returns true if work on an app was cancelled because it took too long.
     pub(crate) fn is_slow(&self) -> bool {
         self.slow.load(Ordering::Relaxed)
     }
 
-    /// The app whose piece of work has been under way for longest, and for how long.
+    /// Returns the app whose current piece of work started first, and the wall-clock time since then.
     pub(crate) fn longest(&self) -> Option<(AppName, Duration)> {
         let under_way = lock(&self.under_way);
         let pieces = under_way.values();
@@ -103,7 +102,7 @@ impl Overseer for Watch<'_> {
             return Err(Box::new(problem.clone()));
         }
         if self.is_stopped() {
-            return Err(Box::new(problem(app, "a newer commit came")));
+            return Err(Box::new(problem(app, "a newer commit arrived")));
         }
         if lock(&self.spent)
             .get(app)

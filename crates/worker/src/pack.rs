@@ -1,4 +1,5 @@
-//! From what was rendered to an answer that repeats nothing which its reader has.
+//! Converts rendered bundles into an answer and back. The answer omits the parts and bundles that the reader already
+//! has.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,15 +20,15 @@ use crate::{
     wire::{Answer, AnswerBundle},
 };
 
-/// Problems that are told of one app, or of the fleet.
+/// The maximum number of problems that are reported for one app, or for the fleet.
 const MAX_PROBLEMS: usize = 100;
-/// Characters of a problem's message or advice.
+/// The maximum length of a problem's message or advice, in characters.
 const MAX_TEXT: usize = 2000;
 
 type PartKey = (ContentHash, String, String);
 type BundleKey = (ContentHash, Vec<u64>);
 
-/// What the reader has, by number.
+/// The parts and bundles that the reader has, each with its number.
 #[derive(Debug, Default)]
 pub(crate) struct Sent {
     next: u64,
@@ -41,7 +42,7 @@ impl Sent {
         self.next
     }
 
-    /// The answer; `part` sends a part before it.
+    /// Returns the answer. Calls `part` to send each new part before the answer itself.
     pub(crate) fn answer(
         &mut self,
         loaded: Loaded,
@@ -131,7 +132,7 @@ impl Sent {
     }
 }
 
-/// Leaves out the apps with the most bytes until all others together are within the bound.
+/// Removes the apps with the most bytes, until the bundles of the others fit into `most` bytes together.
 fn leave_out(rendered: &mut Rendered, most: u64) -> Vec<Problem> {
     let mut sizes: Vec<(u64, AppName)> = Vec::new();
     for (app, places) in &rendered.bundles {
@@ -149,12 +150,12 @@ fn leave_out(rendered: &mut Rendered, most: u64) -> Vec<Problem> {
     {
         let mib = |bytes: u64| bytes as f64 / 1_048_576.0;
         let message = format!(
-            "this app has {:.1} MiB of different objects over all clusters, and all apps together {:.1} MiB; the hub takes {:.1} MiB",
+            "this app has {:.1} MiB of distinct objects over all clusters, and all apps together have {:.1} MiB; the limit is {:.1} MiB",
             mib(size),
             mib(all),
             mib(most),
         );
-        let help = "make it smaller, let it look the same in more clusters, or give the hub more memory (--render-memory)";
+        let help = "make the app smaller, render the same objects for more clusters, or give the hub more memory (--render-memory)";
         problems.push(problem(&app, message).help(help));
         rendered.bundles.remove(&app);
         all -= size;
@@ -169,7 +170,7 @@ fn shortened(text: &mut String) {
     }
 }
 
-/// Few enough problems to be kept and read.
+/// Limits the number of problems for each scope and the length of their texts.
 fn bounded(problems: Vec<Problem>) -> Vec<Problem> {
     let mut counts: BTreeMap<Scope, usize> = BTreeMap::new();
     let mut kept = Vec::new();
@@ -200,7 +201,7 @@ fn bounded(problems: Vec<Problem>) -> Vec<Problem> {
     kept
 }
 
-/// What the reader keeps of answers, by number.
+/// The parts and bundles that the reader has received, by number.
 #[derive(Debug, Default)]
 pub(crate) struct Received {
     parts: HashMap<u64, Arc<Part>>,
@@ -212,9 +213,10 @@ impl Received {
         self.parts.insert(id, Arc::new(part));
     }
 
-    /// Puts an answer together.
+    /// Assembles the outcome from an answer and the parts received so far.
     pub(crate) fn outcome(&mut self, answer: Answer) -> io::Result<Outcome> {
-        let unknown = || io::Error::other("a worker refers to what it did not send");
+        let unknown =
+            || io::Error::other("the worker refers to a part or bundle that it did not send");
         let mut bundles = HashMap::new();
         let mut list = Vec::new();
         for AnswerBundle { id, new } in answer.bundles {
@@ -246,7 +248,7 @@ impl Received {
             }
         }
         self.bundles = bundles;
-        // A part that no bundle has is none of the last answer's.
+        // Drop the parts that no bundle of this answer uses.
         self.parts.retain(|_, part| Arc::strong_count(part) > 1);
         Ok(Outcome {
             facts: answer.facts,

@@ -1,5 +1,5 @@
-//! The side that asks: starts workers, tells them what changed, reads their answers, and finds out which app
-//! it was where one ends.
+//! The parent process's side. It starts workers, sends them the changed files, reads their answers, and finds out
+//! which app crashed a worker.
 
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
@@ -43,42 +43,44 @@ use crate::{
     wire::{self, AsRole, Ask, Job, PutEntry, Tell},
 };
 
-/// A worker that answers nothing for so long is ended. Each app has a bound of its own, far below.
+/// The time within which a worker must answer, or it is killed. Each app has its own, much lower limit.
 const ANSWER_WITHIN: Duration = Duration::from_secs(300);
-/// A worker that was told to give up has so long to do it.
+/// The time that a worker has to stop after it was asked to.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
-/// A commit that was held as a whole is tried again after this.
+/// The time after which a commit that is blocked as a whole is tried again.
 const HELD_FOR: Duration = Duration::from_secs(60);
-/// Workers that one commit may end, before it is held as a whole.
+/// The number of workers that one commit may crash before it is blocked as a whole.
 const MOST_ENDS: usize = 32;
-/// Lines of a worker's last words that are kept, and characters of each.
+/// The number of lines of a worker's standard error that are included in messages.
 const LAST_WORDS: usize = 5;
+/// The maximum length of each of these lines, in bytes.
 const LONGEST_WORD: usize = 300;
 
-/// How a worker is started: a program whose arguments make it call [`crate::serve`].
+/// The command that starts a worker: a program, with arguments that make it call [`crate::serve`].
 #[derive(Debug, Clone)]
 pub struct Program {
-    /// The program.
+    /// The path of the program.
     pub program: PathBuf,
-    /// Its arguments.
+    /// The arguments of the program.
     pub args: Vec<String>,
 }
 
-/// What a worker may use.
+/// The limits of a worker.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Bytes of memory (`RLIMIT_AS`).
+    /// The memory limit in bytes (`RLIMIT_AS`).
     pub memory: u64,
-    /// Processor time that an app may take for a commit. A piece of its work, such as one template for one
-    /// cluster, may take three times as long by the clock.
+    /// The processor time that each app may take for a commit. A single piece of work, such as one template for one
+    /// cluster, may take three times as long in wall-clock time.
     pub app: Duration,
 }
 
-/// The memory of a worker on a machine that has enough.
+/// The default memory limit of a worker, and the highest one that [`Limits::within`] returns, in bytes.
 const MEMORY: u64 = 2 * 1024 * 1024 * 1024;
 
 impl Limits {
-    /// Half of the memory that this container is limited to, where it is, and at most 2 GiB; 2 s for an app.
+    /// Returns the limits for a container with this memory limit, in bytes: half of its memory, at most 2 GiB, and 2 s
+    /// for each app. `None` means that the container has no memory limit.
     #[must_use]
     pub fn within(container: Option<u64>) -> Self {
         Self {
@@ -89,30 +91,30 @@ impl Limits {
 }
 
 impl Default for Limits {
-    /// Of a machine that has enough.
+    /// Returns the limits for a container without a memory limit.
     fn default() -> Self {
         Self::within(None)
     }
 }
 
-/// Why nothing came of a commit.
+/// The reason why a commit could not be read and rendered.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkError {
-    /// It can't be started.
-    #[error("the worker that renders can't be started: {program}", program = program.display())]
+    /// The worker can't be started.
+    #[error("the render worker can't be started: {program}", program = program.display())]
     Start {
-        /// The program.
+        /// The path of the program.
         program: PathBuf,
-        /// Why.
+        /// The I/O error.
         #[source]
         source: io::Error,
     },
-    /// What it says can't be read, though it lives.
-    #[error("what the worker that renders says can't be read")]
+    /// The worker is still running, but its answer can't be read.
+    #[error("the answer of the render worker can't be read")]
     Answer(#[source] io::Error),
 }
 
-/// Works on commit after commit.
+/// Reads and renders one commit after the other in a worker process, which it starts when needed.
 #[derive(Debug)]
 pub struct Worker {
     program: Program,
@@ -120,13 +122,13 @@ pub struct Worker {
     journal: Journal,
     role: Option<AsRole>,
     running: Option<Running>,
-    /// How many workers have ended that should not have.
+    /// The number of workers that ended unexpectedly.
     ended: u64,
-    /// After what time the same commit may come to something else.
+    /// The time after which the same commit is worth trying again.
     again: Option<Duration>,
 }
 
-/// A worker, and what it has.
+/// A running worker process, with the files that were sent to it and the bundles received from it.
 #[derive(Debug)]
 struct Running {
     child: Child,
@@ -137,32 +139,33 @@ struct Running {
     received: Received,
 }
 
-/// How an attempt ended without an answer.
+/// The reason why an attempt ended without an answer.
 enum Ended {
-    /// It was told to give up.
+    /// The job was cancelled.
     Interrupted,
-    /// It can't be used at all.
+    /// The worker can't be started, or its answer can't be read.
     Failed(WorkError),
-    /// It is gone.
+    /// The worker died, took too long over one app, or did not answer.
     Dead {
-        /// The app that it was working on, where that is known.
+        /// The app that the worker was processing, if known.
         app: Option<AppName>,
         why: Why,
     },
 }
 
-/// Why a worker is gone.
+/// The reason why a worker ended unexpectedly.
 enum Why {
-    /// One app's work did not end.
+    /// A piece of one app's work took too long.
     Stuck,
-    /// It said nothing for too long.
+    /// The worker did not answer in time.
     Silent,
-    /// It died. What is known of that.
+    /// The worker died. Holds a description of how.
     Died(String),
 }
 
 impl Worker {
-    /// Starts workers with this program. What is being worked on is written to `journal`, if there is one.
+    /// Returns a `Worker` that starts processes with this program. It writes the work in progress to the file
+    /// `journal`, if given.
     #[must_use]
     pub fn new(program: Program, limits: Limits, journal: Option<PathBuf>) -> Self {
         Self {
@@ -176,35 +179,35 @@ impl Worker {
         }
     }
 
-    /// Shows apps in another role than the one that placement gives.
+    /// Sets a role that apps get instead of the one that placement gives.
     pub fn show_as(&mut self, role: Option<AsRole>) {
         self.role = role;
     }
 
-    /// Gives up what is being worked on, since this process is about to end in good order.
+    /// Cancels the work in progress, because this process is about to exit normally.
     pub fn abandon(&mut self) {
         self.running = None;
         self.journal.end();
     }
 
-    /// After what time the newest commit may come to something else: what took too long or too much may have
-    /// done so for a reason of this machine's.
+    /// Returns the time after which the newest commit is worth trying again. Work that took too long or needed too
+    /// much memory may have failed because of a temporary condition of this machine.
     #[must_use]
     pub fn again(&self) -> Option<Duration> {
         self.again
     }
 
-    /// How many workers have ended that should not have.
+    /// Returns the number of workers that ended unexpectedly.
     #[must_use]
     pub fn ended(&self) -> u64 {
         self.ended
     }
 
-    /// Reads and renders a commit's files. `newer` ends when something else is to be done instead; then there
-    /// is no outcome.
+    /// Reads and renders a commit's files. The caller completes `newer` to cancel the work; the result is then `None`.
     ///
     /// # Errors
-    /// [`WorkError`] where there is no worker to be had. What is wrong with the commit is in its outcome.
+    /// Returns [`WorkError`] if the worker can't be started or its answer can't be read. Problems of the commit itself
+    /// are part of the outcome.
     pub async fn work(
         &mut self,
         commit: &str,
@@ -218,13 +221,14 @@ impl Worker {
         let tree = &tree;
         let mut careful = self.journal.ended_over(commit);
         if let Some(app) = self.journal.guilty(commit) {
-            let message = "the hub ended twice while it worked on this app";
+            let message = "the hub process ended twice while it read or rendered this app";
             let problem = problem(&app, message).help(SMALLER);
             self.journal.verdicts().add(app, tree, problem);
         }
         for _ in 0..MOST_ENDS {
             self.journal.begin(commit, None);
-            // Going through the apps one by one is not given up: what it finds would never be found.
+            // Processing the apps one at a time is never cancelled. Otherwise a steady stream of commits could keep the
+            // faulty app from being found.
             let interrupt = (!careful).then_some((newer.as_mut(), &mut interrupted));
             let attempt = self.attempt(commit, tree, careful, &too_large, interrupt);
             let (app, why) = match attempt.await {
@@ -244,7 +248,7 @@ impl Worker {
             self.ended += 1;
             let found = match (&why, &app) {
                 (Why::Died(how), app) => {
-                    tracing::warn!(%commit, app = app.as_ref().map(AppName::as_str), how, "the worker that renders ended over this commit");
+                    tracing::warn!(%commit, app = app.as_ref().map(AppName::as_str), how, "the render worker crashed on this commit");
                     app.as_ref().map(|app| died(app, how))
                 }
                 (Why::Stuck, app) => app.as_ref().map(|app| too_slow(app, self.limits.app)),
@@ -268,7 +272,7 @@ impl Worker {
         }
         self.journal.end();
         self.again = Some(TRY_AGAIN_AFTER);
-        let how = format!("{MOST_ENDS} workers ended over it, one after the other");
+        let how = format!("it crashed {MOST_ENDS} workers in a row");
         Ok(Some(held(&Why::Died(how))))
     }
 
@@ -280,7 +284,8 @@ impl Worker {
         too_large: &BTreeMap<AppName, Problem>,
         interrupt: Option<Interrupt<'_, impl Future<Output = ()>>>,
     ) -> Result<(Outcome, bool), Ended> {
-        // Whoever lets go of this future lets go of the worker, too: it may be in the middle of a word.
+        // If this future is dropped, the worker is dropped with it, because a frame may have been transferred only in
+        // part.
         let mut running = match self.running.take().filter(|_| !careful) {
             Some(running) => running,
             None => Running::start(&self.program, self.limits)
@@ -335,33 +340,32 @@ impl Worker {
     }
 }
 
-const SMALLER: &str = "look for values that hold themselves or each other many times over, for macros and \
-     loops that make much of little, and for very large files";
+const SMALLER: &str = "look for values that contain themselves or each other many times, for macros and \
+     loops with very large output, and for very large files";
 
 fn died(app: &AppName, how: &str) -> Problem {
-    let message = format!("reading and rendering this app ends the process that does it: {how}");
+    let message = format!("reading and rendering this app crashes the render worker: {how}");
     problem(app, message).help(SMALLER)
 }
 
-/// The whole commit is held.
+/// Returns an outcome that blocks the whole commit.
 fn held(why: &Why) -> Outcome {
     let message = match why {
-        Why::Died(how) => format!("reading this commit ends the process that does it: {how}"),
+        Why::Died(how) => format!("reading this commit crashes the render worker: {how}"),
         Why::Stuck | Why::Silent => format!(
             "reading and rendering this commit takes over {} s",
             ANSWER_WITHIN.as_secs()
         ),
     };
     let problem = Problem::new(Scope::Fleet, "fleet.yaml", message);
-    let help =
-        "it is no single app's doing; look at what is outside of apps/, and at the size of it all";
+    let help = "no single app causes this; check the files outside of apps/, and the total size of the repository";
     Outcome {
         problems: vec![problem.help(help)],
         ..Outcome::default()
     }
 }
 
-/// Why there is no answer.
+/// The reason why a worker gave no answer.
 enum Broken {
     Stuck(AppName),
     Interrupted,
@@ -413,7 +417,7 @@ impl Running {
         })
     }
 
-    /// What comes of a job; nothing where it was given up.
+    /// Runs a job and returns its outcome, and true if an app took too long. Returns `None` if the job was cancelled.
     async fn ask(
         &mut self,
         tree: &Arc<Tree>,
@@ -435,12 +439,12 @@ impl Running {
                     Err(_) => return Err(Broken::Interrupted),
                 }
             } else {
-                // A frame that has begun is read to its end.
+                // `read` continues after the interrupt, so that a frame that was read in part is read to its end.
                 let mut read = std::pin::pin!(read);
                 tokio::select! {
                     read = &mut read => read?,
                     () = until(interrupt.as_mut()) => {
-                        // It has fired, and is not asked again.
+                        // The interrupt has fired, so its future must not be polled again.
                         interrupt = None;
                         stopping = true;
                         self.to.write_all(&wire::frame(&Ask::Stop, &[])?).await?;
@@ -472,10 +476,10 @@ impl Running {
         }
     }
 
-    /// Sends what differs from the files that it has.
+    /// Sends the differences between this tree and the files that the worker has.
     async fn tell_changes(&mut self, tree: &Arc<Tree>) -> io::Result<()> {
         let mut frames = Vec::new();
-        // A content is sent once, however many files have it.
+        // Each content is sent only once, even if several files have it.
         let mut contents: HashSet<ObjectId> =
             self.tree.entries.values().filter_map(id_of).collect();
         for path in self
@@ -507,7 +511,7 @@ impl Running {
         Ok(())
     }
 
-    /// Waits for its end; `None` where it lives.
+    /// Waits until the worker exits and describes how. Returns `None` if the worker is still running.
     async fn end(mut self) -> Option<String> {
         let status = timeout(STOP_WITHIN, self.child.wait()).await.ok()?.ok()?;
         let words = timeout(STOP_WITHIN, self.last_words).await;
@@ -523,7 +527,7 @@ fn id_of(entry: &Entry) -> Option<ObjectId> {
     }
 }
 
-/// The same content, by its id.
+/// Returns true if both entries have the same content. Files are compared by id.
 fn is_same(a: &Entry, b: &Entry) -> bool {
     match (a, b) {
         (Entry::File { id: a, .. }, Entry::File { id: b, .. }) => a == b,
@@ -531,10 +535,10 @@ fn is_same(a: &Entry, b: &Entry) -> bool {
     }
 }
 
-/// What interrupts a job, and whether it has.
+/// The future that cancels a job, and a flag that is set when it completes.
 type Interrupt<'a, F> = (Pin<&'a mut F>, &'a mut bool);
 
-/// Waits until a job is to be interrupted; for ever where nothing does that.
+/// Waits until the job should be cancelled. Never returns without an interrupt.
 async fn until<F: Future<Output = ()>>(interrupt: Option<&mut Interrupt<'_, F>>) {
     match interrupt {
         Some((newer, fired)) => {
@@ -555,7 +559,7 @@ async fn read(from: &mut BufReader<OwnedReadHalf>) -> io::Result<(Tell, Vec<u8>)
     Ok((serde_json::from_slice(&content)?, bytes))
 }
 
-/// The last lines of what it writes to standard error.
+/// Reads a standard error stream to its end and returns the last lines.
 async fn last_words(stderr: Option<ChildStderr>) -> String {
     let mut lines = VecDeque::new();
     if let Some(stderr) = stderr {
@@ -582,15 +586,15 @@ async fn last_words(stderr: Option<ChildStderr>) -> String {
     lines.make_contiguous().join("; ")
 }
 
-/// How a worker ended, for people.
+/// Describes how a worker ended, for error messages.
 fn in_words(status: ExitStatus, words: &str) -> String {
-    // Safe code has no other way to a segmentation fault.
+    // In safe code, only a stack overflow causes a segmentation fault.
     let fault = Some(Signal::SEGV.as_raw());
     if words.contains("overflowed its stack") || status.signal() == fault {
         return "it nests too deep (stack overflow)".to_owned();
     }
     if words.contains("memory allocation of") {
-        return "it needs more memory than there is for it".to_owned();
+        return "it needs more memory than the worker may use".to_owned();
     }
     if words.is_empty() {
         status.to_string()

@@ -1,4 +1,4 @@
-//! Apps whose files alone would fill a worker's memory.
+//! Leaves out the apps whose files alone would fill a worker's memory.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -13,8 +13,8 @@ use muster_model::{
 
 use crate::overseer::problem;
 
-/// The tree without the files of apps that have more bytes than this, but for their documents, and what these
-/// apps are told. A content counts once, however many files have it.
+/// Returns the tree without the files of apps that have more than `most` bytes, and a problem for each of these apps.
+/// The `app.yaml` of such an app stays in the tree. Files with identical content are counted once.
 pub(crate) fn without_large(
     tree: &Arc<Tree>,
     most: u64,
@@ -46,7 +46,7 @@ pub(crate) fn without_large(
     let told = sizes.iter().filter_map(|(app, (size, _))| {
         let app: AppName = app.parse().ok()?;
         let message = format!(
-            "this app's files have {:.1} MiB; at most {:.1} MiB of an app are read",
+            "this app's files have {:.1} MiB in total; the limit for an app is {:.1} MiB",
             mib(*size),
             mib(most)
         );
@@ -56,7 +56,7 @@ pub(crate) fn without_large(
     (Arc::new(left), told.collect())
 }
 
-/// The name of the folder below `apps/` that a file is in.
+/// Returns the name of the folder below `apps/` that contains this file.
 fn app_of(path: &str) -> Option<&str> {
     Some(path.strip_prefix("apps/")?.split_once('/')?.0)
 }

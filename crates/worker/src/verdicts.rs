@@ -1,4 +1,4 @@
-//! What is remembered of apps that a worker could not finish.
+//! Remembers the apps that a worker could not finish.
 
 use std::{
     collections::BTreeMap,
@@ -12,10 +12,11 @@ use muster_model::{
 };
 use serde::{Deserialize, Serialize};
 
-/// After this time an app is tried again with the same inputs: memory may have been short for another reason.
+/// The time after which an app is tried again with the same inputs. The failure may have had another cause, such as a
+/// temporary shortage of memory.
 pub(crate) const TRY_AGAIN_AFTER: Duration = Duration::from_secs(600);
 
-/// Apps that are left out, with what they are told.
+/// The apps that are left out, each with the problem that is reported for it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Verdicts(BTreeMap<AppName, Verdict>);
 
@@ -36,11 +37,12 @@ impl Verdicts {
         self.0.insert(app, verdict);
     }
 
-    /// Forgets those that another commit or time may have changed.
+    /// Removes the verdicts that are too old, and those whose app has different inputs in this tree.
     pub(crate) fn trim(&mut self, tree: &Tree) {
         let now = SystemTime::now();
         self.0.retain(|app, verdict| {
-            // A clock that was put back makes none last for ever.
+            // A start time in the future means that the clock was set back. Such a verdict is removed, because it could
+            // otherwise last forever.
             let age = now.duration_since(verdict.since);
             age.is_ok_and(|age| age < TRY_AGAIN_AFTER) && verdict.inputs == inputs(app, tree)
         });
@@ -57,7 +59,7 @@ impl Verdicts {
     }
 }
 
-/// Everything that an app's work depends on: its own folder, and what is no app's.
+/// Returns a hash of everything that an app's work depends on: its own folder, and all files outside of `apps/`.
 fn inputs(app: &AppName, tree: &Tree) -> ContentHash {
     let own = format!("apps/{app}/");
     let mut hasher = blake3::Hasher::new();
@@ -109,7 +111,7 @@ mod tests {
         verdicts.add(
             app.clone(),
             &tree(&before),
-            problem(&app, "it ends the worker"),
+            problem(&app, "it crashes the worker"),
         );
         for (change, left) in [(0, 1), (1, 0), (2, 0)] {
             let mut after = before;

@@ -1,4 +1,4 @@
-//! What passes between a worker and the process that asks it: frames of a head in JSON and bytes.
+//! The protocol between a worker and its parent process. Each frame has a head in JSON, followed by raw bytes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,32 +16,33 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::outcome::Facts;
 
-/// The largest head and the largest bytes of a frame. A head has the places of all apps in all clusters.
+/// The maximum size of a frame's head, in bytes. The head of an answer lists all apps in all clusters.
 const MAX_HEAD: u32 = 256 * 1024 * 1024;
+/// The maximum size of a frame's raw bytes.
 const MAX_BYTES: u32 = 64 * 1024 * 1024;
 
-/// What a worker is told.
+/// A message to a worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Ask {
-    /// Once, before anything else.
+    /// Sets the limits. Sent once, before any other message.
     Begin {
-        /// Bytes of memory that it may use.
+        /// The memory that the worker may use, in bytes.
         memory: u64,
-        /// Bytes that all bundles together may have.
+        /// The maximum size of all bundles together, in bytes.
         bundles: u64,
     },
-    /// A file is new or different. The frame's bytes are the file's, unless another with the same content was
-    /// sent before.
+    /// Adds or replaces a file. The frame's bytes are the file's content. They are empty if `sent` is true: the content
+    /// was then sent before, with another file.
     Put {
         path: String,
         entry: PutEntry,
         sent: bool,
     },
-    /// A file is gone.
+    /// Removes a file.
     Gone { path: String },
-    /// Work on what is there now.
+    /// Starts a job on the current files.
     Work(Box<Job>),
-    /// Give up what is being worked on.
+    /// Cancels the current job.
     Stop,
 }
 
@@ -74,50 +75,50 @@ impl PutEntry {
     }
 }
 
-/// How to work.
+/// The settings of a job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Job {
-    /// Milliseconds of processor time that an app may take.
+    /// The processor time that each app may take, in milliseconds.
     pub(crate) budget: u64,
-    /// One app after the other, each told before it is begun.
+    /// True if apps are processed one at a time, each reported with [`Tell::Begun`] before it starts.
     pub(crate) careful: bool,
-    /// Apps that are left out, and what is told of them.
+    /// The apps that are left out, each with the problem to report.
     pub(crate) refused: BTreeMap<AppName, Problem>,
-    /// Roles to show instead of those that placement gives.
+    /// A role to use instead of the one that placement gives.
     pub(crate) role: Option<AsRole>,
 }
 
-/// A role that apps have in a cluster instead of the one that placement gives.
+/// A role that apps get in one cluster, instead of the role that placement gives.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AsRole {
     /// The cluster.
     pub cluster: ClusterName,
-    /// The only app that is concerned.
+    /// The app that gets the role. `None` means all apps.
     pub app: Option<String>,
     /// The role.
     pub role: Role,
 }
 
-/// What a worker answers.
+/// A message from a worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Tell {
-    /// What it is about to do is for this app, or for none.
+    /// The app that the worker is about to process. `None` when a piece of work has ended.
     Begun(Option<AppName>),
-    /// It can't go on for what this app makes it do.
+    /// The app whose piece of work takes too long. The worker exits after this message.
     Stuck(AppName),
-    /// The objects of a file, which the answer refers to. The frame's bytes are its lines.
+    /// The objects of one file, which the answer refers to by `id`. The frame's bytes hold the objects' lines.
     Part {
         id: u64,
         file: String,
         namespace: String,
     },
-    /// All of it.
+    /// The complete answer to a job.
     Answer(Box<Answer>),
-    /// It gave up, as it was told to.
+    /// The worker cancelled the job, as requested.
     Stopped,
 }
 
-/// An [`crate::Outcome`], with what its reader has already named by number.
+/// An encoded [`crate::Outcome`]. Bundles and parts that the reader already has are referenced by number.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Answer {
     pub(crate) facts: Option<Facts>,
@@ -125,28 +126,28 @@ pub(crate) struct Answer {
     pub(crate) formerly: BTreeMap<AppName, AppName>,
     pub(crate) roles: Roles,
     pub(crate) problems: Vec<Problem>,
-    /// Whether an app was given up since it took too long.
+    /// True if work on an app was cancelled because it took too long.
     pub(crate) slow: bool,
-    /// Every bundle of this answer.
+    /// The bundles of this answer.
     pub(crate) bundles: Vec<AnswerBundle>,
-    /// By app the indices in `bundles`, each with its clusters.
+    /// For each app, the indices into `bundles`, each with the clusters that use the bundle.
     pub(crate) places: BTreeMap<AppName, Vec<(usize, Vec<ClusterName>)>>,
 }
 
 /// A bundle in an answer.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct AnswerBundle {
-    /// The same number is the same bundle, in all answers of a worker.
+    /// The number of the bundle. The same number means the same bundle in all answers of a worker.
     pub(crate) id: u64,
-    /// Its first line and parts, unless the last answer had it.
+    /// The first line and the parts of the bundle. `None` if the reader already has the bundle.
     pub(crate) new: Option<(String, Vec<u64>)>,
 }
 
-/// A frame's bytes.
+/// Encodes a frame.
 pub(crate) fn frame<T: Serialize>(head: &T, bytes: &[u8]) -> io::Result<Vec<u8>> {
     let mut frame = vec![0; 8];
     serde_json::to_writer(&mut frame, head)?;
-    let too_large = |_| io::Error::other("this is too much for one frame");
+    let too_large = |_| io::Error::other("the content is too large for one frame");
     let head = u32::try_from(frame.len() - 8).map_err(too_large)?;
     let length = u32::try_from(bytes.len()).map_err(too_large)?;
     check(head, length)?;
@@ -156,7 +157,7 @@ pub(crate) fn frame<T: Serialize>(head: &T, bytes: &[u8]) -> io::Result<Vec<u8>>
     Ok(frame)
 }
 
-/// The lengths of head and bytes that a frame begins with.
+/// Decodes the lengths of the head and of the raw bytes from the start of a frame.
 pub(crate) fn lengths(start: [u8; 8]) -> io::Result<(usize, usize)> {
     let [a, b, c, d, e, f, g, h] = start;
     let (head, bytes) = (

@@ -1,14 +1,14 @@
-//! The arrows between crates. A crate that decides must not be able to act: what `model`, `render`
-//! and `plan` say can then be tested by value, in microseconds.
+//! Checks the dependencies between crates. The crates `model`, `render` and `plan` only decide and must not
+//! be able to act, so that their results can be tested as plain values, in microseconds.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::metadata::Metadata;
 
-/// Crates that must stay without effects, whatever they use indirectly.
+/// The crates that must not depend on any crate with effects, not even indirectly.
 const PURE: [&str; 3] = ["muster-model", "muster-render", "muster-plan"];
 
-/// Crates that reach a network, a database, a repository or a runtime.
+/// Crates with effects: they access a network, a database, a Git repository, the file system or an async runtime.
 const EFFECTS: [&str; 24] = [
     "async-std",
     "axum",
@@ -36,7 +36,7 @@ const EFFECTS: [&str; 24] = [
     "ureq",
 ];
 
-/// Which crates of the workspace each of them may use. Those that may use all are not listed.
+/// The crates of the workspace that each listed crate may use. The hub and the crates in [`FREE`] are not listed.
 const ALLOWED: [(&str, &[&str]); 12] = [
     ("muster-model", &[]),
     ("muster-render", &["muster-model"]),
@@ -74,10 +74,10 @@ const ALLOWED: [(&str, &[&str]); 12] = [
     ),
 ];
 
-/// What the hub must not use: it never touches a cluster itself.
+/// The crates that the hub must not use, because it never accesses a cluster itself.
 const HUB_DENIED: [&str; 2] = ["muster-apply", "muster-agent"];
 
-/// Roots and test parts, which may use any crate.
+/// The `muster` binary, tools and tests, which may use any crate.
 const FREE: [&str; 5] = [
     "muster",
     "muster-testkit",
@@ -86,7 +86,7 @@ const FREE: [&str; 5] = [
     "xtask",
 ];
 
-/// What is wrong with the arrows, for people; empty when all hold.
+/// Returns a message for each forbidden dependency.
 pub(crate) fn check(metadata: &Metadata) -> Vec<String> {
     let graph = Graph::new(metadata);
     let members = metadata.members();
@@ -97,14 +97,14 @@ pub(crate) fn check(metadata: &Metadata) -> Vec<String> {
     for pure in PURE {
         match graph.path_to(pure, &EFFECTS) {
             None if !members.contains(&pure) => {
-                problems.push(format!("{pure}: there is no such crate; see arrows.rs"));
+                problems.push(format!("{pure}: this crate does not exist; see arrows.rs"));
             }
             None => {}
             Some(way) => {
                 let effect = way.last().copied().unwrap_or_default();
                 problems.push(format!(
-                    "{pure} must be pure and reaches {effect}: {}\n  \
-                     take that dependency (or its feature) out, or move the code to a crate that acts",
+                    "{pure} must be pure but depends on {effect}: {}\n  \
+                     remove that dependency (or its feature), or move the code to a crate that may act",
                     way.join(" -> ")
                 ));
             }
@@ -113,7 +113,7 @@ pub(crate) fn check(metadata: &Metadata) -> Vec<String> {
     problems
 }
 
-/// What one crate uses of the workspace and may not.
+/// Returns a message for each crate of the workspace that `member` uses but must not use.
 fn inside(graph: &Graph<'_>, member: &str, members: &[&str]) -> Vec<String> {
     let rule = ALLOWED.iter().find(|(name, _)| *name == member);
     let allowed = |used: &str| match rule {
@@ -137,7 +137,7 @@ fn inside(graph: &Graph<'_>, member: &str, members: &[&str]) -> Vec<String> {
     problems
 }
 
-/// Who uses whom, by name, in normal and build dependencies.
+/// The normal and build dependencies of each crate, by name.
 struct Graph<'a>(BTreeMap<&'a str, BTreeSet<&'a str>>);
 
 impl<'a> Graph<'a> {
@@ -167,7 +167,7 @@ impl<'a> Graph<'a> {
         self.0.get(name).into_iter().flatten().copied()
     }
 
-    /// The shortest way from a crate to one of the others, both ends included.
+    /// Returns the shortest path from a crate to one of `to`, including both ends.
     fn path_to<'b>(&'b self, from: &'b str, to: &[&str]) -> Option<Vec<&'b str>> {
         let mut came_from: BTreeMap<&str, &str> = BTreeMap::new();
         let mut queue = VecDeque::from([from]);
@@ -196,8 +196,8 @@ mod tests {
     use super::*;
     use crate::metadata::{Dep, DepKind, Node, Package, Resolve};
 
-    /// A workspace from `crate -> used` lines; `-dev->` is a dev-dependency. Crates named `muster*` and
-    /// `xtask` are its members.
+    /// Builds a workspace from lines `crate -> used`, where `-dev->` means a dev-dependency. Crates named
+    /// `muster*` and `xtask` are members of the workspace.
     fn workspace(arrows: &[&str]) -> Metadata {
         let mut deps: BTreeMap<String, Vec<Dep>> = BTreeMap::new();
         for name in PURE {
@@ -269,8 +269,8 @@ mod tests {
         ]);
         let way = |from: &str, way: &str| {
             format!(
-                "{from} must be pure and reaches reqwest: {way}\n  take that dependency (or its \
-                 feature) out, or move the code to a crate that acts"
+                "{from} must be pure but depends on reqwest: {way}\n  remove that dependency (or its \
+                 feature), or move the code to a crate that may act"
             )
         };
         assert_eq!(

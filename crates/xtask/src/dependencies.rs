@@ -1,5 +1,5 @@
-//! The rules of `deny.toml` that matter most, checked without `cargo-deny`: licences, sources and
-//! bans. Those who have `cargo-deny` get advisories and duplicates on top of that.
+//! Checks the most important rules of `deny.toml` without `cargo-deny`: licences, sources and bans.
+//! `cargo-deny` itself also checks advisories and duplicates.
 
 use std::{collections::BTreeMap, fs};
 
@@ -9,7 +9,7 @@ use spdx::{Expression, LicenseReq, ParseMode};
 
 use crate::metadata::{Metadata, Package};
 
-/// The parts of `deny.toml` that are read here.
+/// The parts of `deny.toml` that this check reads.
 #[derive(Debug, Deserialize)]
 struct Rules {
     licenses: Licenses,
@@ -24,7 +24,7 @@ struct Licenses {
     exceptions: Vec<Exception>,
 }
 
-/// Further licences for one crate.
+/// Additional licences that are allowed for one crate.
 #[derive(Debug, Deserialize)]
 struct Exception {
     #[serde(rename = "crate")]
@@ -51,14 +51,14 @@ struct Sources {
     allow_registry: Vec<String>,
 }
 
-/// Checks this workspace against its `deny.toml`.
+/// Checks this workspace against its `deny.toml` and returns the problems.
 pub(crate) fn check_workspace() -> anyhow::Result<Vec<String>> {
     let metadata = Metadata::read()?;
     let file = metadata.workspace_root.join("deny.toml");
     let text = fs::read_to_string(&file);
     let text = text.with_context(|| format!("can't read {}", file.display()))?;
     let rules = toml::from_str(&text);
-    let rules = rules.with_context(|| format!("can't understand {}", file.display()))?;
+    let rules = rules.with_context(|| format!("can't parse {}", file.display()))?;
     Ok(check(&rules, &metadata.packages))
 }
 
@@ -95,12 +95,12 @@ fn check(rules: &Rules, packages: &[Package]) -> Vec<String> {
     problems
 }
 
-/// Whether a licence expression can be met with what is allowed.
+/// Checks that a licence expression can be satisfied with the allowed licences.
 fn licence(expression: Option<&str>, allow: &[String], more: &[String]) -> Result<(), String> {
     let text = expression.ok_or("it names no licence")?;
-    // Old manifests write `MIT/Apache-2.0` and the like.
+    // Old manifests use forms such as `MIT/Apache-2.0`.
     let parsed = Expression::parse_mode(text, ParseMode::LAX)
-        .map_err(|error| format!("its licence `{text}` can't be understood: {}", error.reason))?;
+        .map_err(|error| format!("can't parse its licence `{text}`: {}", error.reason))?;
     let allowed = |wanted: &LicenseReq| {
         let wanted = wanted.to_string();
         allow.iter().chain(more).any(|name| *name == wanted)

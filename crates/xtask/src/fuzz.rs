@@ -1,5 +1,5 @@
-//! `cargo xtask fuzz`: searches for inputs that break what reads the words of others, guided by coverage. The
-//! fuzzer is LLVM's, the instrumentation the stable compiler's own.
+//! `cargo xtask fuzz`: searches for untrusted inputs that make a parser panic or hang, guided by coverage. It uses
+//! LLVM's fuzzer and the instrumentation of the stable compiler.
 
 use std::{
     fs::{self, File},
@@ -12,29 +12,31 @@ use anyhow::Context;
 
 use crate::{cargo, metadata::Metadata, prerequisites};
 
-/// As in `muster_fuzz::TARGETS`, which a test there compares with the corpora.
+/// The folder of the corpora, with one folder for each target of `muster_fuzz::TARGETS`. A test in that crate checks
+/// that every target has a corpus.
 const CORPORA: &str = "crates/fuzz/corpora";
-/// What LLVM's coverage needs (the flags of `cargo fuzz` without a sanitizer: safe Rust needs none).
+/// The compiler flags for LLVM's coverage. They are the flags of `cargo fuzz` without a sanitizer, which safe Rust does
+/// not need.
 const INSTRUMENTED: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares";
-/// An input that takes longer than this many seconds is a failure.
+/// The time in seconds after which an input counts as a failure.
 const LONGEST: u32 = 25;
-/// Megabytes of memory of one fuzzer.
+/// The memory limit of one fuzzer, in megabytes.
 const MEMORY: u32 = 3072;
-/// Bytes of an input: what is wrong with a large one is wrong with a small one.
+/// The maximum size of an input, in bytes. Bugs that large inputs trigger are usually found with small ones, too.
 const SIZE: u32 = 8192;
 
-/// Seconds for each target where nothing else is said.
+/// The default time for each target, in seconds.
 pub(crate) const MINUTE: u32 = 60;
 
-/// How fuzzing is done.
+/// The settings of a fuzzing run.
 pub(crate) struct Fuzz {
-    /// For each target.
+    /// The time for each target, in seconds.
     pub(crate) seconds: u32,
-    /// The only one; all where there is none.
+    /// The target to run. `None` means all targets.
     pub(crate) target: Option<String>,
-    /// Whether inputs that reach something new are kept in the repository.
+    /// True if inputs that reach new code are added to the corpora in the repository.
     pub(crate) keep: bool,
 }
 
@@ -44,7 +46,7 @@ struct Running {
     log: PathBuf,
 }
 
-/// Fuzzes every target; true when nothing was found.
+/// Fuzzes the selected targets. Returns true if no input failed.
 pub(crate) fn run(fuzz: &Fuzz) -> anyhow::Result<bool> {
     prerequisites::check(&prerequisites::BUILD)?;
     prerequisites::check(&prerequisites::FUZZ)?;
@@ -81,7 +83,7 @@ fn targets(corpora: &Path, only: Option<&str>) -> anyhow::Result<Vec<String>> {
     if let Some(only) = only {
         anyhow::ensure!(
             names.iter().any(|name| name == only),
-            "there is no target {only}; there are {}",
+            "there is no target {only}; the targets are {}",
             names.join(", ")
         );
         names.retain(|name| name == only);
@@ -96,7 +98,7 @@ fn build(metadata: &Metadata) -> anyhow::Result<PathBuf> {
     let host = version.lines().find_map(|line| line.strip_prefix("host: "));
     let host = host.context("rustc does not say which machine this is")?;
     let directory = metadata.target_directory.join("fuzz");
-    // With a target that is named, build scripts and macros are not instrumented.
+    // `--target` keeps cargo from instrumenting build scripts and macros.
     let status = cargo(metadata)
         .args(["build", "--profile", "fuzz", "--package", "muster-fuzz"])
         .args(["--features", "libfuzzer", "--target", host, "--target-dir"])
@@ -110,14 +112,14 @@ fn build(metadata: &Metadata) -> anyhow::Result<PathBuf> {
     Ok(directory.join(host).join("fuzz/muster-fuzz"))
 }
 
-/// What was found so far on this machine.
+/// Returns the folder of the inputs that were found on this machine.
 fn found(metadata: &Metadata, target: &str) -> PathBuf {
     metadata.target_directory.join("fuzz/found").join(target)
 }
 
 fn fuzzer(program: &Path, target: &str) -> Command {
     let mut command = Command::new(program);
-    // The fuzzer counts what one thread reaches.
+    // The fuzzer counts the coverage of a single thread.
     command
         .env("MUSTER_FUZZ_TARGET", target)
         .env("RAYON_NUM_THREADS", "1")
@@ -157,7 +159,7 @@ fn start(
     })
 }
 
-/// Waits for a fuzzer and says what came of it.
+/// Waits for a fuzzer and prints its result. Returns true if no input failed.
 fn finish(mut running: Running) -> anyhow::Result<bool> {
     let status = running.child.wait().context("can't wait for the fuzzer")?;
     let log = fs::read(&running.log).unwrap_or_default();
@@ -182,13 +184,13 @@ fn finish(mut running: Running) -> anyhow::Result<bool> {
         println!("{line}");
     }
     println!(
-        "{target}: an input breaks it ({status}). It is in the file after \"Test unit written to\" above; once it \
-         is mended, keep it: mv FILE {CORPORA}/{target}/"
+        "{target}: an input fails ({status}). The file after \"Test unit written to\" above contains it; once the bug \
+         is fixed, add the file to the corpus: mv FILE {CORPORA}/{target}/"
     );
     Ok(false)
 }
 
-/// Adds what reaches something new to the corpus in the repository.
+/// Adds the found inputs that reach new code to the corpus in the repository.
 fn keep(metadata: &Metadata, program: &Path, corpora: &Path, target: &str) -> anyhow::Result<()> {
     let status = fuzzer(program, target)
         .arg("-merge=1")
@@ -199,6 +201,9 @@ fn keep(metadata: &Metadata, program: &Path, corpora: &Path, target: &str) -> an
         .stderr(Stdio::null())
         .status()
         .context("can't start the fuzzer")?;
-    anyhow::ensure!(status.success(), "what {target} found can't be kept");
+    anyhow::ensure!(
+        status.success(),
+        "can't add the found inputs to the corpus of {target}"
+    );
     Ok(())
 }

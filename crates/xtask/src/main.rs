@@ -1,5 +1,5 @@
-//! Chores of this repository, run as `cargo xtask CHORE`. Nothing heavy is linked here, so that the
-//! first chore on a fresh machine begins at once.
+//! The chores of this repository, run as `cargo xtask CHORE`. This crate has few dependencies, so that the
+//! first chore on a fresh machine starts quickly.
 
 mod arrows;
 mod dependencies;
@@ -25,51 +25,50 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Chore {
-    /// Run every check and every test: formatting, lints, arrows, dependencies, all crates
+    /// Run every check and every test: formatting, lints, crate dependencies, licences, all crates
     Test {
-        /// A crate (`model` or `muster-model`), or a part of test names; checks are left out then
+        /// A crate (`model` or `muster-model`) or a part of test names; skips the checks
         filter: Option<String>,
     },
-    /// Bring up the sample fleet on this machine: four clusters, a Git repository, hub and agents
+    /// Start the sample fleet on this machine: four clusters, a Git repository, hub and agents
     #[command(disable_help_flag = true)]
     Demo {
-        /// Handed on to `muster demo`
+        /// Arguments for `muster demo`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Measure, beside the peers, and write the figures to bench/results and docs/benchmarks.md
+    /// Measure Muster and its peers, and write the figures to bench/results and docs/benchmarks.md
     #[command(disable_help_flag = true)]
     Bench {
-        /// Handed on to `muster-bench`; `--help` lists the benchmarks
+        /// Arguments for `muster-bench`; `--help` lists the benchmarks
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
     /// Build Muster's container image into target/images
     Images,
-    /// Build the image of kind's nodes where it can't be pulled, or pull it
+    /// Pull the node image for kind clusters, or build it if it can't be pulled
     NodeImage,
-    /// Search for inputs that break what reads the words of others
+    /// Search for untrusted inputs that make a parser panic or hang
     Fuzz {
-        /// For each target, in seconds
+        /// Time for each target, in seconds
         #[arg(long, default_value_t = fuzz::MINUTE)]
         seconds: u32,
-        /// The only target, such as `yaml`; a directory of crates/fuzz/corpora
+        /// The target to run, such as `yaml` (a folder of crates/fuzz/corpora); default: all
         target: Option<String>,
     },
-    /// Run the end-to-end scenarios several times in a row and show what came of each run; or `fuzz`, for an hour
-    /// each, and keep what reached something new
+    /// Run the end-to-end scenarios several times and show each result, or fuzz each target for an hour
     Soak {
-        /// How many times; or `fuzz`
+        /// The number of runs, or `fuzz`, which also adds the inputs that reach new code to the corpora
         #[arg(default_value = "10")]
         what: Soaked,
     },
-    /// Fail where a crate uses what it must not: see the map in ARCHITECTURE.md
+    /// Fail if a crate uses a crate that it must not use: see the map in ARCHITECTURE.md
     CheckArrows,
-    /// Fail where a dependency's licence, source or name is not allowed by deny.toml
+    /// Fail if deny.toml does not allow a dependency's licence, source or name
     CheckDeps,
 }
 
-/// What is run for long.
+/// The work of a soak run.
 #[derive(Debug, Clone, Copy)]
 enum Soaked {
     Runs(u32),
@@ -84,7 +83,7 @@ impl std::str::FromStr for Soaked {
             runs => runs
                 .parse()
                 .map(Self::Runs)
-                .map_err(|_| "neither a number of runs nor `fuzz`".to_owned()),
+                .map_err(|_| "must be a number of runs or `fuzz`".to_owned()),
         }
     }
 }
@@ -119,7 +118,7 @@ fn main() -> anyhow::Result<std::process::ExitCode> {
     })
 }
 
-/// Prints what is wrong; true when nothing is.
+/// Prints the problems. Returns true if there are none.
 fn report(what: &str, problems: &[String]) -> bool {
     for problem in problems {
         eprintln!("{problem}");
@@ -130,7 +129,7 @@ fn report(what: &str, problems: &[String]) -> bool {
     problems.is_empty()
 }
 
-/// The cargo that runs us, in the workspace's root.
+/// Returns a command for the cargo that runs this program, in the root of the workspace.
 fn cargo(metadata: &Metadata) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(&metadata.workspace_root);
@@ -154,7 +153,7 @@ fn demo(args: &[String]) -> anyhow::Result<bool> {
     Err(error).with_context(|| format!("can't start {}", program.display()))
 }
 
-/// Runs an example of the testkit, which has what is too heavy for here.
+/// Runs an example of the testkit, whose dependencies are too heavy for this crate.
 fn example(name: &str) -> anyhow::Result<bool> {
     prerequisites::check(&prerequisites::BUILD)?;
     let metadata = Metadata::read()?;
@@ -171,7 +170,7 @@ fn example(name: &str) -> anyhow::Result<bool> {
     Ok(status.context("can't start cargo")?.success())
 }
 
-/// True when no run failed.
+/// Runs the end-to-end scenarios `runs` times. Returns true if no run failed.
 fn soak(runs: u32) -> anyhow::Result<bool> {
     prerequisites::check(&prerequisites::BUILD)?;
     let metadata = Metadata::read()?;

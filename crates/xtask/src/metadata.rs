@@ -1,4 +1,4 @@
-//! What `cargo metadata` says of the workspace and of all that it depends on.
+//! Reads `cargo metadata`: the packages of the workspace and all their dependencies.
 
 use std::{path::PathBuf, process::Command};
 
@@ -22,39 +22,39 @@ pub(crate) struct Package {
     pub(crate) name: String,
     pub(crate) version: String,
     pub(crate) license: Option<String>,
-    /// Where it comes from; nothing for a crate of this workspace.
+    /// The source of the package. `None` for a crate of this workspace.
     pub(crate) source: Option<String>,
 }
 
-/// Which package uses which.
+/// The dependency graph of the packages.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Resolve {
     pub(crate) nodes: Vec<Node>,
 }
 
-/// A package and what it uses.
+/// A package and its dependencies.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Node {
     pub(crate) id: String,
     pub(crate) deps: Vec<Dep>,
 }
 
-/// One arrow.
+/// A dependency of a package.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Dep {
     pub(crate) pkg: String,
     pub(crate) dep_kinds: Vec<DepKind>,
 }
 
-/// What an arrow is for.
+/// The kind of a dependency.
 #[derive(Debug, Deserialize)]
 pub(crate) struct DepKind {
-    /// Nothing for what is compiled in, else `build` or `dev`.
+    /// `None` for a normal dependency, otherwise `build` or `dev`.
     pub(crate) kind: Option<String>,
 }
 
 impl Metadata {
-    /// Asks cargo, for the platform of this machine.
+    /// Runs `cargo metadata` for the platform of this machine.
     pub(crate) fn read() -> anyhow::Result<Self> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let output = Command::new(cargo)
@@ -65,12 +65,12 @@ impl Metadata {
             .context("can't start `cargo metadata`")?;
         anyhow::ensure!(
             output.status.success(),
-            "`cargo metadata` failed; where Cargo.lock is behind the manifests, run `cargo check`"
+            "`cargo metadata` failed; if Cargo.lock is out of date, run `cargo check`"
         );
-        serde_json::from_slice(&output.stdout).context("can't read what `cargo metadata` prints")
+        serde_json::from_slice(&output.stdout).context("can't parse the output of `cargo metadata`")
     }
 
-    /// The names of the workspace's crates.
+    /// Returns the names of the workspace's crates.
     pub(crate) fn members(&self) -> Vec<&str> {
         let member = |package: &&Package| self.workspace_members.contains(&package.id);
         self.packages
@@ -81,7 +81,7 @@ impl Metadata {
     }
 }
 
-/// The platform that this machine's compiler builds for.
+/// Returns the host platform of this machine's compiler.
 fn host() -> anyhow::Result<String> {
     let output = Command::new("rustc").arg("-vV").output();
     let output = output.context("can't start rustc")?;

@@ -1,9 +1,9 @@
-//! The programs of the system that building and testing need. What only some tests need (nginx,
-//! sshd) says so itself.
+//! Checks that the system has the programs that building and testing need. Tests that need other
+//! programs, such as nginx or sshd, report a missing program themselves.
 
 use std::process::{Command, Stdio};
 
-/// A program, what it is for, and Debian's package of it.
+/// A program, its purpose, and how to install it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Program {
     name: &'static str,
@@ -12,7 +12,7 @@ pub(crate) struct Program {
     install: &'static str,
 }
 
-/// What building everything and running it needs.
+/// The programs that are needed to build and run everything.
 pub(crate) const BUILD: [Program; 5] = [
     Program {
         name: "cc",
@@ -35,7 +35,7 @@ pub(crate) const BUILD: [Program; 5] = [
     Program {
         name: "git",
         version_flag: "--version",
-        purpose: "makes the repositories of the demo and the tests",
+        purpose: "creates the repositories of the demo and the tests",
         install: "apt-get install git",
     },
     Program {
@@ -46,7 +46,7 @@ pub(crate) const BUILD: [Program; 5] = [
     },
 ];
 
-/// What fuzzing needs beside that.
+/// The additional programs that fuzzing needs.
 pub(crate) const FUZZ: [Program; 1] = [Program {
     name: "c++",
     version_flag: "--version",
@@ -54,7 +54,7 @@ pub(crate) const FUZZ: [Program; 1] = [Program {
     install: "apt-get install g++",
 }];
 
-/// Names all that is missing at once.
+/// Fails if programs are missing, with an error that names all of them.
 pub(crate) fn check(programs: &[Program]) -> anyhow::Result<()> {
     let works = |program: &Program| {
         Command::new(program.name)
@@ -71,7 +71,7 @@ pub(crate) fn check(programs: &[Program]) -> anyhow::Result<()> {
 }
 
 fn explain(missing: &[&Program]) -> String {
-    let mut text = "these programs are needed and don't work here:".to_owned();
+    let mut text = "these programs are needed but don't work here:".to_owned();
     for program in missing {
         let Program {
             name,
@@ -102,7 +102,7 @@ mod tests {
         };
         assert_eq!(
             check(&[ghost, shell]).unwrap_err().to_string(),
-            "these programs are needed and don't work here:\n  \
+            "these programs are needed but don't work here:\n  \
              no-such-program haunts; to install it: apt-get install ghost"
         );
         assert!(check(&[shell]).is_ok());

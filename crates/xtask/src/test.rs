@@ -1,5 +1,5 @@
-//! `cargo xtask test`: every check and every test, one part after the other, with nothing hidden. A
-//! part that fails does not keep the others from running.
+//! `cargo xtask test`: runs every check and every test, one part after the other, and shows all output.
+//! The other parts still run after one has failed.
 
 use std::{
     collections::BTreeSet,
@@ -18,18 +18,18 @@ use crate::{
     prerequisites, report,
 };
 
-/// Tests at a time: some bring up whole control planes of 400 MB, so many cores must not mean many of
-/// those.
+/// The maximum number of tests that run at the same time. Some tests start whole control planes of 400 MB,
+/// so a machine with many cores must not start one for each core.
 const MAX_THREADS: usize = 8;
 
-/// How many tests passed and failed. A check that failed counts as a failed test.
+/// The numbers of tests that passed and failed. A failed check counts as a failed test.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Count {
     passed: u64,
     failed: u64,
 }
 
-/// The parts that ran, each with its time, and what came of them.
+/// The parts that ran, with their times and results.
 #[derive(Debug, Default)]
 struct Run {
     count: Count,
@@ -37,7 +37,7 @@ struct Run {
     failures: Vec<String>,
 }
 
-/// Runs everything, or with a filter the tests that it names. True when nothing failed.
+/// Runs everything, or only the tests that the filter matches. Returns true if nothing failed.
 pub(crate) fn run(filter: Option<&str>) -> anyhow::Result<bool> {
     prerequisites::check(&prerequisites::BUILD)?;
     let metadata = Metadata::read()?;
@@ -61,7 +61,9 @@ pub(crate) fn run(filter: Option<&str>) -> anyhow::Result<bool> {
             "warnings",
         ];
         run.command("lints", cargo(&metadata).args(clippy))?;
-        run.check("arrows between crates", || Ok(arrows::check(&metadata)))?;
+        run.check("dependencies between crates", || {
+            Ok(arrows::check(&metadata))
+        })?;
         run.check("licences, sources and bans", dependencies::check_workspace)?;
     }
     if package.is_none_or(|package| package != "xtask") {
@@ -104,7 +106,7 @@ pub(crate) fn run(filter: Option<&str>) -> anyhow::Result<bool> {
         run.tests(&mut tests)?;
     }
     if filter.is_none() {
-        run.check("fuzzing, a minute each", || {
+        run.check("fuzzing, a minute for each target", || {
             let good = fuzz::run(&Fuzz {
                 seconds: fuzz::MINUTE,
                 target: None,
@@ -132,7 +134,7 @@ impl Run {
         }
     }
 
-    /// A command whose success is the check.
+    /// Runs a command and counts its failure. Returns true if the command succeeded.
     fn command(&mut self, part: &str, command: &mut Command) -> anyhow::Result<bool> {
         self.begin(part);
         let started = Instant::now();
@@ -157,10 +159,10 @@ impl Run {
         Ok(())
     }
 
-    /// `cargo test`, shown as it goes, counted and timed by what it prints.
+    /// Runs `cargo test`, prints its output as it arrives, and reads counts and times from that output.
     fn tests(&mut self, command: &mut Command) -> anyhow::Result<()> {
         self.begin("tests");
-        let (reader, writer) = io::pipe().context("can't make a pipe")?;
+        let (reader, writer) = io::pipe().context("can't create a pipe")?;
         let errors = writer.try_clone().context("can't share a pipe")?;
         let colour = if io::stdout().is_terminal() {
             "always"
@@ -172,12 +174,12 @@ impl Run {
             .stdout(writer)
             .stderr(errors);
         let mut child = command.spawn().context("can't start `cargo test`")?;
-        // The command keeps our ends of the pipe open, and reading would never end.
+        // The command still holds this process's copies of the pipe's write end, so reading would never end.
         command.stdout(io::stdout()).stderr(io::stderr());
         let mut tally = Tally::default();
         let mut started = Instant::now();
         for line in BufReader::new(reader).split(b'\n') {
-            let line = line.context("can't read what the tests print")?;
+            let line = line.context("can't read the output of the tests")?;
             let line = String::from_utf8_lossy(&line);
             writeln!(io::stdout(), "{line}").context("can't print")?;
             match tally.line(&line) {
@@ -194,7 +196,7 @@ impl Run {
         Ok(())
     }
 
-    /// Prints what took how long and what came of it all.
+    /// Prints the times, the failures and the totals. Returns true if nothing failed.
     fn finish(mut self) -> bool {
         self.times.sort_by(|a, b| b.cmp(a));
         println!("\n== times");
@@ -213,23 +215,23 @@ impl Run {
     }
 }
 
-/// Reads `cargo test`'s output.
+/// A parser of the output of `cargo test`.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
     count: Count,
-    /// The test program that runs, until its result is there.
+    /// The test program that is running, until its result is printed.
     suite: Option<String>,
     /// The crate whose unit tests ran last.
     crate_name: String,
     failures: Vec<String>,
-    /// Tests whose failure was said already: names are printed twice.
+    /// The failures that were already recorded. `cargo test` prints the name of a failed test twice.
     named: BTreeSet<String>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Event {
     Started,
-    /// The test program that ended.
+    /// The name of the test program that ended.
     Ended(String),
 }
 
@@ -276,8 +278,9 @@ impl Tally {
         None
     }
 
-    /// `unittests src/lib.rs (target/debug/deps/muster_model-0123)` as `muster_model: src/lib.rs`. The
-    /// integration tests of all crates have the same names; they follow their crate's unit tests.
+    /// Converts `unittests src/lib.rs (target/debug/deps/muster_model-0123)` to `muster_model: src/lib.rs`.
+    /// Integration tests have the same file names in all crates, so they get the name of the crate whose unit
+    /// tests ran before them.
     fn suite_name(&mut self, rest: &str) -> String {
         let (what, program) = rest.split_once(" (").unwrap_or((rest, ""));
         let program = program.trim_end_matches(')').rsplit('/').next();
@@ -293,7 +296,8 @@ impl Tally {
         }
     }
 
-    /// A program that ended without a result was killed or crashed: a failure that no test reports.
+    /// Counts a failure if the current program printed no result. It then crashed or was killed, which no
+    /// test reports.
     fn lost(&mut self) {
         if let Some(suite) = self.suite.take() {
             self.count.failed += 1;
@@ -311,7 +315,7 @@ impl Tally {
     }
 }
 
-/// A line without its colours.
+/// Removes the colour codes from a line.
 fn plain(line: &str) -> String {
     let mut text = String::with_capacity(line.len());
     let mut parts = line.split('\u{1b}');

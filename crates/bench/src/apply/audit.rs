@@ -1,6 +1,6 @@
-//! Who asked for what: every client is a service account of its own, and the API server's audit log is
-//! what is counted. A proxy in between could count too, but on two cores it would take away from what
-//! is measured; the log costs every client the same few microseconds a request.
+//! Counts the requests of each client. Every client has its own service account, and its requests are counted
+//! from the API server's audit log. A proxy could count them too, but on two cores it would distort the
+//! measurement. The log costs every client the same few microseconds per request.
 
 use std::{
     collections::BTreeMap,
@@ -25,10 +25,10 @@ use muster_testkit::{
 use serde::Deserialize;
 use serde_json::json;
 
-/// The namespace of the accounts; the cluster's audit policy knows its group.
+/// The namespace of the service accounts. The cluster's audit policy logs the requests of their group.
 const NAMESPACE: &str = "audited";
 
-/// Makes room for clients, with all rights.
+/// Creates the namespace of the clients' service accounts and grants these all permissions.
 pub(super) async fn prepare(client: &Client) -> anyhow::Result<()> {
     namespace(client, NAMESPACE).await?;
     let binding: ClusterRoleBinding = serde_json::from_value(json!({
@@ -46,7 +46,7 @@ pub(super) async fn prepare(client: &Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes a namespace exist.
+/// Creates a namespace if it does not exist.
 pub(super) async fn namespace(client: &Client, name: &str) -> anyhow::Result<()> {
     let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": name}}))?;
     let namespaces = Api::all(client.clone());
@@ -56,7 +56,7 @@ pub(super) async fn namespace(client: &Client, name: &str) -> anyhow::Result<()>
     }
 }
 
-/// A kubeconfig of a client of its own.
+/// Creates a service account for a client and returns its kubeconfig.
 pub(super) async fn account(cluster: &Cluster, name: &str) -> anyhow::Result<Kubeconfig> {
     let client = cluster.client().await?;
     let accounts: Api<ServiceAccount> = Api::namespaced(client, NAMESPACE);
@@ -66,7 +66,7 @@ pub(super) async fn account(cluster: &Cluster, name: &str) -> anyhow::Result<Kub
     cluster.account(NAMESPACE, name).await
 }
 
-/// How many requests of each kind.
+/// The number of requests of each kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Counts(BTreeMap<Verb, usize>);
 
@@ -75,27 +75,27 @@ impl Counts {
         verbs.iter().filter_map(|verb| self.0.get(verb)).sum()
     }
 
-    /// Requests that may change something.
+    /// Returns the number of requests that can change something.
     pub(super) fn writes(&self) -> usize {
         self.of(&[Verb::Create, Verb::Update, Verb::Patch, Verb::Delete])
     }
 
-    /// Writes that are only tried.
+    /// Returns the number of dry runs.
     pub(super) fn dry_runs(&self) -> usize {
         self.of(&[Verb::DryRun])
     }
 
-    /// All others.
+    /// Returns the number of all other requests.
     pub(super) fn reads(&self) -> usize {
         self.total() - self.writes() - self.dry_runs()
     }
 
-    /// All.
+    /// Returns the number of all requests.
     pub(super) fn total(&self) -> usize {
         self.0.values().sum()
     }
 
-    /// For people: `2 list, 3 watch`.
+    /// Returns the counts as text, such as `2 list, 3 watch`.
     pub(super) fn text(&self) -> String {
         if self.0.is_empty() {
             return "none".to_owned();
@@ -105,7 +105,7 @@ impl Counts {
     }
 }
 
-/// Reads the log as it grows.
+/// A reader of the growing audit log.
 pub(super) struct Audit {
     log: PathBuf,
     read: u64,
@@ -134,7 +134,7 @@ impl Audit {
         }
     }
 
-    /// What this client has asked for since the last look of anybody.
+    /// Returns the requests of this client since the last call for any client.
     pub(super) async fn take(&mut self, account: &str) -> anyhow::Result<Counts> {
         self.wait_until_written().await?;
         let mut file = File::open(&self.log).context("no audit log")?;
@@ -150,7 +150,7 @@ impl Audit {
                 return Ok(Counts(counts));
             }
             let event: Event = serde_json::from_str(&line)?;
-            // A watch is counted when it begins, as it may not end.
+            // A watch is counted when it starts, because it may never end.
             let is_watch = event.verb == "watch";
             if event.user.username != user || is_watch != (event.stage == "ResponseStarted") {
                 continue;
@@ -167,17 +167,17 @@ impl Audit {
         }
     }
 
-    /// Until it has not grown for a while.
+    /// Waits until the log has not grown for a while.
     async fn wait_until_written(&self) -> anyhow::Result<()> {
         let (mut size, mut same) = (0, 0);
         eventually(
-            "an end of the audit log",
+            "the audit log to stop growing",
             Duration::from_secs(60),
             async || {
                 let now = std::fs::metadata(&self.log).map_or(0, |log| log.len());
                 same = if now == size { same + 1 } else { 0 };
                 size = now;
-                anyhow::ensure!(same > 8, "it grows");
+                anyhow::ensure!(same > 8, "it is still growing");
                 Ok(())
             },
         )

@@ -1,4 +1,4 @@
-//! How each client is made to apply a file of objects.
+//! The clients that apply objects.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::objects;
 use crate::{fanout::memory, peers::output};
 
-/// Bare requests: nothing but one PATCH after the other, so many at a time. Namespaces go first.
+/// Applies objects with bare PATCH requests, `at_a_time` of them in parallel. Namespaces go first.
 pub(super) async fn bare(
     client: &Client,
     sets: &[Vec<Value>],
@@ -58,8 +58,8 @@ pub(super) async fn bare(
     Ok(start.elapsed())
 }
 
-/// Takes Muster's label off objects. An agent is alone in its cluster: one that starts later would list
-/// and read what another left.
+/// Removes Muster's label from objects. An agent normally has its cluster to itself; a process that starts later
+/// would otherwise list and read the objects of an earlier one.
 pub(super) async fn disown(client: &Client, sets: &[Vec<Value>]) -> anyhow::Result<()> {
     let patch = json!({"metadata": {"labels": {muster_apply::APP_LABEL: null}}}).to_string();
     for object in sets.iter().flatten() {
@@ -71,11 +71,11 @@ pub(super) async fn disown(client: &Client, sets: &[Vec<Value>]) -> anyhow::Resu
     Ok(())
 }
 
-/// `kubectl apply --server-side`, a process as its users start it.
+/// `kubectl apply --server-side`, run as a process for each apply.
 pub(super) struct Kubectl {
     pub(super) program: PathBuf,
     pub(super) kubeconfig: PathBuf,
-    /// Where it caches what kinds there are.
+    /// The folder where kubectl caches the API discovery.
     pub(super) cache: PathBuf,
 }
 
@@ -92,7 +92,7 @@ impl Kubectl {
         Ok(start.elapsed())
     }
 
-    /// Fills its cache.
+    /// Fills the discovery cache.
     pub(super) fn warm_up(&self) -> anyhow::Result<()> {
         self.run(&["get", "namespaces"]).map(drop)
     }
@@ -102,7 +102,7 @@ impl Kubectl {
     }
 }
 
-/// A process that lives on, applies what each line of its input names and answers with a line each.
+/// A long-lived process. For each line of its input it applies what the line names, and then prints one line.
 pub(super) struct Worker {
     child: Child,
     input: ChildStdin,
@@ -122,8 +122,14 @@ impl Worker {
             .stdout(Stdio::piped())
             .spawn()
             .with_context(|| format!("can't start {}", program.display()))?;
-        let input = child.stdin.take().context("it has no input")?;
-        let output = child.stdout.take().context("it has no output")?;
+        let input = child
+            .stdin
+            .take()
+            .context("the process has no standard input")?;
+        let output = child
+            .stdout
+            .take()
+            .context("the process has no standard output")?;
         Ok(Self {
             child,
             input,
@@ -131,7 +137,7 @@ impl Worker {
         })
     }
 
-    /// How long that took it, by its own clock.
+    /// Sends one line and returns how long the apply took, as measured by the process.
     pub(super) fn apply(&mut self, line: &str) -> anyhow::Result<Duration> {
         writeln!(self.input, "{line}")?;
         let mut answer = String::new();
@@ -141,12 +147,12 @@ impl Worker {
         Ok(Duration::from_secs_f64(answer.seconds))
     }
 
-    /// Resident memory now and at its highest, in bytes.
+    /// Returns the current and the peak resident memory, in bytes.
     pub(super) fn memory(&self) -> anyhow::Result<(u64, u64)> {
         memory(self.child.id())
     }
 
-    /// Lets it end by itself.
+    /// Closes the input of the process and waits until it exits.
     pub(super) fn stop(self) -> anyhow::Result<()> {
         let Self {
             mut child, input, ..
@@ -158,7 +164,7 @@ impl Worker {
     }
 }
 
-/// Writes the objects as a list for people's tools, as a list for Flux's package, and as bundles:
+/// Writes the objects as a `List` for kubectl, as a JSON array for Flux's package, and as bundles for Muster:
 /// `NAME.list.json`, `NAME.json` and `NAME/APP.bundle`.
 pub(super) fn write(folder: &Path, name: &str, sets: &[Vec<Value>]) -> anyhow::Result<Files> {
     let all: Vec<&Value> = sets.iter().flatten().collect();
@@ -179,7 +185,7 @@ pub(super) fn write(folder: &Path, name: &str, sets: &[Vec<Value>]) -> anyhow::R
     Ok(files)
 }
 
-/// See [`write`].
+/// The paths of the files that [`write`] creates.
 pub(super) struct Files {
     pub(super) list: PathBuf,
     pub(super) plain: PathBuf,

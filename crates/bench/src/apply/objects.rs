@@ -1,4 +1,4 @@
-//! What is applied: as many of each kind as an ordinary cluster has, in shapes that people write.
+//! Generates the objects to apply. Their kinds and shapes are those of an ordinary cluster.
 
 use anyhow::Context;
 use muster_model::{
@@ -8,16 +8,16 @@ use muster_model::{
 };
 use serde_json::{Value, json};
 
-/// Of a set, which is what one app has.
+/// The number of namespaces in one set. A set holds the objects of one app.
 const NAMESPACES: usize = 10;
 const CONFIG_MAPS: usize = 600;
 const DEPLOYMENTS: usize = 200;
 const SERVICES: usize = 200;
 
-/// Objects of one set.
+/// The number of objects in one set.
 pub(super) const SET: usize = NAMESPACES + CONFIG_MAPS + DEPLOYMENTS + SERVICES;
 
-/// So many sets, with names that begin with `prefix` wherever names are the whole cluster's.
+/// Returns this many sets. The names of the namespaces begin with `prefix`, so that they are unique in the cluster.
 pub(super) fn sets(prefix: &str, sets: usize) -> Vec<Vec<Value>> {
     let set = |set: usize| {
         let place = |index: usize| format!("{prefix}-{set}-{}", index % NAMESPACES);
@@ -107,8 +107,8 @@ fn service(namespace: &str, index: usize) -> Value {
         "kind": "Service",
         "metadata": {"name": name, "namespace": namespace, "labels": labels(&name)},
         "spec": {
-            // The more addresses an API server has given out, the longer it takes for another: whoever
-            // comes later would be the slower.
+            // An API server needs longer for each address the more of them it has allocated. With cluster IPs,
+            // later clients would therefore be slower.
             "clusterIP": "None",
             "selector": {"app.kubernetes.io/name": name},
             "ports": [{"name": "http", "port": 80, "targetPort": "http"}],
@@ -116,7 +116,7 @@ fn service(namespace: &str, index: usize) -> Value {
     })
 }
 
-/// Where the object is, for a request of our own.
+/// Returns the path of the object's URL.
 pub(super) fn path(object: &Value) -> anyhow::Result<String> {
     let Reference {
         kind,
@@ -135,7 +135,7 @@ pub(super) fn path(object: &Value) -> anyhow::Result<String> {
     })
 }
 
-/// A set as the bundle of an app.
+/// Returns a set as the bundle of an app.
 pub(super) fn bundle(app: &str, set: &[Value]) -> anyhow::Result<Bundle> {
     let object = |value: &Value| {
         let Reference {

@@ -1,8 +1,8 @@
-//! Muster's apply engine alone in a process, so that its memory is its own. `muster-bench` starts it.
+//! Runs Muster's apply engine alone in a process, so that its memory can be measured. `muster-bench` starts it.
 //!
-//! Its arguments are a kubeconfig and a namespace for its records. Each line on standard input is a
-//! generation's number and a directory of encoded bundles, which are read before the clock starts; a line
-//! of JSON says how long it took until all was applied and recorded.
+//! Its arguments are a kubeconfig and a namespace for its records. Each line on standard input has a
+//! generation's number and a directory of encoded bundles. The bundles are read before the clock starts. For each
+//! line it prints a line of JSON with the time until everything was applied and recorded.
 
 use std::{collections::HashMap, fs, io::stdin, path::Path, sync::Arc, time::Instant};
 
@@ -17,11 +17,11 @@ use muster_model::{
     policy::PruneOrders,
 };
 use muster_plan::delivery::{Proof, Term};
-// With the agent's own allocator.
+// Links the same allocator as the agent.
 use muster_runtime as _;
 
 fn main() -> anyhow::Result<()> {
-    // As the agent's own.
+    // The same runtime as the agent's.
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?
@@ -62,8 +62,8 @@ async fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A generation of the bundles in a folder. One that is held already is not decoded again, as in the
-/// agent.
+/// Reads the bundles in a folder and returns them as a generation. As in the agent, a bundle that is already in
+/// `held` is not decoded again.
 fn read(
     generation: Generation,
     folder: &Path,

@@ -93,10 +93,10 @@ async fn what_ends_its_reader_is_held_and_nothing_else() {
     let commit = hostile(&repo, 2, &bombs);
     hub.until_synced(&commit).await;
     assert_eq!(agent.memory.data("web"), r#"{"size":"2"}"#);
-    insta::assert_snapshot!(told(&hub, &commit, "deep").await, @"reading and rendering this app ends the process that does it: it nests too deep (stack overflow)");
+    insta::assert_snapshot!(told(&hub, &commit, "deep").await, @"reading and rendering this app crashes the render worker: it nests too deep (stack overflow)");
     let cycle = told(&hub, &commit, "cycle").await;
-    assert!(cycle.contains("ends the process"), "{cycle}");
-    insta::assert_snapshot!(told(&hub, &commit, "many").await, @"reading and rendering this app ends the process that does it: it needs more memory than there is for it");
+    assert!(cycle.contains("crashes the render worker"), "{cycle}");
+    insta::assert_snapshot!(told(&hub, &commit, "many").await, @"reading and rendering this app crashes the render worker: it needs more memory than the worker may use");
     let ended = hub.count("muster_hub_render_workers_ended_total", "").await;
     assert!(ended >= 3, "{ended}");
 
