@@ -17,7 +17,7 @@ use muster_model::{
 pub struct Offer<B> {
     /// The bundle from the newest commit; `None` while that commit is broken.
     pub new: Option<B>,
-    /// The bundle that the cluster was last told to run; `None` if there was none.
+    /// The bundle that was last assigned to the cluster; `None` if there was none.
     pub last: Option<B>,
 }
 
