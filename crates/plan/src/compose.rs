@@ -1,5 +1,5 @@
-//! What one cluster should run: of every app the newest good bundle, or the last good one where the
-//! newest can't be had, and no object newly from two apps.
+//! The choice of the bundles that one cluster should run: the newest good bundle of every app, or the last good
+//! one if the newest is broken. Two apps never newly claim the same object.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,30 +12,30 @@ use muster_model::{
     problem::{Problem, Scope},
 };
 
-/// What an app has to offer to a cluster.
+/// The bundles of an app that a cluster could run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer<B> {
-    /// From the newest commit; `None` while that is broken.
+    /// The bundle from the newest commit; `None` while that commit is broken.
     pub new: Option<B>,
-    /// What the cluster was last told to run; `None` where that was nothing.
+    /// The bundle that was last assigned to the cluster; `None` if there was none.
     pub last: Option<B>,
 }
 
 /// The choice for one cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Composed<B> {
-    /// What to run, by app.
+    /// The bundle to run, by app.
     pub chosen: BTreeMap<AppName, B>,
-    /// Conflicts that held apps back, and those among what was in force already.
+    /// The conflicts that block apps, and the conflicts between bundles that were already in force.
     pub conflicts: Vec<Conflict>,
 }
 
-/// Chooses among the offers. Where two apps claim one object, the one that would newly take it stays at what
-/// it last was; both, where both are new to it. What was in force together stays so: the cluster itself
-/// knows who had the object first.
+/// Chooses among the offers. If two apps claim one object, the app that newly claims it stays at its last bundle;
+/// if both newly claim it, both do. If both bundles were already in force, they stay in force: the cluster itself
+/// knows which app had the object first.
 ///
-/// `conflicts` finds every object that two of these bundles hold, `holds` says whether a bundle has the
-/// object of a conflict.
+/// `conflicts` finds every object that two of the given bundles contain. `holds` returns true if a bundle
+/// contains the object of a conflict.
 pub fn compose<B: Clone + PartialEq>(
     offers: &BTreeMap<AppName, Offer<B>>,
     mut conflicts: impl FnMut(&BTreeMap<AppName, B>) -> Vec<Conflict>,
@@ -66,7 +66,7 @@ pub fn compose<B: Clone + PartialEq>(
             conflict.owner = owner;
             list.push(conflict);
         }
-        // Whoever waits for the sake of an owner may free what two others claim.
+        // Blocking an app in favor of an owner may also resolve a conflict between two new claims.
         let next = if settled.is_empty() { new } else { settled };
         if next.is_empty() {
             met.extend(old);
@@ -86,8 +86,8 @@ pub fn compose<B: Clone + PartialEq>(
     }
 }
 
-/// Conflicts as problems of the apps: one for each object and pair of apps, whatever number of clusters
-/// meets it. Where it is known who has the object, it is the other app's problem alone.
+/// Turns conflicts into problems of the apps: one for each object and pair of apps, no matter how many clusters
+/// are affected. If the object's owner is known, only the other app gets a problem.
 #[must_use]
 pub fn problems_of(conflicts: &BTreeMap<ClusterName, Vec<Conflict>>) -> Vec<Problem> {
     let mut places: BTreeMap<Clash<'_>, Vec<&ClusterName>> = BTreeMap::new();
@@ -141,7 +141,7 @@ pub fn problems_of(conflicts: &BTreeMap<ClusterName, Vec<Conflict>>) -> Vec<Prob
     places.into_iter().map(problem).collect()
 }
 
-/// Clusters as they stand in a message: `cluster a`, or `5 clusters (a, b, c, …)`.
+/// Formats clusters for a message: `cluster a`, or `5 clusters (a, b, c, …)`.
 #[must_use]
 pub fn in_words(clusters: &[&ClusterName]) -> String {
     if let [one] = clusters {
@@ -152,13 +152,13 @@ pub fn in_words(clusters: &[&ClusterName]) -> String {
     format!("{} clusters ({}{more})", clusters.len(), shown.join(", "))
 }
 
-/// An app's claim to an object that another app claims too.
+/// An app's claim to an object that another app also claims.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Clash<'a> {
     claim: &'a (AppName, Arc<str>),
     other: &'a (AppName, Arc<str>),
     object: &'a str,
-    /// The other app has the object already.
+    /// True if the other app already has the object.
     owned: bool,
 }
 
@@ -283,9 +283,9 @@ mod tests {
                 prop_assert!(offer.new.as_ref() == Some(chosen) || offer.last.as_ref() == Some(chosen));
             }
             for (name, offer) in &offers {
-                // Nothing that runs is given up for another's sake.
+                // An app that runs is never removed because of another app.
                 prop_assert!(offer.last.is_none() || made.chosen.contains_key(name));
-                // Who claims nothing that it did not have is not held.
+                // An app that claims no new object is not blocked.
                 let (Some(new), Some(last)) = (&offer.new, &offer.last) else { continue };
                 if new.is_subset(last) {
                     prop_assert_eq!(made.chosen.get(name), Some(new));

@@ -1,32 +1,32 @@
-//! Fields that Kubernetes' own controllers set on objects that people write. Applied from Git, they would
-//! be undone at once, again and again, so they are not sent.
+//! Fields that Kubernetes' own controllers set on objects that people write. If Git has them, the controllers
+//! would overwrite them after every apply, so they are not sent.
 
 use muster_model::bundle::ObjectRef;
 use serde_json::{Map, Value};
 
-/// Annotations that controllers count or note in. `kubectl get -o yaml` shows them, so that exported
-/// manifests have them.
+/// Annotations in which controllers store counters and notes. Manifests that were exported with
+/// `kubectl get -o yaml` contain them.
 const ANNOTATIONS: [&str; 8] = [
-    // The deployment controller's count of revisions, also on the ReplicaSets that it makes.
+    // The deployment controller's revision number, which is also on the ReplicaSets that it creates.
     "deployment.kubernetes.io/revision",
     "deployment.kubernetes.io/revision-history",
     "deployment.kubernetes.io/desired-replicas",
     "deployment.kubernetes.io/max-replicas",
-    // The API server's count of a DaemonSet's templates.
+    // The API server's counter of changes to a DaemonSet's template.
     "deprecated.daemonset.template.generation",
-    // The HorizontalPodAutoscaler's state before it moved into `status`.
+    // The HorizontalPodAutoscaler's state, which newer API versions have in `status`.
     "autoscaling.alpha.kubernetes.io/conditions",
     "autoscaling.alpha.kubernetes.io/current-metrics",
-    // The UID of a token's ServiceAccount; the token controller deletes a Secret that names another.
+    // The UID of a token's ServiceAccount. The token controller deletes a Secret with another UID.
     "kubernetes.io/service-account.uid",
 ];
 
 const TOKEN: &str = "kubernetes.io/service-account-token";
-/// What the token controller writes into a token Secret.
+/// The keys that the token controller writes into a token Secret.
 const TOKEN_DATA: [&str; 3] = ["token", "ca.crt", "namespace"];
 
-/// Whether an object of this kind, with this content as JSON, may have such fields. It is a cheap look
-/// that is right where it says no.
+/// Returns true if an object of this kind, with this content as JSON, may have such fields. This is a cheap check
+/// that may return true for an object without such fields, but never false for one that has them.
 #[must_use]
 pub fn may_concern(id: &ObjectRef, json: &str) -> bool {
     match (id.gvk.group.as_str(), id.gvk.kind.as_str()) {
@@ -38,10 +38,10 @@ pub fn may_concern(id: &ObjectRef, json: &str) -> bool {
     }
 }
 
-/// Removes such fields.
+/// Removes such fields from an object.
 pub fn remove(id: &ObjectRef, object: &mut Map<String, Value>) {
     let is = |group: &str, kind: &str| id.gvk.group == group && id.gvk.kind == kind;
-    // The controller of aggregated roles writes the rules of all roles that match.
+    // The controller of aggregated roles writes the rules of all matching roles into it.
     let aggregated = object
         .get("aggregationRule")
         .is_some_and(|rule| !rule.is_null());

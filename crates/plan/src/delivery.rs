@@ -1,31 +1,29 @@
-//! Who may tell whom what: terms, generations and store incarnations, as hub and agent compare them.
-//! Both run this very code.
+//! The rules by which hub and agent compare terms, generations and store incarnations. Both use this code.
 
 use std::fmt;
 
 use muster_model::ids::{ContentHash, Generation};
 use serde::{Deserialize, Serialize};
 
-/// A hub's leadership. The nonce tells two hubs apart that took the same number from two copies of one
+/// A hub's period of leadership. The nonce distinguishes two hubs that took the same number from two copies of one
 /// store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Term {
-    /// Grows with every hub that takes the lead.
+    /// The number of the term. It grows with every hub that takes the lead.
     pub number: u64,
-    /// Chosen at random by that hub.
+    /// A random number that the hub chose.
     pub nonce: u64,
-    /// What only a hub of this fleet can have made of the others.
+    /// The MAC over the other fields. Only a hub of this fleet can compute it.
     #[serde(default)]
     pub proof: Proof,
 }
 
-/// A MAC over a term and the incarnation of its hub's store, under the fleet's key. Zeros where there is
-/// none.
+/// A MAC over a term and the incarnation of its hub's store, with the fleet's key. All zeros if there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Proof(pub [u8; 32]);
 
 impl Proof {
-    /// Of these bytes; none where they are too few or too many.
+    /// Reads a proof from bytes. The result is all zeros if the length is wrong.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(bytes.try_into().unwrap_or_default())
@@ -38,62 +36,62 @@ impl fmt::Display for Term {
     }
 }
 
-/// A generation by number and content.
+/// A generation's number and the hash of its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Numbered {
-    /// The number.
+    /// The generation's number.
     pub generation: Generation,
-    /// Hash of its list of bundles.
+    /// The hash of the generation's list of bundles.
     pub content: ContentHash,
 }
 
-/// What an agent knows of its hub and has in force.
+/// What an agent knows about its hub, and which generation it has in force.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Known {
-    /// The newest term that it was sent anything under.
+    /// The newest term in which the agent received anything.
     pub term: Term,
-    /// The store that this came from.
+    /// The incarnation of the store that this came from.
     pub incarnation: String,
-    /// What is in force.
+    /// The generation in force; `None` if there is none yet.
     pub in_force: Option<Numbered>,
 }
 
-/// Why an agent does not obey.
+/// Why an agent refuses a hub's term or generation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The hub's term is older than one that was seen.
+    /// The hub's term is older than one that the agent has seen.
     #[error("the hub's term {offered} is older than {known}, which this cluster has seen")]
     OldTerm {
-        /// The hub's.
+        /// The hub's term.
         offered: Term,
-        /// The newest seen.
+        /// The newest term that the agent has seen.
         known: Term,
     },
-    /// Two hubs share one term number.
-    #[error("the hub's term {offered} has the number of {known} but is another hub's")]
+    /// Two hubs have the same term number.
+    #[error("the hub's term {offered} has the same number as {known}, which another hub took")]
     OtherHub {
-        /// The hub's.
+        /// The hub's term.
         offered: Term,
-        /// The one seen.
+        /// The term that the agent has seen.
         known: Term,
     },
-    /// The generation is older than what is in force.
+    /// The generation is older than the one in force.
     #[error("generation {offered} is older than {in_force}, which is in force")]
     OldGeneration {
-        /// The hub's.
+        /// The hub's generation.
         offered: Generation,
-        /// In force.
+        /// The generation in force.
         in_force: Generation,
     },
-    /// The generation has the number of what is in force and other content.
+    /// The generation has the same number as the one in force, but different content.
     #[error("generation {0} is in force with other content")]
     OtherContent(Generation),
 }
 
-/// Whether an agent listens to a hub of this term.
+/// Checks whether an agent accepts a hub with this term.
 ///
 /// # Errors
-/// [`Refusal`] for an older term, and for another hub of the same number.
+/// Returns a [`Refusal`] for an older term, or for another hub's term with the same number.
 pub fn accept_term(known: &Known, offered: Term) -> Result<(), Refusal> {
     if offered.number < known.term.number {
         return Err(Refusal::OldTerm {
@@ -110,19 +108,20 @@ pub fn accept_term(known: &Known, offered: Term) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What an agent does with a generation that it may be told.
+/// What an agent does with a generation that it accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acceptance {
-    /// It is in force already.
+    /// The generation is already in force.
     Same,
-    /// It takes force.
+    /// The generation comes into force.
     New,
 }
 
-/// Whether a generation may take force.
+/// Checks whether a generation may come into force.
 ///
 /// # Errors
-/// [`Refusal`] where it would be a step back.
+/// Returns a [`Refusal`] if the generation is older than the one in force, or has the same number but different
+/// content.
 pub fn accept_generation(
     in_force: Option<Numbered>,
     offered: Numbered,
@@ -140,25 +139,26 @@ pub fn accept_generation(
     }
 }
 
-/// What a hub does when it meets an agent.
+/// What a hub does when an agent connects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Meeting {
-    /// Goes on.
+    /// The hub continues to lead.
     Lead,
-    /// Takes the lead again, above the term that the agent has seen: this hub's store is older than the
-    /// agent's memory.
+    /// The hub takes the lead again with a higher term than the agent has seen, because its store is older than
+    /// the agent's record.
     Retake {
-        /// The number to go above.
+        /// The number that the new term must exceed.
         above: u64,
     },
-    /// Stops leading: another hub leads with a copy of this hub's store.
+    /// The hub stops leading, because another hub leads with a copy of its store.
     StepDown,
-    /// Goes on, and leaves the agent alone: it names a term that would matter to everybody, and does not
-    /// prove that a hub of this fleet gave it.
+    /// The hub continues to lead and ignores the agent. The agent names a newer or another hub's term, but does
+    /// not prove that a hub of this fleet took it.
     Unproven,
 }
 
-/// A hub of this term and incarnation meets an agent, whose term is `proven` or not.
+/// Decides what a hub with this term and incarnation does when an agent connects. `proven` is true if the agent's
+/// term has a valid proof.
 #[must_use]
 pub fn meet(own: Term, incarnation: &str, agent: &Known, proven: bool) -> Meeting {
     let same_store = agent.incarnation == incarnation;
@@ -184,8 +184,8 @@ pub fn meet(own: Term, incarnation: &str, agent: &Known, proven: bool) -> Meetin
     Meeting::Lead
 }
 
-/// The number under which a hub offers content to an agent, given the number that it holds for it and
-/// what the agent has in force: never one that the agent would have to refuse.
+/// Returns the generation under which a hub offers content to an agent, given the generation `held` that the hub has
+/// stored and the generation that the agent has in force. The agent never has to refuse the result.
 #[must_use]
 pub fn number_for(held: Numbered, in_force: Option<Numbered>) -> Numbered {
     match in_force {

@@ -1,11 +1,11 @@
-//! The difference between an object as it is and as it should be, field by field, for people.
+//! Field-by-field differences between a live object and its desired state, formatted for people.
 
 use std::fmt;
 
 use muster_model::bundle::ObjectRef;
 use serde_json::{Map, Value};
 
-/// What the API server keeps for itself, and what controllers say.
+/// Fields that the API server or controllers write; they are not compared.
 const NOT_COMPARED: [&str; 6] = [
     "/metadata/managedFields",
     "/metadata/resourceVersion",
@@ -15,32 +15,32 @@ const NOT_COMPARED: [&str; 6] = [
     "/status",
 ];
 
-/// Changes that are written out.
+/// How many changes are shown.
 const SHOWN: usize = 8;
-/// Characters of a value that are written out.
+/// How many characters of a value are shown.
 const LONGEST_VALUE: usize = 80;
 
 /// One field that differs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// Where, as `.spec.containers[name="web"].image`.
+    /// The path of the field, such as `.spec.containers[name="web"].image`.
     pub path: String,
-    /// What it is; `None` where there is none.
+    /// The live value; `None` if the live object does not have the field.
     pub live: Option<Value>,
-    /// What it should be; `None` where there should be none.
+    /// The desired value; `None` if the field should not exist.
     pub wanted: Option<Value>,
 }
 
-/// All fields that differ. The values of a Secret are left out.
+/// All fields that differ. The values of a Secret are not shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// The fields, in order.
+    /// The changed fields, in the order of the object's fields.
     pub changes: Vec<Change>,
     secret: bool,
 }
 
 impl Difference {
-    /// Compares an object as it is with the same object as the API server would make it.
+    /// Compares a live object with the result that the API server would produce for the desired state.
     #[must_use]
     pub fn between(id: &ObjectRef, live: &Value, wanted: &Value) -> Self {
         let mut changes = Vec::new();
@@ -51,7 +51,7 @@ impl Difference {
         }
     }
 
-    /// Whether there is none.
+    /// Returns true if no field differs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
@@ -116,7 +116,7 @@ fn maps(
     names.sort();
     names.dedup();
     for name in names {
-        // Only the first two levels are left out anywhere.
+        // `NOT_COMPARED` has pointers of at most two levels.
         let pointer = if pointer.len() < "/metadata/".len() {
             format!("{pointer}/{name}")
         } else {
@@ -142,7 +142,7 @@ fn lists(path: &mut String, live: &[Value], wanted: &[Value], to: &mut Vec<Chang
             Some(name) if names.contains(&name) => {}
             Some(name) => names.push(name),
             None => {
-                // Without names, elements are told apart by their place.
+                // Elements without a name are compared by index.
                 for index in 0..live.len().max(wanted.len()) {
                     let step = format!("[{index}]");
                     inside(path, &step, "-", live.get(index), wanted.get(index), to);

@@ -1,6 +1,6 @@
-//! Who owns which fields of a live object, as `metadata.managedFields` says (KEP-555): trees whose keys
-//! are `f:NAME`, `k:{KEYS}`, `v:VALUE` and `i:INDEX`, with `.` for the element itself and an empty
-//! object for a leaf.
+//! The ownership of a live object's fields, from `metadata.managedFields` (KEP-555). It consists of trees whose keys
+//! are `f:NAME`, `k:{KEYS}`, `v:VALUE` and `i:INDEX`. The key `.` is the element itself, and an empty object is a
+//! leaf.
 
 use serde_json::{Map, Value, json};
 
@@ -10,29 +10,30 @@ pub const MANAGER: &str = "muster";
 /// One entry of `metadata.managedFields`.
 #[derive(Debug, Clone, Copy)]
 pub struct Manager<'a> {
-    /// Its place in the list.
+    /// The index of the entry in the list.
     pub index: usize,
     /// The manager's name.
     pub name: &'a str,
-    /// Whether it applies (server-side apply) or updates.
+    /// True if the manager used server-side apply, false if it used an update.
     pub applies: bool,
-    /// The subresource through which it wrote, such as `status` or `scale`; empty for the object itself.
+    /// The subresource through which the manager wrote, such as `status` or `scale`; empty for the object itself.
     pub subresource: &'a str,
-    /// When it last changed its fields, as RFC 3339 text; those of one API server compare as texts.
+    /// When the manager last changed its fields, in RFC 3339 format. Times from one API server can be compared as
+    /// strings.
     pub time: &'a str,
-    /// The fields.
+    /// The tree of the fields that the manager owns.
     pub fields: &'a Value,
 }
 
 impl Manager<'_> {
-    /// Whether it is Muster's own entry.
+    /// Returns true if this is Muster's own entry.
     #[must_use]
     pub fn is_own(&self) -> bool {
         self.name == MANAGER && self.applies && self.subresource.is_empty()
     }
 }
 
-/// The managers of a live object.
+/// Returns the field managers of a live object.
 pub fn managers(object: &Value) -> impl Iterator<Item = Manager<'_>> {
     let list = object["metadata"]["managedFields"].as_array();
     list.into_iter()
@@ -48,7 +49,7 @@ pub fn managers(object: &Value) -> impl Iterator<Item = Manager<'_>> {
         })
 }
 
-/// The fields of `all` that are not among `taken`; `None` where none is left.
+/// Returns the fields of `all` that are not in `taken`; `None` if none is left.
 #[must_use]
 pub fn without(all: &Value, taken: &Value) -> Option<Value> {
     let (Some(all), Some(taken)) = (all.as_object(), taken.as_object()) else {
@@ -58,7 +59,7 @@ pub fn without(all: &Value, taken: &Value) -> Option<Value> {
     for (key, fields) in all {
         let rest = match taken.get(key) {
             None => Some(fields.clone()),
-            // A leaf in both.
+            // The field is a leaf in both trees.
             Some(_) if fields.as_object().is_some_and(Map::is_empty) => None,
             Some(taken) => without(fields, taken),
         };
@@ -69,8 +70,8 @@ pub fn without(all: &Value, taken: &Value) -> Option<Value> {
     (!left.is_empty()).then_some(Value::Object(left))
 }
 
-/// The fields that are in one of two trees. What is a leaf in one and a map in the other is both: the
-/// map itself, and what is below.
+/// Returns the fields that are in at least one of two trees. A field that is a leaf in one tree and a map in the
+/// other becomes a map that contains itself (`.`).
 #[must_use]
 pub(crate) fn union(a: &Value, b: &Value) -> Value {
     let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else {
@@ -94,8 +95,8 @@ pub(crate) fn union(a: &Value, b: &Value) -> Value {
     Value::Object(all)
 }
 
-/// A JSON patch (RFC 6902) of these steps for this version of the object only: it fails where somebody has
-/// changed the object since. `None` where there are no steps.
+/// Returns a JSON patch (RFC 6902) of these steps that is valid only for this version of the object: it fails if the
+/// object has been changed since. Returns `None` if there are no steps.
 pub(crate) fn guarded(live: &Value, mut steps: Vec<Value>) -> Option<Value> {
     if steps.is_empty() {
         return None;
@@ -106,17 +107,17 @@ pub(crate) fn guarded(live: &Value, mut steps: Vec<Value>) -> Option<Value> {
     Some(steps.into())
 }
 
-/// The child of a tree for one field of a map.
+/// Returns the child of a tree for one field of a map.
 pub(crate) fn field<'a>(tree: &'a Value, name: &str) -> Option<&'a Value> {
     tree.get(format!("f:{name}"))
 }
 
-/// The child of a tree for one element of a list.
+/// Returns the child of a tree for one element of a list.
 pub(crate) fn element<'a>(tree: &'a Value, index: usize, value: &Value) -> Option<&'a Value> {
     tree.get(element_key(tree, index, value)?)
 }
 
-/// The key of a tree for one element of a list.
+/// Returns the key in a tree for one element of a list.
 pub(crate) fn element_key<'a>(tree: &'a Value, index: usize, value: &Value) -> Option<&'a str> {
     let mut keys_of = tree.as_object()?.keys();
     let key = keys_of.find(|key| {
@@ -135,7 +136,8 @@ pub(crate) fn element_key<'a>(tree: &'a Value, index: usize, value: &Value) -> O
     key.map(String::as_str)
 }
 
-/// The elements of `list` that have the same keys as `value`, by what the trees call keys.
+/// Returns the element of `list` that corresponds to `value`: the element with the same keys, if the trees name
+/// keys, or else with the same name, or else at the same index.
 pub(crate) fn counterpart<'a>(
     trees: &[&Value],
     value: &Value,
@@ -161,7 +163,7 @@ fn keys(text: &str) -> Option<Map<String, Value>> {
     serde_json::from_str(text).ok()
 }
 
-/// Whether a tree says that everything below is owned as one: a leaf.
+/// Returns true if a tree is a leaf, so that everything below it is owned as a whole.
 pub(crate) fn is_leaf(tree: &Value) -> bool {
     tree.as_object().is_some_and(Map::is_empty)
 }

@@ -1,8 +1,8 @@
-//! How well one object is, in Argo CD's words, and what is wrong when it is not.
+//! The health of one object, in Argo CD's terms, with a message about what is wrong.
 //!
-//! The built-in kinds and those of the Gateway API are read exactly (`health/workload.rs`,
-//! `health/cluster.rs`, `health/gateway.rs`), every other kind by the conventions that controllers share
-//! (`health/conventions.rs`).
+//! The built-in kinds and those of the Gateway API have rules of their own (`health/workload.rs`,
+//! `health/cluster.rs`, `health/gateway.rs`). Every other kind is assessed by the conventions that
+//! controllers share (`health/conventions.rs`).
 
 mod cluster;
 mod conventions;
@@ -18,29 +18,29 @@ pub use rules::{RuleError, Rules};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// How long a new object's controller may take until it first reports; a kind may have none.
+/// How long a new object's controller may take to report for the first time. A kind without a controller never
+/// gets a report.
 pub const SILENCE: Duration = Duration::from_secs(10);
 
-/// An object's health with what a person should know about it.
+/// An object's health, with a message for people.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Assessment {
-    /// The word.
+    /// The health state.
     pub health: Health,
-    /// What is wrong or being waited for; `None` where there is nothing to say.
+    /// What is wrong, or what the object waits for; `None` if there is nothing to report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
 
 impl Assessment {
-    /// Well, with nothing to say.
+    /// Healthy, without a message.
     pub const HEALTHY: Self = Self {
         health: Health::Healthy,
         message: None,
     };
 
-    /// Whether all that is wrong is that nobody has reported on the object yet. That passes as soon as its
-    /// controller does, or never where its kind has none that reports: after some time, who watches the
-    /// object may take it for well.
+    /// Returns true if the object is only unhealthy because no controller has reported on it yet. If the kind has
+    /// no controller that reports, this never changes; callers treat the object as healthy after [`SILENCE`].
     #[must_use]
     pub fn is_silence(&self) -> bool {
         self.message.as_deref() == Some(SILENT)
@@ -67,21 +67,21 @@ impl Assessment {
     }
 }
 
-/// The worst of many; [`Health::Healthy`] of none.
+/// Returns the worst of many health states, or [`Health::Healthy`] if there are none.
 #[must_use]
 pub fn worst_of(all: impl IntoIterator<Item = Health>) -> Health {
     all.into_iter().max().unwrap_or_default()
 }
 
-/// Reads an object's health from the object as the API server has it. Pure: what depends on the time
-/// that passes (a deadline) is read from what the cluster's own controllers concluded.
+/// Assesses the health of a live object. This is a pure function: it does not read a clock, but relies on the
+/// cluster's own controllers to report passed deadlines.
 #[must_use]
 pub fn assess(object: &Value) -> Assessment {
     let metadata = &object["metadata"];
     let (group, kind) = group_and_kind(object);
     let exact = exact(group, kind);
     if metadata["deletionTimestamp"].is_string() {
-        // What hinders a deletion is said by custom resources and namespaces, in their conditions.
+        // Custom resources and namespaces report in their conditions what blocks their deletion.
         let rule = match (exact, kind) {
             (None, _) => Some(conventions::assess as Rule),
             (rule, "Namespace") => rule,
@@ -95,17 +95,18 @@ pub fn assess(object: &Value) -> Assessment {
     not_observed(object).unwrap_or_else(|| exact.unwrap_or(conventions::assess)(object))
 }
 
-/// How one kind is read.
+/// Assesses objects of one kind.
 type Rule = fn(&Value) -> Assessment;
 
-/// The rule of a kind that has its own.
+/// Returns the kind's own rule; `None` if the kind has none.
 fn exact(group: &str, kind: &str) -> Option<Rule> {
     workload::rule(group, kind)
         .or_else(|| cluster::rule(group, kind))
         .or_else(|| gateway::rule(group, kind))
 }
 
-/// Whether a group is Kubernetes' own, whose kinds without a status have none.
+/// Returns true if a group is one of Kubernetes' own. An object of such a group without a status never gets
+/// one.
 fn is_builtin(group: &str) -> bool {
     match group.strip_suffix(".k8s.io") {
         Some(own) => matches!(
@@ -148,7 +149,7 @@ fn deleting(metadata: &Value) -> Assessment {
 const SILENT: &str = "nothing has reported on it yet";
 const NOT_SEEN: &str = "its controller has not seen the newest change yet";
 
-/// Whether the controller has not seen the newest spec yet.
+/// Returns an assessment if the controller has not observed the newest generation yet.
 fn not_observed(object: &Value) -> Option<Assessment> {
     let generation = object["metadata"]["generation"].as_i64()?;
     let mut fields = object["status"].as_object()?.iter();
@@ -162,7 +163,7 @@ fn not_observed(object: &Value) -> Option<Assessment> {
         .then(|| Assessment::progressing(NOT_SEEN))
 }
 
-/// A whole number, also one that was written as a text.
+/// Reads an integer, also from a string.
 fn integer(value: &Value) -> Option<i64> {
     match value {
         Value::Number(number) => number.as_i64(),
@@ -200,7 +201,7 @@ struct Condition<'a> {
     status: &'a str,
     reason: &'a str,
     message: &'a str,
-    /// The generation that it is about.
+    /// The generation that the condition is about.
     observed: Option<i64>,
 }
 
@@ -232,7 +233,7 @@ impl<'a> Condition<'a> {
         self.status.eq_ignore_ascii_case("false")
     }
 
-    /// Its message, or else its reason, or else its name and status.
+    /// Returns the condition's message, or else its reason, or else its type and status.
     fn said(&self) -> String {
         match (self.message, self.reason) {
             ("", "") => format!("condition {} is {}", self.kind, self.status),
@@ -243,7 +244,7 @@ impl<'a> Condition<'a> {
     }
 }
 
-/// Conditions in a list, as nearly everybody has them, or in a map by their type.
+/// Reads conditions from a list, as most APIs write them, or from a map by type.
 fn conditions_of(value: &Value) -> impl Iterator<Item = Condition<'_>> {
     let of_list = list(value)
         .iter()

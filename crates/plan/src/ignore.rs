@@ -1,12 +1,12 @@
-//! Fields that somebody else may set. They are dropped from what is applied where somebody else owns
-//! them, and sent at their live value otherwise, so that nothing is fought over and nothing is lost.
+//! Ignored fields, which other managers may set. A field that another manager owns is removed from the applied
+//! object; otherwise it is sent with its live value. So Muster neither overwrites nor removes such a field.
 
 use muster_model::{bundle::ObjectRef, policy::IgnoreRule};
 use serde_json::Value;
 
 use crate::fields::{counterpart, element, field, is_leaf, managers};
 
-/// The fields that are somebody else's in every fleet: what injectors write.
+/// The fields that are ignored in every fleet, because CA injectors write them.
 const BUILT_IN: [(&str, &str, &str); 4] = [
     (
         "admissionregistration.k8s.io",
@@ -26,10 +26,11 @@ const BUILT_IN: [(&str, &str, &str); 4] = [
     ("apiregistration.k8s.io", "APIService", "/spec/caBundle"),
 ];
 
-/// The replicas of what an autoscaler scales.
+/// The field that an autoscaler sets on the objects that it scales.
 pub const REPLICAS: &str = "/spec/replicas";
 
-/// The JSON pointers of what is ignored in one object. `scaled` says that an autoscaler has it.
+/// Returns the JSON pointers of the fields that are ignored in one object. `scaled` is true if an autoscaler scales
+/// the object.
 #[must_use]
 pub fn ignored<'a>(id: &ObjectRef, rules: &'a [IgnoreRule], scaled: bool) -> Vec<&'a str> {
     let is = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|w| w == is);
@@ -51,8 +52,8 @@ pub fn ignored<'a>(id: &ObjectRef, rules: &'a [IgnoreRule], scaled: bool) -> Vec
         .collect()
 }
 
-/// Takes the ignored fields of `wanted` from the live object. The answer is whether that changed
-/// anything.
+/// Removes the ignored fields from `wanted` if another manager owns them, and sets them to their live values
+/// otherwise. Returns true if that changed anything.
 pub fn settle(wanted: &mut Value, live: &Value, pointers: &[&str]) -> bool {
     let others: Vec<&Value> = managers(live)
         .filter(|manager| !manager.is_own())
@@ -75,19 +76,19 @@ pub fn settle(wanted: &mut Value, live: &Value, pointers: &[&str]) -> bool {
     changed
 }
 
-/// A place in the live object, with the trees of its other managers there.
+/// A place in the live object, with the field trees of its other managers at that place.
 struct Place<'a> {
     live: Option<&'a Value>,
     others: Vec<&'a Value>,
-    /// Somebody owns everything from here on as one.
+    /// True if another manager owns everything from this place down as a whole.
     owned: bool,
 }
 
-/// What becomes of the place that was looked at.
+/// What happens to the visited place.
 #[derive(PartialEq, Eq)]
 enum Verdict {
     Stays,
-    /// Something below has changed.
+    /// The value, or something below it, was changed.
     Changed,
     Goes,
 }

@@ -1,4 +1,4 @@
-//! Fields that can't be changed: how the API server says so, and what may then be recreated.
+//! Immutable fields: how the API server reports them, and which objects may be recreated to change them.
 
 use std::collections::BTreeSet;
 
@@ -7,20 +7,20 @@ use serde_json::Value;
 
 use crate::fields::{Manager, managers};
 
-/// Annotation that allows (`enabled`) or forbids (`disabled`) to delete and create an object anew where
-/// a change can't be made otherwise.
+/// The annotation that allows (`enabled`) or forbids (`disabled`) deleting and recreating an object for a change that
+/// can't be made otherwise.
 pub const RECREATE: &str = "muster.dev/recreate";
 
-/// One cause of an answer of 422.
+/// One cause of a 422 response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cause<'a> {
-    /// What is wrong.
+    /// The message that says what is wrong.
     pub message: &'a str,
-    /// The field; empty where it concerns the whole object.
+    /// The path of the field; empty if the cause is about the whole object.
     pub field: &'a str,
 }
 
-/// Words by which API servers say that a field keeps its value. There is no machine-readable reason.
+/// Phrases with which API servers report an immutable field. There is no machine-readable reason.
 const WORDS: [&str; 8] = [
     "immutable",
     "updates to statefulset spec for fields other than",
@@ -32,11 +32,11 @@ const WORDS: [&str; 8] = [
     "updates to parameters are forbidden",
 ];
 
-/// Bytes of the API server's words that are shown; it may print whole objects.
+/// How many bytes of the API server's messages are shown. They may contain whole objects.
 const SHOWN: usize = 300;
 
-/// What can't be changed, and what the API server says of it, where that is all that is wrong; `None`
-/// where a new object would be refused just so.
+/// Returns the immutable fields and what the API server says about them, if all causes are immutable fields. Returns
+/// `None` if there is another cause, because a recreated object would be rejected as well.
 #[must_use]
 pub fn unchangeable(causes: &[Cause<'_>]) -> Option<String> {
     let says_so = |cause: &Cause<'_>| {
@@ -61,7 +61,7 @@ pub fn unchangeable(causes: &[Cause<'_>]) -> Option<String> {
     Some(text)
 }
 
-/// A cause's words without the value that is refused and without what follows the first line, which is
+/// Returns a cause's message without the rejected value and without the lines after the first one, which contain
 /// the difference between two objects.
 fn words_of(message: &str) -> &str {
     let line = message.lines().next().unwrap_or_default();
@@ -72,8 +72,8 @@ fn words_of(message: &str) -> &str {
     }
 }
 
-/// Kinds whose loss can't be undone by creating them again: everything in a namespace, every object of a
-/// definition, data, and what others rest on.
+/// Returns true for kinds whose deletion can't be undone by recreating the object: it would also delete everything in
+/// a namespace, every object of a definition, or data, or it would break objects that refer to it.
 #[must_use]
 pub fn is_precious(id: &ObjectRef) -> bool {
     matches!(
@@ -82,32 +82,36 @@ pub fn is_precious(id: &ObjectRef) -> bool {
             "",
             "Namespace" | "PersistentVolumeClaim" | "PersistentVolume"
         ) | ("apiextensions.k8s.io", "CustomResourceDefinition")
-            // Its pods are members that know each other, mostly with volumes of their own.
+            // Its pods have identities, and mostly volumes of their own.
             | ("apps", "StatefulSet")
-            // Claims that name it can't be bound any more.
+            // Claims that name it could no longer be bound.
             | ("storage.k8s.io", "StorageClass")
     )
 }
 
-/// Kinds whose objects hold nothing that is not in Git, so that a new object is as good as the old one.
+/// Kinds whose objects contain nothing that is not in Git, so that a recreated object is equivalent to the old one.
 ///
-/// Not in the list, and why: a `StatefulSet` and everything with volumes (data), a `DaemonSet` (a node
-/// without its network or storage until the new one runs), a `Pod` (what it keeps in memory and in
-/// `emptyDir`), classes that others refer to by name (`StorageClass`, `PriorityClass`: what is created in
-/// between is refused), and every custom resource: nobody but its controller knows what goes with it.
+/// These are not in the list:
+///
+/// - a `StatefulSet` and everything with volumes, because of the data,
+/// - a `DaemonSet`, because nodes could be without network or storage until the new pods run,
+/// - a `Pod`, because of its memory and its `emptyDir` volumes,
+/// - classes that others refer to by name (`StorageClass`, `PriorityClass`), because objects that are created
+///   while the class does not exist are rejected,
+/// - every custom resource, because only its controller knows what would be deleted with it.
 const HOLDS_NOTHING: [(&str, &str); 5] = [
-    // Its pods are made again from its template, and volume claims are not its own.
+    // Its pods are recreated from its template, and it does not own volume claims.
     ("apps", "Deployment"),
     // A changed Job is meant to run again.
     ("batch", "Job"),
-    // A selector and ports. An address from outside the cluster is looked at in `loss`.
+    // It has a selector and ports. `loss` checks for an external address.
     ("", "Service"),
-    // A reference to a role and names, all of them in Git.
+    // It has a reference to a role and subjects, which are all in Git.
     ("rbac.authorization.k8s.io", "RoleBinding"),
     ("rbac.authorization.k8s.io", "ClusterRoleBinding"),
 ];
 
-/// What would be lost if the live object was deleted and created anew; `None` where nothing would be.
+/// Returns what would be lost if the live object were recreated; `None` if nothing would be lost.
 #[must_use]
 pub fn loss(id: &ObjectRef, live: &Value) -> Option<String> {
     let kind = (id.gvk.group.as_str(), id.gvk.kind.as_str());
@@ -127,7 +131,7 @@ pub fn loss(id: &ObjectRef, live: &Value) -> Option<String> {
             }
             format!("its address {} outside the cluster", addresses.join(", "))
         }
-        // Immutable ones are made to be replaced; into others somebody else may have written.
+        // Immutable ones are made to be replaced. Others may contain keys that someone else wrote.
         ("", "ConfigMap" | "Secret") if live["immutable"] == true => return None,
         kind if HOLDS_NOTHING.contains(&kind) => return None,
         ("", "ConfigMap" | "Secret") => "the keys that others have written into it".to_owned(),
@@ -151,9 +155,9 @@ pub fn loss(id: &ObjectRef, live: &Value) -> Option<String> {
         ("apiextensions.k8s.io", "CustomResourceDefinition") => {
             "every object of its kind in the cluster".to_owned()
         }
-        _ => "what the cluster or its controller keeps for it".to_owned(),
+        _ => "what the cluster or its controller stores for it".to_owned(),
     };
-    let since = text("/metadata/creationTimestamp").map(|time| format!("it exists since {time}"));
+    let since = text("/metadata/creationTimestamp").map(|time| format!("it was created at {time}"));
     let finalizers: Vec<&str> = live["metadata"]["finalizers"]
         .as_array()
         .into_iter()
@@ -174,20 +178,20 @@ pub fn loss(id: &ObjectRef, live: &Value) -> Option<String> {
     })
 }
 
-/// Why an object is not deleted and created anew.
+/// Why an object is not recreated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// An annotation forbids it, as this says.
+    /// An annotation forbids it. The text is the message for the user.
     Forbidden(String),
-    /// A person has to allow it, for this reason. It says what would be lost and what to do.
+    /// A person has to allow it. The text says what would be lost and what to do.
     Asks(String),
 }
 
-/// Whether an object may be deleted and created anew. `git` is the annotation in Git; `applied`, whether
-/// Muster has applied this very object before.
+/// Checks whether an object may be deleted and recreated. `git` is the value of the annotation in Git. `applied` is
+/// true if Muster has applied this object before.
 ///
 /// # Errors
-/// Why it may not.
+/// Returns why the object may not be recreated.
 pub fn may_recreate(
     id: &ObjectRef,
     live: &Value,
@@ -197,7 +201,7 @@ pub fn may_recreate(
     match git.or_else(|| said_by_a_person(live)) {
         Some("enabled") => return Ok(()),
         Some(_) => {
-            let why = format!("the annotation {RECREATE} forbids to recreate it");
+            let why = format!("the annotation {RECREATE} forbids recreating it");
             return Err(Refusal::Forbidden(why));
         }
         None => {}
@@ -220,8 +224,8 @@ pub fn may_recreate(
     )))
 }
 
-/// The annotation as somebody wrote it on the live object. One that Muster itself applied says what Git
-/// said before.
+/// Returns the annotation's value on the live object, if a person wrote it. A value that Muster itself applied only
+/// repeats what Git said before.
 fn said_by_a_person(live: &Value) -> Option<&str> {
     let applied = managers(live).filter(Manager::is_own).any(|own| {
         let annotations = &own.fields["f:metadata"]["f:annotations"];
@@ -339,7 +343,7 @@ mod tests {
             "spec": {"volumeName": "pv-7"},
             "status": {"capacity": {"storage": "10Gi"}},
         });
-        let facts = "(it exists since 2026-01-02T03:04:05Z; its finalizers example.org/backup clean up \
+        let facts = "(it was created at 2026-01-02T03:04:05Z; its finalizers example.org/backup clean up \
              what belongs to it)";
         assert_eq!(
             loss(&id("v1", "PersistentVolumeClaim"), &live),
@@ -375,7 +379,7 @@ mod tests {
             Ok(())
         );
         assert!(may_recreate(&database, &live("kubectl"), Some("disabled"), true).is_err());
-        // What Muster applied is Git's word of before, and Git has taken it back.
+        // Muster applied the annotation from an earlier commit, and Git no longer has it.
         asks(may_recreate(&database, &live("muster"), None, true));
     }
 }

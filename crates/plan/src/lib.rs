@@ -1,4 +1,4 @@
-//! The pure decisions: what to apply and prune in which order, and how well an object is.
+//! Pure decision functions, without I/O: what to apply and delete, in which order, and an object's health.
 
 pub mod compose;
 pub mod controlled;

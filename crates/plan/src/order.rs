@@ -1,9 +1,9 @@
 //! The order in which a set of objects is applied, derived from the set itself.
 //!
-//! Two things are told apart. What an object *needs* (its namespace, the definition of its kind) is a
-//! hard dependency: without it the request is pointless. What merely *should come first* (settings
-//! before workloads, an app before those that depend on it) only decides the stage: when it fails, the
-//! rest still goes on.
+//! There are two kinds of dependencies. What an object *needs* (its namespace, the definition of its kind) is
+//! a hard dependency: without it, the API server rejects the request. What *should come first* (settings
+//! before workloads, an app before the apps that depend on it) only decides the stage: if it fails, the later
+//! stages are still applied.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,7 +13,7 @@ use muster_model::{
 };
 use serde::{Deserialize, Serialize};
 
-/// The kinds that an object brings into the cluster.
+/// The kinds that an object adds to the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Definition {
     /// The API group.
@@ -25,14 +25,14 @@ pub struct Definition {
     /// The one version that an APIService serves; `None` for a CustomResourceDefinition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// Whether the kind's objects live in namespaces; `None` where only the API server knows.
+    /// True if objects of the kind are namespaced; `None` if only the API server knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespaced: Option<bool>,
 }
 
 impl Definition {
-    /// What this object defines; `None` where it is neither a CustomResourceDefinition nor an
-    /// APIService, or is one that can't be understood (the API server will say so).
+    /// Returns what an object defines; `None` if it is neither a CustomResourceDefinition nor an APIService, or
+    /// if it can't be parsed (the API server will reject it).
     #[must_use]
     pub fn of(object: &Object) -> Option<Self> {
         #[derive(Deserialize)]
@@ -71,7 +71,7 @@ impl Definition {
             Foundation::ApiService => {
                 let Document { spec } =
                     serde_json::from_str::<Document<Service>>(&object.json).ok()?;
-                // One without a service only names what the API server itself serves.
+                // An APIService without a service names a version that the API server itself serves.
                 spec.service.is_some().then_some(Self {
                     group: spec.group,
                     kind: None,
@@ -82,7 +82,7 @@ impl Definition {
         }
     }
 
-    /// Whether objects of this type exist only because of this definition.
+    /// Returns true if this definition provides the kind of the given object.
     #[must_use]
     pub fn covers(&self, id: &ObjectRef) -> bool {
         self.group == id.gvk.group
@@ -94,7 +94,7 @@ impl Definition {
     }
 }
 
-/// The objects that others can need. They need nothing themselves, so that there are no cycles.
+/// The kinds of objects that others can need. They need nothing themselves, so there are no cycles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Foundation {
     Namespace,
@@ -113,21 +113,21 @@ impl Foundation {
     }
 }
 
-/// Annotation of a Job that runs before or after everything else of its app.
+/// The annotation of a Job that runs before or after everything else of its app.
 pub const PHASE: &str = "muster.dev/phase";
 
-/// When a Job with the annotation [`PHASE`] runs. It runs again whenever its app's bundle changes.
+/// When a Job with the annotation [`PHASE`] runs. The Job runs again whenever its app's bundle changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
-    /// After what it may need (namespaces, definitions, settings), before everything else of its app,
-    /// which waits until it has completed.
+    /// After what the Job may need (namespaces, definitions, settings) and before everything else of its app.
+    /// The rest of the app waits until the Job has completed.
     Before,
-    /// When everything else of its app is applied and healthy.
+    /// After everything else of its app is applied and healthy.
     After,
 }
 
 impl Hook {
-    /// Reads the annotation; `None` where it says something else, or the object is no Job.
+    /// Reads the annotation; `None` if it has another value or if the object is not a Job.
     #[must_use]
     pub fn of(id: &ObjectRef, annotation: Option<&str>) -> Option<Self> {
         let job = id.gvk.group == "batch" && id.gvk.kind == "Job";
@@ -139,64 +139,64 @@ impl Hook {
     }
 }
 
-/// One object to be ordered; its reference has its real namespace.
+/// One object to be ordered.
 #[derive(Debug, Clone, Copy)]
 pub struct Item<'a> {
-    /// Which object.
+    /// The object's reference, with its actual namespace.
     pub id: &'a ObjectRef,
-    /// The app that has it.
+    /// The app that the object belongs to.
     pub app: &'a AppName,
-    /// The kinds that it defines.
+    /// The kinds that the object defines.
     pub defines: Option<&'a Definition>,
-    /// Whether it is a Job that others of its app wait for, or that waits for them.
+    /// When the object runs, if it is a Job with the annotation [`PHASE`].
     pub hook: Option<Hook>,
 }
 
-/// Which apps come after which: an app with those that are applied before it.
+/// For each app, the apps that are applied before it.
 pub type After<'a> = BTreeMap<&'a AppName, &'a [AppName]>;
 
-/// An order of items, which are named by their index.
+/// An order of items. Items are identified by their index.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Order {
-    /// What may be sent at the same time, in the order in which it is sent. Deleting takes the
-    /// stages backwards.
+    /// The stages, in the order in which they are applied. The items of one stage may be sent concurrently.
+    /// Stages are deleted in reverse order.
     pub stages: Vec<Vec<usize>>,
-    /// For each item, those without which it can't exist. All of them are in earlier stages.
+    /// For each item, the items that it needs to exist. All of them are in earlier stages.
     pub needs: Vec<Vec<usize>>,
-    /// For each item, those that have to be complete or healthy before it is sent: the Jobs that run
-    /// before its app, or everything else of its app before a Job that runs after it. All of them are in
-    /// earlier stages.
+    /// For each item, the items that must be complete or healthy before it is sent: the Jobs that run before
+    /// the rest of its app, or, for a Job that runs after the rest of its app, everything else of the app. All
+    /// of them are in earlier stages.
     pub gates: Vec<Vec<usize>>,
-    /// For each stage, whom it concerns.
+    /// For each stage, what its objects affect.
     pub reach: Vec<Reach>,
 }
 
-/// Whom a stage concerns.
+/// What the objects of a stage affect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
-    /// Namespaces and definitions: what any app may need.
+    /// Namespaces and definitions, which any app may need.
     Foundation,
-    /// The app's own objects.
+    /// Only the app's own objects.
     App,
-    /// What stands between the API server and everybody's requests: webhooks and aggregated APIs. It
-    /// comes after what other apps send now.
+    /// Requests of every client to the API server: webhooks and aggregated APIs. They are sent after the
+    /// other apps' current requests.
     Everybody,
 }
 
-/// When in the life of an app a kind is applied.
+/// When an object of an app is applied, relative to the app's other objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     /// Namespaces and definitions, before every app.
     Foundation,
-    /// What workloads read, run as or are reached through.
+    /// Objects that workloads read, run as or are reached through.
     Settings,
     /// Jobs that run before the rest of their app.
     Before,
-    /// What runs.
+    /// Objects that run containers.
     Workload,
-    /// What acts on workloads or is acted on by them: autoscalers, routes, custom resources.
+    /// Objects that act on workloads or that workloads act on: autoscalers, routes, custom resources.
     Consumer,
-    /// What stands between the API server and everybody's requests.
+    /// Webhooks and aggregated APIs, which affect the requests of every client.
     Gate,
     /// Jobs that run after the rest of their app.
     After,
@@ -231,8 +231,8 @@ impl Phase {
     }
 }
 
-/// Orders a set. The result depends only on what is in the set, not on how it is sorted, as long as no
-/// object is in it twice.
+/// Orders a set of objects. The result does not depend on the order of the input, provided that no object
+/// occurs twice.
 #[must_use]
 pub fn order(items: &[Item<'_>], after: &After<'_>) -> Order {
     let needs = needs(items);
@@ -251,8 +251,8 @@ pub fn order(items: &[Item<'_>], after: &After<'_>) -> Order {
             }
         })
         .collect();
-    // An object that needs something of a later stage moves behind it. What is needed needs nothing,
-    // so one look is enough.
+    // An object that needs something of a later stage moves behind it. Needed objects need nothing themselves,
+    // so one pass is enough.
     let place = |index: usize| {
         let late = needs[index]
             .iter()
@@ -283,7 +283,7 @@ pub fn order(items: &[Item<'_>], after: &After<'_>) -> Order {
     }
 }
 
-/// For each item, the items of its app that it is held back by.
+/// Returns, for each item, the items of its app that it waits for.
 fn gates(items: &[Item<'_>], phase: impl Fn(usize) -> Phase) -> Vec<Vec<usize>> {
     let mut gates = vec![Vec::new(); items.len()];
     let mut by_app: BTreeMap<&AppName, Vec<usize>> = BTreeMap::new();
@@ -314,7 +314,7 @@ fn gates(items: &[Item<'_>], phase: impl Fn(usize) -> Phase) -> Vec<Vec<usize>> 
     gates
 }
 
-/// For each item, the items of the set that it can't exist without.
+/// Returns, for each item, the items of the set that it needs to exist.
 fn needs(items: &[Item<'_>]) -> Vec<Vec<usize>> {
     let mut namespaces = HashMap::new();
     let mut definitions: HashMap<&str, Vec<(usize, &Definition)>> = HashMap::new();
@@ -362,8 +362,9 @@ fn needs(items: &[Item<'_>]) -> Vec<Vec<usize>> {
         .collect()
 }
 
-/// How many apps stand before each one. Apps that wait for each other in a circle (the hub refuses
-/// them, but an agent must not hang) stand together behind what is clear.
+/// Returns the level of each app: an app's level is higher than the levels of all apps that it depends on. Apps
+/// in a dependency cycle share the level after all resolvable apps. The hub refuses such cycles, but an agent
+/// must not hang on one.
 fn levels<'a>(items: &[Item<'a>], after: &After<'_>) -> HashMap<&'a AppName, usize> {
     let mut open: Vec<&AppName> = items.iter().map(|item| item.app).collect();
     open.sort_unstable();
@@ -555,8 +556,8 @@ mod tests {
 
     type Element = (ObjectRef, AppName, Option<Definition>);
 
-    /// A set with namespaces, definitions, custom resources and ordinary objects, each at most once,
-    /// and arbitrary `after`.
+    /// Generates a set of namespaces, definitions, custom resources and other objects, each at most once, with
+    /// arbitrary dependencies between apps.
     fn sets() -> impl Strategy<Value = (Vec<Element>, Vec<(u8, u8)>)> {
         let object = (0..8u8, 0..4u8, 0..4u8, 0..4u8).prop_map(|(kind, namespace, name, app)| {
             let (ns, name) = (format!("ns{namespace}"), format!("n{name}"));
@@ -650,7 +651,7 @@ mod tests {
                     prop_assert!(!needed || stage_of[j] < stage_of[i]);
                 }
             }
-            // The same set in another sequence has the same stages.
+            // The same set in another order has the same stages.
             let mut shuffled = objects.clone();
             shuffled.sort_by_key(|(id, ..)| {
                 use std::hash::{DefaultHasher, Hash, Hasher};

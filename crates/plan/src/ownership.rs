@@ -1,5 +1,5 @@
-//! Who an object's fields belong to: what is a conflict, what is only drift, and what is left over from
-//! a tool that looked after the object before.
+//! The ownership of an object's fields: what is a conflict, what is only drift, and what is left over from a
+//! tool that managed the object before.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::fields::{Manager, guarded, managers};
 
 /// Field managers of tools that applied whole objects before Muster took over: kubectl (client-side and
-/// server-side, and what an API server calls the time before), Helm, Flux, Argo CD.
+/// server-side apply), the API server's `before-first-apply`, Helm, Flux and Argo CD.
 const PREDECESSORS: [&str; 14] = [
     "kubectl-client-side-apply",
     "kubectl",
@@ -27,20 +27,20 @@ const PREDECESSORS: [&str; 14] = [
     "argocd-server",
 ];
 
-/// A field that somebody else has with another value.
+/// A field that another field manager owns with a different value.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Conflict {
-    /// The other manager.
+    /// The name of the other field manager.
     pub manager: String,
-    /// The subresource through which it wrote; empty for the object itself.
+    /// The subresource through which that manager wrote; empty for the object itself.
     pub subresource: String,
     /// The field, as the API server names it.
     pub field: String,
 }
 
 impl Conflict {
-    /// Reads one cause of an answer of 409; `None` where it is about something else. The manager stands
-    /// only in its message: `conflict with "NAME" with subresource "SUB" using VERSION at TIME`.
+    /// Reads one cause of a 409 response; `None` if it is not a field manager conflict. Only the cause's message
+    /// names the manager: `conflict with "NAME" with subresource "SUB" using VERSION at TIME`.
     #[must_use]
     pub fn of_cause(reason: &str, message: &str, field: &str) -> Option<Self> {
         if reason != "FieldManagerConflict" {
@@ -62,23 +62,24 @@ impl Conflict {
     }
 }
 
-/// Whether a field manager is that of a tool that applies whole objects.
+/// Returns true if a field manager belongs to a tool that applied whole objects before Muster.
 #[must_use]
 pub fn is_predecessor(name: &str) -> bool {
     PREDECESSORS.contains(&name)
 }
 
-/// What is done about conflicts.
+/// How conflicts are resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// The fields are taken over.
+    /// Take the fields over.
     Take,
-    /// The object is left as it is because of these.
+    /// Do not apply the object, because of these conflicts.
     Leave(Vec<Conflict>),
 }
 
-/// Decides about conflicts. `applied` says that Muster has applied the object before: what somebody
-/// took from it since then is drift, and drift is corrected; what somebody had before is a conflict.
+/// Decides how conflicts are resolved. `applied` is true if Muster has applied the object before. In that case, a
+/// field that another manager took since then is drift, which is corrected; a field that it owned before is a
+/// conflict.
 #[must_use]
 pub fn judge(
     live: &Value,
@@ -110,7 +111,7 @@ pub fn judge(
     }
 }
 
-/// Says by field and manager what is in conflict and what a person can do.
+/// Describes the conflicts by manager and field, and what a person can do about them.
 #[must_use]
 pub fn explain(conflicts: &[Conflict]) -> String {
     struct Fields<'a>(&'a [&'a str]);
@@ -137,20 +138,20 @@ pub fn explain(conflicts: &[Conflict]) -> String {
                 "" => String::new(),
                 subresource => format!(" (through {subresource})"),
             };
-            format!("`{manager}`{through} has {}", Fields(fields))
+            format!("`{manager}`{through} owns {}", Fields(fields))
         })
         .collect();
     format!(
-        "another field manager has what the app wants otherwise: {}; leave the fields out, add an ignore \
-         rule, or take them over with `conflicts: take` in the app or the annotation \
+        "another field manager owns fields that the app sets to other values: {}; remove the fields from \
+         the app, add an ignore rule, or take them over with `conflicts: take` in the app or the annotation \
          muster.dev/conflicts: take",
         parts.join("; ")
     )
 }
 
-/// Names another version in the entries of `metadata.managedFields` that are written in a version which the
-/// API server does not serve any more, as a JSON patch (RFC 6902) for this version of the object only. It
-/// can't convert those and refuses every apply. `None` where there are none.
+/// Replaces the API version `dead` in `metadata.managedFields`, which the API server no longer serves, with `to`.
+/// The API server can't convert entries of such a version and rejects every apply. Returns a JSON patch
+/// (RFC 6902) that is valid only for this version of the object, or `None` if there are no such entries.
 #[must_use]
 pub fn leave_version(live: &Value, dead: &str, to: &str) -> Option<Value> {
     let entries = live["metadata"]["managedFields"].as_array()?;
@@ -272,6 +273,6 @@ mod tests {
             conflict("b", ".y"),
             conflict("a", ".z"),
         ]);
-        assert!(text.contains("`a` has .x, .z; `b` has .y;"), "{text}");
+        assert!(text.contains("`a` owns .x, .z; `b` owns .y;"), "{text}");
     }
 }

@@ -1,9 +1,9 @@
-//! What people's tools have on Muster's objects: fields that Git never had, and fields that Git has, too.
+//! Fields that people's tools own on Muster's objects: fields that Git never had, and fields that Git also has.
 //!
-//! Server-side apply removes a field only where nobody else has it. So what kubectl put on an object would
-//! stay for ever, and so would every field that left Git while kubectl had it as well. People's fields are
-//! therefore taken over: the next apply removes those that Git does not have. Controllers' fields are not;
-//! where the line runs is what [`is_persons`] and [`THEIRS`] say.
+//! Server-side apply removes a field only if no other manager owns it. A field that kubectl added to an object would
+//! therefore stay forever, and so would every field that is removed from Git while kubectl also owns it. So the
+//! fields of people's tools are taken over, and the next apply removes those that Git does not have. Controllers'
+//! fields are not taken over. [`is_persons`] and [`THEIRS`] define the difference.
 
 use std::collections::BTreeMap;
 
@@ -15,61 +15,63 @@ use crate::{
     ownership::is_predecessor,
 };
 
-/// Tools in which a person changes objects by hand: kubectl adds its command to the name (`kubectl-edit`,
-/// `kubectl-set`); the others are k9s, Lens, the Kubernetes dashboard, and everything in a browser.
+/// Field managers, besides kubectl, of tools with which people change objects by hand: k9s, Lens, the Kubernetes
+/// dashboard, and everything in a browser. kubectl is matched by prefix, because it adds its command to the name
+/// (`kubectl-edit`, `kubectl-set`).
 const TOOLS: [&str; 4] = ["k9s", "node-fetch", "dashboard", "Mozilla"];
 
-/// The name under which fields stand that an object had before Muster, and that Git never had: nobody
-/// meant them as a change of what Git says, so they stay.
+/// The field manager of the fields that an object had before Muster and that Git never had. Nobody meant them as a
+/// change to the desired state, so they stay.
 const BEFORE: &str = "before-muster";
 
-/// What an API server calls the time before an object had managers. Everything that the object had is
-/// listed there, what controllers wrote too.
+/// The field manager that the API server uses for the time before an object had managers. Its entry lists all
+/// fields that the object had, including those that controllers wrote.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 
-/// What kubectl's client-side apply leaves behind for itself.
+/// The annotation in which kubectl's client-side apply stores the last applied object.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// Fields that people set on an object without meaning to change what Git says, as JSON pointers. A name
-/// that ends in `*` is any name that begins so.
+/// Fields that people set on an object without meaning to change the desired state, as JSON pointers. A name that
+/// ends in `*` matches every name with that prefix.
 const THEIRS: [&str; 3] = [
-    // What Muster itself is told on the live object.
+    // Muster's own annotations on the live object.
     "/metadata/annotations/muster.dev~1*",
-    // `kubectl rollout restart`: undone, it would restart everything once more.
+    // Set by `kubectl rollout restart`. Removing it would restart everything once more.
     "/spec/template/metadata/annotations/kubectl.kubernetes.io~1restartedAt",
     "/status",
 ];
 
-/// Whether a field manager is the tool of a person, or one that applied whole objects before Muster.
+/// Returns true if a field manager is a person's tool, or a tool that applied whole objects before Muster.
 #[must_use]
 pub fn is_persons(name: &str) -> bool {
     name.starts_with("kubectl") || TOOLS.contains(&name) || is_predecessor(name)
 }
 
-/// What becomes of the fields that people's tools have and Git has not.
+/// What happens to fields that people's tools own and that Git does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rest {
-    /// They stay: the object has just become Muster's.
+    /// The fields stay under a separate manager, because Muster has just adopted the object.
     Adopt,
-    /// They stay with their tools: drift is only reported.
+    /// The fields stay with their tools, because drift is only reported.
     Leave,
-    /// They become Muster's, so that the next apply removes them.
+    /// Muster takes the fields over, so that the next apply removes them.
     Take,
 }
 
-/// A change of who has which fields.
+/// A change of the ownership of fields.
 #[derive(Debug, PartialEq)]
 pub struct TakeOver {
-    /// As a JSON patch (RFC 6902), for this version of the object only.
+    /// A JSON patch (RFC 6902) that is valid only for this version of the object.
     pub patch: Value,
-    /// Muster has fields now that Git does not have: it has to apply the object again.
+    /// True if Muster now owns fields that Git does not have, so that it has to apply the object again.
     pub apply: bool,
-    /// Who had which fields was lost, so that fields which left Git meanwhile can't be told from others.
+    /// True if the ownership of fields was lost, so that fields which were removed from Git in the meantime can't be
+    /// distinguished from others.
     pub unknown: bool,
 }
 
-/// The fields that people's tools have put on a live object of Muster's; `None` where there are none. Not
-/// among them: what Muster has, too, what is ignored (JSON pointers), and what is theirs to set.
+/// Returns the fields that people's tools added to a live object of Muster's; `None` if there are none. Fields that
+/// Muster also owns, ignored fields (JSON pointers), and fields that people may set are not included.
 #[must_use]
 pub fn added(id: &ObjectRef, live: &Value, ignored: &[&str]) -> Option<Value> {
     let nobody = Value::Null;
@@ -83,15 +85,15 @@ pub fn added(id: &ObjectRef, live: &Value, ignored: &[&str]) -> Option<Value> {
         .reduce(|all, fields| union(&all, &fields))
 }
 
-/// The person's tool that changed the object last.
+/// Returns the name of the person's tool that last changed the object.
 #[must_use]
 pub fn last_tool(live: &Value) -> Option<&str> {
     let tools = managers(live).filter(is_of_people);
     tools.max_by_key(|tool| tool.time).map(|tool| tool.name)
 }
 
-/// Makes the fields that Muster and people's tools have Muster's alone, and deals with the rest of what
-/// people's tools have; `None` where all of that is so.
+/// Makes Muster the only owner of the fields that it shares with people's tools, and treats the other fields of
+/// people's tools as `rest` says. Returns `None` if nothing has to change.
 #[must_use]
 pub fn take_over(id: &ObjectRef, live: &Value, ignored: &[&str], rest: Rest) -> Option<TakeOver> {
     let own = managers(live).find(Manager::is_own)?;
@@ -102,7 +104,7 @@ pub fn take_over(id: &ObjectRef, live: &Value, ignored: &[&str], rest: Rest) -> 
     let (mut apply, mut unknown) = (false, false);
     let mut kept: Vec<Value> = Vec::new();
     let mut own_at = 0;
-    // What was there before, by the version in which the fields are written.
+    // The fields from before Muster, by the API version in which they are written.
     let mut before: BTreeMap<String, Value> = BTreeMap::new();
     for (manager, entry) in managers(live).zip(entries) {
         if manager.is_own() {
@@ -180,7 +182,7 @@ pub fn take_over(id: &ObjectRef, live: &Value, ignored: &[&str], rest: Rest) -> 
     })
 }
 
-/// An object without these fields.
+/// Returns a copy of an object without these fields.
 #[must_use]
 pub fn without_fields(object: &Value, fields: &Value) -> Value {
     let mut object = object.clone();
@@ -192,7 +194,7 @@ fn is_of_people(manager: &Manager<'_>) -> bool {
     manager.subresource.is_empty() && is_persons(manager.name)
 }
 
-/// One step of a pointer.
+/// One step of a JSON pointer.
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
     Any,
@@ -210,10 +212,10 @@ impl Step {
     }
 }
 
-/// What is not Muster's business on an object of this kind.
+/// Returns the fields that people may set on an object of this kind, and the ignored fields.
 fn theirs(id: &ObjectRef, ignored: &[&str]) -> Vec<Vec<Step>> {
     let node = id.gvk.group.is_empty() && id.gvk.kind == "Node";
-    // `kubectl cordon`, `drain` and `taint`.
+    // Set by `kubectl cordon`, `drain` and `taint`.
     let node = node.then_some("/spec");
     let built_in = THEIRS.iter().copied().chain(node);
     let built_in = built_in.map(|pointer| steps(pointer, true));
@@ -222,7 +224,7 @@ fn theirs(id: &ObjectRef, ignored: &[&str]) -> Vec<Vec<Step>> {
         .collect()
 }
 
-/// The steps of a pointer; with `prefixes`, a name that ends in `*` is any that begins so.
+/// Splits a pointer into steps. With `prefixes`, a name that ends in `*` matches every name with that prefix.
 pub(crate) fn steps(pointer: &str, prefixes: bool) -> Vec<Step> {
     let tokens = pointer.split('/').skip(1);
     let step = |token: &str| {
@@ -236,7 +238,7 @@ pub(crate) fn steps(pointer: &str, prefixes: bool) -> Vec<Step> {
     tokens.map(step).collect()
 }
 
-/// What is left of pointers below a name.
+/// Returns the rest of each pointer that continues below a name.
 pub(crate) fn below(pointers: &[Vec<Step>], name: &str) -> Vec<Vec<Step>> {
     let rest = |steps: &Vec<Step>| {
         let (first, rest) = steps.split_first()?;
@@ -245,13 +247,13 @@ pub(crate) fn below(pointers: &[Vec<Step>], name: &str) -> Vec<Vec<Step>> {
     pointers.iter().filter_map(rest).collect()
 }
 
-/// Fields in two parts.
+/// Fields that are taken over, and fields that stay with their manager.
 pub(crate) struct Split {
     pub(crate) taken: Option<Value>,
     pub(crate) stays: Option<Value>,
 }
 
-/// Parts the fields that are there, from those that are theirs or not there.
+/// Splits fields: those that exist in the live object are taken; those in `theirs`, or that do not exist, stay.
 pub(crate) fn split(fields: &Value, live: Option<&Value>, theirs: &[Vec<Step>]) -> Split {
     let all = |taken: bool| Split {
         taken: taken.then(|| fields.clone()),
@@ -277,7 +279,7 @@ pub(crate) fn split(fields: &Value, live: Option<&Value>, theirs: &[Vec<Step>]) 
         taken.extend(parts.taken.map(|part| (key.clone(), part)));
         stays.extend(parts.stays.map(|part| (key.clone(), part)));
     }
-    // An element or a map that keeps something stays itself.
+    // An element or a map of which something stays also stays itself.
     if stays.keys().any(|key| key != ".")
         && let Some(itself) = taken.remove(".")
     {
@@ -290,7 +292,7 @@ pub(crate) fn split(fields: &Value, live: Option<&Value>, theirs: &[Vec<Step>]) 
     }
 }
 
-/// The name of a child as pointers have it, and the child.
+/// Returns the name of a child, as in pointers, and the child.
 fn child<'a>(key: &str, live: &'a Value) -> (String, Option<&'a Value>) {
     if let Some(name) = key.strip_prefix("f:") {
         return (name.to_owned(), live.get(name));
@@ -306,7 +308,7 @@ fn child<'a>(key: &str, live: &'a Value) -> (String, Option<&'a Value>) {
     }
 }
 
-/// A tree without maps of which it only says that they are there.
+/// Removes the maps from a tree of which only the map itself is owned, and none of its fields.
 fn pruned(tree: Value) -> Option<Value> {
     let Value::Object(map) = tree else {
         return Some(tree);
@@ -316,7 +318,7 @@ fn pruned(tree: Value) -> Option<Value> {
     }
     let below = |(key, tree): (String, Value)| {
         let tree = pruned(tree)?;
-        // Of an element of a list, that is all that can be said; of a map, it is not worth it.
+        // An element of a list may consist only of itself, so it is kept. A map without fields can be dropped.
         let bare = key.starts_with("f:") && is_bare(&tree);
         (!bare).then_some((key, tree))
     };
@@ -324,7 +326,7 @@ fn pruned(tree: Value) -> Option<Value> {
     (!map.is_empty()).then_some(Value::Object(map))
 }
 
-/// Whether a tree only says that its map is there.
+/// Returns true if only the map itself is owned, and none of its fields.
 fn is_bare(tree: &Value) -> bool {
     tree.as_object()
         .is_some_and(|map| map.len() == 1 && map.contains_key("."))
@@ -397,7 +399,7 @@ mod tests {
         })
     }
 
-    /// The managers that a take-over leaves, with their fields.
+    /// Returns the managers after a take-over, with their fields.
     fn managed(take_over: Option<TakeOver>) -> Vec<(String, Value)> {
         let steps = take_over
             .map(|take_over| take_over.patch)
@@ -584,7 +586,7 @@ mod tests {
             without_fields(&live, &fields)["spec"],
             json!({"finalizers": ["theirs"], "containers": [{"name": "web"}]})
         );
-        // The first container is the sidecar.
+        // The sidecar is the first container.
         let fields = added(&pod, &live, &["/spec/containers/0", "/spec/finalizers"]).unwrap();
         assert_eq!(
             without_fields(&live, &fields)["spec"]["containers"],

@@ -1,5 +1,5 @@
-//! Which app runs in which cluster, and as what. Until roles are moved by a region's record, the first
-//! candidate region of an active-passive app is its primary.
+//! Decides which app runs in which cluster, and in which role. The first candidate region of an active-passive app
+//! is its primary.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use muster_model::{
     load::{App, Model, Roles},
 };
 
-/// Places every app of the model.
+/// Returns the roles of every app of the model, by cluster.
 #[must_use]
 pub fn place(model: &Model) -> Roles {
     model
@@ -31,7 +31,7 @@ fn place_app(model: &Model, app: &App) -> BTreeMap<ClusterName, Role> {
         return placed.map(|name| (name.clone(), Role::Active)).collect();
     }
     let mut carriers = candidates(model, app).into_iter().filter_map(|region| {
-        // One cluster a region carries an app that writes: two would be two primaries.
+        // Only one cluster per region runs an app that writes. Two would both be primaries.
         let mut inside = model
             .clusters
             .iter()
@@ -51,7 +51,7 @@ fn place_app(model: &Model, app: &App) -> BTreeMap<ClusterName, Role> {
         .collect()
 }
 
-/// An app's regions in the order in which they are asked to carry its primary.
+/// Returns an app's regions, in the order in which they are considered for its primary.
 fn candidates<'a>(model: &'a Model, app: &'a App) -> Vec<&'a RegionName> {
     let named = &app.spec.placement.regions;
     if named.is_empty() {

@@ -1,5 +1,5 @@
-//! What is deleted: everything in the inventory that is no longer wanted, except what would take
-//! something wanted with it, what somebody protects, and what is too much to be meant.
+//! Decides what is deleted: every object of the inventory that is no longer in the desired state. Exceptions are
+//! objects whose deletion would also delete desired objects, protected objects, and deletions beyond the budget.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -19,16 +19,16 @@ mod wave;
 
 pub use wave::{Leaving, Wave, wave};
 
-/// Annotation on a live object that keeps it (`disabled`), lets a protected kind go (`enabled`), or lets
-/// it go before what replaces it is there (`first`).
+/// The annotation on a live object that prevents its deletion (`disabled`), allows the deletion of a protected
+/// kind (`enabled`), or allows its deletion before its replacement is healthy (`first`).
 pub const PRUNE: &str = "muster.dev/prune";
 
-/// Namespaces that an API server makes and does not let go, or that come back at once.
+/// Namespaces that the API server creates and does not delete, or recreates immediately.
 const SYSTEM_NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
-/// Priority classes of the same sort.
+/// Priority classes that the API server creates and does not delete, or recreates immediately.
 const SYSTEM_PRIORITIES: [&str; 2] = ["system-cluster-critical", "system-node-critical"];
 
-/// Groups of Kubernetes' own kinds; all other kinds are custom resources or of aggregated APIs.
+/// Groups of Kubernetes' own kinds. All other kinds are custom resources or belong to aggregated APIs.
 const OWN_GROUPS: [&str; 24] = [
     "",
     "admissionregistration.k8s.io",
@@ -56,13 +56,13 @@ const OWN_GROUPS: [&str; 24] = [
     "storagemigration.k8s.io",
 ];
 
-/// Whether an object's kind is none of Kubernetes' own.
+/// Returns true if an object's kind is not one of Kubernetes' own.
 #[must_use]
 pub fn is_custom(id: &ObjectRef) -> bool {
     !OWN_GROUPS.contains(&id.gvk.group.as_str())
 }
 
-/// Whether Kubernetes never lets this object go, or makes it again at once.
+/// Returns true if Kubernetes never deletes this object or recreates it immediately.
 fn is_system(id: &ObjectRef) -> bool {
     let name = id.name.as_str();
     match (id.gvk.group.as_str(), id.gvk.kind.as_str()) {
@@ -72,8 +72,8 @@ fn is_system(id: &ObjectRef) -> bool {
     }
 }
 
-/// Whether Kubernetes itself makes an object of the whole cluster again whenever it is gone. `label` reads
-/// the live object's labels.
+/// Returns true if Kubernetes itself recreates an object whenever it is deleted. `label` reads the live
+/// object's labels.
 #[must_use]
 pub fn is_permanent<'l>(id: &ObjectRef, label: impl Fn(&str) -> Option<&'l str>) -> bool {
     match (id.gvk.group.as_str(), id.gvk.kind.as_str()) {
@@ -92,8 +92,8 @@ pub fn is_permanent<'l>(id: &ObjectRef, label: impl Fn(&str) -> Option<&'l str>)
     }
 }
 
-/// Whether an object stands between the API server and everybody's requests. It may be the very reason
-/// why what an app wants is refused.
+/// Returns true if an object affects every client's requests to the API server (a webhook or an aggregated
+/// API). Such an object may be the reason why the app's other objects are rejected.
 fn is_gate(id: &ObjectRef) -> bool {
     matches!(
         id.gvk.group.as_str(),
@@ -101,22 +101,22 @@ fn is_gate(id: &ObjectRef) -> bool {
     )
 }
 
-/// What the annotation [`PRUNE`] on the live object says.
+/// The value of the annotation [`PRUNE`] on the live object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mark {
-    /// Nothing.
+    /// There is no annotation.
     #[default]
     None,
-    /// It stays and is nobody's any more.
+    /// The object is not deleted, and Muster no longer manages it.
     Keep,
-    /// It may go although its kind is protected.
+    /// The object may be deleted although its kind is protected.
     MayGo,
-    /// It goes before what replaces it is there.
+    /// The object is deleted before its replacement is healthy.
     First,
 }
 
 impl Mark {
-    /// Reads the annotation. An unknown word keeps the object: somebody meant to say something.
+    /// Reads the annotation. An unknown value prevents the deletion, because its intent is unclear.
     #[must_use]
     pub fn of(annotation: Option<&str>) -> Self {
         match annotation {
@@ -131,44 +131,46 @@ impl Mark {
 /// One object of the inventory.
 #[derive(Debug, Clone, Copy)]
 pub struct Owned<'a> {
-    /// Which object, of which app, defining what.
+    /// The object, its app, and the kinds that it defines.
     pub item: Item<'a>,
-    /// The UID that the API server gave it; `None` where it is not known to exist.
+    /// The object's UID; `None` if the object is not known to exist.
     pub uid: Option<&'a str>,
-    /// That it goes was decided before.
+    /// True if an earlier run already decided to delete the object.
     pub going: bool,
-    /// What its annotation says.
+    /// The value of its annotation [`PRUNE`].
     pub mark: Mark,
-    /// It is a custom resource that has more than itself to lose: its controller wants to clean up after
-    /// it (it has finalizers), other objects have it as their owner and would go with it (a database's
-    /// pods and volumes), or it concerns the whole cluster, so that nobody sees who refers to it.
+    /// True if the object is a custom resource whose deletion loses more than the object itself: it has
+    /// finalizers (its controller cleans up after it), it owns other objects, which would be deleted with it
+    /// (a database's pods and volumes), or it is cluster-scoped, so that its users are unknown.
     pub precious: bool,
 }
 
-/// What a generation wants.
+/// The desired state of a generation.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
-    /// Every object.
+    /// All desired objects.
     pub items: &'a [Item<'a>],
-    /// Apps that are there and have no object at all.
+    /// Apps of the generation that have no objects.
     pub emptied: &'a BTreeSet<&'a AppName>,
-    /// Apps by the names that they had before.
+    /// The current names of renamed apps, by their former names.
     pub formerly: &'a BTreeMap<&'a AppName, &'a AppName>,
-    /// Every app.
+    /// All apps of the generation.
     pub apps: &'a BTreeSet<&'a AppName>,
-    /// Apps that are not as they should be yet, with what they wait for. Nothing of theirs is deleted.
+    /// Apps that are not fully applied and healthy yet, with what they wait for. Their old objects are not
+    /// deleted yet.
     pub unfinished: &'a BTreeMap<&'a AppName, String>,
-    /// What was deleted unasked lately.
+    /// The objects that were deleted without approval within the last hour.
     pub spent: &'a Spent,
 }
 
-/// What was deleted unasked within the last hour. Many small changes are a large one, so it counts against the
-/// budget of the next.
+/// The number of objects that were deleted without approval within the last hour. They count against the budget of
+/// the next deletion, because many small deletions add up to a large one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Spent {
-    /// How many objects of an app.
+    /// The number of deleted objects, by app.
     pub apps: BTreeMap<AppName, usize>,
-    /// The most in an hour, whatever the orders say.
+    /// The agent's own limit of deletions without approval per hour, which the hub can't raise; `None` for no
+    /// limit.
     pub ceiling: Option<usize>,
 }
 
@@ -182,89 +184,94 @@ impl Spent {
     }
 }
 
-/// What happens to the objects of the inventory that are not wanted, by their index.
+/// What happens to the objects of the inventory that are not in the desired state. Objects are identified by
+/// their index.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Prune {
-    /// Deleted, in an order that [`wave`] gives.
+    /// Objects to delete. [`wave`] decides the order.
     pub delete: Vec<usize>,
-    /// Left where they are for now, with the reason.
+    /// Objects that are not deleted yet, with the reason.
     pub held: Vec<(usize, Held)>,
-    /// Left where they are until a person approves exactly this.
+    /// Sets of objects whose deletion is pending approval. An approval applies to exactly one such set.
     pub sets: Vec<HeldSet>,
-    /// Not deleted and no longer the inventory's: the live object is wanted under another type.
+    /// Objects that leave the inventory without being deleted, because the same live object is desired under
+    /// another API group.
     pub handed_over: Vec<usize>,
-    /// Not deleted and no longer the inventory's, because somebody said so on the object.
+    /// Objects that leave the inventory without being deleted, because their annotation [`PRUNE`] says so or
+    /// because Kubernetes never deletes them.
     pub released: Vec<usize>,
-    /// How many of those that are deleted nobody was asked about, by app.
+    /// The number of objects to delete without an approval, by app.
     pub unasked: BTreeMap<AppName, usize>,
 }
 
-/// Objects of one app that wait for an approval.
+/// Objects of one app whose deletion is pending approval.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldSet {
-    /// The app that they came from.
+    /// The app that the objects belonged to.
     pub app: AppName,
-    /// Names exactly these objects.
+    /// The hash that identifies exactly these objects.
     pub set: ContentHash,
-    /// Why they are held.
+    /// Why the deletion needs an approval.
     pub reason: String,
-    /// The objects.
+    /// The objects, by their index in the inventory.
     pub members: Vec<usize>,
 }
 
-/// Why an unwanted object is not deleted.
+/// Why an object that is no longer in the desired state is not deleted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Held {
-    /// A namespace with wanted objects in it.
-    #[error("the namespace still holds {0}, which is wanted")]
+    /// The namespace contains a desired object.
+    #[error("the namespace still holds {0}, which is in the desired state")]
     Namespace(ObjectRef),
-    /// The definition of a wanted object's kind.
-    #[error("it defines the kind of {0}, which is wanted")]
+    /// The object defines the kind of a desired object.
+    #[error("it defines the kind of {0}, which is in the desired state")]
     Definition(ObjectRef),
-    /// The hub knows nothing good of its app, which stands in the repository.
+    /// The object's app is in the repository, but the hub has no last good version of it.
     #[error(
-        "the app stands in the repository with a problem, and the hub does not know what it was before; it \
-         stays until that is mended"
+        "the app is in the repository but has a problem, and the hub does not know its last good version; the \
+         object stays until the problem is fixed"
     )]
     Unknown,
-    /// The namespace in which the agent keeps its own records.
-    #[error("the agent keeps its own records in it")]
+    /// The namespace in which the agent stores its own records.
+    #[error("the agent stores its own records in it")]
     OwnNamespace,
-    /// What replaces it is not there yet.
+    /// The object's app is not fully applied and healthy yet.
     #[error(
-        "no longer wanted; it stays until what its app wants is there ({0}). Where it has to go first, \
-         annotate it with {PRUNE}: first"
+        "no longer in Git; it is deleted once the app's desired objects are applied and healthy ({0}). To \
+         delete it first, annotate it with {PRUNE}: first"
     )]
     Replacement(String),
-    /// A namespace or definition with an object that a person keeps.
-    #[error("{0} would go with it, and the annotation {PRUNE} on that keeps it")]
+    /// A namespace or definition whose deletion would also delete an object with [`Mark::Keep`].
+    #[error("deleting it would also delete {0}, which its own annotation {PRUNE} protects")]
     Keeps(ObjectRef),
-    /// An object that a person keeps, in a namespace or of a definition that would go.
-    #[error("the annotation {PRUNE} on it keeps it, and {0} with it")]
+    /// An object with [`Mark::Keep`] whose namespace or definition would otherwise be deleted.
+    #[error("its annotation {PRUNE} protects it, so {0} stays too")]
     Kept(ObjectRef),
-    /// A custom resource that its operator may have to finish waits for an approval.
+    /// The object may belong to the operator of a custom resource whose deletion is pending approval.
     #[error(
-        "it may have to clean up after {object}, which waits for the approval of app {app}; it goes when \
-         that is gone"
+        "it may have to clean up after {object}, whose deletion is pending approval for app {app}; it is \
+         deleted after that object is gone"
     )]
     Operator {
         /// The custom resource.
         object: ObjectRef,
-        /// The app that it is held for.
+        /// The app whose approval is pending.
         app: AppName,
     },
-    /// Another object that waits for an approval would be deleted with it.
-    #[error("it would take {object} with it, which waits for the approval of app {app}")]
+    /// Deleting the object would also delete another object that must not be deleted yet.
+    #[error(
+        "deleting it would also delete {object} of app {app}, whose deletion is pending approval or not due yet"
+    )]
     Elsewhere {
-        /// The object.
+        /// The other object.
         object: ObjectRef,
-        /// The app that it is held for.
+        /// The other object's app.
         app: AppName,
     },
 }
 
-/// Decides what of `inventory` goes when `wanted` is all that should be. `own_namespace` is where the
-/// agent lives.
+/// Decides which objects of `inventory` are deleted, given the desired state `wanted`. `own_namespace` is the
+/// agent's namespace.
 #[must_use]
 pub fn prune(
     inventory: &[Owned<'_>],
@@ -275,8 +282,8 @@ pub fn prune(
     let identities: HashSet<_> = wanted.items.iter().map(|item| item.id.identity()).collect();
     let (kept, unwanted): (Vec<usize>, Vec<usize>) = (0..inventory.len())
         .partition(|&index| identities.contains(&inventory[index].item.id.identity()));
-    // One live object can be reached as two types (Ingress was in two groups). Deleting it under its
-    // old name would delete what is wanted under its new one.
+    // One live object can be served in two API groups (as Ingress was). Deleting it in its old group would delete
+    // the object that is desired in its new group.
     let kept_uids: HashSet<_> = kept
         .iter()
         .filter_map(|&index| inventory[index].uid)
@@ -315,7 +322,7 @@ pub fn prune(
     }
     let (go, unasked, sets) = within_budget(inventory, asked, wanted, orders);
     delete.extend(go);
-    // What is held elsewhere would go with its namespace or its definition.
+    // Deleting a namespace or a definition would also delete the objects in it that must not be deleted yet.
     let held: Vec<(&ObjectRef, &AppName)> = sets
         .iter()
         .flat_map(|set| set.members.iter().map(|&index| (index, &set.app)))
@@ -360,8 +367,9 @@ pub fn prune(
     plan
 }
 
-/// By app, a custom resource that waits for an approval and of which it may have the operator: it defines
-/// the kind, or has the resource itself and leaves as a whole. Without its operator the resource's finalizers are never done.
+/// Returns, by app, a custom resource whose deletion is pending approval and whose operator the app may contain: the
+/// app defines the resource's kind, or it contains the resource and leaves as a whole. Without its operator, the
+/// resource's finalizers would never be removed.
 fn operated<'a>(
     inventory: &[Owned<'a>],
     sets: &'a [HeldSet],
@@ -386,8 +394,8 @@ fn operated<'a>(
     operated
 }
 
-/// What a person keeps that would be lost with a namespace or definition that is not wanted: each of these
-/// with one such object, and each such object with what would take it along.
+/// Finds the objects with [`Mark::Keep`] that would be deleted together with an undesired namespace or definition.
+/// Returns a map from each such namespace or definition to one such object, and a map in the other direction.
 fn kept_inside(
     inventory: &[Owned<'_>],
     unwanted: &[usize],
@@ -419,13 +427,14 @@ fn kept_inside(
 }
 
 impl<'a> Wanted<'a> {
-    /// The name that an app has now.
+    /// Returns the current name of an app.
     fn now(&self, app: &'a AppName) -> &'a AppName {
         self.formerly.get(app).copied().unwrap_or(app)
     }
 }
 
-/// Whether an object would go with `item`: it is in this namespace, or of this definition.
+/// Returns a predicate for the objects that would be deleted together with `item`: those in this namespace, or
+/// of this definition.
 fn contents<'a>(item: &'a Item<'_>) -> Box<dyn Fn(&ObjectRef) -> bool + 'a> {
     match (Foundation::of(item.id), item.defines) {
         (None, _) => Box::new(|_| false),
@@ -433,7 +442,7 @@ fn contents<'a>(item: &'a Item<'_>) -> Box<dyn Fn(&ObjectRef) -> bool + 'a> {
             Box::new(|id| id.namespace.as_ref() == Some(&item.id.name))
         }
         (Some(_), Some(defines)) => Box::new(|id| Definition::covers(defines, id)),
-        // Not understood: its name ends with its group, and that has to be enough.
+        // The definition could not be parsed, so only its name is known, which ends with its group.
         (Some(_), None) => Box::new(|id| {
             let name = item.id.name.strip_suffix(id.gvk.group.as_str());
             !id.gvk.group.is_empty() && name.is_some_and(|rest| rest.ends_with('.'))
@@ -441,7 +450,8 @@ fn contents<'a>(item: &'a Item<'_>) -> Box<dyn Fn(&ObjectRef) -> bool + 'a> {
     }
 }
 
-/// Splits what could go into what goes, which of that nobody was asked about, and what is asked first.
+/// Splits the candidates for deletion. Returns the objects to delete, those of them without an approval, and the
+/// sets that are pending approval.
 fn within_budget(
     inventory: &[Owned<'_>],
     asked: BTreeMap<&AppName, Vec<usize>>,
@@ -450,7 +460,7 @@ fn within_budget(
 ) -> (Vec<usize>, HashSet<usize>, Vec<HeldSet>) {
     let mut unasked = HashSet::new();
     let mut of_app: HashMap<&AppName, usize> = HashMap::new();
-    // What is on its way out counts as spent.
+    // Objects whose deletion was already decided do not count as objects of their app.
     for owned in inventory.iter().filter(|owned| !owned.going) {
         *of_app.entry(wanted.now(owned.item.app)).or_default() += 1;
     }
@@ -473,13 +483,13 @@ fn within_budget(
             free.push((app, rest, precious));
         }
     }
-    // All cuts count together, against what the apps have that they are made in: many small ones are a
-    // large one.
+    // The deletions of all apps are also compared together with the objects of all these apps, because many
+    // small deletions add up to a large one.
     let cut = free.iter().filter(|(_, rest, _)| !rest.is_empty());
     let cut = cut.map(|(app, ..)| *app).chain(wanted.spent.apps.keys());
     let cut: BTreeSet<&AppName> = cut.collect();
     let total: usize = cut.iter().filter_map(|app| of_app.get(*app)).sum();
-    // What went within the hour is counted as if it went now.
+    // Objects that were deleted within the last hour are counted as if they were deleted now.
     let spent = wanted.spent.total();
     let allowed_in_all = budget.of(total + spent).saturating_sub(spent);
     let ceiling = wanted
@@ -488,7 +498,7 @@ fn within_budget(
         .map(|ceiling| ceiling.saturating_sub(spent));
     let lately = |spent: usize| match spent {
         0 => String::new(),
-        spent => format!(", since {spent} went within the last hour"),
+        spent => format!(" ({spent} already deleted within the last hour)"),
     };
     let mut together = 0;
     let mut reasons: Vec<Option<String>> = Vec::new();
@@ -502,11 +512,11 @@ fn within_budget(
             None
         } else if !wanted.apps.contains(app) && !orders.lets_go(app) {
             Some(format!(
-                "the app is gone from the repository; approve that, or say in a commit's message that it is \
-                 meant: `{PRUNE_TRAILER}: {app}`"
+                "the app is no longer in the repository; approve the deletion, or add `{PRUNE_TRAILER}: \
+                 {app}` to a commit message"
             ))
         } else if wanted.emptied.contains(app) {
-            Some("the app renders to nothing, which would delete all that it has".to_owned())
+            Some("the app renders to nothing, which would delete all of its objects".to_owned())
         } else if rest.len() > allowed {
             let number = rest.len();
             Some(format!(
@@ -561,7 +571,7 @@ fn within_budget(
     (go, unasked, sets)
 }
 
-/// The name of exactly these live objects.
+/// Returns the hash that identifies exactly these live objects.
 fn set_of(inventory: &[Owned<'_>], members: &[usize]) -> ContentHash {
     let mut lines: Vec<String> = members
         .iter()

@@ -1,7 +1,7 @@
-//! When one object is tried again: what failed, with exponential back-off; what somebody else keeps
-//! undoing, with pauses that double while that goes on.
+//! When one object is tried again. An object whose request failed is retried with exponential back-off. An object
+//! whose changes are repeatedly undone is corrected with pauses that double until that stops.
 //!
-//! Each object has its own times, so that one that fails costs the others nothing.
+//! Each object has its own times, so a failing object does not delay the others.
 
 use std::time::{Duration, Instant};
 
@@ -10,22 +10,23 @@ use std::time::{Duration, Instant};
 pub struct Pauses {
     /// The first pause.
     pub first: Duration,
-    /// The longest pause; it doubles until then.
+    /// The longest pause. The pause doubles until it reaches this.
     pub longest: Duration,
 }
 
 impl Pauses {
-    /// The pause after so many attempts, which are counted from one.
+    /// Returns the pause after the given number of attempts, counted from one.
     fn after(self, attempts: u32) -> Duration {
         let doublings = attempts.saturating_sub(1).min(16);
         self.first.saturating_mul(1 << doublings).min(self.longest)
     }
 }
 
-/// The least time between two attempts, whatever happens, but for a commit.
+/// The shortest time between two attempts, except after a commit.
 pub const SOONEST: Duration = Duration::from_secs(1);
 
-/// So long after a commit what failed in other apps is tried again: what the commit changes goes first.
+/// How long after a commit the failed objects of other apps are tried again. The objects that the commit changes
+/// are sent first.
 pub const AFTER_COMMIT: Duration = Duration::from_millis(300);
 
 /// An object whose request failed.
@@ -37,8 +38,8 @@ pub struct Failing {
 }
 
 impl Failing {
-    /// It failed at `now`. `jitter` stretches the pause, so that objects that failed together are not
-    /// tried together: 1.0 leaves it as it is.
+    /// Records a failure at `now`. The pause is multiplied by `jitter`, so that objects that failed together are
+    /// not tried again together.
     #[must_use]
     pub fn again(before: Option<Self>, now: Instant, pauses: Pauses, jitter: f64) -> Self {
         let attempts = before.map_or(0, |before| before.attempts).saturating_add(1);
@@ -49,50 +50,51 @@ impl Failing {
         }
     }
 
-    /// When it is tried again.
+    /// Returns when the object is tried again.
     #[must_use]
     pub fn due(&self) -> Instant {
         self.due
     }
 
-    /// Something has happened that may let it succeed: it is tried again at once, but never sooner than
-    /// [`SOONEST`] after the last attempt.
+    /// Schedules the next attempt immediately, but at least [`SOONEST`] after the last one. Called after an event
+    /// that may let the request succeed.
     pub fn hasten(&mut self) {
         self.due = self.due.min(self.last + SOONEST);
     }
 
-    /// A person has changed something, at `now`, that may let it succeed: it is tried again
-    /// [`AFTER_COMMIT`].
+    /// Schedules the next attempt at most [`AFTER_COMMIT`] after `now`. Called after a commit that may let the request
+    /// succeed.
     pub fn soon(&mut self, now: Instant) {
         self.due = self.due.min(now + AFTER_COMMIT);
     }
 
-    /// A person has changed or allowed it: it is tried again now.
+    /// Schedules the next attempt now. Called when a person has changed the object or approved the request.
     pub fn now(&mut self) {
         self.due = self.last;
     }
 }
 
-/// So often an object is corrected at once, before there are pauses: a person may change it several
-/// times.
+/// How many times an object is corrected immediately, before there are pauses. A person may change it several
+/// times in a row.
 const AT_ONCE: u32 = 3;
-/// For so many first pauses, at least, nobody must undo it until a fight is over.
+/// How long an object must stay unchanged until a fight is over, as a multiple of the first pause. This is the
+/// minimum.
 const CALM: u32 = 60;
 
-/// An object of which somebody undoes what Muster applies, or which somebody deletes.
+/// An object whose applied fields are repeatedly changed, or that is repeatedly deleted, by someone else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fight {
-    /// How often it was undone.
+    /// How many times the object was changed.
     times: u32,
     since: Instant,
-    /// When it was last corrected; before the first correction, when it was undone.
+    /// When the object was last corrected; before the first correction, when it was first found changed.
     corrected: Instant,
-    /// It is undone, and not corrected yet.
+    /// True if the object is changed and not corrected yet.
     undone: bool,
 }
 
 impl Fight {
-    /// It was found undone at `now`. Found so again before it was corrected, it counts once.
+    /// Records that the object was found changed at `now`. Finding it again before it was corrected does not count.
     #[must_use]
     pub fn undone(before: Option<Self>, now: Instant, pauses: Pauses) -> Self {
         match before {
@@ -111,13 +113,13 @@ impl Fight {
         }
     }
 
-    /// It was corrected at `now`.
+    /// Records that the object was corrected at `now`.
     pub fn corrected(&mut self, now: Instant) {
         self.corrected = now;
         self.undone = false;
     }
 
-    /// When it is corrected next.
+    /// Returns when the object is corrected next.
     #[must_use]
     pub fn due(&self, pauses: Pauses) -> Instant {
         self.corrected + self.pause(pauses)
@@ -130,13 +132,13 @@ impl Fight {
         }
     }
 
-    /// When it is over, unless it is undone before.
+    /// Returns when the fight is over, unless the object is changed again before.
     #[must_use]
     pub fn calm_at(&self, pauses: Pauses) -> Instant {
         self.corrected + (self.pause(pauses) * 2).max(pauses.first * CALM)
     }
 
-    /// When something is to be done about it next.
+    /// Returns when the fight has to be handled next.
     #[must_use]
     pub fn next(&self, pauses: Pauses) -> Instant {
         if self.undone {
@@ -146,19 +148,20 @@ impl Fight {
         }
     }
 
-    /// Whether it is undone and waits to be corrected.
+    /// Returns true if the object is changed and not corrected yet.
     #[must_use]
     pub fn is_undone(&self) -> bool {
         self.undone
     }
 
-    /// Whether people should know of it: it has been undone more often than is corrected at once.
+    /// Returns true if the fight should be reported, because the object was changed more often than it is
+    /// corrected immediately.
     #[must_use]
     pub fn is_serious(&self) -> bool {
         self.times > AT_ONCE
     }
 
-    /// How often it was undone, and over how long.
+    /// Returns how many times the object was changed, and over what time.
     #[must_use]
     pub fn extent(&self, now: Instant) -> (u32, Duration) {
         (self.times, now.saturating_duration_since(self.since))

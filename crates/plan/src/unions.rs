@@ -1,8 +1,8 @@
-//! Fields that stand in the way of a change though Git does not have them.
+//! Fields that block a change although Git does not have them.
 //!
-//! Of many fields only one may be set at a time: `rollingUpdate` goes with one type of strategy, a volume has
-//! one source, a probe one handler. Where Git chooses another, what the API server has filled in beside the
-//! first one stays, since nobody owns it, and the API server refuses the two together.
+//! In a union, only one of several fields may be set: `rollingUpdate` is valid with one type of strategy only, a
+//! volume has one source, a probe one handler. If Git switches to another member, the defaults that the API server
+//! set for the first one stay, because no manager owns them. The API server then rejects the two together.
 
 use serde_json::{Map, Value, json};
 
@@ -12,11 +12,14 @@ use crate::{
     people::{Step, below, is_persons, split, steps},
 };
 
-/// Makes Muster's, so that the next apply removes them, the fields that the API server objects to, that Git
-/// does not have, and that nobody has but people's tools and those whose fields are ignored (JSON pointers).
-/// Where it objects to a field of Git's, the objects beside it are meant: of a union, the API server does
-/// not say which member is too many. The answer is a JSON patch (RFC 6902) for this version of the object
-/// only; `None` where there is no such field.
+/// Makes Muster the owner of fields that the API server rejects and that Git does not have, so that the next apply
+/// removes them. A field that a controller owns is not taken, unless it is in `ignored` (JSON pointers).
+///
+/// If the API server rejects a field that Git has, the objects next to it that Git does not have are taken instead,
+/// because the API server does not say which member of a union is surplus.
+///
+/// Returns a JSON patch (RFC 6902) that is valid only for this version of the object, or `None` if there is no
+/// such field.
 #[must_use]
 pub fn clear(
     wanted: &Value,
@@ -40,7 +43,7 @@ pub fn clear(
     let cleared = cleared.reduce(|all, fields| union(&all, &fields))?;
     let fields = union(own.fields, &cleared);
     let mut patch = Vec::new();
-    // From the end, so that removing an entry moves none that is still to be named.
+    // Start at the end, so that removing an entry does not change the index of an entry that comes later in the patch.
     let mut all: Vec<Manager<'_>> = managers(live)
         .filter(|m| m.subresource.is_empty())
         .collect();
@@ -69,8 +72,8 @@ enum Segment {
     Index(usize),
 }
 
-/// Reads a field as the API server names it, such as `spec.ports[0].nodePort`. `None` where nothing may be
-/// removed there: at the top, and in what is not for apps to say.
+/// Parses a field as the API server names it, such as `spec.ports[0].nodePort`. Returns `None` for fields that must
+/// not be removed: top-level fields, and fields that an app does not control.
 fn parse(field: &str) -> Option<Vec<Segment>> {
     let mut path = Vec::new();
     for part in field.split('.') {
@@ -93,7 +96,7 @@ fn parse(field: &str) -> Option<Vec<Segment>> {
     (path.len() > 1 && !fixed).then_some(path)
 }
 
-/// A place in the live object, with what Muster and others have there and what is ignored there.
+/// A place in the live object, with the fields that Muster and others own there and the fields ignored there.
 struct Place<'a> {
     live: &'a Value,
     own: Option<&'a Value>,
@@ -128,7 +131,7 @@ impl<'a> Place<'a> {
         })
     }
 
-    /// The fields below a name, where nobody has any that count; `None` where somebody has.
+    /// Returns the fields below a name; `None` if another manager owns one that is not ignored.
     fn free(&self, name: &str) -> Option<Value> {
         let there = self.child(name)?;
         let counts = |tree: &&Value| {
@@ -141,7 +144,7 @@ impl<'a> Place<'a> {
     }
 }
 
-/// All fields of a value.
+/// Returns the tree of all fields of a value.
 fn fields_of(value: &Value) -> Value {
     let mut fields = Map::new();
     if let Value::Object(map) = value {
@@ -156,14 +159,14 @@ fn fields_of(value: &Value) -> Value {
     Value::Object(fields)
 }
 
-/// The fields at a path that are cleared.
+/// Returns the fields to clear for a rejected path.
 fn visit(wanted: &Value, here: &Place<'_>, path: &[Segment]) -> Option<Value> {
     match path {
         [] => None,
         [Segment::Index(index), rest @ ..] => {
             let there = here.element(*index)?;
             let list = wanted.as_array()?;
-            // Others may have put elements of theirs between Git's.
+            // Other managers may have added elements, so indexes can differ from those in Git.
             let named = there.live.get("name");
             let child = match named {
                 Some(_) => list.iter().find(|value| value.get("name") == named),
@@ -195,7 +198,7 @@ fn visit(wanted: &Value, here: &Place<'_>, path: &[Segment]) -> Option<Value> {
 mod tests {
     use super::*;
 
-    /// What Muster has afterwards.
+    /// Returns the fields that Muster owns after the patch.
     fn cleared(wanted: &Value, live: &Value, field: &str, ignored: &[&str]) -> Option<Value> {
         let cause = Cause { message: "", field };
         let patch = clear(wanted, live, &[cause], ignored)?;
@@ -272,7 +275,7 @@ mod tests {
             })
         };
         let wanted = json!({"spec": {"group": "g"}});
-        // The API server may call it otherwise.
+        // The API server may use a different name for the field.
         let field = "spec.conversion.webhookClientConfig";
         let all = json!({"f:spec": {"f:group": {}, "f:conversion": {
             ".": {}, "f:webhook": {".": {}, "f:caBundle": {}},

@@ -223,7 +223,7 @@ async fn many_small_commits_delete_no_more_than_one_large_one() {
     let observed = applied.settle(with(3, 7)).await;
     assert_eq!(
         only_hold(&observed).reason,
-        "3 of its 11 objects would be deleted, and the prune budget is 2, since 2 went within the last hour"
+        "3 of its 11 objects would be deleted, and the prune budget is 2 (2 already deleted within the last hour)"
     );
     let observed = applied.settle(with(4, 8)).await;
     assert_eq!(observed.holds.len(), 0);
@@ -257,7 +257,7 @@ async fn no_hub_lets_an_agent_delete_more_than_its_own_ceiling() {
     let observed = applied.settle(with(3, 2)).await;
     assert_eq!(
         only_hold(&observed).reason,
-        "4 objects would be deleted, and this agent's own ceiling (--prune-ceiling) is 1, since 2 went within the last hour"
+        "4 objects would be deleted, and this agent's own ceiling (--prune-ceiling) is 1 (2 already deleted within the last hour)"
     );
     assert_eq!(fixture.live("v1", "ConfigMap").await.len(), 6);
     applied.applier.stop().await;

@@ -296,7 +296,7 @@ async fn a_custom_resource_is_recreated_only_where_a_person_says_so() {
     let message = failed(&mut applied, desired(2, "mysql"), &of).await;
     for part in [
         "spec.engine can't be changed: engine is immutable; ",
-        "would lose what the cluster or its controller keeps for it (it exists since ",
+        "would lose what the cluster or its controller stores for it (it was created at ",
         "celonly.example/backup clean up",
         "muster.dev/recreate: enabled",
     ] {

@@ -59,7 +59,7 @@ async fn a_conflict_is_reported_by_field_and_manager_and_nothing_else_stops() {
     else {
         panic!("it should be in conflict: {observed:#?}");
     };
-    assert!(message.contains("`operator` has .data.a;"), "{message}");
+    assert!(message.contains("`operator` owns .data.a;"), "{message}");
     assert!(message.contains("conflicts: take"), "{message}");
     assert_eq!(
         object(&observed, &format!("ConfigMap {ns}/other")).state,

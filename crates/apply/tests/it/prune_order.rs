@@ -182,8 +182,8 @@ async fn an_approved_namespace_waits_for_what_another_app_holds_in_it() {
         .find(|l| l.id.gvk.kind == "Namespace");
     assert_eq!(
         leftover.unwrap().message,
-        "it would take PersistentVolumeClaim elsewhere-a/data with it, which waits for the approval of \
-         app users"
+        "deleting it would also delete PersistentVolumeClaim elsewhere-a/data of app users, whose deletion \
+         is pending approval or not due yet"
     );
     approved.prune.approved.extend(users);
     approved.generation.0 = 4;

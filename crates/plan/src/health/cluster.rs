@@ -1,10 +1,10 @@
-//! The built-in kinds that run nothing: services, volumes, budgets, definitions.
+//! The built-in kinds that run no containers, such as services, volumes, disruption budgets and definitions.
 
 use serde_json::Value;
 
 use super::{Assessment, Rule, condition, conditions, conditions_of, count, list, text};
 
-/// `None` where the kind has no rule of its own.
+/// Returns the kind's own rule; `None` if the kind has none.
 pub(super) fn rule(group: &str, kind: &str) -> Option<Rule> {
     let rule: Rule = match (group, kind) {
         ("", "Service") => service,
@@ -21,7 +21,7 @@ pub(super) fn rule(group: &str, kind: &str) -> Option<Rule> {
     Some(rule)
 }
 
-/// What the load balancer's own controller says is wrong with one of its ports.
+/// Returns an error that the load balancer's controller reports for one of its ports.
 fn port_error(object: &Value) -> Option<Assessment> {
     let points = list(&object["status"]["loadBalancer"]["ingress"]).iter();
     let mut ports = points.flat_map(|point| list(&point["ports"]));
@@ -42,13 +42,13 @@ fn service(object: &Value) -> Assessment {
         return error;
     }
     if list(&object["status"]["loadBalancer"]["ingress"]).is_empty() {
-        return Assessment::progressing("no load balancer has been given to it yet");
+        return Assessment::progressing("no load balancer has been provisioned yet");
     }
     Assessment::HEALTHY
 }
 
-/// Many ingress controllers never write an address, and one that serves without it is well. Whether
-/// there is a controller at all, an Ingress can't tell.
+/// An Ingress is healthy without an address, because many ingress controllers never write one. An Ingress does not
+/// show whether a controller exists at all.
 fn ingress(object: &Value) -> Assessment {
     port_error(object).unwrap_or(Assessment::HEALTHY)
 }
@@ -71,7 +71,7 @@ fn volume(object: &Value) -> Assessment {
     let status = &object["status"];
     match text(status, "phase") {
         "Failed" => Assessment::degraded(match text(status, "message") {
-            "" => "it could not be taken back from its claim",
+            "" => "the volume could not be reclaimed",
             message => message,
         }),
         "Pending" => Assessment::progressing("not provisioned yet"),
@@ -79,7 +79,7 @@ fn volume(object: &Value) -> Assessment {
     }
 }
 
-/// A namespace that ends says in conditions what holds it up.
+/// A terminating namespace reports in its conditions what blocks its deletion.
 fn namespace(object: &Value) -> Assessment {
     if text(&object["status"], "phase") != "Terminating" {
         return Assessment::HEALTHY;
@@ -95,7 +95,7 @@ fn namespace(object: &Value) -> Assessment {
 }
 
 fn autoscaler(object: &Value) -> Assessment {
-    // Version 1 of the API has no field for conditions and keeps them in an annotation.
+    // Version 1 of the API has no field for conditions and stores them in an annotation.
     let of_v1 = object["metadata"]["annotations"]["autoscaling.alpha.kubernetes.io/conditions"]
         .as_str()
         .and_then(|text| serde_json::from_str::<Value>(text).ok());
@@ -117,11 +117,11 @@ fn autoscaler(object: &Value) -> Assessment {
     if seen {
         Assessment::HEALTHY
     } else {
-        Assessment::progressing("its controller has not looked at it yet")
+        Assessment::progressing("its controller has not processed it yet")
     }
 }
 
-/// A budget that allows no disruption at the moment does what it should.
+/// A disruption budget that allows no disruption at the moment still works as intended.
 fn budget(object: &Value) -> Assessment {
     let status = &object["status"];
     let failed = conditions(object).find(|c| c.status == "False" && c.reason == "SyncFailed");
@@ -129,7 +129,7 @@ fn budget(object: &Value) -> Assessment {
         return Assessment::degraded(failed.said());
     }
     if !status["expectedPods"].is_number() {
-        return Assessment::progressing("its controller has not looked at it yet");
+        return Assessment::progressing("its controller has not processed it yet");
     }
     let (have, want) = (
         count(status, "currentHealthy"),
@@ -137,7 +137,7 @@ fn budget(object: &Value) -> Assessment {
     );
     // Without pods there is nothing to protect.
     if have < want && count(status, "expectedPods") > 0 {
-        return Assessment::progressing(format!("{have} of {want} pods that it needs are healthy"));
+        return Assessment::progressing(format!("{have} of {want} required pods are healthy"));
     }
     Assessment::HEALTHY
 }
@@ -162,8 +162,8 @@ fn definition(object: &Value) -> Assessment {
 fn api_service(object: &Value) -> Assessment {
     match condition(object, "Available") {
         Some(available) if available.status == "True" => Assessment::HEALTHY,
-        // Its service may still start.
+        // The service behind it may still be starting.
         Some(available) => Assessment::progressing(available.said()),
-        None => Assessment::progressing("nobody has asked its service yet"),
+        None => Assessment::progressing("its availability has not been checked yet"),
     }
 }

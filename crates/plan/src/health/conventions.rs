@@ -1,9 +1,8 @@
-//! Kinds without a rule of their own, read by what controllers have in common: conditions, words for a
-//! phase or state wherever they stand, replica counts, and switches that stop the work.
+//! Kinds without a rule of their own, assessed by what controllers have in common: conditions, phase and state
+//! fields anywhere in the status, replica counts, and fields that pause the controller.
 //!
-//! Everything that an object says is gathered first (`conventions/conditions.rs`,
-//! `conventions/fields.rs`) and weighed then (`conventions/evidence.rs`): what went wrong counts more than
-//! what is on its way, and that more than what is well.
+//! The evidence in an object is first collected (`conventions/conditions.rs`, `conventions/fields.rs`) and then
+//! weighed (`conventions/evidence.rs`): failure takes precedence over progress, and progress over success.
 
 mod conditions;
 mod evidence;
@@ -17,7 +16,7 @@ use super::{
     words::{Tone, ends_with, is_one_of, starts_with, tone},
 };
 
-/// How deep into an object its parts are looked for.
+/// How many levels of nested fields are searched.
 const DEPTH: usize = 3;
 
 pub(super) fn assess(object: &Value) -> Assessment {
@@ -40,7 +39,7 @@ pub(super) fn assess(object: &Value) -> Assessment {
     evidence.weigh(status)
 }
 
-/// Why an object's controller leaves it alone on purpose, if it does.
+/// Returns a message if the object's controller is switched off on purpose for this object.
 fn held(object: &Value) -> Option<String> {
     let annotations = object["metadata"]["annotations"].as_object();
     let annotation = annotations.into_iter().flatten().find(|(key, value)| {
@@ -59,7 +58,7 @@ fn held(object: &Value) -> Option<String> {
     switch(object["spec"].as_object()?, DEPTH).map(|key| format!("{key} is true in its spec"))
 }
 
-/// The name of a switch that is on, such as `suspend: true` or `paused: true`.
+/// Returns the name of a field that pauses the controller, such as `suspend: true` or `paused: true`.
 fn switch(spec: &Map<String, Value>, depth: usize) -> Option<&str> {
     spec.iter().find_map(|(key, value)| match value {
         Value::Bool(true) if tone(key) == Some(Tone::Stopped) && !ends_with(key, "disabled") => {
@@ -70,7 +69,7 @@ fn switch(spec: &Map<String, Value>, depth: usize) -> Option<&str> {
     })
 }
 
-/// An object of which nobody said anything.
+/// Assesses an object without a status.
 fn silent(object: &Value) -> Assessment {
     let spec = &object["spec"];
     let is_data = || {
@@ -89,8 +88,8 @@ fn silent(object: &Value) -> Assessment {
     Assessment::progressing(SILENT)
 }
 
-/// Kinds that others read, or that wait for their time, so that nobody reports on them. Such kinds are
-/// named alike.
+/// Returns true if no controller is expected to report on the kind, because its objects are only read by others or
+/// run on a schedule. Such kinds are recognized by their names.
 fn is_read_by_others(kind: &str) -> bool {
     const ENDS: [&str; 28] = [
         "Advertisement",
@@ -125,7 +124,7 @@ fn is_read_by_others(kind: &str) -> bool {
     starts_with(kind, "Cron") || ENDS.iter().any(|end| ends_with(kind, end))
 }
 
-/// Kinds that are done one day, so that running is being on the way.
+/// Returns true if objects of the kind run to completion, so that `Running` means that they are progressing.
 fn runs_to_an_end(kind: &str) -> bool {
     const ENDS: [&str; 15] = [
         "Analysis",

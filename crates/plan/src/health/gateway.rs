@@ -1,11 +1,11 @@
-//! The Gateway API: gateways and their listeners, and routes and policies, on which each parent has its
-//! own opinion (GEP-1364).
+//! The Gateway API: gateways with their listeners, and routes and policies, which have conditions for each parent
+//! (GEP-1364).
 
 use serde_json::Value;
 
 use super::{Assessment, Condition, NOT_SEEN, Rule, conditions_of, list, text};
 
-/// `None` where the kind has no rule of its own.
+/// Returns the kind's own rule; `None` if the kind has none.
 pub(super) fn rule(group: &str, kind: &str) -> Option<Rule> {
     if !matches!(
         group,
@@ -16,7 +16,7 @@ pub(super) fn rule(group: &str, kind: &str) -> Option<Rule> {
     let rule: Rule = match kind {
         "GatewayClass" => class,
         "Gateway" => gateway,
-        // It only permits.
+        // A ReferenceGrant only permits references and has no status.
         "ReferenceGrant" => |_| Assessment::HEALTHY,
         _ if kind.ends_with("Route") => route,
         _ if kind.ends_with("Policy") => policy,
@@ -25,14 +25,14 @@ pub(super) fn rule(group: &str, kind: &str) -> Option<Rule> {
     Some(rule)
 }
 
-/// What conditions say, about whom.
+/// The combined result of several lists of conditions.
 #[derive(Default)]
 struct Opinion {
     degraded: Option<String>,
     progressing: Option<String>,
-    /// Somebody spoke of the newest generation.
+    /// True if a condition is about the newest generation.
     current: bool,
-    /// Somebody spoke of an older one.
+    /// True if a condition is about an older generation.
     outdated: bool,
 }
 
@@ -79,7 +79,7 @@ enum Verdict {
 }
 
 fn verdict(condition: &Condition<'_>) -> Verdict {
-    // `Pending` is what every condition begins with.
+    // `Pending` is the initial reason of every condition.
     let waits = condition.status == "Unknown" || condition.reason == "Pending";
     match (condition.kind, condition.status) {
         ("Conflicted" | "PartiallyInvalid" | "OverlappingTLSConfig", "True") => Verdict::Bad,
@@ -95,7 +95,7 @@ fn verdict(condition: &Condition<'_>) -> Verdict {
 fn class(object: &Value) -> Assessment {
     let mut opinion = Opinion::default();
     opinion.hear(object, &object["status"]["conditions"], "");
-    opinion.assess("no controller has taken it up yet")
+    opinion.assess("no controller has reported on it yet")
 }
 
 fn gateway(object: &Value) -> Assessment {
@@ -106,7 +106,7 @@ fn gateway(object: &Value) -> Assessment {
         let about = format!("listener {}", text(listener, "name"));
         opinion.hear(object, &listener["conditions"], &about);
     }
-    opinion.assess("no controller has taken it up yet")
+    opinion.assess("no controller has reported on it yet")
 }
 
 fn route(object: &Value) -> Assessment {
@@ -127,5 +127,5 @@ fn parents(object: &Value, parents: &str, reference: &str) -> Assessment {
         };
         opinion.hear(object, &parent["conditions"], &about);
     }
-    opinion.assess("no gateway has taken it up yet")
+    opinion.assess("no gateway has reported on it yet")
 }

@@ -1,5 +1,5 @@
-//! Rules of a fleet repository over what is built in: expressions in CEL that say how well an object of
-//! one kind is.
+//! Health rules of a fleet repository, which override the built-in rules: CEL expressions that assess the health
+//! of objects of one kind.
 
 use std::collections::HashMap;
 
@@ -12,43 +12,43 @@ use serde_json::Value;
 
 use super::{Assessment, Health, assess, group_and_kind};
 
-/// Rules that are ready for use. The default has none.
+/// Compiled health rules. The default has none.
 #[derive(Debug, Default)]
 pub struct Rules {
-    /// By group and then kind.
+    /// The cases, by group and then kind.
     kinds: HashMap<String, HashMap<String, Vec<Case>>>,
 }
 
 #[derive(Debug)]
 struct Case {
     when: Expression,
-    /// As it was written.
+    /// The source text of `when`.
     text: String,
     health: Health,
     message: Option<Expression>,
 }
 
-/// An expression of a rule that can't be used.
+/// An invalid expression in a health rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the health rule of {kind} can't be used: {} of case {}: {reason}", .field, .case + 1)]
 pub struct RuleError {
-    /// The rule's place among all.
+    /// The index of the rule.
     pub rule: usize,
-    /// The kind that it is about.
+    /// The kind that the rule is about.
     pub kind: String,
-    /// The case's place in the rule.
+    /// The index of the case in the rule.
     pub case: usize,
     /// The field of the case: `when` or `message`.
     pub field: &'static str,
-    /// What is wrong and where in the expression.
+    /// What is wrong in the expression, and where.
     pub reason: String,
 }
 
 impl Rules {
-    /// Makes rules ready for use. Several of one kind are read one after the other.
+    /// Compiles rules. Several rules of one kind are evaluated in order.
     ///
     /// # Errors
-    /// The first expression that is no CEL, or that uses what there isn't.
+    /// Returns the first expression that is not valid CEL, or that uses unknown variables or functions.
     pub fn compile(rules: &[HealthRule]) -> Result<Self, RuleError> {
         let mut kinds: HashMap<String, HashMap<String, Vec<Case>>> = HashMap::new();
         for (place, rule) in rules.iter().enumerate() {
@@ -77,10 +77,10 @@ impl Rules {
         Ok(Self { kinds })
     }
 
-    /// Reads an object's health: by the first case of its kind that is true, and by what is built in where
-    /// none is. What is being deleted is read by what is built in alone.
+    /// Assesses an object's health by the first case of its kind that is true, or by the built-in rules if none
+    /// is true. An object that is being deleted is assessed by the built-in rules only.
     ///
-    /// `metadata.managedFields` can't be seen by a rule.
+    /// Rules can't see `metadata.managedFields`.
     #[must_use]
     pub fn assess(&self, object: &Value) -> Assessment {
         let (group, kind) = group_and_kind(object);
@@ -99,7 +99,7 @@ impl Rules {
             .any(|expression| expression.steps(longest.list, longest.text) > MAX_STEPS);
         if dear {
             let message = format!(
-                "the fleet's rule for this kind is not evaluated: it has loops, and the object lists of up to {} elements and texts of up to {} bytes",
+                "the fleet's rule for this kind is not evaluated: its loops would take too many steps, because the object has lists of up to {} elements and texts of up to {} bytes",
                 longest.list, longest.text
             );
             return Assessment::new(Health::Unknown, message);
@@ -126,12 +126,12 @@ impl Rules {
     }
 }
 
-/// The largest parts of an object: what loops go through.
+/// The sizes of an object's largest parts, which determine the cost of loops.
 #[derive(Debug, Default)]
 struct Longest {
-    /// Elements of a list or fields of a map.
+    /// The largest number of elements of a list or fields of a map.
     list: usize,
-    /// Bytes of a text.
+    /// The largest number of bytes of a string.
     text: usize,
 }
 

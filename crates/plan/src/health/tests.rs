@@ -48,7 +48,7 @@ fn deployments() {
         json!({"replicas": 3}),
         json!({}),
         Health::Progressing,
-        "its controller has not looked at it yet",
+        "its controller has not processed it yet",
     );
     check(
         json!({"replicas": 3}),
@@ -66,7 +66,7 @@ fn deployments() {
         json!({"replicas": 3}),
         json!({"observedGeneration": 2, "replicas": 4, "updatedReplicas": 3, "availableReplicas": 3}),
         Health::Progressing,
-        "1 old replicas are still to go",
+        "1 old replicas are pending termination",
     );
     check(
         json!({"replicas": 3}),
@@ -209,7 +209,7 @@ fn pods() {
         once,
         running,
         Health::Progressing,
-        "running to its end",
+        "running to completion",
     );
 }
 

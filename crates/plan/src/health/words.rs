@@ -1,25 +1,25 @@
-//! What the words mean that controllers choose for states, reasons and condition types: `ImagePullFailed`,
-//! `HEALTH_WARN`, `in-progress`. They are read by their parts, so that one that nobody listed is
-//! understood as well.
+//! The meaning of the words that controllers choose for states, reasons and condition types, such as
+//! `ImagePullFailed`, `HEALTH_WARN` or `in-progress`. Words are split into parts, so that words which are not in
+//! the vocabulary are also understood.
 
 use std::sync::LazyLock;
 
-/// The direction that a word points in, the weakest first: of several the strongest is meant.
+/// What a word says about an object, weakest first. If a text has several tones, the strongest one applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Tone {
-    /// It is as it should be.
+    /// The object is as it should be.
     Good,
-    /// Somebody stopped it on purpose.
+    /// Somebody stopped the object on purpose.
     Stopped,
-    /// It is on its way.
+    /// The object is progressing.
     Moving,
-    /// It is not as it should be, which may pass: `NotReady`, `Unavailable`.
+    /// The object is not as it should be, but may recover: `NotReady`, `Unavailable`.
     Lacking,
-    /// It went wrong.
+    /// Something failed.
     Bad,
 }
 
-/// The parts that mean something, each by how it begins, or by its whole where a `.` ends it.
+/// The parts of words with a known meaning. Each entry is a prefix, or, if it ends with a `.`, a whole part.
 const VOCABULARY: [(Tone, &str); 5] = [
     (
         Tone::Bad,
@@ -48,7 +48,7 @@ const VOCABULARY: [(Tone, &str); 5] = [
     ),
 ];
 
-/// Parts that end like a movement and are none.
+/// Parts that end in `-ing` but do not mean progress.
 const STANDING: [&str; 11] = [
     "binding",
     "existing",
@@ -69,7 +69,7 @@ struct Entry {
     tone: Tone,
 }
 
-/// The vocabulary by first letters.
+/// The vocabulary, by first letter.
 static ENTRIES: LazyLock<[Vec<Entry>; 26]> = LazyLock::new(|| {
     let mut entries = [const { Vec::new() }; 26];
     for (tone, words) in VOCABULARY {
@@ -87,9 +87,9 @@ static ENTRIES: LazyLock<[Vec<Entry>; 26]> = LazyLock::new(|| {
     entries
 });
 
-/// What a word or a few of them say; `None` where they say nothing that is known.
+/// Returns the tone of a text of one or several words; `None` if no part of it is known.
 pub(super) fn tone(text: &str) -> Option<Tone> {
-    // Beside others, this is a direction: `backing-up`, `ScalingUp`.
+    // Only alone, `up` means a state. Next to other words, it is a direction: `backing-up`, `ScalingUp`.
     if text.eq_ignore_ascii_case("up") {
         return Some(Tone::Good);
     }
@@ -116,13 +116,13 @@ pub(super) fn tone(text: &str) -> Option<Tone> {
             negated = true;
             continue;
         }
-        // What ends in -ing says something else only as a whole: `Running`, but not `Succeeding`.
+        // A part that ends in -ing means progress, unless it is listed as a whole: `Running`, but not `Succeeding`.
         let is_moving = part.len() > 4 && ends_with(part, "ing");
         let Some(tone) = of_pair.or_else(|| tone_of_part(part, is_moving)) else {
             moves |= is_moving && !is_one_of(part, &STANDING);
             continue;
         };
-        // "NoErrors" is good, "NotReady" isn't yet; a "not" reaches to the next part that means something.
+        // "NoErrors" is good, "NotReady" is not good yet. A "not" applies to the next part with a meaning.
         let tone = match (negated, tone) {
             (false, tone) => tone,
             (true, _) if of_pair.is_some() => tone,
@@ -148,14 +148,14 @@ fn tone_of_part(part: &str, is_moving: bool) -> Option<Tone> {
     Some(found.tone)
 }
 
-/// The parts of a word: at anything that is no letter, and where a capital begins a new part.
+/// Splits a text into parts: at every character that is not a letter, and where a capital begins a new part.
 pub(super) fn parts(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_ascii_alphabetic())
         .flat_map(capitalised)
         .filter(|part| !part.is_empty())
 }
 
-/// `DNSNotReady` into `DNS`, `Not`, `Ready`. The text is ASCII letters only.
+/// Splits `DNSNotReady` into `DNS`, `Not` and `Ready`. The text has only ASCII letters.
 fn capitalised(text: &str) -> impl Iterator<Item = &str> {
     let bytes = text.as_bytes();
     let mut begin = 0;

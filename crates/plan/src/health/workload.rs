@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{Assessment, Rule, condition, conditions, count, list, text};
 
-/// `None` where the kind has no rule of its own.
+/// Returns the kind's own rule; `None` if the kind has none.
 pub(super) fn rule(group: &str, kind: &str) -> Option<Rule> {
     let rule: Rule = match (group, kind) {
         ("apps", "Deployment") => deployment,
@@ -19,16 +19,16 @@ pub(super) fn rule(group: &str, kind: &str) -> Option<Rule> {
     Some(rule)
 }
 
-/// How many are wanted; Kubernetes' default is one.
+/// Returns the desired number of replicas. Kubernetes' default is one.
 fn wanted(object: &Value) -> i64 {
     object["spec"]["replicas"].as_i64().unwrap_or(1)
 }
 
 fn not_begun(object: &Value) -> Option<Assessment> {
-    // A controller that has looked at it always writes the generation that it saw.
+    // A controller always writes the generation that it has observed.
     object["status"]["observedGeneration"]
         .is_null()
-        .then(|| Assessment::progressing("its controller has not looked at it yet"))
+        .then(|| Assessment::progressing("its controller has not processed it yet"))
 }
 
 fn deployment(object: &Value) -> Assessment {
@@ -59,7 +59,7 @@ fn deployment(object: &Value) -> Assessment {
     }
     if all > updated {
         let old = all - updated;
-        return Assessment::progressing(format!("{old} old replicas are still to go"));
+        return Assessment::progressing(format!("{old} old replicas are pending termination"));
     }
     if available < updated {
         return Assessment::progressing(format!("{available} of {updated} replicas available"));
@@ -154,7 +154,7 @@ fn cron_job(object: &Value) -> Assessment {
     Assessment::HEALTHY
 }
 
-/// Reasons of a waiting container that do not pass by themselves.
+/// Returns true if a waiting container with this reason does not recover without a change.
 fn is_failure(reason: &str) -> bool {
     reason.starts_with("Err")
         || reason.ends_with("Error")
@@ -198,14 +198,14 @@ fn pod(object: &Value) -> Assessment {
             )
         }
         _ if stuck.is_some() => Assessment::degraded(stuck.unwrap_or_default()),
-        // What isn't restarted is on its way to its end.
+        // A Pod that is not always restarted runs to completion.
         "Running"
             if matches!(
                 text(&object["spec"], "restartPolicy"),
                 "Never" | "OnFailure"
             ) =>
         {
-            Assessment::progressing("running to its end")
+            Assessment::progressing("running to completion")
         }
         "Running" => match condition(object, "Ready") {
             Some(ready) if ready.status == "True" => Assessment::HEALTHY,
@@ -233,7 +233,7 @@ fn pod(object: &Value) -> Assessment {
     }
 }
 
-/// The container that isn't ready since it ended, and was started again or is about to be.
+/// Describes a container that is not ready because it exited with an error and was or will be restarted.
 fn restarted<'a>(mut containers: impl Iterator<Item = &'a Value>) -> Option<String> {
     containers.find_map(|container| {
         let last =

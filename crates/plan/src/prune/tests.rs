@@ -92,7 +92,7 @@ fn in_all<'a>(items: &'a [Item<'a>]) -> Wanted<'a> {
 }
 
 fn orders(objects: u32, percent: u8) -> PruneOrders {
-    // All apps of these tests may leave.
+    // All apps of these tests may be deleted as a whole.
     let apps = ["a", "new", "other", "app0", "app1", "app2", "app3"];
     PruneOrders {
         budget: PruneBudget { objects, percent },
@@ -124,19 +124,19 @@ fn many_small_cuts_within_an_hour_are_a_large_one() {
         let plan = planned(0, None, 2);
         assert_eq!(plan.delete, [0, 1]);
         assert_eq!(plan.unasked, BTreeMap::from([(fixture.app.clone(), 2)]));
-        // Two went already, and the budget is three.
+        // Two objects were already deleted, and the budget is three.
         let plan = planned(2, None, 2);
         assert_eq!((plan.delete.len(), plan.unasked.len()), (0, 0));
         assert_eq!(
             plan.sets[0].reason,
-            "2 of its 10 objects would be deleted, and the prune budget is 1, since 2 went within the last hour"
+            "2 of its 10 objects would be deleted, and the prune budget is 1 (2 already deleted within the last hour)"
         );
         assert_eq!(planned(2, None, 1).delete, [0]);
-        // What an agent itself allows is the least.
+        // The agent's own ceiling applies even if the budget allows more.
         let plan = planned(1, Some(2), 2);
         assert_eq!(
             plan.sets[0].reason,
-            "2 objects would be deleted, and this agent's own ceiling (--prune-ceiling) is 1, since 1 went within the last hour"
+            "2 objects would be deleted, and this agent's own ceiling (--prune-ceiling) is 1 (1 already deleted within the last hour)"
         );
         assert_eq!(planned(1, Some(2), 1).delete, [0]);
         assert_eq!(planned(0, Some(0), 1).delete, [0; 0]);
@@ -197,7 +197,7 @@ fn what_holds_something_wanted_stays() {
     );
 }
 
-/// An inventory of so many ConfigMaps of app `a`, with a namespace.
+/// Runs `check` on an inventory of `count` ConfigMaps of app `a` and their namespace.
 fn many(fixture: &Fixture, count: usize, check: impl Fn(&[Owned<'_>])) {
     let ids: Vec<ObjectRef> = (0..count)
         .map(|i| id("v1", "ConfigMap", Some("web"), &format!("c{i}")))
@@ -235,7 +235,7 @@ fn a_protected_kind_waits_for_approval_of_exactly_that_set() {
         approved.approved.insert(set);
         let plan = prune(owned, in_all(&[]), "m", &approved);
         assert_eq!((plan.delete, plan.sets), (vec![0, 1, 2], vec![]));
-        // Another object of the same name is not what was approved.
+        // The approval does not cover another object of the same name.
         let mut other = owned.to_vec();
         other[2].uid = Some("other");
         assert_eq!(prune(&other, in_all(&[]), "m", &approved).sets.len(), 1);
@@ -254,7 +254,7 @@ fn more_than_the_budget_is_held_as_a_whole() {
             plan.sets[0].reason,
             "8 of its 9 objects would be deleted, and the prune budget is 5"
         );
-        // What was decided before goes on although it is more.
+        // Deletions that were decided before continue although they exceed the budget.
         let mut going = owned.to_vec();
         for owned in &mut going {
             owned.going = true;
@@ -303,7 +303,7 @@ fn a_person_may_keep_an_object() {
         let mut owned = owned.to_vec();
         owned[0].mark = Mark::Keep;
         owned[1].mark = Mark::MayGo;
-        // The other is its namespace, which would take it along.
+        // The other object is its namespace, whose deletion would also delete it.
         let plan = prune(&owned, in_all(&[]), "m", &orders(100, 100));
         let [kept, namespace] = [0, 1].map(|index| owned[index].item.id.clone());
         assert_eq!((plan.released, plan.delete), (vec![], vec![]));
@@ -550,7 +550,7 @@ proptest! {
                 prop_assert!(!inside);
             }
         }
-        // Afterwards the inventory is what is wanted and what is held: nothing more to delete.
+        // Afterwards, the inventory has only desired and held objects, so nothing more is deleted.
         let mut after: Vec<_> = wanted.iter().map(|id| (id.clone(), "new")).collect();
         after.extend(held.iter().map(|&index| owned[index].clone()));
         let again = fixture.prune(&after, &wanted);

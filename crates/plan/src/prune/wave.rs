@@ -1,5 +1,5 @@
-//! The order in which objects are deleted: what is behind others goes when those are really gone, their
-//! finalizers done.
+//! The order in which objects are deleted. An object that comes after others is deleted only when they no longer
+//! exist, so their finalizers have run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,31 +7,35 @@ use muster_model::ids::AppName;
 
 use crate::order::{After, Foundation, Item, Phase};
 
-/// An object whose deletion is decided and that is still there.
+/// An object that is to be deleted and still exists.
 #[derive(Debug, Clone, Copy)]
 pub struct Leaving<'a> {
-    /// Which object, of which app, defining what.
+    /// The object, its app, and the kinds that it defines.
     pub item: Item<'a>,
-    /// It can be deleted: it is not being deleted already, and that was not refused.
+    /// True if the object can be deleted now: it is not already being deleted, and its deletion was not
+    /// refused.
     pub deletable: bool,
-    /// It is a ClusterRole whose rules a controller puts together from those of others. It goes before
-    /// them, or that controller makes it again.
+    /// True if the object is a ClusterRole whose rules a controller aggregates from other ClusterRoles. It is
+    /// deleted before them; otherwise that controller would recreate it.
     pub aggregates: bool,
 }
 
-/// What can be deleted at the same time now, by index, and what waits for what.
+/// The objects that can be deleted now, and the objects that wait for others. Objects are identified by their
+/// index.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wave {
-    /// Deleted now.
+    /// Objects to delete now.
     pub delete: Vec<usize>,
-    /// An object that could be deleted, and one that has to be gone before.
+    /// Pairs of an object that waits and an object that must be gone before it is deleted.
     pub behind: Vec<(usize, usize)>,
 }
 
-/// Decides what of all that leaves goes now. Within an app the order in which it is applied is taken
-/// backwards; an app goes after those that depend on it, and what it runs after the custom resources of
-/// the kinds that it defines, wherever they are; what is in a namespace or of a definition goes before
-/// these.
+/// Decides which of the leaving objects are deleted now:
+///
+/// - Within an app, objects are deleted in the reverse of the order in which they are applied.
+/// - An app is deleted after the apps that depend on it.
+/// - An app's workloads are deleted after the custom resources of the kinds that it defines, in any app.
+/// - The objects in a namespace or of a definition are deleted before the namespace or the definition.
 #[must_use]
 pub fn wave(leaving: &[Leaving<'_>], after: &After<'_>) -> Wave {
     let phases: Vec<Phase> = leaving.iter().map(|l| Phase::of(l.item.id)).collect();
@@ -52,7 +56,7 @@ pub fn wave(leaving: &[Leaving<'_>], after: &After<'_>) -> Wave {
         }
     }
     let dependents = dependents(&last_phase, after);
-    // Who defines a kind looks after its objects.
+    // An app that defines a kind is taken for the operator of the kind's objects.
     let mut looked_after: BTreeMap<&AppName, usize> = BTreeMap::new();
     for definer in leaving {
         if let Some(defines) = definer.item.defines {
@@ -101,7 +105,7 @@ pub fn wave(leaving: &[Leaving<'_>], after: &After<'_>) -> Wave {
         }
     }
     if wave.delete.is_empty() && leaving.iter().all(|object| object.deletable) {
-        // They wait for each other in a circle.
+        // The objects wait for each other in a cycle.
         let last = phases.iter().max();
         let all = (0..leaving.len()).filter(|&index| Some(&phases[index]) == last);
         wave.delete = all.collect();
@@ -110,8 +114,8 @@ pub fn wave(leaving: &[Leaving<'_>], after: &After<'_>) -> Wave {
     wave
 }
 
-/// For each app that leaves, an object of an app that depends on it, directly or not, and leaves too.
-/// Namespaces and definitions don't count: they go last anyway.
+/// Returns, for each leaving app, an object of another leaving app that depends on it, directly or indirectly.
+/// Namespaces and definitions don't count, because they are deleted last anyway.
 fn dependents<'a>(
     leaving: &BTreeMap<&'a AppName, (Phase, usize)>,
     after: &After<'a>,
@@ -132,7 +136,7 @@ fn dependents<'a>(
             }
         }
     }
-    // Apps that depend on each other in a circle wait for nobody.
+    // Apps that depend on each other in a cycle do not wait.
     let circle = |app: &AppName| {
         let mut seen = BTreeSet::new();
         let mut open = vec![app];
@@ -190,7 +194,7 @@ mod tests {
             }
         }
 
-        /// Deletes everything, wave by wave, but what never goes.
+        /// Deletes everything wave by wave. The objects in `stuck` are never gone.
         fn waves(&self, after: &After<'_>, stuck: &[usize]) -> (Vec<Vec<usize>>, Wave) {
             let mut gone = BTreeSet::new();
             let mut asked: BTreeSet<usize> = BTreeSet::new();
@@ -259,7 +263,7 @@ mod tests {
         let (waves, rest) = world.waves(&none, &[]);
         assert_eq!(waves, [vec![4, 6], vec![1, 5], vec![2], vec![0, 3]]);
         assert_eq!(rest, Wave::default());
-        // Its finalizer is not done: the operator stays, and so does the definition.
+        // The resource's finalizer does not finish, so the operator and the definition stay.
         let (waves, rest) = world.waves(&none, &[4]);
         assert_eq!(waves, [vec![4, 6]]);
         assert_eq!(rest.behind, [(0, 1), (1, 4), (2, 1), (3, 1), (5, 4)]);
@@ -275,7 +279,7 @@ mod tests {
         let before = [world.apps[0].clone()];
         let after = After::from([(&world.apps[1], &before[..])]);
         assert_eq!(world.waves(&after, &[]).0, [vec![1], vec![2], vec![0]]);
-        // In a circle nobody waits.
+        // In a cycle, no app waits.
         let circle = [world.apps[1].clone()];
         let after = After::from([(&world.apps[1], &before[..]), (&world.apps[0], &circle[..])]);
         assert_eq!(world.waves(&after, &[]).0, [vec![0, 1], vec![2]]);

@@ -1,4 +1,4 @@
-//! Conditions: which way their types point, and what their reasons and messages mean.
+//! Conditions: whether true is good or bad for a type, and what reasons and messages mean.
 
 use serde_json::{Map, Value};
 
@@ -10,7 +10,7 @@ use super::{
     evidence::{Evidence, Said, set},
 };
 
-/// How much of a message is read for what it means, in bytes.
+/// How many bytes of a message are searched for known words.
 const BEGINNING: usize = 160;
 
 impl<'a> Evidence<'a> {
@@ -18,7 +18,7 @@ impl<'a> Evidence<'a> {
         for condition in status.get("conditions").into_iter().flat_map(conditions_of) {
             self.current(condition, generation);
         }
-        // Of each parent, listener, ancestor or whatever else there are several of.
+        // Lists of parts, such as parents, listeners or ancestors, have conditions of their own.
         let lists = status.values().filter_map(Value::as_array);
         for condition in lists
             .flatten()
@@ -76,11 +76,11 @@ impl<'a> Evidence<'a> {
         }
     }
 
-    /// A condition that should be true and isn't.
+    /// Records a condition that should be true but is not.
     fn lacking(&mut self, condition: Condition<'a>, reason: Option<Tone>) {
         let said = Said::Condition(condition);
         let kind = condition.kind;
-        // What nobody knows yet is bad only where something failed.
+        // An unknown status is bad only if the reason says that something failed.
         let failed = kind == "Ready" && parts(condition.reason).any(fails);
         if !condition.is_false() && !failed {
             if !is_optional(kind) {
@@ -92,7 +92,7 @@ impl<'a> Evidence<'a> {
         let why = match reason {
             _ if parts(message).next().is_some_and(fails) => Some(Tone::Bad),
             Some(Tone::Good) | None => meaning(message),
-            // The reason only repeats that it isn't; the message of a condition on the whole may say why.
+            // The reason only repeats the status. The message of a condition on the whole object may say why.
             Some(Tone::Lacking) if is_one_of(kind, &["Ready", "Available"]) => {
                 reason.max(meaning(message))
             }
@@ -120,7 +120,7 @@ impl<'a> Evidence<'a> {
     }
 }
 
-/// What a message means, going by its beginning.
+/// Returns the tone of the beginning of a message.
 fn meaning(message: &str) -> Option<Tone> {
     let end = (0..=BEGINNING.min(message.len()))
         .rev()
@@ -128,28 +128,28 @@ fn meaning(message: &str) -> Option<Tone> {
     tone(&message[..end])
 }
 
-/// Whether a part of a word says that something failed.
+/// Returns true if a part of a word says that something failed.
 fn fails(part: &str) -> bool {
     ["cannot", "err", "fail", "unable"]
         .iter()
         .any(|begin| starts_with(part, begin))
 }
 
-/// Which way a condition points where it is true.
+/// Returns the tone of a condition that is true.
 fn polarity(kind: &str) -> Option<Tone> {
-    // Those of the controllers for AWS, for errors that will be tried again and that won't.
+    // AWS controllers (ACK) use these for errors that are retried and errors that are not.
     match parts(kind).last() {
         Some("Recoverable" | "Terminal") => Some(Tone::Bad),
         _ => tone(kind),
     }
 }
 
-/// Conditions that say that something was done or is possible, whatever it is: `Adopted`, `Reachable`.
+/// Returns true for conditions that say that something was done or is possible, such as `Adopted` or `Reachable`.
 fn is_achieved(kind: &str) -> bool {
     ends_with(kind, "ed") || ends_with(kind, "able")
 }
 
-/// Conditions that are true long before all is done.
+/// Returns true for conditions that become true long before the object is ready.
 fn is_stage(kind: &str) -> bool {
     is_one_of(
         kind,
@@ -163,12 +163,12 @@ fn is_stage(kind: &str) -> bool {
     )
 }
 
-/// Conditions that may well be false where all is well.
+/// Returns true for conditions that may be false on a healthy object.
 fn is_optional(kind: &str) -> bool {
     is_one_of(kind, &["Active", "Running", "Enabled"])
 }
 
-/// Conditions that are false only where somebody refused something.
+/// Returns true for conditions that are false only if something was rejected.
 fn is_refused(kind: &str) -> bool {
     is_one_of(
         kind,

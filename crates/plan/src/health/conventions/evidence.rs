@@ -1,10 +1,10 @@
-//! What an object says of itself, and what that comes to.
+//! The evidence in an object's status, and the assessment that results from it.
 
 use serde_json::{Map, Value};
 
 use super::super::{Assessment, Condition, Health, NOT_SEEN, SILENT};
 
-/// What was said, and where.
+/// One piece of evidence, with its place in the status.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Said<'a> {
     Condition(Condition<'a>),
@@ -14,7 +14,7 @@ pub(super) enum Said<'a> {
         word: &'a str,
         of: &'a Map<String, Value>,
     },
-    /// A number in the place of a word.
+    /// A number in a field that usually holds a word, with the reason next to it.
     Code(&'a str, i64, &'a str),
     /// An error's text.
     Error(&'a str),
@@ -53,7 +53,7 @@ impl Said<'_> {
     }
 }
 
-/// A text, or a list of them.
+/// Reads a string, or joins a list of strings.
 fn lines(value: &Value) -> Option<String> {
     let text = match value {
         Value::String(text) => text.clone(),
@@ -66,39 +66,40 @@ fn lines(value: &Value) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// All that an object says of itself, the first of each kind.
+/// The evidence in an object, the first of each sort.
 #[derive(Debug, Default)]
 pub(super) struct Evidence<'a> {
-    /// Its kind is done one day.
+    /// True if objects of this kind run to completion.
     pub(super) runs_to_an_end: bool,
-    /// It is scaled to nothing.
+    /// True if the object is scaled to zero.
     pub(super) none_wanted: bool,
     pub(super) bad: Option<Said<'a>>,
-    /// What it is about is not there.
+    /// A word that says that the thing which the object describes does not exist.
     pub(super) missing: Option<Said<'a>>,
     pub(super) stopped: Option<Said<'a>>,
     pub(super) moving: Option<Said<'a>>,
-    /// It is where it should be.
+    /// True if something says that the whole object is healthy.
     pub(super) good: bool,
-    /// It got somewhere on the way there.
+    /// A condition that says that an intermediate stage was reached.
     pub(super) stage: Option<Condition<'a>>,
-    /// An error's text, which may be an old one.
+    /// The text of an error, which may be outdated.
     pub(super) error: Option<Said<'a>>,
-    /// The same of its parts, which counts where nothing is said of the whole.
+    /// A failure of a part. Evidence about parts counts only if there is none about the whole object.
     pub(super) bad_part: Option<Said<'a>>,
     pub(super) stopped_part: Option<Said<'a>>,
     pub(super) moving_part: Option<Said<'a>>,
     pub(super) good_part: bool,
-    /// A condition whose name says nothing, and that is not true.
+    /// A condition with an unknown type that is not true.
     pub(super) not_true: Option<Condition<'a>>,
-    /// One that is.
+    /// True if a condition with an unknown type is true.
     pub(super) is_true: bool,
-    /// A word that is not understood.
+    /// An unknown word.
     pub(super) unclear: Option<Said<'a>>,
-    /// A word that says that nothing is known.
+    /// True if the state is empty or `unknown`.
     pub(super) unknown: bool,
-    /// Something was said, but of an older generation.
+    /// True if a condition is about an older generation.
     pub(super) outdated: bool,
+    /// True if a condition is about the newest generation, or does not name one.
     pub(super) current: bool,
 }
 
@@ -141,13 +142,13 @@ impl Evidence<'_> {
             };
         }
         if let Some(stage) = self.stage {
-            return Assessment::progressing(format!("it is {}, but not further yet", stage.kind));
+            return Assessment::progressing(format!("it is {}, but not ready yet", stage.kind));
         }
         if self.good_part {
             return Assessment::HEALTHY;
         }
         if self.unknown {
-            return Assessment::new(Health::Unknown, "its controller does not know its state");
+            return Assessment::new(Health::Unknown, "its controller reports an unknown state");
         }
         if let Some(said) = self.unclear {
             return Assessment::progressing(said.message());
@@ -157,7 +158,7 @@ impl Evidence<'_> {
         }
         let conditions = status.get("conditions").and_then(Value::as_array);
         if self.is_true || conditions.is_some() {
-            return Assessment::progressing("its controller has not said yet that it is ready");
+            return Assessment::progressing("its controller has not reported it as ready yet");
         }
         Assessment::HEALTHY
     }

@@ -1,4 +1,4 @@
-//! Fields of a status: words, flags, errors and numbers, of the whole and of its parts.
+//! Fields of a status: words, flags, errors and numbers, about the whole object and about its parts.
 
 use serde_json::{Map, Value};
 
@@ -81,7 +81,7 @@ impl<'a> Evidence<'a> {
         }
     }
 
-    /// A number in the place of a word says something only by the reason that stands beside it.
+    /// Records a number in a field that usually holds a word. It is used only if there is a `reason` next to it.
     fn code(&mut self, field: &'a str, code: Option<i64>, of: &'a Map<String, Value>) {
         if let (true, Some(code)) = (is_word(field), code)
             && let Some(Value::String(why)) = of.get("reason").filter(|why| **why != "")
@@ -101,7 +101,7 @@ impl<'a> Evidence<'a> {
         }
     }
 
-    /// Something inside the status with a state of its own.
+    /// Reads a part of the status that has a state of its own.
     fn part(&mut self, name: &'a str, part: &'a Value, depth: usize) {
         let fields = match part {
             Value::Object(fields) => fields,
@@ -150,7 +150,7 @@ impl<'a> Evidence<'a> {
         });
     }
 
-    /// What a word says of an object of this kind.
+    /// Returns the tone of a word, for an object of this kind.
     fn tone(&self, word: &str) -> Option<Tone> {
         match tone(word) {
             Some(Tone::Good) if self.runs_to_an_end && is_one_of(word, &["running", "active"]) => {
@@ -170,7 +170,7 @@ impl<'a> Evidence<'a> {
         }
     }
 
-    /// Numbers that go in pairs: `members` and `readyMembers`, `expectedNodes` and `availableNodes`.
+    /// Compares pairs of numbers, such as `members` and `readyMembers`, or `expectedNodes` and `availableNodes`.
     fn pairs(
         &mut self,
         fields: &'a Map<String, Value>,
@@ -232,7 +232,7 @@ fn warns(word: &str) -> bool {
     parts(word).any(|part| starts_with(part, "warn"))
 }
 
-/// Fields that hold a word on the whole.
+/// Returns true if a field holds a word about the whole object.
 fn is_word(field: &str) -> bool {
     let whole = ["current", "health", "lastObserved", "overall", "printable"];
     is_one_of(
@@ -268,14 +268,14 @@ fn is_error(field: &str) -> bool {
     )
 }
 
-/// `1/3` where it counts what is ready.
+/// Reads a count such as `1/3`; `None` if it is complete.
 fn fraction<'a>(field: &'a str, text: &str) -> Option<Said<'a>> {
     let (have, want) = text.split_once('/')?;
     let (have, want) = (have.trim().parse().ok()?, want.trim().parse().ok()?);
     (have < want).then_some(Said::Count { field, have, want })
 }
 
-/// Fields about what was, not what is.
+/// Returns true if a field is about the past.
 fn is_past(field: &str) -> bool {
     (starts_with(field, "last") && !starts_with(field, "lastObserved"))
         || starts_with(field, "previous")

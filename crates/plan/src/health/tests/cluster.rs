@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn services_claims_and_definitions() {
     let balanced = json!({"type": "LoadBalancer"});
-    let waits = "no load balancer has been given to it yet";
+    let waits = "no load balancer has been provisioned yet";
     check(
         "v1",
         "Service",
@@ -165,7 +165,7 @@ fn autoscalers() {
     check(
         json!({}),
         Health::Progressing,
-        "its controller has not looked at it yet",
+        "its controller has not processed it yet",
     );
     let of_v1 = json!({"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": {"annotations": {
         "autoscaling.alpha.kubernetes.io/conditions": r#"[{"type":"AbleToScale","status":"False","message":"no target"}]"#}},
@@ -194,13 +194,13 @@ fn disruption_budgets() {
     check(
         counts(1, 2, 2, "InsufficientPods"),
         Health::Progressing,
-        "1 of 2 pods that it needs are healthy",
+        "1 of 2 required pods are healthy",
     );
     check(counts(2, 2, 2, "SyncFailed"), Health::Degraded, "m");
     check(
         json!({}),
         Health::Progressing,
-        "its controller has not looked at it yet",
+        "its controller has not processed it yet",
     );
 }
 
@@ -230,7 +230,7 @@ fn api_services() {
     check(
         json!([]),
         Health::Progressing,
-        "nobody has asked its service yet",
+        "its availability has not been checked yet",
     );
 }
 
@@ -254,7 +254,7 @@ fn routes_have_the_worst_opinion_of_their_parents() {
     check(
         json!([]),
         Health::Progressing,
-        "no gateway has taken it up yet",
+        "no gateway has reported on it yet",
     );
     check(
         json!([parent("a", 2, "Unknown", "Pending", "True")]),
@@ -274,7 +274,7 @@ fn routes_have_the_worst_opinion_of_their_parents() {
         Health::Degraded,
         "no such Service",
     );
-    // What was said of an older generation counts no more.
+    // Conditions about an older generation are ignored.
     check(
         json!([good, parent("b", 1, "False", "NoMatchingParent", "True")]),
         Health::Healthy,
@@ -347,7 +347,7 @@ fn gateways_and_their_policies() {
     class(
         json!([]),
         Health::Progressing,
-        "no controller has taken it up yet",
+        "no controller has reported on it yet",
     );
     let policy = json!({"ancestors": [{"ancestorRef": {"name": "a"}, "conditions": [condition("Accepted", "False", "Conflicted")]}]});
     check(

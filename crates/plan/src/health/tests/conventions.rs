@@ -1,11 +1,11 @@
-//! Kinds that nothing here knows: statuses as controllers of many makers write them.
+//! Kinds without a rule of their own: statuses as many different controllers write them.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// `health | kind | spec | status`: a status in JSON, or its conditions as `type status reason message`
-/// with `;` between them.
+/// Lines of `health | kind | spec | status`. The status is JSON, or conditions as `type status reason message`,
+/// separated by `;`.
 const CASES: &str = r#"
     Progressing | Certificate |  | Issuing True DoesNotExist Issuing certificate as Secret does not exist; Ready False DoesNotExist Issuing certificate as Secret does not exist
     Healthy     | Certificate |  | Ready True Ready Certificate is up to date and has not expired
@@ -212,7 +212,7 @@ fn without_a_status() {
             "{kind}"
         );
     }
-    // Kinds like these are read by others, and nobody reports on them.
+    // Kinds like these are only read by others, and no controller reports on them.
     for kind in [
         "DestinationRule",
         "ServiceMonitor",
@@ -235,7 +235,7 @@ fn without_a_status() {
         without_status("Backups", json!({"spec": {"schedule": "@daily"}})),
         Health::Healthy
     );
-    // It has nothing but a controller that does something with it.
+    // An object without any content has only its controller to report on it.
     assert_eq!(without_status("Export", json!({})), Health::Progressing);
     let built_in =
         json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "spec": {"a": 1}});

@@ -55,7 +55,7 @@ fn the_first_true_case_says_it() {
         assess(json!({"shards": [{"lag": 0}, {"lag": 1}], "phase": "Failed"})),
         Assessment::HEALTHY
     );
-    // Without the fields nothing is true, and what is built in says it.
+    // If the fields are missing, no case is true, and the built-in rules apply.
     assert_eq!(
         assess(json!({"phase": "Failed"})),
         Assessment::degraded("phase is Failed")
