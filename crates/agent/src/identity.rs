@@ -175,8 +175,8 @@ impl IdentityStore {
     }
 
     /// Gets a new identity with a join token. The key and the request are stored before they are sent. If the
-    /// agent crashes before it has stored the hub's answer, it sends the same request again and gets the same
-    /// answer.
+    /// agent crashes before it has stored the hub's answer, it sends the same request again, and the hub
+    /// answers again.
     async fn enrol(
         &self,
         kept: Option<Secret>,
