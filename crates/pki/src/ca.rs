@@ -21,7 +21,7 @@ use crate::{
 
 const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// An uncompressed point of P-256.
+/// The length of an uncompressed P-256 point in bytes.
 const POINT: usize = 65;
 
 /// A self-signed certificate authority with its key.

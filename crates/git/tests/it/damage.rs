@@ -137,7 +137,7 @@ fn a_damaged_remote_is_told_and_followed_again_once_restored() {
         assert_eq!(refreshed.change, Change::Forward);
     }
 
-    // The same with everything in one pack.
+    // Repeats the test with all objects in one pack.
     let last = repo.publish("last", &[("d", &noise(3, 10_000))]).unwrap();
     repo.git_bare(&["repack", "-a", "-d", "--quiet"]).unwrap();
     let packs = files(&repo.path().join("objects/pack"));

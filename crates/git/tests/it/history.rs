@@ -52,7 +52,7 @@ fn only_new_objects_of_the_followed_branch_are_fetched() {
         let dir = scratch();
         let mut mirror = Mirror::open(dir.path(), config).unwrap();
         mirror.refresh().unwrap();
-        // 50 files, two trees and a commit.
+        // The first commit has 50 files and two trees.
         assert_eq!(objects(dir.path()), 53);
         (dir, mirror)
     })
@@ -61,7 +61,7 @@ fn only_new_objects_of_the_followed_branch_are_fetched() {
         .unwrap();
     for (dir, mirror) in &mut mirrors {
         mirror.refresh().unwrap();
-        // A file, two trees and a commit.
+        // The second commit adds a file, two trees and itself.
         assert_eq!(objects(dir.path()), 57);
     }
 }
