@@ -1,5 +1,5 @@
-//! What an agent's stream needs of its cluster: the real one applies with `muster_apply`; a bench may
-//! put one in its place whose apply is instant.
+//! The interface between an agent's stream and its cluster. [`crate::ClusterClient`] implements it with
+//! `muster_apply`; a benchmark can use an implementation that applies instantly.
 
 use std::{collections::BTreeMap, future::Future, sync::Arc};
 
@@ -14,51 +14,51 @@ use tokio::sync::watch;
 
 use crate::memory_budget::TooLarge;
 
-/// A generation with all that it needs, as it arrived.
+/// A generation as received from the hub, with every bundle that the cluster lacks.
 #[derive(Debug, Clone)]
 pub struct Arrived {
-    /// Number and content.
+    /// The generation's number and content hash.
     pub number: Numbered,
-    /// The hub's term.
+    /// The term of the hub that sent it.
     pub term: Term,
-    /// The hub's store.
+    /// The incarnation of the hub's store.
     pub incarnation: String,
-    /// What it says about deleting.
+    /// The prune budget and the approved deletions.
     pub prune: PruneOrders,
-    /// The bundles in order.
+    /// The bundles, in the generation's order.
     pub bundles: Vec<ArrivedBundle>,
 }
 
-/// A bundle as it came over the wire, whose content was compared with its hash.
+/// A compressed bundle as received from the hub. Its content has been checked against its hash.
 #[derive(Debug, Clone)]
 pub struct PackedBundle {
     packed: Vec<u8>,
-    /// Bytes of it when it is unpacked.
+    /// The size of the unpacked bundle in bytes.
     pub(crate) size: usize,
 }
 
-/// Bytes can't be a bundle.
+/// The reason why bytes are not the expected bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UnpackError {
-    /// They are not compressed, or broken off.
+    /// The bytes are not compressed or are incomplete.
     #[error("a bundle that can't be unpacked")]
     Damaged,
-    /// More than any bundle has.
+    /// The unpacked bundle is larger than allowed.
     #[error("a bundle of over {} MiB", MAX_BUNDLE / 1024 / 1024)]
     TooLarge,
-    /// They are another one.
-    #[error("a bundle whose hash is another's")]
+    /// The bytes have another hash.
+    #[error("a bundle with the wrong hash")]
     OtherHash,
 }
 
-/// The largest bundle that is unpacked, in bytes: hubs deliver 32 MiB.
+/// The size of the largest bundle that is unpacked, in bytes. Hubs deliver at most 32 MiB.
 pub(crate) const MAX_BUNDLE: u64 = 64 * 1024 * 1024;
 
 impl PackedBundle {
-    /// Takes these bytes if they are the bundle of this hash, and no more than `most` when they are unpacked.
+    /// Wraps `packed` after checking that it unpacks to at most `most` bytes with this hash.
     ///
     /// # Errors
-    /// [`UnpackError`] where they are not.
+    /// [`UnpackError`] if it does not.
     pub fn new(packed: Vec<u8>, hash: ContentHash, most: u64) -> Result<Self, UnpackError> {
         let mut bundle = Self { packed, size: 0 };
         let encoded = bundle.unpack_at_most(most)?;
@@ -69,10 +69,10 @@ impl PackedBundle {
         }
     }
 
-    /// The encoded bundle.
+    /// Unpacks and returns the encoded bundle.
     ///
     /// # Errors
-    /// [`UnpackError`] where there is none.
+    /// [`UnpackError`] if it can't be unpacked.
     pub fn unpack(&self) -> Result<Vec<u8>, UnpackError> {
         self.unpack_at_most(MAX_BUNDLE)
     }
@@ -90,37 +90,38 @@ impl PackedBundle {
     }
 }
 
-/// A bundle of a generation; its bytes where the cluster did not hold it.
+/// A bundle of a received generation, with its bytes if the cluster does not already hold it.
 #[derive(Debug, Clone)]
 pub struct ArrivedBundle {
-    /// The app.
+    /// The app that the bundle belongs to.
     pub app: AppName,
-    /// Its role.
+    /// The app's role in this cluster.
     pub role: Role,
-    /// Hash of the encoded bundle.
+    /// The hash of the encoded bundle.
     pub hash: ContentHash,
-    /// The bundle, unless it is held already. A generation's bundles are unpacked one after the other.
+    /// The compressed bundle, or `None` if the cluster already holds it. It stays compressed so that the bundles
+    /// of a generation are unpacked one after another.
     pub packed: Option<PackedBundle>,
 }
 
-/// The level of a cluster, as it is reported.
+/// The observed state of a cluster, as the agent reports it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Level {
-    /// What is in force.
+    /// The generation in force.
     pub in_force: Option<Numbered>,
-    /// Each app's state; the same `Arc` as before has not changed.
+    /// Each app's report, by the app's name. An unchanged report keeps the same `Arc`.
     pub apps: BTreeMap<String, Arc<v1::AppReport>>,
-    /// What concerns no single app.
+    /// Problems that do not belong to a single app.
     pub problems: Vec<String>,
-    /// Every object had its turn, and so had deleting.
+    /// True if every object of the generation and the prune have been tried.
     pub settled: bool,
-    /// Kinds of the generation's objects that live outside namespaces though Kubernetes itself does not have
-    /// them, as `KIND.GROUP`.
+    /// Cluster-scoped kinds among the generation's objects that Kubernetes itself does not define, as
+    /// `KIND.GROUP`.
     pub cluster_scoped: Vec<String>,
 }
 
 impl Level {
-    /// A digest by which a hub knows whether it has this level.
+    /// Returns a digest with which a hub checks whether it has received exactly this observed state.
     #[must_use]
     pub fn digest(&self) -> ContentHash {
         let report = v1::Report {
@@ -143,45 +144,45 @@ impl Level {
     }
 }
 
-/// A generation did not come into force.
+/// The error when a generation can't be put in force.
 #[derive(Debug, thiserror::Error)]
-#[error("generation {number} can't be kept in the cluster")]
+#[error("generation {number} can't be stored in the cluster")]
 pub struct TakeError {
-    /// Its number.
+    /// The number of the generation.
     pub number: u64,
-    /// Why.
+    /// The reason.
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
 impl TakeError {
-    /// Whether only another generation can help.
+    /// Returns true if a retry can't help and only another generation can.
     pub(crate) fn is_final(&self) -> bool {
         self.source.is::<TooLarge>()
     }
 }
 
-/// An agent's cluster.
+/// The cluster of an agent, as its stream uses it.
 pub trait Cluster: Send + Sync + 'static {
-    /// What is in force, and under which hub it came.
+    /// Returns the generation in force, and the term and store of the hub that it came from.
     fn known(&self) -> Known;
 
-    /// Whether a bundle is held.
+    /// Returns true if the cluster holds the bundle with this hash.
     fn holds(&self, hash: ContentHash) -> bool;
 
-    /// Notes a newer term under which nothing else has changed.
+    /// Stores a newer term for the generation that is already in force.
     fn note_term(
         &self,
         term: Term,
         incarnation: &str,
     ) -> impl Future<Output = Result<(), TakeError>> + Send;
 
-    /// Keeps a generation in the cluster, whole, and then puts it in force.
+    /// Stores the complete generation in the cluster and then puts it in force.
     fn take(&self, generation: Arrived) -> impl Future<Output = Result<(), TakeError>> + Send;
 
-    /// The level now, and whenever it changes.
+    /// Returns a channel with the observed state, updated whenever it changes.
     fn level(&self) -> watch::Receiver<Arc<Level>>;
 
-    /// The objects of an app; of all apps where it is empty.
+    /// Returns the objects of an app, or of all apps if `app` is empty.
     fn objects(&self, app: &str) -> Vec<v1::ObjectState>;
 }

@@ -1,5 +1,5 @@
-//! A real cluster: what arrives is kept in it and applied to it, and its level is what the applier
-//! observes.
+//! The [`Cluster`] behind a Kubernetes API server. It stores received generations in the cluster, applies
+//! them, and publishes what the applier observes.
 
 use std::{
     collections::HashMap,
@@ -25,10 +25,10 @@ use crate::{
     report::summarise,
 };
 
-/// What could not be read of what is in force is read again after this, and then after up to that.
+/// The first and the longest pause before the generation in force is read again after a failure.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// Why a cluster can't be opened.
+/// The error when the generation in force can't be read while a cluster is opened.
 #[derive(Debug, thiserror::Error)]
 #[error("the generation in force can't be read from the cluster")]
 pub struct OpenError(#[from] GenerationStoreError);
@@ -40,11 +40,11 @@ pub struct ClusterClient {
     state: Mutex<State>,
     level: watch::Receiver<Arc<Level>>,
     rest: watch::Sender<Option<String>>,
-    /// What is wrong with what is kept.
+    /// The problem with the agent's stored records, if there is one.
     trouble: watch::Sender<Option<String>>,
-    /// What is known is less than it was.
+    /// Notified when the content of the generation in force turns out to be lost.
     forgotten: Notify,
-    /// The enrolment of this agent.
+    /// The instance ID of this agent's enrolment.
     enrolment: String,
     room: MemoryBudget,
 }
@@ -54,12 +54,12 @@ struct State {
     known: Known,
     /// The generation in force, once its bundles are in memory.
     kept: Option<Arc<StoredGeneration>>,
-    /// The generation in force, until then.
+    /// The pointer to the generation in force, until its bundles are in memory.
     unread: Option<Pointer>,
 }
 
 impl State {
-    /// Whether this generation is still the one to be read.
+    /// Returns true if this generation has still to be read.
     fn is_unread(&self, pointer: &Pointer) -> bool {
         let unread = self.unread.as_ref();
         unread.is_some_and(|unread| unread.generation == pointer.generation)
@@ -67,17 +67,17 @@ impl State {
 }
 
 impl ClusterClient {
-    /// Opens a cluster. Of the generation in force its number is known then; [`ClusterClient::load`] goes on with
-    /// it. Where the record of it is damaged, that is told, and nothing is known.
+    /// Opens a cluster and reads the number of the generation in force. [`ClusterClient::load`] reads its bundles.
+    /// If the record of the generation is damaged, the agent reports that and starts without a generation.
     ///
     /// # Errors
-    /// [`OpenError`] where it can't be asked.
+    /// [`OpenError`] if the record can't be read.
     pub async fn open(client: Client, config: Config, enrolment: &str) -> Result<Self, OpenError> {
         let mut store = GenerationStore::new(client.clone(), &config.namespace);
         let mut trouble = None;
         let pointer = match store.open().await {
             Err(error @ GenerationStoreError::DamagedPointer(_)) => {
-                tracing::error!(error = %Chain(&error), "the agent goes on without it");
+                tracing::error!(error = %Chain(&error), "the agent continues without the record of the generation in force");
                 trouble = Some(Chain(&error).to_string());
                 None
             }
@@ -111,8 +111,8 @@ impl ClusterClient {
         })
     }
 
-    /// Reads what is in force and goes on with it, unless a newer generation comes first. Returns when the agent
-    /// can do all of its work.
+    /// Reads the generation in force and has it applied, unless a newer generation arrives first. Returns when the
+    /// applier has started.
     pub async fn load(&self) {
         let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
         loop {
@@ -125,7 +125,7 @@ impl ClusterClient {
             };
             tracing::error!(error = %Chain(&error), generation = %pointer.generation, "the generation in force is not applied");
             if let ReadError::StoredGeneration(GenerationStoreError::DamagedBundle { .. }) = error {
-                // The number still counts. The hub sends the content again under the next one.
+                // The number stays in force. The hub sends the content again under the next number.
                 self.forget(&pointer);
                 continue;
             }
@@ -133,7 +133,7 @@ impl ClusterClient {
                 self.trouble.send_replace(Some(Chain(&error).to_string()));
             }
             if let ReadError::TooLarge(_) = error {
-                // Only another generation can help, which comes over the stream.
+                // Only another generation can help, and the stream receives it.
                 break;
             }
             let pause = backoff.next_delay();
@@ -142,7 +142,7 @@ impl ClusterClient {
         self.applier.started().await;
     }
 
-    /// Reads a generation's bundles and makes it the wanted one, unless another has come.
+    /// Reads a generation's bundles and makes it the desired one, unless another generation has arrived.
     async fn read(&self, pointer: &Pointer) -> Result<(), ReadError> {
         let reader = self.store.lock().await.reader();
         let mut bundles = Vec::new();
@@ -169,7 +169,7 @@ impl ClusterClient {
         Ok(())
     }
 
-    /// Its content is lost: the same number may come again.
+    /// Records that the content of the generation in force is lost, so that the hub sends it again.
     fn forget(&self, pointer: &Pointer) {
         let mut state = self.state();
         if state.is_unread(pointer) {
@@ -182,7 +182,7 @@ impl ClusterClient {
         }
     }
 
-    /// Returns when what is known is less than it was, which the hub has to be told.
+    /// Waits until the content of the generation in force turns out to be lost. The hub must then be informed.
     pub async fn forgotten(&self) {
         self.forgotten.notified().await;
     }
@@ -191,19 +191,19 @@ impl ClusterClient {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes nothing for as long as there is a reason. What is in force stays so, and what is seen is
-    /// told.
+    /// Pauses all writing in the cluster while `why` holds a reason, and resumes it with `None`. The generation in
+    /// force stays in force, and the observed state is still reported.
     pub fn pause(&self, why: Option<String>) {
         self.rest.send_replace(why.clone());
         self.applier.pause(why);
     }
 
-    /// Ends all work in the cluster. When this returns, no request is under way.
+    /// Ends all work in the cluster. When this returns, no request is running.
     pub async fn stop(self) {
         self.applier.stop().await;
     }
 
-    /// Whether anything may be written in the cluster.
+    /// Returns an error while writing in the cluster is paused.
     fn may_write(&self, number: u64) -> Result<(), TakeError> {
         match self.rest.borrow().clone() {
             Some(why) => Err(TakeError {
@@ -240,7 +240,7 @@ impl ClusterClient {
     }
 }
 
-/// Why a generation that is kept is not applied.
+/// The reason why the stored generation is not applied.
 #[derive(Debug, thiserror::Error)]
 enum ReadError {
     #[error(transparent)]
@@ -249,8 +249,8 @@ enum ReadError {
     TooLarge(#[from] TooLarge),
 }
 
-/// What is known under an enrolment. The terms of the hub of another one are nothing to this one's; the number of
-/// what is in force counts on.
+/// Returns what an agent with this enrolment knows from the stored pointer. The hub's term is dropped if it belongs to
+/// another enrolment, because that may be another hub. The generation in force is always known.
 fn known(pointer: &Pointer, enrolment: &str) -> Known {
     let known = Known {
         term: pointer.term,
@@ -319,7 +319,7 @@ impl Cluster for ClusterClient {
                     StoredBundle::from_encoded(&encoded).map_err(|error| fail(Box::new(error)))?
                 }
                 (None, Some(held)) => StoredBundle::clone(held),
-                (None, None) => return Err(fail("a bundle was neither held nor sent".into())),
+                (None, None) => return Err(fail("a bundle was neither stored nor sent".into())),
             };
             room.add(&bundle).map_err(|error| fail(Box::new(error)))?;
             bundles.push(bundle);
@@ -399,7 +399,7 @@ fn object_state(object_state: &ObjectState) -> (&'static str, Option<&str>) {
     }
 }
 
-/// Removes what older generations left in the cluster, once a generation has settled.
+/// Removes the bundles of older generations from the cluster once a generation has settled.
 async fn tidy(
     mut observed: watch::Receiver<Arc<Observed>>,
     store: Arc<tokio::sync::Mutex<GenerationStore>>,

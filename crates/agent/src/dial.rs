@@ -1,5 +1,5 @@
-//! A connection to the hub: TCP, and TLS with the fleet's own CA. The hub is known by its certificate,
-//! whatever the address.
+//! Connections to the hub: TCP, and TLS with the fleet's own CA. The hub's certificate identifies it,
+//! whatever its address is.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,34 +10,34 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-/// TCP and TLS together take no longer than this.
+/// The time limit for TCP and TLS together.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
-/// A connection that is silent this long is asked whether it lives.
+/// A connection without traffic for this long is checked with an HTTP/2 ping.
 const KEEPALIVE: Duration = Duration::from_secs(20);
-/// What HTTP/2 keeps for one direction, in bytes.
+/// The HTTP/2 receive window, for each stream and for the connection, in bytes.
 const WINDOW: u32 = 256 * 1024;
 
-/// Why a hub can't be reached.
+/// The reason why a hub can't be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// The certificates can't be used.
     #[error("the certificates can't be used")]
     Pki(#[from] PkiError),
-    /// No connection.
+    /// The connection failed.
     #[error("no connection to the hub at {hub}")]
     Connect {
-        /// Its address.
+        /// The hub's address.
         hub: String,
-        /// Why.
+        /// The transport error.
         #[source]
         source: tonic::transport::Error,
     },
 }
 
-/// Connects to a hub at HOST:PORT; without credentials only enrolment is open.
+/// Connects to a hub at HOST:PORT. Without credentials, the hub allows only enrolment.
 ///
 /// # Errors
-/// [`DialError`] where there is no connection within ten seconds.
+/// [`DialError`] if there is no connection within ten seconds.
 pub async fn dial(
     hub: &str,
     trust: &TrustBundle,

@@ -1,5 +1,5 @@
-//! Who this agent is: a key made in its cluster, and the certificate that the hub gave for it. Both are
-//! kept in the cluster, so that the agent itself keeps nothing.
+//! The agent's identity: a private key generated in its cluster, and the certificate that the hub issued
+//! for it. Both are stored in a Secret in the cluster, so that the agent process itself has no state.
 
 use std::{collections::BTreeMap, time::SystemTime};
 
@@ -26,24 +26,24 @@ use crate::dial::{DialError, dial};
 const SECRET: &str = muster_model::records::IDENTITY;
 const KEY: &str = "key.pem";
 const NEXT_KEY: &str = "next-key.pem";
-/// Of an enrolment that has begun and is not granted yet: the key, the request and the token's hash. They
-/// stand beside an identity that is there already, and take its place only when they are granted.
+// An enrolment that the hub has not granted yet: its key, its request and the hash of its token. They are
+// stored next to an existing identity and replace it only after the hub has granted the request.
 const JOIN_KEY: &str = "join-key.pem";
 const REQUEST: &str = "request.pem";
 const JOINING: &str = "join-token-hash";
 const CERTIFICATE: &str = "certificate.pem";
 const TRUST: &str = "trust.pem";
 const HUB: &str = "hub";
-/// Which token the certificate came from: another one means another enrolment.
+/// The hash of the join token that the identity came from. Another token means another enrolment.
 const TOKEN: &str = "token-hash";
 
-/// Why an agent has no identity.
+/// The reason why an agent has no identity.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// The Secret can't be read or written.
-    #[error("the Secret {SECRET} can't be used")]
+    #[error("can't read or write the Secret {SECRET}")]
     Cluster(#[source] Box<kube::Error>),
-    /// There is neither an identity nor a token to get one.
+    /// The agent has neither an identity nor a token to get one with.
     #[error(
         "this cluster has not joined a fleet; start the agent once with --join-token, from `muster cluster join-token`"
     )]
@@ -51,43 +51,43 @@ pub enum IdentityError {
     /// A part of the Secret is missing or damaged.
     #[error("the Secret {SECRET} is damaged; delete it and join again with a new token")]
     Damaged,
-    /// Keys or certificates fail.
+    /// A key or certificate can't be used.
     #[error("keys or certificates can't be used")]
     Pki(#[from] PkiError),
     /// The hub can't be reached.
     #[error(transparent)]
     Dial(#[from] DialError),
-    /// The hub said no.
+    /// The hub refused the request.
     #[error("the hub refuses: {}", .0.message())]
     Refused(Status),
-    /// The certificate names no cluster.
-    #[error("the hub's certificate is no agent's")]
+    /// The certificate that the hub issued does not name an agent.
+    #[error("the certificate from the hub is not an agent's certificate")]
     NoAgent,
-    /// A name is none.
+    /// The hub's answer contains an invalid name.
     #[error("the hub's answer can't be read")]
     Answer(#[from] InvalidId),
 }
 
 /// An agent's identity.
 pub struct Identity {
-    /// Where its hub is.
+    /// The address of the hub, as `HOST:PORT`.
     pub hub: String,
-    /// Whom it trusts.
+    /// The certificate authorities that the agent trusts.
     pub trust: TrustBundle,
-    /// What it shows.
+    /// The key and certificate that the agent presents to the hub.
     pub credentials: Credentials,
-    /// Its cluster.
+    /// The agent's cluster.
     pub cluster: ClusterName,
-    /// Which of its cluster's enrolments it is.
+    /// The instance ID of this enrolment of the cluster.
     pub enrolment: String,
-    /// When the certificate ends.
+    /// The time when the certificate expires.
     pub not_after: SystemTime,
-    /// When a new certificate is due, by this process's own steady clock: of one that has just come it is
-    /// known whatever the wall clocks of hub and agent say.
+    /// The time when the certificate must be renewed, by the monotonic clock. For a certificate that was just
+    /// issued it does not depend on the wall clocks of hub and agent.
     pub renew_at: Instant,
 }
 
-/// Where identities are kept.
+/// Reads and writes the Secret with the agent's identity.
 #[derive(Clone)]
 pub struct IdentityStore {
     client: Client,
@@ -109,7 +109,7 @@ fn cluster_error(error: kube::Error) -> IdentityError {
 }
 
 impl IdentityStore {
-    /// In a namespace of a cluster.
+    /// Returns the identity store in this namespace of the cluster.
     #[must_use]
     pub fn new(client: Client, namespace: &str) -> Self {
         Self {
@@ -122,19 +122,19 @@ impl IdentityStore {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// The identity that is kept; `None` where it is to be had with this token first.
+    /// Returns the stored identity, or `None` if the agent must enrol with this token first.
     ///
     /// # Errors
-    /// [`IdentityError`] where there is neither, or it can't be read.
+    /// [`IdentityError`] if there is neither an identity nor a token, or the identity can't be read.
     pub async fn kept(&self, token: Option<&JoinToken>) -> Result<Option<Identity>, IdentityError> {
         let secret = self.secrets().get_opt(SECRET).await;
         kept(secret.map_err(cluster_error)?.as_ref(), token)
     }
 
-    /// The identity that is kept, whatever token it came from; `None` where there is none.
+    /// Returns the stored identity, whatever token it came from, or `None` if there is none.
     ///
     /// # Errors
-    /// [`IdentityError`] where it can't be read.
+    /// [`IdentityError`] if it can't be read.
     pub async fn current(&self) -> Result<Option<Identity>, IdentityError> {
         match self.kept(None).await {
             Err(IdentityError::NotJoined) => Ok(None),
@@ -142,12 +142,12 @@ impl IdentityStore {
         }
     }
 
-    /// The identity that is kept; or a new one, for a token that was not used for it. Where that token
-    /// brings none, the agent goes on with the identity that it has: a token that is wrong or old, as after
-    /// a rollback of its chart, is no reason to lose a cluster.
+    /// Returns the stored identity, or enrols if the token is not the one that the identity came from. If
+    /// that enrolment fails, the agent continues with its stored identity: a wrong or used token, as after a
+    /// rollback of the agent's chart, must not cost the connection to a cluster.
     ///
     /// # Errors
-    /// [`IdentityError`] where there is none and none can be had.
+    /// [`IdentityError`] if there is no identity and the agent can't get one.
     pub async fn open(&self, token: Option<&JoinToken>) -> Result<Identity, IdentityError> {
         let secret = self
             .secrets()
@@ -165,8 +165,8 @@ impl IdentityStore {
                 tracing::error!(
                     error = %Chain(&error),
                     cluster = %current.cluster,
-                    "the join token brings no identity; the agent goes on with the one that it has. Take the \
-                     token away, or give it a new one from `muster cluster join-token`"
+                    "the agent can't join with its join token and continues with its current identity. Remove \
+                     the token, or replace it with a new one from `muster cluster join-token`"
                 );
                 Ok(current)
             }
@@ -174,8 +174,9 @@ impl IdentityStore {
         }
     }
 
-    /// The key and the request are kept before they are used: an agent that is killed between the
-    /// hub's answer and its own next breath asks again with the same ones, and is answered again.
+    /// Gets a new identity with a join token. The key and the request are stored before they are sent. If the
+    /// agent crashes before it has stored the hub's answer, it sends the same request again, and the hub
+    /// answers again.
     async fn enrol(
         &self,
         kept: Option<Secret>,
@@ -212,7 +213,7 @@ impl IdentityStore {
         self.keep(secret, granted, JOIN_KEY).await
     }
 
-    /// Keeps what was granted for the key under this name.
+    /// Stores the granted certificate together with the key that is stored under `key`.
     async fn keep(
         &self,
         mut secret: Secret,
@@ -229,10 +230,10 @@ impl IdentityStore {
         Ok(opened)
     }
 
-    /// A new certificate for a new key.
+    /// Gets a new certificate for a new key and stores both.
     ///
     /// # Errors
-    /// [`IdentityError`] where the hub says no or the Secret can't be written; the old one stays.
+    /// [`IdentityError`] if the hub refuses or the Secret can't be written. The old identity then stays.
     pub async fn renew(&self, channel: Channel) -> Result<Identity, IdentityError> {
         let mut secret = self.secrets().get(SECRET).await.map_err(cluster_error)?;
         let key = Key::generate()?;
@@ -257,7 +258,7 @@ impl IdentityStore {
         }
     }
 
-    /// Writes the Secret; somebody else's write in between is an error, not overwritten.
+    /// Writes the Secret. If somebody else has changed it since it was read, this fails with a conflict.
     async fn save(&self, secret: Secret) -> Result<Secret, IdentityError> {
         let secrets = self.secrets();
         if secret.metadata.resource_version.is_some() {
@@ -269,8 +270,8 @@ impl IdentityStore {
         let options = PostParams::default();
         let create = || secrets.create(&options, &secret);
         let created = match create().await {
-            // The namespace is what is missing. An agent with rights in some namespaces only may not even
-            // look, so that it is not asked before.
+            // The namespace is missing. This is not checked beforehand, because an agent with rights in some
+            // namespaces only may not read Namespaces.
             Err(kube::Error::Api(status)) if status.code == 404 => {
                 self.create_namespace().await.map_err(cluster_error)?;
                 create().await
@@ -296,12 +297,12 @@ impl IdentityStore {
         }
     }
 
-    /// Makes the agent's own namespace exist.
+    /// Creates the agent's own namespace if it does not exist.
     pub(crate) async fn ensure_namespace(&self) -> Result<(), IdentityError> {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         match namespaces.get_opt(&self.namespace).await {
             Ok(Some(_)) => Ok(()),
-            // An agent with rights in some namespaces only may not look; then it is there.
+            // An agent with rights in some namespaces only may not read Namespaces. Its own one exists then.
             Err(kube::Error::Api(status)) if status.code == 403 => Ok(()),
             Ok(None) => self.create_namespace().await.map_err(cluster_error),
             Err(error) => Err(cluster_error(error)),
@@ -313,7 +314,7 @@ fn hash_of(token: &JoinToken) -> String {
     ContentHash::of(token.secret.hash().as_bytes()).to_string()
 }
 
-/// The identity in the Secret, unless this token was not used for it.
+/// Returns the identity in the Secret, or `None` if it does not come from this token.
 fn kept(
     secret: Option<&Secret>,
     token: Option<&JoinToken>,
@@ -331,7 +332,7 @@ fn kept(
     }
 }
 
-/// The identity in these parts; whether it has just come from the hub.
+/// Reads the identity from the data of the Secret. `is_new` means that the hub issued it just now.
 fn identity(data: &Data, is_new: bool) -> Result<Identity, IdentityError> {
     let part = |key| text(data, key).ok_or(IdentityError::Damaged);
     let credentials = Credentials::new(&part(CERTIFICATE)?, Key::from_pem(&part(KEY)?)?)?;

@@ -1,8 +1,9 @@
-//! One agent acts in a cluster at a time: it holds a Lease there. An agent that was killed and started
-//! again in the same place takes over at once, since its predecessor is known to be dead; one in
-//! another place waits until the Lease is given back or runs out. One that is not known to be fit
-//! leaves a free Lease to others for a while. A holder that can't renew its Lease writes nothing until it
-//! can, and goes on telling what it sees.
+//! Leader election among the agents of one cluster. Only the holder of a Lease acts in the cluster.
+//!
+//! An agent that was killed and restarted in the same place takes over immediately, because its
+//! predecessor is known to be dead. An agent in another place waits until the Lease is released or
+//! expires. An agent that is not known to be ready leaves a free Lease to others for a while. A holder
+//! that can't renew its Lease writes nothing until it can, but continues to report what it observes.
 
 use std::{path::Path, time::Duration};
 
@@ -20,29 +21,29 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 const LEASE: &str = muster_model::records::LEASE;
-/// Without a renewal its holder may no longer act after this time.
+/// The lifetime of the Lease. Its holder may no longer act this long after the last renewal.
 const TTL: Duration = Duration::from_secs(15);
 const RENEW_EVERY: Duration = Duration::from_secs(5);
-/// What another waits after it saw the last renewal: the lease's own time, and the longest that a request
-/// of the last holder may still be under way at the API server.
+/// How long another agent waits after it saw the last renewal: the lifetime of the Lease, plus the longest
+/// time that a request of the last holder may still run in the API server.
 const TAKE_OVER: Duration = Duration::from_secs(15 + 25);
-/// A holder stops acting this long before another may begin.
+/// A holder stops acting this long before its Lease expires.
 const STOP_BEFORE: Duration = Duration::from_secs(3);
-/// Between two tries to renew a Lease that somebody else writes just now.
+/// The pause between two attempts to renew a Lease after a write conflict.
 const BETWEEN: Duration = Duration::from_millis(50);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long the Lease is watched before it is looked at again, since it is also freed by time alone.
+/// How long the Lease is watched before it is read again. An expiry causes no watch event.
 const WATCH_FOR: Duration = Duration::from_secs(5);
-/// How long an agent that may be broken leaves a free Lease to one that is not.
+/// How long an agent that is not known to be ready leaves a free Lease to other agents.
 const LEAVE_TO_OTHERS: Duration = Duration::from_secs(60);
 
-/// The lead in a cluster.
+/// This agent's claim to lead in its cluster.
 pub(crate) struct Lead {
     leases: Api<Lease>,
     holder: Holder,
 }
 
-/// What an agent that waits has seen of the Lease.
+/// What a waiting agent has seen of the Lease.
 #[derive(Default)]
 struct Seen {
     holder: String,
@@ -51,7 +52,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// Whether the Lease was seen in this version for so long that its holder no longer acts.
+    /// Returns true if the Lease has stayed in this version for so long that its holder no longer acts.
     fn has_run_out(&mut self, version: &str, holder: &str) -> bool {
         if self.holder != holder {
             tracing::info!(holder, "another agent leads in this cluster; waiting");
@@ -67,7 +68,7 @@ impl Seen {
     }
 }
 
-/// Who holds: a place, and a process in it.
+/// The identity of a Lease holder: a place (pod or host) and a process in it.
 struct Holder {
     place: String,
     process: String,
@@ -80,7 +81,7 @@ impl Holder {
             std::process::id(),
             started(std::process::id()).unwrap_or(0)
         );
-        // A pod's containers of one name follow each other; on a host, process ids tell.
+        // In a pod, containers of one name run one after another. On a host, process ids tell holders apart.
         if let Ok(uid) = std::env::var("POD_UID") {
             return Self {
                 place: format!("pod-{uid}"),
@@ -104,7 +105,7 @@ impl Holder {
         format!("{}/{}", self.place, self.process)
     }
 
-    /// Whether another holder is known to be dead.
+    /// Returns true if the other holder is known to be dead.
     fn knows_dead(&self, other: &str) -> bool {
         let Some((place, process)) = other.split_once('/') else {
             return false;
@@ -123,12 +124,12 @@ impl Holder {
     }
 }
 
-/// When a process started, in clock ticks since boot; with its id this names one process. None where
-/// it has ended.
+/// Returns when a process started, in clock ticks since boot, or `None` if it has ended. Together with the
+/// process id this identifies one process.
 fn started(pid: u32) -> Option<u64> {
     let stat =
         std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
-    // The command's name stands in brackets and may hold anything; state and numbers follow it.
+    // The command name is in parentheses and may contain any character; the state and the numbers follow it.
     let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
     if matches!(fields.next()?, "Z" | "X") {
         return None;
@@ -144,8 +145,8 @@ impl Lead {
         }
     }
 
-    /// Waits until this agent has the lead; `None` where it is told to stop first. `fit` says whether
-    /// this agent can do the work, once that is known.
+    /// Waits until this agent holds the Lease. Returns `None` if `stop` fires first. `fit` says whether this
+    /// agent is ready to lead, once that is known.
     pub(crate) async fn take(
         &self,
         mut fit: watch::Receiver<Option<bool>>,
@@ -170,9 +171,9 @@ impl Lead {
         }
     }
 
-    /// One try: `None` where the lead was won, or the version of the Lease that was seen. A foreign
-    /// lease runs out when this agent has watched it unchanged for its whole time: no two clocks are
-    /// compared.
+    /// Tries once to acquire the Lease. Returns `None` on success, and otherwise the version of the Lease
+    /// that was seen. Another holder's Lease counts as expired once this agent has seen it unchanged for
+    /// [`TAKE_OVER`], so that the clocks of two machines are never compared.
     async fn attempt(&self, seen: &mut Seen, fit: bool) -> Result<Option<String>, kube::Error> {
         let lease = self.leases.get_opt(LEASE).await?;
         let spec = lease.as_ref().and_then(|lease| lease.spec.clone());
@@ -210,7 +211,7 @@ impl Lead {
         Ok((!won).then_some(version))
     }
 
-    /// Waits until the Lease is another than this version, for a while at most.
+    /// Waits until the Lease changes from this version, but not much longer than [`WATCH_FOR`].
     async fn changes(&self, version: Option<String>) {
         let watch = async |version: String| {
             let params = WatchParams::default().fields(&format!("metadata.name={LEASE}"));
@@ -251,8 +252,8 @@ impl Lead {
             .await)
     }
 
-    /// Renews until told to stop. Where renewing fails for too long, nothing may be written until it is
-    /// possible again: `rest` says why. Returns early where another has taken the lead.
+    /// Renews the Lease until `stop` fires. If renewals fail for too long, the agent must not write until one
+    /// succeeds, and `rest` holds the reason. Returns early if another agent has acquired the Lease.
     pub(crate) async fn keep(
         &self,
         stop: &CancellationToken,
@@ -274,7 +275,9 @@ impl Lead {
                     renewed = sent;
                     pause = RENEW_EVERY;
                     if rest.send_replace(None).is_some() {
-                        tracing::info!("the agents' Lease is renewed; this agent acts again");
+                        tracing::info!(
+                            "the agents' Lease is renewed; this agent writes to the cluster again"
+                        );
                     }
                     continue;
                 }
@@ -298,15 +301,15 @@ impl Lead {
         }
     }
 
-    /// Whether the Lease is known to be this agent's still.
+    /// Returns true if the API server confirms that this agent still holds the Lease.
     pub(crate) async fn is_own(&self) -> bool {
         let lease = tokio::time::timeout(RENEW_EVERY, self.leases.get(LEASE)).await;
         let spec = lease.ok().and_then(Result::ok).and_then(|lease| lease.spec);
         spec.and_then(|spec| spec.holder_identity) == Some(self.holder.text())
     }
 
-    /// Whether the lead is this agent's still, and now renewed. Somebody else may have written the Lease at the
-    /// same moment (a label, a backup's annotation); only its holder says whose the lead is.
+    /// Renews the Lease. Returns false if another agent holds it. On a write conflict it tries again, because
+    /// the other writer may only have changed a label or an annotation; only `holderIdentity` says who leads.
     async fn renew(&self) -> Result<bool, kube::Error> {
         loop {
             let lease = self.leases.get(LEASE).await?;
@@ -322,7 +325,7 @@ impl Lead {
         }
     }
 
-    /// Lets another begin at once.
+    /// Releases the Lease, so that another agent can take over immediately.
     pub(crate) async fn release(&self) -> Result<(), kube::Error> {
         let lease = self.leases.get(LEASE).await?;
         let mut spec = lease.spec.clone().unwrap_or_default();
@@ -334,7 +337,7 @@ impl Lead {
     }
 }
 
-/// Whether a write was won; a conflict means that another was faster.
+/// Returns true if the write succeeded, and false on a conflict: somebody else wrote the Lease first.
 fn won(written: Result<Lease, kube::Error>) -> Result<bool, kube::Error> {
     match written {
         Ok(_) => Ok(true),

@@ -1,5 +1,5 @@
-//! The agent of one cluster: takes what its hub says, keeps and applies it, reports what is. This file
-//! is the composition root.
+//! The agent of one cluster. It receives generations from its hub, stores them in the cluster, applies
+//! them, and reports the observed state. This file is the composition root.
 
 mod cluster;
 mod cluster_client;
@@ -46,55 +46,55 @@ pub use identity::{Identity, IdentityError, IdentityStore};
 pub use muster_apply::NamespaceAccess;
 pub use stream::{StreamError, follow};
 
-/// The namespace where an agent keeps what is its own.
+/// The default namespace for an agent's own records.
 pub const NAMESPACE: &str = muster_model::records::NAMESPACE;
-/// Time for requests under way to end.
+/// How long a shutdown waits for unfinished requests.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
-/// A stream that has lasted so long was a good one.
+/// A stream that lasted at least this long counts as a success and resets the back-off.
 const LASTING: Duration = Duration::from_secs(60);
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
-/// Where the hub has said no, it is asked seldom: only a person can change its mind.
+/// The pause after a refusal by the hub. It is long because only a person can remove the cause.
 const REFUSED: Duration = Duration::from_secs(20);
 
 /// An agent's settings.
 pub struct AgentConfig {
-    /// How its cluster is reached.
+    /// The client configuration for the API server of the agent's cluster.
     pub kube: kube::Config,
-    /// The namespace for what is its own.
+    /// The namespace for the agent's own records.
     pub namespace: String,
-    /// What of its cluster it may touch.
+    /// The namespaces that the agent may touch.
     pub reach: NamespaceAccess,
-    /// How many objects it deletes unasked within an hour at most, whatever the hub says.
+    /// The most objects that the agent deletes in an hour without an approval, even if the hub allows more.
     pub prune_ceiling: Option<usize>,
-    /// The token to join with, the first time.
+    /// The token for joining the fleet. It is needed only once.
     pub join_token: Option<JoinToken>,
-    /// The hub's address, where it is another than the one that the token named.
+    /// The hub's address, if it differs from the one in the join token.
     pub hub: Option<String>,
-    /// Where probes and metrics are served, in plain HTTP.
+    /// The address where probes and metrics are served over plain HTTP.
     pub http: Option<SocketAddr>,
 }
 
-/// Why an agent can't start or go on.
+/// The reason why an agent can't start or can't continue.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// The client can't be made.
-    #[error("no client for the cluster can be made")]
+    /// The Kubernetes client can't be created.
+    #[error("can't create a Kubernetes client for the cluster")]
     Client(#[source] Box<kube::Error>),
-    /// No identity.
+    /// The agent has no identity and can't get one.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// The cluster can't be opened.
+    /// The agent's records can't be read from the cluster.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// Another agent has taken the lead.
+    /// Another agent has become the leader in this cluster.
     #[error("another agent has taken the lead in this cluster")]
     LeadLost,
-    /// An address can't be listened on.
+    /// The agent can't listen on the address for probes and metrics.
     #[error("can't listen on {address}")]
     Listen {
-        /// Which.
+        /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The I/O error.
         #[source]
         source: io::Error,
     },
@@ -114,32 +114,32 @@ impl Metrics {
         let registry = registry.sub_registry_with_prefix("muster_agent");
         registry.register(
             "connected",
-            "Whether there is a stream to the hub",
+            "1 while the agent has a stream to the hub",
             metrics.connected.clone(),
         );
         registry.register(
             "leading",
-            "Whether this agent acts in its cluster",
+            "1 while this agent leads in its cluster and may write to it",
             metrics.leading.clone(),
         );
         registry.register(
             "generation",
-            "The generation in force",
+            "The number of the generation in force",
             metrics.generation.clone(),
         );
         registry.register(
             "certificate_end_timestamp_seconds",
-            "When the agent's certificate ends, unless it is renewed",
+            "When the agent's current certificate expires, in Unix time",
             metrics.certificate_end.clone(),
         );
         metrics
     }
 }
 
-/// Runs an agent until it is told to stop.
+/// Runs an agent until `shutdown` begins.
 ///
 /// # Errors
-/// [`AgentError`] where it can't start, or has lost the lead.
+/// [`AgentError`] if the agent can't start, or another agent has become the leader.
 pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentError> {
     let stop = shutdown.token();
     let mut registry = Registry::default();
@@ -197,21 +197,22 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
     if acted.is_ok() && !stop.is_cancelled() {
         return Err(AgentError::LeadLost);
     }
-    // Renewals have ended when the lead is given back, so that none takes it again.
+    // Renewals must end before the Lease is released, or a late renewal would acquire it again.
     acting.cancel();
     let _ = kept.await;
     if let Err(error) = lead.release().await {
-        tracing::warn!(%error, "the lead was not given back; another agent waits until it runs out");
+        tracing::warn!(%error, "the agents' Lease was not released; another agent can take over only after it has expired");
     }
     acted?;
     if let Err(unfinished) = shutdown.finish(STOP_WITHIN).await {
-        tracing::warn!(%unfinished, "stopped all the same");
+        tracing::warn!(%unfinished, "the agent stopped before all of its tasks had ended");
     }
     Ok(())
 }
 
-/// Whether there is an identity or a token to get one, once the API server can say; not where this
-/// agent is told to stop first. With a token alone the agent's namespace is made, for its Lease.
+/// Returns true once the API server has shown that there is an identity or a token to get one with.
+/// Returns false if the agent must stop before that. If there is only a token, this creates the agent's
+/// namespace, which its Lease needs.
 async fn may_begin(prover: &Prover, stop: &CancellationToken) -> Result<bool, IdentityError> {
     let mut backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
     loop {
@@ -225,7 +226,7 @@ async fn may_begin(prover: &Prover, stop: &CancellationToken) -> Result<bool, Id
         match looked.await {
             Ok(()) => return Ok(true),
             Err(error @ IdentityError::Cluster(_)) => {
-                tracing::warn!(error = %Chain(&error), "the agent can't look for its identity; trying again");
+                tracing::warn!(error = %Chain(&error), "the agent can't read its identity; trying again");
             }
             Err(error) => return Err(error),
         }
@@ -236,7 +237,8 @@ async fn may_begin(prover: &Prover, stop: &CancellationToken) -> Result<bool, Id
     }
 }
 
-/// Waits for the lead, and proves meanwhile that it could be taken. Whether it was.
+/// Waits until this agent leads, and runs the readiness checks meanwhile. Returns false if the agent must
+/// stop first.
 async fn take_lead(lead: &Lead, prover: &Prover, ready: &Part, stop: &CancellationToken) -> bool {
     let (sender, fit) = watch::channel(None);
     tokio::select! {
@@ -245,17 +247,17 @@ async fn take_lead(lead: &Lead, prover: &Prover, ready: &Part, stop: &Cancellati
     }
 }
 
-/// What an agent that leads goes by.
+/// The state of an agent while it leads.
 struct Leading<'a> {
     lead: &'a Lead,
-    /// Why it may write nothing for now.
+    /// The reason why the agent may not write to the cluster at the moment.
     resting: watch::Receiver<Option<String>>,
     metrics: &'a Metrics,
-    /// Ends with the lead.
+    /// Cancelled when this agent no longer leads or must stop.
     acting: &'a CancellationToken,
 }
 
-/// Does an agent's work for as long as it leads.
+/// Does the work of the leading agent until it no longer leads or must stop.
 async fn act(
     prover: &Prover,
     apply: &ApplyConfig,
@@ -278,7 +280,7 @@ async fn act(
     let mut resting = leading.resting.clone();
     let opened = tokio::select! {
         opened = opening => opened?,
-        // Nothing is held yet that would be worth waiting for.
+        // Nothing is loaded yet, so the agent ends instead of waiting until its Lease can be renewed.
         Ok(_) = resting.wait_for(Option::is_some) => None,
     };
     let Some((cluster, identity)) = opened else {
@@ -286,7 +288,7 @@ async fn act(
     };
     let metrics = leading.metrics;
     tokio::spawn(show_generation(cluster.level(), metrics.generation.clone()));
-    // The hub is asked first: what it has now may be the way out of what is in force.
+    // Connecting does not wait for loading: the hub's newest generation may fix the one in force.
     let loading = async {
         cluster.load().await;
         ready.ready();
@@ -301,7 +303,8 @@ async fn act(
     Ok(())
 }
 
-/// The identity, however long hub or API server let it wait; not where only a person can help.
+/// Opens the agent's identity. Retries while the hub or the API server does not answer; returns an error
+/// that only a person can fix. Returns `None` if the agent must stop first.
 async fn open_identity(
     identities: &IdentityStore,
     token: Option<&JoinToken>,
@@ -317,7 +320,7 @@ async fn open_identity(
             Err(IdentityError::Refused(status)) if status.code() == Code::Unavailable => {
                 tracing::warn!(
                     why = status.message(),
-                    "the hub can't enrol just now; trying again"
+                    "the hub can't enrol this agent at the moment; trying again"
                 );
             }
             Err(error) => return Err(error),
@@ -340,7 +343,7 @@ async fn open_cluster(
         match ClusterClient::open(client.clone(), config.clone(), enrolment).await {
             Ok(cluster) => return Ok(Some(cluster)),
             Err(error) => {
-                tracing::warn!(error = %Chain(&error), "the cluster can't be opened; trying again");
+                tracing::warn!(error = %Chain(&error), "the agent can't read its records from the cluster; trying again");
             }
         }
         tokio::select! {
@@ -350,7 +353,7 @@ async fn open_cluster(
     }
 }
 
-/// Hands on whether anything may be written.
+/// Pauses and resumes writing in the cluster as `resting` says.
 async fn pause(
     cluster: &ClusterClient,
     mut resting: watch::Receiver<Option<String>>,
@@ -361,14 +364,14 @@ async fn pause(
         leads.set(i64::from(why.is_none()));
         cluster.pause(why);
         if resting.changed().await.is_err() {
-            // The lead has ended, and with it all of this soon.
+            // This agent no longer leads, and its tasks are being cancelled.
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// Follows the hub, stream after stream, until told to stop. Without a hub the cluster goes on with
-/// what is in force.
+/// Follows the hub, one stream after another, until this agent no longer leads. While the hub can't be
+/// reached, the cluster continues with the generation in force.
 async fn serve(
     cluster: &ClusterClient,
     mut identity: Identity,
@@ -380,7 +383,7 @@ async fn serve(
     let mut connected: Option<Instant> = None;
     let mut backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
     while !stop.is_cancelled() {
-        // Another may lead by now, and speaks to the hub.
+        // Another agent may lead by now; then only that one may connect to the hub.
         if leading.resting.borrow().is_some() && !leading.lead.is_own().await {
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -412,7 +415,7 @@ async fn serve(
                 );
                 let ended = tokio::select! {
                     ended = following => ended,
-                    // The stream begins anew with what is known now.
+                    // A new stream starts, whose first message says what the agent knows now.
                     () = cluster.forgotten() => Ok(()),
                     renewed = renew(identities, channel.clone(), &identity, &asked) => {
                         next = Some(renewed);
@@ -420,7 +423,8 @@ async fn serve(
                     }
                 };
                 match ended {
-                    // The certificate has ended, whatever the time is here: it is good for a new one.
+                    // The hub says that the certificate has expired, whatever the clock says here. The certificate
+                    // can still be renewed.
                     Err(StreamError::Status(status)) if status.code() == Code::Unauthenticated => {
                         tracing::warn!(
                             why = status.message(),
@@ -438,12 +442,12 @@ async fn serve(
         };
         if let Some(renewed) = next {
             tracing::info!("the agent has a new certificate");
-            // The stream begins anew under the new certificate.
+            // The next stream uses the new certificate.
             let hub = std::mem::take(&mut identity.hub);
             identity = Identity { hub, ..renewed };
         }
         metrics.connected.set(0);
-        // A hub that welcomes everybody and ends all streams at once is not asked more often for that.
+        // A hub that accepts every stream and ends it immediately must not reset the back-off.
         if connected
             .take()
             .is_some_and(|since| since.elapsed() >= LASTING)
@@ -457,7 +461,7 @@ async fn serve(
         tracing::warn!(
             why,
             ?wait,
-            "no stream to the hub; the cluster goes on with what is in force"
+            "no stream to the hub; the cluster continues with the generation in force"
         );
         tokio::select! {
             () = stop.cancelled() => {}
@@ -466,7 +470,7 @@ async fn serve(
     }
 }
 
-/// Shows the generation in force until the cluster is closed.
+/// Updates the generation metric until the cluster is closed.
 async fn show_generation(mut level: watch::Receiver<Arc<Level>>, gauge: Gauge<u64, AtomicU64>) {
     loop {
         let number = level.borrow_and_update().in_force;
@@ -477,7 +481,7 @@ async fn show_generation(mut level: watch::Receiver<Arc<Level>>, gauge: Gauge<u6
     }
 }
 
-/// A refusal by name is not asked again soon.
+/// Returns the pause after an explicit refusal, and `None` for errors that the back-off handles.
 fn wait_of(error: &StreamError) -> Option<Duration> {
     match error {
         StreamError::Status(status)
@@ -493,7 +497,7 @@ fn wait_of(error: &StreamError) -> Option<Duration> {
     }
 }
 
-/// Waits until a new certificate is due, or the hub asks for that, and gets one, however often it takes.
+/// Waits until the certificate must be renewed or the hub asks for that, and retries until it is renewed.
 async fn renew(
     identities: &IdentityStore,
     channel: tonic::transport::Channel,
@@ -509,7 +513,7 @@ async fn renew(
         match identities.renew(channel.clone()).await {
             Ok(identity) => return identity,
             Err(error) => {
-                tracing::warn!(error = %Chain(&error), "no new certificate yet; trying again");
+                tracing::warn!(error = %Chain(&error), "the certificate was not renewed; trying again");
                 tokio::time::sleep(backoff.next_delay()).await;
             }
         }

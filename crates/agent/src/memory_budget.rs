@@ -1,18 +1,18 @@
-//! How large a generation may be that this agent takes. The fleet repository decides what is in one; an agent
-//! that was ended for its memory could not even be told of the fix.
+//! The limit on the size of a generation that this agent accepts. The fleet repository decides how large a
+//! generation is. An agent that is killed because it is out of memory could not receive the fix.
 
 use std::fmt;
 
 use muster_apply::StoredBundle;
 use muster_runtime::process;
 
-/// Of the memory, the text of all manifests may be this part. For a while there are two generations of it, each also
-/// compressed, and API servers answer with as much.
+/// The divisor for the share of memory that the text of all manifests may take. For a while two generations are in
+/// memory, each also in compressed form, and answers of the API server are as large.
 const TEXT: u64 = 10;
-/// Memory for one object, whatever its text: what is known of it here, and of its predecessor.
+/// The memory in bytes that one object takes besides its text, for the agent's records of it and its predecessor.
 const OBJECT: u64 = 12 * 1024;
 
-/// What an agent takes, and what it has taken of one generation.
+/// The memory limit of an agent, and how much of it one generation uses so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MemoryBudget {
     memory: u64,
@@ -20,11 +20,11 @@ pub(crate) struct MemoryBudget {
     bytes: u64,
 }
 
-/// A generation is larger than that.
+/// The error when a generation is too large for the agent's memory.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "its manifests have over {limit}, and with {} MiB of memory this agent takes that and no more; give the agent \
-     more memory (`resources` of its chart), or the cluster less", memory / MIB
+    "its manifests have over {limit}, which is the most that this agent accepts with {} MiB of memory; give the agent \
+     more memory (`resources` in its chart), or the cluster fewer objects", memory / MIB
 )]
 pub(crate) struct TooLarge {
     limit: Limit,
@@ -49,7 +49,7 @@ impl fmt::Display for Limit {
 }
 
 impl MemoryBudget {
-    /// By the memory that this process may have.
+    /// Returns an unused budget for the memory that this process may use.
     pub(crate) fn of_this_process() -> Self {
         Self {
             memory: process::memory(),
@@ -58,12 +58,12 @@ impl MemoryBudget {
         }
     }
 
-    /// How many bytes of manifests.
+    /// Returns the most bytes that all manifests together may have.
     pub(crate) fn bytes(&self) -> u64 {
         self.memory / TEXT
     }
 
-    /// What is said where there is more text than that.
+    /// Returns the error for manifests with more text than [`MemoryBudget::bytes`].
     pub(crate) fn too_much_text(&self) -> TooLarge {
         TooLarge {
             limit: Limit::Bytes(self.bytes()),
@@ -71,10 +71,10 @@ impl MemoryBudget {
         }
     }
 
-    /// Takes one more bundle.
+    /// Counts one more bundle of the generation.
     ///
     /// # Errors
-    /// [`TooLarge`] says what there is too much of.
+    /// [`TooLarge`] if the generation now exceeds the budget.
     pub(crate) fn add(&mut self, bundle: &StoredBundle) -> Result<(), TooLarge> {
         let objects = &bundle.bundle().objects;
         self.objects += objects.len() as u64;
@@ -113,7 +113,7 @@ mod tests {
             room.check().map_err(|e| e.to_string())
         };
         assert_eq!(check(43_690, 51 * MIB), Ok(()));
-        insta::assert_snapshot!(check(43_691, 0).unwrap_err(), @"its manifests have over 43690 objects, and with 512 MiB of memory this agent takes that and no more; give the agent more memory (`resources` of its chart), or the cluster less");
-        insta::assert_snapshot!(check(1, 52 * MIB).unwrap_err(), @"its manifests have over 51 MiB, and with 512 MiB of memory this agent takes that and no more; give the agent more memory (`resources` of its chart), or the cluster less");
+        insta::assert_snapshot!(check(43_691, 0).unwrap_err(), @"its manifests have over 43690 objects, which is the most that this agent accepts with 512 MiB of memory; give the agent more memory (`resources` in its chart), or the cluster fewer objects");
+        insta::assert_snapshot!(check(1, 52 * MIB).unwrap_err(), @"its manifests have over 51 MiB, which is the most that this agent accepts with 512 MiB of memory; give the agent more memory (`resources` in its chart), or the cluster fewer objects");
     }
 }

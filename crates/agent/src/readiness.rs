@@ -1,7 +1,6 @@
-//! What a new agent proves before it is ready to take the place of one that runs: that this very build
-//! can go on from what is kept in the cluster, and that the hub would serve it. It acts on nothing.
-//! Whoever rolls out a new agent ends the old one only when the new one is ready, so a broken one
-//! changes nothing.
+//! The checks that a new agent must pass before it is ready to replace a running one: this build must be
+//! able to continue from the records in the cluster, and the hub must accept it. The checks change nothing.
+//! A rollout stops the old agent only when the new one is ready, so a broken build does no harm.
 
 use std::{convert::Infallible, error::Error, io, time::Duration};
 
@@ -23,27 +22,29 @@ use crate::{
     memory_budget::{MemoryBudget, TooLarge},
 };
 
-/// What was proven is proven again this often, for as long as another agent leads.
+/// The pause between successful checks while another agent leads.
 const AGAIN: Duration = Duration::from_secs(60);
-/// A hub that says nothing for so long can't be reached.
+/// A hub that does not answer within this time counts as unreachable.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// Why an agent is not fit to take the lead.
+/// The reason why an agent is not ready to take the lead.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotReady {
-    #[error("this agent ({VERSION}) can't use the identity that is kept in the cluster")]
+    #[error("this agent ({VERSION}) can't use the identity that is stored in the cluster")]
     Identity(#[from] IdentityError),
-    #[error("this agent ({VERSION}) can't go on from the generation that is kept in the cluster")]
+    #[error(
+        "this agent ({VERSION}) can't continue from the generation that is stored in the cluster"
+    )]
     StoredGeneration(#[from] GenerationStoreError),
-    #[error("this agent ({VERSION}) can't go on from the inventory that is kept in the cluster")]
+    #[error(
+        "this agent ({VERSION}) can't continue from the inventory that is stored in the cluster"
+    )]
     Inventory(#[from] InventoryError),
     #[error(
-        "this agent ({VERSION}) has too little memory for the generation that is kept in the cluster"
+        "this agent ({VERSION}) has too little memory for the generation that is stored in the cluster"
     )]
     MemoryBudget(#[from] TooLarge),
-    #[error(
-        "this agent ({VERSION}) could no longer look after {object}, which is applied here: {why}"
-    )]
+    #[error("this agent ({VERSION}) could no longer manage {object}, which is applied here: {why}")]
     Reach { object: String, why: String },
     #[error("this agent ({VERSION}) and the hub at {hub} don't accept each other's certificates")]
     Tls {
@@ -51,24 +52,24 @@ pub(crate) enum NotReady {
         #[source]
         source: DialError,
     },
-    #[error("the hub at {hub} does not take this agent ({VERSION}): {why}")]
+    #[error("the hub at {hub} does not accept this agent ({VERSION}): {why}")]
     Refused { hub: String, why: String },
 }
 
-/// Proves and says so.
+/// Runs the readiness checks and publishes their result.
 pub(crate) struct Prover {
     pub(crate) client: Client,
     pub(crate) namespace: String,
-    /// What of its cluster it may touch.
+    /// The namespaces that the agent may touch.
     pub(crate) reach: NamespaceAccess,
     pub(crate) identities: IdentityStore,
     pub(crate) join_token: Option<JoinToken>,
-    /// The hub's address, where it is another than the one that is kept.
+    /// The hub's address, if it differs from the stored one.
     pub(crate) hub: Option<String>,
 }
 
 impl Prover {
-    /// Proves again and again until it is dropped. `fit` and the readiness follow what comes of it.
+    /// Runs the checks repeatedly until it is dropped. `fit` and the readiness probe follow the result.
     pub(crate) async fn run(&self, ready: &Part, fit: watch::Sender<Option<bool>>) -> Infallible {
         let mut backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
         let mut said = String::new();
@@ -109,18 +110,18 @@ impl Prover {
         if let Some(pointer) = store.open().await? {
             let reader = store.reader();
             let mut bundles = std::pin::pin!(reader.bundles(&pointer));
-            // One after the other: all of them at once are for the agent that leads.
+            // One bundle at a time. Only the leading agent holds all of them in memory.
             let mut room = MemoryBudget::of_this_process();
             while let Some(bundle) = bundles.try_next().await? {
                 room.add(&bundle)?;
             }
         }
-        // Where nobody leads, nobody waits for a hub that may be far away.
+        // If no agent leads, this one can take the lead before the hub has answered.
         fit.send_if_modified(|fit| fit.is_none() && fit.replace(true).is_none());
         match (kept, &self.join_token) {
             (Some(identity), _) => self.ask(&identity).await,
-            // The token itself is kept for when this agent leads: it works once. Where it brings nothing, the
-            // agent goes on as who it is.
+            // The token works only once, so it is not used before this agent leads. If joining with it fails then,
+            // the agent continues with its stored identity, so that identity is checked here.
             (None, Some(token)) => {
                 if let Some(current) = self.identities.current().await? {
                     return self.ask(&current).await;
@@ -132,7 +133,7 @@ impl Prover {
         }
     }
 
-    /// Asks the hub whether it would serve this agent.
+    /// Asks the hub whether it accepts this agent.
     async fn ask(&self, identity: &Identity) -> Result<(), NotReady> {
         let hub = self.hub.as_ref().unwrap_or(&identity.hub);
         let Some(mut agents) = reach(hub, &identity.trust, Some(&identity.credentials)).await?
@@ -152,7 +153,7 @@ impl Prover {
     }
 }
 
-/// A connection to the hub; none where it can't be reached, which is no fault of this build.
+/// Connects to the hub. Returns `None` if the hub can't be reached, which is not the fault of this build.
 async fn reach(
     hub: &str,
     trust: &TrustBundle,
@@ -165,14 +166,14 @@ async fn reach(
             Err(NotReady::Tls { hub, source })
         }
         Err(error) => {
-            tracing::info!(error = %Chain(&error), "the hub can't be asked whether it takes this agent");
+            tracing::info!(error = %Chain(&error), "can't ask the hub whether it accepts this agent");
             Ok(None)
         }
     }
 }
 
-/// What a hub's answer says about this build. One that does not know the question is older, and says no
-/// more than that; one that fails says nothing.
+/// Decides from a hub's answer whether the hub accepts this build. An older hub that does not know the call,
+/// and a hub that fails to answer it, do not count against this build.
 fn judge(hub: &str, answer: Result<v1::Checked, Status>) -> Result<(), NotReady> {
     let why = match answer {
         Ok(hub) if hub.protocol != PROTOCOL_VERSION => format!(
@@ -184,9 +185,9 @@ fn judge(hub: &str, answer: Result<v1::Checked, Status>) -> Result<(), NotReady>
             Code::PermissionDenied | Code::FailedPrecondition | Code::InvalidArgument => {
                 status.message().to_owned()
             }
-            // The certificate has ended. It is renewed when this agent leads.
+            // The certificate has expired. It is renewed when this agent leads.
             Code::Unauthenticated => return Ok(()),
-            // Under TLS 1.3 a refused certificate shows itself only now.
+            // Under TLS 1.3 a client sees only now that its certificate was refused.
             _ if is_about_tls(&status) => "it refuses this agent's certificate".to_owned(),
             _ => return Ok(()),
         },
@@ -197,7 +198,7 @@ fn judge(hub: &str, answer: Result<v1::Checked, Status>) -> Result<(), NotReady>
     })
 }
 
-/// Whether an error comes from the other side's certificate, or from its opinion of ours.
+/// Returns true if an error is about the other side's certificate, or about its verdict on this agent's.
 fn is_about_tls(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -229,9 +230,9 @@ mod tests {
             version: "9.9.9".to_owned(),
         };
         assert_eq!(told(Ok(checked(PROTOCOL_VERSION))), None);
-        insta::assert_snapshot!(told(Ok(checked(99))).unwrap(), @"the hub at hub:7443 does not take this agent (0.1.0): it (version 9.9.9) speaks protocol 99, this agent 2; upgrade the older one");
+        insta::assert_snapshot!(told(Ok(checked(99))).unwrap(), @"the hub at hub:7443 does not accept this agent (0.1.0): it (version 9.9.9) speaks protocol 99, this agent 2; upgrade the older one");
         let refused = told(Err(Status::failed_precondition("upgrade the older one")));
-        insta::assert_snapshot!(refused.unwrap(), @"the hub at hub:7443 does not take this agent (0.1.0): upgrade the older one");
+        insta::assert_snapshot!(refused.unwrap(), @"the hub at hub:7443 does not accept this agent (0.1.0): upgrade the older one");
         assert!(told(Err(Status::permission_denied("removed"))).is_some());
         for silent in [
             Code::Unimplemented,

@@ -1,4 +1,4 @@
-//! From what is observed in a cluster to the level that is reported.
+//! Turns what the applier observes in a cluster into the observed state that is reported to the hub.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,16 +12,16 @@ use tokio::sync::watch;
 
 use crate::cluster::Level;
 
-/// Problems of one app that are reported.
+/// The most problems of one app that are reported.
 const PROBLEMS: usize = 10;
-/// Bytes of names of all objects that wait for approvals: whoever approves sees every one of some ten thousand,
-/// and a report stays well below what a message may have.
+/// The most bytes of names of objects that are pending approval. This is enough for the names of about ten thousand
+/// objects, and a report stays well below the size limit of a message.
 const HELD: usize = 2 * 1024 * 1024;
-/// Drifts of one app that are reported.
+/// The most drifts of one app that are reported.
 const DRIFTS: usize = 10;
 
-/// Publishes the level of what is observed and of what is wrong with the agent's own records, now and whenever
-/// that changes.
+/// Publishes the observed state whenever it changes. It combines what the applier observes with problems of the
+/// agent's own records.
 pub(crate) async fn summarise(
     mut observed: watch::Receiver<Arc<Observed>>,
     mut trouble: watch::Receiver<Option<String>>,
@@ -44,7 +44,7 @@ pub(crate) async fn summarise(
     }
 }
 
-/// The reports of the bundles that were seen last: what did not change is not looked at again.
+/// The reports of the last observed bundles. Bundles that have not changed keep their report.
 #[derive(Default)]
 struct Summary(HashMap<String, (Arc<ObservedBundle>, Arc<v1::AppReport>)>);
 
@@ -61,11 +61,11 @@ impl Summary {
             apps.insert(name.clone(), Arc::clone(&report));
             self.0.insert(name, (Arc::clone(bundle), report));
         }
-        // Both may be of apps that have no bundle any more.
+        // Leftovers and holds may belong to apps that no longer have a bundle.
         for leftover in &now.leftovers {
             let report = report_of(&mut apps, leftover.app.as_str());
             match leftover.state {
-                // Its hold tells of it.
+                // The hold of the app reports this object.
                 LeftoverState::Approval => continue,
                 LeftoverState::Waiting | LeftoverState::Deleting => report.leaving += 1,
                 LeftoverState::Refused => report.stuck += 1,
@@ -97,7 +97,7 @@ impl Summary {
     }
 }
 
-/// An app's report, to be added to; one of an app that is leaving where there is none.
+/// Returns the report of an app for additions. If there is none, the app is leaving, and a new report is created.
 fn report_of<'a>(
     apps: &'a mut BTreeMap<String, Arc<v1::AppReport>>,
     app: &str,
@@ -330,7 +330,7 @@ mod tests {
             ..Level::default()
         };
         assert_eq!(level, expected);
-        // What was added to a report is not added again to the one that is kept.
+        // Additions go to a copy, so they are not added twice to the cached report.
         assert_eq!(summary.level(&observed), expected);
     }
 }

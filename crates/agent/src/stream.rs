@@ -1,5 +1,5 @@
-//! One stream to the hub: says what is in force, takes what is wanted, reports what is. The rules of
-//! what may be taken are `muster_plan::delivery`'s.
+//! One stream to the hub. The agent says which generation is in force, receives newer ones, and reports the
+//! observed state. `muster_plan::delivery` decides which terms and generations it accepts.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -28,28 +28,28 @@ use crate::{
     memory_budget::MemoryBudget,
 };
 
-/// Reports follow each other no faster than this.
+/// The shortest time between two reports.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
-/// Bytes of one report; a level that has more comes in several.
+/// The most bytes of apps in one report message. A larger report is sent in several messages.
 const REPORT_BYTES: usize = 1024 * 1024;
-/// What could not be kept in the cluster is tried again after this, and then after up to that.
+/// The first and the longest pause before a generation that could not be stored is tried again.
 const KEEP_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
-/// Objects in one message.
+/// The most objects in one message.
 const OBJECTS: usize = 500;
-/// Messages that wait for a slow hub before the stream waits too.
+/// The most messages that are queued for a slow hub before the stream waits for it.
 const OUTGOING: usize = 4;
 
-/// Why a stream ended.
+/// The reason why a stream ended.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
-    /// The hub said no, or the connection broke.
+    /// The hub refused the request, or the connection broke.
     #[error("{}", .0.message())]
     Status(#[from] Status),
     /// The hub closed the stream.
     #[error("the hub closed the stream")]
     Closed,
-    /// The hub may not be obeyed.
-    #[error("the hub is not obeyed")]
+    /// The hub's term or generation must not be accepted.
+    #[error("the agent refuses what the hub sent")]
     Refused(#[from] Refusal),
     /// The hub speaks another protocol.
     #[error(
@@ -58,16 +58,16 @@ pub enum StreamError {
     Protocol {
         /// The hub's release.
         version: String,
-        /// Its protocol.
+        /// The hub's protocol version.
         protocol: u32,
     },
-    /// The hub sent something impossible.
+    /// The hub sent a message that is invalid or not allowed at this point.
     #[error("the hub sent {0}")]
     Nonsense(&'static str),
-    /// A bundle is none.
+    /// The hub sent bytes that are not the expected bundle.
     #[error("the hub sent {0}")]
     Unpack(#[from] UnpackError),
-    /// The hub's term can't be kept.
+    /// The hub's term can't be stored in the cluster.
     #[error(transparent)]
     Take(#[from] TakeError),
 }
@@ -82,15 +82,15 @@ struct Arriving {
     missing: usize,
 }
 
-/// A generation that could not be kept.
+/// A generation that could not be put in force.
 struct Stuck {
     generation: v1::Generation,
     why: String,
-    /// When it is asked for again; `None` while it arrives, and where that can't help.
+    /// The time of the next attempt; `None` during an attempt, and if another attempt can't help.
     again: Option<Instant>,
 }
 
-/// A stream under way.
+/// The state of an open stream.
 struct Stream<'a, C> {
     cluster: &'a C,
     outgoing: mpsc::Sender<v1::AgentMessage>,
@@ -104,12 +104,11 @@ struct Stream<'a, C> {
     renew: &'a Notify,
 }
 
-/// Follows the hub until the stream ends or `stop` fires. `renew` hears when the hub wants the agent to get a new
-/// certificate, and `connected` when the hub has welcomed
-/// this agent.
+/// Follows the hub until the stream ends or `stop` fires. `renew` is notified when the hub asks the agent to renew its
+/// certificate, and `connected` is called when the hub has welcomed this agent.
 ///
 /// # Errors
-/// [`StreamError`] says why it ended.
+/// [`StreamError`] with the reason why the stream ended.
 pub async fn follow<C: Cluster>(
     channel: Channel,
     name: &ClusterName,
@@ -191,7 +190,7 @@ pub async fn follow<C: Cluster>(
         }
     }
     connected();
-    // A tick that is due at once, and then no sooner than the interval after the last report.
+    // The first report is due immediately, and each later one at least an interval after the one before.
     let mut report_at = Instant::now();
     let mut changed = true;
     loop {
@@ -222,7 +221,7 @@ pub async fn follow<C: Cluster>(
     }
 }
 
-/// What a report says of no single app.
+/// Returns a report with everything that does not belong to a single app.
 fn head(level: &Level) -> v1::Report {
     v1::Report {
         generation: level.in_force.map_or(0, |number| number.generation.0),
@@ -235,7 +234,7 @@ fn head(level: &Level) -> v1::Report {
     }
 }
 
-/// Apps in messages of a size that every hub takes.
+/// Splits the reports of apps into messages of a size that every hub accepts.
 fn in_parts(apps: Vec<v1::AppReport>) -> Vec<Vec<v1::AppReport>> {
     let mut parts: Vec<Vec<v1::AppReport>> = Vec::new();
     let mut room = 0;
@@ -268,29 +267,27 @@ impl<C: Cluster> Stream<'_, C> {
                 self.renew.notify_one();
                 Ok(())
             }
-            // A newer hub's word. The protocol's number rises where it must be understood.
+            // A message that only newer agents know. Messages that an agent must understand raise the protocol version.
             None => Ok(()),
         }
     }
 
-    /// The hub says what should run. A newer generation takes the place of one that could not be kept.
+    /// Handles a generation from the hub. It replaces one that could not be put in force.
     async fn offered(&mut self, generation: v1::Generation) -> Result<(), StreamError> {
         self.stuck = None;
         self.keep_again.reset();
         self.begin(generation).await
     }
 
-    /// Asks for what a generation needs. It takes the place of one that is still arriving.
+    /// Requests the bundles that the cluster lacks for a generation. It replaces one that is still arriving.
     async fn begin(&mut self, generation: v1::Generation) -> Result<(), StreamError> {
         let content = ContentHash::try_from(generation.content.as_slice())
             .map_err(|_| StreamError::Nonsense("a generation without a hash"))?;
         let prune = generation
             .prune_orders()
-            .map_err(|_| StreamError::Nonsense("a generation without orders about deleting"))?;
+            .map_err(|_| StreamError::Nonsense("a generation without valid prune orders"))?;
         if generation.computed_content().ok() != Some(content) {
-            return Err(StreamError::Nonsense(
-                "a generation whose hash is another's",
-            ));
+            return Err(StreamError::Nonsense("a generation with the wrong hash"));
         }
         let number = Numbered {
             generation: Generation(generation.number),
@@ -318,7 +315,7 @@ impl<C: Cluster> Stream<'_, C> {
             complete: HashMap::new(),
             missing: 0,
         };
-        // What has arrived for the older one need not come again.
+        // Bundles that have arrived for the older generation are not requested again.
         if let Some(before) = before {
             arriving.complete = before.complete;
             arriving.complete.retain(|hash, _| lacking.contains(hash));
@@ -380,7 +377,7 @@ impl<C: Cluster> Stream<'_, C> {
         }
     }
 
-    /// All is there: it takes force.
+    /// Puts the generation in force, now that all of its bundles have arrived.
     async fn complete(&mut self) -> Result<(), StreamError> {
         let Some(Arriving {
             generation,
@@ -428,11 +425,11 @@ impl<C: Cluster> Stream<'_, C> {
         Ok(())
     }
 
-    /// A generation does not take force. The stream goes on, so that this is told.
+    /// Records that a generation could not be put in force. The stream continues, so that the hub learns why.
     fn fail(&mut self, generation: v1::Generation, error: &TakeError) {
         let why = Chain(error).to_string();
         let pause = (!error.is_final()).then(|| self.keep_again.next_delay());
-        tracing::warn!(why, again = ?pause, "the generation is not taken");
+        tracing::warn!(why, again = ?pause, "the generation is not put in force");
         self.stuck = Some(Stuck {
             generation,
             why,
@@ -440,7 +437,7 @@ impl<C: Cluster> Stream<'_, C> {
         });
     }
 
-    /// What could not be kept, when its time has come; `None` where there is nothing.
+    /// Waits for the next attempt and returns the generation to try again. Returns `None` if there is none.
     async fn until_again(&mut self) -> Option<v1::Generation> {
         let stuck = self.stuck.as_mut()?;
         tokio::time::sleep_until(stuck.again?).await;
@@ -448,7 +445,7 @@ impl<C: Cluster> Stream<'_, C> {
         Some(stuck.generation.clone())
     }
 
-    /// Sends what changed since the last report of this stream.
+    /// Reports what has changed since the last report of this stream.
     async fn report(&mut self, mut level: Arc<Level>) -> Result<(), StreamError> {
         if let Some(Stuck { why, .. }) = &self.stuck
             && !level.problems.iter().any(|problem| why.contains(problem))
@@ -479,7 +476,7 @@ impl<C: Cluster> Stream<'_, C> {
         let mut full = full;
         let mut parts = in_parts(apps);
         let last = parts.pop().unwrap_or_default();
-        // Only the last completes the level, so only that has its digest.
+        // Only the last message completes the report, so only that one has the digest.
         for apps in parts {
             let part = v1::Report {
                 apps,

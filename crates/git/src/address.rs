@@ -1,4 +1,4 @@
-//! Where a repository is: its URL, checked once, and shown without what is secret in it.
+//! The address of a repository. It is checked once, when it is parsed, and shown without secrets.
 
 use std::{
     fmt,
@@ -9,23 +9,23 @@ use std::{
 use percent_encoding::percent_decode_str;
 use url::{Host, Url};
 
-/// A repository's address. Its text never has a login or token in it.
+/// The address of a repository. Its text form never contains a login or token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RemoteUrl(Place);
 
-/// The ways to a repository.
+/// The supported kinds of repository addresses.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// A directory of this machine.
+    /// A directory on this machine.
     Local(PathBuf),
-    /// HTTP: with TLS, or without it on this machine only.
+    /// HTTP, with TLS except on this machine.
     Http {
-        /// Without user and password.
+        /// The URL without user and password.
         url: Url,
-        /// From the URL.
+        /// The login from the URL.
         login: Option<Login>,
     },
-    /// SSH.
+    /// An SSH address.
     Ssh(Ssh),
 }
 
@@ -42,17 +42,17 @@ pub(crate) struct Ssh {
     pub(crate) user: String,
     pub(crate) host: String,
     pub(crate) port: u16,
-    /// As the server gets it: absolute, or relative to the user's home.
+    /// The path as it is sent to the server: absolute, or relative to the user's home directory.
     pub(crate) path: String,
 }
 
-/// Why a text is not the address of a repository.
+/// The reason why a text is not a valid repository address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
-    /// Nothing there.
+    /// The text is empty.
     #[error("the repository's address is empty; give a path or a URL")]
     Empty,
-    /// HTTP to another machine without TLS.
+    /// The address uses HTTP without TLS to another machine.
     #[error(
         "http:// to {host} would send the token and the fleet's state unencrypted; use https:// \
          (http:// is accepted for this machine only)"
@@ -61,29 +61,29 @@ pub enum UrlError {
         /// The host.
         host: String,
     },
-    /// A kind of address that isn't supported.
+    /// The URL's scheme is not supported.
     #[error("{scheme}:// is not supported; use https://, ssh://, file:// or a path")]
     Scheme {
         /// The scheme.
         scheme: String,
     },
-    /// A `file://` URL of another machine, or none of an absolute path.
+    /// The `file://` URL names another machine or has no absolute path.
     #[error("a file URL needs an absolute path of this machine, as in file:///srv/fleet.git")]
     File,
-    /// No host.
+    /// The address has no host.
     #[error("the address has no host")]
     NoHost,
-    /// No path to a repository.
+    /// The address has no path to a repository.
     #[error("the address has no path to a repository")]
     NoPath,
-    /// SSH with a password.
+    /// The SSH address contains a password.
     #[error("a password in an ssh address is not supported; remove it and use a private key")]
     SshPassword,
-    /// Not a URL at all.
+    /// The text is not a valid URL.
     #[error("the address is not a valid URL")]
     Malformed(#[source] url::ParseError),
-    /// A relative path, while the working directory is gone.
-    #[error("{path:?} is not an absolute path, and the working directory can't be told")]
+    /// The path is relative and the working directory can't be determined.
+    #[error("{path:?} is not an absolute path, and the working directory can't be determined")]
     Relative {
         /// The path.
         path: PathBuf,
@@ -95,7 +95,7 @@ impl RemoteUrl {
         &self.0
     }
 
-    /// The port of a network address; 0 for a directory.
+    /// Returns the port of a network address, or 0 for a directory.
     pub(crate) fn port(&self) -> u16 {
         match &self.0 {
             Place::Local(_) => 0,
@@ -104,7 +104,7 @@ impl RemoteUrl {
         }
     }
 
-    /// The directory, for a repository on this machine's disks.
+    /// Returns the directory, if the repository is a directory on this machine.
     #[must_use]
     pub fn local_path(&self) -> Option<&Path> {
         match &self.0 {
@@ -162,7 +162,7 @@ fn http(mut url: Url) -> Result<Place, UrlError> {
         user: decoded(url.username()),
         password: url.password().map(decoded),
     });
-    // These can't fail for a URL that has a host.
+    // Neither call can fail for a URL that has a host.
     let cleared = url.set_username("").and_then(|()| url.set_password(None));
     cleared.map_err(|()| UrlError::NoHost)?;
     url.set_query(None);
@@ -196,7 +196,7 @@ fn ssh(url: &Url) -> Result<Ssh, UrlError> {
     })
 }
 
-/// `[user@]host:path`, unless a `/` comes before the colon, as `git` has it.
+/// Parses `[user@]host:path`. As in `git`, a text with a `/` before the colon is not such an address.
 fn scp_like(text: &str) -> Result<Option<Ssh>, UrlError> {
     let (login, rest) = match text.split_once('@') {
         Some((user, rest)) if !user.contains(['/', ':']) => (user, rest),
@@ -227,7 +227,8 @@ fn scp_like(text: &str) -> Result<Option<Ssh>, UrlError> {
     }))
 }
 
-/// Every Git host calls its user so; the local user's name is never the right one for a hub.
+/// Returns the SSH user, which is `git` by default. Git hosts use that name, and the local user's name is never
+/// right for a hub.
 fn ssh_user(user: &str) -> String {
     if user.is_empty() { "git" } else { user }.to_owned()
 }

@@ -1,12 +1,12 @@
-//! What a remote, or the library that spoke with it, reported.
+//! The underlying errors from a remote or from the Git library.
 
-/// What the other side, or the library that spoke with it, said.
+/// The error that the remote, or the library that talked to it, reported.
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
-    /// libgit2; without the class and code that git2 adds.
+    /// An error of libgit2, shown without the class and code that git2 adds.
     #[error("{}", .0.message().trim())]
     Git(git2::Error),
-    /// Anything else, in words.
+    /// Any other error, as text.
     #[error("{0}")]
     Said(String),
 }

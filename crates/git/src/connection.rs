@@ -1,9 +1,9 @@
-//! The connection to a remote, with bounds on time.
+//! The connection to a remote, with time limits.
 //!
-//! libgit2 blocks in the kernel for as long as the other side likes. So over SSH it is given a
-//! relay on the loopback interface instead of the remote's address: the relay connects with a
-//! timeout, ends what stalls, can be stopped from outside, and knows exactly what went wrong. SSH
-//! passes through it untouched, end to end.
+//! libgit2 blocks in the kernel until the other side answers. For SSH it therefore gets the address of a
+//! relay on the loopback interface instead of the remote's. The relay connects with a timeout, ends
+//! stalled connections, can be stopped by another thread, and knows exactly what went wrong. It does not
+//! change the SSH traffic, which stays encrypted end to end.
 
 use std::{
     io::{self, Read, Write},
@@ -20,12 +20,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cause::Cause;
 
-/// How long a remote may take.
+/// The time limits for a remote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// For a TCP connection to one of its addresses.
+    /// The time limit for a TCP connection to one of the remote's addresses.
     pub connect: Duration,
-    /// Without a byte in either direction.
+    /// The longest time without a byte in either direction.
     pub stall: Duration,
 }
 
@@ -38,30 +38,32 @@ impl Default for Limits {
     }
 }
 
-/// What went wrong with a connection.
+/// The reason why a connection failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
-    /// The host's name leads to no address.
+    /// The host's name can't be resolved.
     #[error("the name {host} can't be resolved; check it, and the DNS of this machine")]
     Resolve {
         /// The name.
         host: String,
-        /// What the resolver said.
+        /// The resolver's error.
         #[source]
         source: io::Error,
     },
-    /// None of the host's addresses takes connections.
-    #[error("no connection to {host} port {port}; is it up, and does a firewall stand between?")]
+    /// None of the host's addresses accepts a connection.
+    #[error(
+        "no connection to {host} port {port}; check that it is up and that no firewall blocks it"
+    )]
     Connect {
         /// The host.
         host: String,
         /// The port.
         port: u16,
-        /// What the last of its addresses said.
+        /// The error of the last address.
         #[source]
         source: io::Error,
     },
-    /// Silence.
+    /// The host sent nothing for too long.
     #[error("{host} has sent nothing for {} s", after.as_secs())]
     Stalled {
         /// The host.
@@ -72,12 +74,12 @@ pub enum ConnectionError {
     /// The other side ended the connection early.
     #[error("the connection broke")]
     Broken(#[source] Cause),
-    /// No relay on this machine.
+    /// The relay can't be started on this machine.
     #[error("this machine gives no loopback port or thread for the connection")]
     Loopback(#[source] io::Error),
 }
 
-/// Stops what is under way and all that would come after it.
+/// Stops the running operation of a mirror and all later ones.
 #[derive(Debug, Default)]
 pub(crate) struct Stop {
     token: CancellationToken,
@@ -101,7 +103,7 @@ impl Stop {
     }
 }
 
-/// A relay on a loopback port, gone when dropped.
+/// A relay on a loopback port. It stops when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Relay {
     address: SocketAddr,
@@ -125,7 +127,7 @@ struct State {
 }
 
 impl Relay {
-    /// A port for this host and port, over which libgit2 reaches it.
+    /// Opens a relay to this host and port.
     pub(crate) fn open(
         host: &str,
         port: u16,
@@ -157,12 +159,12 @@ impl Relay {
         })
     }
 
-    /// The loopback port that leads to the remote.
+    /// Returns the loopback port that leads to the remote.
     pub(crate) fn port(&self) -> u16 {
         self.address.port()
     }
 
-    /// What went wrong, if it was the connection; once.
+    /// Returns and clears the reason why the connection failed, if it did.
     pub(crate) fn failure(&self) -> Option<ConnectionError> {
         lock(&self.shared.state).failure.take()
     }
@@ -171,11 +173,11 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         self.shared.close();
-        // The acceptor waits for a connection; this is one.
+        // The acceptor blocks until a connection arrives, so this opens one.
         if TcpStream::connect(self.address).is_ok()
             && let Some(acceptor) = self.acceptor.take()
         {
-            // It ends without a result.
+            // The acceptor has no result.
             let _ = acceptor.join();
         }
     }
@@ -198,7 +200,7 @@ impl Shared {
         }
     }
 
-    /// Remembers the stream for [`Shared::close`]; false if that has come already.
+    /// Registers the stream for [`Shared::close`]. Returns false if that was already called.
     fn keep(&self, stream: &TcpStream) -> io::Result<bool> {
         let stream = stream.try_clone()?;
         let mut state = lock(&self.state);
@@ -220,10 +222,10 @@ impl Shared {
                     .name("git-relay".into())
                     .spawn(move || {
                         if let Err(error) = shared.serve(&client) {
-                            // libgit2 sees a closed connection and says so in its way.
+                            // libgit2 sees a closed connection and returns its own error.
                             tracing::debug!(%error, "a connection to the Git remote ended");
                         }
-                        // Explicitly, as `close` has a copy of it. It may be closed already.
+                        // This is explicit because `close` has a copy of the stream. It may be closed already.
                         let _ = client.shutdown(Shutdown::Both);
                     })?;
                 Ok(())
@@ -260,7 +262,7 @@ impl Shared {
         };
         let copy = |from, to| {
             let end = copy(from, to, &clock, self.limits.stall);
-            // Noted before libgit2 sees the connection end and asks why.
+            // This must be set before libgit2 sees the end of the connection and the failure is read.
             if end == End::Stalled {
                 self.fail(ConnectionError::Stalled {
                     host: self.host.clone(),
@@ -269,7 +271,7 @@ impl Shared {
             }
             if end != End::Finished {
                 for stream in [client, &remote] {
-                    // The other direction may have done so already.
+                    // The other direction may have closed it already.
                     let _ = stream.shutdown(Shutdown::Both);
                 }
             }
@@ -305,10 +307,10 @@ impl Shared {
     }
 }
 
-/// How one direction of a connection came to its end.
+/// How one direction of a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// The sender had no more to say; the other direction goes on.
+    /// The sender closed its side. The other direction continues.
     Finished,
     /// Nothing moved in either direction.
     Stalled,
@@ -345,10 +347,10 @@ fn copy(mut from: &TcpStream, mut to: &TcpStream, clock: &Clock, stall: Duration
     }
 }
 
-/// When something last moved on a connection.
+/// Records when bytes were last transferred on a connection.
 struct Clock {
     start: Instant,
-    /// Milliseconds after the start.
+    /// The time of the last transfer, in milliseconds after the start.
     last: AtomicU64,
 }
 
@@ -398,7 +400,7 @@ mod tests {
 
     fn read_to_end(mut stream: &TcpStream) -> Vec<u8> {
         let mut bytes = Vec::new();
-        // A reset is an end, too.
+        // A connection reset also counts as the end.
         let _ = stream.read_to_end(&mut bytes);
         bytes
     }

@@ -1,4 +1,4 @@
-//! A plain directory as the tree that a commit of it would be.
+//! Reads a plain directory as the tree that a commit of it would have.
 
 use std::{fs, io, os::unix::ffi::OsStrExt, path::Path};
 
@@ -7,12 +7,12 @@ use muster_model::tree::{Entry, MAX_FILE_BYTES, Tree};
 
 use crate::snapshot::{MAX_ENTRIES, MAX_PATH_BYTES, TooBig, object_id};
 
-/// The files under a directory, with the ids that Git would give them. `.git` is left out,
-/// symbolic links are not followed, a directory with a repository of its own is a submodule, and
-/// what is neither file, link nor directory does not count.
+/// Returns the files under a directory, with the ids that Git would give them. `.git` is skipped, symbolic
+/// links are not followed, a directory with its own repository counts as a submodule, and anything that is
+/// not a file, link or directory is ignored.
 ///
 /// # Errors
-/// Where something can't be read, with its path in the message, and where there are too many files.
+/// An I/O error with the path in its message if something can't be read, or if there are too many files.
 pub fn read_dir(root: &Path) -> io::Result<Tree> {
     let mut tree = Tree::default();
     let mut seen = 0;

@@ -1,4 +1,4 @@
-//! What can go wrong with a repository, in words that tell a person what to do.
+//! The errors of a repository. Their messages say what to do.
 
 use std::{io, path::PathBuf};
 
@@ -6,36 +6,36 @@ use crate::{
     cause::Cause, connection::ConnectionError, known_hosts::HostKeyError, snapshot::TooBig,
 };
 
-/// Why a mirror could not be opened or refreshed. No message has a secret in it.
+/// The reason why a mirror could not be opened or refreshed. No message contains a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No connection, or one that broke or stalled.
+    /// The connection failed, broke or stalled.
     #[error("{remote} can't be reached")]
     Unreachable {
         /// The remote, as shown to people.
         remote: String,
-        /// What happened to the connection.
+        /// The error of the connection.
         #[source]
         source: ConnectionError,
     },
-    /// The remote refused to let us in.
+    /// The remote refused the login.
     #[error("{remote} refused the login: {hint}")]
     Denied {
         /// The remote.
         remote: String,
-        /// What to do.
+        /// What is wrong with the login, and what to do about it.
         hint: String,
     },
-    /// An SSH host whose key is not the known one.
+    /// The key of the SSH host is not a known one.
     #[error("the SSH host of {remote} can't be trusted")]
     HostKey {
         /// The remote.
         remote: String,
-        /// What is wrong with its key.
+        /// The problem with the host's key.
         #[source]
         source: HostKeyError,
     },
-    /// A TLS certificate that can't be trusted.
+    /// The server's TLS certificate can't be trusted.
     #[error(
         "the TLS certificate of {remote} can't be trusted: it is not for this host, has expired, or \
          its CA is unknown; where it is a CA of yours, give its certificate as the extra CA file"
@@ -43,11 +43,11 @@ pub enum Error {
     Certificate {
         /// The remote.
         remote: String,
-        /// What the verification said.
+        /// The verification error.
         #[source]
         source: Cause,
     },
-    /// No repository there.
+    /// There is no repository at the address, or the login may not see it.
     #[error(
         "there is no Git repository at {remote}, or it is hidden from this login; check the address \
          and the permissions"
@@ -55,35 +55,35 @@ pub enum Error {
     NotFound {
         /// The remote.
         remote: String,
-        /// What the remote said.
+        /// The remote's answer.
         #[source]
         source: Cause,
     },
-    /// A repository without a commit.
+    /// The repository has no commit.
     #[error("{remote} has no commit yet; push one")]
     Empty {
         /// The remote.
         remote: String,
     },
-    /// The followed reference is not there.
+    /// The followed reference does not exist.
     #[error("{remote} lacks {reference}; {there}")]
     NoReference {
         /// The remote.
         remote: String,
-        /// What is followed.
+        /// The followed reference, in words.
         reference: String,
-        /// What is there instead.
+        /// The references that exist instead.
         there: String,
     },
-    /// The followed reference leads to something else than a commit.
+    /// The followed reference points to something other than a commit.
     #[error("{reference} of {remote} is not a commit; point it at one")]
     NotACommit {
         /// The remote.
         remote: String,
-        /// What is followed.
+        /// The followed reference, in words.
         reference: String,
     },
-    /// A local repository of another user, which Git does not trust.
+    /// The local repository belongs to another user, so Git does not trust it.
     #[error(
         "{path} belongs to another user; run as that user, or trust it with: \
          git config --global --add safe.directory {path}"
@@ -92,40 +92,40 @@ pub enum Error {
         /// The directory.
         path: String,
     },
-    /// The remote's objects can't be read, or don't arrive whole.
+    /// The remote's objects can't be read or arrive incomplete.
     #[error(
         "{remote} is damaged: the commit's files can't be read; run `git fsck` there and restore it"
     )]
     Corrupt {
         /// The remote.
         remote: String,
-        /// What can't be read.
+        /// The error from reading the objects.
         #[source]
         source: Cause,
     },
-    /// The commit's tree is over what is read.
+    /// The commit's tree exceeds a limit.
     #[error("commit {commit} of {remote} is too big for a fleet repository")]
     TooBig {
         /// The remote.
         remote: String,
         /// The commit.
         commit: String,
-        /// The limit.
+        /// The limit that it exceeds.
         #[source]
         source: TooBig,
     },
     /// A file with a token, key or certificate can't be used.
     #[error("{what} {path} can't be used")]
     Secret {
-        /// What it is for.
+        /// The purpose of the file.
         what: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         #[source]
         source: io::Error,
     },
-    /// Another process has the mirror.
+    /// Another process uses the mirror.
     #[error("{dir} is in use by another process; a state directory belongs to one hub")]
     Locked {
         /// The mirror's directory.
@@ -136,16 +136,16 @@ pub enum Error {
     Storage {
         /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         #[source]
         source: io::Error,
     },
-    /// Anything else that the remote or the transport said.
+    /// Any other error of the remote or the transport.
     #[error("{remote} could not be fetched")]
     Protocol {
         /// The remote.
         remote: String,
-        /// What was said.
+        /// The error that was reported.
         #[source]
         source: Cause,
     },
@@ -155,7 +155,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The whole chain in one line, for people.
+    /// Returns the message with those of all its sources, in one line.
     #[must_use]
     pub fn chain(&self) -> String {
         let mut text = self.to_string();

@@ -1,8 +1,9 @@
-//! Asking and fetching over HTTPS: Git's protocol version 2 (gitprotocol-v2(5)) over smart HTTP.
+//! Listing references and fetching over HTTPS: Git's protocol version 2 (gitprotocol-v2(5)) over smart
+//! HTTP.
 //!
-//! Version 2 because the server then tells one reference and not all of them, and a fetch is one
-//! request. libgit2 has no part in the connection: it has no timeouts without `unsafe`, and
-//! nothing like a CA file per repository.
+//! With version 2 the server lists only the requested reference, and a fetch is a single request. libgit2
+//! does not handle the connection, because it has no timeouts without `unsafe` and no CA file per
+//! repository.
 
 use std::{
     fs,
@@ -32,19 +33,20 @@ use crate::{
     remote::{Auth, RemoteConfig, Wanted, choose},
 };
 
-/// What most hosts want beside a token; others accept anything.
+/// The user name that most hosts require with a token. Other hosts accept any name.
 const TOKEN_USER: &str = "x-access-token";
-/// Commits that the server is told we have, from the tip back: one that it knows is enough, and
-/// after a force-push the newest ones are not known.
+/// The most commits that are sent as `have` lines, from the tip back. The server needs to know only one of
+/// them, and after a force-push it does not know the newest ones.
 const HAVES: usize = 256;
-/// Redirects to follow, as where a repository was renamed.
+/// The most redirects that are followed, for example after a repository was renamed.
 const REDIRECTS: usize = 5;
 
-/// The system's CAs, which take a while to read.
+/// The system's CA certificates. They are cached because reading them is slow.
 static SYSTEM_ROOTS: LazyLock<Vec<CertificateDer<'static>>> =
     LazyLock::new(|| rustls_native_certs::load_native_certs().certs);
 
-/// Asks for the reference and fetches what `repo` lacks of it, unless it leads to `have`.
+/// Looks up the followed reference and fetches the objects that `repo` lacks, unless the reference points to
+/// `have`.
 pub(crate) fn fetch(
     config: &RemoteConfig,
     url: &Url,
@@ -71,10 +73,10 @@ pub(crate) fn fetch(
         .connect_timeout(limits.connect)
         .read_timeout(limits.stall)
         .redirect(redirect::Policy::limited(REDIRECTS))
-        // Some hosts serve Git only to what is called so.
+        // Some hosts serve Git only to user agents that start with `git/`.
         .user_agent(concat!("git/muster-", env!("CARGO_PKG_VERSION")));
     if !secure {
-        // Plain HTTP is for this machine, which is not behind a proxy.
+        // Plain HTTP is only allowed for this machine, which needs no proxy.
         builder = builder.no_proxy();
     }
     let client = builder.build().map_err(|error| local(&error))?;
@@ -118,7 +120,7 @@ impl Session<'_> {
         let name = self.config.reference.full_name();
         let mut heads = self.list(&service, Some(&name)).await?;
         if !heads.iter().any(|(head, _)| *head == name) {
-            // For an error that names what there is instead.
+            // All references are listed, so that the error can name some that exist.
             heads = self.list(&service, None).await?;
         }
         let heads: Vec<_> = heads
@@ -139,7 +141,7 @@ impl Session<'_> {
         })
     }
 
-    /// Finds the repository, perhaps by redirects, and gives the address for requests to it.
+    /// Finds the repository, following redirects, and returns the URL for requests to it.
     async fn greet(&self, url: &Url) -> Result<Url, Error> {
         const SERVICE: &str = "/info/refs";
         let text = format!(
@@ -168,7 +170,7 @@ impl Session<'_> {
         let mut version_2 = false;
         loop {
             let Packet::Data(data) = self.next(&mut answer).await? else {
-                // A flush stands after `# service=`, too.
+                // A flush packet also follows `# service=`.
                 if version_2 {
                     return Ok(service);
                 }
@@ -189,7 +191,7 @@ impl Session<'_> {
         }
     }
 
-    /// The references with this beginning, or all, each annotated tag also as `NAME^{}`.
+    /// Lists the references with this prefix, or all references. Annotated tags are also listed as `NAME^{}`.
     async fn list(&self, service: &Url, prefix: Option<&str>) -> Result<Vec<(String, Oid)>, Error> {
         let mut body = line("command=ls-refs\n");
         body += SEPARATOR;
@@ -202,7 +204,11 @@ impl Session<'_> {
         let mut heads = Vec::new();
         while let Packet::Data(data) = self.next(&mut answer).await? {
             let text = String::from_utf8_lossy(&data).into_owned();
-            let wrong = || self.said(format!("it lists a reference in an unknown way: {text:?}"));
+            let wrong = || {
+                self.said(format!(
+                    "it lists a reference in an unknown format: {text:?}"
+                ))
+            };
             let id = |text: &str| Oid::from_str(text).map_err(|_| wrong());
             let mut words = text.trim_end().split(' ');
             let (Some(first), Some(name)) = (words.next(), words.next()) else {
@@ -218,8 +224,8 @@ impl Session<'_> {
         Ok(heads)
     }
 
-    /// Fetches `want` without what `have` leads to. No thin pack: its bases would be copied, and
-    /// must be whole in a mirror that may be damaged.
+    /// Fetches `want` without the objects reachable from `have`. It does not ask for a thin pack, because the
+    /// delta bases of a thin pack would be copied from the mirror, which may be damaged.
     async fn download(
         &self,
         service: &Url,
@@ -280,7 +286,7 @@ impl Session<'_> {
         }
         let mut request = request.build().map_err(|error| self.failed(error))?;
         if elsewhere(request.url()) {
-            // The client drops the login when it is redirected; so do the requests after that.
+            // The client drops the login when it is redirected to another host. Later requests must do so, too.
             request.headers_mut().remove(reqwest::header::AUTHORIZATION);
         }
         let response = self
@@ -305,16 +311,16 @@ impl Session<'_> {
                 ))
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if self.login.is_none() => denied(
-                "it wants a login; give a file with a token that may read the repository".into(),
+                "it requires a login; give a file with a token that may read the repository".into(),
             ),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 denied("the token is wrong, has expired, or may not read the repository".into())
             }
             status @ (StatusCode::NOT_FOUND | StatusCode::GONE) => Err(Error::NotFound {
                 remote,
-                source: Cause::Said(format!("it says {status}")),
+                source: Cause::Said(format!("it answers {status}")),
             }),
-            status => Err(self.said(format!("it says {status}"))),
+            status => Err(self.said(format!("it answers {status}"))),
         }
     }
 
@@ -376,7 +382,7 @@ impl Session<'_> {
     }
 }
 
-/// What is behind an error of the HTTP client.
+/// The root cause of an error of the HTTP client.
 enum Root {
     Certificate(rustls::Error),
     Other(String),
@@ -386,7 +392,7 @@ fn root_of(error: &(dyn std::error::Error + 'static)) -> Root {
     if let Some(tls @ rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
         return Root::Certificate(tls.clone());
     }
-    // The error within an io::Error is not its source.
+    // The inner error of an io::Error is not its source().
     let within = error
         .downcast_ref::<io::Error>()
         .and_then(io::Error::get_ref);
@@ -398,7 +404,7 @@ fn root_of(error: &(dyn std::error::Error + 'static)) -> Root {
 }
 
 fn written(error: &io::Error) -> Cause {
-    Cause::Said(format!("the pack can't be taken in: {error}"))
+    Cause::Said(format!("the pack can't be written: {error}"))
 }
 
 fn secret(what: &'static str, path: &Path, source: io::Error) -> Error {
@@ -438,12 +444,12 @@ enum TlsError {
     Rustls(rustls::Error),
 }
 
-/// The system's CAs and the extra ones.
+/// Returns a TLS configuration that trusts the system's CAs and the extra ones.
 fn tls(auth: &Auth) -> Result<ClientConfig, TlsError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(SYSTEM_ROOTS.iter().cloned());
     if roots.is_empty() {
-        // A container image without a system has none of its own.
+        // A minimal container image has no system CAs.
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
     if let Some(path) = &auth.ca_file {

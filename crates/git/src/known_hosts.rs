@@ -1,5 +1,5 @@
-//! Whether an SSH host is the one it should be, by OpenSSH's `known_hosts` files (sshd(8),
-//! "SSH_KNOWN_HOSTS FILE FORMAT"). An unknown host is never accepted.
+//! Checks the key of an SSH host against OpenSSH's `known_hosts` files (sshd(8), "SSH_KNOWN_HOSTS FILE
+//! FORMAT"). An unknown host is never accepted.
 
 use std::{
     io,
@@ -12,10 +12,10 @@ use base64::{
 };
 use ring::{digest, hmac};
 
-/// Why an SSH host is not trusted.
+/// The reason why an SSH host is not trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum HostKeyError {
-    /// No file knows the host by this kind of key.
+    /// No file has a key of this type for the host.
     #[error(
         "its {kind} key with fingerprint {fingerprint} is not known; compare the fingerprint with \
          the host's published one, and if it is right add this line to {file}: {line}"
@@ -23,37 +23,37 @@ pub enum HostKeyError {
     Unknown {
         /// The key's type.
         kind: String,
-        /// SHA-256 of the key, as `ssh-keygen -l` shows it.
+        /// The SHA-256 fingerprint of the key, as `ssh-keygen -l` shows it.
         fingerprint: String,
-        /// The file for the line.
+        /// The file to add the line to.
         file: PathBuf,
         /// The line that makes the host known.
         line: String,
     },
-    /// The host is known by another key.
+    /// The files have another key for the host.
     #[error(
         "its {kind} key with fingerprint {fingerprint} is not the one in {file} line {number}: \
-         either the host has a new key or somebody stands between; ask the host's operator, then \
-         replace that line"
+         either the host has a new key or somebody intercepts the connection; ask the host's \
+         operator, then replace that line"
     )]
     Changed {
         /// The key's type.
         kind: String,
-        /// SHA-256 of the key offered.
+        /// The SHA-256 fingerprint of the key that the host presented.
         fingerprint: String,
         /// The file with the known key.
         file: PathBuf,
-        /// Its line, counted from 1.
+        /// The number of the line, counted from 1.
         number: usize,
     },
-    /// The key is marked as stolen.
+    /// The key is marked as revoked.
     #[error("its key with fingerprint {fingerprint} is revoked in {file} line {number}")]
     Revoked {
-        /// SHA-256 of the key.
+        /// The SHA-256 fingerprint of the key.
         fingerprint: String,
         /// The file.
         file: PathBuf,
-        /// Its line, counted from 1.
+        /// The number of the line, counted from 1.
         number: usize,
     },
     /// A file can't be read.
@@ -61,16 +61,16 @@ pub enum HostKeyError {
     File {
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The I/O error.
         #[source]
         source: io::Error,
     },
-    /// The host showed no key.
+    /// The host presented no key.
     #[error("it showed no key")]
     NoKey,
 }
 
-/// Where the keys of hosts are by default; files that are not there count as empty.
+/// Returns the default `known_hosts` files. Files that do not exist count as empty.
 fn default_files() -> Vec<PathBuf> {
     let home = std::env::home_dir().map(|home| home.join(".ssh/known_hosts"));
     home.into_iter()
@@ -78,7 +78,7 @@ fn default_files() -> Vec<PathBuf> {
         .collect()
 }
 
-/// Accepts the host only if a file has this very key for it.
+/// Accepts the host only if a file has exactly this key for it.
 pub(crate) fn check(
     file: Option<&Path>,
     host: &str,
@@ -145,7 +145,7 @@ fn decide(
                         number,
                     });
                 }
-                // A CA signs host certificates, which libssh2 does not speak.
+                // `@cert-authority` lines are for host certificates, which libssh2 does not support.
                 Some(_) => {}
                 None if line_key == encoded => known = true,
                 None => other = other.or(Some((file.clone(), number))),
@@ -169,7 +169,7 @@ fn decide(
     }
 }
 
-/// The key's type, which stands first in it (RFC 4253, section 6.6).
+/// Returns the key's type, which is its first field (RFC 4253, section 6.6).
 fn kind(key: &[u8]) -> Option<&str> {
     let (length, rest) = key.split_first_chunk::<4>()?;
     let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
@@ -191,7 +191,7 @@ fn covers(hosts: &str, name: &str) -> bool {
     covered
 }
 
-/// `salt|hash`: HMAC-SHA1 of the name.
+/// Returns true if the hashed host `salt|hash`, an HMAC-SHA1, is this name. Returns `None` if it is malformed.
 fn hashed_is(hashed: &str, name: &str) -> Option<bool> {
     let (salt, hash) = hashed.split_once('|')?;
     let salt = BASE64_STANDARD.decode(salt).ok()?;
@@ -200,8 +200,8 @@ fn hashed_is(hashed: &str, name: &str) -> Option<bool> {
     Some(hmac::verify(&key, name.as_bytes(), &hash).is_ok())
 }
 
-/// `*` stands for any text, `?` for one character. Linear in memory, and a `*` is tried again only
-/// from the last one on, so that no pattern takes exponential time.
+/// Matches a name against a pattern, in which `*` matches any text and `?` one character. It backtracks only to the
+/// last `*`, so that no pattern takes exponential time.
 fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name) = (pattern.to_ascii_lowercase(), name.as_bytes());
     let pattern = pattern.as_bytes();
@@ -365,8 +365,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever stands in the files, and whatever key a host shows: only a line with that very key, for that
-        /// host, makes it known.
+        /// For any content of the files and any presented key, a host is known only if a line has exactly that key.
         #[test]
         fn no_text_makes_another_key_known(
             lines in prop::collection::vec(

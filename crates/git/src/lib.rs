@@ -1,8 +1,8 @@
 //! A Git repository as the hub sees it: mirrored into the hub's state directory, watched, and read
 //! as immutable snapshots straight from the object store. There is no work tree.
 //!
-//! [`RemoteConfig`] says where the repository is and how to log in, [`Mirror`] keeps a verified copy
-//! of one reference, [`Watcher`] refreshes it and publishes a [`RepoView`]; [`read_dir`] gives the
+//! [`RemoteConfig`] says where the repository is and how to log in. [`Mirror`] stores a verified copy of
+//! one reference. [`Watcher`] refreshes the mirror and publishes a [`RepoView`]. [`read_dir`] returns the
 //! same kind of tree for a plain directory.
 
 mod address;

@@ -1,5 +1,5 @@
-//! A remote that is a directory of this machine: its reference is read and its objects are copied
-//! without any process or protocol between.
+//! A remote that is a directory on this machine. Its reference is read and its objects are copied directly,
+//! without a Git process or protocol.
 
 use std::{
     collections::HashSet,
@@ -25,7 +25,7 @@ pub(crate) struct Local<'a> {
 
 impl<'a> Local<'a> {
     pub(crate) fn open(config: &'a RemoteConfig, path: &Path) -> Result<Self, Error> {
-        // The path itself, bare or not, never a repository that happens to stand above it.
+        // Only the path itself is opened, bare or not, and never a repository in a parent directory.
         let flags = RepositoryOpenFlags::NO_SEARCH;
         let none: [&Path; 0] = [];
         let repo = Repository::open_ext(path, flags, none).map_err(|error| {
@@ -57,7 +57,7 @@ impl<'a> Local<'a> {
         }
     }
 
-    /// What the followed reference points to, perhaps an annotated tag.
+    /// Returns the object that the followed reference points to. It may be an annotated tag.
     pub(crate) fn tip(&self) -> Result<Oid, Error> {
         let name = self.config.reference.full_name();
         let found = self
@@ -67,7 +67,7 @@ impl<'a> Local<'a> {
         let error = match found {
             Ok(reference) => match reference.target() {
                 Some(id) => return Ok(id),
-                None => git2::Error::from_str("the reference leads nowhere"),
+                None => git2::Error::from_str("the reference has no target"),
             },
             Err(error) => error,
         };
@@ -90,7 +90,7 @@ impl<'a> Local<'a> {
         Err(no_reference(self.config, names.iter().map(String::as_str)))
     }
 
-    /// The commit behind an object of this repository, if it is one.
+    /// Peels tags and returns the commit, or `None` if the object does not lead to a commit.
     pub(crate) fn commit(&self, id: Oid) -> Result<Option<Oid>, Error> {
         let mut id = id;
         loop {
@@ -103,7 +103,7 @@ impl<'a> Local<'a> {
         }
     }
 
-    /// Writes what `commit` leads to and `mirror` lacks as a pack of the mirror.
+    /// Writes the objects that are reachable from `commit` and missing in `mirror` to a pack in the mirror.
     pub(crate) fn copy(&self, mirror: &Repository, commit: Oid) -> Result<(), Error> {
         let packs = mirror.path().join("objects/pack");
         self.pack_new(mirror, &packs, commit)
@@ -116,8 +116,8 @@ impl<'a> Local<'a> {
             })
     }
 
-    /// The mirror takes objects only together with all that they lead to, so the walk ends at those
-    /// that it has.
+    /// Packs the missing objects. The mirror stores an object only together with everything reachable from it,
+    /// so the walk can stop at objects that the mirror has.
     fn pack_new(&self, mirror: &Repository, packs: &Path, tip: Oid) -> Result<(), git2::Error> {
         let there = mirror.odb()?;
         let mut builder = self.repo.packbuilder()?;
@@ -153,12 +153,12 @@ impl<'a> Local<'a> {
     }
 }
 
-/// The directories with a repository's objects: its own, and those it borrows from.
+/// Returns the object directories of a repository: its own and its alternates.
 fn object_directories(repo: &Repository) -> Vec<PathBuf> {
     let mut found = vec![repo.commondir().join("objects")];
     let mut next = 0;
     while next < found.len() {
-        // Where there is no such file, nothing is borrowed.
+        // A repository without this file has no alternates.
         let text = fs::read_to_string(found[next].join("info/alternates")).unwrap_or_default();
         for line in text
             .lines()
@@ -174,7 +174,7 @@ fn object_directories(repo: &Repository) -> Vec<PathBuf> {
     found
 }
 
-/// libgit2 reads a loose object that is cut off for ever, so its end is looked for first.
+/// Checks that a loose object's file is complete. libgit2 would read a truncated file in an endless loop.
 fn check_loose(objects: &Path, id: Oid) -> Result<(), git2::Error> {
     let name = id.to_string();
     let path = objects.join(&name[..2]).join(&name[2..]);
@@ -193,7 +193,7 @@ fn check_loose(objects: &Path, id: Oid) -> Result<(), git2::Error> {
     }
 }
 
-/// Writes all that a commit leads to as one pack; its name is given.
+/// Writes everything reachable from a commit as one pack and returns the pack's name.
 pub(crate) fn pack(
     repo: &Repository,
     packs: &Path,
@@ -207,12 +207,12 @@ pub(crate) fn pack(
     Ok(builder.name()?.map(str::to_owned))
 }
 
-/// Where this repository keeps its references: what to watch, with everything below or only itself.
+/// Returns the directories where this repository stores its references, and whether to watch them recursively.
 pub(crate) fn reference_places(path: &Path) -> Option<Vec<(PathBuf, Below)>> {
     let repo = Repository::open(path).ok()?;
     let common = repo.commondir().to_owned();
     let mut places = vec![(common.clone(), Below::No)];
-    // A linked work tree has a HEAD of its own.
+    // A linked work tree has its own HEAD.
     if repo.path() != common {
         places.push((repo.path().to_owned(), Below::No));
     }
@@ -225,7 +225,7 @@ pub(crate) fn reference_places(path: &Path) -> Option<Vec<(PathBuf, Below)>> {
     Some(places)
 }
 
-/// Whether directories below a watched one are watched, too.
+/// Selects whether the subdirectories of a watched directory are watched, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Below {
     Yes,

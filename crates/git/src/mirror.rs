@@ -1,8 +1,8 @@
 //! The verified copy of one reference of a remote, in the hub's state directory.
 //!
-//! `repo.git` is a bare repository whose `refs/muster/tip` is moved last, after every file of the
-//! commit was read. What is found damaged is built anew in `rebuild.git` beside it and swapped in
-//! when whole, so that a good copy is never given up for nothing.
+//! `repo.git` is a bare repository. Its reference `refs/muster/tip` is moved last, after every file of the
+//! commit has been read. A damaged mirror is rebuilt in `rebuild.git` next to it and replaced only when the
+//! rebuild is complete, so that a good copy is never lost.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -26,16 +26,16 @@ use crate::{
 };
 
 const TIP: &str = "refs/muster/tip";
-/// Every fetch adds a pack, and every lookup goes through all of them.
+/// The most packs before the mirror is tidied. Every fetch adds a pack, and every lookup searches all of them.
 const MAX_PACKS: usize = 64;
 
-/// A remote's reference, mirrored. One process has it at a time.
+/// A mirror of one reference of a remote. Only one process can open it at a time.
 pub struct Mirror {
     dir: PathBuf,
     config: RemoteConfig,
     limits: Limits,
     stop: Arc<Stop>,
-    /// `None` until the first refresh where there was nothing usable.
+    /// The repository; `None` before the first refresh if there was nothing usable on disk.
     repo: Option<Repository>,
     last: Option<Arc<Snapshot>>,
     /// The commit for which a rebuild did not help.
@@ -48,8 +48,8 @@ struct Lock(File);
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Not left to the closing of the file: a process that another thread is just starting may
-        // have a copy of it. Where this fails, the closing does it.
+        // Closing the file is not enough, because a process that another thread is just starting may
+        // hold a copy of it. If unlocking fails, closing the last copy unlocks it.
         let _ = self.0.unlock();
     }
 }
@@ -57,43 +57,43 @@ impl Drop for Lock {
 /// How a refresh changed the tip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// Not at all.
+    /// The tip has not changed.
     None,
-    /// To a commit that follows the old one, or is the first.
+    /// The tip moved to a descendant of the old one, or to the first commit.
     Forward,
-    /// To a commit that does not have the old one behind it: a force-push, or a moved tag.
+    /// The tip moved to a commit that is not a descendant of the old one: a force-push, or a moved tag.
     Forced {
-        /// The commit that is no longer there.
+        /// The old tip.
         old: ObjectId,
     },
 }
 
-/// What a refresh found.
+/// The result of a refresh.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refreshed {
     /// The files at the tip.
     pub snapshot: Arc<Snapshot>,
     /// How the tip moved.
     pub change: Change,
-    /// Whether the mirror had to be built anew.
+    /// True if the mirror had to be rebuilt.
     pub rebuilt: bool,
 }
 
-/// Where an attempt begins.
+/// The starting point of an attempt.
 struct Base<'a> {
     repo: &'a Repository,
-    /// The tip before.
+    /// The tip before the attempt.
     old: Option<Oid>,
-    /// The tip whose objects this repository has.
+    /// The tip whose objects are complete in this repository.
     have: Option<Oid>,
     known: Option<&'a Snapshot>,
 }
 
-/// How an attempt ended that did not give a snapshot.
+/// The failure of an attempt.
 enum Failure {
-    /// The remote, the network or the configuration.
+    /// An error of the remote, the network or the configuration.
     Told(Error),
-    /// Objects of this commit can't be read, whether by the remote's fault or the mirror's.
+    /// Objects of this commit can't be read. Either the remote or the mirror is damaged.
     Damaged { commit: Option<Oid>, error: Error },
 }
 
@@ -110,12 +110,11 @@ impl From<Error> for Failure {
 }
 
 impl Mirror {
-    /// Opens the mirror in this directory, which is made where it is missing. What an earlier
-    /// process left half-written is dropped; the last good snapshot is there at once, without the
-    /// remote.
+    /// Opens the mirror in this directory, which is created if it does not exist. Incomplete files of an
+    /// earlier process are removed. The last good snapshot is available immediately, without the remote.
     ///
     /// # Errors
-    /// [`Error::Locked`] where another process has it, [`Error::Storage`] where the directory can't
+    /// [`Error::Locked`] if another process uses the mirror, and [`Error::Storage`] if the directory can't
     /// be used.
     pub fn open(dir: &Path, config: RemoteConfig) -> Result<Self, Error> {
         let storage = |path: &Path| {
@@ -149,7 +148,7 @@ impl Mirror {
             beyond_repair: None,
             _lock: Lock(lock),
         };
-        // Killed between the two renames of a swap.
+        // An earlier process crashed between the two renames of a swap.
         if !mirror.path().exists() && mirror.rebuild_path().exists() {
             let (from, to) = (mirror.rebuild_path(), mirror.path());
             fs::rename(&from, &to).map_err(storage(&from))?;
@@ -163,20 +162,20 @@ impl Mirror {
         Ok(mirror)
     }
 
-    /// Other bounds on time than the default ones.
+    /// Sets time limits other than the default ones.
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// What is mirrored.
+    /// Returns the configuration of the mirrored remote.
     #[must_use]
     pub fn config(&self) -> &RemoteConfig {
         &self.config
     }
 
-    /// The last good snapshot.
+    /// Returns the last good snapshot.
     #[must_use]
     pub fn last(&self) -> Option<&Arc<Snapshot>> {
         self.last.as_ref()
@@ -186,11 +185,11 @@ impl Mirror {
         self.stop.clone()
     }
 
-    /// Asks the remote, fetches what is new, verifies it and moves the tip. Blocks: call it where
-    /// that is allowed.
+    /// Asks the remote for its reference, fetches new objects, verifies them and moves the tip. This blocks the
+    /// thread.
     ///
     /// # Errors
-    /// Why there is nothing newer; [`Mirror::last`] and the mirror's files stay as they were.
+    /// [`Error`] if the remote can't be read. [`Mirror::last`] and the mirror's files then stay as they were.
     pub fn refresh(&mut self) -> Result<Refreshed, Error> {
         if self.stop.is_stopped() {
             return Err(Error::Stopped);
@@ -227,7 +226,7 @@ impl Mirror {
                 tracing::warn!(
                     error = error.chain(),
                     dir = %self.dir.display(),
-                    "objects can't be read; building the mirror anew from the remote"
+                    "objects can't be read; rebuilding the mirror from the remote"
                 );
                 match self.rebuild(old) {
                     Ok((snapshot, change)) => (snapshot, change, true),
@@ -249,10 +248,10 @@ impl Mirror {
         })
     }
 
-    /// The files at any commit that the mirror has.
+    /// Reads the files of any commit in the mirror.
     ///
     /// # Errors
-    /// [`Error::NoReference`] where the mirror doesn't have it, others where it can't be read.
+    /// [`Error::NoReference`] if the mirror does not have the commit, and other errors if it can't be read.
     pub fn snapshot(&self, commit: ObjectId) -> Result<Snapshot, Error> {
         let missing = || Error::NoReference {
             remote: self.config.url.to_string(),
@@ -271,11 +270,11 @@ impl Mirror {
         snapshot::read(repo, id, known).map_err(|error| self.unreadable(id, error))
     }
 
-    /// Puts the packs of many fetches into one, and drops what no commit of the followed reference
-    /// has. It does nothing until there are many. Blocks.
+    /// Merges the packs of many fetches into one, and drops objects that the followed reference does not reach.
+    /// It does nothing while there are few packs. This blocks the thread.
     ///
     /// # Errors
-    /// Where the mirror's objects can't be read or written; nothing is lost then.
+    /// [`Error`] if the mirror's objects can't be read or written. No needed object is lost then.
     pub fn tidy(&mut self) -> Result<(), Error> {
         let packs = self.path().join("objects/pack");
         let storage = |source| Error::Storage {
@@ -293,7 +292,7 @@ impl Mirror {
             .and_then(|tip| local::pack(repo, &packs, tip))
             .map_err(|error| storage(io::Error::other(error.message().to_owned())))?;
         let Some(merged) = merged else { return Ok(()) };
-        // The handle has the old packs open.
+        // The repository handle holds the old packs open.
         self.repo = None;
         for name in names.iter().filter(|name| **name != merged) {
             for end in ["pack", "idx"] {
@@ -342,8 +341,8 @@ impl Mirror {
         }
     }
 
-    /// The tip belongs to one reference of one remote. With another one the objects stay, as most
-    /// will be the same, but what was the last good snapshot is not.
+    /// Records which reference of which remote the tip belongs to. If that changes, the objects stay, because most
+    /// of them are probably needed again, but the tip is removed.
     fn remember_source(&self) -> io::Result<()> {
         let source = format!(
             "{}\n{}\n",
@@ -367,14 +366,14 @@ impl Mirror {
         Repository::open_ext(path, flags, none)
     }
 
-    /// Takes over what is on disk if all of it can be read.
+    /// Loads the tip and its snapshot from disk, if all of it can be read.
     fn load(&mut self) {
         let Ok(repo) = self.open_repo(&self.path()) else {
             return;
         };
         let tip = match repo.refname_to_id(TIP) {
             Ok(tip) => tip,
-            // Nothing was ever fetched whole.
+            // No fetch was ever completed.
             Err(error) if error.code() == ErrorCode::NotFound => {
                 self.repo = Some(repo);
                 return;
@@ -389,12 +388,12 @@ impl Mirror {
             Err(error) => tracing::warn!(
                 error = self.unreadable(tip, error).chain(),
                 dir = %self.dir.display(),
-                "the mirror is damaged and will be built anew from the remote"
+                "the mirror is damaged and will be rebuilt from the remote"
             ),
         }
     }
 
-    /// Whether the last good commit can still be read from the disk.
+    /// Returns true if the last good commit can still be read from disk.
     fn is_whole(&self) -> bool {
         let tip = self.open_repo(&self.path()).and_then(|repo| {
             let tip = repo.refname_to_id(TIP)?;
@@ -403,7 +402,7 @@ impl Mirror {
         tip.is_ok_and(|(repo, tip)| snapshot::read(&repo, tip, None).is_ok())
     }
 
-    /// A new empty repository, in place of whatever is there.
+    /// Creates a new empty repository in place of whatever exists at the path.
     fn init(&self, path: &Path) -> Result<Repository, Error> {
         let storage = |source| Error::Storage {
             path: path.to_owned(),
@@ -433,7 +432,7 @@ impl Mirror {
             known: None,
         })?;
         let built = built.ok_or_else(|| {
-            self.protocol(git2::Error::from_str("the remote's reference went away"))
+            self.protocol(git2::Error::from_str("the remote's reference disappeared"))
         })?;
         drop(repo);
         self.repo = None;
@@ -461,7 +460,8 @@ impl Mirror {
         Ok(built)
     }
 
-    /// One way from the remote's reference to a verified tip; `None` where it has not moved.
+    /// Tries once to get from the remote's reference to a verified tip. Returns `None` if the reference has not
+    /// moved.
     fn attempt(&self, base: &Base<'_>) -> Result<Option<(Snapshot, Change)>, Failure> {
         let Some(commit) = self.transfer(base)? else {
             return Ok(None);
@@ -473,7 +473,7 @@ impl Mirror {
                 source: source.into(),
             },
         };
-        // A pack that came around the handle.
+        // The new pack was not written through this handle.
         base.repo
             .odb()
             .and_then(|odb| odb.refresh())
@@ -487,7 +487,7 @@ impl Mirror {
             Some(old) if old == commit => Change::None,
             Some(old) => {
                 let follows = match base.repo.graph_descendant_of(commit, old) {
-                    // A rebuilt mirror has only what the new commit has.
+                    // A rebuilt mirror has only what is reachable from the new commit.
                     Err(error) if error.code() == ErrorCode::NotFound => false,
                     other => other.map_err(damaged)?,
                 };
@@ -507,13 +507,13 @@ impl Mirror {
                     path: base.repo.path().to_owned(),
                     source: io::Error::other(error.message().to_owned()),
                 }),
-                // What was there before is no reference.
+                // The existing file is not a valid reference.
                 _ => damaged(error),
             })?;
         Ok(Some((snapshot, change)))
     }
 
-    /// Brings the objects over; `None` where the remote's reference has not moved.
+    /// Transfers the objects and returns the commit, or `None` if the remote's reference has not moved.
     fn transfer(&self, base: &Base<'_>) -> Result<Option<Oid>, Failure> {
         let bounds = (self.limits, &*self.stop);
         let path = match self.config.url.place() {
@@ -547,12 +547,12 @@ impl Mirror {
         Ok(Some(commit))
     }
 
-    /// The commit that came over a network; `None` where there was nothing to fetch.
+    /// Returns the commit that was fetched over a network, or `None` if there was nothing to fetch.
     fn fetched(&self, repo: &Repository, wanted: &Wanted) -> Result<Option<Oid>, Failure> {
         if !wanted.fetched {
             return Ok(None);
         }
-        // The pack may be one that this handle has not seen.
+        // The pack may be unknown to this handle.
         let object = repo
             .odb()
             .and_then(|odb| odb.refresh())
@@ -593,7 +593,7 @@ fn unchanged(last: &Arc<Snapshot>) -> Refreshed {
     }
 }
 
-/// The names of whole packs.
+/// Returns the names of complete packs.
 fn pack_names(packs: &Path) -> io::Result<Vec<String>> {
     let files = match fs::read_dir(packs) {
         Ok(files) => files,
@@ -611,8 +611,8 @@ fn pack_names(packs: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Removes the locks of references and settings that a killed process left: they would be taken for
-/// those of one that lives. The caller holds the lock of the whole mirror.
+/// Removes lock files of references and configuration that a killed process left. They would look like those
+/// of a running process. The caller holds the lock of the whole mirror.
 fn unlock(dir: &Path) -> io::Result<()> {
     let mut open = vec![dir.to_owned()];
     while let Some(dir) = open.pop() {
@@ -636,8 +636,8 @@ fn unlock(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes what a process that was killed in the middle of a fetch left: everything but packs with
-/// their indexes.
+/// Removes the files that a process left when it was killed during a fetch: everything except packs with their
+/// indexes.
 fn sweep(packs: &Path) -> io::Result<()> {
     let whole = pack_names(packs)?;
     let files = match fs::read_dir(packs) {

@@ -1,4 +1,4 @@
-//! Git's packets ("pkt-line", gitprotocol-common(5)) within an HTTP answer.
+//! Git's packets ("pkt-line", gitprotocol-common(5)) in an HTTP response.
 
 use reqwest::Response;
 
@@ -7,24 +7,24 @@ pub(crate) const FLUSH: &str = "0000";
 /// The packet that ends a section of a message.
 pub(crate) const SEPARATOR: &str = "0001";
 
-/// A packet with this text.
+/// Returns a packet with this text.
 pub(crate) fn line(text: &str) -> String {
     format!("{:04x}{text}", text.len() + 4)
 }
 
-/// A packet of an answer.
+/// A packet of a response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Packet {
     Data(Vec<u8>),
     /// The end of a message or a section.
     Boundary,
-    /// What the server can't do.
+    /// An error message from the server.
     Error(String),
-    /// No more packets: the server ended before it should have.
+    /// The end of the response. The server ended it too early.
     End,
 }
 
-/// An answer, packet by packet.
+/// A response that is read packet by packet.
 pub(crate) struct Answer {
     response: Response,
     buffer: Buffer,
@@ -38,7 +38,7 @@ impl Answer {
         }
     }
 
-    /// The next packet; inside, why what came is none.
+    /// Reads the next packet. The inner error says why the received bytes are not a packet.
     pub(crate) async fn next(&mut self) -> Result<Result<Packet, String>, reqwest::Error> {
         loop {
             match self.buffer.take() {
@@ -54,7 +54,7 @@ impl Answer {
     }
 }
 
-/// Bytes that have come and are not taken.
+/// A buffer for received bytes that have not been read as packets.
 #[derive(Default)]
 struct Buffer {
     bytes: Vec<u8>,
@@ -74,7 +74,7 @@ impl Buffer {
             return Ok(None);
         };
         let length = std::str::from_utf8(head).ok().and_then(|text| {
-            // `+1f` would be a number, too.
+            // `from_str_radix` would also accept a sign, as in `+1f`.
             let digits = text.bytes().all(|digit| digit.is_ascii_hexdigit());
             digits
                 .then(|| usize::from_str_radix(text, 16).ok())
@@ -85,7 +85,7 @@ impl Buffer {
                 self.taken += 4;
                 return Ok(Some(Packet::Boundary));
             }
-            None | Some(3) => return Err("it answers with something that is not Git's".to_owned()),
+            None | Some(3) => return Err("it does not answer in Git's protocol".to_owned()),
             Some(length) => match rest.get(..length - 4) {
                 Some(data) => data.to_vec(),
                 None => return Ok(None),
@@ -135,7 +135,7 @@ mod tests {
         }
     }
 
-    /// What an answer is read as, in chunks of these sizes; the error ends it.
+    /// Reads a response in chunks of these sizes. Returns its packets and the error that ended it, if any.
     fn read(bytes: &[u8], sizes: &[usize]) -> (Vec<Packet>, Option<String>) {
         let (mut buffer, mut seen, mut rest) = (Buffer::default(), Vec::new(), bytes);
         for size in sizes.iter().copied().chain([bytes.len()]) {
@@ -154,7 +154,7 @@ mod tests {
     }
 
     proptest! {
-        /// Bytes of any kind, among them some that look like packets, say the same however they come.
+        /// Any bytes, some of which look like packets, are read the same way however they are split into chunks.
         #[test]
         fn no_bytes_and_no_chunks_confuse_it(
             parts in prop::collection::vec(

@@ -1,4 +1,4 @@
-//! What to follow and how to log in, as an operator gives it.
+//! The operator's configuration: which reference to follow, and how to log in.
 
 use std::{fmt, path::PathBuf};
 
@@ -6,10 +6,10 @@ use git2::Oid;
 
 use crate::{address::RemoteUrl, error::Error};
 
-/// References that an error names.
+/// The most existing references that an error names.
 const NAMED: usize = 5;
 
-/// Which of the repository's references is followed.
+/// The reference of the repository that is followed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Reference {
     /// The remote's `HEAD`: its default branch.
@@ -22,7 +22,7 @@ pub enum Reference {
 }
 
 impl Reference {
-    /// The full name within a repository.
+    /// Returns the full name of the reference.
     pub(crate) fn full_name(&self) -> String {
         match self {
             Self::Default => "HEAD".to_owned(),
@@ -42,36 +42,37 @@ impl fmt::Display for Reference {
     }
 }
 
-/// The files with which to log in and to know the other side. Each is read again at every attempt,
-/// so that a rotated secret is used at once.
+/// The files for logging in and for authenticating the remote. They are read again at every attempt, so that
+/// a rotated secret takes effect immediately.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Auth {
-    /// Holds the token for `https://`, sent as the password.
+    /// The file with the token for `https://`, which is sent as the password.
     pub token_file: Option<PathBuf>,
-    /// The user beside the token; most Git hosts accept any.
+    /// The user name that is sent with the token. Most Git hosts accept any name.
     pub username: Option<String>,
-    /// Private key for SSH, without a passphrase. By default the usual ones of the user's `~/.ssh`.
+    /// The private key for SSH, without a passphrase. By default, the usual keys in `~/.ssh`.
     pub ssh_key: Option<PathBuf>,
-    /// Keys of SSH hosts. By default `~/.ssh/known_hosts` and `/etc/ssh/ssh_known_hosts`.
+    /// The file with the keys of known SSH hosts. By default, `~/.ssh/known_hosts` and `/etc/ssh/ssh_known_hosts`.
     pub known_hosts: Option<PathBuf>,
-    /// PEM certificates that are trusted for `https://` besides those of the system. Where the
-    /// server's certificate comes from an intermediate CA, that CA's certificate is needed here.
+    /// The file with PEM certificates of CAs that are trusted for `https://` in addition to the system's. If an
+    /// intermediate CA issued the server's certificate, this file needs that CA's certificate.
     pub ca_file: Option<PathBuf>,
 }
 
-/// A repository to follow.
+/// The configuration of a followed repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteConfig {
-    /// Where it is.
+    /// The repository's address.
     pub url: RemoteUrl,
-    /// What of it is followed.
+    /// The followed reference.
     pub reference: Reference,
-    /// How to log in.
+    /// The files for logging in.
     pub auth: Auth,
 }
 
 impl RemoteConfig {
-    /// The default branch at this address, with what this user's account offers to log in.
+    /// Returns a configuration for the default branch at this address, with the login that this user's account
+    /// provides.
     #[must_use]
     pub fn new(url: RemoteUrl) -> Self {
         Self {
@@ -82,25 +83,25 @@ impl RemoteConfig {
     }
 }
 
-/// What a fetch over a network ended with.
+/// The result of a fetch over a network.
 pub(crate) struct Wanted {
-    /// What the reference points to, perhaps an annotated tag.
+    /// The object that the reference points to. It may be an annotated tag.
     pub(crate) id: Oid,
-    /// Whether objects were asked for; not where the mirror has its commit.
+    /// True if objects were fetched. False if the mirror already has the commit.
     pub(crate) fetched: bool,
 }
 
 /// The followed reference as a remote lists it.
 #[derive(Debug)]
 pub(crate) struct Found {
-    /// What it points to.
+    /// The object that the reference points to.
     pub(crate) id: Oid,
-    /// What a tag leads to in the end, which may be no commit.
+    /// The object behind all tags. It may be something other than a commit.
     pub(crate) commit: Oid,
 }
 
-/// The followed reference among those of the remote, where an annotated tag also stands as `NAME^{}`
-/// with what it leads to.
+/// Finds the followed reference in the remote's list. The list also has an entry `NAME^{}` for each annotated
+/// tag, with the object that the tag leads to.
 pub(crate) fn choose(config: &RemoteConfig, heads: &[(&str, Oid)]) -> Result<Found, Error> {
     if heads.is_empty() {
         return Err(Error::Empty {
@@ -116,7 +117,7 @@ pub(crate) fn choose(config: &RemoteConfig, heads: &[(&str, Oid)]) -> Result<Fou
     })
 }
 
-/// The error for a reference that isn't there, with a few of those that are.
+/// Returns the error for a missing reference. It names a few references that exist.
 pub(crate) fn no_reference<'a>(
     config: &RemoteConfig,
     names: impl Iterator<Item = &'a str>,

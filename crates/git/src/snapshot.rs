@@ -1,4 +1,4 @@
-//! A commit's files, read from the object store.
+//! Reads the files of a commit from the object store.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -8,29 +8,29 @@ use muster_model::{
     tree::{Entry, MAX_FILE_BYTES, PRUNE_TRAILER, Recent, Snapshot, Tree},
 };
 
-/// Files and directories of one commit. A tree that names itself over and over can have more paths
-/// than any memory holds.
+/// The most files and directories of one commit. A few nested trees that repeat each other can have more paths
+/// than fit in memory.
 pub(crate) const MAX_ENTRIES: usize = 200_000;
-/// The length of a path in bytes, as most systems have it.
+/// The maximum length of a path in bytes. It is the limit of most systems.
 pub(crate) const MAX_PATH_BYTES: usize = 4096;
-/// Content of all files of one commit in bytes, each different content counted once.
+/// The most bytes that all files of one commit together may have. Identical files count once.
 pub(crate) const MAX_TREE_BYTES: u64 = 1 << 30;
 
-/// What a commit has too much of.
+/// The limit that a commit exceeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TooBig {
-    /// Files and directories.
+    /// The commit has too many files and directories.
     #[error("it has more than {MAX_ENTRIES} files and directories")]
     Entries,
-    /// A path's length.
+    /// A path is too long.
     #[error("it has a path of more than {MAX_PATH_BYTES} bytes")]
     Path,
-    /// Content.
+    /// The files together are too large.
     #[error("its files have more than {} MiB together", MAX_TREE_BYTES >> 20)]
     Bytes,
 }
 
-/// Why a commit's files could not be read.
+/// The reason why a commit's files could not be read.
 #[derive(Debug)]
 pub(crate) enum ReadError {
     Git(git2::Error),
@@ -43,19 +43,19 @@ impl From<git2::Error> for ReadError {
     }
 }
 
-/// Git's modes of tree entries.
+// The file types in the modes of Git's tree entries.
 const TREE: i32 = 0o040_000;
 const SYMLINK: i32 = 0o120_000;
 const GITLINK: i32 = 0o160_000;
 const TYPE: i32 = 0o170_000;
 
 pub(crate) fn object_id(oid: Oid) -> Result<ObjectId, git2::Error> {
-    // git2 is built for SHA-1 repositories, so this does not happen.
+    // This can't fail, because git2 is built for SHA-1 repositories.
     ObjectId::try_from(oid.as_bytes()).map_err(|error| git2::Error::from_str(&error.to_string()))
 }
 
-/// Reads the commit with all of its files. Content that `known` has is taken from there; every
-/// other object is read and its hash checked.
+/// Reads a commit with all of its files. Content that is in `known` is reused. Every other object is read, and its
+/// hash is checked.
 pub(crate) fn read(
     repo: &Repository,
     commit: Oid,
@@ -89,18 +89,18 @@ pub(crate) fn read(
     })
 }
 
-/// So many commits are read for what their messages say. What more of them say that come in one push is
-/// not heard, which deletes nothing.
+/// The most commits whose messages are read for trailers. If a push has more commits, the trailers of the older
+/// ones are ignored, which only means that less is deleted.
 const RECENT: usize = 64;
 
-/// A commit and those before it.
+/// Returns a commit and its recent ancestors, with the apps whose deletion their trailers approve.
 fn recent(repo: &Repository, commit: Oid) -> Result<Vec<Recent>, git2::Error> {
     let mut walk = repo.revwalk()?;
     walk.set_sorting(Sort::TOPOLOGICAL)?;
     walk.push(commit)?;
     let mut recent = Vec::new();
     for id in walk.take(RECENT) {
-        // A shallow mirror ends somewhere.
+        // In a shallow mirror the history ends early.
         let Ok(commit) = id.and_then(|id| repo.find_commit(id)) else {
             break;
         };
@@ -120,7 +120,7 @@ fn recent(repo: &Repository, commit: Oid) -> Result<Vec<Recent>, git2::Error> {
 
 struct Content {
     bytes: Arc<[u8]>,
-    /// Whether it is part of this commit already.
+    /// True once this content has been counted for the commit.
     counted: bool,
 }
 
@@ -134,7 +134,7 @@ impl Reader<'_> {
     fn tree(&mut self, repo: &Repository, root: Oid) -> Result<Tree, ReadError> {
         let mut files = Tree::default();
         let mut seen = 0;
-        // Not recursive: the depth is the repository's choice, our stack is not.
+        // This is not recursive, because the repository decides how deep its trees are nested.
         let mut open = vec![(String::new(), root)];
         while let Some((prefix, id)) = open.pop() {
             for entry in &repo.find_tree(id)? {
@@ -173,7 +173,7 @@ impl Reader<'_> {
             None => {
                 let (size, kind) = self.odb.read_header(oid)?;
                 if kind != ObjectType::Blob {
-                    let text = format!("{oid} stands where a file should be and is a {kind}");
+                    let text = format!("{oid} should be a file but is a {kind}");
                     return Err(git2::Error::from_str(&text).into());
                 }
                 if size as u64 > MAX_FILE_BYTES {

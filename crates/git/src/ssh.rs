@@ -1,4 +1,4 @@
-//! Asking and fetching over SSH, by libgit2 through a [`Relay`].
+//! Listing references and fetching over SSH, with libgit2 through a [`Relay`].
 
 use std::{
     cell::{Cell, RefCell},
@@ -20,7 +20,8 @@ use crate::{
     remote::{Auth, RemoteConfig, Wanted, choose},
 };
 
-/// Asks for the reference and fetches what `repo` lacks of it, unless it leads to `have`.
+/// Looks up the followed reference and fetches the objects that `repo` lacks, unless the reference points to
+/// `have`.
 pub(crate) fn fetch(
     config: &RemoteConfig,
     ssh: &Ssh,
@@ -52,7 +53,7 @@ struct Session<'a> {
     stop: &'a Stop,
     relay: Relay,
     key: Option<PathBuf>,
-    /// What a callback found wrong; it says more than libgit2's error.
+    /// The error that a callback found. It is more precise than libgit2's error.
     verdict: RefCell<Option<Error>>,
     asked: Cell<bool>,
 }
@@ -127,7 +128,7 @@ impl Session<'_> {
             Some(key) if allowed.is_ssh_key() => {
                 return Cred::ssh_key(&self.ssh.user, None, key, None);
             }
-            Some(_) => "it takes no public keys",
+            Some(_) => "it does not accept public keys",
         };
         Err(self.refuse(self.denied(hint)))
     }
@@ -148,7 +149,7 @@ impl Session<'_> {
             })
     }
 
-    /// Turns libgit2's error into ours. `fetching` is after the reference was found.
+    /// Converts libgit2's error. `fetching` is true after the reference was found.
     fn explain(&self, error: git2::Error, fetching: bool) -> Error {
         let remote = self.config.url.to_string();
         if self.stop.is_stopped() {
@@ -172,11 +173,11 @@ impl Session<'_> {
             _ if !fetching && says(&["not appear to be a git repository", "not found"]) => {
                 Error::NotFound { remote, source }
             }
-            // The pack, or what it builds upon.
+            // The pack or its delta bases are damaged.
             ErrorClass::Indexer | ErrorClass::Odb | ErrorClass::Zlib | ErrorClass::Object => {
                 Error::Corrupt { remote, source }
             }
-            // `git upload-pack` gave up on its own repository, with the connection unharmed.
+            // `git upload-pack` failed on the repository, and the connection is intact.
             _ if code == ErrorCode::Eof
                 || says(&["remote error", "upload-pack", "could not read from remote"]) =>
             {
@@ -191,7 +192,7 @@ impl Session<'_> {
     }
 }
 
-/// The key that was given, which must be readable, or the first of the usual ones.
+/// Returns the configured key, which must be readable, or the first existing default key.
 fn key(auth: &Auth) -> Result<Option<PathBuf>, Error> {
     if let Some(path) = &auth.ssh_key {
         fs::File::open(path).map_err(|source| Error::Secret {

@@ -1,28 +1,28 @@
-//! What is known about the followed repository at a moment, for the hub and for people.
+//! The published state of the followed repository, for the hub and for people.
 
 use std::{sync::Arc, time::SystemTime};
 
 use muster_model::{ids::ObjectId, tree::Snapshot};
 
-/// The commit in force.
+/// The newest commit of the followed reference that was read completely.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tip {
     /// The commit.
     pub commit: ObjectId,
-    /// When it was first seen by this process.
+    /// The time when this process first saw the commit.
     pub since: SystemTime,
-    /// The commit that a force-push took away, if that is how this one came.
+    /// The old commit, if a force-push replaced it with this one.
     pub forced_from: Option<ObjectId>,
 }
 
-/// Why the repository can't be followed at the moment.
+/// A problem because of which the repository can't be followed at the moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// What is wrong and what to do.
+    /// What is wrong, and what to do about it.
     pub text: String,
-    /// Since when every attempt failed.
+    /// The time since which every attempt has failed.
     pub since: SystemTime,
-    /// The next attempt, unless a poke comes first.
+    /// The time of the next attempt, unless a poke comes first.
     pub retry_at: SystemTime,
 }
 
@@ -31,23 +31,23 @@ pub struct Problem {
 pub struct RepoState {
     /// The remote's address, without secrets.
     pub remote: String,
-    /// What of it is followed, in words.
+    /// The followed reference, in words.
     pub reference: String,
-    /// When the remote was last asked, with or without success. A change of this alone wakes no
-    /// subscriber.
+    /// The time of the last attempt to read the remote, successful or not. A change of this field alone does
+    /// not wake subscribers.
     pub last_attempt: Option<SystemTime>,
-    /// Whether this process has asked it with success. Before that the tip is what an earlier one found.
+    /// True once this process has read the remote successfully. Until then, the tip comes from an earlier process.
     pub asked: bool,
-    /// The commit in force, if there ever was a good one.
+    /// The newest commit that was read completely, if there is one.
     pub tip: Option<Tip>,
-    /// What is wrong, if something is.
+    /// The current problem with the repository, if there is one.
     pub problem: Option<Problem>,
 }
 
-/// State and files. The last good snapshot stays, whatever happens to the remote.
+/// The state and the files of the repository. The last good snapshot stays, whatever happens to the remote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RepoView {
-    /// The state.
+    /// The state of the repository.
     pub state: RepoState,
     /// The files at [`RepoState::tip`].
     pub snapshot: Option<Arc<Snapshot>>,

@@ -1,6 +1,6 @@
-//! Follows a remote: one loop, woken by a timer, a poke or a change of a local repository's
-//! references, that refreshes the mirror and publishes what is known. A wake-up carries nothing;
-//! every round reads the state and acts on it.
+//! Follows a remote. One loop refreshes the mirror and publishes the state of the repository. A timer, a
+//! poke or a change of a local repository's references wakes it. Wake-ups carry no data: every round reads
+//! the current state (level-triggered).
 
 use std::{
     collections::HashSet,
@@ -30,22 +30,23 @@ use crate::{
     view::{Problem, RepoState, RepoView, Tip},
 };
 
-/// A push writes several files; they are one change.
+/// The pause after a file change. A push writes several files, which count as one change.
 const SETTLE: Duration = Duration::from_millis(2);
-/// After a failure nothing, not even a poke, leads to attempts faster than this.
+/// The shortest time between attempts after a failure, even if there are pokes.
 const MIN_RETRY: Duration = Duration::from_secs(1);
-/// The longest wait after failures.
+/// The longest pause after failures.
 const MAX_RETRY: Duration = Duration::from_secs(60);
 
-/// How a remote is followed.
+/// The settings for following a remote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WatchConfig {
-    /// The time between two looks at a remote that nobody pokes about.
+    /// The time between two polls of the remote if there are no pokes.
     pub interval: Duration,
 }
 
 impl WatchConfig {
-    /// 5 s for a local repository, whose changes are seen at once anyway; 30 s over a network.
+    /// Returns the default settings: 5 s for a local repository, whose changes are normally seen immediately, and
+    /// 30 s over a network.
     #[must_use]
     pub fn for_remote(config: &RemoteConfig) -> Self {
         let local = config.url.local_path().is_some();
@@ -55,7 +56,8 @@ impl WatchConfig {
     }
 }
 
-/// The running loop. It ends when this is dropped, or the token that it was given fires.
+/// A handle to the running loop. The loop ends when the handle is dropped or the token given to
+/// [`Watcher::spawn`] fires.
 #[derive(Debug)]
 pub struct Watcher {
     views: watch::Receiver<RepoView>,
@@ -65,8 +67,8 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Starts to follow the mirror's remote. The mirror's last good snapshot is published at once.
-    /// Must be called within a tokio runtime.
+    /// Starts to follow the mirror's remote. The mirror's last good snapshot is published immediately. This must
+    /// be called within a tokio runtime.
     #[must_use]
     pub fn spawn(mirror: Mirror, config: WatchConfig, stop: &CancellationToken) -> Self {
         let stop = stop.child_token();
@@ -104,25 +106,25 @@ impl Watcher {
         }
     }
 
-    /// What is known, now and at every change.
+    /// Returns a channel with the state of the repository, updated at every change.
     #[must_use]
     pub fn views(&self) -> watch::Receiver<RepoView> {
         self.views.clone()
     }
 
-    /// Has the remote looked at now: a webhook or a person says that there is something new. Another host,
-    /// and one that fails, is asked at most once a second.
+    /// Polls the remote now, because a webhook or a person says that there is a new commit. A remote over a
+    /// network, or one that fails, is polled at most once a second.
     pub fn poke(&self) {
         self.poke.notify_one();
     }
 
-    /// Ends the loop, and returns when the mirror's directory is free for others.
+    /// Ends the loop, and returns when another process can open the mirror's directory.
     pub async fn stop(mut self) {
         self.stop.cancel();
         if let Some(task) = self.task.take()
             && let Err(error) = task.await
         {
-            tracing::error!(%error, "the loop that follows the Git remote ended badly");
+            tracing::error!(%error, "the task that follows the Git remote failed");
         }
     }
 }
@@ -133,7 +135,7 @@ impl Drop for Watcher {
     }
 }
 
-/// The wait after this many failures in a row; `jitter` is between 0 and 1.
+/// Returns the pause after this many failures in a row. `jitter` is between 0 and 1.
 fn backoff(failures: u32, jitter: f64) -> Duration {
     let doubled = MIN_RETRY.saturating_mul(1 << failures.saturating_sub(1).min(6));
     let longest = doubled.min(MAX_RETRY);
@@ -157,7 +159,7 @@ impl Follower {
         loop {
             let started = Instant::now();
             let mut round = spawn_blocking(move || {
-                // Before the look at the reference, so that no change falls between.
+                // This must happen before the reference is read, so that no later change is missed.
                 eyes.open();
                 let result = mirror.refresh();
                 (mirror, eyes, result)
@@ -173,7 +175,7 @@ impl Follower {
             (mirror, eyes, result) = match ended {
                 Ok(parts) => parts,
                 Err(error) => {
-                    tracing::error!(%error, "a refresh of the Git mirror ended badly");
+                    tracing::error!(%error, "the task that refreshes the Git mirror failed");
                     return;
                 }
             };
@@ -188,7 +190,7 @@ impl Follower {
                 Err(_) => {
                     failures += 1;
                     let wait = backoff(failures, rand::random());
-                    // A look at a local directory costs nothing.
+                    // Polling a local directory is cheap.
                     let longest = if eyes.path.is_some() {
                         self.config.interval
                     } else {
@@ -208,7 +210,7 @@ impl Follower {
                 (mirror, tidied) = match tidy.await {
                     Ok(parts) => parts,
                     Err(error) => {
-                        tracing::error!(%error, "tidying the Git mirror ended badly");
+                        tracing::error!(%error, "the task that tidies the Git mirror failed");
                         return;
                     }
                 };
@@ -223,7 +225,7 @@ impl Follower {
                 () = changed.notified() => tokio::time::sleep(SETTLE).await,
                 () = self.stop.cancelled() => return,
             }
-            // Nobody has another host asked more often, whatever calls the webhook.
+            // Pokes must not make the hub poll a remote host more often, since anybody may call the webhook.
             if failures > 0 || eyes.path.is_none() {
                 tokio::select! {
                     () = tokio::time::sleep_until(started + MIN_RETRY) => {}
@@ -276,7 +278,7 @@ impl Follower {
                         tracing::warn!(
                             remote,
                             problem = text,
-                            "the fleet repository is out of reach"
+                            "the fleet repository can't be read"
                         );
                     }
                     let since = before.map_or(now, |before| before.since);
@@ -292,12 +294,12 @@ impl Follower {
     }
 }
 
-/// Sees changes of a local repository's references.
+/// Watches the references of a local repository for changes.
 struct Eyes {
     path: Option<PathBuf>,
     changed: Arc<Notify>,
     watching: Option<(RecommendedWatcher, HashSet<Inode>)>,
-    /// So that a system without room for watches says so once.
+    /// True once the warning that the repository can't be watched has been logged.
     complained: bool,
 }
 
@@ -313,8 +315,8 @@ impl Eyes {
         }
     }
 
-    /// Watches the directories that there are now. A repository that was removed and made again is
-    /// another one, whatever its name.
+    /// Watches the directories that exist now. Directories are compared by inode, because a repository may be
+    /// removed and recreated under the same name.
     fn open(&mut self) {
         let Some(places) = self.path.as_deref().and_then(reference_places) else {
             self.watching = None;
@@ -361,8 +363,8 @@ impl Eyes {
     }
 }
 
-/// Reading is no change, or our own look would wake us for ever; neither is a lock file, which is
-/// renamed when it is done.
+/// Returns true if the event is a change of a reference. Reads are ignored, because the loop's own reads would
+/// otherwise wake it forever. Lock files are ignored, because they are renamed when they are complete.
 fn is_change(event: &Event) -> bool {
     let written = match event.kind {
         EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),

@@ -21,7 +21,7 @@ use crate::{
 
 const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// An uncompressed point of P-256.
+/// The length of an uncompressed P-256 point in bytes.
 const POINT: usize = 65;
 
 /// A self-signed certificate authority with its key.
@@ -32,17 +32,17 @@ pub struct Ca {
 }
 
 impl Ca {
-    /// Makes a new authority that is valid for ten years from `now`.
+    /// Creates a new authority that is valid for ten years from `now`.
     ///
     /// # Errors
-    /// When the system gives no randomness.
+    /// [`PkiError`] if the system's random number generator fails.
     pub fn create(now: SystemTime) -> Result<Self, PkiError> {
         let key = Key::generate()?.0;
         let mut params = CertificateParams::default();
         let serial = serial();
         params.not_before = (now - SKEW).into();
         params.not_after = (now + LIFETIME).into();
-        // Two authorities of one fleet can be told apart by their names.
+        // The random part lets people distinguish two authorities of one fleet by name.
         let short: String = serial
             .iter()
             .take(4)
@@ -61,7 +61,7 @@ impl Ca {
     /// Reads certificate and key from the text that [`to_pem`](Self::to_pem) wrote.
     ///
     /// # Errors
-    /// When one of them is missing, broken, or not the other's.
+    /// [`PkiError`] if one of them is missing or malformed, or the key does not belong to the certificate.
     pub fn from_pem(pem: &str) -> Result<Self, PkiError> {
         let certificate =
             CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| PkiError::Pem {
@@ -99,52 +99,52 @@ impl Ca {
         })
     }
 
-    /// Certificate and key in PEM form. Keep it as the secret that it is.
+    /// Returns the certificate and key in PEM form. The text contains a secret: treat it as one.
     #[must_use]
     pub fn to_pem(&self) -> String {
         let certificate = pem::encode(&pem::Pem::new("CERTIFICATE", self.certificate.as_ref()));
         certificate + &self.issuer.key().serialize_pem()
     }
 
-    /// The key's bytes, from which other keys are derived.
+    /// Returns the bytes of the private key, from which other keys are derived.
     pub(crate) fn secret(&self) -> Vec<u8> {
         self.issuer.key().serialize_der()
     }
 
-    /// The authority's certificate.
+    /// Returns the authority's certificate.
     #[must_use]
     pub fn certificate(&self) -> &CertificateDer<'static> {
         &self.certificate
     }
 
-    /// Its name, which no other authority of a fleet has.
+    /// Returns the authority's name, which is unique within a fleet.
     ///
     /// # Errors
-    /// When the certificate is malformed.
+    /// [`PkiError`] if the certificate is malformed.
     pub fn name(&self) -> Result<String, PkiError> {
         Ok(parse(&self.certificate)?.subject().to_string())
     }
 
-    /// The end of the authority's time. Rotate it long before.
+    /// Returns the end of the authority's validity. Rotate it long before that.
     #[must_use]
     pub fn not_after(&self) -> SystemTime {
         self.not_after
     }
 
-    /// A bundle that trusts this authority only.
+    /// Returns a bundle that trusts only this authority.
     ///
     /// # Errors
-    /// When the certificate is malformed.
+    /// [`PkiError`] if the certificate is malformed.
     pub fn trust(&self) -> Result<TrustBundle, PkiError> {
         TrustBundle::new([self.certificate.clone()])
     }
 
-    /// Signs a client's certificate, valid for `lifetime` from `now`, and returns it in PEM form. From
-    /// the request only the public key is taken; who the client is, the caller knows.
+    /// Signs a client's certificate, valid for `lifetime` from `now`, and returns it in PEM form. Only the
+    /// public key is taken from the request; `identity` says who the client is.
     ///
     /// # Errors
-    /// When the request is malformed, not signed by its key, or over a key of another kind, and when
-    /// the authority has expired.
+    /// [`PkiError`] if the request is malformed, not signed by its own key, or for a key of another type, or
+    /// if the authority has expired.
     pub fn sign(
         &self,
         request: &str,
@@ -154,7 +154,7 @@ impl Ca {
     ) -> Result<String, PkiError> {
         let request = CertificateSigningRequestParams::from_pem(request)
             .map_err(|source| PkiError::Request { source })?;
-        // The algorithm is the signature's, the length tells the key's.
+        // The algorithm here is that of the request's signature. Only the length shows the type of the key.
         let key = request.public_key;
         if key.algorithm() != &PKCS_ECDSA_P256_SHA256 || key.der_bytes().len() != POINT {
             return Err(PkiError::RequestKey);
@@ -169,11 +169,11 @@ impl Ca {
         self.issue(&key, &common_name, vec![name], client, lifetime, now)
     }
 
-    /// Makes a key and certificate for the hub itself, valid for `lifetime` from `now`. It always names
-    /// [`HUB_SERVER_NAME`], and `names` besides: DNS names and IP addresses that browsers use.
+    /// Creates a key and certificate for the hub itself, valid for `lifetime` from `now`. The certificate
+    /// names [`HUB_SERVER_NAME`] and `names`: the DNS names and IP addresses that browsers use.
     ///
     /// # Errors
-    /// When a name is neither, and when the authority has expired.
+    /// [`PkiError`] if a name is neither a DNS name nor an IP address, or if the authority has expired.
     pub fn hub_credentials(
         &self,
         names: &[String],
@@ -246,7 +246,7 @@ fn server_name(name: &str) -> Result<SanType, PkiError> {
     ))
 }
 
-/// A random number of 127 bits: RFC 5280 wants it positive, the highest bit is the sign.
+/// Returns a random serial number of 127 bits. RFC 5280 requires a positive number, and the highest bit is the sign.
 fn serial() -> [u8; 16] {
     (rand::random::<u128>() >> 1).to_be_bytes()
 }

@@ -1,5 +1,5 @@
-//! The wall clock by which certificates and tokens are judged. It stands here, and nowhere else is the
-//! system's asked for that, so that tests of whole processes can put it wrong.
+//! The wall clock for checking certificates and tokens. All code reads the time for that through this
+//! module, so that tests of whole processes can set a wrong clock.
 
 use std::{
     sync::atomic::{AtomicI64, Ordering},
@@ -9,13 +9,13 @@ use std::{
 use rustls::time_provider::TimeProvider;
 use rustls_pki_types::UnixTime;
 
-/// How far back the time of a certificate starts, for machines whose clocks are behind the hub's.
+/// How long before its issue a certificate's validity starts, for machines whose clocks are behind the hub's.
 pub const SKEW: Duration = Duration::from_secs(5 * 60);
 
-/// In seconds.
+/// The offset from the system's clock, in seconds.
 static OFFSET: AtomicI64 = AtomicI64::new(0);
 
-/// The time now.
+/// Returns the current time.
 #[must_use]
 pub fn now() -> SystemTime {
     let offset = OFFSET.load(Ordering::Relaxed);
@@ -27,12 +27,12 @@ pub fn now() -> SystemTime {
     }
 }
 
-/// Puts this process's clock off by so many seconds. Only tests want that.
+/// Sets this process's clock off by this many seconds. It is for tests only.
 pub fn put_off(seconds: i64) {
     OFFSET.store(seconds, Ordering::Relaxed);
 }
 
-/// The same clock for TLS.
+/// The same clock, as a time provider for TLS.
 #[derive(Debug)]
 pub(crate) struct TlsClock;
 

@@ -1,4 +1,4 @@
-//! Whom a certificate names.
+//! The identities that certificates name.
 
 use std::{
     fmt,
@@ -12,17 +12,17 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::{PkiError, clock::SKEW};
 
-/// The client that a certificate was given to. Its text is the URI in the certificate, in SPIFFE's form.
+/// The client that a certificate was issued to. Its text form is the URI in the certificate, in SPIFFE's format.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Identity {
     /// One enrolment of a cluster's agent: `spiffe://muster/cluster/CLUSTER/instance/INSTANCE`.
     Agent {
-        /// The cluster that it speaks for, and the only one.
+        /// The only cluster that the agent may act for.
         cluster: ClusterName,
-        /// The enrolment.
+        /// The ID of the enrolment.
         instance: InstanceId,
     },
-    /// A person or script that may give orders to the hub: `spiffe://muster/admin/NAME`.
+    /// A person or script that administers the hub: `spiffe://muster/admin/NAME`.
     Admin(AdminName),
 }
 
@@ -57,7 +57,7 @@ impl Identity {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AdminName(String);
 
-/// The text is no name for a person or script.
+/// The error for a text that is not a valid name for a person or script.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a valid name: use 1 to 63 letters, digits and any of . _ @ -")]
 pub struct InvalidAdminName(String);
@@ -80,24 +80,25 @@ impl fmt::Display for AdminName {
     }
 }
 
-/// What a client's certificate says. That it is genuine was TLS's part, and that it has begun; an agent's
-/// may have ended. A connection that outlives `not_after` must be ended by its owner.
+/// The content of a client's certificate. TLS has already checked that the certificate is genuine and that its
+/// validity has begun. An agent's certificate may have expired. The owner of a connection must end it at
+/// `not_after`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certified {
     /// The client.
     pub identity: Identity,
-    /// The certificate's number, in hexadecimal digits: what a revocation names.
+    /// The certificate's serial number in hexadecimal digits. Revocations refer to it.
     pub serial: String,
     /// The name of the authority that signed it.
     pub issuer: String,
-    /// The start of its time.
+    /// The start of the certificate's validity.
     pub not_before: SystemTime,
-    /// The end of its time.
+    /// The end of the certificate's validity.
     pub not_after: SystemTime,
 }
 
 impl Certified {
-    /// When it was made: its time begins a little earlier.
+    /// Returns the time when the certificate was issued. Its validity starts [`SKEW`] earlier.
     #[must_use]
     pub fn made(&self) -> SystemTime {
         (self.not_before + SKEW).min(self.not_after)
@@ -108,7 +109,7 @@ impl Certified {
     /// Reads a client's certificate in PEM form.
     ///
     /// # Errors
-    /// As [`Certified::of`], and when it is no PEM.
+    /// The errors of [`Certified::of`], and [`PkiError::Pem`] if the text is not a certificate in PEM form.
     pub fn of_pem(certificate: &str) -> Result<Self, PkiError> {
         let der = CertificateDer::from_pem_slice(certificate.as_bytes());
         let der = der.map_err(|_| PkiError::Pem {
@@ -120,7 +121,7 @@ impl Certified {
     /// Reads a client's certificate.
     ///
     /// # Errors
-    /// When it is malformed, or does not name exactly one identity.
+    /// [`PkiError`] if the certificate is malformed, or does not name exactly one identity.
     pub fn of(certificate: &CertificateDer<'_>) -> Result<Self, PkiError> {
         let certificate = parse(certificate)?;
         let names = certificate
@@ -177,18 +178,19 @@ pub(crate) fn validity(certificate: &X509Certificate<'_>) -> (SystemTime, System
     (time(validity.not_before), time(validity.not_after))
 }
 
-/// When a certificate should be replaced: after two thirds of its time, so that a hub which is away for
-/// the rest of it costs nobody their connection.
+/// Returns the time when a certificate should be renewed: after two thirds of its lifetime. A hub may then be
+/// unreachable for the last third without any agent losing its connection.
 #[must_use]
 pub fn rotate_at(not_before: SystemTime, not_after: SystemTime) -> SystemTime {
-    // It begins before it was made, which a short one would otherwise be renewed for at once, for ever.
+    // The validity starts before the certificate was issued. If that time counted, a short-lived certificate
+    // would be due for renewal as soon as it is issued, again and again.
     let made = (not_before + SKEW).min(not_after);
     let lifetime = not_after.duration_since(made).unwrap_or_default();
     made + lifetime * 2 / 3
 }
 
-/// Whether what its owner makes himself, at this time and for so long, is to be made anew: after half of its time,
-/// and when the clock says that it was made in the future, which is then longer ago than anybody knows.
+/// Returns true if a self-issued credential must be renewed: after half of its lifetime, or if `made` is in the future.
+/// In that case the clock was wrong, and the real age is unknown.
 #[must_use]
 pub fn is_due(made: SystemTime, lifetime: Duration, now: SystemTime) -> bool {
     now.duration_since(made)

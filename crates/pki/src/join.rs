@@ -1,4 +1,4 @@
-//! Join tokens: one text with all that a new agent needs to reach its hub and be let in, once.
+//! Join tokens. One text contains everything that a new agent needs to reach its hub and to enrol once.
 
 use std::{
     fmt,
@@ -16,18 +16,18 @@ use crate::{PkiError, TrustBundle};
 const FAMILY: &str = "muster-join.";
 const VERSION: &str = "v1.";
 
-/// What one use of `muster cluster join-token` gives away.
+/// The content of a join token, as `muster cluster join-token` creates it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JoinToken {
-    /// Where the hub is reached: `HOST:PORT`.
+    /// The address of the hub, as `HOST:PORT`.
     pub hub: String,
-    /// What the agent may trust from the first byte on.
+    /// The certificate authorities that the agent trusts from the first connection on.
     pub trust: TrustBundle,
-    /// The cluster that the token lets in, and no other.
+    /// The only cluster that can join with the token.
     pub cluster: ClusterName,
-    /// What proves that the hub gave it.
+    /// The secret that proves that the hub issued the token.
     pub secret: JoinSecret,
-    /// When it stops being of use, in whole seconds.
+    /// The time when the token expires, in whole seconds.
     pub expires: SystemTime,
 }
 
@@ -36,20 +36,20 @@ pub struct JoinToken {
 pub struct JoinSecret([u8; 32]);
 
 impl JoinSecret {
-    /// A new random secret.
+    /// Returns a new random secret.
     #[must_use]
     pub fn generate() -> Self {
         Self(rand::random())
     }
 
-    /// What the hub stores and compares: BLAKE3 in hexadecimal digits. A secret of 256 random bits
-    /// can't be guessed from it.
+    /// Returns the hash that the hub stores and compares: BLAKE3 in hexadecimal digits. A secret of 256
+    /// random bits can't be guessed from it.
     #[must_use]
     pub fn hash(&self) -> String {
         blake3::hash(&self.0).to_hex().to_string()
     }
 
-    /// The secret itself, as the agent sends it.
+    /// Returns the secret itself, as the agent sends it.
     #[must_use]
     pub fn expose(&self) -> String {
         BASE64.encode(self.0)
@@ -73,24 +73,24 @@ impl fmt::Debug for JoinSecret {
     }
 }
 
-/// Why a text is not a join token.
+/// The reason why a text is not a usable join token.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinTokenError {
-    /// It is something else.
-    #[error("this is no join token: one starts with muster-join.v1.")]
+    /// The text is not a join token.
+    #[error("this is not a join token: a join token starts with muster-join.v1.")]
     NotAToken,
-    /// It was made by a newer hub.
-    #[error("this join token was made by a newer muster: run the agent in the hub's version")]
+    /// A newer hub created the token.
+    #[error("this join token was made by a newer muster: run an agent of the hub's version")]
     Newer,
-    /// Something of it is missing or was changed.
+    /// Part of the token is missing or was changed.
     #[error(
         "the join token is cut short or changed: copy it whole, from muster-join. to its last letter"
     )]
     Damaged,
-    /// The authority in it can't be used.
+    /// The certificate authority in the token can't be used.
     #[error("the join token's certificate authority can't be used: make a new token")]
     Trust {
-        /// What is wrong with it.
+        /// The problem with the authority.
         source: PkiError,
     },
 }
@@ -106,7 +106,7 @@ struct Content {
 }
 
 impl JoinToken {
-    /// The token as one word to copy. Keep it as the secret that it is.
+    /// Returns the token as one word to copy. It contains a secret: treat it as one.
     #[must_use]
     pub fn expose(&self) -> String {
         let expires = self.expires.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -130,7 +130,8 @@ impl JoinToken {
 impl FromStr for JoinToken {
     type Err = JoinTokenError;
 
-    /// Line breaks and spaces, as terminals and mails put them into long words, do not matter.
+    /// Parses a token. It ignores line breaks and spaces, which terminals and mail programs insert into long
+    /// words.
     fn from_str(text: &str) -> Result<Self, JoinTokenError> {
         let text: String = text.chars().filter(|c| !c.is_whitespace()).collect();
         let versioned = text.strip_prefix(FAMILY).ok_or(JoinTokenError::NotAToken)?;

@@ -1,4 +1,4 @@
-//! Private keys and what is made with them. None shows itself in a log.
+//! Private keys, and the certificate requests and credentials made with them. Their `Debug` output hides the key.
 
 use std::{fmt, time::SystemTime};
 
@@ -12,14 +12,14 @@ use crate::{
     tls::provider,
 };
 
-/// A private key of a hub, an agent or a person. It never leaves where it was made.
+/// A private key of a hub, an agent or a person. It never leaves the machine or cluster where it was generated.
 pub struct Key(pub(crate) KeyPair);
 
 impl Key {
-    /// Makes a new key.
+    /// Generates a new key.
     ///
     /// # Errors
-    /// When the system gives no randomness.
+    /// [`PkiError::Key`] if the system's random number generator fails.
     pub fn generate() -> Result<Self, PkiError> {
         KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
             .map(Self)
@@ -29,23 +29,24 @@ impl Key {
     /// Reads a key from PKCS#8 in PEM form.
     ///
     /// # Errors
-    /// When it is something else, or a key of another kind.
+    /// [`PkiError::Key`] if the text is not a key, or is a key of another type.
     pub fn from_pem(pem: &str) -> Result<Self, PkiError> {
         KeyPair::from_pkcs8_pem_and_sign_algo(pem, &PKCS_ECDSA_P256_SHA256)
             .map(Self)
             .map_err(|source| PkiError::Key { source })
     }
 
-    /// The key itself, as PKCS#8 in PEM form. Keep it as the secret that it is.
+    /// Returns the key itself, as PKCS#8 in PEM form. It is a secret: treat it as one.
     #[must_use]
     pub fn to_pem(&self) -> String {
         self.0.serialize_pem()
     }
 
-    /// A request for a certificate over this key. It says nothing about who asks: the hub knows that.
+    /// Returns a request for a certificate for this key. The request does not name the client; the hub knows who
+    /// it is.
     ///
     /// # Errors
-    /// When the system gives no randomness.
+    /// [`PkiError::Key`] if the system's random number generator fails.
     pub fn request(&self) -> Result<String, PkiError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -62,7 +63,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// A certificate with its key: what one side of a connection shows of itself.
+/// A certificate with its key, which one side of a connection presents to the other.
 #[derive(Debug)]
 pub struct Credentials {
     certificate: CertificateDer<'static>,
@@ -70,10 +71,10 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Puts a certificate in PEM form and its key together.
+    /// Combines a certificate in PEM form with its key.
     ///
     /// # Errors
-    /// When the certificate is malformed or over another key.
+    /// [`PkiError`] if the certificate is malformed or belongs to another key.
     pub fn new(certificate: &str, key: Key) -> Result<Self, PkiError> {
         let certificate =
             CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|_| PkiError::Pem {
@@ -85,28 +86,28 @@ impl Credentials {
         Ok(Self { certificate, key })
     }
 
-    /// The certificate.
+    /// Returns the certificate.
     #[must_use]
     pub fn certificate(&self) -> &CertificateDer<'static> {
         &self.certificate
     }
 
-    /// The certificate in PEM form.
+    /// Returns the certificate in PEM form.
     #[must_use]
     pub fn certificate_pem(&self) -> String {
         pem::encode(&pem::Pem::new("CERTIFICATE", self.certificate.as_ref()))
     }
 
-    /// The key.
+    /// Returns the key.
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.key
     }
 
-    /// Start and end of the certificate's time.
+    /// Returns the start and the end of the certificate's validity.
     ///
     /// # Errors
-    /// When the certificate is malformed.
+    /// [`PkiError::Certificate`] if the certificate is malformed.
     pub fn validity(&self) -> Result<(SystemTime, SystemTime), PkiError> {
         parse(&self.certificate).map(|certificate| validity(&certificate))
     }

@@ -1,12 +1,12 @@
-//! Who is who between a hub, its agents and its people.
+//! The public key infrastructure of a fleet: authentication between a hub, its agents and its people.
 //!
-//! The hub owns a certificate authority ([`Ca`]). Agents and people make their keys themselves
-//! ([`Key`]) and get short-lived certificates over them; the hub decides what a certificate says and
-//! takes nothing but the public key from a request. A connection is TLS 1.3 in both directions
-//! ([`ServerTls`], [`client_config`]), and whom a certificate names is an [`Identity`].
+//! The hub owns a certificate authority ([`Ca`]). Agents and people generate their own keys ([`Key`])
+//! and get short-lived certificates for them. The hub decides what a certificate says and takes only the
+//! public key from a request. Connections use mutual TLS 1.3 ([`ServerTls`], [`client_config`]). A
+//! client's certificate names an [`Identity`].
 //!
-//! Keys are ECDSA P-256. The names of clusters and instances are `muster-model`'s, which has no
-//! effects. The time is passed by callers; [`clock`] is where they have it from.
+//! Keys are ECDSA P-256. The types for names of clusters and instances come from `muster-model`. Callers
+//! pass the current time, which they read from [`clock`].
 
 mod ca;
 pub mod clock;

@@ -1,4 +1,4 @@
-//! The file that makes a person's command line speak to their hub.
+//! The login file with which a person's command line connects to their hub.
 
 use std::{
     fmt,
@@ -12,26 +12,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Credentials, Key, PkiError, TrustBundle};
 
-/// What `muster login` keeps: a hub, and who one is there.
+/// A login as `muster login` stores it: a hub, and the user's credentials for it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Login {
-    /// Where the hub is reached: `HOST:PORT`.
+    /// The address of the hub, as `HOST:PORT`.
     pub hub: String,
-    /// The name under which one is known there.
+    /// The name of the user at this hub.
     pub name: String,
-    /// The authorities to trust, in PEM form.
+    /// The certificate authorities to trust, in PEM form.
     pub ca: String,
-    /// The certificate, in PEM form.
+    /// The user's certificate, in PEM form.
     pub certificate: String,
-    /// Its key, in PEM form.
+    /// The key of the certificate, in PEM form.
     pub key: String,
 }
 
-/// Why a login can't be read or kept.
+/// The reason why a login can't be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
-    /// There is none.
+    /// The login file does not exist.
     #[error("{path} does not exist: run `muster login` first, or name another file")]
     Missing {
         /// The file.
@@ -40,19 +40,19 @@ pub enum LoginError {
     /// The file can't be read or written.
     #[error("can't {doing} {path}")]
     File {
-        /// What was tried.
+        /// The operation that failed, as in "can't read".
         doing: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// Why it failed.
+        /// The I/O error.
         source: io::Error,
     },
-    /// The file is something else.
+    /// The file is not a login.
     #[error("{path} is not a login: run `muster login` again")]
     Content {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The YAML error.
         source: serde_yaml::Error,
     },
 }
@@ -61,7 +61,7 @@ impl Login {
     /// Reads a login from its file.
     ///
     /// # Errors
-    /// When it is not there, can't be read, or is something else.
+    /// [`LoginError`] if the file does not exist, can't be read, or is not a login.
     pub fn read(path: &Path) -> Result<Self, LoginError> {
         let text = fs::read_to_string(path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => LoginError::Missing {
@@ -79,11 +79,11 @@ impl Login {
         })
     }
 
-    /// Writes the login to `path`, for its owner's eyes only, and makes the folders above it. A file
-    /// that is there is replaced in one step.
+    /// Writes the login to `path`, readable only by its owner, and creates missing parent folders. An
+    /// existing file is replaced atomically.
     ///
     /// # Errors
-    /// When the file system refuses.
+    /// [`LoginError::File`] if a file or folder can't be written.
     pub fn write(&self, path: &Path) -> Result<(), LoginError> {
         let folder = path
             .parent()
@@ -106,7 +106,7 @@ impl Login {
             path: path.to_owned(),
             source,
         })?;
-        // Temporary files are made for their owner's eyes only.
+        // Temporary files are created with read and write permission for their owner only.
         let mut file =
             tempfile::NamedTempFile::new_in(folder).map_err(failed("create a file in", folder))?;
         file.write_all(text.as_bytes())
@@ -117,10 +117,10 @@ impl Login {
             .map_err(|e| failed("write", path)(e.error))
     }
 
-    /// The authorities to trust and the credentials to show.
+    /// Returns the authorities to trust and the credentials to present.
     ///
     /// # Errors
-    /// When one of them is broken, or the key is not the certificate's.
+    /// [`PkiError`] if one of them is malformed, or the key does not belong to the certificate.
     pub fn open(&self) -> Result<(TrustBundle, Credentials), PkiError> {
         let credentials = Credentials::new(&self.certificate, Key::from_pem(&self.key)?)?;
         Ok((TrustBundle::from_pem(&self.ca)?, credentials))

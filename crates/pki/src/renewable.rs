@@ -1,5 +1,5 @@
-//! Agents whose certificate has ended may still ask for a new one: a cluster that was cut off for days comes
-//! back by itself.
+//! Lets agents with an expired certificate connect to renew it, so that a cluster that was cut off for days
+//! reconnects without help.
 
 use std::{
     sync::Arc,
@@ -15,20 +15,20 @@ use rustls::{
 
 use crate::{Certified, Identity};
 
-/// How long after its end an agent's certificate is still good for getting a new one, and for nothing else,
-/// where nothing else is said: a long weekend.
+/// The default time after its expiry in which an agent's certificate can still be renewed, and used for nothing
+/// else. It covers a long weekend.
 pub const RENEWAL_GRACE: Duration = Duration::from_secs(72 * 60 * 60);
 
-/// Takes what the inner verifier takes, and agents' certificates that it took until a while ago. Whoever
-/// serves the connection must look at [`Certified::not_after`].
+/// Accepts what the inner verifier accepts, and agents' certificates that expired within the grace period. The
+/// service behind the connection must check [`Certified::not_after`].
 #[derive(Debug)]
 pub(crate) struct Renewable {
     pub(crate) inner: Arc<dyn ClientCertVerifier>,
-    /// How long after its end.
+    /// How long after its expiry an agent's certificate is accepted.
     pub(crate) grace: Duration,
 }
 
-/// The last moment of an agent's certificate, where that is not too long ago.
+/// Returns the time when an agent's certificate expired, if that is within the grace period.
 fn last_moment(
     certificate: &CertificateDer<'_>,
     now: UnixTime,

@@ -1,4 +1,4 @@
-//! Proofs that a term was given by a hub of this fleet: an agent that invents one would otherwise have every
+//! Proofs that a hub of this fleet issued a term. Without them, an agent could invent a newer term and make every
 //! hub step down.
 
 use std::fmt;
@@ -7,7 +7,7 @@ use ring::hmac;
 
 use crate::Ca;
 
-/// The key under which terms are proven. It comes from the CA's, so every hub of a fleet has it.
+/// The key that signs and verifies terms. It is derived from the CA's key, so every hub of a fleet has it.
 #[derive(Clone)]
 pub struct TermKey(hmac::Key);
 
@@ -18,7 +18,7 @@ impl fmt::Debug for TermKey {
 }
 
 impl Ca {
-    /// The key under which this authority's hubs prove their terms.
+    /// Returns the key with which the hubs of this authority prove their terms.
     #[must_use]
     pub fn term_key(&self) -> TermKey {
         let root = hmac::Key::new(hmac::HMAC_SHA256, &self.secret());
@@ -36,7 +36,7 @@ fn message(number: u64, nonce: u64, incarnation: &str) -> Vec<u8> {
 }
 
 impl TermKey {
-    /// HMAC-SHA256 over a term and the incarnation of its hub's store.
+    /// Returns the proof of a term: HMAC-SHA256 over the term and the incarnation of its hub's store.
     #[must_use]
     pub fn prove(&self, number: u64, nonce: u64, incarnation: &str) -> [u8; 32] {
         let tag = hmac::sign(&self.0, &message(number, nonce, incarnation));
@@ -45,7 +45,7 @@ impl TermKey {
         proof
     }
 
-    /// Whether a proof is this fleet's, in constant time.
+    /// Returns true if the proof comes from this fleet. The comparison takes constant time.
     #[must_use]
     pub fn holds(&self, number: u64, nonce: u64, incarnation: &str, proof: &[u8]) -> bool {
         hmac::verify(&self.0, &message(number, nonce, incarnation), proof).is_ok()

@@ -1,4 +1,4 @@
-//! TLS for both sides: 1.3 only, HTTP/2 only, no resumption.
+//! The TLS configuration of hub and clients: TLS 1.3 only, HTTP/2 only, no session resumption.
 
 use std::{
     sync::{Arc, LazyLock, PoisonError, RwLock},
@@ -16,25 +16,25 @@ use rustls::{
 
 use crate::{Credentials, PkiError, TrustBundle, clock::TlsClock, renewable::Renewable};
 
-/// The name that every hub's certificate has and every client checks, at whatever address the hub is
-/// reached. Only a hub gets a server's certificate from the fleet's authority, so this proves as much
-/// as the address would, and lasts when a hub moves.
+/// The server name in every hub's certificate. Clients check it whatever the hub's address is. Only a hub
+/// gets a server certificate from the fleet's authority, so this name proves as much as the address would,
+/// and it stays valid when the hub moves.
 pub const HUB_SERVER_NAME: &str = "hub.muster.internal";
 
 const ALPN: &[u8] = b"h2";
 
-/// Named here, so that no process-wide default is needed or disturbed.
+/// Returns the crypto provider. It is passed explicitly, so that no process-wide default is needed or changed.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> =
         LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
     PROVIDER.clone()
 }
 
-/// The hub's side of TLS, which can change while it is used.
+/// The hub's TLS configuration, which can be replaced while the hub runs.
 ///
-/// A client may come without a certificate (that is how it enrols); the services ask for what they
-/// need. One that is shown must be genuine and in its time, or the handshake fails; an agent's that has
-/// ended is let in to be renewed, see [`crate::RENEWAL_GRACE`].
+/// A client may connect without a certificate, which it does to enrol; each service checks whether it needs
+/// one. If the client presents a certificate, it must be genuine and valid, or the handshake fails. The only
+/// exception is an agent's expired certificate, which is accepted for renewal; see [`crate::RENEWAL_GRACE`].
 #[derive(Debug)]
 pub struct ServerTls {
     config: RwLock<Arc<ServerConfig>>,
@@ -42,11 +42,11 @@ pub struct ServerTls {
 }
 
 impl ServerTls {
-    /// Shows `credentials`, and trusts clients that one of `trust` has signed; agents for `grace` after the end
-    /// of their certificate.
+    /// Creates a configuration that presents `credentials` and trusts clients whose certificate is signed by one of
+    /// `trust`. Agents' certificates are accepted until `grace` after their expiry.
     ///
     /// # Errors
-    /// When TLS can't use one of them.
+    /// [`PkiError::Tls`] if TLS can't use one of them.
     pub fn new(
         trust: &TrustBundle,
         credentials: &Credentials,
@@ -59,17 +59,17 @@ impl ServerTls {
         })
     }
 
-    /// Replaces both for connections that begin from now on.
+    /// Replaces `trust` and `credentials` for new connections.
     ///
     /// # Errors
-    /// When TLS can't use one of them; nothing has changed then.
+    /// [`PkiError::Tls`] if TLS can't use one of them. The configuration then stays as it was.
     pub fn update(&self, trust: &TrustBundle, credentials: &Credentials) -> Result<(), PkiError> {
         let config = server_config(trust, credentials, self.grace)?;
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
         Ok(())
     }
 
-    /// What the next connection is to be accepted with. Ask again for each.
+    /// Returns the configuration for the next connection. Call this again for every connection.
     #[must_use]
     pub fn config(&self) -> Arc<ServerConfig> {
         self.config
@@ -100,18 +100,18 @@ fn server_config(
         .with_client_cert_verifier(clients)
         .with_cert_resolver(own);
     config.alpn_protocols = vec![ALPN.to_vec()];
-    // A resumed session would not show its certificate again, to be checked against its end, the
-    // authorities and the revocations of today.
+    // A resumed session would not present its certificate again, so its expiry, its authority and its
+    // revocation would not be checked again.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
 }
 
-/// The client's side of TLS: trusts hubs that one of `trust` has signed, and shows `credentials` if
-/// there are any. Dial with [`HUB_SERVER_NAME`] as the server's name.
+/// Returns a client's TLS configuration. It trusts hubs whose certificate is signed by one of `trust` and
+/// presents `credentials` if there are any. Connect with [`HUB_SERVER_NAME`] as the server name.
 ///
 /// # Errors
-/// When TLS can't use one of them.
+/// [`PkiError::Tls`] if TLS can't use one of them.
 pub fn client_config(
     trust: &TrustBundle,
     credentials: Option<&Credentials>,

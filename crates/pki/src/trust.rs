@@ -1,4 +1,4 @@
-//! The authorities that are trusted at the moment: one, or two while one replaces the other.
+//! The certificate authorities that are currently trusted: one, or two while one replaces the other.
 
 use std::fmt::Write as _;
 
@@ -7,16 +7,16 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 use crate::{PkiError, identity::parse};
 
-/// Certificates of authorities. To rotate an authority, its successor is added on all sides first; the
-/// hub then signs with it; the old one is taken out when no certificate of it is left in use.
+/// A set of trusted certificate authorities. To rotate an authority, first add its successor on all sides,
+/// then let the hub sign with it, and remove the old one when none of its certificates is in use any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustBundle(Vec<CertificateDer<'static>>);
 
 impl TrustBundle {
-    /// A bundle of these authorities.
+    /// Returns a bundle of these authorities, without duplicates.
     ///
     /// # Errors
-    /// When there is none, or one of them is no authority.
+    /// [`PkiError`] if there are none, or one of them is not a certificate authority.
     pub fn new(
         authorities: impl IntoIterator<Item = CertificateDer<'static>>,
     ) -> Result<Self, PkiError> {
@@ -36,10 +36,10 @@ impl TrustBundle {
         }
     }
 
-    /// Reads certificates in PEM form, one after the other.
+    /// Reads a bundle from concatenated certificates in PEM form.
     ///
     /// # Errors
-    /// As [`new`](Self::new), and when the text is broken.
+    /// The errors of [`new`](Self::new), and [`PkiError::Pem`] if the text is malformed.
     pub fn from_pem(pem: &str) -> Result<Self, PkiError> {
         let authorities: Result<Vec<_>, _> =
             CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
@@ -48,7 +48,7 @@ impl TrustBundle {
         })?)
     }
 
-    /// The certificates in PEM form, one after the other.
+    /// Returns the certificates in PEM form, concatenated.
     #[must_use]
     pub fn to_pem(&self) -> String {
         self.0.iter().fold(String::new(), |mut text, authority| {
@@ -58,7 +58,7 @@ impl TrustBundle {
         })
     }
 
-    /// The certificates.
+    /// Returns the certificates.
     #[must_use]
     pub fn authorities(&self) -> &[CertificateDer<'static>] {
         &self.0

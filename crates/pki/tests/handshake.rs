@@ -1,4 +1,4 @@
-//! Real handshakes between a hub and its clients, and what the files around them hold.
+//! Tests of real handshakes between a hub and its clients, and of authority, key and login files.
 
 #![allow(
     clippy::unwrap_used,
@@ -43,7 +43,7 @@ fn trust(authorities: &[&Ca]) -> TrustBundle {
     TrustBundle::new(authorities.iter().map(|ca| ca.certificate().clone())).unwrap()
 }
 
-/// What the hub learnt about the client, and the client about the hub, after both have spoken.
+/// The certificates that hub and client have received from each other.
 #[derive(Debug)]
 struct Met {
     client: Option<CertificateDer<'static>>,
@@ -65,7 +65,7 @@ async fn meet_as(
     });
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let mut stream = TlsConnector::from(client).connect(name, near).await?;
-    // In TLS 1.3 the client learns only here that its certificate was refused.
+    // In TLS 1.3 the client learns only with the first read that its certificate was refused.
     let mut answer = [0];
     stream.read_exact(&mut answer).await?;
     let hub = stream.get_ref().1.peer_certificates().unwrap()[0]
@@ -142,7 +142,8 @@ async fn who_enrols_comes_without_a_certificate() {
 async fn certificates_of_other_times_and_authorities_are_refused() {
     let Hub { ca, tls } = hub();
     let trust = trust(&[&ca]);
-    // An agent's that ended yesterday is let in, to be renewed; nobody else's, and not for ever.
+    // An agent's certificate that expired yesterday is accepted for renewal. Other clients' are not, and neither
+    // are agents' after the grace period.
     let expired = enrol(&ca, &agent("a"), now() - 2 * DAY);
     meet(&tls, &trust, Some(&expired)).await.unwrap();
     let admin = Identity::Admin("ada@example.org".parse().unwrap());
@@ -224,15 +225,15 @@ async fn the_authority_is_rotated_while_all_go_on() {
     };
     met(&tls, &trust(&[&old]), &of_old).await.unwrap();
     met(&tls, &both, &of_new).await.unwrap_err();
-    // 1. The successor is trusted.
+    // 1. The hub trusts the successor, too.
     tls.update(&both, &old_hub).unwrap();
     met(&tls, &trust(&[&old]), &of_old).await.unwrap();
     met(&tls, &both, &of_new).await.unwrap();
-    // 2. The successor signs, for those who trust both.
+    // 2. The hub's certificate is signed by the successor. Clients trust both.
     tls.update(&both, &new_hub).unwrap();
     met(&tls, &both, &of_old).await.unwrap();
     met(&tls, &both, &of_new).await.unwrap();
-    // 3. The old one goes.
+    // 3. The old authority is no longer trusted.
     tls.update(&trust(&[&new]), &new_hub).unwrap();
     met(&tls, &trust(&[&new]), &of_new).await.unwrap();
     met(&tls, &both, &of_old).await.unwrap_err();
@@ -242,7 +243,7 @@ async fn the_authority_is_rotated_while_all_go_on() {
 async fn a_new_certificate_is_shown_at_once_and_nothing_is_resumed() {
     let Hub { ca, tls } = hub();
     let trust = trust(&[&ca]);
-    // One client, so that it could resume if there were anything to resume.
+    // All connections use one client, so that it could resume a session if there were one.
     let own = enrol(&ca, &agent("a"), now());
     let client = client_config(&trust, Some(&own)).unwrap();
     let first = meet_as(HUB_SERVER_NAME, tls.config(), client.clone())
@@ -265,7 +266,7 @@ async fn a_new_certificate_is_shown_at_once_and_nothing_is_resumed() {
 #[test]
 fn the_hub_decides_what_a_certificate_says() {
     let ca = Ca::create(now()).unwrap();
-    // A request that asks to be another cluster, and an authority.
+    // A request that asks for an admin's identity and for a CA certificate.
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::default();
     let uri = "spiffe://muster/admin/root".try_into().unwrap();
@@ -289,7 +290,7 @@ fn requests_prove_their_key() {
     let sign = |request: &str| ca.sign(request, &agent("a"), DAY, now()).unwrap_err();
     let request = Key::generate().unwrap().request().unwrap();
     let other = Key::generate().unwrap().request().unwrap();
-    // The key of one request in the other, under its own signature.
+    // A forged request: the public key is replaced, and the signature is that of the original key.
     let der = |pem: &str| pem::parse(pem).unwrap().into_contents();
     let (mut forged, other) = (der(&request), der(&other));
     let at = forged

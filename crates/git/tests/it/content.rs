@@ -1,4 +1,4 @@
-//! What a repository may have in it.
+//! Tests of unusual contents of a repository.
 
 use std::os::unix::fs::symlink;
 
@@ -100,7 +100,7 @@ fn a_directory_that_is_not_there_is_named() {
     assert!(error.contains("missing"), "{error}");
 }
 
-/// A tree that holds another one ten times, and so on: a few objects, more paths than atoms.
+/// The tree contains another tree ten times, which does the same, and so on: few objects, and 10^12 paths.
 #[test]
 fn a_tree_without_end_is_refused_and_the_last_good_snapshot_stays() {
     let repo = GitRepo::new().unwrap();

@@ -1,4 +1,4 @@
-//! Remotes and mirrors with damaged files, and a mirror's process killed in mid-fetch.
+//! Tests of remotes and mirrors with damaged files, and of a process that is killed during a fetch.
 
 use std::{
     fs,
@@ -19,10 +19,10 @@ fn main_of(repo: &GitRepo) -> RemoteConfig {
     on(Reference::Branch("main".into()), local(&repo.path()))
 }
 
-/// What is done to a file.
+/// A function that damages a file.
 type Damage = fn(&Path);
 
-/// Text that does not compress, the same for the same seed.
+/// Returns text that does not compress well. The same seed gives the same text.
 fn noise(seed: u64, length: usize) -> String {
     let mut state = seed | 1;
     let next = || {
@@ -117,12 +117,12 @@ fn a_damaged_remote_is_told_and_followed_again_once_restored() {
         let whole = fs::read(path).unwrap();
         damage(path);
         for (_, mirror) in &mut mirrors {
-            // Also when asked again.
+            // The second refresh must fail in the same way.
             for _ in 0..2 {
                 let url = mirror.config().url.to_string();
                 let error = mirror.refresh().unwrap_err();
                 let told = matches!(error, Error::Corrupt { .. });
-                // git itself hides a branch whose commit is gone.
+                // Git itself hides a branch whose commit is missing.
                 let hidden = what == "a missing commit"
                     && matches!(error, Error::NoReference { .. } | Error::Empty { .. });
                 assert!(told || hidden, "{what} of {url}: {error:?}");
@@ -137,7 +137,7 @@ fn a_damaged_remote_is_told_and_followed_again_once_restored() {
         assert_eq!(refreshed.change, Change::Forward);
     }
 
-    // The same with everything in one pack.
+    // Repeats the test with all objects in one pack.
     let last = repo.publish("last", &[("d", &noise(3, 10_000))]).unwrap();
     repo.git_bare(&["repack", "-a", "-d", "--quiet"]).unwrap();
     let packs = files(&repo.path().join("objects/pack"));
@@ -170,7 +170,7 @@ fn whatever_happens_to_the_mirrors_files_it_is_built_anew() {
         truncate,
         |path| replace(path, b"\0\0garbage\n"),
     ];
-    // Each file of a mirror, each way, while its process is down and while it runs.
+    // Damages each file of a mirror in each way, both while its process is stopped and while it runs.
     let count = {
         let dir = scratch();
         Mirror::open(dir.path(), main_of(&repo))
@@ -254,7 +254,7 @@ fn a_swap_that_was_cut_in_two_is_finished() {
 const CHILD_DIR: &str = "MUSTER_TEST_MIRROR";
 const CHILD_REMOTE: &str = "MUSTER_TEST_REMOTE";
 
-/// What the process that is killed does.
+/// The body of the child process that is killed.
 #[test]
 #[ignore = "the body of another test's child process"]
 fn child_fetches() {

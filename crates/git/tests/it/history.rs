@@ -1,4 +1,4 @@
-//! What people do to a branch.
+//! Tests of what people do to a branch: force-pushes, deletions, renames.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ fn main_of(repo: &GitRepo) -> RemoteConfig {
     on(Reference::Branch("main".into()), local(&repo.path()))
 }
 
-/// How many objects the mirror's packs hold, counted once for each pack.
+/// Returns the number of objects in all packs of the mirror. An object in two packs counts twice.
 fn objects(dir: &std::path::Path) -> usize {
     let packs = fs::read_dir(dir.join("repo.git/objects/pack")).unwrap();
     let packs = packs.map(|file| file.unwrap().path());
@@ -52,7 +52,7 @@ fn only_new_objects_of_the_followed_branch_are_fetched() {
         let dir = scratch();
         let mut mirror = Mirror::open(dir.path(), config).unwrap();
         mirror.refresh().unwrap();
-        // 50 files, two trees and a commit.
+        // The first commit has 50 files and two trees.
         assert_eq!(objects(dir.path()), 53);
         (dir, mirror)
     })
@@ -61,7 +61,7 @@ fn only_new_objects_of_the_followed_branch_are_fetched() {
         .unwrap();
     for (dir, mirror) in &mut mirrors {
         mirror.refresh().unwrap();
-        // A file, two trees and a commit.
+        // The second commit adds a file, two trees and itself.
         assert_eq!(objects(dir.path()), 57);
     }
 }
@@ -98,7 +98,7 @@ fn a_force_push_is_followed_and_told() {
     repo.git(&["reset", "--quiet", "--hard", "HEAD~1"]).unwrap();
     let third = repo.commit("third", &[("a", "3")]).unwrap();
     repo.force_push().unwrap();
-    // The old commit is gone for good.
+    // Removes the old commit from the remote for good.
     repo.git_bare(&["reflog", "expire", "--expire=now", "--all"])
         .unwrap();
     repo.git_bare(&["gc", "--quiet", "--prune=now"]).unwrap();
@@ -111,7 +111,7 @@ fn a_force_push_is_followed_and_told() {
         }
     );
     assert!(!refreshed.rebuilt);
-    // Back to a commit before.
+    // Moves the branch back to an earlier commit.
     repo.git(&["reset", "--quiet", "--hard", "HEAD~1"]).unwrap();
     repo.force_push().unwrap();
     let refreshed = mirror.refresh().unwrap();
@@ -121,7 +121,7 @@ fn a_force_push_is_followed_and_told() {
             old: third.parse().unwrap()
         }
     );
-    // The mirror still has what it was forced away from.
+    // The mirror still has the commit that the force-push removed.
     let old = mirror.snapshot(third.parse().unwrap()).unwrap();
     assert_eq!(text(&old, "a").as_deref(), Some("3"));
     let unknown = mirror
@@ -187,7 +187,7 @@ fn the_last_good_snapshot_survives_a_restart_without_the_remote() {
     assert!(matches!(mirror.refresh(), Err(Error::NotFound { .. })));
     assert_eq!(mirror.last(), Some(&good));
     drop(mirror);
-    // Another branch's tip is not this one's last good state.
+    // The tip of one branch is not the last good state of another.
     let other = on(Reference::Branch("other".into()), config);
     assert_eq!(Mirror::open(dir.path(), other).unwrap().last(), None);
 }
@@ -220,7 +220,7 @@ fn many_fetches_end_in_few_packs() {
         mirror.tidy().unwrap();
         assert!(packs() <= 2 * 65, "{i}");
     }
-    // The index and the pack of what came until the 65th, and of the last.
+    // One pack with an index for everything up to the 65th fetch, and one for the last.
     assert_eq!(packs(), 4);
     drop(mirror);
     let mut mirror = Mirror::open(dir.path(), main_of(&repo)).unwrap();

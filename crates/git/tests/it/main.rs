@@ -1,4 +1,4 @@
-//! Mirrors of real repositories over every transport, with everything that can go wrong.
+//! Tests of mirrors of real repositories over every transport, including failures.
 
 #![allow(
     clippy::unwrap_used,
@@ -17,17 +17,17 @@ mod history;
 mod transports;
 mod watching;
 
-/// A directory for a mirror.
+/// Returns a temporary directory for a mirror.
 fn scratch() -> Scratch {
     Scratch::temporary("mirror").unwrap()
 }
 
-/// The default branch at this address.
+/// Returns a configuration for the default branch at this address.
 fn config(url: &str) -> RemoteConfig {
     RemoteConfig::new(url.parse().unwrap())
 }
 
-/// The default branch of a local repository.
+/// Returns a configuration for the default branch of a local repository.
 fn local(path: &Path) -> RemoteConfig {
     config(path.to_str().unwrap())
 }
@@ -43,13 +43,13 @@ fn with(auth: Auth, config: RemoteConfig) -> RemoteConfig {
     RemoteConfig { auth, ..config }
 }
 
-/// One refresh of a new mirror.
+/// Refreshes a new mirror once.
 fn once(config: RemoteConfig) -> Result<Refreshed, Error> {
     let dir = scratch();
     Mirror::open(dir.path(), config)?.refresh()
 }
 
-/// The text of a file.
+/// Returns the text of a file in a snapshot.
 fn text(snapshot: &Snapshot, path: &str) -> Option<String> {
     match snapshot.tree.entries.get(path)? {
         Entry::File { bytes, .. } => Some(String::from_utf8_lossy(bytes).into_owned()),

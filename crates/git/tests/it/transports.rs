@@ -1,4 +1,4 @@
-//! Every way to a repository, and every refusal on the way.
+//! Tests of every transport, and of every way in which a remote refuses.
 
 use std::{net::TcpListener, time::Duration};
 
@@ -15,7 +15,7 @@ fn repo() -> (GitRepo, String) {
     (repo, commit)
 }
 
-/// First fetch, nothing new, something new: the same over every transport.
+/// Checks a first fetch, a refresh without changes and a refresh with a new commit, for any transport.
 fn follows(repo: &GitRepo, first: &str, config: muster_git::RemoteConfig) {
     let dir = scratch();
     let mut mirror = Mirror::open(dir.path(), config).unwrap();
@@ -254,7 +254,7 @@ fn an_unknown_host_key_a_changed_one_and_a_key_that_is_not_accepted() {
     };
     assert_eq!(*fingerprint, server.fingerprint().unwrap());
     assert!(error.chain().contains(fingerprint), "{}", error.chain());
-    // What the error says to do is what helps.
+    // Doing what the error says fixes the problem.
     std::fs::write(&nobody, line).unwrap();
     once(with(auth, config(&url))).unwrap();
 

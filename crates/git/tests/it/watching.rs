@@ -1,4 +1,4 @@
-//! The loop that follows a remote.
+//! Tests of the loop that follows a remote.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{config, local, scratch, text, with};
 
-/// Nothing but what is tested wakes the loop.
+/// An interval so long that the timer does not wake the loop during a test.
 const NEVER: WatchConfig = WatchConfig {
     interval: Duration::from_secs(3600),
 };
@@ -74,11 +74,11 @@ async fn a_push_is_seen_without_the_timer_also_into_a_branch_that_is_made_anew()
     until(&mut views, |view| view.state.problem.is_some()).await;
     let commit = repo.publish("back", &[("a", "back")]).unwrap();
     until(&mut views, at(&commit)).await;
-    // All references in one file.
+    // All references are packed into one file.
     repo.git_bare(&["pack-refs", "--all"]).unwrap();
     let commit = repo.publish("after packing", &[("a", "packed")]).unwrap();
     until(&mut views, at(&commit)).await;
-    // Another repository under the old name.
+    // The repository is moved away and back, so that its directory was gone in between.
     let moved = repo.root().join("moved.git");
     fs::rename(repo.path(), &moved).unwrap();
     watcher.poke();
@@ -100,7 +100,7 @@ async fn looking_does_not_wake_the_loop_by_itself() {
     let mut views = watcher.views();
     until(&mut views, at(&first)).await;
     let attempt = || watcher.views().borrow().state.last_attempt;
-    // Settled when two looks a while apart are the same one.
+    // The loop is idle when the time of the last attempt stays the same for a while.
     let mut looks = 0;
     let mut last = attempt();
     loop {
@@ -139,7 +139,7 @@ async fn an_unreachable_host_is_shown_retried_and_found_again() {
     );
     assert!(problem.retry_at > problem.since);
     assert_eq!(down.snapshot.unwrap().commit.to_string(), first);
-    // The retries go on by themselves.
+    // The retries continue without pokes.
     let retried = until(&mut views, |view| {
         view.state
             .problem
@@ -177,7 +177,7 @@ async fn pokes_lead_to_one_look_at_another_host_a_second() {
     one_attempt_a_second(&watcher).await;
 }
 
-/// Pokes all the time, and sees three attempts.
+/// Pokes constantly and checks that three attempts take about two seconds.
 async fn one_attempt_a_second(watcher: &Watcher) {
     let mut views = watcher.views();
     let start = Instant::now();

@@ -90,7 +90,9 @@ async fn a_wrong_or_an_old_token_costs_no_identity() -> anyhow::Result<()> {
     arrives("third").await?;
     ensure!(certificate().await? == second);
     ensure!(
-        agent.tail().contains("the join token brings no identity"),
+        agent
+            .tail()
+            .contains("the agent can't join with its join token"),
         "{}",
         agent.tail()
     );

@@ -213,7 +213,7 @@ async fn a_new_agent_that_would_leave_alone_what_is_applied_is_not_ready() -> an
     let old = rolling.leader().await?;
     let narrow = rolling.beside("narrow", &["--deny-namespaces=default"])?;
     narrow
-        .until("503", "could no longer look after ConfigMap default/moving")
+        .until("503", "could no longer manage ConfigMap default/moving")
         .await?;
     rolling.commit(2).await?;
     ensure!(rolling.leader().await? == old);
