@@ -37,6 +37,8 @@ pub struct FleetOptions {
     /// Whether the API servers write down the requests of audited accounts, as
     /// [`ClusterOptions::audit`] says.
     pub audit: bool,
+    /// Programs of the control planes, as in [`ClusterOptions::programs`].
+    pub programs: BTreeMap<Program, PathBuf>,
     /// Where everything is kept; a temporary directory that ends with the fleet where `None`.
     pub directory: Option<PathBuf>,
     /// The hub's usual ports where they are free, so that commands need no address. Not for tests: two
@@ -54,6 +56,7 @@ impl FleetOptions {
             nodes: 0,
             running: BTreeMap::new(),
             audit: false,
+            programs: BTreeMap::new(),
             directory: None,
             usual_ports: false,
         }

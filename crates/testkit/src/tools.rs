@@ -3,6 +3,8 @@
 //! The pinned `go.mod` and `go.sum` are embedded, so that an installed binary can build them too.
 //! A file lock lets one process build while others wait; a finished binary appears by a rename.
 
+mod installed;
+
 use std::fs::{self, File, TryLockError};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -15,6 +17,8 @@ use etcetera::BaseStrategy;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::process::Process;
+
+pub use installed::{Installed, Unusable};
 
 /// How often a build says on a plain output that it is still going on.
 const NEWS: Duration = Duration::from_secs(20);

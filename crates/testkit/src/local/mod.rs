@@ -88,6 +88,8 @@ pub struct ClusterOptions {
     /// Whether the API server writes down the requests of the group `system:serviceaccounts:audited`,
     /// each with its user; see [`Cluster::audit_log`].
     pub audit: bool,
+    /// Programs that are used instead of the pinned ones, such as those that [`Program::installed`] finds.
+    pub programs: BTreeMap<Program, PathBuf>,
     /// Where its data is kept. `None` takes a temporary directory that ends with the cluster.
     pub directory: Option<PathBuf>,
 }
@@ -101,6 +103,7 @@ impl ClusterOptions {
             controllers: false,
             region: "local".to_owned(),
             audit: false,
+            programs: BTreeMap::new(),
             directory: None,
         }
     }
@@ -161,11 +164,14 @@ impl Cluster {
         let name = options.name.clone();
         let failed = || format!("cannot start the cluster {name}");
         let components = options.components();
+        let given = options.programs.clone();
         let programs = tokio::task::spawn_blocking(move || {
-            components
-                .into_iter()
-                .map(|each| Ok((each, each.program().build()?)))
-                .collect()
+            let path = |each: Component| match given.get(&each.program()) {
+                Some(path) => Ok(path.clone()),
+                None => each.program().build(),
+            };
+            let programs = components.into_iter();
+            programs.map(|each| Ok((each, path(each)?))).collect()
         });
         let programs: anyhow::Result<_> = programs.await.context("the build of programs failed")?;
         let programs = programs.with_context(failed)?;
