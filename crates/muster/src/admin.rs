@@ -1,4 +1,4 @@
-//! Orders to a hub: join tokens, removal, logins.
+//! The commands that change a hub: join tokens, removal of clusters, `muster hub confirm`, and logins.
 
 use std::{io::IsTerminal as _, path::Path};
 
@@ -16,12 +16,12 @@ use crate::{
     output::{Output, print},
 };
 
-/// A hub's refusal as an error.
+/// Converts a hub's refusal to an error.
 pub(crate) fn said(status: Status) -> anyhow::Error {
     anyhow::anyhow!("the hub says: {}", status.message())
 }
 
-/// `muster cluster join-token NAME`.
+/// Runs `muster cluster join-token NAME`.
 pub(crate) async fn join_token(
     mut client: Client,
     cluster: &str,
@@ -40,7 +40,7 @@ pub(crate) async fn join_token(
         .into_inner();
     if !token.known {
         anstream::eprintln!(
-            "note: the fleet repository has no cluster `{cluster}` yet; its agent may join, and waits until it has"
+            "note: the fleet repository has no cluster `{cluster}` yet; its agent can join, and waits until the cluster is added"
         );
     }
     match output {
@@ -52,7 +52,7 @@ pub(crate) async fn join_token(
     Ok(())
 }
 
-/// `muster cluster remove NAME`.
+/// Runs `muster cluster remove NAME`. Returns true if an agent had joined.
 pub(crate) async fn remove(
     mut client: Client,
     cluster: &str,
@@ -68,9 +68,9 @@ pub(crate) async fn remove(
         .into_inner()
         .revoked;
     match output {
-        Output::Table if removed == 0 => print(&format!("no agent had joined as {cluster}\n")),
+        Output::Table if removed == 0 => print(&format!("no agent has joined as {cluster}\n")),
         Output::Table => print(&format!(
-            "{cluster}: {removed} enrolment{} revoked. What runs there stays; its document in the fleet repository is yours to remove.\n",
+            "{cluster}: {removed} enrolment{} revoked. Its workloads keep running. Remove its document from the fleet repository yourself.\n",
             if removed == 1 { "" } else { "s" }
         )),
         Output::Json | Output::Yaml => {
@@ -80,7 +80,7 @@ pub(crate) async fn remove(
     Ok(removed > 0)
 }
 
-/// `muster hub confirm`: true where nothing is suspect any more.
+/// Runs `muster hub confirm`. Returns true if nothing is left to confirm.
 pub(crate) async fn confirm(
     mut client: Client,
     dry_run: bool,
@@ -108,11 +108,11 @@ pub(crate) async fn confirm(
         if !yes {
             if !std::io::stdin().is_terminal() {
                 bail!(
-                    "after this clusters delete what their budgets allow, and there is no terminal to ask at; look with --dry-run and then say --yes"
+                    "this lets clusters delete objects within their budgets, and there is no terminal to ask for confirmation; check with --dry-run, then use --yes"
                 );
             }
             if !agreed(
-                "Is the fleet as it should be, so that clusters may delete again what their budgets allow",
+                "Is the fleet as it should be, and may clusters delete objects within their budgets again",
             )? {
                 anstream::eprintln!("nothing was confirmed");
                 return Ok(false);
@@ -135,7 +135,7 @@ pub(crate) async fn confirm(
     Ok(clean || confirmed)
 }
 
-/// `muster hub admin list`.
+/// Runs `muster hub admin list`.
 pub(crate) async fn logins(mut client: Client, output: Output) -> anyhow::Result<()> {
     let listed = client.list_logins(v1::ListLoginsRequest {}).await;
     let mut logins = listed.map_err(said)?.into_inner().logins;
@@ -182,7 +182,7 @@ pub(crate) async fn logins(mut client: Client, output: Output) -> anyhow::Result
     Ok(())
 }
 
-/// `muster hub admin remove NAME`: true where there was one.
+/// Runs `muster hub admin remove NAME`. Returns true if a login was removed.
 pub(crate) async fn remove_logins(
     mut client: Client,
     name: &str,
@@ -195,7 +195,7 @@ pub(crate) async fn remove_logins(
     let removed = removed.into_inner().removed;
     match output {
         Output::Table if removed == 0 => print(&format!("{name} has no login\n")),
-        Output::Table => print(&format!("{name}: {removed} taken back\n")),
+        Output::Table => print(&format!("logins of {name} removed: {removed}\n")),
         Output::Json | Output::Yaml => {
             output.document(&json!({"name": name, "removed": removed}));
         }
@@ -203,8 +203,8 @@ pub(crate) async fn remove_logins(
     Ok(removed > 0)
 }
 
-/// `muster hub admin NAME`: a login for a person or script. Its key is made here and goes nowhere but into
-/// the login's file, or to standard output.
+/// Runs `muster hub admin NAME`: creates a login for a person or script. The key is generated here and is written
+/// only to the login file, or to standard output.
 pub(crate) async fn admin(
     mut client: Client,
     name: &str,
@@ -238,7 +238,7 @@ pub(crate) async fn admin(
     }
     login.write(out)?;
     print(&format!(
-        "{}: give it to {name}, who keeps it with `muster login {}`\n",
+        "{}: give this file to {name}, who logs in with `muster login {}`\n",
         out.display(),
         out.display()
     ));

@@ -1,4 +1,4 @@
-//! `muster app approve`: shows what waits to be deleted or recreated, and approves exactly that.
+//! `muster app approve`: shows the deletions and recreations that are pending approval, and approves exactly those.
 
 use std::{
     collections::BTreeMap,
@@ -22,15 +22,16 @@ use crate::{
     },
 };
 
-/// What to approve. Exits 1 where nothing waits, nothing was approved or a hub refused.
+/// The arguments of `muster app approve`, which exits with 1 if nothing was pending, nothing was approved, or the
+/// hub refused.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ApproveArgs {
-    /// The app whose objects wait to be deleted, or to be deleted and created anew.
+    /// The app whose objects are pending approval.
     name: String,
-    /// Only in this cluster; may be repeated.
+    /// Only in this cluster; can be repeated.
     #[arg(long = "cluster", value_name = "CLUSTER")]
     clusters: Vec<String>,
-    /// Why, for the audit log.
+    /// The reason, for the audit log.
     #[arg(
         long,
         value_name = "TEXT",
@@ -38,25 +39,25 @@ pub(crate) struct ApproveArgs {
         hide_default_value = true
     )]
     reason: String,
-    /// Do not ask.
+    /// Do not ask for confirmation.
     #[arg(short, long)]
     yes: bool,
-    /// Only show what waits.
+    /// Only show what is pending approval.
     #[arg(long, conflicts_with = "yes")]
     dry_run: bool,
 }
 
-/// What became of a hold.
+/// The result for one hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 enum Verdict {
-    /// Nobody decided.
+    /// The hold was not decided.
     Waiting,
     Approved,
     Refused,
 }
 
-/// What waits in a cluster.
+/// Objects of a cluster that are pending approval.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Waiting {
@@ -64,11 +65,11 @@ struct Waiting {
     #[serde(flatten)]
     hold: Hold,
     verdict: Verdict,
-    /// Why the hub refused.
+    /// The hub's reason for refusing.
     refusal: Option<String>,
 }
 
-/// What `-o json` prints.
+/// The document that `-o json` prints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Approvals {
@@ -76,7 +77,7 @@ struct Approvals {
     holds: Vec<Waiting>,
 }
 
-/// Shows and approves. False where nothing came of it.
+/// Shows what is pending approval and approves it. Returns false if nothing was approved or the hub refused.
 pub(crate) async fn run(
     mut client: Client,
     args: &ApproveArgs,
@@ -100,7 +101,7 @@ pub(crate) async fn run(
         let terminal = std::io::stdin().is_terminal();
         if !terminal {
             bail!(
-                "this deletes objects and there is no terminal to ask at; look with --dry-run and then say --yes"
+                "this deletes objects, and there is no terminal to ask for confirmation; check with --dry-run, then use --yes"
             );
         }
         if output != Output::Table {
@@ -123,7 +124,7 @@ pub(crate) async fn run(
     approvals.end(output)
 }
 
-/// Asks whoever is at the terminal.
+/// Asks a question on the terminal. Returns true if the answer is yes.
 pub(crate) fn agreed(question: &str) -> anyhow::Result<bool> {
     anstream::eprint!("{question}? [y/N] ");
     std::io::stderr().flush()?;
@@ -140,7 +141,11 @@ impl Waiting {
         app: &str,
         reason: &str,
     ) -> anyhow::Result<()> {
-        let set: ContentHash = self.hold.set.parse().context("the hub names no set")?;
+        let set: ContentHash = self
+            .hold
+            .set
+            .parse()
+            .context("the hub sent an invalid set")?;
         let request = v1::ApproveSetRequest {
             cluster: self.cluster.clone(),
             app: app.to_owned(),
@@ -187,7 +192,7 @@ impl Approvals {
         Self { app, holds }
     }
 
-    /// What a person agrees to.
+    /// Returns the question that a person must agree to.
     fn question(&self) -> String {
         let objects = |recreate: bool| {
             let holds = self.holds.iter().map(|waiting| &waiting.hold);
@@ -197,17 +202,18 @@ impl Approvals {
         };
         match (objects(false), objects(true)) {
             (Some(gone), Some(anew)) => {
-                format!("Delete {gone}, and delete and create anew {anew}")
+                format!("Delete {gone}, and delete and recreate {anew}")
             }
-            (None, Some(anew)) => format!("Delete and create anew {anew}"),
+            (None, Some(anew)) => format!("Delete and recreate {anew}"),
             (gone, None) => format!("Delete {}", gone.unwrap_or_default()),
         }
     }
 
-    /// What would be deleted and why it waits; clusters where it is the same are told together.
+    /// Returns what would be deleted and why it is pending approval. Clusters with the same objects and reason are
+    /// shown together.
     fn shown(&self, terminal: Terminal) -> String {
         if self.holds.is_empty() {
-            return format!("nothing of {} waits for an approval\n", self.app);
+            return format!("nothing of {} is pending approval\n", self.app);
         }
         let mut same: BTreeMap<(&str, &[String], u32, bool), Vec<&str>> = BTreeMap::new();
         for Waiting { cluster, hold, .. } in &self.holds {
@@ -227,7 +233,7 @@ impl Approvals {
                 " in"
             };
             let number = number as usize;
-            let anew = if recreate { " and created anew" } else { "" };
+            let anew = if recreate { " and recreated" } else { "" };
             let title = format!(
                 "{}: {}{each} {} would be deleted{anew}",
                 self.app,
@@ -238,7 +244,7 @@ impl Approvals {
             text.push_str(&terminal.fold(
                 "  ",
                 "  ",
-                &format!("held because {}", one_line(reason)),
+                &format!("pending approval because {}", one_line(reason)),
             ));
             for object in objects {
                 text.push_str(&terminal.fold("    ", "      ", &one_line(object)));
@@ -251,7 +257,8 @@ impl Approvals {
         text
     }
 
-    /// Prints the document where that is asked for. True where something waited and nothing was refused.
+    /// Prints the document if the output is not a table. Returns true if something was pending and nothing was
+    /// refused.
     fn end(&self, output: Output) -> anyhow::Result<bool> {
         if output != Output::Table {
             output.document(&value(self)?);
@@ -297,12 +304,12 @@ mod tests {
         let terminal = Terminal::default();
         insta::assert_snapshot!(all.shown(terminal), @r"
         wiki: 3 objects in each of eu-west-1, eu-west-2 would be deleted
-          held because 3 of 40 objects of wiki would be deleted; the budget is 10
+          pending approval because 3 of 40 objects of wiki would be deleted; the budget is 10
             ConfigMap wiki/page-0
             ConfigMap wiki/page-1
             ConfigMap wiki/page-2
         wiki: 60 objects in eu-north-1 would be deleted
-          held because 60 of 40 objects of wiki would be deleted; the budget is 10
+          pending approval because 60 of 40 objects of wiki would be deleted; the budget is 10
             ConfigMap wiki/page-0
             ConfigMap wiki/page-1
             and 58 more
@@ -315,11 +322,12 @@ mod tests {
         insta::assert_snapshot!(one.shown(narrow), @r"
         wiki: 1 object in eu-west-1 would be
           deleted
-          held because 1 of 40 objects of wiki
-          would be deleted; the budget is 10
+          pending approval because 1 of 40
+          objects of wiki would be deleted; the
+          budget is 10
             ConfigMap wiki/page-0
         ");
-        insta::assert_snapshot!(approvals(vec![]).shown(terminal), @"nothing of wiki waits for an approval");
+        insta::assert_snapshot!(approvals(vec![]).shown(terminal), @"nothing of wiki is pending approval");
     }
 
     #[test]
@@ -332,20 +340,20 @@ mod tests {
         let both = approvals(vec![database.clone(), waiting("eu-west-1", "b", 1, 2)]);
         insta::assert_snapshot!(both.shown(Terminal::default()), @r"
         wiki: 2 objects in eu-west-1 would be deleted
-          held because 2 of 40 objects of wiki would be deleted; the budget is 10
+          pending approval because 2 of 40 objects of wiki would be deleted; the budget is 10
             ConfigMap wiki/page-0
             and 1 more
-        wiki: 1 object in eu-west-1 would be deleted and created anew
-          held because spec.engine can't be changed; recreating it would lose the data in it
+        wiki: 1 object in eu-west-1 would be deleted and recreated
+          pending approval because spec.engine can't be changed; recreating it would lose the data in it
             Database.example.org wiki/main
         ");
         assert_eq!(
             both.question(),
-            "Delete 2 objects, and delete and create anew 1 object"
+            "Delete 2 objects, and delete and recreate 1 object"
         );
         assert_eq!(
             approvals(vec![database]).question(),
-            "Delete and create anew 1 object"
+            "Delete and recreate 1 object"
         );
         assert_eq!(
             approvals(vec![waiting("a", "b", 1, 2)]).question(),

@@ -11,16 +11,15 @@ use clap::Args;
 
 use crate::{client, output::print};
 
-/// The first bytes of a file that is encrypted with age (age-encryption.org/v1).
+/// The first bytes of a file that is encrypted with age.
 const AGE: &[u8] = b"age-encryption.org/v1";
 
-/// `muster hub backup`.
+/// The arguments of `muster hub backup`.
 #[derive(Debug, Args)]
 pub(crate) struct BackupArgs {
-    /// The backup's file; `-` for standard output.
+    /// The backup file to write; `-` for standard output.
     file: PathBuf,
-    /// Encrypt it to this age recipient (age1…), so that only their identity can read it. May be given several
-    /// times.
+    /// Encrypt the backup for this age recipient (age1…); can be repeated.
     #[arg(
         long = "recipient",
         value_name = "AGE1…",
@@ -28,37 +27,37 @@ pub(crate) struct BackupArgs {
         env = "MUSTER_BACKUP_RECIPIENTS"
     )]
     recipients: Vec<String>,
-    /// Where the hub keeps its state.
+    /// The directory of the hub's state.
     #[arg(long, value_name = "DIR", env = "MUSTER_STATE_DIR")]
     state_dir: Option<PathBuf>,
 }
 
-/// `muster hub restore`.
+/// The arguments of `muster hub restore`.
 #[derive(Debug, Args)]
 pub(crate) struct RestoreArgs {
-    /// The backup's file; `-` for standard input.
+    /// The backup file to read; `-` for standard input.
     file: PathBuf,
-    /// The file with the age identity for an encrypted backup, as `age-keygen` writes it.
+    /// A file with the age identity for an encrypted backup, as written by `age-keygen`.
     #[arg(long, value_name = "FILE", env = "MUSTER_BACKUP_IDENTITY_FILE")]
     identity: Option<PathBuf>,
-    /// Where the hub keeps its state.
+    /// The directory of the hub's state.
     #[arg(long, value_name = "DIR", env = "MUSTER_STATE_DIR")]
     state_dir: Option<PathBuf>,
 }
 
-/// Whether a file's name stands for standard input or output.
+/// Returns true if a file name stands for standard input or output.
 pub(crate) fn is_stream(file: &Path) -> bool {
     file == Path::new("-")
 }
 
-/// Writes a backup, also beside a running hub.
+/// Writes a backup, even while the hub runs.
 pub(crate) fn backup(args: &BackupArgs) -> anyhow::Result<()> {
     let store = client::store_file(args.state_dir.clone())?;
     let recipients = recipients(&args.recipients)?;
-    let failed = || format!("no backup of {}", store.display());
+    let failed = || format!("can't back up {}", store.display());
     let kept = match recipients.is_empty() {
-        true => "It holds the fleet's CA key: keep it as you keep secrets.",
-        false => "It is encrypted; without an identity of its recipients nobody can restore it.",
+        true => "It contains the private key of the fleet's CA: keep it secret.",
+        false => "It is encrypted; only an identity of one of its recipients can restore it.",
     };
     if is_stream(&args.file) {
         let to = &mut io::stdout().lock();
@@ -66,7 +65,7 @@ pub(crate) fn backup(args: &BackupArgs) -> anyhow::Result<()> {
             true => muster_store::backup_to(&store, to).with_context(failed)?,
             false => encrypted(&store, to, &recipients).with_context(failed)?,
         }
-        anstream::eprintln!("what was written: a backup of {}. {kept}", store.display());
+        anstream::eprintln!("wrote a backup of {}. {kept}", store.display());
         return Ok(());
     }
     match recipients.is_empty() {
@@ -81,19 +80,19 @@ pub(crate) fn backup(args: &BackupArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whom a backup is encrypted to.
+/// Parses the recipients that a backup is encrypted for.
 fn recipients(texts: &[String]) -> anyhow::Result<Vec<age::x25519::Recipient>> {
     let texts = texts.iter().map(|text| text.trim());
     let texts = texts.filter(|text| !text.is_empty());
     texts
         .map(|text| {
             let recipient = text.parse::<age::x25519::Recipient>();
-            recipient.map_err(|why| anyhow::anyhow!("{text:?} is no age recipient: {why}"))
+            recipient.map_err(|why| anyhow::anyhow!("{text:?} is not an age recipient: {why}"))
         })
         .collect()
 }
 
-/// Writes an encrypted backup as bytes.
+/// Writes an encrypted backup to a writer.
 fn encrypted(
     store: &Path,
     to: &mut impl Write,
@@ -107,7 +106,7 @@ fn encrypted(
     Ok(())
 }
 
-/// Writes an encrypted backup to a new file that only its owner can read; it is there whole or not at all.
+/// Writes an encrypted backup to a new file that only its owner can read. On an error, no file is left.
 fn encrypted_file(
     store: &Path,
     to: &Path,
@@ -128,7 +127,7 @@ fn encrypted_file(
         .with_context(failed)
 }
 
-/// Puts a backup in the place of what is there, while no hub runs.
+/// Replaces the hub's state with a backup, while no hub runs.
 pub(crate) fn restore(args: &RestoreArgs) -> anyhow::Result<()> {
     let RestoreArgs {
         file,
@@ -145,14 +144,14 @@ pub(crate) fn restore(args: &RestoreArgs) -> anyhow::Result<()> {
         false if is_encrypted(file)? => File::open(file)
             .map_err(anyhow::Error::from)
             .and_then(|backup| restore_from(backup, identity.as_deref(), &store)),
-        // Also the store of another hub, with what stands beside it.
+        // The file may also be another hub's store, with the files next to it.
         false => muster_store::restore(file, &store).map_err(anyhow::Error::from),
     };
     let restored =
-        restored.with_context(|| format!("{from} is not restored; what was there stays"))?;
-    print(&format!("{} is restored from {from}\n", store.display()));
+        restored.with_context(|| format!("can't restore {from}; the hub's state is unchanged"))?;
+    print(&format!("restored {} from {from}\n", store.display()));
     if let Some(kept) = restored.kept {
-        print(&format!("what was there before is in {}\n", kept.display()));
+        print(&format!("the previous state is in {}\n", kept.display()));
     }
     Ok(())
 }
@@ -179,9 +178,9 @@ fn restore_from(
         return Ok(muster_store::restore_from(&mut all, store)?);
     }
     let Some(identity) = identity else {
-        bail!("it is encrypted; name the file with the age identity with --identity");
+        bail!("the backup is encrypted; use --identity to name the file with the age identity");
     };
-    let failed = || format!("{} is no file of age identities", identity.display());
+    let failed = || format!("{} is not a file of age identities", identity.display());
     let identities = age::IdentityFile::from_file(identity.display().to_string());
     let identities = identities.with_context(failed)?;
     let identities = identities.into_identities().with_context(failed)?;

@@ -13,7 +13,7 @@ use crate::{
     output::{Output, print},
 };
 
-/// What is asked of `muster hub ca rotate`.
+/// The options of `muster hub ca rotate`.
 pub(crate) struct Rotate {
     pub(crate) finish: bool,
     pub(crate) dry_run: bool,
@@ -21,14 +21,14 @@ pub(crate) struct Rotate {
     pub(crate) reason: String,
 }
 
-/// `muster hub ca`.
+/// Runs `muster hub ca`.
 pub(crate) async fn show(mut client: Client, output: Output) -> anyhow::Result<()> {
     let info = client.get_ca(v1::GetCaRequest {}).await.map_err(said)?;
     tell(&info.into_inner(), output);
     Ok(())
 }
 
-/// `muster hub ca rotate`: true where it was done, or there was nothing to do.
+/// Runs `muster hub ca rotate`. Returns false if the person declined.
 pub(crate) async fn rotate(
     mut client: Client,
     rotate: Rotate,
@@ -43,24 +43,25 @@ pub(crate) async fn rotate(
     let now = client.get_ca(v1::GetCaRequest {}).await.map_err(said)?;
     let now = now.into_inner();
     let (question, effect) = match (finish, now.next.is_empty()) {
-        (true, true) => bail!("no CA is being replaced; `muster hub ca rotate` begins that"),
+        (true, true) => bail!("no CA is being replaced; start with `muster hub ca rotate`"),
         (false, false) => {
             tell(&now, output);
             return Ok(true);
         }
         (false, true) => (
             "Replace the fleet's CA",
-            "Agents and logins get certificates of a new CA by themselves, the clusters go on meanwhile, and once all \
-             have followed the old CA is good for nothing. There is no way back, and whoever has followed trusts no hub \
-             that is restored from a backup of before: take one now, and one when this has ended."
+            "Agents and logins get certificates of a new CA automatically, and the clusters keep running. When all \
+             have followed, the old CA is no longer trusted. This can't be undone: agents and people that have \
+             followed do not trust a hub that is restored from an older backup. Take one backup now, and one when \
+             the replacement has finished."
                 .to_owned(),
         ),
         (true, false) => (
             "End the old CA now",
             match waiting(&now) {
-                waiting if waiting.is_empty() => "Everybody has followed.".to_owned(),
+                waiting if waiting.is_empty() => "All agents and logins have followed.".to_owned(),
                 waiting => format!(
-                    "These have not followed and will be shut out, until they get a new join token or login:\n{waiting}"
+                    "These have not followed and lose access until they get a new join token or login:\n{waiting}"
                 ),
             },
         ),
@@ -76,7 +77,9 @@ pub(crate) async fn rotate(
     }
     if !yes {
         if !std::io::stdin().is_terminal() {
-            bail!("there is no terminal to ask at; look with --dry-run and then say --yes");
+            bail!(
+                "there is no terminal to ask for confirmation; check with --dry-run, then use --yes"
+            );
         }
         if !agreed(question)? {
             anstream::eprintln!("nothing was changed");
@@ -89,7 +92,7 @@ pub(crate) async fn rotate(
     Ok(true)
 }
 
-/// A distinguished name as people say it.
+/// Returns a distinguished name without its `CN=`.
 fn named(name: &str) -> &str {
     name.strip_prefix("CN=").unwrap_or(name)
 }
@@ -117,19 +120,19 @@ fn tell(info: &v1::CaInfo, output: Output) {
     match output {
         Output::Table => {
             print(&format!(
-                "{}, until {}\n",
+                "{}, valid until {}\n",
                 named(&info.name),
                 time(info.expires_at)
             ));
             if is_rotating {
                 print(&format!(
-                    "{} takes its place, since {}\n",
+                    "being replaced by {} since {}\n",
                     named(&info.next),
                     time(info.since)
                 ));
                 match waiting(info) {
                     waiting if waiting.is_empty() => {
-                        print("everybody has followed; the old one ends in a moment\n");
+                        print("all agents and logins have followed; the old CA ends in a moment\n");
                     }
                     waiting => print(&format!("not followed yet:\n{waiting}\n")),
                 }

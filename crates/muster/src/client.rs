@@ -1,4 +1,4 @@
-//! The command line's connection to its hub, and the login that opens it.
+//! The command line's connection to the hub, and the login that it uses.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,13 +12,13 @@ use muster_pki::{Key, Login};
 use muster_proto::v1::{self, admin_client::AdminClient};
 use tonic::transport::Channel;
 
-/// A client of the hub's admin service.
+/// A client for the hub's Admin service.
 pub(crate) type Client = AdminClient<Channel>;
 
-/// A status of a large fleet is a large message.
+/// The largest message to accept in bytes. The status of a large fleet is a large message.
 const MAX_MESSAGE: usize = 256 * 1024 * 1024;
 
-/// Where a hub keeps its state where nothing else is said.
+/// Returns the default directory for a hub's state.
 pub(crate) fn default_state_dir() -> anyhow::Result<PathBuf> {
     let base =
         etcetera::choose_base_strategy().context("there is no home directory; use --state-dir")?;
@@ -26,14 +26,14 @@ pub(crate) fn default_state_dir() -> anyhow::Result<PathBuf> {
     Ok(state.join("muster").join("hub"))
 }
 
-/// Where a person's login is kept.
+/// Returns the path of the user's own login file.
 fn login_path() -> anyhow::Result<PathBuf> {
     let base =
         etcetera::choose_base_strategy().context("there is no home directory; use --login")?;
     Ok(base.config_dir().join("muster").join("login.yaml"))
 }
 
-/// The login to use: the one that was named, a person's own, or that of a hub on this machine.
+/// Finds the login file to use: the one that was named, the user's own, or that of a hub on this machine.
 fn find(named: Option<&Path>) -> anyhow::Result<PathBuf> {
     if let Some(path) = named {
         return Ok(path.to_owned());
@@ -47,51 +47,54 @@ fn find(named: Option<&Path>) -> anyhow::Result<PathBuf> {
         return Ok(local);
     }
     Err(anyhow!(
-        "there is no login in {} and no hub's in {}; get one with `muster hub admin NAME` on the hub's \
-         machine and keep it with `muster login FILE`, or name it with --login",
+        "there is no login in {} or {}; create one with `muster hub admin NAME --out FILE` on the hub's \
+         machine and log in with `muster login FILE`, or use --login",
         own.display(),
         local.display()
     ))
 }
 
-/// Connects to the hub of a login.
+/// Connects to the hub that the login names.
 pub(crate) async fn connect(named: Option<&Path>) -> anyhow::Result<Client> {
     let path = find(named)?;
     let login = Login::read(&path)?;
     let (trust, credentials) = login.open().context("the login can't be used")?;
     let channel = muster_agent::dial(&login.hub, &trust, Some(&credentials)).await;
-    let channel = channel.context("is the hub running, and is this its address?")?;
+    let channel = channel.context(
+        "can't reach the hub; check that it runs and that its address in the login is right",
+    )?;
     let client = AdminClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
     if is_to_be_looked_at(&path)
         && let Err(error) = follow(client.clone(), login, &path).await
     {
         anstream::eprintln!(
-            "note: the fleet's CA is being replaced, and the login in {} did not follow: {error:#}",
+            "note: the fleet's CA is being replaced, and the login in {} did not get a new certificate: {error:#}",
             path.display()
         );
     }
     Ok(client)
 }
 
-/// How often a login asks whether the fleet's CA has changed.
+/// The interval at which a login checks whether the fleet's CA has changed.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
 
-/// Whether that is due, by the time of the file.
+/// Returns true if the check is due, by the login file's modification time.
 fn is_to_be_looked_at(path: &Path) -> bool {
     let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
     modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age >= LOOK_EVERY))
 }
 
-/// Gets a new certificate for a login whose fleet has another CA by now.
+/// Gets a new certificate for a login if the fleet's CA has changed.
 async fn follow(mut client: Client, login: Login, path: &Path) -> anyhow::Result<()> {
     let terminal = client.follow_ca(v1::FollowCaRequest::default()).await;
     let needed = match terminal {
         Ok(answer) => answer.into_inner().needed,
-        // A hub that can't be asked, or does not know the question, says so to the command itself.
+        // The error is ignored: if the hub can't be reached, the command itself fails, and an older hub does not
+        // know this call.
         Err(_) => false,
     };
     if !needed {
-        // Not asked again soon. Where that can't be noted it is asked again.
+        // The modification time delays the next check. If it can't be set, the next command checks again.
         let file = std::fs::File::options().append(true).open(path);
         let _ = file.and_then(|file| file.set_modified(SystemTime::now()));
         return Ok(());
@@ -105,7 +108,7 @@ async fn follow(mut client: Client, login: Login, path: &Path) -> anyhow::Result
     if !answer.needed {
         return Ok(());
     }
-    // Another command may have written it meanwhile; each of the two works.
+    // Another command may write the file at the same time; either result works.
     let followed = match answer.certificate.is_empty() {
         true => Login {
             ca: answer.trust,
@@ -123,7 +126,7 @@ async fn follow(mut client: Client, login: Login, path: &Path) -> anyhow::Result
     Ok(())
 }
 
-/// `muster login FILE`: keeps a login as one's own.
+/// Runs `muster login FILE`: stores a login as the user's own.
 pub(crate) fn login(file: &Path) -> anyhow::Result<()> {
     let login = Login::read(file)?;
     login.open().context("the login can't be used")?;
@@ -138,7 +141,7 @@ pub(crate) fn login(file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The store's file in a state directory.
+/// Returns the path of the store in a state directory.
 pub(crate) fn store_file(state_dir: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     Ok(match state_dir {
         Some(dir) => dir,

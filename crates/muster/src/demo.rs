@@ -27,40 +27,39 @@ use crate::{client, output::print, problems, status::terminal::count as counted}
 
 mod stand_in_images;
 
-/// The sample fleet, so that the binary alone is enough.
+/// The sample fleet, included in the binary so that the demo needs no other files.
 static SAMPLE: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../fleet");
-/// From the agents' start until all is in sync.
+/// The longest time from the agents' start until everything is in sync.
 const SYNC_WITHIN: Duration = Duration::from_secs(300);
 
-/// The demo's flags.
+/// The flags of `muster demo`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DemoArgs {
-    /// A fleet repository's folder to show, instead of the sample.
+    /// The directory of a fleet repository to use instead of the sample.
     #[arg(long, value_name = "DIR")]
     fleet: Option<PathBuf>,
-    /// Where to keep everything, so that it is there the next time; a temporary folder that is removed
-    /// at the end where this is left out.
+    /// A directory to keep everything in for the next run; if not set, everything is removed at the end.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// What the clusters are.
+    /// The kind of clusters to run.
     #[arg(long, value_enum, default_value_t)]
     clusters: Clusters,
-    /// Simulated nodes of each local cluster.
+    /// The number of simulated nodes in each local cluster.
     #[arg(long, default_value_t = 3)]
     nodes: usize,
 }
 
-/// What the demo's clusters are.
+/// The kinds of clusters that the demo can run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum Clusters {
-    /// Real control planes whose nodes and pods are played.
+    /// Real control planes with simulated nodes and pods.
     #[default]
     Local,
-    /// kind clusters: real nodes and pods, in Docker.
+    /// kind clusters, with real nodes and pods in Docker.
     Kind,
 }
 
-/// What is going on, for a person who waits: a spinner on a terminal, a line a step elsewhere.
+/// Shows the current step: a spinner on a terminal, otherwise one line per step.
 struct Progress {
     bar: ProgressBar,
     began: Instant,
@@ -97,7 +96,7 @@ impl Progress {
     }
 }
 
-/// Runs the demo until it is told to stop.
+/// Runs the demo until a signal stops it.
 pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_signals()?;
     let sample = Scratch::temporary("sample")?;
@@ -107,7 +106,7 @@ pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
             let unpacked = sample.path().join("fleet");
             std::fs::create_dir(&unpacked)
                 .and_then(|()| SAMPLE.extract(&unpacked))
-                .context("the sample fleet can't be unpacked")?;
+                .context("can't unpack the sample fleet")?;
             unpacked
         }
     };
@@ -133,9 +132,9 @@ pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let dir = fleet.directory().to_owned();
     drop((fleet, kind));
     progress.done(&if kept {
-        format!("stopped; everything is kept in {}", dir.display())
+        format!("stopped; all files stay in {}", dir.display())
     } else {
-        "stopped, and nothing is left behind".into()
+        "stopped, and everything is removed".into()
     });
     Ok(())
 }
@@ -151,7 +150,9 @@ fn load(source: &Path) -> anyhow::Result<Model> {
     {
         problems::show(problem);
     }
-    loaded.model.context("this fleet repository can't be shown")
+    loaded
+        .model
+        .context("this fleet repository can't be loaded")
 }
 
 async fn bring_up(
@@ -159,7 +160,7 @@ async fn bring_up(
     source: &Path,
     clusters: Vec<(String, String)>,
 ) -> anyhow::Result<(Fleet, Option<KindClusters>)> {
-    let clusters_up = counted(clusters.len(), "cluster");
+    let clusters_up = counted(clusters.len(), "Kubernetes cluster");
     let agents = counted(clusters.len(), "agent");
     let kind = match args.clusters {
         Clusters::Local => {
@@ -170,9 +171,9 @@ async fn bring_up(
     };
     let progress = kind
         .is_none()
-        .then(|| Progress::begin(&format!("starting {clusters_up} of Kubernetes")));
+        .then(|| Progress::begin(&format!("starting {clusters_up}")));
     let options = FleetOptions {
-        muster: std::env::current_exe().context("this program's own file is not known")?,
+        muster: std::env::current_exe().context("can't find this program's own file")?,
         audit: false,
         clusters,
         nodes: args.nodes,
@@ -182,7 +183,7 @@ async fn bring_up(
     };
     let mut fleet = Fleet::start(options).await?;
     if let Some(progress) = progress {
-        progress.done(&format!("started {clusters_up} of Kubernetes"));
+        progress.done(&format!("started {clusters_up}"));
     }
     if fleet
         .repo()
@@ -206,7 +207,7 @@ async fn bring_up(
     Ok((fleet, kind))
 }
 
-/// Builds what local clusters run, with a word on how far it is.
+/// Builds the programs that local clusters run.
 async fn build_local(nodes: usize) -> anyhow::Result<()> {
     let parts = ClusterOptions {
         nodes,
@@ -222,7 +223,7 @@ async fn build_local(nodes: usize) -> anyhow::Result<()> {
     .await?
 }
 
-/// kind clusters that have what the fleet's pods run.
+/// Starts kind clusters, and makes sure that the images of the fleet's pods are available in them.
 async fn start_kind(source: &Path, clusters: &[(String, String)]) -> anyhow::Result<KindClusters> {
     let options = clusters
         .iter()
@@ -231,7 +232,7 @@ async fn start_kind(source: &Path, clusters: &[(String, String)]) -> anyhow::Res
     let progress = Progress::begin(&format!("starting {count}"));
     let kind = KindClusters::start(options.collect()).await?;
     progress.done(&format!("started {count}"));
-    let progress = Progress::begin("looking for the images of the fleet");
+    let progress = Progress::begin("finding the images of the fleet's pods");
     let objects = crate::offline::objects(source)?;
     let (kind, said) = tokio::task::spawn_blocking(move || {
         let said = stand_in_images::provide(&kind, &objects)?;
@@ -242,7 +243,7 @@ async fn start_kind(source: &Path, clusters: &[(String, String)]) -> anyhow::Res
     Ok(kind)
 }
 
-/// The files of a folder, without a repository of its own.
+/// Copies the files of a directory, except its `.git`.
 fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
     for entry in
         std::fs::read_dir(from).with_context(|| format!("can't read {}", from.display()))?
@@ -261,9 +262,9 @@ fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Watches the hub's status until every cluster is as wanted and healthy.
+/// Watches the hub's status until every cluster is in sync and healthy.
 async fn until_synced(fleet: &mut Fleet) -> anyhow::Result<()> {
-    let progress = Progress::begin("waiting until all is in sync");
+    let progress = Progress::begin("waiting until everything is in sync");
     let began = Instant::now();
     let mut client = client::connect(Some(&fleet.login())).await?;
     let mut updates = client
@@ -275,7 +276,7 @@ async fn until_synced(fleet: &mut Fleet) -> anyhow::Result<()> {
         let left = SYNC_WITHIN.saturating_sub(began.elapsed());
         let Ok(next) = tokio::time::timeout(left, updates.message()).await else {
             bail!(
-                "not all is in sync after {} s; see `muster --login {} status` and the logs in {}",
+                "not in sync after {} s; see `muster --login {} status` and the logs in {}",
                 SYNC_WITHIN.as_secs(),
                 fleet.login().display(),
                 fleet.directory().display()
@@ -283,7 +284,7 @@ async fn until_synced(fleet: &mut Fleet) -> anyhow::Result<()> {
         };
         let status = next
             .map_err(crate::admin::said)?
-            .context("the hub has ended")?;
+            .context("the hub has closed the connection")?;
         let synced = |cluster: &&v1::ClusterStatus| cluster.state() == v1::ClusterState::Synced;
         let done = status.clusters.iter().filter(synced).count();
         let apps = status.clusters.iter().flat_map(|cluster| &cluster.apps);
@@ -318,7 +319,7 @@ fn welcome(fleet: &Fleet, args: &DemoArgs) {
          cd {}\n  \
          sed -i 's/replicas: .*/replicas: 4/' apps/storefront/values.yaml && git commit -qam 'More storefront' && git push -q\n  \
          muster status --wait\n\n\
-         \x1b[1mLook into a cluster:\x1b[0m\n\n",
+         \x1b[1mInspect a cluster:\x1b[0m\n\n",
         fleet.login().display(),
         work.display(),
     );
@@ -329,7 +330,7 @@ fn welcome(fleet: &Fleet, args: &DemoArgs) {
         );
     }
     let end = match &args.dir {
-        Some(_) => "stops it; the next run goes on from here",
+        Some(_) => "stops it; the next run continues from here",
         None => "stops it and removes everything",
     };
     text += &format!(

@@ -1,4 +1,4 @@
-//! `muster get`: lists for people and scripts.
+//! `muster get`: lists of regions, clusters, apps and objects.
 
 use clap::{Args, ValueEnum};
 use futures::TryStreamExt as _;
@@ -19,36 +19,36 @@ use crate::{
     },
 };
 
-/// What there are lists of.
+/// The kinds of things that can be listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Noun {
-    /// Regions with the number of their clusters.
+    /// Regions, with the number of their clusters.
     #[value(alias = "region")]
     Regions,
-    /// Clusters and how they stand.
+    /// Clusters, with their state.
     #[value(alias = "cluster")]
     Clusters,
-    /// Apps and in how many clusters they run as wanted.
+    /// Apps, with the number of clusters in which they are synced.
     #[value(alias = "app")]
     Apps,
-    /// The objects in the clusters, asked of the agents.
+    /// Objects in the clusters, as reported by the agents.
     #[value(alias = "object")]
     Objects,
 }
 
-/// What to list. Exits 1 where a name is nobody's, or an agent can't be asked.
+/// The arguments of `muster get`, which exits with 1 if the name does not exist or an agent can't be asked.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct GetArgs {
-    /// Of what.
+    /// What to list.
     #[arg(value_name = "WHAT")]
     noun: Noun,
-    /// Only this one; an object also as NAMESPACE/NAME.
+    /// Only this name; for objects also NAMESPACE/NAME.
     name: Option<String>,
     #[command(flatten)]
     filter: Filter,
 }
 
-/// Lists. False where the name is nobody's or an agent can't be asked.
+/// Runs `muster get`. Returns false if an agent can't be asked.
 pub(crate) async fn run(
     mut client: Client,
     args: &GetArgs,
@@ -86,7 +86,7 @@ pub(crate) async fn run(
             if output == Output::Table {
                 for Unanswered { cluster, problem } in &objects.unanswered {
                     anstream::eprintln!(
-                        "\x1b[1;33mwarning\x1b[0m: no objects of {cluster}: {problem}"
+                        "\x1b[1;33mwarning\x1b[0m: can't list the objects of {cluster}: {problem}"
                     );
                 }
             }
@@ -101,7 +101,7 @@ fn show(list: &Value, grid: Grid, terminal: Terminal, output: Output, complete: 
     match output {
         Output::Table if grid.is_empty() => {
             if complete {
-                anstream::eprintln!("there are none");
+                anstream::eprintln!("nothing found");
             }
         }
         Output::Table => print(&grid.draw(terminal)),
@@ -109,7 +109,7 @@ fn show(list: &Value, grid: Grid, terminal: Terminal, output: Output, complete: 
     }
 }
 
-/// The one of a name, or all.
+/// Returns the item with this name, or all items if no name is given.
 fn narrow<T>(
     noun: &str,
     all: Vec<T>,
@@ -129,7 +129,7 @@ fn narrow<T>(
     Ok(found)
 }
 
-/// Numbers of clusters, in the tone of whether they are all in sync.
+/// Returns a cell with the number of synced clusters of all, in the tone that fits.
 fn synced(terminal: Terminal, synced: usize, all: usize) -> Cell {
     let text = format!("{synced}/{all}");
     match all {
@@ -161,7 +161,7 @@ fn app_grid(apps: &[App], terminal: Terminal) -> Grid {
         "MODE",
         "OWNER",
         "CLUSTERS SYNCED",
-        "HELD BACK",
+        "BLOCKED",
     ])
     .spare(&["OWNER", "MODE", "TIER"]);
     for app in apps {
@@ -182,12 +182,12 @@ fn app_grid(apps: &[App], terminal: Terminal) -> Grid {
     grid
 }
 
-/// The objects that agents told of.
+/// The objects that agents reported.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Objects {
     objects: Vec<Object>,
-    /// Clusters whose objects are not there.
+    /// The clusters whose objects are missing, because their agents can't be asked.
     unanswered: Vec<Unanswered>,
 }
 
@@ -199,13 +199,13 @@ struct Object {
     app: String,
     api_version: String,
     kind: String,
-    /// Empty where it has none.
+    /// The object's namespace; empty if it has none.
     namespace: String,
     name: String,
     uid: String,
-    /// `Pending`, `Applied`, `Waiting`, `Failed`, `Drifted` or `Leaving`.
+    /// The object's state: `Pending`, `Applied`, `Waiting`, `Failed`, `Drifted` or `Leaving`.
     state: String,
-    /// In Argo CD's words.
+    /// The object's health, in Argo CD's words.
     health: String,
     message: String,
 }
@@ -219,7 +219,7 @@ impl Object {
     }
 }
 
-/// A cluster whose agent can't be asked, and why.
+/// A cluster whose agent can't be asked, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Unanswered {
@@ -257,7 +257,7 @@ impl Objects {
         all
     }
 
-    /// Those of a name. Where agents did not answer, nobody knows that it is nobody's.
+    /// Returns the objects with this name. If every agent answered, it is an error that there are none.
     fn narrow(mut self, name: Option<&str>) -> anyhow::Result<Self> {
         let Some(name) = name else {
             return Ok(self);
@@ -292,7 +292,7 @@ async fn objects(
         .map(|c: &Cluster| c.name.clone())
         .collect();
     if clusters.is_empty() {
-        // The hub would take none for all.
+        // The hub takes an empty list for all clusters.
         return Ok(Objects::default());
     }
     let request = v1::ObjectsRequest { clusters, app };
@@ -345,7 +345,7 @@ fn object_grid(objects: &[Object]) -> Grid {
     let Some(first) = objects.first() else {
         return grid;
     };
-    // What is the same in all rows says little.
+    // A column with the same value in all rows may be left out.
     let mut spare = Vec::new();
     if objects.iter().all(|object| object.cluster == first.cluster) {
         spare.push("CLUSTER");

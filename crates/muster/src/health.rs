@@ -1,4 +1,4 @@
-//! `muster health`: how well objects are, read from what they say of themselves.
+//! `muster health`: the health of objects, read from the objects alone.
 
 mod stream;
 
@@ -27,26 +27,26 @@ use crate::{
     status::terminal::{Cell, Grid, Terminal, Tone, count, one_line},
 };
 
-/// What to read. Exits 0 where all objects are Healthy or Suspended, 1 where one isn't, and 2 where
-/// something is no Kubernetes object.
+/// The arguments of `muster health`, which exits with 0 if all objects are Healthy or Suspended, 1 if one is
+/// not, and 2 if a document is not a Kubernetes object.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct HealthArgs {
-    /// Objects in YAML or JSON, also many and in lists; `-` is standard input.
+    /// A file with objects in YAML or JSON, also lists; `-` for standard input; can be repeated.
     #[arg(short, long = "filename", value_name = "FILE", default_value = "-")]
     files: Vec<PathBuf>,
-    /// Rules of one's own: HealthRule documents, or the bare rules.
+    /// Files with your own health rules: HealthRule documents, or only their specs.
     #[arg(long, value_name = "FILE", num_args = 1..)]
     rules: Vec<PathBuf>,
 }
 
-/// One line of the answer.
+/// The health of one object, as printed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Line {
     kind: String,
     namespace: String,
     name: String,
-    /// As `health`, under its older name.
+    /// The same value as `health`, under its older name.
     status: Health,
     message: String,
     api_version: String,
@@ -54,7 +54,7 @@ struct Line {
     health: Health,
 }
 
-/// Reads objects and says how well they are. False where one is neither Healthy nor Suspended.
+/// Reads objects and prints their health. Returns false if one is neither Healthy nor Suspended.
 pub(crate) fn run(args: &HealthArgs, output: Output) -> anyhow::Result<bool> {
     let rules = read_rules(&args.rules)?;
     let mut answer = Answer::new(output, io::BufWriter::new(io::stdout()));
@@ -71,14 +71,14 @@ pub(crate) fn run(args: &HealthArgs, output: Output) -> anyhow::Result<bool> {
     answer.end(Terminal::of_stdout(None))
 }
 
-/// What is answered, as far as it is known.
+/// The answer so far.
 struct Answer<W: Write> {
     output: Output,
     out: W,
-    /// The table's rows, whose widths depend on all of them.
+    /// The table's rows. They are collected because the column widths depend on all of them.
     rows: Vec<Line>,
     all_well: bool,
-    /// Documents that are no objects.
+    /// The number of documents that are not Kubernetes objects.
     refused: usize,
 }
 
@@ -93,11 +93,11 @@ impl<W: Write> Answer<W> {
         }
     }
 
-    /// Answers for all objects of a stream.
+    /// Answers for all objects in a stream.
     fn read(&mut self, name: &str, input: impl Read, rules: &Rules) -> anyhow::Result<()> {
         let mut documents = Documents::new(input);
         loop {
-            // Who watches sees the answer before the next object comes.
+            // Flush before waiting for the next object, so that a watching reader sees each answer.
             let document = documents.next(|| quit_if_closed(self.out.flush()));
             let Some(document) = document.with_context(|| format!("can't read {name}"))? else {
                 return Ok(());
@@ -121,7 +121,7 @@ impl<W: Write> Answer<W> {
                             let item = item
                                 .map(|item| format!(", item {item}"))
                                 .unwrap_or_default();
-                            self.refuse(&format!("{name}:{line}: document {number}{item} is no Kubernetes object: {why}"));
+                            self.refuse(&format!("{name}:{line}: document {number}{item} is not a Kubernetes object: {why}"));
                         }
                     }
                 }
@@ -144,7 +144,7 @@ impl<W: Write> Answer<W> {
     fn object(&mut self, object: &Value, rules: &Rules) {
         let mut assessment = rules.assess(object);
         if assessment.is_silence() && is_older_than(object, SILENCE) {
-            // Its kind has no controller that reports; an agent takes it for well, too.
+            // No controller reports on its kind. Agents treat it as healthy, too.
             assessment = Assessment::HEALTHY;
         }
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -174,11 +174,11 @@ impl<W: Write> Answer<W> {
         quit_if_closed(written);
     }
 
-    /// Ends the answer. False where an object isn't well.
+    /// Ends the answer. Returns false if an object is neither Healthy nor Suspended.
     fn end(mut self, terminal: Terminal) -> anyhow::Result<bool> {
         if self.output == Output::Table {
             if self.rows.is_empty() && self.refused == 0 {
-                anstream::eprintln!("there are no objects");
+                anstream::eprintln!("no objects found");
             } else if !self.rows.is_empty() {
                 print(&table(&self.rows, terminal));
             }
@@ -192,7 +192,7 @@ impl<W: Write> Answer<W> {
     }
 }
 
-/// Whether a cluster has had an object for longer than this.
+/// Returns true if an object was created longer ago than this.
 fn is_older_than(object: &Value, time: Duration) -> bool {
     let created = object["metadata"]["creationTimestamp"].as_str();
     let created = created.and_then(|created| created.parse::<Timestamp>().ok());
@@ -221,7 +221,7 @@ fn table(rows: &[Line], terminal: Terminal) -> String {
     grid.draw(terminal)
 }
 
-/// The objects of a document, with their places where it is a list.
+/// Returns the objects of a document. If it is a list, each has its position, from 1.
 fn unfold(document: Value) -> Vec<(Option<usize>, Value)> {
     let (items, of_list) = match document {
         Value::Array(items) => (items, None),
@@ -231,7 +231,7 @@ fn unfold(document: Value) -> Vec<(Option<usize>, Value)> {
         },
         object => return vec![(None, object)],
     };
-    // Items of a PodList are Pods without saying so.
+    // The items of a PodList are Pods, although they may have no kind.
     let of_list = of_list.map(|list| {
         let text = |key: &str| {
             list.get(key)
@@ -268,11 +268,11 @@ fn is_list(object: &serde_json::Map<String, Value>) -> bool {
     kind.ends_with("List") && !has_name && object.get("items").is_some_and(Value::is_array)
 }
 
-/// Why something is no Kubernetes object.
+/// Returns why a value is not a Kubernetes object, or `None` if it is one.
 fn refusal(value: &Value) -> Option<&'static str> {
     let has = |key: &str| value[key].as_str().is_some_and(|text| !text.is_empty());
     if !value.is_object() {
-        Some("it is no map")
+        Some("it is not a map")
     } else if !has("apiVersion") {
         Some("it has no apiVersion")
     } else if !has("kind") {
@@ -282,7 +282,7 @@ fn refusal(value: &Value) -> Option<&'static str> {
     }
 }
 
-/// Rules in files.
+/// Reads health rules from files.
 fn read_rules(files: &[PathBuf]) -> anyhow::Result<Rules> {
     let mut all = Vec::new();
     for file in files {
@@ -308,13 +308,18 @@ fn wrong(file: &Path, at: Pos, message: &str) -> WrongUse {
     WrongUse(format!("{}:{at}: {message}", file.display()))
 }
 
-/// The rule in a document, which may be bare.
+/// Returns the spec of a document, or the document itself if it is only a spec.
 fn spec_of(document: &Node) -> &Node {
     document.get("spec").unwrap_or(document)
 }
 
 fn rule(file: &Path, document: &Node) -> Result<HealthRule, WrongUse> {
     let spec = spec_of(document);
-    serde_json::from_value(spec.clone().into_json())
-        .map_err(|error| wrong(file, spec.at, &format!("this is no health rule: {error}")))
+    serde_json::from_value(spec.clone().into_json()).map_err(|error| {
+        wrong(
+            file,
+            spec.at,
+            &format!("this is not a health rule: {error}"),
+        )
+    })
 }

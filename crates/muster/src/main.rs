@@ -1,4 +1,4 @@
-//! `muster`: the hub, the agent and the commands of people, in one binary.
+//! `muster`: the hub, the agent and the command line, in one binary.
 
 mod admin;
 mod approve;
@@ -23,7 +23,7 @@ use muster_model::{
 };
 use output::Output;
 
-/// Keeps a fleet of Kubernetes clusters in the state that one Git repository says.
+/// Keeps a fleet of Kubernetes clusters in sync with one Git repository.
 #[derive(Debug, Parser)]
 #[command(
     name = "muster",
@@ -32,10 +32,10 @@ use output::Output;
     max_term_width = 100
 )]
 struct Cli {
-    /// How to print.
+    /// The output format.
     #[arg(short, long, value_enum, default_value_t, global = true)]
     output: Output,
-    /// The login to use, instead of one's own or that of a hub on this machine.
+    /// The login file to use, instead of your own or that of a hub on this machine.
     #[arg(long, value_name = "FILE", env = "MUSTER_LOGIN", global = true)]
     login: Option<PathBuf>,
     #[command(subcommand)]
@@ -44,50 +44,52 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// A whole fleet on this machine, on real Kubernetes API servers.
+    /// Run a whole fleet on this machine, on real Kubernetes API servers.
     Demo(demo::DemoArgs),
-    /// Check a fleet repository, offline.
+    /// Check a fleet repository offline.
     Validate {
-        /// The repository's folder.
+        /// The directory of the fleet repository.
         #[arg(default_value = ".")]
         dir: PathBuf,
     },
-    /// Print what a cluster would get, as its agent would apply it.
+    /// Print the objects of a cluster, as its agent would apply them
     ///
-    /// Objects have their namespaces and the label muster.dev/app; a Secret's stringData is data. What is wrong
-    /// goes to standard error, and standard output is a document all the same. What a cluster has otherwise:
+    /// Objects have their namespaces and the label muster.dev/app, and a Secret's stringData is
+    /// converted to data. Problems go to standard error; standard output is a document even then.
+    ///
+    /// To compare a cluster with the repository:
     ///
     ///   muster render --cluster C -o yaml | kubectl diff --server-side --field-manager=muster -f -
     ///
-    /// That shows nothing on a cluster in sync, but for fields that others may set there: those of `ignore`
-    /// rules, and replicas that an autoscaler sets.
+    /// If the cluster is in sync, this shows only fields that others may set: those of `ignore`
+    /// rules, and replicas set by an autoscaler.
     #[command(verbatim_doc_comment)]
     Render {
-        /// The repository's folder.
+        /// The directory of the fleet repository.
         #[arg(default_value = ".")]
         dir: PathBuf,
-        /// The cluster.
+        /// The cluster to render for.
         #[arg(long)]
         cluster: String,
         /// Only this app.
         #[arg(long)]
         app: Option<String>,
-        /// In this role instead of the one that it has now.
+        /// Render this role instead of the current one.
         #[arg(long)]
         role: Option<Role>,
     },
     /// Print the JSON Schema of a kind, for editors.
     Schema {
-        /// Fleet, Tier, Region, Cluster, App or HealthRule.
+        /// The kind: Fleet, Tier, Region, Cluster, App or HealthRule.
         kind: Kind,
     },
-    /// Tell how well objects are, from what they say of themselves.
+    /// Show the health of Kubernetes objects from files or standard input.
     ///
-    /// The words and fields are those with which agents report. JSON is a document a line, one for each object;
-    /// YAML is a stream of documents. Exits 0 where all objects are Healthy or Suspended, 1 where one isn't, and
-    /// 2 where something is no Kubernetes object.
+    /// Health is determined from the objects alone. The words and fields are those of the agents' reports. With
+    /// `-o json` each object is one line; with `-o yaml` the output is a stream of documents. The exit code is 0 if
+    /// all objects are Healthy or Suspended, 1 if one is not, and 2 if a document is not a Kubernetes object.
     Health(health::HealthArgs),
-    /// Run the hub, or look after its state.
+    /// Run the hub, or manage its state.
     #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
     Hub {
         #[command(flatten)]
@@ -97,26 +99,30 @@ enum Command {
     },
     /// Run the agent of a cluster.
     Agent(servers::AgentArgs),
-    /// Show what is in sync where, problems first.
+    /// Show the state of the fleet, problems first.
+    ///
+    /// The exit code is 0 if everything shown is in sync and healthy, otherwise 1.
     Status(status::StatusArgs),
     /// List regions, clusters, apps or objects.
+    ///
+    /// The exit code is 1 if the name does not exist or an agent can't be asked.
     Get(get::GetArgs),
-    /// Let clusters delete what they hold back of an app.
+    /// Approve deletions and recreations of an app's objects.
     #[command(subcommand)]
     App(AppCommand),
     /// Let clusters join the fleet, or remove them.
     #[command(subcommand)]
     Cluster(ClusterCommand),
-    /// Keep a login that `muster hub admin` made as one's own.
+    /// Log in with a file that `muster hub admin` has created.
     #[command(name = "login")]
     KeepLogin {
-        /// The login's file.
+        /// The login file.
         file: PathBuf,
     },
     /// Reads and renders commits for the process that starts it.
     #[command(name = servers::WORKER, hide = true)]
     RenderWorker,
-    /// Print a completion script for a shell.
+    /// Print a shell completion script.
     Completion {
         /// The shell.
         shell: clap_complete::Shell,
@@ -125,30 +131,30 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum HubCommand {
-    /// Write a backup of the hub's state, also while it runs.
+    /// Back up the hub's state, even while it runs.
     Backup(backup::BackupArgs),
-    /// Put a backup in place of the hub's state, while no hub runs.
+    /// Replace the hub's state with a backup, while no hub runs.
     Restore(backup::RestoreArgs),
-    /// Show what of a hub's state may be older than its clusters, and say that a person has seen that all is well.
+    /// After a restore, show what may be older than the clusters, and allow deletions again.
     ///
-    /// A hub whose state was restored deletes nothing unasked until then.
+    /// Until then, a restored hub deletes nothing without an approval.
     Confirm {
-        /// Only show it.
+        /// Only show what would be confirmed.
         #[arg(long, conflicts_with = "yes")]
         dry_run: bool,
-        /// Do not ask.
+        /// Do not ask for confirmation.
         #[arg(long)]
         yes: bool,
-        /// Why, for the audit log.
+        /// The reason, for the audit log.
         #[arg(long, default_value = "")]
         reason: String,
     },
-    /// Show the fleet's CA, or replace it.
+    /// Show or replace the fleet's CA.
     Ca {
         #[command(subcommand)]
         command: Option<CaCommand>,
     },
-    /// Make a login for a person or script, list them, or take them back.
+    /// Create, list or remove logins for people and scripts.
     #[command(
         args_conflicts_with_subcommands = true,
         subcommand_negates_reqs = true,
@@ -164,19 +170,21 @@ enum HubCommand {
 
 #[derive(Debug, Subcommand)]
 enum CaCommand {
-    /// Replace the CA: agents and logins get certificates of a new one by themselves, and when all have, the old
-    /// one is good for nothing. `muster hub ca` shows who has not.
+    /// Replace the fleet's CA while the fleet runs.
+    ///
+    /// Agents and logins get certificates of the new CA automatically. When all have one, the old CA is no longer
+    /// trusted. `muster hub ca` shows which are missing.
     Rotate {
-        /// Do not wait for those who have not followed: their clusters and logins have to join anew.
+        /// End the old CA now; clusters and logins that still need it must join or log in again.
         #[arg(long)]
         finish: bool,
         /// Only show what would be done.
         #[arg(long)]
         dry_run: bool,
-        /// Don't ask.
+        /// Do not ask for confirmation.
         #[arg(long)]
         yes: bool,
-        /// Why, for the audit log.
+        /// The reason, for the audit log.
         #[arg(long, default_value = "")]
         reason: String,
     },
@@ -184,44 +192,46 @@ enum CaCommand {
 
 #[derive(Debug, clap::Args)]
 struct MakeLogin {
-    /// Their name, as the audit log will show it.
+    /// The name of the person or script, as shown in the audit log.
     name: String,
-    /// How long it works, such as 30d; at most 365d.
+    /// How long the login is valid, such as 30d (the default); at most 365d.
     #[arg(long)]
     valid: Option<Span>,
-    /// Where to write it; `-` for standard output.
+    /// The file to write; `-` for standard output.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]
 enum AdminCommand {
-    /// List the logins that are good.
+    /// List the valid logins.
     List,
-    /// Take back every login of a name, at once.
+    /// Remove all logins of a name, with immediate effect.
     Remove {
-        /// The name.
+        /// The name of the logins.
         name: String,
     },
 }
 
 #[derive(Debug, Subcommand)]
 enum AppCommand {
-    /// Show what clusters would delete of an app and why they ask, and let them.
+    /// Show which objects of an app are pending approval and why, and approve exactly those.
+    ///
+    /// The exit code is 1 if nothing was pending, nothing was approved, or the hub refused.
     Approve(approve::ApproveArgs),
 }
 
 #[derive(Debug, Subcommand)]
 enum ClusterCommand {
-    /// Print a one-time token with which an agent joins as this cluster.
+    /// Print a one-time token that an agent uses to join as this cluster.
     JoinToken {
         /// The cluster.
         name: String,
-        /// How long it works, such as 1h.
+        /// How long the token is valid, such as 1h (the default).
         #[arg(long)]
         valid: Option<Span>,
     },
-    /// Revoke every certificate of a cluster's agents and end their streams.
+    /// Revoke every certificate of a cluster's agents and close their connections.
     Remove {
         /// The cluster.
         name: String,
@@ -300,7 +310,7 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
     }
 }
 
-/// The commands that speak to somebody.
+/// Runs the commands that need an async runtime: those that connect to a hub, and the servers.
 async fn run_connected(
     command: Command,
     login: Option<PathBuf>,
@@ -364,7 +374,7 @@ async fn run_connected(
         Command::Cluster(ClusterCommand::Remove { name }) => {
             return admin::remove(connect().await?, &name, output).await;
         }
-        // The others were answered without a runtime.
+        // `run` handles the other commands without a runtime.
         _ => {}
     }
     Ok(true)

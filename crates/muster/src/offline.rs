@@ -1,4 +1,4 @@
-//! Commands that need no hub: `validate`, `render`, `schema`.
+//! The commands that read a fleet repository without a hub: `validate` and `render`.
 
 mod namespaces;
 
@@ -22,20 +22,20 @@ use crate::{
     problems,
 };
 
-/// Everything that an offline command knows of a fleet repository.
+/// A fleet repository, rendered and checked.
 struct Checked {
     outcome: Outcome,
     problems: Vec<Problem>,
 }
 
 impl Checked {
-    /// The bundles of all apps in all clusters.
+    /// Returns the bundles of all apps in all clusters.
     fn bundles(&self) -> impl Iterator<Item = &Arc<RenderedBundle>> {
         self.outcome.bundles.values().flat_map(BTreeMap::values)
     }
 }
 
-/// Reads and renders a repository as a hub does: in a process of its own.
+/// Reads and renders a repository as a hub does: in a separate process.
 fn check(dir: &Path, role: Option<AsRole>) -> anyhow::Result<Checked> {
     let tree = muster_git::read_dir(dir)
         .with_context(|| format!("can't read the fleet repository in {}", dir.display()))?;
@@ -46,7 +46,7 @@ fn check(dir: &Path, role: Option<AsRole>) -> anyhow::Result<Checked> {
         .enable_all()
         .build()?
         .block_on(worker.work("", &Arc::new(tree), std::future::pending()))?;
-    let outcome = worked.context("it was interrupted")?;
+    let outcome = worked.context("rendering was interrupted")?;
     let mut problems = outcome.problems.clone();
     problems.extend(clashes(&outcome));
     if problems.iter().all(|problem| problem.scope == Scope::Hint) {
@@ -57,7 +57,7 @@ fn check(dir: &Path, role: Option<AsRole>) -> anyhow::Result<Checked> {
     Ok(Checked { outcome, problems })
 }
 
-/// Objects that two apps of one cluster both hold.
+/// Returns a problem for each object that two apps of one cluster both have.
 fn clashes(outcome: &Outcome) -> Vec<Problem> {
     let mut by_cluster: BTreeMap<&ClusterName, Vec<_>> = BTreeMap::new();
     for (cluster, bundle) in outcome.bundles.values().flatten() {
@@ -72,7 +72,7 @@ fn clashes(outcome: &Outcome) -> Vec<Problem> {
     muster_plan::compose::problems_of(&met.collect())
 }
 
-/// `muster validate`: whether the repository is good.
+/// Runs `muster validate`. Returns true if the repository has no errors.
 pub(crate) fn validate(dir: &Path, output: Output) -> anyhow::Result<bool> {
     let checked = check(dir, None)?;
     let good = !checked
@@ -120,7 +120,7 @@ pub(crate) fn validate(dir: &Path, output: Output) -> anyhow::Result<bool> {
     Ok(good)
 }
 
-/// Every object that a cluster of the repository would get now.
+/// Returns every object that the repository's clusters would get now.
 pub(crate) fn objects(dir: &Path) -> anyhow::Result<Vec<Value>> {
     let checked = check(dir, None)?;
     let mut objects = Vec::new();
@@ -134,7 +134,7 @@ pub(crate) fn objects(dir: &Path) -> anyhow::Result<Vec<Value>> {
     Ok(objects)
 }
 
-/// What `muster render` was asked for.
+/// The arguments of `muster render`.
 pub(crate) struct RenderRequest<'a> {
     pub(crate) dir: &'a Path,
     pub(crate) cluster: &'a str,
@@ -142,10 +142,10 @@ pub(crate) struct RenderRequest<'a> {
     pub(crate) role: Option<Role>,
 }
 
-/// An app's objects with what its bundle says of them all.
+/// An app's objects with the header of their bundle.
 type AppObjects = (BundleHeader, Vec<Value>);
 
-/// The objects of every app as a cluster's agent would apply them, and whether nothing is wrong.
+/// Returns the objects of every app as a cluster's agent would apply them, and true if there are no problems.
 fn applied(request: &RenderRequest<'_>) -> anyhow::Result<(Vec<AppObjects>, bool)> {
     let RenderRequest {
         dir,
@@ -213,8 +213,8 @@ fn applied(request: &RenderRequest<'_>) -> anyhow::Result<(Vec<AppObjects>, bool
     Ok((found, good))
 }
 
-/// `muster render`: what a cluster would get, as its agent would apply it. What is wrong goes to standard
-/// error, so that standard output is a document whatever happens.
+/// Runs `muster render`: prints the objects of a cluster as its agent would apply them. Problems go to standard
+/// error, so standard output is a document even then.
 pub(crate) fn render(request: &RenderRequest<'_>, output: Output) -> anyhow::Result<bool> {
     let rendered = applied(request);
     let (apps, result) = match rendered {

@@ -1,4 +1,4 @@
-//! How commands print: a table for people, JSON or YAML for scripts, colour only where it is wanted.
+//! The output of commands: tables for people, JSON or YAML for scripts, and colour only on terminals.
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -8,10 +8,10 @@ use std::{
 use muster_model::yaml::to_yaml;
 use serde_json::Value;
 
-/// The form of what is printed.
+/// The output format.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Output {
-    /// For people.
+    /// Text for people.
     #[default]
     Table,
     /// One JSON document.
@@ -21,7 +21,7 @@ pub(crate) enum Output {
 }
 
 impl Output {
-    /// Prints a document in JSON or, for people too, in YAML.
+    /// Prints a document as JSON, or as YAML for both `Yaml` and `Table`.
     pub(crate) fn document(self, value: &Value) {
         match self {
             Self::Json => print(&format!("{value:#}\n")),
@@ -30,15 +30,15 @@ impl Output {
     }
 }
 
-/// Prints to standard output, without colour where that is no terminal. A reader that has gone away,
-/// such as `head`, ends the program quietly.
+/// Prints to standard output, without colour if it is not a terminal. If the reader is gone, as with
+/// `head`, the program ends quietly.
 pub(crate) fn print(text: &str) {
     let mut out = anstream::stdout();
     quit_if_closed(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
 }
 
-/// Prints a text that a person should read to its end: on a terminal that is too low for it, page by page
-/// with `$PAGER`, or `less` where that is not set.
+/// Prints a text that a person should read to its end. If the terminal has too few lines for it, the text is
+/// shown in `$PAGER`, or in `less` if that is not set.
 pub(crate) fn print_paged(text: &str) {
     let height = terminal_size::terminal_size().map(|(_, height)| usize::from(height.0));
     let fits = height.is_none_or(|height| text.lines().count() < height);
@@ -47,7 +47,7 @@ pub(crate) fn print_paged(text: &str) {
     }
 }
 
-/// Shows a text in a pager. False where there is none.
+/// Shows a text in a pager. Returns false if the pager can't be run.
 fn page(text: &str) -> bool {
     let pager = std::env::var("PAGER").unwrap_or_else(|_| "less -FRX".to_owned());
     let mut words = pager.split_whitespace();
@@ -62,13 +62,13 @@ fn page(text: &str) -> bool {
         return false;
     };
     if let Some(mut input) = pager.stdin.take() {
-        // Whoever leaves the pager before the end has read enough.
+        // Writing fails if the user quits the pager before the end, which is fine.
         let _ = input.write_all(text.as_bytes());
     }
     pager.wait().is_ok_and(|status| status.success())
 }
 
-/// Ends the program quietly where standard output could not be written to, since its reader has gone.
+/// Ends the program quietly if writing to standard output failed, because its reader is gone.
 pub(crate) fn quit_if_closed(written: std::io::Result<()>) {
     if written.is_err() {
         std::process::exit(0);

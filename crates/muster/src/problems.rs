@@ -1,27 +1,27 @@
-//! Problems as people read them.
+//! Problems as text for people.
 
 use anstyle::{AnsiColor, Style};
 use muster_model::problem::{Problem, Scope};
 
 use crate::output::print;
 
-/// Something that was asked for in a way that can't be answered: what was wrong and where. The program
-/// then ends with 2, as for arguments that it doesn't know.
+/// Invalid input, with what is wrong and where. The program then exits with 2, as it does for unknown
+/// arguments.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct WrongUse(pub(crate) String);
 
-/// Prints a problem: where, what, the line, and what to do.
+/// Prints a problem to standard output: its place, the message, the source line, and advice.
 pub(crate) fn show(problem: &Problem) {
     print(&format!("{}\n", text(problem)));
 }
 
-/// The same on standard error, where standard output is for something else.
+/// Prints a problem to standard error, for commands whose standard output is a document.
 pub(crate) fn warn(problem: &Problem) {
     anstream::eprintln!("{}", text(problem));
 }
 
-/// A problem as text with styles: where, what, the line, and what to do.
+/// Returns a problem as styled text: its place, the message, the source line, and advice.
 pub(crate) fn text(problem: &Problem) -> String {
     let (colour, word) = match problem.scope {
         Scope::Hint => (AnsiColor::Yellow, "hint"),
@@ -37,7 +37,7 @@ pub(crate) fn text(problem: &Problem) -> String {
     format!("{label}{word}{label:#}: {bold}{first}{bold:#}\n{rest}")
 }
 
-/// A character as it may reach a terminal: what others wrote moves no cursor.
+/// Replaces control characters, so that untrusted input can't move the terminal's cursor.
 pub(crate) fn harmless(c: char) -> char {
     if c.is_control() && !matches!(c, '\n' | '\t') {
         '\u{fffd}'

@@ -18,13 +18,13 @@ use muster_worker::{Limits, Program};
 
 use crate::client;
 
-/// How a server logs.
+/// The logging options of a server.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LogArgs {
-    /// How to log: text or json. MUSTER_LOG sets the level, such as debug.
+    /// The log format: text or json. MUSTER_LOG sets the level, such as debug.
     #[arg(long, default_value = "text", env = "MUSTER_LOG_FORMAT")]
     log_format: LogFormat,
-    /// Puts the wall clock off by so many seconds, such as -60s. For tests of fleets whose clocks disagree.
+    /// Shift the wall clock by this many seconds, such as -60s. For tests of fleets whose clocks disagree.
     #[arg(
         long,
         hide = true,
@@ -35,7 +35,7 @@ pub(crate) struct LogArgs {
 }
 
 impl LogArgs {
-    /// Begins to log, and sets the clock.
+    /// Starts logging, and applies the clock offset.
     fn init(&self) -> anyhow::Result<()> {
         log::init(self.log_format)?;
         if let Some(offset) = self
@@ -46,12 +46,12 @@ impl LogArgs {
             let seconds = offset.trim_start_matches('+').trim_end_matches('s').parse();
             let seconds = seconds.with_context(|| {
                 format!(
-                    "MUSTER_CLOCK_OFFSET is {offset:?}, which is no number of seconds such as -60s"
+                    "MUSTER_CLOCK_OFFSET is {offset:?}, which is not a number of seconds such as -60s"
                 )
             })?;
             tracing::warn!(
                 seconds,
-                "MUSTER_CLOCK_OFFSET puts this process's clock off, as only a test should"
+                "MUSTER_CLOCK_OFFSET shifts this process's clock; use it only in tests"
             );
             muster_pki::clock::put_off(seconds);
         }
@@ -59,19 +59,19 @@ impl LogArgs {
     }
 }
 
-/// The hub's flags. Only the repository has no default.
+/// The flags of `muster hub`. Only the repository is required.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct HubArgs {
     /// The fleet repository: a path, file://, https:// or ssh:// URL, or git@HOST:PATH.
     #[arg(long, env = "MUSTER_REPO")]
     pub(crate) repo: Option<String>,
-    /// The branch to follow; the repository's own default where this is left out.
+    /// The branch to follow; the repository's default branch if not set.
     #[arg(long, conflicts_with = "tag", env = "MUSTER_BRANCH")]
     branch: Option<String>,
     /// The tag to follow.
     #[arg(long, env = "MUSTER_TAG")]
     tag: Option<String>,
-    /// How often to look at the repository without a reason, such as 30s.
+    /// The interval between checks of the repository, such as 30s.
     #[arg(long, env = "MUSTER_INTERVAL")]
     interval: Option<Span>,
     /// A file with the token for https://.
@@ -80,55 +80,56 @@ pub(crate) struct HubArgs {
     /// A file with the private key for ssh://.
     #[arg(long, value_name = "FILE", env = "MUSTER_SSH_KEY_FILE")]
     ssh_key_file: Option<PathBuf>,
-    /// A file with the hosts that ssh:// may trust; ~/.ssh/known_hosts where this is left out.
+    /// A file with the host keys to trust for ssh://; ~/.ssh/known_hosts if not set.
     #[arg(long, value_name = "FILE", env = "MUSTER_KNOWN_HOSTS_FILE")]
     known_hosts_file: Option<PathBuf>,
-    /// A file with CAs that https:// may trust besides the system's.
+    /// A file with CAs to trust for https://, in addition to the system's.
     #[arg(long, value_name = "FILE", env = "MUSTER_CA_FILE")]
     ca_file: Option<PathBuf>,
-    /// Where the hub keeps its state.
+    /// The directory for the hub's state.
     #[arg(long, value_name = "DIR", env = "MUSTER_STATE_DIR")]
     pub(crate) state_dir: Option<PathBuf>,
-    /// Where agents and people connect, with mTLS.
+    /// The address for agents and people, with mTLS.
     #[arg(long, default_value = "0.0.0.0:7443", env = "MUSTER_LISTEN")]
     listen: SocketAddr,
-    /// Where probes and metrics are served, in plain HTTP.
+    /// The address for probes and metrics, in plain HTTP.
     #[arg(long, default_value = "127.0.0.1:7480", env = "MUSTER_HTTP")]
     http: SocketAddr,
-    /// Where the Git host's webhook (/hook) is served, in plain HTTP; beside probes and metrics where this is
-    /// left out.
+    /// The address for the Git host's webhook (/hook), in plain HTTP; that of --http if not set.
     #[arg(long, env = "MUSTER_HOOK")]
     hook: Option<SocketAddr>,
-    /// The address that agents are told, as HOST:PORT.
+    /// The address at which agents reach the hub, as HOST:PORT.
     #[arg(long, value_name = "HOST:PORT", env = "MUSTER_ADVERTISE")]
     advertise: Option<String>,
-    /// A file with the secret that the Git host's webhook shows (GitLab) or signs with (GitHub, Gitea,
-    /// Forgejo). Without it nobody may call the webhook.
+    /// A file with the webhook's secret, which GitLab sends and GitHub, Gitea and Forgejo sign with.
+    ///
+    /// Without it, the webhook refuses all calls.
     #[arg(long, value_name = "FILE", env = "MUSTER_HOOK_TOKEN_FILE")]
     hook_token_file: Option<PathBuf>,
-    /// How long an agent's certificate is valid; it is renewed after two thirds.
+    /// How long an agent's certificate is valid; it is renewed after two thirds of that.
     #[arg(long, default_value = "24h", env = "MUSTER_AGENT_LIFETIME")]
     agent_lifetime: Span,
-    /// How long after its end an agent's certificate is still good for getting a new one, and for nothing else.
+    /// How long an agent can still renew its certificate after it has expired.
     #[arg(long, default_value = "72h", env = "MUSTER_RENEWAL_GRACE")]
     renewal_grace: Span,
-    /// Leave the state alone and only answer probes, so that a person can restore it where it is.
+    /// Run no hub and only answer probes, so that the state can be restored.
     #[arg(long)]
     maintenance: bool,
-    /// How much memory reading and rendering commits may take, in MiB. Half of the container's limit where
-    /// there is one, and at most 2048, where this is left out.
+    /// The memory limit for reading and rendering commits, in MiB.
+    ///
+    /// The default is half of the container's limit if there is one, and at most 2048.
     #[arg(long, value_name = "MIB", env = "MUSTER_RENDER_MEMORY")]
     render_memory: Option<u64>,
     #[command(flatten)]
     log: LogArgs,
 }
 
-/// How this program starts the process that reads and renders commits.
+/// Returns the command that starts the process that reads and renders commits.
 pub(crate) fn worker() -> anyhow::Result<Program> {
-    // On Linux this still is this very build after an upgrade has put another in its place.
+    // On Linux this link stays valid, and is the same build, after an upgrade has replaced the file.
     let own = match cfg!(target_os = "linux") {
         true => PathBuf::from("/proc/self/exe"),
-        false => std::env::current_exe().context("this program's own file is not known")?,
+        false => std::env::current_exe().context("can't find this program's own file")?,
     };
     Ok(Program {
         program: own,
@@ -149,7 +150,7 @@ impl HubArgs {
 
     fn config(&self) -> anyhow::Result<HubConfig> {
         let repo = self.repo.as_deref().context(
-            "which repository? `muster hub --repo URL`, such as https://git.example.com/fleet.git or a path",
+            "no repository is set; use `muster hub --repo URL`, such as https://git.example.com/fleet.git or a path",
         )?;
         let reference = match (&self.branch, &self.tag) {
             (Some(branch), _) => Reference::Branch(branch.clone()),
@@ -164,7 +165,7 @@ impl HubArgs {
                 let token = token.trim();
                 if token.is_empty() {
                     bail!(
-                        "{} is empty; it should hold the webhook's token",
+                        "{} is empty; it must contain the webhook's token",
                         file.display()
                     );
                 }
@@ -178,7 +179,7 @@ impl HubArgs {
             remote: RemoteConfig {
                 url: repo
                     .parse()
-                    .with_context(|| format!("{repo:?} is no repository's URL"))?,
+                    .with_context(|| format!("{repo:?} is not a repository URL"))?,
                 reference,
                 auth: Auth {
                     token_file: self.token_file.clone(),
@@ -211,13 +212,13 @@ impl HubArgs {
     }
 }
 
-/// `muster hub`.
+/// Runs `muster hub`.
 pub(crate) async fn hub(args: &HubArgs) -> anyhow::Result<()> {
     if args.maintenance {
         args.log.init()?;
         let state_dir = args.state_dir()?;
         muster_hub::maintain(args.http, Shutdown::on_signals()?, |http| {
-            tracing::warn!(%http, state_dir = %state_dir.display(), "no hub runs here, for maintenance: `muster hub restore - < BACKUP` on this state directory puts a backup in its place, `muster hub backup -` saves it; then start the hub without --maintenance");
+            tracing::warn!(%http, state_dir = %state_dir.display(), "maintenance mode: no hub is running. `muster hub restore - < BACKUP` replaces the state with a backup, `muster hub backup -` saves it. Then start the hub without --maintenance");
         })
         .await?;
         return Ok(());
@@ -233,10 +234,10 @@ pub(crate) async fn hub(args: &HubArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The agent's flags.
+/// The flags of `muster agent`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct AgentArgs {
-    /// The token from `muster cluster join-token`; needed once. A file's name after `@`.
+    /// The token from `muster cluster join-token`, or @FILE. Needed once.
     #[arg(
         long,
         value_name = "TOKEN",
@@ -244,20 +245,22 @@ pub(crate) struct AgentArgs {
         hide_env_values = true
     )]
     join_token: Option<String>,
-    /// The hub's address, where it is another than the token says.
+    /// The hub's address, if it differs from the one in the token.
     #[arg(long, value_name = "HOST:PORT", env = "MUSTER_HUB")]
     hub: Option<String>,
-    /// How to reach the cluster; the pod's own service account, or ~/.kube/config, where left out.
+    /// The kubeconfig of the cluster; the pod's service account or ~/.kube/config if not set.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// The context of the kubeconfig.
+    /// The context in the kubeconfig.
     #[arg(long)]
     context: Option<String>,
-    /// The namespace for what is the agent's own.
+    /// The namespace for the agent's own objects.
     #[arg(long, default_value = muster_agent::NAMESPACE, env = "MUSTER_NAMESPACE")]
     namespace: String,
-    /// The only namespaces whose objects the agent may touch, for a service account without rights in the
-    /// whole cluster. What is elsewhere in Git is reported and left.
+    /// The only namespaces that the agent may touch.
+    ///
+    /// For a service account without rights in the whole cluster. Objects in Git outside of these namespaces are
+    /// reported and left alone.
     #[arg(
         long,
         value_name = "NAMESPACE,…",
@@ -265,7 +268,7 @@ pub(crate) struct AgentArgs {
         env = "MUSTER_NAMESPACES"
     )]
     namespaces: Vec<String>,
-    /// Namespaces that the agent never touches, nor anything in them, beside its own. Empty for none.
+    /// Namespaces that the agent leaves alone, in addition to its own; empty for none.
     #[arg(
         long,
         value_name = "NAMESPACE,…",
@@ -274,15 +277,17 @@ pub(crate) struct AgentArgs {
         env = "MUSTER_DENY_NAMESPACES"
     )]
     deny_namespaces: Vec<String>,
-    /// Lets the fleet repository have objects in the agent's own namespace, so that an agent can manage
-    /// itself. Who may write there can become the agent.
+    /// Allow objects in the agent's own namespace, so that the agent can be in the fleet repository.
+    ///
+    /// Anyone who may write to that namespace can act as the agent.
     #[arg(long, env = "MUSTER_MANAGE_ITSELF")]
     manage_itself: bool,
-    /// How many objects the agent deletes within an hour at most that nobody was asked about, whatever the hub
-    /// says. Without it the fleet's prune budget alone counts.
+    /// The most objects that the agent deletes in an hour without an approval.
+    ///
+    /// It applies whatever the hub says. Without it, only the fleet's prune budget applies.
     #[arg(long, value_name = "OBJECTS", env = "MUSTER_PRUNE_CEILING")]
     prune_ceiling: Option<usize>,
-    /// Where probes and metrics are served, in plain HTTP; nowhere where this is left out.
+    /// The address for probes and metrics, in plain HTTP; not served if not set.
     #[arg(long, env = "MUSTER_HTTP")]
     http: Option<SocketAddr>,
     #[command(flatten)]
@@ -290,8 +295,8 @@ pub(crate) struct AgentArgs {
 }
 
 impl AgentArgs {
-    /// What it may touch. A list of namespaces that it is limited to was chosen name by name, so that nothing
-    /// else is taken from it.
+    /// Returns the namespaces that the agent may touch. The names of `--namespaces` were chosen one by one, so
+    /// the denied namespaces are not removed from them.
     fn reach(&self) -> NamespaceAccess {
         let only = names(&self.namespaces);
         if !only.is_empty() {
@@ -305,14 +310,14 @@ impl AgentArgs {
     }
 }
 
-/// The names of a list, which is empty where a variable is set and empty.
+/// Returns the names in a list. An environment variable that is set but empty gives no names.
 fn names(list: &[String]) -> BTreeSet<String> {
     let names = list.iter().map(|name| name.trim());
     let names = names.filter(|name| !name.is_empty());
     names.map(str::to_owned).collect()
 }
 
-/// `muster agent`.
+/// Runs `muster agent`.
 pub(crate) async fn agent(args: &AgentArgs) -> anyhow::Result<()> {
     let text = match args
         .join_token
@@ -321,7 +326,7 @@ pub(crate) async fn agent(args: &AgentArgs) -> anyhow::Result<()> {
     {
         Some((_, Some(file))) => match std::fs::read_to_string(file) {
             Ok(text) => Some(text),
-            // It works once, so that a Secret with it may be deleted when the agent has joined.
+            // The token works once, so its Secret may be deleted after the agent has joined.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => {
                 return Err(error).with_context(|| format!("can't read the join token in {file}"));
@@ -347,13 +352,13 @@ pub(crate) async fn agent(args: &AgentArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ends this process with the first panic of any of its tasks. An agent hears nobody but its hub and its API
-/// server, and one that goes on without a part of itself seems to be well and is not.
+/// Makes the first panic of any task end this process. An agent that lost one of its tasks would look healthy
+/// and not be.
 fn end_on_panic() {
     let tell = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         tell(info);
-        tracing::error!(%info, "the agent ends, which is a mistake in Muster");
+        tracing::error!(%info, "the agent has panicked and exits; this is a bug in Muster");
         std::process::exit(101);
     }));
 }
@@ -372,7 +377,7 @@ async fn kube_config(args: &AgentArgs) -> anyhow::Result<kube::Config> {
         None if args.context.is_some() => Ok(kube::Config::from_kubeconfig(&options).await?),
         None => kube::Config::infer()
             .await
-            .context("there is neither a pod's service account nor a kubeconfig; use --kubeconfig"),
+            .context("found neither a pod's service account nor a kubeconfig; use --kubeconfig"),
     }
 }
 

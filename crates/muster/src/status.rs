@@ -1,4 +1,4 @@
-//! `muster status`: once, for as long as one watches, or until all is in sync.
+//! `muster status`: shows the status once, follows it, or waits until everything is in sync.
 
 pub(crate) mod document;
 mod live;
@@ -23,16 +23,17 @@ use crate::{
 use document::{Document, Filter};
 use terminal::Terminal;
 
-/// What to show. Exits 0 where all of it is in sync and healthy, otherwise 1.
+/// The arguments of `muster status`, which exits with 0 if everything shown is in sync and healthy, otherwise 1.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     filter: Filter,
-    /// Stay and show every change.
+    /// Keep running and show every change.
     #[arg(short, long)]
     watch: bool,
-    /// Look at the repository now, and return when the newest commit runs everywhere and is healthy, or
-    /// after this time, such as 30s.
+    /// Wait until the newest commit runs everywhere and is healthy, for at most TIME (default 5m).
+    ///
+    /// The hub first checks the repository for new commits.
     #[arg(
         long,
         value_name = "TIME",
@@ -43,7 +44,7 @@ pub(crate) struct StatusArgs {
     wait: Option<Span>,
 }
 
-/// Shows the fleet. False where something is wrong.
+/// Runs `muster status`. Returns false if something is not in sync.
 pub(crate) async fn run(
     mut client: Client,
     args: &StatusArgs,
@@ -67,12 +68,12 @@ pub(crate) async fn run(
     Ok(document.synced)
 }
 
-/// Asks the hub once. A name that is nobody's is an error that says what was probably meant.
+/// Gets the status from the hub once. An unknown name in the filter is an error with a suggestion.
 pub(crate) async fn ask(client: &mut Client, filter: &Filter) -> anyhow::Result<Document> {
     let status = client.get_status(filter.request()).await.map_err(said)?;
     let status = status.into_inner();
     if unknown(&status, filter).is_some() {
-        // The names that there are, for the advice.
+        // The filtered status lacks the names to suggest, so get all of it.
         let whole = client.get_status(v1::StatusRequest::default()).await;
         if let Some(error) = unknown(&whole.map_err(said)?.into_inner(), filter) {
             bail!(error);
@@ -81,7 +82,7 @@ pub(crate) async fn ask(client: &mut Client, filter: &Filter) -> anyhow::Result<
     Ok(Document::of(status, filter))
 }
 
-/// What to tell who asks for something that is not there.
+/// Returns the error for a name in the filter that does not exist.
 fn unknown(status: &v1::Status, filter: &Filter) -> Option<String> {
     let regions = || status.regions.iter().map(|region| region.name.as_str());
     let clusters = || status.clusters.iter().map(|cluster| cluster.name.as_str());
@@ -106,7 +107,7 @@ fn nobody<'a, I: Iterator<Item = &'a str>>(
     Some(no_such(noun, strange, known()))
 }
 
-/// "There is no such thing", with advice.
+/// Returns the error for a name that does not exist, with a suggestion.
 pub(crate) fn no_such<'a>(
     noun: &str,
     name: &str,
@@ -118,7 +119,7 @@ pub(crate) fn no_such<'a>(
     }
 }
 
-/// Something as JSON.
+/// Converts a value to JSON.
 pub(crate) fn value(document: &impl Serialize) -> anyhow::Result<serde_json::Value> {
     Ok(serde_json::to_value(document)?)
 }

@@ -1,5 +1,5 @@
-//! Images for the pods of kind clusters. Where a fleet's own images can't be had, small ones of ours stand
-//! in: they have the same names, listen on the same ports, and have the programs that pods call.
+//! Images for the pods of kind clusters. If a fleet's images can't be pulled, small stand-in images replace
+//! them: they have the same names, listen on the same ports, and contain the programs that pods call.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,20 +13,20 @@ use muster_testkit::{
 };
 use serde_json::Value;
 
-/// How long a registry may take, in seconds.
+/// The timeout of a pull, in seconds.
 const PULL_WITHIN: &str = "60";
 
-/// What a stand-in needs to pass for an image.
+/// The properties that a stand-in image needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Needs {
     ports: BTreeSet<u64>,
-    /// Programs that are started and stay, by name.
+    /// The names of programs that are started and keep running.
     servers: BTreeSet<String>,
-    /// Programs that are called and end.
+    /// The names of programs that are called and end.
     helpers: BTreeSet<String>,
 }
 
-/// Makes sure that the pods of these objects find their images; says how.
+/// Makes sure that the images of these objects' pods are available. Returns a message that says how.
 pub(super) fn provide(clusters: &KindClusters, objects: &[Value]) -> anyhow::Result<String> {
     let needs = needs(objects);
     let Some(first) = needs.keys().next() else {
@@ -35,10 +35,7 @@ pub(super) fn provide(clusters: &KindClusters, objects: &[Value]) -> anyhow::Res
     let mut pull = Command::new("timeout");
     pull.args([PULL_WITHIN, "docker", "pull", "--quiet", first]);
     if docker::run(&mut pull).is_ok() {
-        return Ok(format!(
-            "the fleet's {} images are pulled by its nodes",
-            needs.len()
-        ));
+        return Ok(format!("the nodes pull the fleet's {} images", needs.len()));
     }
     let program = Program::Standin.build()?;
     let archive = clusters.directory().join("standins.tar");
@@ -53,7 +50,7 @@ pub(super) fn provide(clusters: &KindClusters, objects: &[Value]) -> anyhow::Res
             entrypoint: vec!["/bin/standin".to_owned()],
             environment: vec![
                 "PATH=/bin".to_owned(),
-                format!("STANDIN_SAYS=this plays {name}"),
+                format!("STANDIN_SAYS=a stand-in for {name}"),
                 format!(
                     "STANDIN_PORTS={}",
                     words(&mut needs.ports.iter().map(u64::to_string))
@@ -71,13 +68,12 @@ pub(super) fn provide(clusters: &KindClusters, objects: &[Value]) -> anyhow::Res
         }
     }
     Ok(format!(
-        "the fleet's own images can't be pulled here: small ones of the same {} names stand in for them",
+        "the fleet's {} images can't be pulled here; small stand-ins with the same names replace them",
         needs.len()
     ))
 }
 
-/// An image's name as a node looks it up: with the registry and, where there is none, the tag that it
-/// then has.
+/// Returns an image's name as a node looks it up: with its registry, and with `:latest` if it has no tag.
 fn full_name(name: &str) -> String {
     let registry = name.split_once('/').map(|(first, _)| first);
     let name = match registry {
@@ -95,7 +91,7 @@ fn full_name(name: &str) -> String {
     }
 }
 
-/// Every image that pods of these objects run, with what they ask of it.
+/// Returns every image that pods of these objects run, with the properties that it needs.
 fn needs(objects: &[Value]) -> BTreeMap<String, Needs> {
     let mut all: BTreeMap<String, Needs> = BTreeMap::new();
     for object in objects {
@@ -138,7 +134,7 @@ fn needs(objects: &[Value]) -> BTreeMap<String, Needs> {
     all
 }
 
-/// The program of a command, where it is looked for on the PATH.
+/// Returns the program of a command, if it is looked up in `PATH`.
 fn program(command: &Value) -> Option<String> {
     let program = command[0].as_str()?;
     (!program.contains('/')).then(|| program.to_owned())

@@ -1,27 +1,26 @@
-//! A stream of objects as people and programs write them: YAML documents, JSON in lines or one after the
-//! other, lists of objects. It is read a document at a time, and a document that can't be read doesn't
-//! stop those after it.
+//! Reads a stream of objects: YAML documents, JSON lines, concatenated JSON, and lists of objects. The stream
+//! is read one document at a time, and the documents after one that can't be read are still read.
 
 use std::io::{self, BufRead as _, BufReader, Read};
 
 use muster_model::yaml;
 use serde_json::Value;
 
-/// How much is read at once, in bytes.
+/// The size of the read buffer in bytes.
 const BUFFER: usize = 1 << 16;
 
 /// One document.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Document {
-    /// Its place in the stream, from 1.
+    /// The document's position in the stream, from 1.
     pub(super) number: usize,
-    /// The line where it begins, from 1.
+    /// The line where the document begins, from 1.
     pub(super) line: usize,
-    /// What it says, or why it can't be read.
+    /// The content, or why it can't be read.
     pub(super) value: Result<Value, Unreadable>,
 }
 
-/// Why and where a document can't be read.
+/// The reason why a document can't be read, and the place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Unreadable {
     /// The line in the stream, from 1.
@@ -34,11 +33,11 @@ pub(super) struct Unreadable {
 /// The documents of a stream.
 pub(super) struct Documents<R> {
     input: BufReader<R>,
-    /// What is left of the line that was read last.
+    /// The unread part of the current line.
     rest: Vec<u8>,
-    /// That line's number.
+    /// The number of the current line, from 1.
     line: usize,
-    /// Documents so far.
+    /// The number of documents so far.
     number: usize,
 }
 
@@ -52,7 +51,7 @@ impl<R: Read> Documents<R> {
         }
     }
 
-    /// The next document, or `None` at the end. `wait` is called where the stream may have to be waited for.
+    /// Returns the next document, or `None` at the end. Calls `wait` before a read that may block.
     ///
     /// # Errors
     /// The stream can't be read.
@@ -67,7 +66,7 @@ impl<R: Read> Documents<R> {
             }
             match self.rest.trim_ascii_start().first() {
                 None | Some(b'#') => self.rest.clear(),
-                // A directive of YAML.
+                // A YAML directive.
                 Some(b'%') => self.rest.clear(),
                 Some(first) => {
                     let is_json = matches!(first, b'{' | b'[');
@@ -77,7 +76,7 @@ impl<R: Read> Documents<R> {
                     } else {
                         self.yaml(&mut wait)?
                     };
-                    // Only comments.
+                    // The document holds only comments.
                     if value == Ok(Value::Null) {
                         continue;
                     }
@@ -93,7 +92,7 @@ impl<R: Read> Documents<R> {
         }
     }
 
-    /// Reads the next line in place of what is left of this one. False at the end.
+    /// Reads the next line and discards the rest of the current one. Returns false at the end.
     fn read_line(&mut self, wait: &mut impl FnMut()) -> io::Result<bool> {
         self.rest.clear();
         if !self.input.buffer().contains(&b'\n') {
@@ -107,7 +106,7 @@ impl<R: Read> Documents<R> {
         Ok(read > 0)
     }
 
-    /// A document that begins like JSON and ends where its brackets do.
+    /// Reads a document that begins like JSON. It ends with its closing bracket.
     fn json(&mut self, wait: &mut impl FnMut()) -> io::Result<Result<Value, Unreadable>> {
         let line = self.line;
         let mut text = Vec::new();
@@ -118,8 +117,8 @@ impl<R: Read> Documents<R> {
                 break;
             }
             text.append(&mut self.rest);
-            // No text goes beyond its line, and no object begins at a line's begin inside another: what
-            // was not ended there never is, and the next line is a document of its own.
+            // A JSON string can't span lines, and a `{` at the beginning of a line is taken for a new
+            // document: a document that is still open there never ends.
             let ended =
                 brackets.in_text || !self.read_line(wait)? || separator(&self.rest).is_some();
             if ended || (brackets.in_object() && self.rest.starts_with(b"{")) {
@@ -131,7 +130,7 @@ impl<R: Read> Documents<R> {
             }
         }
         Ok(serde_json::from_slice(&text).or_else(|error| {
-            // In braces, YAML looks alike.
+            // It may be a YAML flow mapping, which looks like JSON.
             read_yaml(&text, line).map_err(|_| Unreadable {
                 line: line + error.line().saturating_sub(1),
                 column: error.column().max(1),
@@ -140,7 +139,7 @@ impl<R: Read> Documents<R> {
         }))
     }
 
-    /// A document up to the next separator.
+    /// Reads a YAML document up to the next separator.
     fn yaml(&mut self, wait: &mut impl FnMut()) -> io::Result<Result<Value, Unreadable>> {
         let line = self.line;
         let mut text = std::mem::take(&mut self.rest);
@@ -151,7 +150,7 @@ impl<R: Read> Documents<R> {
     }
 }
 
-/// Where a line goes on after `---` or `...`, if it begins so.
+/// Returns the offset after `---` or `...`, if the line begins with one of them.
 fn separator(line: &[u8]) -> Option<usize> {
     let rest = line
         .strip_prefix(b"---")
@@ -180,14 +179,14 @@ fn read_yaml(text: &[u8], line: usize) -> Result<Value, Unreadable> {
     }
 }
 
-/// What a JSON error says, without its place, which is told otherwise.
+/// Returns the message of a JSON error without its place, which is reported separately.
 fn without_place(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let end = text.rfind(" at line ").unwrap_or(text.len());
     text[..end].to_owned()
 }
 
-/// How far JSON is open.
+/// The brackets of a JSON text that are open.
 #[derive(Default)]
 struct Brackets {
     open: Vec<u8>,
@@ -200,7 +199,7 @@ impl Brackets {
         self.open.last() == Some(&b'{')
     }
 
-    /// Where in these bytes the outermost bracket is closed.
+    /// Returns the offset after the outermost closing bracket, if these bytes contain it.
     fn end_in(&mut self, bytes: &[u8]) -> Option<usize> {
         for (place, byte) in bytes.iter().enumerate() {
             if self.in_text {
@@ -240,7 +239,7 @@ mod tests {
         std::iter::from_fn(|| documents.next(|| {}).unwrap()).collect()
     }
 
-    /// Each document as its line and value, or where and why it can't be read.
+    /// Returns each document as its line and value, or as the place and reason of its error.
     fn told(text: &str) -> Vec<String> {
         let documents = read(text).into_iter().enumerate().map(|(place, document)| {
             assert_eq!(document.number, place + 1);

@@ -1,4 +1,4 @@
-//! Namespaces that objects are in and that no app brings.
+//! Hints about namespaces that objects are in but that no app creates.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -12,7 +12,7 @@ use muster_model::{
 use muster_plan::compose::in_words;
 use muster_worker::Outcome;
 
-/// Namespaces that every cluster of a fleet has: Kubernetes' own, and the agent's.
+/// The namespaces that every cluster of a fleet has: those of Kubernetes, and the agent's.
 const BUILT_IN: [&str; 5] = [
     "default",
     "kube-system",
@@ -21,15 +21,15 @@ const BUILT_IN: [&str; 5] = [
     muster_model::records::NAMESPACE,
 ];
 
-/// What a bundle says of namespaces.
+/// The namespaces that a bundle uses, and those that it creates.
 #[derive(Default)]
 struct Namespaces {
     used: BTreeSet<String>,
     brought: BTreeSet<String>,
 }
 
-/// A hint for each app and namespace that no app brings to a cluster in which the app runs. It is no error:
-/// people make namespaces in other ways, too.
+/// Returns a hint for each namespace that an app uses in a cluster where no app creates it. It is not an error,
+/// because namespaces can also be created in other ways.
 pub(super) fn hints(outcome: &Outcome) -> anyhow::Result<Vec<Problem>> {
     let all = outcome.bundles.values().flat_map(BTreeMap::values);
     let mut read: HashMap<ContentHash, Namespaces> = HashMap::new();
@@ -70,9 +70,9 @@ pub(super) fn hints(outcome: &Outcome) -> anyhow::Result<Vec<Problem>> {
     }
     let hint = |((app, namespace), clusters): ((&AppName, &str), Vec<&ClusterName>)| {
         let clusters = in_words(&clusters);
-        let message = format!("no app brings the namespace `{namespace}` to {clusters}");
+        let message = format!("no app creates the namespace `{namespace}` in {clusters}");
         Problem::new(Scope::Hint, &format!("apps/{app}/app.yaml"), message)
-            .help("add the Namespace to an app; where it is made in another way, all is well")
+            .help("add the Namespace to an app, unless it is created in another way")
     };
     Ok(missing.into_iter().map(hint).collect())
 }

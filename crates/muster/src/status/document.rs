@@ -1,6 +1,6 @@
-//! The fleet's status as a document: what `-o json` prints, and what pages and lists are made from.
+//! The fleet's status as a document: what `-o json` prints, and the source of reports and lists.
 //!
-//! Field names are a contract for scripts. Times are RFC 3339; what is not known is `null`.
+//! Scripts rely on the field names. Times are in RFC 3339; unknown values are `null`.
 
 use std::collections::BTreeSet;
 
@@ -13,26 +13,26 @@ use muster_model::{
 use muster_proto::v1;
 use serde::Serialize;
 
-/// How a cluster stands, or an app in it; the worse, the greater.
+/// The state of a cluster, or of an app in a cluster. A worse state is greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum State {
-    /// As wanted, and healthy.
+    /// It is in the desired state, and healthy.
     Synced,
-    /// On the way to what is wanted.
+    /// It is not yet in the desired state, or not yet healthy.
     Progressing,
     /// No agent has ever joined.
     Unjoined,
-    /// The agent has no stream to the hub: everything else is its last known level.
+    /// The agent has no stream to the hub. Everything else is the last observed state.
     Offline,
-    /// Something waits for a person's approval or decision, and nothing fails.
+    /// Something is pending approval or needs a decision, and nothing fails.
     Pending,
-    /// Something is refused or degraded, or can't be deleted.
+    /// Something is refused, degraded or stuck.
     Failing,
 }
 
 impl State {
-    /// The word for people, the same as in JSON.
+    /// Returns the word for people, which is the same as in JSON.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Synced => "synced",
@@ -45,19 +45,19 @@ impl State {
     }
 }
 
-/// The whole status.
+/// The status of the fleet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Document {
     /// The fleet's name; empty before the first good commit.
     pub(crate) fleet: String,
     pub(crate) hub_version: String,
-    /// The hub's clock.
+    /// The time of the hub's clock.
     pub(crate) now: Option<Timestamp>,
-    /// Everything that was asked for runs at the newest commit and is healthy, and nothing is held back.
+    /// True if everything selected runs at the newest commit and is healthy, and nothing is blocked.
     pub(crate) synced: bool,
     pub(crate) repo: Repo,
-    /// What is wrong with the fleet repository, as `muster validate -o json` has it.
+    /// The problems of the fleet repository, as in `muster validate -o json`.
     pub(crate) problems: Vec<Problem>,
     pub(crate) regions: Vec<Region>,
     pub(crate) clusters: Vec<Cluster>,
@@ -69,25 +69,25 @@ pub(crate) struct Document {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Repo {
     pub(crate) url: String,
-    /// What of it is followed, in words.
+    /// A description of the branch or tag that the hub follows.
     pub(crate) reference: String,
     /// The commit in force.
     pub(crate) commit: Option<String>,
     pub(crate) subject: String,
     pub(crate) author: String,
     pub(crate) committed_at: Option<Timestamp>,
-    /// The newest commit that was seen.
+    /// The newest commit that the hub has seen.
     pub(crate) tip: Option<String>,
-    /// The newest commit is not in force: it has a problem, or is being worked through.
+    /// True if the newest commit is not in force: it is blocked or in progress.
     pub(crate) behind: bool,
-    /// Why the repository can't be read.
+    /// The reason why the repository can't be read.
     pub(crate) problem: Option<String>,
     pub(crate) problem_since: Option<Timestamp>,
     pub(crate) retry_at: Option<Timestamp>,
     pub(crate) last_read: Option<Timestamp>,
 }
 
-/// A region. The numbers are of its clusters.
+/// A region, with the number of its clusters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Region {
@@ -107,28 +107,28 @@ pub(crate) struct Cluster {
     pub(crate) region: String,
     pub(crate) state: State,
     pub(crate) connected: bool,
-    /// When its agent last said something; a steady agent says nothing.
+    /// When the hub last received something from the agent. An agent with nothing to report sends nothing.
     pub(crate) last_seen: Option<Timestamp>,
     pub(crate) agent_version: Option<String>,
     pub(crate) wanted_generation: u64,
     pub(crate) generation: u64,
-    /// The commit that it is at.
+    /// The commit that the cluster runs.
     pub(crate) commit: Option<String>,
-    /// What concerns no single app.
+    /// The problems that concern no single app.
     pub(crate) problems: Vec<String>,
     pub(crate) apps: Vec<Placed>,
 }
 
 impl Cluster {
-    /// How many of its apps are synced and healthy, or were when it was last seen, and how many it should
-    /// have: one that is leaving is not counted.
+    /// Returns how many of its apps are synced and healthy, or were when it was last seen, and how many it should
+    /// have. An app that is leaving is not counted.
     pub(crate) fn apps_synced(&self) -> (usize, usize) {
         let placed = || self.apps.iter().filter(|app| !app.role.is_empty());
         let synced = placed().filter(|app| app.reported == State::Synced);
         (synced.count(), placed().count())
     }
 
-    /// Objects applied, and all.
+    /// Returns the number of applied objects, and of all.
     pub(crate) fn objects(&self) -> (u32, u32) {
         self.apps.iter().fold((0, 0), |(applied, all), app| {
             (applied + app.applied, all + app.objects)
@@ -141,68 +141,68 @@ impl Cluster {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Placed {
     pub(crate) app: String,
-    /// Empty where it is leaving the cluster.
+    /// The app's role; empty if it is leaving the cluster.
     pub(crate) role: String,
     pub(crate) state: State,
-    /// What the cluster has is what is wanted.
+    /// True if the cluster is in the desired state for this app.
     pub(crate) synced: bool,
-    /// `received`, `applied` or `failed`.
+    /// The phase of the app's generation: `received`, `applied` or `failed`.
     pub(crate) phase: Option<&'static str>,
-    /// In Argo CD's words.
+    /// The app's health, in Argo CD's words.
     pub(crate) health: Option<String>,
     pub(crate) objects: u32,
     pub(crate) applied: u32,
     pub(crate) problems: Vec<ObjectProblem>,
-    /// What is no longer wanted and waits for `muster app approve` to be deleted.
+    /// The objects that are deleted or recreated only after `muster app approve`.
     pub(crate) holds: Vec<Hold>,
-    /// Objects that are no longer wanted and go as soon as something else is there, or gone.
+    /// The number of objects that are leaving.
     pub(crate) leaving: u32,
-    /// Objects that are no longer wanted and can't be deleted.
+    /// The number of objects that are stuck.
     pub(crate) stuck: u32,
-    /// Objects that are not as they were applied, and are left so because the app says `drift: report`.
+    /// The number of objects that have drifted and are not reverted, because the app says `drift: report`.
     pub(crate) drifted: u32,
-    /// The latest drift, newest first; only where single apps are asked for.
+    /// The latest drift, newest first; only if single apps are selected.
     pub(crate) drifts: Vec<Drift>,
-    /// Its state by its last known level, whether or not the cluster is there.
+    /// The app's state by the last report, even if the cluster is offline.
     #[serde(skip)]
     pub(crate) reported: State,
-    /// Something of it is refused or degraded: it does not merely wait.
+    /// True if something of the app is refused, degraded or stuck.
     #[serde(skip)]
     pub(crate) fails: bool,
 }
 
-/// Objects that wait for an approval.
+/// A set of objects that are pending approval.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Hold {
-    /// Names exactly this set of objects.
+    /// The hash that identifies exactly this set of objects.
     pub(crate) set: String,
-    /// Why they are not simply deleted, or deleted and created anew.
+    /// The reason why their deletion or recreation needs an approval.
     pub(crate) reason: String,
-    /// Whether they are wanted, and are created anew at once.
+    /// True if the objects are in Git and are recreated right after the deletion.
     pub(crate) recreate: bool,
-    /// How many there are.
+    /// The number of objects.
     pub(crate) count: u32,
-    /// All of them; three where no single apps are asked for.
+    /// The names of the objects: all that fit in the agent's report, or three if no single apps are selected.
     pub(crate) objects: Vec<String>,
 }
 
-/// An object that was found to be not as it was applied.
+/// A drift of an object that the agent found, or a recreation of the object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Drift {
     pub(crate) at: Option<Timestamp>,
     pub(crate) object: String,
-    /// Its fields with what they were and should be.
+    /// The fields, with their actual and desired values.
     pub(crate) difference: String,
-    /// It was put back.
+    /// True if the drift was reverted.
     pub(crate) corrected: bool,
-    /// It did not drift, but was deleted and created anew, since a field can't be changed.
+    /// True if the object did not drift, but was recreated because of an immutable field.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) recreated: bool,
 }
 
-/// What is wrong with an object.
+/// A problem of an object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ObjectProblem {
@@ -210,7 +210,7 @@ pub(crate) struct ObjectProblem {
     pub(crate) message: String,
 }
 
-/// An app. The numbers are of the clusters that it is placed in.
+/// An app, with the number of clusters that it is placed in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct App {
@@ -218,28 +218,28 @@ pub(crate) struct App {
     pub(crate) tier: String,
     pub(crate) mode: String,
     pub(crate) owner: String,
-    /// It stays at its last good state, because of a problem in the fleet repository.
+    /// True if the app is blocked: it stays at its last good state, because of a problem in the fleet repository.
     pub(crate) held: bool,
     pub(crate) clusters: usize,
     pub(crate) synced: usize,
 }
 
-/// What is asked for; everything where nothing is named.
+/// The selected part of the fleet; everything if nothing is named.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Filter {
-    /// Only the clusters of this region; may be repeated.
+    /// Only the clusters of this region; can be repeated.
     #[arg(long = "region", value_name = "REGION")]
     pub(crate) regions: Vec<String>,
-    /// Only this cluster; may be repeated.
+    /// Only this cluster; can be repeated.
     #[arg(long = "cluster", value_name = "CLUSTER")]
     pub(crate) clusters: Vec<String>,
-    /// Only this app; may be repeated.
+    /// Only this app; can be repeated.
     #[arg(long = "app", value_name = "APP")]
     pub(crate) apps: Vec<String>,
 }
 
 impl Filter {
-    /// What the hub is asked.
+    /// Returns the request for the hub.
     pub(crate) fn request(&self) -> v1::StatusRequest {
         v1::StatusRequest {
             clusters: self.clusters.clone(),
@@ -262,7 +262,7 @@ fn known(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// Whether the newest commit is in force and every cluster is as it says.
+/// Returns true if the newest commit is in force and every cluster is synced.
 fn runs_everywhere(repo: &Repo, clusters: &[Cluster]) -> bool {
     repo.commit.is_some()
         && !repo.behind
@@ -273,12 +273,12 @@ fn runs_everywhere(repo: &Repo, clusters: &[Cluster]) -> bool {
 }
 
 impl Document {
-    /// Whether the newest commit has done all that it can and has mistakes: only another one changes that.
+    /// Returns true if the newest commit runs everywhere but has problems that only another commit can fix.
     pub(crate) fn waits_for_a_commit(&self) -> bool {
         !self.synced && runs_everywhere(&self.repo, &self.clusters)
     }
 
-    /// The part of a status that is asked for.
+    /// Returns the selected part of a status.
     pub(crate) fn of(status: v1::Status, filter: &Filter) -> Self {
         let repo = repo(status.repo.unwrap_or_default());
         let clusters: Vec<Cluster> = status
@@ -366,7 +366,7 @@ fn cluster(cluster: v1::ClusterStatus, apps_asked: &[String]) -> Cluster {
         .filter(|app| asked(apps_asked, &app.app))
         .map(|app| placed(app, state))
         .collect();
-    // The hub's word is about the whole generation; where some apps are asked for, only they count.
+    // The hub's state is that of the whole generation. If apps are selected, only those count.
     let state = match state {
         State::Synced | State::Progressing | State::Failing
             if !apps_asked.is_empty() || state == State::Failing =>

@@ -1,4 +1,4 @@
-//! The status for as long as one watches it. A hub that goes away is waited for.
+//! `muster status --watch`: follows the status, and reconnects if the hub goes away.
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -22,19 +22,19 @@ use crate::{
     output::{Output, print},
 };
 
-/// How long to wait before a hub that went away is asked again.
+/// The pause before connecting again to a hub that went away.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What is heard of the hub.
+/// An event from the watch of the hub's status.
 enum News {
     Status(Box<v1::Status>),
-    /// The hub is gone, and why.
+    /// The connection is lost, with the reason.
     Lost(String),
-    /// The hub refuses; asking again changes nothing.
+    /// The hub refused the request. A retry would not help.
     Refused(tonic::Status),
 }
 
-/// Whether a call may succeed later as it is.
+/// Returns true if the same call may succeed later.
 pub(crate) fn passes(status: &tonic::Status) -> bool {
     matches!(
         status.code(),
@@ -47,7 +47,7 @@ pub(crate) fn passes(status: &tonic::Status) -> bool {
     )
 }
 
-/// Follows the status until nobody listens any more.
+/// Follows the status until the receiver is dropped.
 async fn follow(mut client: Client, request: v1::StatusRequest, news: mpsc::Sender<News>) {
     loop {
         let why = match client.watch_status(request.clone()).await {
@@ -60,10 +60,10 @@ async fn follow(mut client: Client, request: v1::StatusRequest, news: mpsc::Send
                                 return;
                             }
                         }
-                        Ok(None) => break "it has stopped".to_owned(),
-                        Err(status) if passes(&status) => break "the connection broke".to_owned(),
+                        Ok(None) => break "the hub stopped".to_owned(),
+                        Err(status) if passes(&status) => break "connection lost".to_owned(),
                         Err(status) => {
-                            // Nobody listens where this fails.
+                            // This fails only if the receiver is dropped.
                             let _ = news.send(News::Refused(status)).await;
                             return;
                         }
@@ -72,7 +72,7 @@ async fn follow(mut client: Client, request: v1::StatusRequest, news: mpsc::Send
             }
             Err(status) if passes(&status) => "no connection".to_owned(),
             Err(status) => {
-                // Nobody listens where this fails.
+                // This fails only if the receiver is dropped.
                 let _ = news.send(News::Refused(status)).await;
                 return;
             }
@@ -84,7 +84,7 @@ async fn follow(mut client: Client, request: v1::StatusRequest, news: mpsc::Send
     }
 }
 
-/// `--watch`, until Ctrl-C. False where something was wrong at the end.
+/// Runs `muster status --watch` until Ctrl-C. Returns false if something was not in sync at the end.
 pub(crate) async fn watch(
     client: Client,
     filter: &Filter,
@@ -116,14 +116,14 @@ struct Watch<'a> {
     news: mpsc::Receiver<News>,
     stop: Shutdown,
     last: Document,
-    /// When `last` was heard.
+    /// When `last` was received.
     heard: Instant,
-    /// Since when the hub is gone, and why.
+    /// When the connection was lost and why, while it is.
     lost: Option<(Instant, String)>,
 }
 
 impl Watch<'_> {
-    /// Takes in news. True where there is a new document.
+    /// Handles an event. Returns true if there is a new document.
     fn take(&mut self, news: Option<News>) -> anyhow::Result<bool> {
         match news {
             Some(News::Status(status)) => {
@@ -141,11 +141,11 @@ impl Watch<'_> {
                 Ok(false)
             }
             Some(News::Refused(status)) => Err(said(status)),
-            None => anyhow::bail!("the status can't be followed any more"),
+            None => anyhow::bail!("the watch of the status has ended"),
         }
     }
 
-    /// One line for each change, or one document.
+    /// Prints one line, or one document, for each change.
     async fn in_lines(&mut self, output: Output) -> anyhow::Result<()> {
         let mut said = String::new();
         let mut lost = false;
@@ -155,9 +155,9 @@ impl Watch<'_> {
                 news = self.news.recv() => self.take(news)?,
             };
             if let Some((_, why)) = self.lost.as_ref().filter(|_| !lost) {
-                anstream::eprintln!("note: the hub is gone ({why}); asking again each second");
+                anstream::eprintln!("note: the hub is unreachable ({why}); retrying every second");
             } else if lost && self.lost.is_none() {
-                anstream::eprintln!("note: the hub is back");
+                anstream::eprintln!("note: the hub is reachable again");
             }
             lost = self.lost.is_some();
             if !new {
@@ -181,7 +181,7 @@ impl Watch<'_> {
         }
     }
 
-    /// The page, drawn again in place at each change and each second.
+    /// Draws the report in place, again at each change and every second.
     async fn on_screen(&mut self) -> anyhow::Result<()> {
         let _screen = Screen::enter()?;
         let mut resized =
@@ -205,7 +205,7 @@ impl Watch<'_> {
         let now = self.last.now.and_then(|now| now.checked_add(passed).ok());
         let terminal = Terminal::of_stdout(now);
         let time = Zoned::now().strftime("%H:%M:%S");
-        let title = format!("muster status, {time}. Ctrl-C ends.");
+        let title = format!("muster status, {time} (Ctrl-C to quit)");
         let lost = self.lost.as_ref().map(|(since, why)| Lost {
             seconds: i64::try_from(since.elapsed().as_secs()).unwrap_or(i64::MAX),
             why,
@@ -214,13 +214,13 @@ impl Watch<'_> {
     }
 }
 
-/// A hub that is gone.
+/// A lost connection to the hub.
 pub(crate) struct Lost<'a> {
     pub(crate) seconds: i64,
     pub(crate) why: &'a str,
 }
 
-/// A screen: what is below its last line is counted instead of shown.
+/// Returns one screen of the report. Lines that do not fit are counted instead of shown.
 pub(crate) fn frame(
     document: &Document,
     terminal: Terminal,
@@ -231,10 +231,10 @@ pub(crate) fn frame(
     let mut text = terminal.fold("", "", &terminal.paint(Tone::Faint.style(), title));
     if let Some(Lost { seconds, why }) = lost {
         let mark = terminal.paint(Tone::Bad.style().bold(), "✗");
-        let title = terminal.paint(Tone::Strong.style(), "the hub is gone");
+        let title = terminal.paint(Tone::Strong.style(), "the hub has been unreachable");
         let age = length(*seconds);
         let sentence =
-            format!("{title} for {age} ({why}); asking again each second. Its last word was:");
+            format!("{title} for {age} ({why}); retrying every second. Its last status:");
         text.push_str(&terminal.fold(&format!("{mark} "), "  ", &sentence));
     }
     text.push('\n');
@@ -255,7 +255,7 @@ pub(crate) fn frame(
     cut
 }
 
-/// Writes a frame over the one before.
+/// Draws a frame over the previous one.
 fn draw(frame: &str) -> std::io::Result<()> {
     use anstream::{AutoStream, ColorChoice};
     let frame = match AutoStream::choice(&std::io::stdout()) {
@@ -273,7 +273,7 @@ fn draw(frame: &str) -> std::io::Result<()> {
     out.flush()
 }
 
-/// The terminal's other screen, without cursor and without wrapping, for as long as this lives.
+/// Shows the terminal's alternate screen, without cursor and line wrapping, until this is dropped.
 struct Screen;
 
 impl Screen {
@@ -289,7 +289,7 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         let mut out = std::io::stdout().lock();
-        // Nobody can be told where the terminal is gone.
+        // If the terminal is gone, there is nowhere to report that.
         let _ = out.write_all(b"\x1b[?7h\x1b[?25h\x1b[?1049l");
         let _ = out.flush();
     }

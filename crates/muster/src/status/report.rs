@@ -1,7 +1,7 @@
-//! The status as a page for people: what is wrong first, then the fleet, its clusters, its apps.
+//! The status as a report for people: problems first, then the fleet, its clusters and its apps.
 //!
-//! A fleet of a few clusters is shown whole. Of a large one the regions and apps are counted, and only
-//! the clusters that are not in sync are named.
+//! A small fleet is shown whole. For a large fleet, the report has a summary of each region and app, and names only
+//! clusters that are not in sync.
 
 mod overview;
 mod waiting;
@@ -18,14 +18,14 @@ use crate::problems;
 
 pub(crate) use overview::cluster_grid;
 
-/// Problems of one sort that are shown one by one.
+/// The most problems of one sort that are shown one by one.
 const MOST: usize = 10;
-/// Objects of a failing app that are shown.
+/// The most objects of an app that are shown.
 const MOST_OBJECTS: usize = 3;
-/// Clusters that are named in a sentence.
+/// The most names that are listed in a sentence.
 const MOST_NAMES: usize = 4;
 
-/// The whole page.
+/// Returns the whole report.
 pub(crate) fn render(document: &Document, terminal: Terminal) -> String {
     let mut report = Report {
         document,
@@ -51,7 +51,7 @@ pub(crate) fn render(document: &Document, terminal: Terminal) -> String {
     report.text
 }
 
-/// The status in one line.
+/// Returns the status in one line.
 pub(crate) fn summary(document: &Document) -> String {
     let repo = &document.repo;
     let mut parts = Vec::new();
@@ -60,17 +60,13 @@ pub(crate) fn summary(document: &Document) -> String {
     }
     if let Some(tip) = repo.tip.as_deref().filter(|_| repo.behind) {
         let held = document.problems.iter().any(|p| p.scope == Scope::Fleet);
-        let how = if held {
-            "held back"
-        } else {
-            "being worked through"
-        };
+        let how = if held { "blocked" } else { "in progress" };
         parts.push(format!("{} is {how}", short(tip)));
     }
     let held = document.apps.iter().filter(|app| app.held);
     let held: Vec<&str> = held.map(|app| app.name.as_str()).collect();
     if !held.is_empty() {
-        parts.push(format!("{} held back", names(held, MOST_NAMES)));
+        parts.push(format!("{} blocked", names(held, MOST_NAMES)));
     }
     let all = &document.clusters;
     let placed = all.iter().flat_map(|cluster| &cluster.apps);
@@ -78,7 +74,7 @@ pub(crate) fn summary(document: &Document) -> String {
     let waiting: BTreeSet<&str> = waiting.map(|placed| placed.app.as_str()).collect();
     if !waiting.is_empty() {
         let which = names(waiting, MOST_NAMES);
-        parts.push(format!("approval wanted for objects of {which}"));
+        parts.push(format!("objects of {which} pending approval"));
     }
     let in_state = |state| all.iter().filter(move |cluster| cluster.state == state);
     parts.push(format!(
@@ -109,7 +105,7 @@ struct Report<'a> {
 }
 
 impl Report<'_> {
-    /// Puts an empty line between groups that say something.
+    /// Appends a group. An empty line separates it from the previous one, unless it is empty.
     fn group(&mut self, group: fn(&mut Self)) {
         let before = self.text.len();
         group(self);
@@ -118,11 +114,11 @@ impl Report<'_> {
         }
     }
 
-    /// A sentence on something that is not as it should be.
+    /// Appends a sentence about something that is not in sync.
     fn item(&mut self, tone: Tone, mark: char, text: &str) {
         let label = match tone {
             Tone::Bad => "error:",
-            Tone::Busy => "in progress:",
+            Tone::Busy => "note:",
             _ => "warning:",
         };
         let style = tone.style().bold();
@@ -134,7 +130,7 @@ impl Report<'_> {
         self.text.push_str(&self.terminal.fold(&first, "  ", text));
     }
 
-    /// More on the item above.
+    /// Appends a detail of the item above.
     fn more(&mut self, text: &str) {
         self.text
             .push_str(&self.terminal.fold("    ", "      ", text));
@@ -150,7 +146,7 @@ impl Report<'_> {
             return;
         };
         let since = self.terminal.age(repo.problem_since);
-        let since = since.map_or_else(String::new, |age| format!(" for {age}"));
+        let since = since.map_or_else(String::new, |age| format!(" (for {age})"));
         let title = self.strong("the repository is unreachable");
         self.item(
             Tone::Bad,
@@ -164,9 +160,9 @@ impl Report<'_> {
         let next = match (repo.retry_at, self.terminal.now) {
             (Some(retry), Some(now)) if retry > now => {
                 let wait = length(retry.as_second() - now.as_second());
-                format!("the next try is in {wait}")
+                format!("retrying in {wait}")
             }
-            _ => "the next try is now".to_owned(),
+            _ => "retrying now".to_owned(),
         };
         self.more(&format!("{stays}; {next}"));
     }
@@ -187,10 +183,10 @@ impl Report<'_> {
                 None => "no commit is in force yet".to_owned(),
             };
             if whole {
-                let text = format!("commit {tip} is held back; {stays}");
+                let text = format!("commit {tip} is blocked; {stays}");
                 self.item(Tone::Bad, '✗', &text);
             } else {
-                let text = format!("commit {tip} is being worked through; {stays}");
+                let text = format!("commit {tip} is in progress; {stays}");
                 self.item(Tone::Busy, '↻', &text);
             }
         }
@@ -198,13 +194,13 @@ impl Report<'_> {
         if !held.is_empty() {
             let apps = self.strong(&names(held.iter().copied(), MOST_NAMES));
             let verb = if held.len() == 1 { "is" } else { "are" };
-            let text = format!("{apps} {verb} held back; what was last good stays in force");
+            let text = format!("{apps} {verb} blocked; the last good state stays in force");
             self.item(Tone::Bad, '✗', &text);
         }
         for problem in errors.iter().take(MOST) {
             self.problem(problem);
         }
-        self.rest(errors.len(), MOST, "problem");
+        self.rest(errors.len(), MOST, "more problem");
     }
 
     fn held_apps(&self) -> impl Iterator<Item = &str> {
@@ -223,7 +219,7 @@ impl Report<'_> {
             anstream::adapter::strip_str(&text).to_string()
         };
         for line in text.lines() {
-            // The source line keeps its columns, so that the caret stays below its place.
+            // Don't fold the source line, so that the caret stays below its place.
             let source = problem.line.is_some() && line.contains(" | ") || line.ends_with('^');
             if source || self.terminal.width.is_none() {
                 self.text.push_str(line);
@@ -234,18 +230,18 @@ impl Report<'_> {
         }
     }
 
-    /// Says how many were not shown.
+    /// Appends how many items were not shown.
     fn rest(&mut self, all: usize, shown: usize, noun: &str) {
         if all > shown {
             let text = format!(
-                "{} more; `muster status -o json` has all",
+                "and {}; `muster status -o json` shows all",
                 count(all - shown, noun)
             );
             self.more(&text);
         }
     }
 
-    /// Clusters that are not there, and what keeps whole clusters.
+    /// Appends the clusters that are offline or unjoined, and the problems of whole clusters.
     fn absent(&mut self) {
         let all = &self.document.clusters;
         let offline: Vec<&Cluster> = of_state(all, State::Offline).collect();
@@ -254,15 +250,15 @@ impl Report<'_> {
                 let since = self.terminal.age(cluster.last_seen);
                 let name = self.strong(&cluster.name);
                 let text = match since {
-                    Some(age) => format!("{name} is offline: its last known level is {age} old"),
-                    None => format!("{name} is offline: nothing was heard of it yet"),
+                    Some(age) => format!("{name} is offline: last seen {age} ago"),
+                    None => format!("{name} is offline: not seen yet"),
                 };
                 self.item(Tone::Warning, '○', &text);
             }
         } else {
             let oldest = offline.iter().filter_map(|cluster| cluster.last_seen).min();
             let since = self.terminal.age(oldest);
-            let since = since.map_or_else(String::new, |age| format!(", the first for {age}"));
+            let since = since.map_or_else(String::new, |age| format!(", the longest for {age}"));
             let title = self.strong(&format!("{} are offline", count(offline.len(), "cluster")));
             let which = names(offline.iter().map(|c| c.name.as_str()), MOST_NAMES);
             self.item(Tone::Warning, '○', &format!("{title}{since}: {which}"));
@@ -286,7 +282,7 @@ impl Report<'_> {
             let which = self.strong(&names(clusters.iter().copied(), MOST_NAMES));
             self.item(Tone::Bad, '✗', &format!("{which}: {}", one_line(problem)));
         }
-        self.rest(troubled.len(), MOST, "problem");
+        self.rest(troubled.len(), MOST, "more problem");
     }
 
     fn failing(&mut self) {
@@ -295,18 +291,22 @@ impl Report<'_> {
 
     fn progressing(&mut self) {
         self.by_app(State::Progressing);
-        // Clusters that have not yet taken what is wanted, where no app says so.
+        // Clusters that have not received their generation yet, although all their apps are synced.
         let silent = of_state(&self.document.clusters, State::Progressing)
             .filter(|c| c.apps.iter().all(|app| app.state == State::Synced));
         let silent: Vec<&str> = silent.map(|cluster| cluster.name.as_str()).collect();
         if !silent.is_empty() {
             let which = self.strong(&names(silent.iter().copied(), MOST_NAMES));
-            let verb = if silent.len() == 1 { "takes" } else { "take" };
-            self.item(Tone::Busy, '↻', &format!("{which} {verb} a new generation"));
+            let verb = if silent.len() == 1 { "is" } else { "are" };
+            self.item(
+                Tone::Busy,
+                '↻',
+                &format!("{which} {verb} receiving a new generation"),
+            );
         }
     }
 
-    /// The apps of a state, each once with all its clusters.
+    /// Appends the apps in a state, each once with all its clusters.
     fn by_app(&mut self, state: State) {
         let mut apps: BTreeMap<&str, Vec<(&Cluster, &Placed)>> = BTreeMap::new();
         for cluster in &self.document.clusters {
@@ -320,7 +320,7 @@ impl Report<'_> {
             let verb = if state == State::Failing {
                 " fails in "
             } else {
-                " is on its way in "
+                " is progressing in "
             };
             text.push_str(verb);
             if places.len() > MOST_NAMES + 1 {
@@ -335,7 +335,7 @@ impl Report<'_> {
             self.item(tone, mark, &text);
             self.objects(places);
         }
-        self.rest(apps.len(), MOST, "app");
+        self.rest(apps.len(), MOST, "more app");
     }
 
     fn objects(&mut self, places: &[(&Cluster, &Placed)]) {
@@ -364,7 +364,9 @@ impl Report<'_> {
         if left > 0 {
             let app = places.first().map_or("", |(_, placed)| placed.app.as_str());
             let more = count(left, "more object");
-            self.more(&format!("{more}; `muster get objects --app {app}` has all"));
+            self.more(&format!(
+                "and {more}; `muster get objects --app {app}` shows all"
+            ));
         }
     }
 
@@ -374,7 +376,7 @@ impl Report<'_> {
         for problem in hints.iter().take(MOST) {
             self.problem(problem);
         }
-        self.rest(hints.len(), MOST, "hint");
+        self.rest(hints.len(), MOST, "more hint");
     }
 
     fn header(&mut self) {
@@ -385,7 +387,7 @@ impl Report<'_> {
             ..
         } = self.document;
         let mut title = match fleet.as_str() {
-            "" => self.strong("a fleet without a name yet"),
+            "" => self.strong("unnamed fleet"),
             name => self.strong(name),
         };
         if let Some(commit) = &repo.commit {
@@ -445,16 +447,16 @@ fn of_state(clusters: &[Cluster], state: State) -> impl Iterator<Item = &Cluster
         .filter(move |cluster| cluster.state == state)
 }
 
-/// How an app that is not synced stands, in words.
+/// Describes the state of an app that is not synced.
 fn standing(placed: &Placed) -> String {
     let Placed {
         objects, applied, ..
     } = placed;
     if placed.role.is_empty() {
-        return "it is leaving".to_owned();
+        return "leaving".to_owned();
     }
     if !placed.synced && placed.state == State::Progressing {
-        return "not yet at what is wanted".to_owned();
+        return "not yet in the desired state".to_owned();
     }
     if applied < objects {
         return format!("{applied} of {objects} objects applied");

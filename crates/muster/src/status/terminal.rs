@@ -1,4 +1,4 @@
-//! How text looks: tones, widths, tables without borders, and the words for numbers and times.
+//! Text layout: colours, folding at a width, tables without borders, and the words for numbers and times.
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::{
@@ -8,19 +8,19 @@ use jiff::Timestamp;
 
 use super::document::State;
 
-/// Where text goes.
+/// The properties of the output that text is laid out for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Terminal {
-    /// Colours and symbols.
+    /// True if colours and symbols are used.
     pub(crate) styled: bool,
-    /// In columns; no end where it is `None`.
+    /// The width in columns; `None` if it is unlimited.
     pub(crate) width: Option<usize>,
-    /// The moment that ages are told for.
+    /// The time that ages are relative to.
     pub(crate) now: Option<Timestamp>,
 }
 
 impl Terminal {
-    /// That of standard output, with the clock of a document.
+    /// Returns the properties of standard output, with the clock of a document.
     pub(crate) fn of_stdout(now: Option<Timestamp>) -> Self {
         use std::io::IsTerminal as _;
         let terminal = std::io::stdout().is_terminal();
@@ -32,7 +32,7 @@ impl Terminal {
         }
     }
 
-    /// Text in a style, where there are styles.
+    /// Returns text in a style, or as it is if the output is not styled.
     pub(crate) fn paint(self, style: Style, text: &str) -> String {
         if self.styled && !text.is_empty() {
             format!("{style}{text}{style:#}")
@@ -41,7 +41,7 @@ impl Terminal {
         }
     }
 
-    /// Text folded at the width. Its first line begins with `first`, the others with `rest`.
+    /// Folds text at the width. Its first line begins with `first`, the others with `rest`.
     pub(crate) fn fold(self, first: &str, rest: &str, text: &str) -> String {
         let Some(width) = self.width else {
             return format!("{first}{text}\n");
@@ -55,14 +55,14 @@ impl Terminal {
         format!("{}\n", textwrap::fill(text, options))
     }
 
-    /// How long ago, such as `5 min`.
+    /// Returns how long ago a time was, such as `5 min`.
     pub(crate) fn age(self, then: Option<Timestamp>) -> Option<String> {
         let seconds = self.now?.as_second() - then?.as_second();
         Some(length(seconds))
     }
 }
 
-/// A length of time in its largest unit.
+/// Formats a length of time in its largest unit.
 pub(crate) fn length(seconds: i64) -> String {
     match seconds.max(0) {
         s @ 0..=119 => format!("{s} s"),
@@ -72,19 +72,19 @@ pub(crate) fn length(seconds: i64) -> String {
     }
 }
 
-/// What something is to the reader.
+/// The meaning that the style of a text conveys.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Tone {
     #[default]
     Plain,
-    /// A name of weight.
+    /// An important name.
     Strong,
-    /// Beside the point.
+    /// A minor detail.
     Faint,
     Good,
-    /// Not there yet.
+    /// In progress.
     Busy,
-    /// To be looked at.
+    /// Something to check.
     Warning,
     Bad,
 }
@@ -149,7 +149,7 @@ impl Cell {
         Self { text, tone }
     }
 
-    /// Text, or a dash where there is none.
+    /// Returns a cell with the text, or a dash if there is none.
     pub(crate) fn or_dash(text: Option<&str>) -> Self {
         match text.filter(|text| !text.is_empty()) {
             Some(text) => text.into(),
@@ -157,7 +157,7 @@ impl Cell {
         }
     }
 
-    /// A state: its word, and its mark where there are symbols.
+    /// Returns a cell with words for a state, and its mark if the terminal is styled.
     pub(crate) fn state(terminal: Terminal, state: State, words: &str) -> Self {
         let text = if terminal.styled {
             format!("{} {words}", state.mark())
@@ -179,13 +179,13 @@ impl<T: Into<String>> From<T> for Cell {
 pub(crate) struct Grid {
     header: Vec<String>,
     rows: Vec<Vec<Cell>>,
-    /// Columns that may be left out where there is no room, the first one first.
+    /// The columns that may be left out if the table is too wide, in this order.
     spare: Vec<&'static str>,
 }
 
-/// Between two columns.
+/// The number of spaces between two columns.
 const GAP: usize = 2;
-/// A column is not folded narrower than this.
+/// The minimum width of a folded column.
 const FOLDED: usize = 24;
 
 impl Grid {
@@ -209,12 +209,12 @@ impl Grid {
         self.rows.is_empty()
     }
 
-    /// How wide it is where nothing is folded.
+    /// Returns the width of the table if nothing is folded.
     pub(crate) fn natural_width(&self) -> usize {
         self.width_of_first(self.header.len())
     }
 
-    /// How wide the first columns are.
+    /// Returns the width of the first columns.
     fn width_of_first(&self, columns: usize) -> usize {
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
@@ -238,14 +238,14 @@ impl Grid {
         }
     }
 
-    /// The last column's cells, which are then no longer in the table.
+    /// Removes the last column and returns its cells.
     fn take_last(&mut self) -> Vec<Cell> {
         self.header.pop();
         self.rows.iter_mut().filter_map(Vec::pop).collect()
     }
 
-    /// The table as text. Where the width is too small, the last column is folded; where that would not
-    /// leave it readable, its texts stand below their rows.
+    /// Returns the table as text. If it is too wide, the last column is folded. If that column would become too
+    /// narrow, its texts are put below their rows.
     pub(crate) fn draw(mut self, terminal: Terminal) -> String {
         let width = terminal.width.unwrap_or(usize::MAX);
         for column in std::mem::take(&mut self.spare) {
@@ -264,7 +264,7 @@ impl Grid {
         };
         let mut table = self.table(terminal);
         if folds {
-            // The last column's gap may stick out.
+            // The gap after the last column may exceed the width.
             let width = u16::try_from(width + GAP).unwrap_or(u16::MAX);
             table
                 .set_width(width)
@@ -273,7 +273,7 @@ impl Grid {
                 column.set_constraint(ColumnConstraint::ContentWidth);
             }
         }
-        // Where texts stand below, each row is one line, after that of the header.
+        // If texts are put below, each row is one line, and the header is the first line.
         let below = std::iter::once(None).chain(below.iter().map(Some));
         let below = below.chain(std::iter::repeat(None));
         let mut text = String::new();
@@ -309,12 +309,12 @@ impl Grid {
     }
 }
 
-/// `1 cluster`, `4 clusters`.
+/// Returns a number with its noun, such as `1 cluster` or `4 clusters`.
 pub(crate) fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
-/// `a, b and 12 more`.
+/// Joins names, such as `a, b and 12 more`.
 pub(crate) fn names<'a>(names: impl IntoIterator<Item = &'a str>, most: usize) -> String {
     let all: Vec<&str> = names.into_iter().collect();
     if all.len() <= most + 1 {
@@ -323,13 +323,13 @@ pub(crate) fn names<'a>(names: impl IntoIterator<Item = &'a str>, most: usize) -
     format!("{} and {} more", all[..most].join(", "), all.len() - most)
 }
 
-/// What others wrote, in one line that moves no cursor.
+/// Returns untrusted text in one line, without control characters.
 pub(crate) fn one_line(text: &str) -> String {
     let text: String = text.chars().map(crate::problems::harmless).collect();
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The short form of a commit.
+/// Returns the short form of a commit.
 pub(crate) fn short(commit: &str) -> &str {
     commit.get(..8).unwrap_or(commit)
 }

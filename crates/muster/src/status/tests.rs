@@ -1,4 +1,4 @@
-//! Documents and pages, made from what a hub may say.
+//! Tests of documents and reports that are made from a hub's status.
 
 use muster_model::{problem::Problem, yaml::Pos};
 use muster_proto::v1;
@@ -12,7 +12,7 @@ use super::{
     wait::Freshness,
 };
 
-/// Any moment.
+/// An arbitrary time.
 const NOW: i64 = 1_790_000_000;
 const COMMIT: &str = "1a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d";
 const TIP: &str = "9f8e7d6c5b4a39281706f5e4d3c2b1a09f8e7d6c";
@@ -109,7 +109,7 @@ fn fleet() -> v1::Status {
     }
 }
 
-/// A large fleet, where some clusters have trouble.
+/// A large fleet, in which some clusters have problems.
 fn large(clusters: u32) -> v1::Status {
     let mut status = fleet();
     let regions = ["eu-north", "eu-west", "us-east"];
@@ -171,7 +171,7 @@ fn progress(cluster: &mut v1::ClusterStatus) {
     app.applied = 15;
 }
 
-/// Three clusters hold the same objects back, one another; the storefront has drifted.
+/// A fleet where objects are pending approval in all four clusters, and the storefront has drifted.
 fn waiting() -> v1::Status {
     let mut status = fleet();
     let hold = |set: u8, count: u32| v1::Hold {
@@ -195,7 +195,7 @@ fn waiting() -> v1::Status {
     gone.health = "Progressing".to_owned();
     gone.holds = vec![hold(9, 1)];
     status.clusters[2].apps.push(gone);
-    // What can only be created anew.
+    // An object that must be recreated.
     status.clusters[2].apps[0].phase = v1::Phase::Received.into();
     status.clusters[2].apps[0].holds = vec![v1::Hold {
         set: vec![7; 32],
@@ -249,7 +249,7 @@ fn terminal(width: impl Into<Option<usize>>, styled: bool) -> Terminal {
     }
 }
 
-/// The page in columns as a terminal shows it, but for its colours.
+/// Returns the report as a terminal of this width shows it, without colours.
 fn on_terminal(document: &Document, width: usize) -> String {
     let page = render(document, terminal(width, true));
     let page = anstream::adapter::strip_str(&page).to_string();
@@ -301,9 +301,9 @@ fn a_commit_is_held_back() {
     assert!(!document.synced);
     insta::assert_snapshot!("held_80", on_terminal(&document, 80));
     insta::assert_snapshot!("held_plain", render(&document, terminal(None, false)));
-    // It may still be worked through.
+    // It may still be in progress.
     assert!(!document.waits_for_a_commit());
-    insta::assert_snapshot!(summary(&document), @"1a2b3c4d: 9f8e7d6c is held back; 4 of 4 clusters in sync");
+    insta::assert_snapshot!(summary(&document), @"1a2b3c4d: 9f8e7d6c is blocked; 4 of 4 clusters in sync");
 }
 
 #[test]
@@ -327,7 +327,7 @@ fn an_app_is_held_back_and_a_hint_is_no_error() {
     let document = whole(status.clone());
     assert!(!document.synced);
     insta::assert_snapshot!("held_app_80", on_terminal(&document, 80));
-    // Only another commit changes that, once the clusters have all that they can have.
+    // When everything else is in sync, only another commit can change that.
     assert!(document.waits_for_a_commit());
     let mut on_its_way = status.clone();
     progress(&mut on_its_way.clusters[3]);
@@ -356,14 +356,14 @@ fn a_failing_app_an_offline_cluster_and_one_on_its_way() {
 #[test]
 fn what_waits_for_a_person() {
     let mut status = waiting();
-    // The hub leaves it out where nobody asked for single apps.
+    // The hub leaves drifts out if no single apps are selected.
     status.clusters[1].apps[2].drifts.clear();
     let document = whole(status);
     assert!(!document.synced);
     insta::assert_snapshot!("waiting_80", on_terminal(&document, 80));
     insta::assert_snapshot!("waiting_plain", render(&document, terminal(None, false)));
     assert!(render(&document, terminal(80, false)).is_ascii());
-    insta::assert_snapshot!(summary(&document), @"1a2b3c4d: approval wanted for objects of legacy, metrics, payments; 0 of 4 clusters in sync; eu-north-1, eu-west-1 and 2 more pending");
+    insta::assert_snapshot!(summary(&document), @"1a2b3c4d: objects of legacy, metrics, payments pending approval; 0 of 4 clusters in sync; eu-north-1, eu-west-1 and 2 more pending");
     let filter = Filter {
         apps: vec!["storefront".to_owned()],
         ..Filter::default()
@@ -410,7 +410,7 @@ fn before_the_first_commit() {
     let document = whole(status);
     assert!(!document.synced);
     insta::assert_snapshot!(on_terminal(&document, 80), @r"
-    a fleet without a name yet: no commit is in force yet
+    unnamed fleet: no commit is in force yet
       /srv/fleet.git, the default branch
       0 clusters in sync, 0 apps, 0 objects
     ");
@@ -558,8 +558,8 @@ fn a_frame_keeps_to_its_screen() {
     );
     insta::assert_snapshot!(short, @r"
     muster status
-    ✗ the hub is gone for 5 s (the connection broke); asking again each second. Its
-      last word was:
+    ✗ the hub has been unreachable for 5 s (the connection broke); retrying every
+      second. Its last status:
 
     harbour at 1a2b3c4d Raise the replicas of the storefront
       by Ada Lovelace, 3 min ago
@@ -571,10 +571,10 @@ fn a_frame_keeps_to_its_screen() {
 #[test]
 fn only_a_reading_that_began_later_is_fresh() {
     let mut freshness = Freshness::since(100);
-    // Before, and in the same second.
+    // A read that ended before the start, or in the same second.
     assert!(!freshness.saw(99));
     assert!(!freshness.saw(100));
-    // This one may have begun before.
+    // This read may have begun before the start.
     assert!(!freshness.saw(101));
     assert!(!freshness.saw(101));
     assert!(freshness.saw(102));

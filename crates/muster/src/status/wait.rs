@@ -1,4 +1,5 @@
-//! `--wait`: returns when the newest commit runs everywhere and is healthy, or can't without another one.
+//! `muster status --wait`: returns when the newest commit runs everywhere and is healthy, or when only another commit
+//! can get there.
 
 use std::{
     io::IsTerminal as _,
@@ -15,11 +16,11 @@ use super::{
 };
 use crate::{admin::said, client::Client};
 
-/// How often the hub is asked.
+/// The interval between requests to the hub.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// Whether the hub has read the repository since the waiting began. Its times are in whole seconds and
-/// of a reading's end, so that only the second reading has certainly begun later.
+/// Tracks whether the hub has read the repository since the wait began. The hub reports the end of a read in whole
+/// seconds, so only the second read that ends later has certainly begun later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Freshness {
     after: i64,
@@ -27,7 +28,7 @@ pub(crate) struct Freshness {
 }
 
 impl Freshness {
-    /// Counts from this moment of the hub's clock.
+    /// Starts at this time of the hub's clock.
     pub(crate) fn since(now: i64) -> Self {
         Self {
             after: now,
@@ -35,7 +36,7 @@ impl Freshness {
         }
     }
 
-    /// Takes in when the repository was last read. True once that was late enough.
+    /// Records when the repository was last read. Returns true once a read has certainly begun after the start.
     pub(crate) fn saw(&mut self, last_read: i64) -> bool {
         if last_read > self.after {
             self.after = last_read;
@@ -45,7 +46,7 @@ impl Freshness {
     }
 }
 
-/// Where the waiting is told of: a line that changes on a terminal, a line for each change elsewhere.
+/// Shows progress on standard error: one line that changes on a terminal, otherwise a line for each change.
 struct Progress {
     bar: Option<ProgressBar>,
     said: String,
@@ -83,7 +84,7 @@ impl Drop for Progress {
     }
 }
 
-/// Waits, and returns the last that was seen.
+/// Waits, and returns the last status.
 pub(crate) async fn wait(
     mut client: Client,
     filter: &Filter,
@@ -108,15 +109,15 @@ pub(crate) async fn wait(
                 if fresh && last.waits_for_a_commit() {
                     drop(progress);
                     anstream::eprintln!(
-                        "the newest commit has mistakes, and what it can change is done; mend them and \
-                         push"
+                        "the newest commit has problems, and everything else in it is applied; fix them \
+                         and push"
                     );
                     return Ok(last);
                 }
                 progress.say(report::summary(&last));
             }
             Ok(Err(status)) if passes(&status) => {
-                progress.say("the hub is gone; asking again".to_owned());
+                progress.say("the hub is unreachable; retrying".to_owned());
             }
             Ok(Err(status)) => return Err(said(status)),
             Err(_over) => break,
@@ -124,13 +125,13 @@ pub(crate) async fn wait(
         tokio::time::sleep(EVERY).await;
     }
     drop(progress);
-    anstream::eprintln!("not in sync at the newest commit after {patience:?}");
-    // In sync at the commit before counts for nothing.
+    anstream::eprintln!("timed out after {patience:?}: not in sync at the newest commit");
+    // It may be in sync at an older commit, which is not what was waited for.
     last.synced = false;
     Ok(last)
 }
 
-/// Asks for the status, and before that to read the repository.
+/// Gets the status. With `refresh`, first makes the hub read the repository.
 async fn terminal(
     client: &mut Client,
     filter: &Filter,

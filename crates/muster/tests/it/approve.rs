@@ -237,7 +237,7 @@ async fn what_was_shown_is_approved_and_nothing_else() -> anyhow::Result<()> {
     agent.report(Some(&first), vec![]).await?;
     hub.until(r#""state": "synced""#).await?;
     insta::assert_snapshot!(hub.told(&["app", "approve", "web"]).await?, @r"
-    nothing of web waits for an approval
+    nothing of web is pending approval
     exit 1
     ");
     insta::assert_snapshot!(hub.told(&["app", "approve", "wob"]).await?, @r"
@@ -251,7 +251,7 @@ async fn what_was_shown_is_approved_and_nothing_else() -> anyhow::Result<()> {
     let with = |more: &[&'static str]| [&approve, more].concat();
     insta::assert_snapshot!(hub.told(&with(&["--dry-run"])).await?, @r"
     web: 2 objects in eu-1 would be deleted
-      held because 2 of 3 objects would be deleted, and the budget is 1
+      pending approval because 2 of 3 objects would be deleted, and the budget is 1
         ConfigMap web/shards
         Service web/old
     exit 0
@@ -259,16 +259,16 @@ async fn what_was_shown_is_approved_and_nothing_else() -> anyhow::Result<()> {
     // Nobody is there to be asked.
     insta::assert_snapshot!(hub.told(&approve).await?, @r"
     web: 2 objects in eu-1 would be deleted
-      held because 2 of 3 objects would be deleted, and the budget is 1
+      pending approval because 2 of 3 objects would be deleted, and the budget is 1
         ConfigMap web/shards
         Service web/old
-    error: this deletes objects and there is no terminal to ask at; look with --dry-run and then say --yes
+    error: this deletes objects, and there is no terminal to ask for confirmation; check with --dry-run, then use --yes
     exit 1
     ");
     let reason = with(&["--yes", "--reason", "they moved"]);
     insta::assert_snapshot!(hub.told(&reason).await?, @r"
     web: 2 objects in eu-1 would be deleted
-      held because 2 of 3 objects would be deleted, and the budget is 1
+      pending approval because 2 of 3 objects would be deleted, and the budget is 1
         ConfigMap web/shards
         Service web/old
     eu-1: approved, 2 objects
@@ -284,7 +284,7 @@ async fn what_was_shown_is_approved_and_nothing_else() -> anyhow::Result<()> {
     hub.until("ConfigMap web/others").await?;
     insta::assert_snapshot!(hub.told(&with(&["-y"])).await?, @r"
     web: 2 objects in eu-1 would be deleted
-      held because 2 of 3 objects would be deleted, and the budget is 1
+      pending approval because 2 of 3 objects would be deleted, and the budget is 1
         ConfigMap web/others
         Service web/old
     error: eu-1: cluster eu-1 has not reported on its newest generation yet; look again in a moment
@@ -316,7 +316,7 @@ async fn what_was_shown_is_approved_and_nothing_else() -> anyhow::Result<()> {
     agent.report(Some(&second), vec![]).await?;
     hub.until(r#""state": "synced""#).await?;
     insta::assert_snapshot!(hub.told(&approve).await?, @r"
-    nothing of web waits for an approval
+    nothing of web is pending approval
     exit 1
     ");
     hub.stop().await

@@ -50,7 +50,7 @@ async fn a_backup_leaves_and_comes_back_through_pipes() -> anyhow::Result<()> {
     let saved = hub(&fleet, &["backup", "-"], b"")?;
     let said = String::from_utf8_lossy(&saved.stderr).into_owned();
     ensure!(
-        saved.status.success() && said.contains("keep it as you keep secrets"),
+        saved.status.success() && said.contains("keep it secret"),
         "{said}"
     );
     let refused = hub(&fleet, &["restore", "-"], &saved.stdout)?;
@@ -179,7 +179,7 @@ async fn an_encrypted_backup_comes_back_with_its_identity_alone() -> anyhow::Res
         ),
         (
             vec!["restore", &path, "--identity", "/nowhere"],
-            "no file of age identities",
+            "not a file of age identities",
         ),
     ] {
         let no = hub(&fleet, &arguments, b"")?;

@@ -96,7 +96,7 @@ fn all_well_is_success() -> anyhow::Result<()> {
     exit 0
     "#);
     insta::assert_snapshot!(health(&[], "")?, @r#"
-    there are no objects
+    no objects found
     exit 0
     "#);
     Ok(())
@@ -121,11 +121,11 @@ metadata: {name: e}
     {"kind":"ConfigMap","namespace":"","name":"a","status":"Healthy","message":"","apiVersion":"v1","uid":"","health":"Healthy"}
     {"kind":"Secret","namespace":"","name":"d","status":"Healthy","message":"","apiVersion":"v1","uid":"","health":"Healthy"}
     {"kind":"ConfigMap","namespace":"","name":"e","status":"Healthy","message":"","apiVersion":"v1","uid":"","health":"Healthy"}
-    error: standard input:2: document 2 is no Kubernetes object: it has no apiVersion
+    error: standard input:2: document 2 is not a Kubernetes object: it has no apiVersion
     error: standard input:3:1: document 3 can't be read: the JSON that begins here does not end
-    error: standard input:4: document 4, item 2 is no Kubernetes object: it is no map
+    error: standard input:4: document 4, item 2 is not a Kubernetes object: it is not a map
     error: standard input:6:7: document 5 can't be read: not valid YAML, here or in a line above: unclosed bracket '['
-    error: standard input:8: document 6 is no Kubernetes object: it is no map
+    error: standard input:8: document 6 is not a Kubernetes object: it is not a map
     error: 5 documents could not be judged; see above
     exit 2
     "#);
@@ -183,7 +183,7 @@ spec:
     exit 2
     "#);
     insta::assert_snapshot!(wrong("b.yaml", "kind: Queue\ncases:\n- when: 'true'\n  health: Broken\n")?, @r#"
-    error: DIR/b.yaml:1:1: this is no health rule: unknown variant `Broken`, expected one of `Healthy`, `Suspended`, `Progressing`, `Missing`, `Degraded`, `Unknown`
+    error: DIR/b.yaml:1:1: this is not a health rule: unknown variant `Broken`, expected one of `Healthy`, `Suspended`, `Progressing`, `Missing`, `Degraded`, `Unknown`
     exit 2
     "#);
     Ok(())

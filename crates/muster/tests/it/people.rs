@@ -138,7 +138,7 @@ async fn too_much_is_deleted_only_when_a_person_says_so_and_drift_is_put_back_wi
     let waited = fleet.try_run(&["status", "--wait=1h"])?;
     let said = String::from_utf8_lossy(&waited.stderr);
     ensure!(waited.status.code() == Some(1), "{waited:?}");
-    ensure!(said.contains("the newest commit has mistakes"), "{said}");
+    ensure!(said.contains("the newest commit has problems"), "{said}");
     Ok(())
 }
 
@@ -190,7 +190,7 @@ async fn what_may_hold_data_is_recreated_when_a_person_has_seen_what_is_lost() -
     eventually("it is asked for", LONG, async || {
         let shown = String::from_utf8(fleet.try_run(&dry)?.stdout)?;
         ensure!(
-            shown.contains("1 object in one would be deleted and created anew"),
+            shown.contains("1 object in one would be deleted and recreated"),
             "{shown}"
         );
         ensure!(
@@ -206,7 +206,7 @@ async fn what_may_hold_data_is_recreated_when_a_person_has_seen_what_is_lost() -
     .await?;
     let status = String::from_utf8(fleet.try_run(&["status"])?.stdout)?;
     ensure!(
-        status.contains("waits for approval to be recreated"),
+        status.contains("is pending approval to be recreated"),
         "{status}"
     );
     ensure!(uid().await? == old);

@@ -303,7 +303,7 @@ fn validate_hints_at_namespaces_that_nobody_brings() -> anyhow::Result<()> {
     ensure!(problems.len() == 1, "{told:#}");
     ensure!(problems[0]["scope"] == "hint", "{told:#}");
     ensure!(problems[0]["file"] == "apps/lost/app.yaml", "{told:#}");
-    let message = "no app brings the namespace `nowhere` to cluster one";
+    let message = "no app creates the namespace `nowhere` in cluster one";
     ensure!(problems[0]["message"] == message, "{told:#}");
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Clusters and apps as tables: all of them where they are few, numbers and exceptions where they are
-//! many.
+//! Clusters and apps as tables. A small fleet is listed in full; for a large one, the tables have numbers and the
+//! clusters that are not in sync.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,11 @@ use crate::status::{
     terminal::{Cell, Grid, Terminal, Tone, count, names, short},
 };
 
-/// A fleet of more clusters is summed up by region.
+/// The most clusters that are listed one by one. A larger fleet is summarized by region.
 const MOST_CLUSTERS: usize = 16;
-/// Clusters of a state that are listed of a large fleet.
+/// The most clusters of each state that are listed for a large fleet.
 const MOST_OF_STATE: usize = 5;
-/// A fleet of more clusters has no columns for them.
+/// The most clusters that have columns in the table of apps.
 const MOST_COLUMNS: usize = 8;
 
 impl Report<'_> {
@@ -103,7 +103,7 @@ impl Report<'_> {
         self.text.push_str(&grid.draw(self.terminal));
     }
 
-    /// Apps by clusters.
+    /// Returns the table of apps by clusters.
     fn matrix(&self) -> Grid {
         let clusters = &self.document.clusters;
         let header = clusters.iter().map(|cluster| cluster.name.to_uppercase());
@@ -118,7 +118,7 @@ impl Report<'_> {
         grid
     }
 
-    /// An app's role and state in a cluster.
+    /// Returns the cell with an app's role and state in a cluster.
     fn place(&self, placed: &Placed) -> Cell {
         let role = match placed.role.as_str() {
             "" => "leaving",
@@ -135,7 +135,7 @@ impl Report<'_> {
         Cell::state(self.terminal, placed.state, &words)
     }
 
-    /// Apps with their numbers, and where they are not in sync.
+    /// Returns the table of apps with their numbers, and the clusters where they are not in sync.
     fn app_summary(&self) -> Grid {
         let mut grid =
             Grid::new(["APP", "TIER", "MODE", "SYNCED", "NOT IN SYNC"]).spare(&["MODE", "TIER"]);
@@ -170,13 +170,13 @@ impl Report<'_> {
 
 fn app_name(app: &App) -> Cell {
     if app.held {
-        Cell::new(Tone::Bad, format!("{} (held back)", app.name))
+        Cell::new(Tone::Bad, format!("{} (blocked)", app.name))
     } else {
         app.name.as_str().into()
     }
 }
 
-/// Objects applied of all.
+/// Returns a cell with the number of applied objects of all.
 fn objects<'a>(clusters: impl Iterator<Item = &'a Cluster>) -> Cell {
     let (applied, all) = clusters
         .map(Cluster::objects)
@@ -186,7 +186,7 @@ fn objects<'a>(clusters: impl Iterator<Item = &'a Cluster>) -> Cell {
     format!("{applied}/{all}").into()
 }
 
-/// Clusters, one a line. On a terminal a region is named once; elsewhere a line stands for itself.
+/// Returns the table of clusters. On a terminal, a region is named only in its first row.
 pub(crate) fn cluster_grid<'a>(
     clusters: impl Iterator<Item = &'a Cluster>,
     terminal: Terminal,

@@ -1,4 +1,4 @@
-//! What waits for a person, and what changed behind the fleet repository's back.
+//! The objects that are pending approval, and drift.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,13 +25,13 @@ impl Report<'_> {
             self.held_objects(app, places, false);
             self.held_objects(app, places, true);
         }
-        self.rest(held.len(), MOST, "app");
+        self.rest(held.len(), MOST, "more app");
         for (app, places) in drifted.iter().take(MOST) {
             let objects: u32 = places.iter().map(|(_, placed)| placed.drifted).sum();
             let app = self.strong(app);
-            let (objects, verbs) = subject(objects, "has drifted and is", "have drifted and are");
+            let (objects, verbs) = subject(objects, "has drifted", "have drifted");
             let text = format!(
-                "{app}: {objects} {} {verbs} left so (`drift: report`)",
+                "{app}: {objects} {} {verbs}, not reverted (`drift: report`)",
                 in_clusters(places)
             );
             self.item(Tone::Warning, '!', &text);
@@ -39,10 +39,10 @@ impl Report<'_> {
                 self.objects(places);
             }
         }
-        self.rest(drifted.len(), MOST, "app");
+        self.rest(drifted.len(), MOST, "more app");
     }
 
-    /// What of an app waits to be deleted, or to be recreated.
+    /// Appends the objects of an app that are pending approval to be deleted, or to be recreated.
     fn held_objects(&mut self, app: &str, places: &[(&Cluster, &Placed)], recreate: bool) {
         let is = |hold: &&Hold| hold.recreate == recreate;
         let waits = places
@@ -58,10 +58,10 @@ impl Report<'_> {
                 .flat_map(|(_, placed)| placed.holds.iter().filter(is))
         };
         let name = self.strong(app);
-        let (objects, verb) = subject(holds().map(|hold| hold.count).sum(), "waits", "wait");
+        let (objects, verb) = subject(holds().map(|hold| hold.count).sum(), "is", "are");
         let what = if recreate { "recreated" } else { "deleted" };
         let text = format!(
-            "{name}: {objects} {} {verb} for approval to be {what}: `muster app approve {app}`",
+            "{name}: {objects} {} {verb} pending approval to be {what}: `muster app approve {app}`",
             in_clusters(&places)
         );
         self.item(Tone::Warning, '!', &text);
@@ -71,10 +71,10 @@ impl Report<'_> {
         for line in told.iter().take(MOST_OBJECTS) {
             self.more(line);
         }
-        self.rest(told.len(), MOST_OBJECTS, "reason");
+        self.rest(told.len(), MOST_OBJECTS, "more reason");
     }
 
-    /// The latest drift of the apps that were asked for.
+    /// Appends the latest drift of the selected apps.
     pub(super) fn drifts(&mut self) {
         let mut all = Vec::new();
         for cluster in &self.document.clusters {
@@ -87,14 +87,14 @@ impl Report<'_> {
         }
         all.sort_by_key(|(drift, ..)| std::cmp::Reverse(drift.at));
         let mut grid =
-            Grid::new(["DRIFT", "CLUSTER", "APP", "OBJECT", "THEN", "FIELDS"]).spare(&["APP"]);
+            Grid::new(["DRIFT", "CLUSTER", "APP", "OBJECT", "ACTION", "FIELDS"]).spare(&["APP"]);
         for (drift, cluster, placed) in all.iter().take(MOST) {
             let then = if drift.recreated {
                 Cell::new(Tone::Warning, "recreated")
             } else if drift.corrected {
-                Cell::new(Tone::Good, "put back")
+                Cell::new(Tone::Good, "reverted")
             } else {
-                Cell::new(Tone::Warning, "left")
+                Cell::new(Tone::Warning, "reported")
             };
             grid.row([
                 when(self.terminal, drift.at).into(),
@@ -106,7 +106,7 @@ impl Report<'_> {
             ]);
         }
         self.text.push_str(&grid.draw(self.terminal));
-        self.rest(all.len(), MOST, "drift");
+        self.rest(all.len(), MOST, "more drift");
     }
 }
 
@@ -116,7 +116,7 @@ fn when(terminal: Terminal, at: Option<jiff::Timestamp>) -> String {
         .map_or_else(|| "-".to_owned(), |age| format!("{age} ago"))
 }
 
-/// `1 object` or `3 objects`, with the verb that fits.
+/// Returns `1 object` or `3 objects`, with the verb that fits.
 fn subject(objects: u32, one: &'static str, many: &'static str) -> (String, &'static str) {
     let text = count(usize::try_from(objects).unwrap_or(usize::MAX), "object");
     (text, if objects == 1 { one } else { many })
@@ -132,7 +132,7 @@ fn in_clusters(places: &[(&Cluster, &Placed)]) -> String {
     }
 }
 
-/// The first of the objects, and how many more there are.
+/// Returns the first objects, and how many more there are.
 fn objects_of(hold: &Hold) -> String {
     let shown: Vec<&str> = hold
         .objects
