@@ -85,6 +85,34 @@ pub(crate) fn check(
     port: u16,
     key: &[u8],
 ) -> Result<(), HostKeyError> {
+    let (files, texts) = read(file)?;
+    let add_to = files.into_iter().next().unwrap_or_default();
+    decide(&texts, &add_to, host, port, key)
+}
+
+/// Returns the types of the keys that are known for a host, so that the host can be asked for one of them.
+pub(crate) fn kinds(
+    file: Option<&Path>,
+    host: &str,
+    port: u16,
+) -> Result<Vec<String>, HostKeyError> {
+    let (_, texts) = read(file)?;
+    let name = name(host, port);
+    let lines = texts.iter().flat_map(|(_, text)| text.lines());
+    let known = lines.filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let (hosts, kind) = (words.next()?, words.next()?);
+        let plain = !hosts.starts_with(['#', '@']);
+        (plain && covers(hosts, &name)).then(|| kind.to_owned())
+    });
+    Ok(known.collect())
+}
+
+/// Files with known hosts, with their content.
+type Texts = Vec<(PathBuf, String)>;
+
+/// Returns the names of the files, and the content of those that exist.
+fn read(file: Option<&Path>) -> Result<(Vec<PathBuf>, Texts), HostKeyError> {
     let files = file.map_or_else(default_files, |file| vec![file.to_owned()]);
     let mut texts = Vec::new();
     for path in &files {
@@ -100,8 +128,17 @@ pub(crate) fn check(
             }
         }
     }
-    let add_to = files.into_iter().next().unwrap_or_default();
-    decide(&texts, &add_to, host, port, key)
+    Ok((files, texts))
+}
+
+/// Returns the name of a host as known_hosts files write it.
+fn name(host: &str, port: u16) -> String {
+    let host = host.to_ascii_lowercase();
+    if port == 22 {
+        host
+    } else {
+        format!("[{host}]:{port}")
+    }
 }
 
 fn decide(
@@ -111,12 +148,7 @@ fn decide(
     port: u16,
     key: &[u8],
 ) -> Result<(), HostKeyError> {
-    let host = host.to_ascii_lowercase();
-    let name = if port == 22 {
-        host
-    } else {
-        format!("[{host}]:{port}")
-    };
+    let name = name(host, port);
     let kind = kind(key).ok_or(HostKeyError::NoKey)?;
     let hash = digest::digest(&digest::SHA256, key);
     let fingerprint = format!("SHA256:{}", BASE64_STANDARD_NO_PAD.encode(hash));
@@ -145,7 +177,7 @@ fn decide(
                         number,
                     });
                 }
-                // `@cert-authority` lines are for host certificates, which libssh2 does not support.
+                // `@cert-authority` lines are for host certificates, which Muster does not support.
                 Some(_) => {}
                 None if line_key == encoded => known = true,
                 None => other = other.or(Some((file.clone(), number))),

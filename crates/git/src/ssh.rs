@@ -1,22 +1,27 @@
-//! Listing references and fetching over SSH, with libgit2 through a [`Relay`].
+//! Listing references and fetching over SSH.
+//!
+//! `git-upload-pack` runs on the server in an SSH session of `russh`. libgit2 speaks Git's protocol with it
+//! through a loopback port, as if it were a `git://` server, so no C library has a part in the encryption.
 
-use std::{
-    cell::{Cell, RefCell},
-    fs,
-    path::PathBuf,
-};
+mod bridge;
+mod session;
+
+use std::{fs, path::PathBuf, thread};
 
 use git2::{
-    AutotagOption, CertificateCheckStatus, Cred, CredentialType, Direction, ErrorClass, ErrorCode,
-    FetchOptions, Oid, RemoteCallbacks, Repository,
+    AutotagOption, Direction, ErrorClass, ErrorCode, FetchOptions, Oid, RemoteCallbacks, Repository,
 };
+use tokio_util::sync::CancellationToken;
 
+use self::{
+    bridge::{Bridge, Ended},
+    session::Session,
+};
 use crate::{
     address::Ssh,
     cause::Cause,
-    connection::{ConnectionError, Limits, Relay, Stop},
+    connection::{ConnectionError, Limits, Stop},
     error::Error,
-    known_hosts,
     remote::{Auth, RemoteConfig, Wanted, choose},
 };
 
@@ -29,51 +34,79 @@ pub(crate) fn fetch(
     repo: &Repository,
     have: Option<Oid>,
 ) -> Result<Wanted, Error> {
-    let relay =
-        Relay::open(&ssh.host, ssh.port, limits, stop).map_err(|source| Error::Unreachable {
-            remote: config.url.to_string(),
-            source,
-        })?;
-    let key = key(&config.auth)?;
-    let session = Session {
-        config,
-        ssh,
-        stop,
-        relay,
-        key,
-        verdict: RefCell::new(None),
-        asked: Cell::new(false),
+    let local = |error| Error::Unreachable {
+        remote: config.url.to_string(),
+        source: ConnectionError::Loopback(error),
     };
-    session.fetch(repo, have)
+    let key = key(&config.auth)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(local)?;
+    let session = runtime.block_on(async {
+        tokio::select! {
+            opened = Session::open(config, ssh, key, limits) => opened,
+            () = stop.stopped() => Err(Error::Stopped),
+        }
+    })?;
+    let bridge = Bridge::open().map_err(local)?;
+    let url = bridge.url();
+    let done = CancellationToken::new();
+    let (fetched, ended) = thread::scope(|scope| {
+        let bridging = scope.spawn(|| {
+            let bridging = bridge.run(session, &ssh.host, limits, &done);
+            runtime.block_on(async {
+                tokio::select! {
+                    ended = bridging => ended,
+                    () = stop.stopped() => Ended::default(),
+                }
+            })
+        });
+        let fetched = Download {
+            config,
+            stop,
+            url: &url,
+        }
+        .run(repo, have);
+        done.cancel();
+        (fetched, bridging.join().unwrap_or_default())
+    });
+    fetched.map_err(|failed| match failed {
+        Failed::Told(error) => error,
+        Failed::Git { error, fetching } if !stop.is_stopped() => {
+            explain(config, error, fetching, ended)
+        }
+        Failed::Git { .. } => Error::Stopped,
+    })
 }
 
-struct Session<'a> {
+/// Why libgit2's part failed.
+enum Failed {
+    /// The reason is known.
+    Told(Error),
+    /// libgit2 returned an error, `fetching` after the reference was found.
+    Git { error: git2::Error, fetching: bool },
+}
+
+/// libgit2's part of a fetch.
+struct Download<'a> {
     config: &'a RemoteConfig,
-    ssh: &'a Ssh,
     stop: &'a Stop,
-    relay: Relay,
-    key: Option<PathBuf>,
-    /// The error that a callback found. It is more precise than libgit2's error.
-    verdict: RefCell<Option<Error>>,
-    asked: Cell<bool>,
+    /// The address of the bridge.
+    url: &'a str,
 }
 
-impl Session<'_> {
-    fn fetch(&self, repo: &Repository, have: Option<Oid>) -> Result<Wanted, Error> {
-        let Ssh { user, path, .. } = self.ssh;
-        let url = format!("[{user}@127.0.0.1:{}]:{path}", self.relay.port());
-        let mut remote = repo
-            .remote_anonymous(&url)
-            .map_err(|error| self.explain(error, false))?;
+impl Download<'_> {
+    fn run(&self, repo: &Repository, have: Option<Oid>) -> Result<Wanted, Failed> {
+        let failed = |fetching| move |error| Failed::Git { error, fetching };
+        let mut remote = repo.remote_anonymous(self.url).map_err(failed(false))?;
         let mut connection = remote
             .connect_auth(Direction::Fetch, Some(self.callbacks()), None)
-            .map_err(|error| self.explain(error, false))?;
+            .map_err(failed(false))?;
         let found = {
-            let heads = connection
-                .list()
-                .map_err(|error| self.explain(error, false))?;
+            let heads = connection.list().map_err(failed(false))?;
             let heads: Vec<_> = heads.iter().map(|head| (head.name(), head.oid())).collect();
-            choose(self.config, &heads)?
+            choose(self.config, &heads).map_err(Failed::Told)?
         };
         if have == Some(found.commit) {
             return Ok(Wanted {
@@ -89,7 +122,7 @@ impl Session<'_> {
         connection
             .remote()
             .download(&[&refspec], Some(&mut options))
-            .map_err(|error| self.explain(error, true))?;
+            .map_err(failed(true))?;
         Ok(Wanted {
             id: found.id,
             fetched: true,
@@ -98,97 +131,50 @@ impl Session<'_> {
 
     fn callbacks(&self) -> RemoteCallbacks<'_> {
         let mut callbacks = RemoteCallbacks::new();
-        callbacks
-            .credentials(|_, _, allowed| self.credentials(allowed))
-            .certificate_check(|cert, _| self.host_key(cert))
-            .transfer_progress(|_| !self.stop.is_stopped());
+        callbacks.transfer_progress(|_| !self.stop.is_stopped());
         callbacks
     }
+}
 
-    fn refuse(&self, error: Error) -> git2::Error {
-        self.verdict.borrow_mut().get_or_insert(error);
-        git2::Error::new(ErrorCode::User, ErrorClass::Callback, "refused")
+/// Converts libgit2's error, by what the SSH session saw. `fetching` is true after the reference was found.
+fn explain(config: &RemoteConfig, error: git2::Error, fetching: bool, ended: Ended) -> Error {
+    let remote = config.url.to_string();
+    if let Some(source) = ended.failure {
+        return Error::Unreachable { remote, source };
     }
-
-    fn denied(&self, hint: &str) -> Error {
-        Error::Denied {
-            remote: self.config.url.to_string(),
-            hint: hint.to_owned(),
+    let (class, code) = (error.class(), error.code());
+    let text = format!("{} {}", ended.said, error.message()).to_ascii_lowercase();
+    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    let source = match ended.said.is_empty() {
+        true => Cause::Git(error),
+        false => Cause::Said(ended.said),
+    };
+    match class {
+        _ if !fetching
+            && says(&[
+                "not appear to be a git repository",
+                "not found",
+                "not be found",
+            ]) =>
+        {
+            Error::NotFound { remote, source }
         }
-    }
-
-    fn credentials(&self, allowed: CredentialType) -> Result<Cred, git2::Error> {
-        let again = self.asked.replace(true);
-        let hint = match &self.key {
-            None => "there is no private key; give one that may read the repository",
-            Some(_) if again => {
-                "it does not accept the private key (a key with a passphrase can't be used); add \
-                 the public key to those that may read the repository"
-            }
-            Some(key) if allowed.is_ssh_key() => {
-                return Cred::ssh_key(&self.ssh.user, None, key, None);
-            }
-            Some(_) => "it does not accept public keys",
-        };
-        Err(self.refuse(self.denied(hint)))
-    }
-
-    fn host_key(&self, cert: &git2::cert::Cert<'_>) -> Result<CertificateCheckStatus, git2::Error> {
-        let key = cert
-            .as_hostkey()
-            .and_then(|key| key.hostkey())
-            .unwrap_or_default();
-        let known_hosts = self.config.auth.known_hosts.as_deref();
-        known_hosts::check(known_hosts, &self.ssh.host, self.ssh.port, key)
-            .map(|()| CertificateCheckStatus::CertificateOk)
-            .map_err(|source| {
-                self.refuse(Error::HostKey {
-                    remote: self.config.url.to_string(),
-                    source,
-                })
-            })
-    }
-
-    /// Converts libgit2's error. `fetching` is true after the reference was found.
-    fn explain(&self, error: git2::Error, fetching: bool) -> Error {
-        let remote = self.config.url.to_string();
-        if self.stop.is_stopped() {
-            return Error::Stopped;
+        // The pack or its delta bases are damaged.
+        ErrorClass::Indexer | ErrorClass::Odb | ErrorClass::Zlib | ErrorClass::Object => {
+            Error::Corrupt { remote, source }
         }
-        if let Some(verdict) = self.verdict.take() {
-            return verdict;
+        // `git upload-pack` failed on the repository, and the connection is intact.
+        _ if code == ErrorCode::Eof
+            || ended.status.is_some_and(|status| status != 0)
+            || says(&["remote error", "upload-pack", "could not read from remote"]) =>
+        {
+            Error::Corrupt { remote, source }
         }
-        if let Some(source) = self.relay.failure() {
-            return Error::Unreachable { remote, source };
-        }
-        let text = error.message().to_ascii_lowercase();
-        let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
-        let (class, code) = (error.class(), error.code());
-        let source = Cause::Git(error);
-        match class {
-            ErrorClass::Ssh if says(&["authenticat", "private key", "public key"]) => self.denied(
-                "the private key can't be used (one with a passphrase can't be), or may not read \
-                 the repository",
-            ),
-            _ if !fetching && says(&["not appear to be a git repository", "not found"]) => {
-                Error::NotFound { remote, source }
-            }
-            // The pack or its delta bases are damaged.
-            ErrorClass::Indexer | ErrorClass::Odb | ErrorClass::Zlib | ErrorClass::Object => {
-                Error::Corrupt { remote, source }
-            }
-            // `git upload-pack` failed on the repository, and the connection is intact.
-            _ if code == ErrorCode::Eof
-                || says(&["remote error", "upload-pack", "could not read from remote"]) =>
-            {
-                Error::Corrupt { remote, source }
-            }
-            ErrorClass::Os | ErrorClass::Net | ErrorClass::Ssh => Error::Unreachable {
-                remote,
-                source: ConnectionError::Broken(source),
-            },
-            _ => Error::Protocol { remote, source },
-        }
+        ErrorClass::Os | ErrorClass::Net => Error::Unreachable {
+            remote,
+            source: ConnectionError::Broken(source),
+        },
+        _ => Error::Protocol { remote, source },
     }
 }
 

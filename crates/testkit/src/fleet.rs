@@ -16,6 +16,7 @@ use crate::{
     ports,
     process::Process,
     scratch::Scratch,
+    tools::Program,
     wait::eventually,
 };
 
@@ -95,6 +96,7 @@ impl Fleet {
                 nodes: options.nodes,
                 controllers: true,
                 audit: options.audit,
+                programs: options.programs.clone(),
                 region: region.clone(),
                 directory: Some(scratch.path().join("clusters").join(name)),
                 ..ClusterOptions::new(name)

@@ -94,7 +94,9 @@ impl Program {
         };
         match (fits, self) {
             (true, _) => Ok(version.to_owned()),
-            (false, Self::Etcd) => Err(format!("it is version {version}, and 3.5 or newer is needed")),
+            (false, Self::Etcd) => Err(format!(
+                "it is version {version}, and 3.5 or newer is needed"
+            )),
             (false, _) => Err(format!("it is version {version}, and {pinned} is needed")),
         }
     }
@@ -144,7 +146,10 @@ mod tests {
     fn versions_are_found_in_what_programs_print() {
         for (output, version) in [
             ("Kubernetes v1.36.3\n", Some("v1.36.3")),
-            ("etcd Version: 3.6.5\nGit SHA: a1\nGo Version: go1.25\n", Some("3.6.5")),
+            (
+                "etcd Version: 3.6.5\nGit SHA: a1\nGo Version: go1.25\n",
+                Some("3.6.5"),
+            ),
             ("kwok version v0.8.0 go1.25 (linux/amd64)", Some("v0.8.0")),
             ("usage: nothing", None),
         ] {
@@ -159,7 +164,11 @@ mod tests {
         let pinned = Program::ApiServer.version().unwrap();
         let old_one = program(&old, "kube-apiserver", "echo Kubernetes v1.20.0");
         let broken_one = program(&broken, "kube-apiserver", "exit 3");
-        let good_one = program(&good, "kube-apiserver", &format!("echo Kubernetes {pinned}"));
+        let good_one = program(
+            &good,
+            "kube-apiserver",
+            &format!("echo Kubernetes {pinned}"),
+        );
         let (found, unusable) =
             Program::ApiServer.installed_in([scratch.path().to_owned(), old, broken, good]);
         let installed = Installed {
@@ -175,8 +184,17 @@ mod tests {
     #[test]
     fn etcd_may_be_newer_than_the_pinned_one() {
         let scratch = Scratch::temporary("installed").unwrap();
-        for (version, fits) in [("3.4.30", false), ("3.5.9", true), ("3.99.0", true), ("4.0.0", false)] {
-            program(scratch.path(), "etcd", &format!("echo etcd Version: {version}"));
+        for (version, fits) in [
+            ("3.4.30", false),
+            ("3.5.9", true),
+            ("3.99.0", true),
+            ("4.0.0", false),
+        ] {
+            program(
+                scratch.path(),
+                "etcd",
+                &format!("echo etcd Version: {version}"),
+            );
             let (found, _) = Program::Etcd.installed_in([scratch.path().to_owned()]);
             assert_eq!(found.is_some(), fits, "{version}");
         }
@@ -184,7 +202,10 @@ mod tests {
 
     #[test]
     fn the_folder_of_envtest_comes_before_the_path() {
-        let folders = folders(Some(OsStr::new("/envtest")), OsStr::new("/usr/bin:relative:/opt"));
+        let folders = folders(
+            Some(OsStr::new("/envtest")),
+            OsStr::new("/usr/bin:relative:/opt"),
+        );
         assert_eq!(folders, ["/envtest", "/usr/bin", "/opt"].map(PathBuf::from));
     }
 }

@@ -1,0 +1,194 @@
+//! Passes bytes between libgit2 and the program of an SSH session.
+//!
+//! libgit2 connects to a loopback port as to a `git://` server. Other users of this machine can connect to it,
+//! too, so only a connection that asks for a path that nobody can guess is served, and only one.
+
+use std::{
+    cell::Cell,
+    io,
+    net::{Ipv4Addr, TcpListener},
+};
+
+use russh::ChannelMsg;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::session::Session;
+use crate::{
+    cause::Cause,
+    connection::{ConnectionError, Limits},
+};
+
+/// The longest request line of `git://`: a pkt-line (gitprotocol-common(5)) has four digits for its length.
+const MAX_REQUEST: usize = 0xffff;
+/// How much of the program's standard error is kept, in bytes.
+const MAX_SAID: usize = 4096;
+
+/// A loopback port for one connection of libgit2.
+pub(super) struct Bridge {
+    listener: TcpListener,
+    port: u16,
+    /// The path that libgit2 asks for.
+    secret: String,
+}
+
+/// How the program or the connection to it ended.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
+    /// Why the connection failed, if it did.
+    pub(super) failure: Option<ConnectionError>,
+    /// The exit status of the program.
+    pub(super) status: Option<u32>,
+    /// What the program wrote to its standard error, on one line.
+    pub(super) said: String,
+}
+
+impl Bridge {
+    pub(super) fn open() -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        listener.set_nonblocking(true)?;
+        Ok(Self {
+            port: listener.local_addr()?.port(),
+            listener,
+            secret: format!("/{:032x}", rand::random::<u128>()),
+        })
+    }
+
+    /// The address for libgit2.
+    pub(super) fn url(&self) -> String {
+        format!("git://127.0.0.1:{}{}", self.port, self.secret)
+    }
+
+    /// Passes bytes in both directions until the program ends, or until libgit2 is `done`.
+    pub(super) async fn run(
+        self,
+        session: Session,
+        host: &str,
+        limits: Limits,
+        done: &CancellationToken,
+    ) -> Ended {
+        let client = tokio::select! {
+            client = self.accept() => client,
+            () = done.cancelled() => return Ended::default(),
+        };
+        match client {
+            Ok(client) => pass(client, session, host, limits).await,
+            Err(error) => Ended {
+                failure: Some(ConnectionError::Loopback(error)),
+                ..Ended::default()
+            },
+        }
+    }
+
+    /// Waits for the connection that knows the secret.
+    async fn accept(&self) -> io::Result<TcpStream> {
+        let listener = tokio::net::TcpListener::from_std(self.listener.try_clone()?)?;
+        loop {
+            let (mut client, _) = listener.accept().await?;
+            if matches!(request(&mut client).await, Ok(path) if path == self.secret) {
+                client.set_nodelay(true)?;
+                return Ok(client);
+            }
+        }
+    }
+}
+
+/// Reads the first line of a `git://` connection and returns the path in it.
+async fn request(client: &mut TcpStream) -> io::Result<String> {
+    let mut length = [0; 4];
+    client.read_exact(&mut length).await?;
+    let length = std::str::from_utf8(&length).ok();
+    let length = length.and_then(|digits| usize::from_str_radix(digits, 16).ok());
+    let length = length.and_then(|length| length.checked_sub(4));
+    let length = length.filter(|length| *length <= MAX_REQUEST);
+    let mut line = vec![0; length.ok_or(io::ErrorKind::InvalidData)?];
+    client.read_exact(&mut line).await?;
+    let line = String::from_utf8_lossy(&line);
+    let asked = line.strip_prefix("git-upload-pack ").unwrap_or_default();
+    Ok(asked.split('\0').next().unwrap_or_default().to_owned())
+}
+
+/// Passes bytes until the program or libgit2 closes the connection, or nothing moves for too long.
+async fn pass(mut client: TcpStream, session: Session, host: &str, limits: Limits) -> Ended {
+    let Session { channel, handle } = session;
+    let (mut output, input) = channel.split();
+    let (mut from_client, mut to_client) = client.split();
+    let moved = Cell::new(Instant::now());
+    let mut ended = Ended::default();
+    let mut said = Vec::new();
+
+    let upload = async {
+        let mut input = input.make_writer();
+        let mut buffer = vec![0; 32 * 1024];
+        loop {
+            match from_client.read(&mut buffer).await {
+                Ok(0) | Err(_) => break,
+                Ok(length) => {
+                    moved.set(Instant::now());
+                    input.write_all(&buffer[..length]).await?;
+                    moved.set(Instant::now());
+                }
+            }
+        }
+        // The program ends when its input does.
+        input.shutdown().await?;
+        std::future::pending::<io::Result<()>>().await
+    };
+    let download = async {
+        loop {
+            let message = output.wait().await;
+            moved.set(Instant::now());
+            match message {
+                Some(ChannelMsg::Data { data }) => {
+                    if to_client.write_all(&data).await.is_err() {
+                        // libgit2 has what it needs.
+                        return None;
+                    }
+                    moved.set(Instant::now());
+                }
+                Some(ChannelMsg::ExtendedData { data, ext: 1 }) => {
+                    let room = MAX_SAID.saturating_sub(said.len());
+                    said.extend_from_slice(&data[..room.min(data.len())]);
+                }
+                Some(ChannelMsg::ExitStatus { exit_status }) => ended.status = Some(exit_status),
+                Some(ChannelMsg::Close) => return None,
+                Some(_) => {}
+                None if handle.is_closed() && ended.status.is_none() => {
+                    let text = "the server closed it".to_owned();
+                    return Some(ConnectionError::Broken(Cause::Said(text)));
+                }
+                None => return None,
+            }
+        }
+    };
+    let stall = async {
+        loop {
+            let idle = moved.get().elapsed();
+            match limits.stall.checked_sub(idle) {
+                Some(left) if !left.is_zero() => tokio::time::sleep(left).await,
+                _ => return,
+            }
+        }
+    };
+    let failure = tokio::select! {
+        failure = download => failure,
+        Err(error) = upload => {
+            Some(ConnectionError::Broken(Cause::Said(error.to_string())))
+        }
+        () = stall => Some(ConnectionError::Stalled {
+            host: host.to_owned(),
+            after: limits.stall,
+        }),
+    };
+    let said = String::from_utf8_lossy(&said);
+    let lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
+    Ended {
+        failure,
+        said: lines.collect::<Vec<_>>().join("; "),
+        ..ended
+    }
+}
