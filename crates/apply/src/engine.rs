@@ -106,7 +106,7 @@ impl Config {
     /// Returns why the agent may not touch this object, or `None` if it may.
     pub(crate) fn out_of_reach(&self, id: &ObjectRef) -> Option<String> {
         if records::is_record(id, &self.namespace) {
-            return Some("it is one of the agent's own records, and no app may have it".to_owned());
+            return Some("it is one of the agent's own records, and no app may own it".to_owned());
         }
         self.reach.forbids(id)
     }
@@ -499,7 +499,7 @@ impl Engine {
                 id: entry.id.clone(),
                 app: entry.app.clone(),
                 state: LeftoverState::Waiting,
-                message: "it goes when what is wanted has been applied".to_owned(),
+                message: "it will be deleted after the desired state has been applied".to_owned(),
             };
             (key, leftover)
         });

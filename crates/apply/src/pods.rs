@@ -82,11 +82,7 @@ async fn look(client: &Client, tracker: &ObjectTracker, unwell: &BTreeSet<Object
         let pods = match pods.list(&ListParams::default().limit(PODS)).await {
             Ok(pods) => pods.items,
             Err(error) => {
-                tracing::debug!(
-                    namespace,
-                    error = explain(&error),
-                    "pods can't be looked at"
-                );
+                tracing::debug!(namespace, error = explain(&error), "pods can't be listed");
                 continue;
             }
         };

@@ -50,7 +50,7 @@ pub struct StoredBundle {
 #[derive(Debug, thiserror::Error)]
 pub enum StoredBundleError {
     /// The bytes are not a bundle.
-    #[error("what the hub sent is no bundle")]
+    #[error("what the hub sent is not a bundle")]
     Decode(#[source] BundleError),
     /// The bytes can't be compressed.
     #[error("the bundle can't be compressed")]
@@ -189,8 +189,8 @@ pub enum GenerationStoreError {
     },
     /// The pointer can't be read.
     #[error(
-        "the record of the generation in force, the Secret {POINTER}, is damaged. What runs is left as it is; \
-         delete the Secret, and the agent goes on with what its hub says"
+        "the record of the generation in force, the Secret {POINTER}, is damaged. Running objects are left unchanged; \
+         delete the Secret, and the agent continues with what its hub sends"
     )]
     DamagedPointer(#[source] io::Error),
     /// The pointer is intact, but a bundle of its generation is missing or damaged. The hub must

@@ -122,7 +122,7 @@ impl Observer {
         let compile = |(app, rules): (&AppName, &Vec<HealthRule>)| match Rules::compile(rules) {
             Ok(rules) => Some((app.clone(), Arc::new(rules))),
             Err(error) => {
-                tracing::warn!(%app, error = explain(&error), "the health rules can't be read; what is built in counts");
+                tracing::warn!(%app, error = explain(&error), "the health rules can't be read; the built-in rules are used");
                 None
             }
         };
@@ -264,7 +264,7 @@ impl Sight {
                 Ok(Event::Delete(object)) => self.saw_go(&object),
                 Err(error) => {
                     let kind = &self.kind.gvk.kind;
-                    tracing::debug!(kind, error = explain(&error), "the watch is begun again");
+                    tracing::debug!(kind, error = explain(&error), "the watch is restarted");
                     let Some(pause) = pauses.next() else { return };
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}

@@ -132,7 +132,7 @@ fn foreign(code: StatusCode, headers: &HeaderMap, body: &[u8]) -> String {
     let shown = if text.starts_with('<') {
         let title = text.split_once("<title>").map(|(_, rest)| rest);
         let title = title.and_then(|rest| Some(rest.split_once("</title>")?.0));
-        let title = title.unwrap_or("a page for people");
+        let title = title.unwrap_or("an HTML page");
         format!("{title}; something in front of the API server answers in its place")
     } else {
         text

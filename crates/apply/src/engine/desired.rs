@@ -317,7 +317,7 @@ fn claim(claimed: &DesiredObject, owner: &AppName) -> Claim {
     let app = claimed.app();
     let id = &claimed.id;
     let refusal = if owner == app {
-        format!("{id} stands in this app twice; remove one of the two")
+        format!("{id} is in this app twice; remove one of the two")
     } else {
         format!(
             "app {owner} has {id}, and an object belongs to one app: remove it from {app}, or from \

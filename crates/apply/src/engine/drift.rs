@@ -191,9 +191,9 @@ impl Engine {
             let message = if finding.there {
                 let Finding { difference, .. } = finding;
                 format!(
-                    "{who} has undone this {times} times within {within}: {difference}; it is corrected \
-                     with pauses that grow to {}. Remove the fields from Git or name them in `ignore`, \
-                     or end what changes them",
+                    "{who} has undone this {times} times within {within}: {difference}; it is reverted \
+                     with pauses that grow to {}. Remove the fields from Git, name them in `ignore`, \
+                     or stop what changes them",
                     rounded(self.config.longest_fight)
                 )
             } else {
@@ -335,7 +335,7 @@ impl Engine {
         let drift = match self.drift(object, kind, &path, whole, cancel).await {
             Ok(drift) => drift,
             Err(error) => Drift {
-                difference: format!("the difference can't be told: {}", explain(&error)),
+                difference: format!("the difference can't be computed: {}", explain(&error)),
                 ..Drift::default()
             },
         };
@@ -427,9 +427,9 @@ impl Engine {
 
     /// Reports that the field ownership of an object is lost.
     pub(super) fn tell_loss_of_owners(&self, object: &DesiredObject, uid: &str) {
-        const LOST: &str = "somebody has cleared .metadata.managedFields, which say who has which field; \
-             what Git has is put right, and a field that left Git meanwhile may still be there: look at \
-             the object";
+        const LOST: &str = "somebody has cleared .metadata.managedFields, which record who owns which \
+             field; the fields in Git are reverted, but a field that was removed from Git meanwhile may \
+             still be set: inspect the object";
         tracing::warn!(app = %object.app(), object = %object.id, "{LOST}");
         self.publish(object, Some(uid.to_owned()), "Drift", "Correct", LOST);
         self.remember(object, LOST.to_owned(), true, false);

@@ -183,14 +183,17 @@ impl Engine {
             if found.mark != Mark::Keep
                 && let Err(error) = self.give_up(entry).await
             {
-                let why = format!("what Git had on it can't be removed: {}", explain(&error));
+                let why = format!(
+                    "the fields from Git can't be removed from it: {}",
+                    explain(&error)
+                );
                 keep_leftover(&mut leftovers, key, entry, LeftoverState::Refused, why);
                 unfinished = true;
                 continue;
             }
             tracing::info!(
                 app = %entry.app, object = %entry.id,
-                "no longer wanted and left: {PRUNE} on it says so, or Kubernetes never lets it go"
+                "no longer in Git and not deleted: its {PRUNE} says so, or Kubernetes never deletes it"
             );
             self.inventory.forget(key);
         }
@@ -314,8 +317,8 @@ impl Engine {
                 (None, None) => {
                     let other = behind.get(&index).map(|&other| &going[other].entry.id);
                     let why = other.map_or_else(
-                        || "it is deleted in a moment".to_owned(),
-                        |id| format!("it is deleted once {id} is gone"),
+                        || "it will be deleted in a moment".to_owned(),
+                        |id| format!("it will be deleted once {id} is gone"),
                     );
                     (LeftoverState::Waiting, why)
                 }
@@ -548,7 +551,7 @@ impl Engine {
                     tracing::debug!(
                         namespace,
                         error = explain(error),
-                        "it can't be told which objects own others"
+                        "the owners of objects in the namespace can't be listed"
                     );
                 }
                 owners.insert(namespace.clone(), asked.ok());
@@ -684,7 +687,7 @@ fn is_echo(live: &LiveMeta) -> bool {
 }
 
 /// The message of each object of a set that is pending approval.
-const HELD: &str = "no longer wanted; waits for an approval";
+const HELD: &str = "no longer in Git; pending approval";
 
 fn of<'a>(entry: &'a Entry, found: Option<&'a Found>) -> Owned<'a> {
     Owned {
@@ -736,11 +739,11 @@ fn terminating(finalizers: &[String], age: Duration) -> (LeftoverState, String) 
         (true, []) => "it is being deleted".to_owned(),
         (true, _) => format!("it is being deleted, waiting for {names}"),
         (false, []) => {
-            "it has been deleted for more than 10 min and is still there; see what is left in it"
+            "stuck: its deletion has not finished for more than 10 min; check what is left in it"
                 .to_owned()
         }
         (false, _) => format!(
-            "it has been deleted for more than 10 min and hangs on the finalizer {names}; is the \
+            "stuck: its deletion has waited for more than 10 min for the finalizer {names}; is the \
              controller running that removes it?"
         ),
     };
@@ -764,7 +767,7 @@ mod tests {
         assert_eq!(message, "it is being deleted, waiting for x.example/finish");
         let (state, message) = terminating(&finalizers, HANGS_AFTER);
         assert_eq!(state, LeftoverState::Refused);
-        assert!(message.contains("hangs on the finalizer x.example/finish"));
+        assert!(message.contains("for the finalizer x.example/finish"));
         assert_eq!(age(Some("not a time")), Duration::ZERO);
         assert!(age(Some("2024-01-01T00:00:00Z")) > HANGS_AFTER);
     }

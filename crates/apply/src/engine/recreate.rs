@@ -65,7 +65,7 @@ impl Engine {
             .is_some_and(|entry| entry.refused == Some(object.digest()))
         {
             return failed(
-                "it was recreated, the new object was refused, and the old one was put back; change the \
+                "it was recreated, the new object was refused, and the old one was restored; change the \
                  app to try again"
                     .to_owned(),
             );
@@ -110,7 +110,9 @@ impl Engine {
             old_uid = Some(uid.clone());
             let gone = retried(cancel, || self.cluster.delete(path, &uid, dependents)).await?;
             if gone != Deleted::Gone && !self.is_gone(sending, &uid).await? {
-                let what = format!("{why}; the old object is being deleted, the new one follows");
+                let what = format!(
+                    "{why}; the old object is being deleted; the new one is created afterwards"
+                );
                 return Ok(ObjectState::Waiting(what).into());
             }
         }
@@ -133,11 +135,11 @@ impl Engine {
                 let reason = refusal(&object.id.gvk, &error);
                 failed(match self.put_back(sending).await {
                     Ok(true) => format!(
-                        "the new object was refused, and the old one was put back: {reason}"
+                        "the new object was refused, and the old one was restored: {reason}"
                     ),
                     Ok(false) => format!("the new object was refused: {reason}"),
                     Err(back) => format!(
-                        "the new object was refused: {reason}; the old one can't be put back: {}",
+                        "the new object was refused: {reason}; the old one can't be restored: {}",
                         explain(&back)
                     ),
                 })
@@ -296,7 +298,7 @@ impl Engine {
                 tracing::debug!(
                     error = explain(&error),
                     name,
-                    "a copy of an object stays for now"
+                    "a copy of an object can't be deleted yet"
                 );
             }
             _ => {
@@ -336,7 +338,7 @@ impl Engine {
         self.inventory
             .recreation_refused(key, sending.object.digest());
         if let Err(error) = self.put_back(sending).await {
-            tracing::warn!(object = %sending.object.id, error = explain(&error), "the old object can't be put back yet");
+            tracing::warn!(object = %sending.object.id, error = explain(&error), "the old object can't be restored yet");
         }
     }
 

@@ -44,7 +44,7 @@ const OWNERS_ATTEMPTS: u32 = 4;
 
 /// The message of an object with `if-not-present` that existed before Muster could create it.
 pub(super) const WAS_PRESENT: &str =
-    "left alone: it was there before, and muster.dev/if-not-present is set";
+    "left alone: it existed before, and muster.dev/if-not-present is set";
 
 /// The result of one object's request.
 pub(super) enum Ended {
@@ -505,7 +505,9 @@ impl Engine {
                 Ok(live) => live,
                 Err(error) => {
                     let state = self.refused(sending, &error);
-                    return Err(state.about("what people have on it can't be taken over"));
+                    return Err(
+                        state.about("the fields of people's tools on it can't be taken over")
+                    );
                 }
             };
         }
