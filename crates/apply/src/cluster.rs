@@ -27,10 +27,10 @@ use crate::{
     managed_fields::{FieldsDigest, Managers},
 };
 
-/// The longest time that the API server may work on one request, and ([`LONGEST_REQUEST`]) the
-/// longest time that its answer is awaited. The second is longer, because a request whose answer is
-/// not awaited could still be carried out after a newer one.
+/// The longest time that the API server may work on one request.
 pub(crate) const SERVER_TIMEOUT: &str = "timeout=20s";
+/// The longest time that an answer is awaited. It is longer than [`SERVER_TIMEOUT`], because a request
+/// whose answer is not awaited could still be carried out after a newer one.
 pub(crate) const LONGEST_REQUEST: Duration = Duration::from_secs(25);
 /// The time after which a request makes room for others.
 const SLOW: Duration = Duration::from_secs(1);

@@ -22,9 +22,9 @@ use tokio::{
 const FIRST: usize = 64;
 /// The number of answers in one measurement, as a multiple of the limit.
 const ANSWERS: usize = 4;
-/// The factor by which a try raises the limit, and ([`GAIN`]) the factor by which the answers a
-/// second must grow then.
+/// The factor by which a try raises the limit.
 const GROWTH: f64 = 1.5;
+/// The factor by which a try must raise the number of answers a second.
 const GAIN: f64 = 1.1;
 /// The number of measurements before a higher limit is tried again.
 const PATIENCE: u32 = 32;
@@ -36,7 +36,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 pub(crate) enum Sign {
     /// The server has handled the request, whether it accepted it or not.
     Answered,
-    /// The server has too many requests, for as long as this says.
+    /// The server has too many requests. Holds its `Retry-After`, if it sent one.
     TooMany(Option<Duration>),
     /// The request took too long.
     TooSlow,

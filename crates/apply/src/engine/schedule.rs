@@ -29,7 +29,7 @@ pub(super) struct Schedule {
 
 /// The state of an object that somebody keeps changing back.
 pub(super) struct Undone {
-    /// True if the object is left as it is for a while.
+    /// True if the drift is not corrected for a while.
     pub(super) rests: bool,
     /// How often the object was changed back, and over how long; `None` if that is not worth
     /// reporting.

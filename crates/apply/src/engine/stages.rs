@@ -244,8 +244,8 @@ const UNANSWERED: &str = "the API server has not answered its request yet";
 const LATE: usize = 4;
 
 impl<'a> Dispatch<'a> {
-    /// Returns the requests that are awaited, each with the time until which it is. That time is
-    /// short, so that a request that hangs delays nobody.
+    /// Returns the requests that are awaited, each with the end of its wait. The wait is short, so
+    /// that a request that hangs delays nobody.
     fn awaited(&self) -> impl Iterator<Item = (usize, Instant)> {
         let now = Instant::now();
         let sent = self.sent.iter().map(|(index, until)| (*index, *until));
