@@ -1,4 +1,4 @@
-//! The loop around the engine: whatever wakes it, it runs the same code on the newest generation.
+//! The loop around the engine. Every wake-up runs the same code on the newest generation.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +19,8 @@ use crate::{
     pods::explain_workloads,
 };
 
-/// Objects that drift together are looked at together.
+/// How long the loop waits after a wake-up, so that objects that drift together are checked in one
+/// run.
 const GATHER: Duration = Duration::from_millis(20);
 
 /// Applies generations to one cluster until it is stopped.
@@ -37,7 +38,7 @@ pub struct Applier {
     explain: JoinHandle<()>,
 }
 
-/// What the work is to do now.
+/// The instructions for the work loop.
 #[derive(Clone, Default)]
 struct Orders {
     desired: Option<Arc<StoredGeneration>>,
@@ -45,9 +46,10 @@ struct Orders {
 }
 
 impl Applier {
-    /// Reads the inventory, however often that takes, and waits for a first generation. Nothing is changed
-    /// before [`Applier::want`], nor without the inventory: that it can't be read is observed as the cluster's
-    /// problem.
+    /// Starts the applier. It reads the inventory, with as many attempts as that takes, and then
+    /// waits for a first generation. It changes nothing before [`Applier::want`] is called and
+    /// nothing before the inventory is read. An inventory that can't be read is reported as the
+    /// cluster's problem.
     #[must_use]
     pub fn start(client: Client, config: Config) -> Self {
         let cluster = Cluster::new(client.clone(), config.concurrency);
@@ -93,8 +95,8 @@ impl Applier {
         self.started.cancelled().await;
     }
 
-    /// Makes this the wanted generation. A run for an older one is interrupted. One that is older
-    /// than the wanted one is ignored.
+    /// Makes this generation the desired one and interrupts a run for an older generation. A
+    /// generation that is older than the desired one is ignored.
     pub fn want(&self, kept: Arc<StoredGeneration>) {
         self.orders.send_if_modified(|Orders { desired, .. }| {
             let older = desired
@@ -107,8 +109,9 @@ impl Applier {
         });
     }
 
-    /// Writes nothing for as long as there is a reason, which is observed as the cluster's problem. What
-    /// is under way is awaited.
+    /// Pauses the applier while there is a reason. Requests that are under way are awaited, nothing
+    /// new is written, and the reason is reported as the cluster's problem. `None` resumes the
+    /// work.
     pub fn pause(&self, why: Option<String>) {
         let clear_problem = why.is_none();
         let changed = self.orders.send_if_modified(|Orders { rest, .. }| {
@@ -121,21 +124,21 @@ impl Applier {
         }
     }
 
-    /// Sends every object again, changed or not.
+    /// Sends every object again, even if nothing has changed.
     pub fn resync(&self) {
         self.resync.notify_one();
     }
 
-    /// The level of what is observed, newest wins.
+    /// Returns a receiver of the observed state. Each value replaces the previous one.
     #[must_use]
     pub fn observed(&self) -> watch::Receiver<Arc<Observed>> {
         self.observed.clone()
     }
 
-    /// Ends the work. When this returns, no request is under way.
+    /// Stops the work. When this returns, no request is under way.
     pub async fn stop(mut self) {
         self.stop.cancel();
-        // It ends by itself, and a panic in it has been reported.
+        // The task ends by itself. A panic in it has already been reported.
         let _ = (&mut self.work).await;
     }
 }
@@ -149,7 +152,7 @@ impl Drop for Applier {
     }
 }
 
-/// When what failed is tried again.
+/// The back-off between attempts.
 struct Retry {
     next: Duration,
     config: Config,
@@ -173,7 +176,7 @@ struct Work {
     orders: watch::Receiver<Orders>,
     resync: Arc<Notify>,
     stop: CancellationToken,
-    /// Fires when the inventory has been read.
+    /// Cancelled once the inventory has been read.
     started: CancellationToken,
     retry: Retry,
 }
@@ -192,7 +195,7 @@ impl Work {
         self.engine.calm().await;
     }
 
-    /// Reads the inventory.
+    /// Reads the inventory, with as many attempts as that takes.
     async fn begin(&mut self) {
         while let Err(error) = self.engine.inventory().reload().await {
             let problem = explain(&error);
@@ -244,8 +247,8 @@ impl Work {
         }
     }
 
-    /// One run; the answer is when to try again without a reason from outside. A doubt that a run
-    /// could not look into stays.
+    /// Does one run and returns when to try again if nothing wakes the loop before. Drifted objects
+    /// that the run did not check stay in `recheck`.
     async fn once(&mut self, kept: &StoredGeneration, recheck: &mut Recheck) -> Option<Instant> {
         let interrupt = self.stop.child_token();
         let result = {
@@ -253,7 +256,7 @@ impl Work {
             loop {
                 tokio::select! {
                     result = &mut run => break result,
-                    // The run is not dropped: it records what its requests came to.
+                    // The run is not dropped, because it records the results of its requests.
                     _ = self.orders.changed(), if !interrupt.is_cancelled() => {
                         self.orders.mark_changed();
                         interrupt.cancel();

@@ -1,5 +1,6 @@
-//! Single requests to one cluster's API server: as many at a time as it takes, bounded in time and
-//! size, retried where the server asks for it, and with errors that say what the server said.
+//! Single requests to one cluster's API server. Their number at a time adapts to the server, their
+//! duration and the size of their answers are bounded, they are retried when that may help, and
+//! their errors carry the server's message.
 
 mod answer;
 mod connect;
@@ -26,41 +27,42 @@ use crate::{
     managed_fields::{FieldsDigest, Managers},
 };
 
-/// How long the API server may work on one request, and how long its answer is awaited. The second is
-/// longer: a request whose answer was not awaited could still be carried out after a newer one.
+/// The longest time that the API server may work on one request.
 pub(crate) const SERVER_TIMEOUT: &str = "timeout=20s";
+/// The longest time that an answer is awaited. It is longer than [`SERVER_TIMEOUT`], because a request
+/// whose answer is not awaited could still be carried out after a newer one.
 pub(crate) const LONGEST_REQUEST: Duration = Duration::from_secs(25);
-/// After so long a request makes room for others.
+/// The time after which a request makes room for others.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// How often a request is sent before its failure counts.
+/// How often a request is sent before it counts as failed.
 const ATTEMPTS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// What a person reads about the answer that only names the object and not its content.
+/// The `Accept` header for an answer that holds only the object's metadata.
 pub(crate) const METADATA_ONLY: &str =
     "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
 
 /// Why a request to the API server failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
-    /// The API server, or something in front of it, said no.
+    /// The API server, or a proxy in front of it, refused the request.
     #[error("{}", .0.message)]
     Refused(Box<Status>),
-    /// It could not be reached, or its answer not be read.
+    /// The API server could not be reached, or its answer could not be read.
     #[error("the API server did not answer")]
     NoAnswer(#[source] Box<dyn Error + Send + Sync>),
-    /// No answer within the time.
+    /// The API server did not answer within this time.
     #[error("the API server did not answer within {} s", .0.as_secs())]
     TimedOut(Duration),
-    /// It was not sent, because the run that it was for was ended first.
+    /// The request was not sent, because its run was cancelled first.
     #[error("not sent: a newer generation replaced it")]
     NotSent,
 }
 
 impl RequestError {
-    /// The HTTP status that was answered; 0 where there was no answer.
+    /// Returns the HTTP status of the answer, or 0 if there was no answer.
     #[must_use]
     pub fn code(&self) -> u16 {
         match self {
@@ -69,13 +71,14 @@ impl RequestError {
         }
     }
 
-    /// Whether Kubernetes says that there is no such object.
+    /// Returns true if Kubernetes says that the object does not exist.
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused(status) if status.reason == "NotFound")
     }
 
-    /// Whether there is nothing at all under this path: the kind is not served, or what answered is
-    /// no API server. It proves nothing about an object.
+    /// Returns true if nothing exists under this path: the API server does not serve the kind, or
+    /// the answer came from something that is not an API server. Such an answer proves nothing
+    /// about an object.
     pub(crate) fn is_no_path(&self) -> bool {
         self.code() == 404 && !self.is_not_found()
     }
@@ -84,7 +87,7 @@ impl RequestError {
         matches!(self, Self::Refused(status) if status.code == 409)
     }
 
-    /// The causes that the API server gives, each as reason, message and field.
+    /// Returns the causes that the API server gave, each as reason, message and field.
     pub(crate) fn causes(&self) -> impl Iterator<Item = (&str, &str, &str)> {
         let details = match self {
             Self::Refused(status) => status.details.as_ref(),
@@ -104,21 +107,21 @@ impl RequestError {
         matches!(self, Self::Refused(status) if status.is_already_exists())
     }
 
-    /// Whether the namespace of the object is on its way out: nothing can be created in it, and
-    /// waiting is the only remedy.
+    /// Returns true if the namespace of the object is being deleted. Nothing can be created in it
+    /// until it is gone.
     pub(crate) fn namespace_terminating(&self) -> bool {
         matches!(self, Self::Refused(status) if status.details.as_ref().is_some_and(|details| {
             details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating")
         }))
     }
 
-    /// Whether the namespace of the object is not there.
+    /// Returns true if the namespace of the object does not exist.
     pub(crate) fn namespace_missing(&self) -> bool {
         matches!(self, Self::Refused(status) if status.code == 404
             && status.details.as_ref().is_some_and(|details| details.kind == "namespaces"))
     }
 
-    /// Whether the same request may well succeed in a moment.
+    /// Returns true if the same request may succeed in a moment.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Refused(status) => matches!(status.code, 429 | 500 | 502 | 503 | 504),
@@ -126,7 +129,7 @@ impl RequestError {
         }
     }
 
-    /// How long the server asked to be left alone.
+    /// Returns how long the server asked clients to wait (`Retry-After`).
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused(status) => {
@@ -145,8 +148,8 @@ impl RequestError {
         pause.mul_f64(rand::random_range(1.0..1.5))
     }
 
-    /// What this says about the server's load. One kind's server or webhook that fails says nothing
-    /// about the others, so that only what Kubernetes says of itself counts.
+    /// Returns what this error says about the server's load. Only answers of the API server about
+    /// itself count, because a failing webhook or aggregated API says nothing about other kinds.
     fn sign(&self) -> Sign {
         match self {
             Self::Refused(status) if status.code == 429 => Sign::TooMany(self.retry_after()),
@@ -162,7 +165,7 @@ impl From<kube::Error> for RequestError {
     fn from(error: kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => Self::Refused(status),
-            // Its own Display repeats its sources.
+            // kube's own `Display` repeats the sources of these errors.
             kube::Error::HyperError(source) => Self::NoAnswer(source.into()),
             kube::Error::Service(source) => Self::NoAnswer(source),
             other => Self::NoAnswer(other.into()),
@@ -170,13 +173,13 @@ impl From<kube::Error> for RequestError {
     }
 }
 
-/// An error with all its causes, for the message of an object.
+/// Returns the message of an error followed by the messages of all its causes.
 pub(crate) fn explain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
         let cause_text = cause.to_string();
-        // Libraries below repeat their causes.
+        // Some libraries already repeat their causes.
         if !text.contains(&cause_text) {
             text.push_str(": ");
             text.push_str(&cause_text);
@@ -186,7 +189,7 @@ pub(crate) fn explain(error: &dyn Error) -> String {
     text
 }
 
-/// Awaits an answer for a bounded time.
+/// Awaits an answer for at most [`LONGEST_REQUEST`].
 pub(crate) async fn bounded<T>(
     request: impl Future<Output = Result<T, kube::Error>>,
 ) -> Result<T, RequestError> {
@@ -197,12 +200,12 @@ pub(crate) async fn bounded<T>(
 }
 
 tokio::task_local! {
-    /// What ends the wait of a request for its turn.
+    /// Ends a request's wait for its turn when it is cancelled.
     static INTERRUPT: CancellationToken;
 }
 
 /// Repeats a request while its failure is transient, with growing, jittered pauses. A cancellation
-/// ends the pauses and the wait for a turn, never a request that is under way.
+/// ends the pauses and the wait for a turn, but never a request that is under way.
 pub(crate) async fn retried<T, F: Future<Output = Result<T, RequestError>>>(
     cancel: &CancellationToken,
     request: impl FnMut() -> F,
@@ -213,8 +216,8 @@ pub(crate) async fn retried<T, F: Future<Output = Result<T, RequestError>>>(
     .await
 }
 
-/// Like [`retried`], for an object that has a time of its own to be tried again: only a server that
-/// is too busy, and a first failure that may be gone in a moment, are waited for.
+/// Like [`retried`], for an object that has its own back-off. It repeats a request only if the
+/// server is too busy, and once after another transient failure.
 pub(crate) async fn asked_again<T, F: Future<Output = Result<T, RequestError>>>(
     cancel: &CancellationToken,
     request: impl FnMut() -> F,
@@ -249,7 +252,7 @@ async fn repeated<T, F: Future<Output = Result<T, RequestError>>>(
     }
 }
 
-/// What is read of an answer: never the object's content.
+/// The part of an object in an answer that is read: its metadata, never its content.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Live {
     #[serde(default)]
@@ -270,7 +273,7 @@ pub(crate) struct LiveMeta {
 }
 
 impl LiveMeta {
-    /// Whether this agent has applied it, whatever the inventory says.
+    /// Returns true if Muster has applied the object, even if the inventory does not know it.
     pub(crate) fn is_ours(&self) -> bool {
         self.labels.contains_key(APP_LABEL) && self.managed_fields.own.is_some()
     }
@@ -287,34 +290,34 @@ impl LiveMeta {
         self.annotations.get(key).map(String::as_str)
     }
 
-    /// The digest of the fields that are Muster's.
+    /// Returns the digest of the fields that Muster owns.
     pub(crate) fn owned(&self) -> Option<FieldsDigest> {
         self.managed_fields.own
     }
 
-    /// Other managers of its fields.
+    /// Returns the names of the other field managers.
     pub(crate) fn others(&self) -> &[String] {
         &self.managed_fields.others
     }
 
-    /// The digest of the fields that people's tools have.
+    /// Returns the digest of the fields that people's tools own.
     pub(crate) fn people(&self) -> Option<FieldsDigest> {
         self.managed_fields.people
     }
 }
 
-/// What became of a delete.
+/// The result of a delete request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Deleted {
-    /// It is gone.
+    /// The object is gone.
     Gone,
-    /// It waits for its finalizers.
+    /// The object is being deleted and waits for these finalizers.
     Terminating(Vec<String>),
-    /// The live object is not the one that was meant.
+    /// The live object has another UID than the one to be deleted.
     Other,
 }
 
-/// One cluster's API server. Clones share its limit of requests under way.
+/// One cluster's API server. All clones share one limit on concurrent requests.
 #[derive(Clone)]
 pub(crate) struct Cluster {
     pub(crate) client: Client,
@@ -322,7 +325,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Never more than so many requests are under way at the same time.
+    /// Creates a client that has at most `most` requests under way at the same time.
     pub(crate) fn new(client: Client, most: usize) -> Self {
         Self {
             client,
@@ -347,8 +350,8 @@ impl Cluster {
             .await
     }
 
-    /// Writes JSON that is to be written even at the end: a cancellation ends the wait for a turn, and the
-    /// request leaves without one.
+    /// Writes JSON that must be written even after a cancellation: a cancellation ends the wait for
+    /// a turn, and the request is sent without one.
     pub(crate) async fn record(
         &self,
         method: Method,
@@ -385,7 +388,7 @@ impl Cluster {
         let answer = tokio::select! {
             answer = &mut answer => answer,
             () = tokio::time::sleep(SLOW) => {
-                // A webhook may hang. That keeps no turn from others.
+                // A webhook may hang. The request then gives its place to another one.
                 if let Some(turn) = &mut turn {
                     turn.step_aside();
                 }
@@ -413,7 +416,7 @@ impl Cluster {
             .await
     }
 
-    /// The metadata of an object; `None` where there is none.
+    /// Returns the metadata of an object, or `None` if the object does not exist.
     pub(crate) async fn metadata(&self, path: &str) -> Result<Option<LiveMeta>, RequestError> {
         match self.read::<Live>(path, METADATA_ONLY).await {
             Ok(live) => Ok(Some(live.metadata)),
@@ -422,7 +425,7 @@ impl Cluster {
         }
     }
 
-    /// Makes the namespace of the agent's own records exist.
+    /// Creates the namespace of the agent's own records if it does not exist.
     pub(crate) async fn ensure_namespace(&self, name: &str) -> Result<(), RequestError> {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         let namespace = Namespace {
@@ -439,7 +442,7 @@ impl Cluster {
     }
 }
 
-/// Metadata of the agent's own records, for people who list them.
+/// Returns the metadata that all of the agent's own records have.
 pub(crate) fn own_metadata() -> ObjectMeta {
     let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
     ObjectMeta {

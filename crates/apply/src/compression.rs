@@ -1,11 +1,12 @@
-//! Compression of what is kept in the cluster.
+//! Compression of the records that are stored in the cluster.
 
 use std::io;
 
-/// Fast, and close to the best for JSON.
+/// The zstd level. It is fast, and its size is close to the best for JSON.
 const LEVEL: i32 = 3;
 
-/// More than any record that is written here, so that a damaged one can't fill the memory.
+/// The most bytes that are unpacked. No record is that large; the limit keeps a damaged one from
+/// filling the memory.
 const MAX_UNPACKED_BYTES: usize = 64 << 20;
 
 pub(crate) fn pack(bytes: &[u8]) -> io::Result<Vec<u8>> {

@@ -1,8 +1,9 @@
-//! One run: makes the cluster's objects those of one generation, as far as it can be done now.
+//! One run: it changes the cluster's objects to those of one generation, as far as that is possible
+//! now.
 //!
-//! Every run does the whole: it reads what is wanted and what the inventory knows, sends what differs
-//! in the order of what needs what, then prunes. Being interrupted at any point, by a newer generation
-//! or by death, costs nothing but time: the next run does what is left.
+//! Every run does the whole work: it reads the desired state and the inventory, sends what differs
+//! in the order of the dependencies, and then prunes. A run can be interrupted at any point, by a
+//! newer generation or by a crash; the next run does the rest.
 
 mod body;
 mod dependents;
@@ -53,29 +54,34 @@ use crate::{
     watches::{Observer, Watched},
 };
 
-/// How an [`crate::Applier`] works.
+/// The configuration of an [`crate::Applier`].
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where the agent keeps its records, and what it therefore never deletes.
+    /// The namespace of the agent's own records. Apps can't own these records, and prune never
+    /// deletes them.
     pub namespace: String,
-    /// What of the cluster it may touch.
+    /// The part of the cluster that the agent may touch.
     pub reach: NamespaceAccess,
-    /// How many objects are deleted unasked within an hour at most, whatever a generation says.
+    /// The most objects that are deleted without approval within an hour, whatever a generation
+    /// says.
     pub prune_ceiling: Option<usize>,
-    /// The most requests that are under way at the same time. How many there are follows what the API
-    /// server gains by and what it says.
+    /// The most requests that are under way at the same time. The actual limit adapts to how fast
+    /// the API server answers and to what it refuses.
     pub concurrency: usize,
-    /// How long a run waits for the API server to serve a kind that it has just been taught.
+    /// The longest time that a run waits for the API server to serve a kind that was defined in the
+    /// same run.
     pub established_within: Duration,
-    /// The first pause before what failed or waits is tried again; it doubles.
+    /// The first pause before something that failed or waits is tried again. Each further pause is
+    /// twice as long.
     pub first_retry: Duration,
-    /// The longest such pause.
+    /// The longest pause between two attempts.
     pub longest_retry: Duration,
-    /// The longest pause before an object is corrected that somebody undoes again and again.
+    /// The longest pause before an object is corrected that somebody changes back again and again.
     pub longest_fight: Duration,
-    /// How long what an app no longer wants stays at most while what it wants is applied and not healthy.
+    /// The longest time that an object that left Git stays while its app's new objects are applied
+    /// but not healthy.
     pub replaced_within: Duration,
-    /// The least time between two levels of [`crate::Observed`].
+    /// The shortest time between two published [`crate::Observed`] values.
     pub publish_every: Duration,
 }
 
@@ -97,16 +103,16 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Why this object is not the agent's to touch; `None` where it is.
+    /// Returns why the agent may not touch this object, or `None` if it may.
     pub(crate) fn out_of_reach(&self, id: &ObjectRef) -> Option<String> {
         if records::is_record(id, &self.namespace) {
-            return Some("it is one of the agent's own records, and no app may have it".to_owned());
+            return Some("it is one of the agent's own records, and no app may own it".to_owned());
         }
         self.reach.forbids(id)
     }
 }
 
-/// What stops a whole run.
+/// An error that stops a whole run.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
     #[error("the kinds that the cluster serves can't be read")]
@@ -115,89 +121,95 @@ pub(crate) enum RunError {
     Inventory(#[from] InventoryError),
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// It came to its end.
+    /// The run reached its end.
     Ran {
-        /// Every object had its turn. Otherwise requests are under way, whose end wakes the engine.
+        /// True if every object was processed. Otherwise requests are still under way, and their
+        /// end wakes the engine.
         settled: bool,
-        /// Something is worth another try for a reason that no object's own time tells.
+        /// True if something should be tried again that no object's own back-off covers.
         unfinished: bool,
     },
-    /// A newer generation or the end of the agent came first.
+    /// The run was interrupted by a newer generation or by the end of the agent.
     Interrupted,
 }
 
-/// What a run should look at beside what has changed.
+/// The objects that a run checks in addition to what has changed.
 #[derive(Debug, Default)]
 pub(crate) struct Recheck {
-    /// Send every object, changed or not.
+    /// Sends every object, even if nothing has changed.
     pub(crate) everything: bool,
-    /// Look at these, and send them where they are not as they were left.
+    /// Objects to check. Those that have drifted are sent.
     pub(crate) drifted: HashSet<Identity>,
 }
 
-/// All of it can be shared with requests that outlive a run. Only one run is under way at a time.
+/// The engine behind an applier. Requests that outlive a run share it. Only one run is under way at
+/// a time.
 pub(crate) struct Engine {
     cluster: Cluster,
     config: Config,
     kinds: RwLock<Arc<Kinds>>,
-    /// By bundle.
+    /// The prepared bundles, by their hash.
     prepared: Mutex<HashMap<ContentHash, Arc<Prepared>>>,
-    /// Groups and versions to be asked for again.
+    /// Groups and versions that have to be discovered again.
     vanished: Mutex<HashSet<(String, String)>>,
     inventory: Arc<Inventory>,
     tracker: Arc<ObjectTracker>,
     observer: Mutex<Observer>,
     schedule: Schedule,
     under_way: Arc<UnderWay>,
-    /// What was found of objects that may have drifted, until a run takes it.
+    /// The results of checks for drift, until a run takes them.
     findings: Mutex<HashMap<Identity, Finding>>,
-    /// Objects that may have drifted, and that could not be looked at yet.
+    /// Objects that may have drifted and could not be checked yet.
     postponed: Mutex<HashSet<Identity>>,
-    /// What is there and is not to be changed, of those that are created only where they are missing.
+    /// Objects with `if-not-present` that existed before Muster could create them. They are not
+    /// changed.
     present: Mutex<HashSet<Identity>>,
-    /// What was found on objects that are not wanted, for the generation in which that was.
+    /// What was found about objects that are no longer desired. It is valid for the current
+    /// generation only.
     marks: Mutex<HashMap<Identity, prune::Found>>,
     generation: Mutex<Option<ContentHash>>,
-    /// The bundles of that generation.
+    /// The bundles of the current generation.
     bundles: Mutex<HashSet<ContentHash>>,
-    /// What people have approved, in that generation.
+    /// What people have approved in the current generation.
     approved: Mutex<BTreeSet<ContentHash>>,
-    /// Objects of which a copy is kept while they are recreated; `None` before that was asked.
+    /// The names of the stored copies of objects that are being recreated; `None` until they are
+    /// listed.
     saved: Mutex<Option<HashSet<String>>>,
-    /// Why objects were not deleted when that was last asked for.
+    /// The reason why the last deletion of an object was refused.
     refusals: Mutex<HashMap<Identity, String>>,
     state: Mutex<replaced::ObjectState>,
-    /// When what an app no longer wants may go though what it wants is not healthy.
+    /// The time at which objects that left Git may be deleted although their replacements are not
+    /// healthy.
     replaced_at: Mutex<Option<Instant>>,
     events: Recorder,
 }
 
-/// Pauses between looks at whether a kind is served.
+/// The pauses between two checks whether a kind is served.
 const FIRST_LOOK: Duration = Duration::from_millis(20);
 const LONGEST_LOOK: Duration = Duration::from_millis(500);
-/// How long a request that changes an object waits for its kind's watch to have seen it, since people
-/// may have said on the object that it is to be left alone.
+/// The longest time that a request that changes an object waits for the first list of its kind's
+/// watch. Only the live object shows whether a person has set `reconcile: disabled` on it.
 const LISTED_WITHIN: Duration = Duration::from_secs(10);
-/// How long a run waits for one request that may hang before it goes on without it.
+/// The longest time that a run waits for one request that may hang, before it continues without it.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// How one object's turn ended.
+/// How far one object got in a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn {
-    /// As it should be; `true` where it was sent in this run.
+    /// The object is as desired; `true` if it was sent in this run.
     Good(bool),
-    /// It failed, or waits for something; it has a time of its own to be tried again.
+    /// The object failed or waits for something. Its own back-off says when it is tried again.
     Bad,
-    /// Held back until something else is well, which will be noticed.
+    /// The object waits until something else is healthy. The object tracker notices that.
     Gated,
-    /// This agent may not touch it.
+    /// This agent may not touch the object.
     OutOfReach,
-    /// A request about it has not ended, maybe one of an earlier run.
+    /// A request about the object has not ended. It may be one of an earlier run.
     UnderWay,
-    /// Not had yet.
+    /// The object has not been processed yet.
     None,
 }
 
@@ -247,14 +259,14 @@ impl Engine {
         &self.inventory
     }
 
-    /// When something is to be done next without a reason from outside.
+    /// Returns the time of the next work that is due without an outside event.
     pub(crate) fn next(&self) -> Option<Instant> {
         let replaced_at = *self.replaced_at();
         let next = self.schedule.next(|key| self.under_way.has(key));
         next.into_iter().chain(replaced_at).min()
     }
 
-    /// Returns when no request is under way.
+    /// Waits until no request is under way.
     pub(crate) async fn calm(&self) {
         self.under_way.tasks.close();
         self.under_way.tasks.wait().await;
@@ -302,12 +314,12 @@ impl Engine {
         self.approved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a person has approved this, in the generation that is worked on.
+    /// Returns true if a person has approved this set in the current generation.
     fn is_approved(&self, set: ContentHash) -> bool {
         self.approved().contains(&set)
     }
 
-    /// Begins to work on a generation; what was found for another is void.
+    /// Starts to work on a generation. What was found for another generation is dropped.
     fn take_up(&self, kept: &StoredGeneration) {
         let hash = kept.hash;
         let mut generation = self
@@ -332,8 +344,8 @@ impl Engine {
         }
     }
 
-    /// Makes the cluster what `kept` says. After a cancellation no request is begun; those under way
-    /// go on by themselves, and what they come to is recorded.
+    /// Changes the cluster to what `kept` says. After a cancellation no request is started.
+    /// Requests that are under way continue, and their results are recorded.
     pub(crate) async fn run(
         self: &Arc<Self>,
         kept: &StoredGeneration,
@@ -370,7 +382,7 @@ impl Engine {
         self.schedule.retain(|key| keys.contains(key) || known(key));
 
         if let Err(error) = self.load_saved().await {
-            // Nothing is recreated without a copy, so that this stops nothing else.
+            // An object is never recreated without a copy, so this error need not stop the run.
             tracing::warn!(
                 error = explain(&error),
                 "the copies of objects that were being recreated can't be read"
@@ -396,7 +408,7 @@ impl Engine {
             let waits = self.tracker.waits_for_replacements();
             *self.replaced_at() = replacements.due.filter(|_| waits);
             gates.extend(replacements.gates.into_iter().filter(|_| waits));
-            // Kinds may have come and gone.
+            // New kinds may be served, and others no longer.
             self.follow(&desired);
         }
         self.schedule.end(due, |key| self.under_way.has(key));
@@ -417,7 +429,7 @@ impl Engine {
         })
     }
 
-    /// Tells the board what is wanted.
+    /// Reports the desired objects to the object tracker.
     fn announce(
         &self,
         kept: &StoredGeneration,
@@ -477,7 +489,8 @@ impl Engine {
         }
     }
 
-    /// Tells the board what is not wanted any more, before anything is done about it.
+    /// Reports the objects that are no longer desired to the object tracker, before they are
+    /// processed.
     fn announce_leaving(&self, desired: &HashSet<&Identity>) {
         let entries = self.inventory.entries().into_iter();
         let leaving = entries.filter(|(key, entry)| !desired.contains(key) && entry.uid.is_some());
@@ -486,15 +499,15 @@ impl Engine {
                 id: entry.id.clone(),
                 app: entry.app.clone(),
                 state: LeftoverState::Waiting,
-                message: "it goes when what is wanted has been applied".to_owned(),
+                message: "it will be deleted after the desired state has been applied".to_owned(),
             };
             (key, leftover)
         });
         self.tracker.expect_leftovers(leaving.collect(), desired);
     }
 
-    /// Writes into the inventory every object that may be sent in this run. One that is only put right
-    /// is what it was before, whatever becomes of the request.
+    /// Writes every object that may be sent in this run into the inventory. An object whose drift
+    /// is only corrected keeps its entry, because the correction does not change what was applied.
     async fn write_ahead(
         &self,
         desired: &[Arc<DesiredObject>],
@@ -518,8 +531,8 @@ impl Engine {
         self.inventory.flush(cancel).await
     }
 
-    /// Watches the kinds of everything that is wanted or in the inventory: all of the cluster's
-    /// objects, or those of the namespaces that the agent is limited to.
+    /// Watches the kinds of all objects that are desired or in the inventory. The watches cover the
+    /// whole cluster, or only the namespaces that the agent is limited to.
     fn follow(&self, desired: &[Arc<DesiredObject>]) {
         let entries = self.inventory.entries();
         let entries = entries.iter().map(|(_, entry)| &entry.id);
@@ -537,12 +550,12 @@ impl Engine {
         self.observer().follow(&kinds);
     }
 
-    /// Remembers that a kind that was served is not served any more.
+    /// Records that a kind is no longer served.
     fn vanish(&self, gvk: &Gvk) {
         let mut vanished = self.vanished.lock().unwrap_or_else(PoisonError::into_inner);
         vanished.insert((gvk.group.clone(), gvk.version.clone()));
     }
 }
 
-/// What is not wanted and not gone, while it is put together.
+/// The objects that are no longer desired and not gone yet, as a run collects them.
 type Leftovers = BTreeMap<Identity, crate::Leftover>;

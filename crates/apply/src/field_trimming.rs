@@ -1,6 +1,6 @@
-//! An object without what is large and says nothing about its health: schemas and data. Of its field
-//! managers only a digest is kept. It is left out while the answer is read, so that a page of definitions
-//! of half a megabyte each never stands in memory as a tree.
+//! Objects without large parts that say nothing about their health, such as schemas and data. Only
+//! a digest is kept of their field managers. These parts are skipped while the answer is read, so
+//! that a page of definitions of half a megabyte each is never in memory as a tree.
 
 use std::{borrow::Cow, cell::RefCell, fmt};
 
@@ -14,11 +14,12 @@ use serde_json::{Map, Number, Value};
 
 use crate::managed_fields::Managers;
 
-/// What is left out, wherever it stands.
+/// The fields that are left out, at any depth.
 const LEFT_OUT: [&str; 2] = ["openAPIV3Schema", "binaryData"];
 const MANAGERS: &str = "managedFields";
 
-/// An object as the API server has it, slimmed; with `METADATA`, of which only the metadata are asked for.
+/// An object from the API server without its large parts. With `METADATA`, only the metadata is
+/// requested.
 #[derive(Debug, Clone)]
 pub(crate) struct Trimmed<const METADATA: bool> {
     meta: ObjectMeta,
@@ -82,7 +83,7 @@ impl<const METADATA: bool> Resource for Trimmed<METADATA> {
     }
 }
 
-/// Reads a tree, with the field managers beside it.
+/// Reads a JSON tree and puts its field managers aside.
 #[derive(Clone, Copy)]
 struct Tree<'a>(&'a RefCell<Managers>);
 

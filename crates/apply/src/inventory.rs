@@ -1,9 +1,10 @@
-//! The agent's own record of what it has applied, kept in its cluster.
+//! The agent's record of what it has applied, stored in its cluster.
 //!
-//! It is written ahead: an object is in the record before the request that creates or changes it
-//! leaves, without the hash of what is applied, so that no death of the agent can orphan an object or
-//! make it believe in a content that was already replaced. It stands in [`PIECES`] ConfigMaps, spread
-//! by identity, so that a change rewrites little.
+//! It is a write-ahead record: an object is recorded, without the hash of its content, before the
+//! request that creates or changes it is sent. A crash of the agent therefore never orphans an
+//! object, and never makes the agent believe that a content is applied that was already replaced.
+//! The record is stored in [`PIECES`] ConfigMaps. Objects are distributed over them by identity, so
+//! that a change rewrites little.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -31,22 +32,23 @@ use crate::{
     managed_fields::FieldsDigest,
 };
 
-/// How many ConfigMaps the record has. 10,000 objects make pieces of about 60 KB.
+/// The number of ConfigMaps. With 10,000 objects each of them has about 60 KB.
 const PIECES: usize = 16;
 const PIECE_LABEL: &str = "muster.dev/inventory";
 const JSON: &str = "application/json";
 const DATA_KEY: &str = "objects.json.zst";
-/// Which process wrote a piece last: tells an own write whose answer was lost from another process.
+/// The annotation that holds the process that wrote a piece last. It distinguishes this process's
+/// own write, if its answer was lost, from a write of another process.
 const WRITER_ANNOTATION: &str = "muster.dev/writer";
 
-/// What was deleted unasked lately, on the first piece.
+/// The annotation on the first piece that holds the recent deletions without approval.
 const PRUNED_ANNOTATION: &str = "muster.dev/pruned";
-/// For how long that counts.
+/// How long a deletion counts, in seconds.
 const PRUNED_FOR: u64 = 3600;
-/// Rows of it: an app within a minute is one.
+/// The most rows of that annotation. There is one row for each app and minute.
 const PRUNED_ROWS: usize = 500;
 
-/// A write meets a lost answer, a missing namespace or a busy server; after these it is given up.
+/// How often a write is tried. A retry covers a lost answer, a missing namespace and a busy server.
 const WRITE_ATTEMPTS: u32 = 4;
 const WRITE_PAUSE: Duration = Duration::from_millis(200);
 
@@ -56,32 +58,32 @@ pub enum InventoryError {
     /// A request failed.
     #[error("the inventory in ConfigMap {name} can't be reached")]
     Request {
-        /// Name of the ConfigMap.
+        /// The name of the ConfigMap.
         name: String,
-        /// Why.
+        /// The error of the request.
         #[source]
         source: RequestError,
     },
-    /// A piece is not what this agent wrote.
+    /// A ConfigMap does not hold what this agent wrote.
     #[error(
         "the inventory in ConfigMap {name} is damaged; restore it from a backup of the cluster"
     )]
     Damaged {
-        /// Name of the ConfigMap.
+        /// The name of the ConfigMap.
         name: String,
-        /// Why.
+        /// The error of the decoder.
         #[source]
         source: io::Error,
     },
-    /// Another process writes it too.
+    /// Another process writes the inventory too.
     #[error("another agent writes the inventory in ConfigMap {name}; only one may run")]
     Superseded {
-        /// Name of the ConfigMap.
+        /// The name of the ConfigMap.
         name: String,
     },
 }
 
-/// An object's group, kind, namespace and name as one key; versions do not matter.
+/// An object's group, kind, namespace and name as one key, without its version.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Identity(Arc<str>);
 
@@ -92,7 +94,8 @@ impl Identity {
         Self(format!("{group}/{kind}/{}/{name}", namespace.unwrap_or_default()).into())
     }
 
-    /// Names an app's claim to an object that it does not get. It is never an object's own key.
+    /// Returns the key of an app's claim to an object that it does not get. It never equals the key
+    /// of an object.
     pub(crate) fn claimed_by(&self, app: &AppName, at: usize) -> Self {
         Self(format!("{}/{app}/{at}", self.0).into())
     }
@@ -106,36 +109,38 @@ impl Identity {
     }
 }
 
-/// What is known about one object.
+/// The record of one object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Entry {
     pub(crate) id: ObjectRef,
     pub(crate) app: AppName,
-    /// The apps that its app depends on.
+    /// The apps that the object's app depends on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) after: Vec<AppName>,
-    /// The UID that the API server answered; `None` before the first answer.
+    /// The UID that the API server returned; `None` before the first answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) uid: Option<String>,
-    /// What was applied; `None` from before a request leaves until its answer is recorded.
+    /// The digest of the applied content; `None` from before a request is sent until its answer is
+    /// recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) applied: Option<ContentHash>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) defines: Option<Definition>,
-    /// The fields that were Muster's after it was applied.
+    /// The digest of the fields that Muster owned after the apply.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) owned: Option<FieldsDigest>,
-    /// That it is deleted is decided.
+    /// True if its deletion is decided.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) going: bool,
-    /// A Job that has completed: its end is no drift when it is cleaned up.
+    /// True if it is a Job that has completed. Its later cleanup is no drift.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) finished: bool,
-    /// A Job that has failed and that Kubernetes removes by itself (`ttlSecondsAfterFinished`), with what it
-    /// said: that it is gone is no reason to run it again.
+    /// The message of a failed Job that Kubernetes deletes by itself (`ttlSecondsAfterFinished`).
+    /// Such a Job is not run again when it is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) failed: Option<String>,
-    /// The content for which it was recreated and refused. That is not tried twice.
+    /// The digest of the content with which recreating the object was refused. It is not tried
+    /// again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) refused: Option<ContentHash>,
 }
@@ -150,12 +155,12 @@ impl Entry {
     }
 }
 
-/// How a Job ended.
+/// The end of a Job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum End {
-    /// It has completed.
+    /// The Job has completed.
     Completed,
-    /// It has failed, as this says, and is removed by itself.
+    /// The Job has failed with this message, and Kubernetes deletes it by itself.
     Failed(String),
 }
 
@@ -165,16 +170,16 @@ struct Piece {
     dirty: bool,
 }
 
-/// Objects of an app whose deletion was decided without asking anybody.
+/// The number of an app's objects whose deletion was decided without approval within one minute.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Pruned {
-    /// Minutes since 1970.
+    /// The time in minutes since 1970.
     minute: u64,
     app: AppName,
     count: usize,
 }
 
-/// Minutes since 1970.
+/// Returns the current time in minutes since 1970.
 fn minute() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     now.map_or(0, |now| now.as_secs() / 60)
@@ -184,22 +189,24 @@ fn minute() -> u64 {
 struct State {
     pruned: Vec<Pruned>,
     entries: HashMap<Identity, Arc<Entry>>,
-    /// When a request about an object left whose answer is not known; `None` where none left, or the
-    /// answer was no.
+    /// When the last request about an object was sent; `None` if none was sent or the API server
+    /// refused it.
     begun: HashMap<Identity, Option<Instant>>,
-    /// Jobs that ended before the answer to the request that made them was recorded, by UID.
+    /// Jobs that ended before the answer to the request that created them was recorded, with their
+    /// UID.
     ended: HashMap<Identity, (String, End)>,
-    /// When the record was read. A request of the process before may still be under way then.
+    /// When the record was read. A request of the previous process may still have been under way
+    /// then.
     read_at: Option<Instant>,
     pieces: [Piece; PIECES],
 }
 
-/// Reads the inventory in a cluster and changes nothing. The answer is the first object in it that an agent with
-/// this deny-list would leave alone from now on, and why. One that is limited to namespaces was given less on
-/// purpose.
+/// Reads the inventory in a cluster without changing anything. Returns the first object in it that
+/// an agent with this deny-list would leave alone from now on, and the reason. An agent that is
+/// limited to namespaces has less access on purpose, so nothing is returned for it.
 ///
 /// # Errors
-/// [`InventoryError`] where this build can't go on from it.
+/// [`InventoryError`] if this build can't use the inventory.
 pub async fn check_inventory(
     client: Client,
     namespace: &str,
@@ -233,7 +240,7 @@ fn piece_name(index: usize) -> String {
 }
 
 impl Inventory {
-    /// One that has not been read yet.
+    /// Creates an inventory that has not been read yet.
     pub(crate) fn new(cluster: Cluster, namespace: &str) -> Self {
         Self {
             cluster,
@@ -243,7 +250,7 @@ impl Inventory {
         }
     }
 
-    /// Reads it from the cluster, forgetting what was not written.
+    /// Reads the inventory from the cluster. Changes in memory that were not written are dropped.
     pub(crate) async fn reload(&self) -> Result<(), InventoryError> {
         let path = format!("{}?labelSelector={PIECE_LABEL}", self.collection());
         let list = self.cluster.read::<List<ConfigMap>>(&path, JSON).await;
@@ -258,7 +265,7 @@ impl Inventory {
         for map in list.items {
             let name = map.metadata.name.unwrap_or_default();
             let Some(index) = (0..PIECES).find(|index| piece_name(*index) == name) else {
-                // Somebody has put the label on something else.
+                // Somebody has set the label on another object.
                 continue;
             };
             if index == 0 {
@@ -280,7 +287,7 @@ impl Inventory {
         Ok(())
     }
 
-    /// The path of the ConfigMaps.
+    /// Returns the path of the ConfigMaps.
     fn collection(&self) -> String {
         format!("/api/v1/namespaces/{}/configmaps", self.namespace)
     }
@@ -302,7 +309,7 @@ impl Inventory {
             .collect()
     }
 
-    /// Writes down that a request about this object is about to leave.
+    /// Records that a request about this object is about to be sent.
     pub(crate) fn begin(
         &self,
         key: &Identity,
@@ -334,33 +341,33 @@ impl Inventory {
         }
     }
 
-    /// Remembers that the request about this object leaves now.
+    /// Records in memory that the request about this object is sent now.
     pub(crate) fn leaves(&self, key: &Identity) {
         self.state().begun.insert(key.clone(), Some(Instant::now()));
     }
 
-    /// Remembers that the API server has said no to the request about this object.
+    /// Records in memory that the API server has refused the request about this object.
     pub(crate) fn refused(&self, key: &Identity) {
         self.state().begun.insert(key.clone(), None);
     }
 
-    /// Whether a request that left earlier can still make this object appear: of this process or, when
-    /// it was killed, of the one before.
+    /// Returns true if an earlier request can still create this object. The request may be one of
+    /// this process or, after a crash, of the previous one.
     pub(crate) fn may_appear(&self, key: &Identity) -> bool {
         let state = self.state();
         let begun = state.begun.get(key).copied().unwrap_or(state.read_at);
         begun.is_some_and(|begun| begun.elapsed() < LONGEST_REQUEST)
     }
 
-    /// Whether a request about this object left earlier, of this process or of the one before, and its
-    /// answer was never recorded.
+    /// Returns true if an earlier request about this object was sent, by this process or the
+    /// previous one, and its answer was never recorded.
     pub(crate) fn is_unsure(&self, key: &Identity) -> bool {
         let state = self.state();
         let answered = state.entries.get(key).is_none_or(|e| e.uid.is_some());
         !answered && state.begun.get(key) != Some(&None)
     }
 
-    /// Writes down what the API server answered.
+    /// Records the API server's answer.
     pub(crate) fn applied(
         &self,
         key: &Identity,
@@ -379,12 +386,12 @@ impl Inventory {
         });
     }
 
-    /// Writes down which live object it is, before it is what it should be.
+    /// Records the UID of the live object, before its content is as desired.
     pub(crate) fn found(&self, key: &Identity, uid: &str) {
         self.change(key, |entry| entry.uid = Some(uid.to_owned()));
     }
 
-    /// Writes down how many objects are about to be deleted that nobody was asked about.
+    /// Records how many objects are about to be deleted without approval.
     pub(crate) fn pruned(&self, unasked: &BTreeMap<AppName, usize>) {
         if unasked.is_empty() {
             return;
@@ -406,7 +413,7 @@ impl Inventory {
                 }),
             }
         }
-        // Of more apps than that the oldest are counted with others.
+        // Above the limit, the oldest row is added to the next one.
         while state.pruned.len() > PRUNED_ROWS {
             let oldest = state.pruned.remove(0);
             if let Some(next) = state.pruned.first_mut() {
@@ -416,7 +423,7 @@ impl Inventory {
         state.pieces[0].dirty = true;
     }
 
-    /// How many objects of each app were deleted within the last hour that nobody was asked about.
+    /// Returns how many objects of each app were deleted without approval within the last hour.
     pub(crate) fn pruned_lately(&self) -> BTreeMap<AppName, usize> {
         let mut state = self.state();
         state.forget_pruned(minute());
@@ -427,13 +434,13 @@ impl Inventory {
         apps
     }
 
-    /// Writes down that its deletion is decided.
+    /// Records that the object's deletion is decided.
     pub(crate) fn goes(&self, key: &Identity) {
         self.change(key, |entry| entry.going = true);
     }
 
-    /// Writes down that it is wanted, with what its app depends on: an earlier decision to delete it is
-    /// void.
+    /// Records that the object is desired, and what its app depends on. An earlier decision to
+    /// delete it is dropped.
     pub(crate) fn stays(&self, key: &Identity, after: &[AppName]) {
         let known = self.get(key);
         if known.is_some_and(|entry| entry.going || entry.after != after) {
@@ -444,7 +451,7 @@ impl Inventory {
         }
     }
 
-    /// Writes down how the Job with this UID has ended. True where that is new.
+    /// Records how the Job with this UID has ended. Returns true if that is new.
     pub(crate) fn ends(&self, key: &Identity, uid: &str, end: End) -> bool {
         let entry = self.get(key);
         let settled =
@@ -459,7 +466,7 @@ impl Inventory {
         false
     }
 
-    /// Writes down that recreating it with this content was refused.
+    /// Records that recreating the object with this content was refused.
     pub(crate) fn recreation_refused(&self, key: &Identity, hash: ContentHash) {
         self.change(key, |entry| entry.refused = Some(hash));
     }
@@ -478,7 +485,7 @@ impl Inventory {
         changed
     }
 
-    /// Drops an object that is gone or somebody else's.
+    /// Drops an object that is gone or no longer Muster's.
     pub(crate) fn forget(&self, key: &Identity) {
         let mut state = self.state();
         state.begun.remove(key);
@@ -488,8 +495,8 @@ impl Inventory {
         }
     }
 
-    /// Writes every changed piece, all at once. Nothing to write is no request. After a cancellation no
-    /// write waits for its turn.
+    /// Writes all changed pieces concurrently. No request is sent if nothing has changed. After a
+    /// cancellation no write waits for its turn.
     pub(crate) async fn flush(&self, cancel: &CancellationToken) -> Result<(), InventoryError> {
         let changed: Vec<(usize, Option<String>, Vec<Arc<Entry>>)> = {
             let mut state = self.state();
@@ -534,7 +541,7 @@ impl Inventory {
         failure.map_or(Ok(()), Err)
     }
 
-    /// Writes one piece over the version that is known and returns the new version.
+    /// Writes one piece over its known version and returns the new version.
     async fn write(
         &self,
         index: usize,
@@ -581,7 +588,7 @@ impl Inventory {
                     let ensured = self.cluster.ensure_namespace(&self.namespace).await;
                     ensured.map_err(request)?;
                 }
-                // Somebody deleted the piece: what is in memory is the whole truth.
+                // Somebody deleted the piece. The state in memory is complete.
                 Err(error) if error.is_not_found() => version = None,
                 Err(error) if error.is_conflict() => {
                     let live = self.cluster.metadata(&path).await.map_err(request)?;
@@ -598,7 +605,7 @@ impl Inventory {
         }
     }
 
-    /// Creates a piece, or replaces the version of it that it names.
+    /// Creates a piece, or replaces the version that its metadata names.
     async fn send(
         &self,
         path: &str,
@@ -616,7 +623,8 @@ impl Inventory {
 }
 
 impl State {
-    /// What is over an hour old. What a clock that was put back has in the future counts on.
+    /// Drops rows that are older than an hour. Rows that lie in the future, because the clock was
+    /// set back, still count.
     fn forget_pruned(&mut self, now: u64) {
         self.pruned
             .retain(|row| now.saturating_sub(row.minute) * 60 < PRUNED_FOR);

@@ -1,4 +1,5 @@
-//! What kinds the API server serves, asked once and again only for what is missing.
+//! The kinds that the API server serves. They are discovered once, and again only for what is
+//! missing.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,12 +21,12 @@ pub(crate) struct Kind {
 }
 
 impl Kind {
-    /// Where an object of this kind is.
+    /// Returns the path of an object of this kind.
     pub(crate) fn path(&self, id: &ObjectRef) -> String {
         format!("{}/{}", self.collection(id), id.name)
     }
 
-    /// Where an object of this kind is created.
+    /// Returns the path under which an object of this kind is created.
     pub(crate) fn collection(&self, id: &ObjectRef) -> String {
         let root = version_path(&self.gvk.group, &self.gvk.version);
         let Self { plural, .. } = self;
@@ -35,13 +36,13 @@ impl Kind {
         }
     }
 
-    /// Where the objects of this kind in a namespace are.
+    /// Returns the path of this kind's objects in a namespace.
     pub(crate) fn collection_in(&self, namespace: &str) -> String {
         let root = version_path(&self.gvk.group, &self.gvk.version);
         format!("{root}/namespaces/{namespace}/{}", self.plural)
     }
 
-    /// For kube's own requests.
+    /// Returns the description that kube's own requests need.
     pub(crate) fn resource(&self) -> ApiResource {
         ApiResource {
             group: self.gvk.group.clone(),
@@ -52,7 +53,7 @@ impl Kind {
         }
     }
 
-    /// Of one namespace, or of the whole cluster.
+    /// Returns an API for one namespace, or for the whole cluster.
     pub(crate) fn api<K>(&self, client: kube::Client, namespace: Option<&str>) -> kube::Api<K>
     where
         K: kube::Resource<
@@ -75,20 +76,20 @@ fn version_path(group: &str, version: &str) -> String {
     }
 }
 
-/// A lookup's result.
+/// The result of a lookup.
 #[derive(Debug)]
 pub(crate) enum Lookup {
     Served(Arc<Kind>),
-    /// The kind is served, in other versions only; this is one of them.
+    /// The kind is served, but only in other versions; this is one of them.
     OtherVersion(Arc<Kind>),
     Unknown,
 }
 
-/// The kinds that are known to be served.
+/// The kinds that the API server is known to serve.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Kinds {
     by_kind: HashMap<(String, String), Vec<Arc<Kind>>>,
-    /// Groups and versions whose own server did not answer.
+    /// Groups and versions whose aggregated API server did not answer.
     silent: HashSet<(String, String)>,
     loaded: bool,
 }
@@ -134,7 +135,8 @@ struct ResponseKind {
     kind: String,
 }
 
-/// All groups in one answer (KEP-3352), which Kubernetes 1.27 and later give.
+/// The `Accept` header for aggregated discovery (KEP-3352), which Kubernetes serves since 1.27. One
+/// answer holds all groups.
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,\
      application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
 
@@ -155,13 +157,13 @@ impl Kinds {
         }
     }
 
-    /// Every kind whose objects are in namespaces, in one version.
+    /// Returns every namespaced kind, in one version each.
     pub(crate) fn namespaced(&self) -> impl Iterator<Item = &Kind> {
         let kinds = self.by_kind.values().filter_map(|kinds| kinds.first());
         kinds.map(AsRef::as_ref).filter(|kind| kind.namespaced)
     }
 
-    /// Why a kind can't be had that is not known.
+    /// Returns the message for an unknown kind.
     pub(crate) fn why_unknown(&self, gvk: &Gvk) -> String {
         let api = gvk.api_version();
         if self
@@ -180,7 +182,7 @@ impl Kinds {
         )
     }
 
-    /// The kind in the version that is asked for, or else in one that is served.
+    /// Returns the kind in the requested version, or else in another served version.
     pub(crate) fn any_version(&self, gvk: &Gvk) -> Option<Arc<Kind>> {
         match self.find(gvk) {
             Lookup::Served(kind) | Lookup::OtherVersion(kind) => Some(kind),
@@ -188,7 +190,7 @@ impl Kinds {
         }
     }
 
-    /// Asks for all groups: two requests.
+    /// Discovers all groups with two requests.
     pub(crate) async fn refresh(&mut self, cluster: &Cluster) -> Result<(), RequestError> {
         let (core, groups) = futures::try_join!(
             cluster.read::<Groups>("/api", AGGREGATED),
@@ -215,7 +217,7 @@ impl Kinds {
                     let kind = response_kind.map(|kind| kind.kind).unwrap_or_default();
                     fresh.insert(name, &version, kind, resource, scope == "Namespaced");
                 }
-                // The server behind an aggregated API does not answer: what was known stays known.
+                // The server behind an aggregated API does not answer, so its known kinds are kept.
                 if freshness == "Stale" {
                     fresh.silent.insert((name.clone(), version.clone()));
                     let known = self.by_kind.values().flatten();
@@ -230,7 +232,7 @@ impl Kinds {
         Ok(())
     }
 
-    /// Asks for the kinds of one version of one group. False where there is no such version.
+    /// Discovers the kinds of one version of a group. Returns false if the version is not served.
     pub(crate) async fn refresh_version(
         &mut self,
         cluster: &Cluster,
@@ -271,7 +273,7 @@ impl Kinds {
         Ok(served)
     }
 
-    /// Drops what is known of a version of a group, so that it is asked for again.
+    /// Drops what is known about a version of a group, so that it is discovered again.
     pub(crate) fn forget_version(&mut self, group: &str, version: &str) {
         for kinds in self.by_kind.values_mut() {
             kinds.retain(|kind| kind.gvk.group != group || kind.gvk.version != version);

@@ -1,8 +1,9 @@
-//! Carries out on one cluster what `muster_plan` decides: server-side apply in the order of what needs
-//! what, an inventory of what was applied, prune, and a view of how it all is.
+//! Applies the decisions of `muster_plan` to one cluster: server-side apply in the order of the
+//! dependencies, an inventory of what was applied, prune, and the observed state.
 //!
-//! [`Applier`] is the whole of it: give it a generation, read what it observes. [`GenerationStore`] keeps
-//! the generation in the cluster itself, so that an agent without its hub goes on.
+//! [`Applier`] does all of that: it takes a generation and publishes the observed state.
+//! [`GenerationStore`] stores the generation in the cluster itself, so that an agent can work
+//! without its hub.
 
 mod annotations;
 mod applier;
@@ -36,9 +37,9 @@ pub use stored_generation::{
     StoredBundleError, StoredGeneration,
 };
 
-/// The field manager of everything that is applied.
+/// The field manager of every apply request.
 pub const FIELD_MANAGER: &str = muster_plan::fields::MANAGER;
 
-/// The label that says which app an object belongs to. It is for people and narrows watches; the
-/// inventory is the truth.
+/// The label that holds the app of an object. It informs people and narrows watches; the inventory
+/// decides.
 pub const APP_LABEL: &str = "muster.dev/app";

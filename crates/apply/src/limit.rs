@@ -1,10 +1,10 @@
-//! How many requests are under way at the same time: as many as the API server gains by, fewer as soon
-//! as it says that they are too many.
+//! The limit on concurrent requests. It grows while the API server answers more requests a second,
+//! and shrinks as soon as the server refuses requests.
 //!
-//! No crate on the registries fits: `tower`'s limits are fixed, `governor` counts requests a second
-//! (an API server's own measure, in its priority and fairness, is requests at a time), and
-//! `congestion-limiter` shrinks once for each refused request, where a burst of refusals is one sign,
-//! and knows no `Retry-After`.
+//! No existing crate fits. `tower`'s limits are fixed. `governor` counts requests a second, while
+//! an API server's priority and fairness counts concurrent requests. `congestion-limiter` shrinks
+//! once for each refused request, although a burst of refusals is one signal, and does not know
+//! `Retry-After`.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -16,49 +16,52 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// Where it starts: what any API server takes from one client, a tenth of what it works on at a time by
-/// default (`--max-requests-inflight` and `--max-mutating-requests-inflight`, 600 in all).
+/// The first limit. Any API server accepts that many requests from one client: it is about a tenth
+/// of what a server works on at a time by default (`--max-requests-inflight` and
+/// `--max-mutating-requests-inflight`, 600 together).
 const FIRST: usize = 64;
-/// Answers of one measurement, for each request of the limit.
+/// The number of answers in one measurement, as a multiple of the limit.
 const ANSWERS: usize = 4;
-/// By what share a try of more requests is more, and by what share of answers a second it must gain.
+/// The factor by which a try raises the limit.
 const GROWTH: f64 = 1.5;
+/// The factor by which a try must raise the number of answers a second.
 const GAIN: f64 = 1.1;
-/// Measurements until it is tried again whether more would be faster now.
+/// The number of measurements before a higher limit is tried again.
 const PATIENCE: u32 = 32;
-/// The longest pause that is believed.
+/// The longest `Retry-After` that is respected.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// What an answer, or its absence, says about load.
+/// What an answer, or a missing one, says about the server's load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sign {
-    /// The server has dealt with it, whatever it thinks of it.
+    /// The server has handled the request, whether it accepted it or not.
     Answered,
-    /// It is too much, for as long as the server said.
+    /// The server has too many requests. Holds its `Retry-After`, if it sent one.
     TooMany(Option<Duration>),
-    /// It took too long.
+    /// The request took too long.
     TooSlow,
-    /// Nothing can be said, as when a connection breaks.
+    /// The result says nothing about load, as when a connection breaks.
     None,
 }
 
-/// The decision: a limit that follows [`Sign`]s. It knows no clock.
+/// The algorithm: a limit that follows [`Sign`]s. It does not read the clock.
 ///
-/// Until the first refusal it climbs as long as that makes for more answers a second, and stays a step
-/// below where it no longer does. A refusal halves it; from there it grows by one, to just below where
-/// it was refused, and only rarely tries more.
+/// Until the first refusal the limit grows while that raises the number of answers a second, and
+/// goes back one step when it no longer does. A refusal halves the limit. From there it grows by
+/// one at a time to just below where it was refused, and only rarely tries more.
 #[derive(Debug, Clone, PartialEq)]
 struct Pace {
     limit: usize,
-    /// Never more than this.
+    /// The upper bound of the limit.
     most: usize,
-    /// More than this was of no use, or refused, when it was last tried.
+    /// The highest limit that was useful when a higher one was last tried or refused.
     useful: usize,
-    /// How often it was halved: a refusal of a request that left before the last halving is no news.
+    /// How often the limit was halved. A refusal is ignored if its request was sent before the last
+    /// halving.
     halvings: u64,
-    /// Whether `limit` is a try, and from which limit and answers a second it was made.
+    /// The limit and the answers a second before the current try; `None` if `limit` is not a try.
     tried_from: Option<(usize, f64)>,
-    /// Measurements since the last try.
+    /// The number of measurements since the last try.
     settled: u32,
     window: Window,
 }
@@ -68,7 +71,8 @@ struct Pace {
 struct Window {
     began: Option<Instant>,
     answers: usize,
-    /// How many of them had to wait for their turn: only then the limit is what is measured.
+    /// How many of the answered requests had waited for their turn. The measurement counts only if
+    /// most of them had, because otherwise the limit was not reached.
     waited: usize,
 }
 
@@ -86,7 +90,7 @@ impl Pace {
         }
     }
 
-    /// An answer came to a request that may have `waited` for its turn.
+    /// Records an answer. `waited` says that its request had waited for its turn.
     fn answered(&mut self, now: Instant, waited: bool) {
         let window = &mut self.window;
         let began = *window.began.get_or_insert(now);
@@ -107,7 +111,7 @@ impl Pace {
         self.measured(answers as f64 / seconds.max(1e-6));
     }
 
-    /// So many answers a second is what the limit allows.
+    /// Adjusts the limit after a measurement of `rate` answers a second.
     fn measured(&mut self, rate: f64) {
         match self.tried_from.take() {
             Some((before, rate_before)) if rate < rate_before * GAIN => {
@@ -135,7 +139,7 @@ impl Pace {
         }
     }
 
-    /// A request was too much that left after so many halvings.
+    /// Records a refusal of a request that was sent after `halvings` halvings.
     fn refused(&mut self, halvings: u64) {
         if halvings < self.halvings {
             return;
@@ -153,11 +157,11 @@ impl Pace {
 struct State {
     pace: Pace,
     under_way: usize,
-    /// Requests that have made room for others.
+    /// The number of requests that have made room for others.
     aside: usize,
-    /// When a request was answered that made room for nobody.
+    /// When a request that had made room for nobody was last answered.
     answered: Option<Instant>,
-    /// The server asked that nothing is sent before.
+    /// The time before which the server asked for no requests.
     quiet_until: Option<Instant>,
 }
 
@@ -167,7 +171,8 @@ impl State {
         self.quiet_until = self.quiet_until.max(Some(until));
     }
 
-    /// `Err` with the time until which nothing is sent, or `None` where all turns are taken.
+    /// Starts a request and returns the number of halvings so far. Returns `Err` with the time
+    /// until which nothing is sent, or with `None` if all turns are taken.
     fn admit(&mut self, now: Instant) -> Result<u64, Option<Instant>> {
         if let Some(until) = self.quiet_until.filter(|until| *until > now) {
             return Err(Some(until));
@@ -180,7 +185,7 @@ impl State {
     }
 }
 
-/// Gives requests their turn. Clones are the same.
+/// Gives requests their turns. All clones share one limit.
 #[derive(Debug, Clone)]
 pub(crate) struct Limiter(Arc<Shared>);
 
@@ -191,7 +196,7 @@ struct Shared {
 }
 
 impl Limiter {
-    /// Never more than `most` requests at a time, and never less than one.
+    /// Creates a limiter that allows at least one and at most `most` requests at a time.
     pub(crate) fn new(most: usize) -> Self {
         let state = State {
             pace: Pace::new(most),
@@ -236,22 +241,22 @@ impl Limiter {
     }
 }
 
-/// The right to send one request; it ends with this.
+/// The right to send one request. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Turn<'a> {
     limiter: &'a Limiter,
     halvings: u64,
     waited: bool,
-    /// Since when it has made room for another.
+    /// When the request made room for another one.
     aside: Option<Instant>,
 }
 
-/// So many requests may be under way that have made room for others.
+/// The most requests that may be under way after they have made room for others.
 const ASIDE: usize = 64;
 
 impl Turn<'_> {
-    /// Makes room for another request, since this one takes long. Where too many do, it keeps its
-    /// place.
+    /// Makes room for another request, because this one takes long. If too many requests have done
+    /// so, this one keeps its place.
     pub(crate) fn step_aside(&mut self) {
         let mut state = self.limiter.state();
         if state.aside < ASIDE && self.aside.is_none() {
@@ -263,7 +268,7 @@ impl Turn<'_> {
         }
     }
 
-    /// What came of the request.
+    /// Ends the turn with the result of the request.
     pub(crate) fn end(self, sign: Sign) {
         let now = Instant::now();
         let mut state = self.limiter.state();
@@ -272,8 +277,8 @@ impl Turn<'_> {
                 state.answered = Some(now);
                 sign
             }
-            // How long a slow one took says nothing about how many requests are too many, nor that it
-            // took too long, where others were answered meanwhile.
+            // The duration of a slow request says nothing about the limit. Its timeout says nothing
+            // either if others were answered meanwhile.
             (Sign::Answered, Some(_)) => Sign::None,
             (Sign::TooSlow, Some(aside)) if state.answered > Some(aside) => Sign::None,
             (sign, _) => sign,
@@ -302,7 +307,7 @@ impl Drop for Turn<'_> {
             }
             state.pace.limit.saturating_sub(state.under_way)
         };
-        // More than one is free right after the limit has grown.
+        // Several turns are free right after the limit has grown.
         match free {
             0 => {}
             1 => self.limiter.0.changed.notify_one(),

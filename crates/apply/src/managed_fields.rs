@@ -1,6 +1,6 @@
-//! A digest of the fields that Muster owns on a live object. Whoever changes one of them to another
-//! value takes it away in `metadata.managedFields`, so a digest that is still the same says that no
-//! field has drifted, without reading the object.
+//! A digest of the fields that Muster owns on a live object. When somebody sets one of them to
+//! another value, `metadata.managedFields` shows another owner. An unchanged digest therefore
+//! proves, without reading the object, that no field has drifted.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use serde::{
     de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-/// The sum over all fields of a hash of each with its path: it does not depend on their order.
+/// The sum of the hashes of all fields with their paths. It does not depend on their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct FieldsDigest(u128);
 
@@ -39,14 +39,15 @@ impl<'de> Deserialize<'de> for FieldsDigest {
     }
 }
 
-/// What is read of `metadata.managedFields`, while the rest of it is skipped.
+/// The parts of `metadata.managedFields` that are read. The rest is skipped.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Managers {
-    /// Muster's own fields; `None` where it has none.
+    /// The digest of the fields that Muster owns; `None` if it owns none.
     pub(crate) own: Option<FieldsDigest>,
-    /// The other managers of the object itself, by name.
+    /// The names of the other managers of the object itself (not of its subresources).
     pub(crate) others: Vec<String>,
-    /// The fields of people's tools, with who has them; `None` where they have none.
+    /// The digest of the fields that people's tools own, together with the managers' names; `None`
+    /// if they own none.
     pub(crate) people: Option<FieldsDigest>,
 }
 
@@ -94,7 +95,7 @@ impl<'de> Deserialize<'de> for Managers {
     }
 }
 
-/// A tree of fields, hashed while it is read.
+/// A tree of fields that is hashed while it is read.
 #[derive(Default)]
 struct Tree(u128);
 

@@ -1,29 +1,28 @@
-//! Which namespaces of its cluster an agent touches.
+//! The namespaces of its cluster that an agent may touch.
 
 use std::collections::BTreeSet;
 
 use muster_model::bundle::ObjectRef;
 
-/// What of a cluster an agent may touch. It is the agent's own setting, which neither the fleet
-/// repository nor a hub can widen.
+/// The part of a cluster that an agent may touch. It is the agent's own setting; neither the fleet
+/// repository nor a hub can widen it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NamespaceAccess {
-    /// The objects of these namespaces and nothing else: the service account needs no rights in the whole
-    /// cluster.
+    /// Only the objects of these namespaces. The service account needs no rights outside of them.
     Only(BTreeSet<String>),
-    /// Everything but these namespaces and what is in them.
+    /// Everything except these namespaces and the objects in them.
     AllBut(BTreeSet<String>),
 }
 
 impl Default for NamespaceAccess {
-    /// The whole cluster.
+    /// Returns access to the whole cluster.
     fn default() -> Self {
         Self::AllBut(BTreeSet::new())
     }
 }
 
 impl NamespaceAccess {
-    /// Why an object may not be touched; `None` where it may.
+    /// Returns why an object may not be touched, or `None` if it may.
     #[must_use]
     pub fn forbids(&self, id: &ObjectRef) -> Option<String> {
         let namespace = id.namespace.as_ref();
@@ -47,18 +46,18 @@ impl NamespaceAccess {
         }
     }
 
-    /// Whether there are rights in some namespaces only.
+    /// Returns true if the agent may touch some namespaces only.
     pub(crate) fn is_limited(&self) -> bool {
         matches!(self, Self::Only(_))
     }
 
-    /// Whether this is one of the namespaces that the agent is limited to.
+    /// Returns true if this is one of the namespaces that the agent is limited to.
     pub(crate) fn is_limited_to(&self, namespace: &str) -> bool {
         matches!(self, Self::Only(namespaces) if namespaces.contains(namespace))
     }
 }
 
-/// Whether an object is a namespace.
+/// Returns true if an object is a Namespace.
 pub(crate) fn is_namespace(id: &ObjectRef) -> bool {
     id.gvk.group.is_empty() && id.gvk.kind == "Namespace"
 }

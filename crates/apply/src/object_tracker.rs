@@ -1,5 +1,5 @@
-//! What is known about every wanted object at this moment, put together from what the engine did and
-//! what the watches see, and published as a level.
+//! The current state of every desired object. It combines the results of the engine with what the
+//! watches see, and is published as the observed state.
 
 mod drift;
 mod gates;
@@ -28,20 +28,20 @@ use crate::{
     observed::{DriftEvent, Hold, Leftover, ObjectState, ObservedBundle},
 };
 
-/// Drifts of one app that are remembered.
+/// The number of drifts that are remembered for each app.
 const DRIFTS: usize = 10;
 
-/// A wanted object as the board is told of it.
+/// A desired object, as the engine reports it to the tracker.
 pub(crate) struct TrackedObject {
     pub(crate) key: Identity,
     pub(crate) id: Arc<ObjectRef>,
-    /// How it is when it is gone, where it is a Job that has ended.
+    /// The health of a Job that has ended, for the time after it is gone.
     pub(crate) ended: Option<Assessment>,
-    /// Its UID, where it needs no request.
+    /// The object's UID, if it needs no request.
     pub(crate) applied: Option<String>,
 }
 
-/// A bundle as the board is told of it.
+/// A bundle, as the engine reports it to the tracker.
 pub(crate) struct TrackedBundle {
     pub(crate) app: AppName,
     pub(crate) role: Role,
@@ -57,41 +57,44 @@ struct State {
     sections: Vec<TrackedBundle>,
     section_of: HashMap<Identity, usize>,
     objects: HashMap<Identity, Object>,
-    /// What the watches saw of objects that are there and not wanted now: they may be wanted again.
+    /// What the watches saw of objects that exist and are not desired now. They may be desired
+    /// again.
     others: HashMap<Identity, Seen>,
     leftovers: BTreeMap<Identity, Leftover>,
     holds: Vec<Hold>,
     cluster_scoped: Vec<String>,
-    /// The latest drift of each app.
+    /// The latest drifts of each app.
     drifts: HashMap<AppName, VecDeque<DriftEvent>>,
-    /// Groups of objects for which others wait until all of them are well.
+    /// Groups of objects. Others wait until all objects of a group are healthy.
     gates: Vec<Gate>,
-    /// Something that the engine waits for has happened.
+    /// True if something has happened that the engine waits for.
     woken: bool,
-    /// Objects on which nobody has reported, with the time until which that is waited for; in order.
+    /// Objects that no controller has reported on, in the order of the time until which a report is
+    /// awaited.
     silent: BTreeSet<(Instant, Identity)>,
-    /// Sections whose published form is no longer true.
+    /// Sections that have changed since they were published.
     stale: HashSet<usize>,
     published: Vec<Arc<ObservedBundle>>,
-    /// Objects that are not as they were left.
+    /// Objects that have drifted.
     drifted: HashSet<Identity>,
-    /// Objects of which that is known, and which are left so for a while.
+    /// Objects whose drift is known and is left for a while.
     resting: HashSet<Identity>,
-    /// What people's tools have on objects, where it was looked at and is left so.
+    /// The digest of the fields that people's tools own on objects, if that was checked and is
+    /// left.
     tolerated: HashMap<Identity, FieldsDigest>,
 }
 
-/// Shared by the engine and the watches.
+/// The state that the engine and the watches share.
 #[derive(Default)]
 pub(crate) struct ObjectTracker {
     state: Mutex<State>,
     changed: Notify,
-    /// A run has ended otherwise than the one before, which is told at once.
+    /// Signals that the result of a run differs from the one before. That is published immediately.
     ended: Notify,
     drift: Notify,
-    /// The API server answers again.
+    /// Signals that the API server answers again.
     answers: Notify,
-    /// A watch has seen something new.
+    /// Signals that a watch has seen something new.
     seen: Notify,
 }
 
@@ -101,7 +104,7 @@ impl ObjectTracker {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a generation. What is known about objects that are still wanted stays known.
+    /// Starts a generation. What is known about objects that are still desired is kept.
     pub(crate) fn begin(
         &self,
         generation: (Generation, ContentHash),
@@ -121,14 +124,15 @@ impl ObjectTracker {
                 object.seen = object.seen.or(seen);
                 object.ended.clone_from(&row.ended);
                 if row.applied.is_some() {
-                    // Whoever says that it is left as it is also ends that.
+                    // A drift that is left, or a `reconcile: disabled`, is ended by the code that
+                    // set it.
                     let left = ObjectState::is_left(&object.state);
                     if !left || object.uid != row.applied {
                         object.state = ObjectState::Applied;
                     }
                     object.uid.clone_from(&row.applied);
                 } else if object.state == ObjectState::Applied {
-                    // That was said of what it was before.
+                    // The old state belongs to other content.
                     object.state = ObjectState::Pending;
                 }
                 state.objects.insert(row.key.clone(), object);
@@ -153,12 +157,12 @@ impl ObjectTracker {
         self.changed.notify_one();
     }
 
-    /// Says how an object stands. The answer is whether that is new.
+    /// Sets the state of an object. Returns true if the state is new.
     pub(crate) fn set_state(&self, key: &Identity, state: ObjectState) -> bool {
         self.set_state_if(key, state, |_| true)
     }
 
-    /// Says how an object stands that stands so.
+    /// Sets the state of an object if `is` returns true for its current state.
     fn set_state_if(
         &self,
         key: &Identity,
@@ -174,26 +178,26 @@ impl ObjectTracker {
         })
     }
 
-    /// Forgets what is said of an object whose turn comes, but for what it waits for.
+    /// Resets the state of an object that is about to be processed, unless it is waiting.
     pub(crate) fn clear_result(&self, key: &Identity) {
         let said = |state: &ObjectState| !matches!(state, ObjectState::Waiting(_));
         self.set_state_if(key, ObjectState::Pending, said);
     }
 
-    /// Says that an object is as it was applied, where it was left otherwise.
+    /// Marks an object as applied if it had failed, drifted or been left alone.
     pub(crate) fn is_as_applied(&self, key: &Identity) {
         let otherwise =
             |state: &ObjectState| state.is_left() || matches!(state, ObjectState::Failed(_));
         self.set_state_if(key, ObjectState::Applied, otherwise);
     }
 
-    /// Says that nobody wants an object to be left alone any more.
+    /// Marks an object as applied if it was left alone.
     pub(crate) fn end_left_alone(&self, key: &Identity) {
         let alone = |state: &ObjectState| matches!(state, ObjectState::LeftAlone(_));
         self.set_state_if(key, ObjectState::Applied, alone);
     }
 
-    /// The health of a wanted object.
+    /// Returns the health of a desired object.
     pub(crate) fn health_of(&self, key: &Identity) -> Assessment {
         let state = self.state();
         state
@@ -202,7 +206,7 @@ impl ObjectTracker {
             .map_or_else(|| health(&Object::default()), health)
     }
 
-    /// Whether an object is applied and healthy; with `hook`, whether a Job has completed.
+    /// Returns true if an object is applied and healthy; with `hook`, if a Job has completed.
     pub(crate) fn is_well(&self, key: &Identity, hook: bool) -> bool {
         let state = self.state();
         state
@@ -211,7 +215,7 @@ impl ObjectTracker {
             .is_some_and(|object| is_well(object, hook))
     }
 
-    /// Why a wanted object is not applied; `None` where it is.
+    /// Returns why a desired object is not applied, or `None` if it is.
     pub(crate) fn why_not_applied(&self, key: &Identity) -> Option<String> {
         let state = self.state();
         match state.objects.get(key).map(|object| &object.state) {
@@ -227,14 +231,14 @@ impl ObjectTracker {
         }
     }
 
-    /// Says what an object waits for whose turn has come and which nothing is known of yet.
+    /// Sets what an object waits for, if it is pending or already waiting.
     pub(crate) fn set_waiting(&self, key: &Identity, why: &str) {
         let waits =
             |state: &ObjectState| matches!(state, ObjectState::Pending | ObjectState::Waiting(_));
         self.set_state_if(key, ObjectState::Waiting(why.to_owned()), waits);
     }
 
-    /// Says what the API server answered: the object's UID and, where its kind has one, its generation.
+    /// Records the API server's answer: the object's UID and, if its kind has one, its generation.
     pub(crate) fn applied(&self, key: &Identity, uid: &str, generation: Option<i64>) {
         self.update(key, |object| {
             let changed = object.state != ObjectState::Applied
@@ -247,7 +251,8 @@ impl ObjectTracker {
         });
     }
 
-    /// Says that somebody undoes an object again and again; `None` where that is over.
+    /// Sets the message that somebody changes an object back again and again; `None` when that is
+    /// over.
     pub(crate) fn set_fight(&self, key: &Identity, message: Option<String>) {
         self.update(key, |object| {
             let changed = object.fought != message;
@@ -256,7 +261,7 @@ impl ObjectTracker {
         });
     }
 
-    /// Says what the pods of an object that is not well say.
+    /// Sets the reason that the pods of an unhealthy object give.
     pub(crate) fn set_reason(&self, key: &Identity, reason: Option<String>) {
         self.update(key, |object| {
             let changed = object.reason != reason;
@@ -288,7 +293,7 @@ impl ObjectTracker {
         false
     }
 
-    /// Says that everything had its turn, or what stood in the way of all of it.
+    /// Records that everything was processed, or the problem that prevented the whole run.
     pub(crate) fn settle(&self, problem: Option<String>) {
         let mut state = self.state();
         let settled = problem.is_none();
@@ -301,7 +306,7 @@ impl ObjectTracker {
         }
     }
 
-    /// Says that nothing stands in the way of all of it, though not everything had its turn.
+    /// Records that the whole run has no problem, although not everything was processed.
     pub(crate) fn clear_problem(&self) {
         let mut state = self.state();
         if state.problem.take().is_some() {
@@ -311,12 +316,12 @@ impl ObjectTracker {
         }
     }
 
-    /// The API server answers again: watches that wait before they try again need not.
+    /// Tells the watches that the API server answers again, so that they end their back-off.
     pub(crate) fn server_answers(&self) {
         self.answers.notify_waiters();
     }
 
-    /// Returns when the API server answers again.
+    /// Waits until the API server answers again.
     pub(crate) async fn until_server_answers(&self) {
         self.answers.notified().await;
     }

@@ -1,4 +1,4 @@
-//! The level of what is known about a generation's objects: what an [`crate::Applier`] publishes.
+//! The observed state of a generation's objects, which an [`crate::Applier`] publishes.
 
 use std::sync::Arc;
 
@@ -8,34 +8,34 @@ use muster_model::{
 };
 use muster_plan::health::Health;
 
-/// How far the applying of one object got.
+/// How far one object was applied.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum ObjectState {
-    /// Its turn has not come.
+    /// The object has not been processed yet.
     #[default]
     Pending,
-    /// The API server has taken it.
+    /// The API server has accepted the object.
     Applied,
-    /// It can't be applied before something else has happened.
+    /// The object can't be applied before something else has happened.
     Waiting(String),
-    /// The API server refused it, for the reason given.
+    /// The API server refused the object, for this reason.
     Failed(String),
-    /// It can't be changed, and to delete it and create it anew waits for a person's approval.
+    /// The object can't be changed. Its recreation is pending approval.
     Approval {
-        /// Names exactly this recreation: the object that is there, what it would become, and what would
-        /// be lost.
+        /// The hash that names exactly this recreation: the live object, its new content, and what
+        /// would be lost.
         set: ContentHash,
         /// What can't be changed, and what would be lost.
         why: String,
     },
-    /// It is as somebody else has it, because a person said so.
+    /// Muster does not touch the object, for this reason.
     LeftAlone(String),
-    /// It is not as it was applied, in these fields, and is left so because its app says so.
+    /// The object has drifted in these fields. The drift is left because of the app's policy.
     Drifted(String),
 }
 
 impl ObjectState {
-    /// With words before what it says.
+    /// Adds words in front of the message.
     pub(crate) fn about(self, words: &str) -> Self {
         match self {
             Self::Waiting(why) => Self::Waiting(format!("{words}: {why}")),
@@ -44,7 +44,7 @@ impl ObjectState {
         }
     }
 
-    /// Whether it is there, and left as somebody else has it.
+    /// Returns true if the object exists and is left as somebody else has changed it.
     pub(crate) fn is_left(&self) -> bool {
         matches!(self, Self::LeftAlone(_) | Self::Drifted(_))
     }
@@ -53,129 +53,133 @@ impl ObjectState {
 /// One object of a bundle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedObject {
-    /// Which object, with the namespace that it is really in.
+    /// The object, with its real namespace.
     pub id: Arc<ObjectRef>,
-    /// Its UID, once a watch has seen it.
+    /// The object's UID, once a watch has seen it.
     pub uid: Option<String>,
-    /// How far the applying got.
+    /// How far the object was applied.
     pub state: ObjectState,
-    /// Its health.
+    /// The object's health.
     pub health: Health,
-    /// What is wrong with it or being waited for.
+    /// What is wrong with the object, or what it waits for.
     pub message: Option<String>,
-    /// Pods of its own run, which may say more than it does.
+    /// True if the object has pods. Their messages may explain more than its own.
     pub has_pods: bool,
 }
 
-/// How many objects stand how.
+/// The number of objects in each state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
-    /// All of them.
+    /// All objects.
     pub total: usize,
-    /// Taken by the API server.
+    /// Objects that the API server has accepted.
     pub applied: usize,
-    /// Waiting for something else.
+    /// Objects that wait for something else.
     pub waiting: usize,
-    /// Refused.
+    /// Objects that were refused.
     pub failed: usize,
-    /// Left as they drifted.
+    /// Objects whose drift is left.
     pub drifted: usize,
-    /// Healthy or suspended.
+    /// Objects that are healthy or suspended.
     pub healthy: usize,
 }
 
-/// One bundle of the generation.
+/// The observed state of one bundle of the generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedBundle {
-    /// The app.
+    /// The app of the bundle.
     pub app: AppName,
-    /// Its role.
+    /// The role of the app.
     pub role: Role,
-    /// Hash of the bundle.
+    /// The hash of the bundle.
     pub hash: ContentHash,
-    /// Its objects, in the bundle's order.
+    /// The objects, in the bundle's order.
     pub objects: Vec<ObservedObject>,
-    /// How many of them stand how.
+    /// The number of objects in each state.
     pub counts: Counts,
-    /// The worst health of its objects.
+    /// The worst health of the objects.
     pub health: Health,
-    /// The latest drift of its objects, newest last; bounded.
+    /// The latest drifts of the objects, newest last. Their number is limited.
     pub drifts: Vec<DriftEvent>,
 }
 
-/// An object that is no longer wanted and not gone.
+/// An object that is no longer in Git and not gone yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leftover {
-    /// Which object.
+    /// The object.
     pub id: ObjectRef,
-    /// The app that it came from.
+    /// The app that the object came from.
     pub app: AppName,
-    /// What keeps it.
+    /// The reason that keeps the object, as a state.
     pub state: LeftoverState,
-    /// Why it is still there.
+    /// The reason that keeps the object, for people.
     pub message: String,
 }
 
-/// What keeps an object that is no longer wanted.
+/// The reason that keeps an object that is no longer in Git.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeftoverState {
-    /// A person's approval is missing.
+    /// The deletion is pending approval.
     Approval,
-    /// Something else has to be there, or to be gone, first.
+    /// The object waits for another one to be healthy, or to be gone.
     Waiting,
-    /// It is being deleted, and its finalizers are not done.
+    /// The object is being deleted, and its finalizers are not done.
     Deleting,
-    /// It can't be deleted, or that can't be told.
+    /// The object can't be deleted, or its state can't be read.
     Refused,
 }
 
-/// Objects of one app that wait for a person's approval to be deleted: they are no longer wanted, or can
-/// only be created anew.
+/// Objects of one app whose deletion is pending approval: they are no longer in Git, or have to be
+/// recreated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hold {
-    /// The app that they came from.
+    /// The app that the objects came from.
     pub app: AppName,
-    /// Names exactly this set of objects, by their UIDs: an approval is for it and no other.
+    /// The hash that names exactly this set of objects, by their UIDs. An approval is valid for
+    /// this set only.
     pub set: ContentHash,
-    /// Whether they are wanted, and are created anew at once.
+    /// True if the objects are still in Git and are created again right after their deletion.
     pub recreate: bool,
-    /// Why they are not simply deleted.
+    /// Why the objects are not deleted without approval.
     pub reason: String,
     /// The objects.
     pub objects: Vec<ObjectRef>,
 }
 
-/// An object that was found to be not as it was applied.
+/// A drift of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DriftEvent {
-    /// When it was found, in seconds since 1970.
+    /// When the drift was found, in seconds since 1970.
     pub at: u64,
-    /// Which object.
+    /// The object.
     pub id: ObjectRef,
-    /// Its fields with what they were and should be; without the values of a Secret.
+    /// The fields with their old and new values, without the values of a Secret.
     pub difference: String,
-    /// Whether it was put back.
+    /// True if the drift was reverted.
     pub corrected: bool,
-    /// Whether it did not drift, but was deleted and created anew, since a field can't be changed.
+    /// True if the object did not drift but was recreated, because a field can't be changed.
     pub recreated: bool,
 }
 
-/// The level of everything that is observed. An `Arc` that is the same as before has not changed.
+/// The current state of everything that is observed. Each value replaces the previous one
+/// (level-triggered). An `Arc` that is the same as before has not changed.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
-    /// The generation that this is about, with its content hash; `None` before the first.
+    /// The observed generation with its content hash; `None` before the first.
     pub generation: Option<(Generation, ContentHash)>,
-    /// Whether every object of it had its turn and the prune too, whatever came of them.
+    /// True if every object of the generation was processed and the prune has run, whatever their
+    /// results.
     pub settled: bool,
-    /// What kept the whole generation from being applied, such as an API server that does not answer.
+    /// What prevented the whole generation from being applied, such as an API server that does not
+    /// answer.
     pub problem: Option<String>,
     /// The bundles.
     pub bundles: Vec<Arc<ObservedBundle>>,
-    /// What is not wanted and not gone, by app and object.
+    /// Objects that are no longer in Git and not gone, by app and object.
     pub leftovers: Vec<Leftover>,
-    /// What waits for an approval: what is not wanted, by app, then what is to be created anew.
+    /// What is pending approval: first deletions by app, then recreations.
     pub holds: Vec<Hold>,
-    /// Kinds of wanted objects that live outside namespaces though Kubernetes itself does not have them, as
+    /// Kinds of desired objects that live outside namespaces and that are not Kubernetes' own, as
     /// `KIND.GROUP`.
     pub cluster_scoped: Vec<String>,
 }

@@ -1,5 +1,6 @@
-//! Why a workload is not well, in the words of its pods: a Deployment itself says no more than that it
-//! waits. Pods are looked at only while a workload that has some is not well, ever more seldom.
+//! Explains why a workload is not healthy with the messages of its pods, because a Deployment
+//! itself says only that it waits. Pods are listed only while a workload that has pods is not
+//! healthy, and with growing pauses.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,12 +21,13 @@ use crate::{
     cluster::explain, inventory::Identity, object_tracker::ObjectTracker, observed::Observed,
 };
 
-/// How soon after a change pods are looked at, and how seldom at last.
+/// The first and the longest pause between two lists of pods.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(15));
-/// Pods of a namespace that are looked at.
+/// The most pods of a namespace that are listed.
 const PODS: u32 = 500;
 
-/// Tells the board what the pods of unwell workloads say, for as long as there is a board to tell.
+/// Reports what the pods of unhealthy workloads say to the object tracker. Ends when the observed
+/// state is no longer published.
 pub(crate) async fn explain_workloads(
     client: Client,
     tracker: Arc<ObjectTracker>,
@@ -43,7 +45,7 @@ pub(crate) async fn explain_workloads(
             if observed.changed().await.is_err() {
                 return;
             }
-            // A new workload is unwell for a moment, which needs no explanation.
+            // A new workload is not healthy for a moment, which needs no explanation.
             tokio::time::sleep(PAUSE.0).await;
             continue;
         }
@@ -57,7 +59,7 @@ pub(crate) async fn explain_workloads(
     }
 }
 
-/// The workloads with pods that are not well.
+/// Returns the workloads that have pods and are not healthy.
 fn unwell(observed: &Observed) -> BTreeSet<ObjectRef> {
     let objects = observed.bundles.iter().flat_map(|bundle| &bundle.objects);
     objects
@@ -80,11 +82,7 @@ async fn look(client: &Client, tracker: &ObjectTracker, unwell: &BTreeSet<Object
         let pods = match pods.list(&ListParams::default().limit(PODS)).await {
             Ok(pods) => pods.items,
             Err(error) => {
-                tracing::debug!(
-                    namespace,
-                    error = explain(&error),
-                    "pods can't be looked at"
-                );
+                tracing::debug!(namespace, error = explain(&error), "pods can't be listed");
                 continue;
             }
         };
@@ -96,7 +94,8 @@ async fn look(client: &Client, tracker: &ObjectTracker, unwell: &BTreeSet<Object
     }
 }
 
-/// Whether a workload made a pod, itself or through a ReplicaSet, whose name then begins with its own.
+/// Returns true if a workload created a pod, either directly or through a ReplicaSet, whose name
+/// then begins with the workload's.
 fn belongs(pod: &DynamicObject, workload: &ObjectRef) -> bool {
     let owners = pod.metadata.owner_references.iter().flatten();
     owners.into_iter().any(|owner| {
@@ -111,10 +110,10 @@ fn belongs(pod: &DynamicObject, workload: &ObjectRef) -> bool {
     })
 }
 
-/// What a pod says of itself where it is not well; what is broken comes before what waits.
+/// Returns the message of a pod that is not healthy. A broken pod sorts before one that waits.
 fn reason(pod: &DynamicObject) -> Option<(bool, String)> {
     let mut value = serde_json::to_value(pod).ok()?;
-    // Items of a list don't say what they are.
+    // Items of a list have no `apiVersion` and no `kind`.
     value["apiVersion"] = "v1".into();
     value["kind"] = "Pod".into();
     let Assessment { health, message } = assess(&value);

@@ -1,4 +1,4 @@
-//! The requests that change objects, or ask what a change would come to.
+//! The requests that change objects, or that predict a change in a dry run.
 
 use bytes::Bytes;
 use http::Method;
@@ -10,22 +10,23 @@ use crate::{
     cluster::{Cluster, Deleted, Live, LiveMeta, METADATA_ONLY, RequestError, SERVER_TIMEOUT},
 };
 
-/// JSON is YAML, with the exceptions that [`as_yaml`] escapes.
+/// JSON is also YAML, except for the characters that [`as_yaml`] escapes.
 const APPLY: &str = "application/apply-patch+yaml";
 const JSON: &str = "application/json";
 const JSON_PATCH: &str = "application/json-patch+json";
 
-/// What becomes of the dependents of an object that is deleted.
+/// What happens to the dependents of an object that is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dependents {
-    /// They go, too.
+    /// The dependents are deleted together with the object.
     Go,
-    /// They stay, for an object that will take them over.
+    /// The dependents stay, and another object will take them over.
     Stay,
 }
 
 impl Cluster {
-    /// Applies one object by server-side apply; with `force`, taking over what others have.
+    /// Applies one object with server-side apply. With `force`, it takes over fields of other
+    /// managers.
     pub(crate) async fn apply(
         &self,
         path: &str,
@@ -37,7 +38,7 @@ impl Cluster {
         Ok(live.metadata)
     }
 
-    /// What the object would be after being applied with force.
+    /// Returns what the object would be after a forced apply.
     pub(crate) async fn predict(&self, path: &str, body: &Value) -> Result<Value, RequestError> {
         let body = body.to_string().into();
         self.apply_for(path, body, "force=true&dryRun=All", JSON)
@@ -58,7 +59,8 @@ impl Cluster {
         self.send(Method::PATCH, &uri, APPLY, accept, body).await
     }
 
-    /// Creates an object in the collection at `path`; with `dry_run`, only asks whether it could be.
+    /// Creates an object in the collection at `path`. With `dry_run`, it only asks whether that is
+    /// possible.
     pub(crate) async fn create(
         &self,
         path: &str,
@@ -74,7 +76,7 @@ impl Cluster {
         Ok(live.metadata)
     }
 
-    /// The whole object; `None` where there is none.
+    /// Returns the whole object, or `None` if it does not exist.
     pub(crate) async fn get(&self, path: &str) -> Result<Option<Value>, RequestError> {
         match self.read(path, JSON).await {
             Ok(live) => Ok(Some(live)),
@@ -83,7 +85,7 @@ impl Cluster {
         }
     }
 
-    /// Changes an object by a JSON patch (RFC 6902).
+    /// Changes an object with a JSON patch (RFC 6902).
     pub(crate) async fn patch(&self, path: &str, patch: &Value) -> Result<LiveMeta, RequestError> {
         let uri = format!("{path}?fieldManager={FIELD_MANAGER}&{SERVER_TIMEOUT}");
         let body = patch.to_string().into();
@@ -118,7 +120,7 @@ impl Cluster {
             Ok(Live { metadata }) if metadata.deletion_timestamp.is_some() => {
                 Ok(Deleted::Terminating(metadata.finalizers))
             }
-            // Some kinds answer with the object that was deleted, some with a Status.
+            // Some kinds answer with the deleted object, some with a `Status`.
             Ok(_) => Ok(Deleted::Gone),
             Err(error) if error.is_not_found() => Ok(Deleted::Gone),
             Err(error) if error.is_conflict() => Ok(Deleted::Other),
@@ -127,11 +129,11 @@ impl Cluster {
     }
 }
 
-/// JSON that a YAML reader takes for the same text. An API server reads what is applied as YAML 1.1: of
-/// the characters that JSON writes as they are it takes some for line breaks, which it folds away, and
-/// refuses others. All of them stand in strings, where both languages know `\u`.
+/// Escapes JSON so that a YAML reader reads the same text. An API server reads an apply request as
+/// YAML 1.1. Of the characters that JSON leaves unescaped, YAML takes some for line breaks, which
+/// it folds, and refuses others. All of them are inside strings, where both languages know `\u`.
 fn as_yaml(json: Bytes) -> Bytes {
-    // The first bytes of all that is escaped.
+    // The first bytes of all characters that are escaped.
     let suspicious = |byte: &u8| matches!(byte, 0x7f | 0xc2 | 0xe2 | 0xef);
     if !json.iter().any(suspicious) {
         return json;

@@ -1,8 +1,9 @@
-//! The generation in force, kept in the cluster itself.
+//! The generation in force, stored in the cluster itself.
 //!
-//! Bundles are compressed into Secrets that are named by their content and never change; one more
-//! Secret, the pointer, says which of them make the generation. Only its replacement counts: whenever
-//! the agent dies, the old or the new generation is there as a whole.
+//! Bundles are compressed into Secrets that are named by their content and never change. One more
+//! Secret, the pointer, says which of them make up the generation. A generation is in force once
+//! the pointer is replaced: after a crash at any moment, either the old or the new generation is
+//! complete.
 
 use std::{collections::BTreeSet, io, sync::Arc};
 
@@ -30,13 +31,13 @@ const POINTER: &str = muster_model::records::GENERATION;
 const POINTER_KEY: &str = "generation.json";
 const PIECE_LABEL: &str = "muster.dev/bundle";
 const PIECE_KEY: &str = "bundle.zst";
-/// A Secret holds at most 1 MiB.
+/// The most bytes in one Secret. Kubernetes allows 1 MiB.
 const PIECE_BYTES: usize = 900 * 1024;
 const CONCURRENCY: usize = 8;
-/// Bundles that are read at the same time: each may be large.
+/// The number of bundles that are read at the same time. Each may be large.
 const AHEAD: usize = 4;
 
-/// A bundle, ready to be applied and ready to be kept.
+/// A bundle in two forms: decoded, to be applied, and compressed, to be stored.
 #[derive(Debug, Clone)]
 pub struct StoredBundle {
     hash: ContentHash,
@@ -48,19 +49,19 @@ pub struct StoredBundle {
 /// Why bytes can't become a [`StoredBundle`].
 #[derive(Debug, thiserror::Error)]
 pub enum StoredBundleError {
-    /// They are no bundle.
-    #[error("what the hub sent is no bundle")]
+    /// The bytes are not a bundle.
+    #[error("what the hub sent is not a bundle")]
     Decode(#[source] BundleError),
-    /// They can't be compressed.
+    /// The bytes can't be compressed.
     #[error("the bundle can't be compressed")]
     Pack(#[source] io::Error),
 }
 
 impl StoredBundle {
-    /// From the bytes that [`Bundle::encode`] made.
+    /// Creates a bundle from the bytes that [`Bundle::encode`] made.
     ///
     /// # Errors
-    /// [`StoredBundleError`] where they are something else.
+    /// [`StoredBundleError`] if the bytes are something else.
     pub fn from_encoded(encoded: &[u8]) -> Result<Self, StoredBundleError> {
         let packed = compression::pack(encoded).map_err(StoredBundleError::Pack)?;
         Self::new(encoded, packed)
@@ -75,54 +76,56 @@ impl StoredBundle {
         })
     }
 
-    /// Hash of the encoded bytes.
+    /// Returns the hash of the encoded bytes.
     #[must_use]
     pub fn hash(&self) -> ContentHash {
         self.hash
     }
 
-    /// The bundle.
+    /// Returns the bundle.
     #[must_use]
     pub fn bundle(&self) -> &Arc<Bundle> {
         &self.bundle
     }
 }
 
-/// A generation as the agent keeps it.
+/// A generation as the agent stores it.
 #[derive(Debug, Clone)]
 pub struct StoredGeneration {
-    /// Its number.
+    /// The number of the generation.
     pub generation: Generation,
-    /// Its content hash, as the hub gave it.
+    /// The content hash of the generation, as the hub computed it.
     pub hash: ContentHash,
-    /// The term of the hub that sent it.
+    /// The term of the hub that sent the generation.
     pub term: Term,
     /// The incarnation of that hub's store.
     pub incarnation: String,
-    /// The enrolment under which it came: another hub's terms say nothing about this one's.
+    /// The enrolment under which the generation was received. Terms of different hubs can't be
+    /// compared.
     pub enrolment: String,
-    /// What it says about deleting.
+    /// The generation's orders about deletions.
     pub prune: PruneOrders,
     /// The bundles, in the hub's order.
     pub bundles: Vec<StoredBundle>,
 }
 
-/// What the pointer says about a generation: everything but the bundles' content.
+/// The pointer to a generation: everything except the bundles' content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Pointer {
-    /// Its number.
+    /// The number of the generation.
     pub generation: Generation,
-    /// Its content hash.
+    /// The content hash of the generation.
     pub hash: ContentHash,
-    /// The term of the hub that sent it.
+    /// The term of the hub that sent the generation.
     pub term: Term,
     /// The incarnation of that hub's store.
     pub incarnation: String,
-    /// The enrolment under which it came; empty in records of before.
+    /// The enrolment under which the generation was received. It is empty in records of earlier
+    /// releases.
     #[serde(default)]
     pub enrolment: String,
-    /// What it says about deleting.
+    /// The generation's orders about deletions.
     #[serde(default)]
     pub prune: PruneOrders,
     bundles: Vec<Listed>,
@@ -133,13 +136,14 @@ struct Listed {
     app: AppName,
     role: Role,
     hash: ContentHash,
-    /// Names the pieces: another version of the agent may compress the same bundle differently.
+    /// The hash that names the pieces. Another version of the agent may compress the same bundle
+    /// differently.
     packed: ContentHash,
     pieces: usize,
 }
 
 impl Pointer {
-    /// The whole generation, of its bundles in their order.
+    /// Returns the whole generation, with its bundles in their order.
     #[must_use]
     pub fn with(self, bundles: Vec<StoredBundle>) -> StoredGeneration {
         StoredGeneration {
@@ -171,39 +175,40 @@ impl Listed {
     }
 }
 
-/// Why the kept generation can't be read or written.
+/// Why the stored generation can't be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum GenerationStoreError {
     /// A request failed.
     #[error("the generation in Secret {name} can't be reached")]
     Request {
-        /// Name of the Secret.
+        /// The name of the Secret.
         name: String,
-        /// Why.
+        /// The error of the request.
         #[source]
         source: RequestError,
     },
     /// The pointer can't be read.
     #[error(
-        "the record of the generation in force, the Secret {POINTER}, is damaged. What runs is left as it is; \
-         delete the Secret, and the agent goes on with what its hub says"
+        "the record of the generation in force, the Secret {POINTER}, is damaged. Running objects are left unchanged; \
+         delete the Secret, and the agent continues with what its hub sends"
     )]
     DamagedPointer(#[source] io::Error),
-    /// The pointer is there, but a bundle of its generation is not: the hub must send it again.
+    /// The pointer is intact, but a bundle of its generation is missing or damaged. The hub must
+    /// send the bundle again.
     #[error("bundle {app} of generation {} is missing or damaged", pointer.generation)]
     DamagedBundle {
-        /// The app whose bundle is lost.
+        /// The app whose bundle is missing or damaged.
         app: AppName,
-        /// What is known of the generation.
+        /// The pointer to the generation.
         pointer: Box<Pointer>,
     },
-    /// A newer generation is kept, or the same one with other content.
+    /// A newer generation is stored, or the same one with other content.
     #[error("generation {offered} is refused: the cluster has generation {} ({})",
         kept.generation, kept.hash.short())]
     Refused {
-        /// The one that was to be saved.
+        /// The generation that was to be stored.
         offered: Generation,
-        /// The one in force.
+        /// The generation in force.
         kept: Box<Pointer>,
     },
 }
@@ -215,19 +220,19 @@ fn failed(name: &str) -> impl FnOnce(RequestError) -> GenerationStoreError + use
     }
 }
 
-/// Where the generation is kept.
+/// The store of the generation in the cluster.
 pub struct GenerationStore {
     cluster: Cluster,
     namespace: String,
     api: Api<Secret>,
-    /// The pointer with the version of its Secret, once it was read.
+    /// The pointer with the version of its Secret; the outer `None` until it is read.
     pointer: Option<Option<(Pointer, String)>>,
-    /// Names of the pieces that exist, once they were listed.
+    /// The names of the existing pieces; `None` until they are listed.
     pieces: Option<BTreeSet<String>>,
 }
 
 impl GenerationStore {
-    /// In this namespace, which is created when it is missing.
+    /// Creates a store in this namespace. The namespace is created when it is missing.
     #[must_use]
     pub fn new(client: Client, namespace: &str) -> Self {
         Self {
@@ -239,10 +244,11 @@ impl GenerationStore {
         }
     }
 
-    /// What is kept, without the bundles; `None` in a cluster that never had a generation.
+    /// Returns the stored generation without its bundles, or `None` if the cluster never had a
+    /// generation.
     ///
     /// # Errors
-    /// [`GenerationStoreError`] where the pointer can't be read.
+    /// [`GenerationStoreError`] if the pointer can't be read.
     pub async fn open(&mut self) -> Result<Option<Pointer>, GenerationStoreError> {
         self.read_pointer().await?;
         self.list_pieces().await?;
@@ -250,16 +256,17 @@ impl GenerationStore {
         Ok(pointer.map(|(pointer, _)| pointer.clone()))
     }
 
-    /// What reads the bundles of a generation.
+    /// Returns a reader for the bundles of a generation.
     #[must_use]
     pub fn reader(&self) -> GenerationReader {
         GenerationReader(self.api.clone())
     }
 
-    /// The generation that is kept, whole; `None` in a cluster that never had one.
+    /// Returns the whole stored generation, or `None` if the cluster never had one.
     ///
     /// # Errors
-    /// [`GenerationStoreError`]; with [`GenerationStoreError::DamagedBundle`] the number that was in force is still known.
+    /// [`GenerationStoreError`]. With [`GenerationStoreError::DamagedBundle`] the number of the
+    /// generation in force is still known.
     pub async fn load(&mut self) -> Result<Option<StoredGeneration>, GenerationStoreError> {
         let Some(pointer) = self.open().await? else {
             return Ok(None);
@@ -268,10 +275,11 @@ impl GenerationStore {
         Ok(Some(pointer.with(bundles)))
     }
 
-    /// Notes a newer term under which nothing else has changed. Whether there is anything that it belongs to.
+    /// Records a newer term under which nothing else has changed. Returns false if no generation is
+    /// stored.
     ///
     /// # Errors
-    /// [`GenerationStoreError`]; whether it is noted is then not known.
+    /// [`GenerationStoreError`]. It is then unknown whether the term was recorded.
     pub async fn note_term(
         &mut self,
         term: Term,
@@ -336,12 +344,12 @@ impl GenerationStore {
         Ok(())
     }
 
-    /// Puts a generation in force: when this returns without an error, it is what [`Self::load`]
-    /// gives. What it replaces stays until [`Self::sweep`].
+    /// Puts a generation in force. When this returns without an error, [`Self::load`] returns the
+    /// generation. The pieces of the previous one stay until [`Self::sweep`].
     ///
     /// # Errors
-    /// [`GenerationStoreError`]; the generation in force is then the old one, or, when an answer was lost,
-    /// possibly the new one.
+    /// [`GenerationStoreError`]. The old generation is then still in force, or possibly the new one
+    /// if an answer was lost.
     pub async fn save(&mut self, kept: &StoredGeneration) -> Result<(), GenerationStoreError> {
         if self.pieces.is_none() {
             self.list_pieces().await?;
@@ -377,7 +385,7 @@ impl GenerationStore {
         self.swap(kept).await
     }
 
-    /// Refuses what is older than what is kept.
+    /// Refuses a generation that is older than the stored one.
     fn check(&self, kept: &StoredGeneration) -> Result<(), GenerationStoreError> {
         let Some(Some((pointer, _))) = &self.pointer else {
             return Ok(());
@@ -393,8 +401,8 @@ impl GenerationStore {
         })
     }
 
-    /// Creates a Secret, and the namespace where that is what is missing. One that exists is as good:
-    /// its name is its content.
+    /// Creates a Secret, and its namespace if that is missing. An existing Secret is as good,
+    /// because its name is the hash of its content.
     async fn create(&self, secret: Secret, name: String) -> Result<String, GenerationStoreError> {
         let options = PostParams::default();
         let mut answer = bounded(self.api.create(&options, &secret)).await;
@@ -411,7 +419,7 @@ impl GenerationStore {
         }
     }
 
-    /// Replaces the pointer, as long as nobody else did.
+    /// Replaces the pointer, unless somebody else replaced it.
     async fn swap(&mut self, kept: &StoredGeneration) -> Result<(), GenerationStoreError> {
         let pointer = Pointer {
             generation: kept.generation,
@@ -422,8 +430,8 @@ impl GenerationStore {
             prune: kept.prune.clone(),
             bundles: kept.bundles.iter().map(Listed::of).collect(),
         };
-        // A second time when an answer was lost or another process was faster; it has to be asked
-        // anew whether this generation is still the newest.
+        // The second attempt covers a lost answer and a faster process. It first checks again
+        // whether this generation is still the newest.
         for last in [false, true] {
             let version = match &self.pointer {
                 Some(Some((known, _))) if *known == pointer => return Ok(()),
@@ -446,7 +454,7 @@ impl GenerationStore {
         Ok(())
     }
 
-    /// Writes the pointer over this version of it. After an error it is not known what it says.
+    /// Writes the pointer over this version of it. After an error the stored pointer is unknown.
     async fn write(
         &mut self,
         pointer: Pointer,
@@ -474,7 +482,7 @@ impl GenerationStore {
     /// Deletes the pieces of generations that are no longer in force.
     ///
     /// # Errors
-    /// [`GenerationStoreError`]; what is left is found by the next sweep.
+    /// [`GenerationStoreError`]. The next sweep deletes what is left.
     pub async fn sweep(&mut self) -> Result<(), GenerationStoreError> {
         let (Some(pieces), Some(Some((pointer, _)))) = (&self.pieces, &self.pointer) else {
             return Ok(());
@@ -499,14 +507,14 @@ impl GenerationStore {
     }
 }
 
-/// Reads bundles that are kept.
+/// A reader of stored bundles.
 pub struct GenerationReader(Api<Secret>);
 
 impl GenerationReader {
-    /// The bundles of a generation in its order, a few ahead of whoever takes them.
+    /// Returns the bundles of a generation in order. A few are read ahead.
     ///
     /// # Errors
-    /// [`GenerationStoreError`] for one that can't be read.
+    /// [`GenerationStoreError`] for a bundle that can't be read.
     pub fn bundles<'a>(
         &'a self,
         pointer: &'a Pointer,

@@ -1,5 +1,5 @@
-//! One watch for each kind in use, or for each of its namespaces where the agent is limited to some.
-//! Every event becomes a health and a UID at once; the objects themselves are not kept.
+//! One watch for each kind in use, or for each of its namespaces if the agent is limited to some.
+//! Every event is reduced to a health and a UID immediately; the objects themselves are not stored.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -36,35 +36,36 @@ use crate::{
     object_tracker::{ObjectTracker, Seen},
 };
 
-/// Objects in one answer of the first list.
+/// The number of objects in one page of the first list.
 const PAGE: u32 = 100;
-/// Metadata alone are short.
+/// The page size for kinds of which only the metadata is read.
 const PLAIN_PAGE: u32 = 500;
-/// Definitions can have half a megabyte each.
+/// The page size for definitions. Each can have half a megabyte.
 const LARGE_PAGE: u32 = 4;
 
-/// The watches that run.
+/// The running watches.
 pub(crate) struct Observer {
     client: Client,
     tracker: Arc<ObjectTracker>,
     inventory: Arc<Inventory>,
     rules: Arc<AppRules>,
-    /// What the compiled rules were made of.
+    /// The rules that the compiled rules were made from.
     written: HashMap<AppName, Vec<HealthRule>>,
     watches: HashMap<Watched, Watching>,
 }
 
-/// What one watch watches.
+/// The subject of one watch.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Watched {
     pub(crate) group: String,
     pub(crate) kind: String,
-    /// `None` for the whole cluster.
+    /// The namespace; `None` for the whole cluster.
     pub(crate) namespace: Option<String>,
 }
 
 impl Watched {
-    /// What sees an object; with `limited`, only the object's own namespace is watched.
+    /// Returns the watch that covers an object. With `limited`, it covers only the object's own
+    /// namespace.
     pub(crate) fn of(id: &ObjectRef, limited: bool) -> Self {
         Self {
             group: id.gvk.group.clone(),
@@ -102,8 +103,7 @@ impl Observer {
         }
     }
 
-    /// Judges the objects of these apps by these rules. Kinds whose rules have changed are looked at
-    /// again.
+    /// Sets the health rules of the apps. Watches of kinds whose rules have changed are restarted.
     pub(crate) fn judge_by(&mut self, rules: HashMap<AppName, Vec<HealthRule>>) {
         if self.written == rules {
             return;
@@ -122,7 +122,7 @@ impl Observer {
         let compile = |(app, rules): (&AppName, &Vec<HealthRule>)| match Rules::compile(rules) {
             Ok(rules) => Some((app.clone(), Arc::new(rules))),
             Err(error) => {
-                tracing::warn!(%app, error = explain(&error), "the health rules can't be read; what is built in counts");
+                tracing::warn!(%app, error = explain(&error), "the health rules can't be read; the built-in rules are used");
                 None
             }
         };
@@ -134,7 +134,8 @@ impl Observer {
         self.written = rules;
     }
 
-    /// Whether a watch has seen what is there; `None` where nothing is watched.
+    /// Returns a receiver that holds true once a watch has listed its objects, or `None` if there
+    /// is no such watch.
     pub(crate) fn listed(&self, watched: &Watched) -> Option<watch::Receiver<bool>> {
         Some(self.watches.get(watched)?.listed.clone())
     }
@@ -171,7 +172,8 @@ impl Observer {
     }
 }
 
-/// Kinds that are well as soon as they exist: their metadata is enough.
+/// Returns true for kinds whose objects are healthy as soon as they exist, so their metadata is
+/// enough.
 pub(crate) fn is_plain(gvk: &Gvk) -> bool {
     match gvk.group.as_str() {
         "" => matches!(
@@ -194,7 +196,7 @@ pub(crate) fn is_plain(gvk: &Gvk) -> bool {
     }
 }
 
-/// The health of an object of such a kind, by its metadata.
+/// Returns the health of an object of a plain kind from its metadata.
 fn plain(metadata: &Value) -> Assessment {
     if metadata["deletionTimestamp"].is_null() {
         return Assessment::HEALTHY;
@@ -205,10 +207,10 @@ fn plain(metadata: &Value) -> Assessment {
     }
 }
 
-/// What one watch needs.
+/// The state of one watch.
 struct Sight {
     kind: Arc<Kind>,
-    /// The only one that is watched.
+    /// The only namespace that is watched; `None` for the whole cluster.
     namespace: Option<String>,
     tracker: Arc<ObjectTracker>,
     inventory: Arc<Inventory>,
@@ -238,7 +240,7 @@ impl Sight {
             .kind
             .api::<Trimmed<PLAIN>>(client, self.namespace.as_deref());
         let mut events = std::pin::pin!(watcher(api, config));
-        // As `default_backoff` paces a stream, with an end to the pause.
+        // The pauses are those of `default_backoff`, but they can be ended early.
         let mut pauses = DefaultBackoff::default();
         let mut listed = HashSet::new();
         while let Some(event) = events.next().await {
@@ -262,7 +264,7 @@ impl Sight {
                 Ok(Event::Delete(object)) => self.saw_go(&object),
                 Err(error) => {
                     let kind = &self.kind.gvk.kind;
-                    tracing::debug!(kind, error = explain(&error), "the watch is begun again");
+                    tracing::debug!(kind, error = explain(&error), "the watch is restarted");
                     let Some(pause) = pauses.next() else { return };
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}
@@ -281,7 +283,7 @@ impl Sight {
         })
     }
 
-    /// An object is there. The answer is its key, where it is one of the inventory's.
+    /// Handles an object that exists. Returns its key if it is in the inventory.
     fn saw<const PLAIN: bool>(&self, object: Trimmed<PLAIN>) -> Option<Identity> {
         let key = self.key(object.meta());
         let entry = self.inventory.get(&key)?;
@@ -304,7 +306,7 @@ impl Sight {
         let assessment = if PLAIN {
             plain(metadata)
         } else {
-            // Items of a list don't say what they are.
+            // Items of a list have no `apiVersion` and no `kind`.
             value["apiVersion"] = self.kind.gvk.api_version().into();
             value["kind"] = self.kind.gvk.kind.clone().into();
             self.rules.assess(&entry.app, &value)
@@ -326,7 +328,7 @@ impl Sight {
             has_pods: has_pods(&self.kind.gvk, &value["status"]),
             left_alone,
         };
-        // The engine looks at what is seen when it looks into a drift.
+        // This is recorded first, because the engine reads it when it checks for drift.
         self.tracker.record_seen(&key, Some(seen));
         if settled && (other || taken || added) {
             self.tracker.drift(key.clone());
@@ -334,8 +336,8 @@ impl Sight {
         Some(key)
     }
 
-    /// An object is gone. A request whose answer is not recorded yet may have made the very object that
-    /// went, so that every end is looked into.
+    /// Handles the deletion of an object. It is always checked for drift, because a request whose
+    /// answer is not recorded yet may have created exactly this object.
     fn saw_go<const PLAIN: bool>(&self, object: &Trimmed<PLAIN>) {
         let meta = object.meta();
         let key = self.key(meta);
@@ -343,7 +345,7 @@ impl Sight {
         if self.inventory.get(&key).is_none() {
             return;
         }
-        // A Job may be removed as soon as it has ended; this is the last that is seen of it.
+        // A Job may be deleted as soon as it has ended. This event is then the last one.
         let uid = meta.uid.as_deref().unwrap_or_default();
         if let Some(end) = self.end_of(&object.value)
             && self.inventory.ends(&key, uid, end)
@@ -353,8 +355,8 @@ impl Sight {
         self.tracker.drift(key);
     }
 
-    /// How an object has ended, where it is a Job that has. One that has failed and stays is run again by
-    /// being deleted.
+    /// Returns how a Job has ended. A failed Job counts as ended only if Kubernetes deletes it by
+    /// itself; another failed Job is deleted by a person to run it again.
     fn end_of(&self, object: &Value) -> Option<End> {
         if self.kind.gvk.group != "batch" || self.kind.gvk.kind != "Job" {
             return None;
@@ -379,7 +381,7 @@ impl Sight {
         })
     }
 
-    /// These are all that are there: what else the inventory has of this kind is gone.
+    /// Handles the end of a list. Other objects of this kind in the inventory are gone.
     fn saw_all(&self, listed: &HashSet<Identity>) {
         for (key, entry) in self.inventory.entries() {
             let same = entry.id.gvk.kind == self.kind.gvk.kind
@@ -393,7 +395,7 @@ impl Sight {
     }
 }
 
-/// Whether a workload's controller has made pods.
+/// Returns true if a workload's controller has created pods.
 fn has_pods(kind: &Gvk, status: &Value) -> bool {
     let counts: &[&str] = match (kind.group.as_str(), kind.kind.as_str()) {
         ("apps", "Deployment" | "StatefulSet") => &["replicas"],
@@ -406,7 +408,7 @@ fn has_pods(kind: &Gvk, status: &Value) -> bool {
         .any(|count| status[count].as_u64().is_some_and(|count| count > 0))
 }
 
-/// How long ago an object was created. Clocks that disagree make a wait longer or shorter.
+/// Returns the age of an object. If clocks differ, a wait is longer or shorter.
 fn age(created: &Option<Time>) -> Duration {
     let created = created.as_ref().map(|created| created.0);
     let age = created.map(|created| Timestamp::now().duration_since(created));
@@ -414,7 +416,7 @@ fn age(created: &Option<Time>) -> Duration {
         .unwrap_or_default()
 }
 
-/// The health rules of the apps, as their bundles carry them.
+/// The health rules of the apps, as their bundles contain them.
 #[derive(Default)]
 pub(crate) struct AppRules(RwLock<HashMap<AppName, Arc<Rules>>>);
 
@@ -429,7 +431,7 @@ impl AppRules {
         let Some(rules) = rules else {
             return assess(object);
         };
-        // A rule may take a second; what else runs on this thread goes on elsewhere.
+        // A rule may take a second. `block_in_place` moves other tasks of this thread elsewhere.
         match tokio::runtime::Handle::try_current().map(|handle| handle.runtime_flavor()) {
             Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(|| rules.assess(object)),
             Ok(_) | Err(_) => rules.assess(object),

@@ -1,4 +1,4 @@
-//! Reading an answer: bounded, and with an error that a person understands, whoever gave it.
+//! Reading an answer: its size is bounded, and an error is made readable, no matter what answered.
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
@@ -11,17 +11,19 @@ use serde::Deserialize;
 
 use super::RequestError;
 
-/// An object has at most some megabytes; all kinds of a cluster, at most a few.
+/// The largest answer that is read, in bytes. An object has some megabytes at most, and so has the
+/// list of all kinds of a cluster.
 const LONGEST_ANSWER: usize = 32 * 1024 * 1024;
-/// An error that is longer is not read as a `Status`.
+/// The largest error, in bytes, that is read as a `Status`.
 const LONGEST_ERROR: usize = 1024 * 1024;
-/// What is shown of an error that is no `Status`, in characters.
+/// The number of characters that are shown of an error that is not a `Status`.
 const SHOWN: usize = 200;
 
-/// Set on every answer that passed priority and fairness, on its refusals too.
+/// A header that the API server sets on every answer, including refusals, that passed priority and
+/// fairness.
 const FAIRNESS: &str = "x-kubernetes-pf-prioritylevel-uid";
 
-/// The content of an answer, or the error that it is.
+/// Returns the content of an answer, or the error that it describes.
 pub(super) async fn read(answer: Response<Body>) -> Result<Bytes, RequestError> {
     let (parts, body) = answer.into_parts();
     if parts.status.is_success() {
@@ -39,7 +41,7 @@ pub(super) async fn read(answer: Response<Body>) -> Result<Bytes, RequestError> 
     Err(RequestError::Refused(Box::new(status)))
 }
 
-/// The error as Kubernetes would say it.
+/// Returns the error as a `Status`, with a readable message and the `Retry-After` of the headers.
 fn status(code: StatusCode, headers: &HeaderMap, body: &[u8]) -> Status {
     #[derive(Deserialize)]
     struct Kind {
@@ -59,7 +61,7 @@ fn status(code: StatusCode, headers: &HeaderMap, body: &[u8]) -> Status {
     causes.for_each(|cause| cause.message = in_words(&cause.message));
     let seconds = headers.get(header::RETRY_AFTER);
     let seconds = seconds.and_then(|seconds| seconds.to_str().ok()?.trim().parse().ok());
-    // A date, which no API server sends, is as good as nothing.
+    // A date is ignored; no API server sends one.
     if let Some(seconds) = seconds {
         let details = status.details.get_or_insert(StatusDetails {
             name: String::new(),
@@ -74,8 +76,8 @@ fn status(code: StatusCode, headers: &HeaderMap, body: &[u8]) -> Status {
     status
 }
 
-/// A message without the Go that an API server writes around a value that it did not expect, as in
-/// `expected string, got &value.valueUnstructured{Value:8080}` or `expected map, got &{[a]}`.
+/// Removes the Go syntax that an API server writes around an unexpected value, as in `expected
+/// string, got &value.valueUnstructured{Value:8080}` or `expected map, got &{[a]}`.
 fn in_words(message: &str) -> String {
     const FOUND: &str = ", got &";
     let mut out = String::with_capacity(message.len());
@@ -102,7 +104,7 @@ fn in_words(message: &str) -> String {
     out
 }
 
-/// Where the brace stands that ends a value, or the end of the text.
+/// Returns the position of the brace that ends a value, or the length of the text.
 fn closing_brace(value: &str) -> usize {
     let (mut depth, mut quoted, mut escaped) = (1_usize, false, false);
     let end = value.char_indices().find(|(_, char)| {
@@ -119,8 +121,8 @@ fn closing_brace(value: &str) -> usize {
     end.map_or(value.len(), |(end, _)| end)
 }
 
-/// What to say about an error that is no `Status`: of the API server's outermost parts, or of something
-/// in front of it.
+/// Returns the message for an error that is not a `Status`. Such an error comes from the outermost
+/// layers of the API server or from a proxy in front of it.
 fn foreign(code: StatusCode, headers: &HeaderMap, body: &[u8]) -> String {
     if code == StatusCode::TOO_MANY_REQUESTS && headers.contains_key(FAIRNESS) {
         return "the API server has too many requests at the moment (priority and fairness)".into();
@@ -130,7 +132,7 @@ fn foreign(code: StatusCode, headers: &HeaderMap, body: &[u8]) -> String {
     let shown = if text.starts_with('<') {
         let title = text.split_once("<title>").map(|(_, rest)| rest);
         let title = title.and_then(|rest| Some(rest.split_once("</title>")?.0));
-        let title = title.unwrap_or("a page for people");
+        let title = title.unwrap_or("an HTML page");
         format!("{title}; something in front of the API server answers in its place")
     } else {
         text
@@ -228,7 +230,7 @@ mod tests {
             no_path.message,
             "the answer is 404 Not Found: 404 page not found"
         );
-        // JSON of something else is no Status.
+        // A JSON answer of another program is not a `Status`.
         let other = of(503, &[("retry-after", "soon")], r#"{"error": "down"}"#);
         assert_eq!(
             other.message,

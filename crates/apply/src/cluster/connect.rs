@@ -16,16 +16,18 @@ use tower_http::decompression::DecompressionLayer;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
-/// A client for the cluster that `config` names, with the retries left to this crate.
+/// Creates a client for the cluster that `config` names. The client does not retry; this crate
+/// does.
 ///
-/// `kube`'s own client leaves Nagle's algorithm on (TCP_NODELAY off), which holds up the first request
-/// of a new connection, and each that takes two writes, by the other side's delayed acknowledgement:
-/// 40 ms. Through a proxy, or with a plugin for the credentials, it is used all the same.
+/// `kube`'s own client leaves Nagle's algorithm on (TCP_NODELAY off). That delays the first request
+/// of a new connection, and each request that takes two writes, by the other side's delayed
+/// acknowledgement of 40 ms. `kube`'s client is used nevertheless if the configuration has a proxy
+/// or a credential plugin.
 ///
 /// # Errors
-/// [`kube::Error`] where the configuration can't be used.
+/// [`kube::Error`] if the configuration can't be used.
 pub fn connect(mut config: kube::Config) -> Result<Client, kube::Error> {
-    // The client's own retries know nothing of a newer generation that should interrupt them.
+    // A newer generation could not interrupt the client's own retries.
     config.default_retry = false;
     config.connect_timeout = Some(CONNECT_WITHIN);
     if config.proxy_url.is_some() || config.auth_info.exec.is_some() {

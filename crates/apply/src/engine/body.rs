@@ -1,4 +1,5 @@
-//! The body of an apply request: the object as its app has it, in its namespace, with the app's label.
+//! The body of an apply request: the object as its app defines it, with its namespace and the app's
+//! label.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +18,8 @@ use serde_json::{
 use super::desired::{DesiredObject, Marks};
 use crate::{APP_LABEL, kinds::Kind};
 
-/// What the API server sets and refuses, ignores, or takes as a precondition, when it is sent.
+/// The metadata fields that only the API server sets. In a request it refuses them, ignores them or
+/// takes them as a precondition.
 const SERVER_SET: [&str; 8] = [
     "managedFields",
     "uid",
@@ -29,16 +31,17 @@ const SERVER_SET: [&str; 8] = [
     "selfLink",
 ];
 
-/// Annotation of a Job that runs before or after its app: the bundle for which it runs.
+/// The annotation of a Job that runs before or after its app. It holds the bundle for which the Job
+/// runs.
 pub(super) const BUNDLE: &str = "muster.dev/bundle";
 
-/// Where an object goes and what is written on it.
+/// The values that are written into an object's metadata.
 struct Stamp<'a> {
-    /// With the namespace that it is really in.
+    /// The object's reference with its real namespace.
     id: &'a ObjectRef,
     app: &'a AppName,
     namespaced: bool,
-    /// The bundle for which it runs, where it is a Job that runs once for each.
+    /// The hash of the bundle, if the object is a Job that runs once for each bundle.
     hook_bundle: Option<&'a str>,
 }
 
@@ -53,7 +56,8 @@ impl<'a> Stamp<'a> {
     }
 }
 
-/// As it is sent. Only the metadata become a tree; the rest is copied as it stands.
+/// Returns the body of an object's request. Only the metadata is parsed; the rest is copied
+/// unchanged.
 pub(super) fn text(desired: &DesiredObject, kind: &Kind) -> Result<Bytes, serde_json::Error> {
     if is_secret(&desired.id) || controlled::may_concern(&desired.id, &desired.object().json) {
         return Ok(of(desired, kind)?.to_string().into());
@@ -70,17 +74,17 @@ pub(super) fn text(desired: &DesiredObject, kind: &Kind) -> Result<Bytes, serde_
     Ok(serde_json::to_vec(&object)?.into())
 }
 
-/// As a tree, for what changes it further.
+/// Returns the body of an object's request as a tree, for callers that change it further.
 pub(super) fn of(desired: &DesiredObject, kind: &Kind) -> Result<Value, serde_json::Error> {
     stamped(desired.object(), &Stamp::of(desired, kind))
 }
 
-/// The objects of a bundle as an agent applies them, in the bundle's order: in their namespaces, with their
-/// app's label, without what only an API server or a controller sets. `namespaced` says whether objects of
-/// a kind live in namespaces.
+/// Returns the objects of a bundle as an agent applies them, in the bundle's order: with their
+/// namespaces and their app's label, and without the fields that only an API server or a controller
+/// sets. `namespaced` returns true if objects of a kind live in namespaces.
 ///
 /// # Errors
-/// Where an object is no JSON object.
+/// If an object is not a JSON object.
 pub fn applied_objects(
     bundle: &Bundle,
     hash: ContentHash,
@@ -120,7 +124,8 @@ fn is_secret(id: &ObjectRef) -> bool {
     id.gvk.group.is_empty() && id.gvk.kind == "Secret"
 }
 
-/// Makes an object's metadata those of one that is applied.
+/// Writes the namespace, the app's label and the bundle into an object's metadata, and removes the
+/// fields that only the API server sets.
 fn stamp(metadata: &mut Map<String, Value>, how: &Stamp<'_>) {
     for field in SERVER_SET {
         metadata.remove(field);
@@ -135,8 +140,9 @@ fn stamp(metadata: &mut Map<String, Value>, how: &Stamp<'_>) {
     }
 }
 
-/// Writes a Secret's `stringData` as the `data` that it becomes. The API server counts the manager that
-/// applies as the owner of `stringData` only, so that a key that is removed or changed stays so.
+/// Converts a Secret's `stringData` to `data`. The API server records the applying manager as the
+/// owner of `stringData` only, so a key that somebody removes or changes in `data` would not be
+/// reverted.
 fn encode_secret(object: &mut Map<String, Value>) {
     let Some(Value::Object(texts)) = object.remove("stringData") else {
         return;
@@ -149,14 +155,14 @@ fn encode_secret(object: &mut Map<String, Value>) {
                 let bytes = ByteString(text.into_bytes());
                 serde_json::to_value(bytes).unwrap_or_default()
             }
-            // What is no text, the API server refuses with its own words.
+            // The API server refuses a value that is not text, and its message explains that.
             other => other,
         };
         data.insert(key, value);
     }
 }
 
-/// A field's object, created where there is none or something that is no object.
+/// Returns the object in a field. It is created if the field is missing or holds something else.
 fn child<'a>(object: &'a mut Map<String, Value>, field: &str) -> &'a mut Map<String, Value> {
     let value = object.entry(field).or_insert(Value::Null);
     if !value.is_object() {

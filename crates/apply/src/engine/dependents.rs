@@ -1,4 +1,4 @@
-//! Which objects own others, as far as the API server tells.
+//! Finds out which objects own others, as far as the API server shows it.
 
 use std::collections::HashSet;
 
@@ -48,8 +48,8 @@ struct Owner {
 }
 
 impl Engine {
-    /// The UIDs of all objects that own something in a namespace. Kinds that this agent may not list are
-    /// left out.
+    /// Returns the UIDs of all objects that own something in a namespace. Kinds that this agent may
+    /// not list are left out.
     pub(super) async fn owners_in(
         &self,
         namespace: &str,
@@ -97,8 +97,8 @@ impl Engine {
     }
 }
 
-/// Whether it says something that an object of this kind has an owner: what controllers only note, or make
-/// again at once, does not.
+/// Returns true if it matters that an object of this kind has an owner. Kinds that controllers only
+/// use for notes, or recreate immediately, do not matter.
 fn matters(kind: &Kind) -> bool {
     !kind.gvk.group.ends_with("metrics.k8s.io")
         && !matches!(

@@ -1,4 +1,4 @@
-//! The wanted objects, each with the namespace that it is really in.
+//! The desired objects, each with its real namespace.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
@@ -23,7 +23,8 @@ use crate::{
     kinds::{Kind, Kinds, Lookup},
 };
 
-/// Changes whenever [`super::body`] would make another request of the same object.
+/// The version of the request body. It changes whenever [`super::body`] would make another request
+/// from the same object.
 const BODY_VERSION: &[u8] = b"3";
 
 /// What an object's annotations say about how it is applied.
@@ -68,18 +69,18 @@ impl Marks {
     }
 }
 
-/// What is read of a bundle once.
+/// The parts of a bundle that are parsed only once.
 pub(super) struct Prepared {
     hash: String,
     pub(super) objects: Vec<PreparedObject>,
 }
 
 pub(super) struct PreparedObject {
-    /// Hash of everything that the request is made of.
+    /// The hash of everything that the request consists of.
     pub(super) digest: ContentHash,
     pub(super) defines: Option<Definition>,
     marks: Marks,
-    /// What an autoscaler scales: kind and name.
+    /// The kind and the name of the object that an autoscaler scales.
     scales: Option<(String, String)>,
 }
 
@@ -91,7 +92,7 @@ impl Prepared {
             let marks = Marks::of(object);
             let mut content = Vec::from(object.hash().0);
             if marks.hook.is_some() {
-                // It runs again when anything of its app changes.
+                // A hook runs again when anything in its app changes.
                 content.extend_from_slice(&hash.0);
             }
             for part in [
@@ -116,7 +117,7 @@ impl Prepared {
     }
 }
 
-/// What a HorizontalPodAutoscaler scales.
+/// Returns the kind and the name of the object that a HorizontalPodAutoscaler scales.
 fn scales(object: &Object) -> Option<(String, String)> {
     #[derive(Deserialize)]
     struct Document {
@@ -141,20 +142,20 @@ fn scales(object: &Object) -> Option<(String, String)> {
     Some((kind, name))
 }
 
-/// One wanted object. It owns what it needs, since its request may outlive the run that sends it.
+/// One desired object. It owns all its data, because its request may outlive the run that sends it.
 pub(super) struct DesiredObject {
-    /// Index of its bundle in the generation.
+    /// The index of its bundle in the generation.
     pub(super) bundle: usize,
     content: Arc<Bundle>,
     prepared: Arc<Prepared>,
-    /// Its place in the bundle.
+    /// Its index in the bundle.
     at: usize,
-    /// With the namespace that it is really in.
+    /// Its reference with its real namespace.
     pub(super) id: Arc<ObjectRef>,
     pub(super) key: Identity,
-    /// Its kind in exactly its version, where that is served.
+    /// Its kind in exactly its version, if that is served.
     pub(super) kind: Option<Arc<Kind>>,
-    /// An autoscaler of the generation scales it.
+    /// True if an autoscaler of the generation scales it.
     pub(super) scaled: bool,
 }
 
@@ -167,7 +168,7 @@ impl DesiredObject {
         &self.content.header.app
     }
 
-    /// The object as the bundle has it.
+    /// Returns the object as the bundle defines it.
     pub(super) fn object(&self) -> &Object {
         &self.content.objects[self.at]
     }
@@ -188,12 +189,13 @@ impl DesiredObject {
         &self.prepared().marks
     }
 
-    /// The bundle for which it runs, where it is a Job that runs once for each.
+    /// Returns the hash of the bundle if the object is a Job that runs once for each bundle.
     pub(super) fn hook_bundle(&self) -> Option<&str> {
         self.marks().hook.map(|_| self.prepared.hash.as_str())
     }
 
-    /// Whether drift is only shown. What a fenced role says always holds.
+    /// Returns true if drift is reported but not corrected. Drift of a fenced role is always
+    /// corrected.
     pub(super) fn only_reports_drift(&self) -> bool {
         let header = self.header();
         header.policy.drift == Drift::Report && header.role != Role::Fenced
@@ -209,19 +211,20 @@ impl DesiredObject {
     }
 }
 
-/// An app's claim to an object that another app has.
+/// An app's claim to an object that another app owns.
 pub(super) struct Claim {
-    /// Index of the claiming app's bundle in the generation.
+    /// The index of the claiming app's bundle in the generation.
     pub(super) bundle: usize,
     pub(super) id: Arc<ObjectRef>,
     pub(super) key: Identity,
-    /// Why it is not applied for this app.
+    /// The reason why the object is not applied for this app.
     pub(super) refusal: String,
 }
 
-/// Every wanted object once, and the claims of those that don't get theirs. Where several apps have the
-/// same object, whoever had it first keeps it, so that no commit of one app takes what another runs; where
-/// none had it, the first by name gets it. `prepared` belongs to the bundles of `kept`, one to one.
+/// Returns every desired object once, and the claims that are refused. If several apps define the
+/// same object, the app that already owns it keeps it, so that no commit of one app takes over what
+/// another one runs. If no app owns it, the first by name gets it. `prepared` has one element for
+/// each bundle of `kept`, in the same order.
 pub(super) fn desired(
     kept: &StoredGeneration,
     prepared: &[Arc<Prepared>],
@@ -300,8 +303,8 @@ pub(super) fn desired(
     (all, claims)
 }
 
-/// How good an app's claim to an object is, the best first: it had the object, the app whose place it takes
-/// had it, or neither.
+/// Returns the rank of an app's claim to an object; the lowest wins. 0: the app owns the object. 1:
+/// the app that it replaces (`formerly`) owns the object. 2: neither does.
 fn rank(claimed: &DesiredObject, had: Option<&AppName>) -> u8 {
     match had {
         Some(app) if app == claimed.app() => 0,
@@ -314,7 +317,7 @@ fn claim(claimed: &DesiredObject, owner: &AppName) -> Claim {
     let app = claimed.app();
     let id = &claimed.id;
     let refusal = if owner == app {
-        format!("{id} stands in this app twice; remove one of the two")
+        format!("{id} is in this app twice; remove one of the two")
     } else {
         format!(
             "app {owner} has {id}, and an object belongs to one app: remove it from {app}, or from \
@@ -329,7 +332,7 @@ fn claim(claimed: &DesiredObject, owner: &AppName) -> Claim {
     }
 }
 
-/// An object's reference with the namespace that it is really in.
+/// Returns an object's reference with its real namespace.
 fn placed(
     id: &ObjectRef,
     default: &str,
@@ -342,8 +345,8 @@ fn placed(
     };
     let cluster_scoped = match namespaced {
         Some(namespaced) => !namespaced,
-        // The kind is not served now. If the object was applied when it was, the inventory knows
-        // where; guessing wrong would prune it.
+        // The kind is not served now. If the object was applied while the kind was served, the
+        // inventory knows its scope. A wrong guess would prune the object.
         None => inventory.get(&Identity::of(&cluster_wide)).is_some(),
     };
     if cluster_scoped {

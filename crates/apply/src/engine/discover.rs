@@ -1,4 +1,5 @@
-//! The begin of a run: what is wanted, read once for each bundle, and the kinds that the cluster serves.
+//! The start of a run: it parses each new bundle once and discovers the kinds that the cluster
+//! serves.
 
 use std::sync::{Arc, PoisonError};
 
@@ -14,7 +15,7 @@ use crate::{
 };
 
 impl Engine {
-    /// Reads what can be read of the bundles without the cluster, once for each bundle.
+    /// Parses what can be read of the bundles without the cluster, once for each bundle.
     pub(super) fn prepare(&self, kept: &StoredGeneration) -> Vec<Arc<Prepared>> {
         let mut all = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
         let known = std::mem::take(&mut *all);
@@ -32,8 +33,9 @@ impl Engine {
         prepared
     }
 
-    /// Asks what kinds there are: the first time, and when an object's kind is unknown, nothing in the set
-    /// will teach it, and the object's own time to be tried again has come.
+    /// Discovers the kinds that the cluster serves. It does so on the first run, and when an
+    /// object's kind is unknown, nothing in the generation defines it, and the object's back-off is
+    /// over.
     pub(super) async fn discover(
         &self,
         kept: &StoredGeneration,
@@ -66,7 +68,7 @@ impl Engine {
             });
             objects.all(|(header, object, digest)| {
                 let rests = || {
-                    // In a namespace or not: that is known of a kind that is.
+                    // The scope of an unknown kind is unknown too, so both identities are checked.
                     let mut places = [
                         None,
                         Some(object.id.namespace.as_deref().unwrap_or(&header.namespace)),
@@ -109,7 +111,7 @@ impl Engine {
         change(Arc::make_mut(&mut kinds));
     }
 
-    /// Asks for all kinds.
+    /// Discovers all kinds.
     pub(super) async fn refresh_kinds(&self) -> Result<(), RequestError> {
         let mut kinds = Kinds::clone(&self.kinds());
         kinds.refresh(&self.cluster).await?;
@@ -117,7 +119,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Asks for the kinds of one version of a group; the answer is whether it is served.
+    /// Discovers the kinds of one version of a group. Returns true if the version is served.
     pub(super) async fn refresh_version(
         &self,
         group: &str,

@@ -1,5 +1,5 @@
-//! What needs no request, what has to be sent, and what became of objects that may have drifted: the
-//! watches say which to look at, the API server says what differs.
+//! Decides which objects need no request and which have to be sent, and checks objects for drift.
+//! The watches say which objects to check; the API server says what differs.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -29,18 +29,19 @@ use crate::{
     observed::{DriftEvent, ObjectState},
 };
 
-/// How often an object is looked at that changes at the same moment.
+/// How often the difference of an object is computed while others change it at the same time.
 const LOOKS: u32 = 4;
 
-/// What was found of an object that is not as it was left.
+/// The result of checking an object that has drifted.
 pub(super) struct Finding {
-    /// It is the same live object, with other content.
+    /// True if it is still the same live object, with other content.
     there: bool,
-    /// For people; empty where only the ownership of fields is lost.
+    /// A description of the difference for people. It is empty if only the ownership of fields has
+    /// changed.
     difference: String,
-    /// Who changed it last, where that can be told.
+    /// The field manager that changed the object last, if known.
     who: Option<String>,
-    /// It is left as it is.
+    /// True if the drift is reported but not corrected.
     left: bool,
 }
 
@@ -55,27 +56,27 @@ impl Finding {
     }
 }
 
-/// How an object differs from what it should be.
+/// The difference between an object and its desired state.
 #[derive(Default)]
 struct Drift {
-    /// For people.
+    /// A description for people.
     difference: String,
-    /// Fields that people have added are part of it.
+    /// True if people have added fields.
     added: bool,
     who: Option<String>,
 }
 
-/// The objects that are not as they were left, by index.
+/// The objects that have drifted, by index.
 #[derive(Default)]
 pub(super) struct Drifted(BTreeMap<usize, Finding>);
 
 impl Drifted {
-    /// Whether only the content of the live object has to be corrected.
+    /// Returns true if only the content of the live object has to be corrected.
     pub(super) fn is_there(&self, index: usize) -> bool {
         self.0.get(&index).is_some_and(|finding| finding.there)
     }
 
-    /// Those that are corrected.
+    /// Returns the objects that are corrected.
     pub(super) fn resent(&self) -> HashSet<usize> {
         let resent = self.0.iter().filter(|(_, finding)| !finding.left);
         resent.map(|(index, _)| *index).collect()
@@ -83,9 +84,9 @@ impl Drifted {
 }
 
 impl Engine {
-    /// Says of each object whether it has to be sent: not where the inventory knows its UID and that
-    /// this very content was applied, and no watch has seen anything else since; and not where its own
-    /// time has not come.
+    /// Decides for each object whether it has to be sent. It is not sent if the inventory knows its
+    /// UID, exactly this content was applied, and no watch has reported a change since. It is not
+    /// sent either while its back-off lasts.
     pub(super) async fn first_turns(
         self: &Arc<Self>,
         desired: &[Arc<DesiredObject>],
@@ -174,14 +175,14 @@ impl Engine {
                 }
             }
         }
-        // What was found of others is no longer asked for.
+        // Findings about other objects are no longer needed.
         findings.clear();
         drop(findings);
         (turns, drifted)
     }
 
-    /// Whether an object that is not as it was left is corrected now. Somebody may undo that again and
-    /// again; then people are told, and it is corrected ever less often.
+    /// Returns true if a drifted object is corrected now. If somebody changes it back again and
+    /// again, people are informed, and the pauses between corrections grow.
     fn is_corrected(&self, object: &DesiredObject, finding: &Finding) -> bool {
         let undone = self.schedule.undone(&object.key);
         if let Some((times, within)) = undone.extent {
@@ -190,9 +191,9 @@ impl Engine {
             let message = if finding.there {
                 let Finding { difference, .. } = finding;
                 format!(
-                    "{who} has undone this {times} times within {within}: {difference}; it is corrected \
-                     with pauses that grow to {}. Remove the fields from Git or name them in `ignore`, \
-                     or end what changes them",
+                    "{who} has undone this {times} times within {within}: {difference}; it is reverted \
+                     with pauses that grow to {}. Remove the fields from Git, name them in `ignore`, \
+                     or stop what changes them",
                     rounded(self.config.longest_fight)
                 )
             } else {
@@ -211,8 +212,8 @@ impl Engine {
         !undone.rests
     }
 
-    /// Looks at objects, several at a time, and waits a moment for what is found; what takes longer
-    /// wakes the engine.
+    /// Checks several objects for drift at a time, and waits a moment for the results. A check that
+    /// takes longer wakes the engine when it ends.
     async fn look_at_all(
         self: &Arc<Self>,
         desired: &[Arc<DesiredObject>],
@@ -260,7 +261,8 @@ impl Engine {
         ended.close();
     }
 
-    /// Objects of which somebody said, in Git or on the object, that they are not to be touched.
+    /// Marks the objects that are left alone because of an annotation, in Git or on the live
+    /// object. Returns their indexes.
     fn leave_alone(&self, desired: &[Arc<DesiredObject>], turns: &mut [Turn]) -> HashSet<usize> {
         let mut alone = HashSet::new();
         let present = self
@@ -289,8 +291,8 @@ impl Engine {
         alone
     }
 
-    /// What a watch says can be older than what was applied since; the object itself decides. `None`
-    /// where it is as it was left.
+    /// Checks one object for drift. The watch may be older than the last apply, so the live object
+    /// is read. Returns `None` if the object has not drifted.
     async fn look(
         &self,
         object: &DesiredObject,
@@ -313,7 +315,7 @@ impl Engine {
             Ok(None) if entry.finished || entry.failed.is_some() => return Ok(None),
             Ok(None) => return missing("it was deleted"),
             Err(RequestError::NotSent) => return Err(RequestError::NotSent),
-            // The request that follows says what is wrong.
+            // The request that follows reports the error.
             Err(_) => return Ok(Some(Finding::of_content(String::new(), false))),
         };
         if entry.uid.as_deref() != Some(&live.uid) {
@@ -333,7 +335,7 @@ impl Engine {
         let drift = match self.drift(object, kind, &path, whole, cancel).await {
             Ok(drift) => drift,
             Err(error) => Drift {
-                difference: format!("the difference can't be told: {}", explain(&error)),
+                difference: format!("the difference can't be computed: {}", explain(&error)),
                 ..Drift::default()
             },
         };
@@ -348,8 +350,8 @@ impl Engine {
         }))
     }
 
-    /// How the live object differs from what the API server would make of it, and what people have added.
-    /// `whole` says that every field of Git's is as it was applied.
+    /// Returns how the live object differs from what the API server would make of it, and whether
+    /// people have added fields. `whole` says that every field that Muster applied is unchanged.
     async fn drift(
         &self,
         object: &DesiredObject,
@@ -372,11 +374,12 @@ impl Engine {
                 let body = self.effective(object, kind, &live).await?;
                 retried(cancel, || self.cluster.predict(path, &body)).await?
             };
-            // Of another version, it shows what somebody else has changed in between, too.
+            // If the versions differ, the prediction also contains a change that somebody made
+            // between the two requests.
             let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
             if version(&live) == version(&predicted) || attempt == LOOKS {
                 let scaled = self.is_scaled(object, &live).await?;
-                // What Git has is nobody's addition, whoever changed it.
+                // A field that Git defines is never an addition, no matter who changed it.
                 let added = added(&object.id, &predicted, &self.ignored(object, scaled));
                 let tool = added.as_ref().and_then(|_| last_tool(&live));
                 let who = tool.map(str::to_owned).or_else(|| last_writer(&live));
@@ -394,7 +397,7 @@ impl Engine {
         }
     }
 
-    /// Tells people what has drifted.
+    /// Reports drift in the status, in the log and as an event.
     pub(super) fn tell_differences(&self, desired: &[Arc<DesiredObject>], drifted: &Drifted) {
         for (index, finding) in drifted.0.iter().filter(|(_, f)| !f.difference.is_empty()) {
             let object = &desired[*index];
@@ -415,24 +418,24 @@ impl Engine {
         }
     }
 
-    /// Tells people in status and in the log that an object is recreated.
+    /// Reports in the status and in the log that an object is recreated.
     pub(super) fn tell_recreation(&self, object: &DesiredObject, uid: &str, why: &str) {
         tracing::warn!(app = %object.app(), object = %object.id, uid, why, "the object is recreated");
         let difference = format!("{why}; the object with the UID {uid} was deleted");
         self.remember(object, difference, true, true);
     }
 
-    /// Tells people that nobody can say any more who had which fields of an object.
+    /// Reports that the field ownership of an object is lost.
     pub(super) fn tell_loss_of_owners(&self, object: &DesiredObject, uid: &str) {
-        const LOST: &str = "somebody has cleared .metadata.managedFields, which say who has which field; \
-             what Git has is put right, and a field that left Git meanwhile may still be there: look at \
-             the object";
+        const LOST: &str = "somebody has cleared .metadata.managedFields, which record who owns which \
+             field; the fields in Git are reverted, but a field that was removed from Git meanwhile may \
+             still be set: inspect the object";
         tracing::warn!(app = %object.app(), object = %object.id, "{LOST}");
         self.publish(object, Some(uid.to_owned()), "Drift", "Correct", LOST);
         self.remember(object, LOST.to_owned(), true, false);
     }
 
-    /// Keeps for status what has drifted.
+    /// Stores a drift for the status.
     fn remember(
         &self,
         object: &DesiredObject,
@@ -451,7 +454,7 @@ impl Engine {
         self.tracker.drifts(object.app(), event);
     }
 
-    /// Publishes an event on the object. It is for people; that it fails stops nothing.
+    /// Publishes an event on the object. It only informs people, so an error stops nothing.
     pub(super) fn publish(
         &self,
         object: &DesiredObject,
@@ -460,7 +463,7 @@ impl Engine {
         action: &str,
         note: &str,
     ) {
-        /// An event's note may have so many bytes.
+        /// The most bytes that the note of an event may have.
         const LONGEST_NOTE: usize = 1000;
         let event = Event {
             type_: EventType::Warning,
@@ -486,10 +489,11 @@ impl Engine {
     }
 }
 
-/// What is said of an object that nobody is to touch.
+/// The message of an object that is left alone.
 pub(super) const LEFT_ALONE: &str = "left alone: muster.dev/reconcile is disabled on it";
 
-/// The manager that changed the object last, beside Muster. A status is nobody's drift.
+/// Returns the manager, other than Muster, that changed the object last. A status change is not
+/// drift.
 fn last_writer(live: &Value) -> Option<String> {
     managers(live)
         .filter(|manager| !manager.is_own() && manager.subresource != "status")
@@ -497,7 +501,8 @@ fn last_writer(live: &Value) -> Option<String> {
         .map(|manager| manager.name.to_owned())
 }
 
-/// Why an object may be deleted as soon as it is created, where its own content gives a reason.
+/// Returns a hint why an object may be deleted as soon as it is created, if its own content
+/// explains that.
 fn deletion_hint(object: &DesiredObject) -> &'static str {
     let json = &object.object().json;
     if json.contains("\"ownerReferences\"") {
@@ -510,7 +515,7 @@ fn deletion_hint(object: &DesiredObject) -> &'static str {
     }
 }
 
-/// A time for people.
+/// Returns a duration as text for people.
 fn rounded(time: Duration) -> String {
     match time.as_secs() {
         seconds @ 0..=119 => format!("{} s", seconds.max(1)),

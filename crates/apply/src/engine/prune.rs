@@ -1,4 +1,5 @@
-//! The end of a run: what is in the inventory and not wanted goes, in reverse order.
+//! The end of a run: objects that are in the inventory and no longer desired are deleted, in
+//! reverse order.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -33,52 +34,52 @@ use crate::{
     requests::Dependents,
 };
 
-/// The manager of what Kubernetes' controller makes of aggregated ClusterRoles.
+/// The field manager of the Kubernetes controller that aggregates ClusterRoles.
 const AGGREGATOR: &str = "clusterrole-aggregation-controller";
-/// A ClusterRole that a controller put together is looked at again so often after it was deleted: the
-/// controller may just have been about to write it.
+/// How often an aggregated ClusterRole is checked again after it was deleted, because its
+/// controller may have been about to write it.
 const ECHOES: u32 = 5;
 const ECHO_PAUSE: Duration = Duration::from_millis(200);
-/// Deletions that are behind others begin one after the other in one run, so many at most.
+/// The most waves of deletions in one run. Each wave waits until the one before is gone.
 const MOST_WAVES: usize = 32;
 
-/// What was found of an object that is not wanted.
+/// What was found about an object that is no longer desired.
 #[derive(Debug, Clone)]
 pub(super) struct Found {
     uid: String,
     mark: Mark,
-    /// As in [`Owned`].
+    /// The same as in [`Owned`].
     precious: bool,
-    /// As in [`Leaving`].
+    /// The same as in [`Leaving`].
     aggregates: bool,
-    /// It is being deleted and waits for these finalizers.
+    /// The finalizers that the object waits for, if it is being deleted.
     terminating: Option<Vec<String>>,
-    /// Since when it is, as the API server says.
+    /// The deletion timestamp that the API server set.
     since: Option<String>,
 }
 
-/// What became of one object that should go, or may.
+/// The result of checking one object that is no longer desired.
 enum Look {
-    /// It is there.
+    /// The object exists.
     There(Found),
-    /// It is gone, or was never ours.
+    /// The object is gone, or was never Muster's.
     Gone,
-    /// It can't be told, for this reason.
+    /// The check failed, for this reason.
     Unclear(String),
-    /// It is not there, but a request that left before the agent was killed may still create it.
+    /// The result is unknown, because a request that has not ended may still create the object.
     NotSure,
 }
 
-/// One object whose deletion is decided and that is still there.
+/// One object whose deletion is decided and that still exists.
 struct Going {
     key: Identity,
     entry: Arc<Entry>,
     found: Found,
-    /// It was deleted, and that was refused or not answered, as this says.
+    /// The reason why the deletion was refused, or that it was not answered.
     refused: Option<String>,
 }
 
-/// What a request to delete came to.
+/// The result of a delete request.
 enum Ended {
     Gone,
     Terminating(Vec<String>),
@@ -87,7 +88,8 @@ enum Ended {
 }
 
 impl Engine {
-    /// Removes what Git had on a Namespace that stays because Kubernetes never lets it go.
+    /// Removes the fields that Git defined on a Namespace that stays because Kubernetes never
+    /// deletes it.
     async fn give_up(&self, entry: &Entry) -> Result<(), RequestError> {
         let id = &entry.id;
         let kinds = self.kinds();
@@ -107,8 +109,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Deletes what is not wanted, as far as that needs nobody's approval and what replaces it is there.
-    /// True where something is still there that another try may end.
+    /// Deletes objects that are no longer desired, if the deletion needs no approval and their
+    /// replacements are healthy. Returns true if something is left that another attempt may finish.
     pub(super) async fn prune(
         self: &Arc<Self>,
         kept: &StoredGeneration,
@@ -181,14 +183,17 @@ impl Engine {
             if found.mark != Mark::Keep
                 && let Err(error) = self.give_up(entry).await
             {
-                let why = format!("what Git had on it can't be removed: {}", explain(&error));
+                let why = format!(
+                    "the fields from Git can't be removed from it: {}",
+                    explain(&error)
+                );
                 keep_leftover(&mut leftovers, key, entry, LeftoverState::Refused, why);
                 unfinished = true;
                 continue;
             }
             tracing::info!(
                 app = %entry.app, object = %entry.id,
-                "no longer wanted and left: {PRUNE} on it says so, or Kubernetes never lets it go"
+                "no longer in Git and not deleted: its {PRUNE} says so, or Kubernetes never deletes it"
             );
             self.inventory.forget(key);
         }
@@ -248,8 +253,8 @@ impl Engine {
         Ok(unfinished)
     }
 
-    /// Deletes objects wave by wave: what is behind others waits until those are gone, maybe for a later
-    /// run. True where something is still there.
+    /// Deletes objects in waves. An object that has to go after others waits until those are gone,
+    /// which may take until a later run. Returns true if something still exists.
     async fn delete_all(
         self: &Arc<Self>,
         kept: &StoredGeneration,
@@ -312,8 +317,8 @@ impl Engine {
                 (None, None) => {
                     let other = behind.get(&index).map(|&other| &going[other].entry.id);
                     let why = other.map_or_else(
-                        || "it is deleted in a moment".to_owned(),
-                        |id| format!("it is deleted once {id} is gone"),
+                        || "it will be deleted in a moment".to_owned(),
+                        |id| format!("it will be deleted once {id} is gone"),
                     );
                     (LeftoverState::Waiting, why)
                 }
@@ -323,8 +328,8 @@ impl Engine {
         echoes || !going.is_empty()
     }
 
-    /// Sends deletions, and waits a moment for what they come to. One that takes longer wakes the engine
-    /// when it ends.
+    /// Sends deletions and waits a moment for their results. A deletion that takes longer wakes the
+    /// engine when it ends.
     async fn delete(
         self: &Arc<Self>,
         going: &[Going],
@@ -399,7 +404,7 @@ impl Engine {
         ended
     }
 
-    /// Remembers that a deletion was refused; it has its own time to be tried again.
+    /// Records that a deletion was refused. Its back-off says when it is tried again.
     fn refuse(&self, key: &Identity, why: &str) {
         self.schedule.failed(key, deletion());
         self.refusals().insert(key.clone(), why.to_owned());
@@ -410,7 +415,7 @@ impl Engine {
         self.refusals().remove(key);
     }
 
-    /// Why an object is not deleted again yet.
+    /// Returns why an object is not deleted again yet.
     fn refusal_of(&self, key: &Identity) -> Option<String> {
         if self.under_way.has(key) {
             return Some(UNANSWERED.to_owned());
@@ -420,8 +425,8 @@ impl Engine {
         waits.then(|| known().unwrap_or_default())
     }
 
-    /// Deletes what a controller made again of ClusterRoles that it puts together. True where that can't
-    /// be told.
+    /// Deletes aggregated ClusterRoles that their controller has recreated. Returns true if the
+    /// result is unknown.
     async fn end_echoes(
         &self,
         echoes: Vec<(Identity, Arc<Entry>)>,
@@ -461,8 +466,8 @@ impl Engine {
         false
     }
 
-    /// Looks at objects that are not wanted. What was found in this generation is not asked again. The
-    /// answer is what is there, and whether something has to be looked at again.
+    /// Checks objects that are no longer desired. What was found in this generation is not read
+    /// again. Returns the objects that exist, and true if something has to be checked again.
     async fn look_at(
         &self,
         unwanted: Vec<(Identity, Arc<Entry>)>,
@@ -472,7 +477,7 @@ impl Engine {
         let mut within = Vec::with_capacity(unwanted.len());
         for (key, entry) in unwanted {
             if records::is_record(&entry.id, &self.config.namespace) {
-                // An agent of an earlier release took it for an app's.
+                // An agent of an earlier release took this record for an object of an app.
                 self.inventory.forget(&key);
                 continue;
             }
@@ -512,7 +517,8 @@ impl Engine {
                 }
             }
         }
-        // An order of its own would make the same set another one.
+        // The objects are sorted, because another order would change the identity of the set that a
+        // person approves.
         there.sort_by(|a, b| a.0.cmp(&b.0));
         self.protect_owners(&mut there, cancel).await;
         for (key, _, found) in &there {
@@ -523,8 +529,8 @@ impl Engine {
         (there, unfinished)
     }
 
-    /// Finds out which custom resources own others, and would take them with them. One of which that
-    /// can't be told counts as one that does.
+    /// Finds out which custom resources own other objects, which would be deleted with them. If
+    /// that can't be found out for a custom resource, it counts as an owner.
     async fn protect_owners(
         &self,
         there: &mut [(Identity, Arc<Entry>, Found)],
@@ -545,7 +551,7 @@ impl Engine {
                     tracing::debug!(
                         namespace,
                         error = explain(error),
-                        "it can't be told which objects own others"
+                        "the owners of objects in the namespace can't be listed"
                     );
                 }
                 owners.insert(namespace.clone(), asked.ok());
@@ -562,7 +568,7 @@ impl Engine {
         kind: Result<Option<Arc<Kind>>, String>,
         cancel: &CancellationToken,
     ) -> Look {
-        // A request to apply it that ends later could create it again.
+        // An apply request that ends later could create the object again.
         if cancel.is_cancelled() || (self.under_way.has(key) && !entry.going) {
             return Look::NotSure;
         }
@@ -585,12 +591,13 @@ impl Engine {
             Err(error) => return Look::Unclear(self.unclear(&kind, &error)),
         };
         let same = entry.uid.as_ref() == Some(&live.uid);
-        // A request about it had left when the last run ended; what came of that is seen at the object
-        // alone.
+        // A request was sent and its answer was not recorded before the last run ended. Only the
+        // live object shows the result.
         let begun = entry.applied.is_none() && live.is_ours();
         let echo = entry.going && is_echo(&live);
         if !same && !begun && !echo {
-            // Somebody deleted ours and put another there: that one is theirs.
+            // Somebody deleted Muster's object and created another one of this name, which is not
+            // Muster's.
             return Look::Gone;
         }
         let mut aggregates = false;
@@ -622,8 +629,8 @@ impl Engine {
         explain(error)
     }
 
-    /// The kinds of these objects: `Ok(None)` where the API server says that there is none, so that
-    /// there is no object either.
+    /// Returns the kinds of these objects. `Ok(None)` means that the API server does not serve the
+    /// kind, so the object can't exist.
     async fn kinds_of(
         &self,
         entries: impl Iterator<Item = &Entry>,
@@ -640,7 +647,7 @@ impl Engine {
         let mut kinds = Vec::with_capacity(entries.len());
         for entry in entries {
             let gvk = &entry.id.gvk;
-            // Discovery leaves out what does not answer; only a clear no is a no.
+            // Discovery leaves out APIs that do not answer. Only a clear answer counts.
             let asked = if !unknown(&self.kinds(), gvk) {
                 Ok(true)
             } else if let Some(error) = &failure {
@@ -655,12 +662,12 @@ impl Engine {
     }
 }
 
-/// What a deletion is called among the contents that failed.
+/// Returns the digest under which a failed deletion is recorded in the schedule.
 fn deletion() -> ContentHash {
     ContentHash::of(b"deletion")
 }
 
-/// What is said of a deletion that hangs.
+/// The message of a deletion that hangs.
 const UNANSWERED: &str = "the API server has not answered yet";
 
 fn leaving(object: &Going) -> Leaving<'_> {
@@ -671,7 +678,7 @@ fn leaving(object: &Going) -> Leaving<'_> {
     }
 }
 
-/// Whether a ClusterRole is nothing but what a controller wrote.
+/// Returns true if a ClusterRole holds nothing but what its controller wrote.
 fn is_echo(live: &LiveMeta) -> bool {
     live.owned().is_none()
         && live.app().is_none()
@@ -679,8 +686,8 @@ fn is_echo(live: &LiveMeta) -> bool {
         && !live.others().is_empty()
 }
 
-/// What is said of each object of a set that waits for an approval.
-const HELD: &str = "no longer wanted; waits for an approval";
+/// The message of each object of a set that is pending approval.
+const HELD: &str = "no longer in Git; pending approval";
 
 fn of<'a>(entry: &'a Entry, found: Option<&'a Found>) -> Owned<'a> {
     Owned {
@@ -713,10 +720,10 @@ fn keep_leftover(
     leftovers.insert(key.clone(), leftover);
 }
 
-/// After so long a deletion counts as one that hangs.
+/// The time after which a deletion counts as stuck.
 const HANGS_AFTER: Duration = Duration::from_secs(600);
 
-/// How long ago something was; nothing where that can't be told.
+/// Returns how long ago a time was, or zero if it can't be parsed.
 fn age(since: Option<&str>) -> Duration {
     let since = since.and_then(|since| since.parse::<Timestamp>().ok());
     let age = since.map(|since| Timestamp::now().duration_since(since));
@@ -724,7 +731,7 @@ fn age(since: Option<&str>) -> Duration {
         .unwrap_or_default()
 }
 
-/// What is said of an object that is being deleted for so long.
+/// Returns the state and the message of an object that has been terminating for `age`.
 fn terminating(finalizers: &[String], age: Duration) -> (LeftoverState, String) {
     let names = finalizers.join(", ");
     let waits = age < HANGS_AFTER;
@@ -732,11 +739,11 @@ fn terminating(finalizers: &[String], age: Duration) -> (LeftoverState, String) 
         (true, []) => "it is being deleted".to_owned(),
         (true, _) => format!("it is being deleted, waiting for {names}"),
         (false, []) => {
-            "it has been deleted for more than 10 min and is still there; see what is left in it"
+            "stuck: its deletion has not finished for more than 10 min; check what is left in it"
                 .to_owned()
         }
         (false, _) => format!(
-            "it has been deleted for more than 10 min and hangs on the finalizer {names}; is the \
+            "stuck: its deletion has waited for more than 10 min for the finalizer {names}; is the \
              controller running that removes it?"
         ),
     };
@@ -760,7 +767,7 @@ mod tests {
         assert_eq!(message, "it is being deleted, waiting for x.example/finish");
         let (state, message) = terminating(&finalizers, HANGS_AFTER);
         assert_eq!(state, LeftoverState::Refused);
-        assert!(message.contains("hangs on the finalizer x.example/finish"));
+        assert!(message.contains("for the finalizer x.example/finish"));
         assert_eq!(age(Some("not a time")), Duration::ZERO);
         assert!(age(Some("2024-01-01T00:00:00Z")) > HANGS_AFTER);
     }

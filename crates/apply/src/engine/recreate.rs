@@ -1,5 +1,6 @@
-//! An object that can't be changed is deleted and created anew: only after the API server has said that
-//! it would take the new one, and with a copy of the old one to put back.
+//! Recreates an object that can't be changed: it is deleted and created again. That is done only
+//! after the API server has accepted the new object in a dry run, and with a copy of the old one
+//! that can be restored.
 
 use std::{collections::HashSet, sync::PoisonError, time::Duration};
 
@@ -27,11 +28,11 @@ use crate::{
 
 const SAVED_LABEL: &str = "muster.dev/recreating";
 const SAVED_KEY: &str = "object.json";
-/// How long an object that is on its way out is awaited in one run.
+/// The longest time that one run waits until an object is deleted.
 const GONE_WITHIN: Duration = Duration::from_secs(20);
 const FIRST_LOOK: Duration = Duration::from_millis(25);
 const LONGEST_LOOK: Duration = Duration::from_millis(500);
-/// What the API server gives an object, and a new one can't have.
+/// The metadata fields that the API server sets and that a new object must not have.
 const GIVEN: [&str; 7] = [
     "uid",
     "resourceVersion",
@@ -64,12 +65,13 @@ impl Engine {
             .is_some_and(|entry| entry.refused == Some(object.digest()))
         {
             return failed(
-                "it was recreated, the new object was refused, and the old one was put back; change the \
+                "it was recreated, the new object was refused, and the old one was restored; change the \
                  app to try again"
                     .to_owned(),
             );
         }
-        // One that is on its way out is lost already, and what follows it is created anew anyway.
+        // An object that is already being deleted is lost anyway, so recreating it needs no
+        // approval.
         let stays = |live: &&Value| live["metadata"]["deletionTimestamp"].is_null();
         if let Some(live) = live.as_ref().filter(stays) {
             let uid = live["metadata"]["uid"].as_str();
@@ -108,7 +110,9 @@ impl Engine {
             old_uid = Some(uid.clone());
             let gone = retried(cancel, || self.cluster.delete(path, &uid, dependents)).await?;
             if gone != Deleted::Gone && !self.is_gone(sending, &uid).await? {
-                let what = format!("{why}; the old object is being deleted, the new one follows");
+                let what = format!(
+                    "{why}; the old object is being deleted; the new one is created afterwards"
+                );
                 return Ok(ObjectState::Waiting(what).into());
             }
         }
@@ -131,11 +135,11 @@ impl Engine {
                 let reason = refusal(&object.id.gvk, &error);
                 failed(match self.put_back(sending).await {
                     Ok(true) => format!(
-                        "the new object was refused, and the old one was put back: {reason}"
+                        "the new object was refused, and the old one was restored: {reason}"
                     ),
                     Ok(false) => format!("the new object was refused: {reason}"),
                     Err(back) => format!(
-                        "the new object was refused: {reason}; the old one can't be put back: {}",
+                        "the new object was refused: {reason}; the old one can't be restored: {}",
                         explain(&back)
                     ),
                 })
@@ -143,11 +147,12 @@ impl Engine {
         }
     }
 
-    /// Asks the API server whether it would take the object under another name. It is a strong hint,
-    /// not a proof: what depends on the name or on what else there is may differ.
+    /// Asks the API server in a dry run whether it would accept the object under another name. The
+    /// answer is a strong hint but no proof: checks that depend on the name or on other objects may
+    /// differ.
     async fn prove(&self, sending: &Sending<'_>, body: &Value) -> Result<(), RequestError> {
         let Sending { object, kind, .. } = sending;
-        // Their names say what they are.
+        // The names of these kinds must match their content.
         if matches!(
             object.id.gvk.kind.as_str(),
             "CustomResourceDefinition" | "APIService"
@@ -162,7 +167,7 @@ impl Engine {
         if object.id.gvk.kind == "Service"
             && let Some(spec) = proof["spec"].as_object_mut()
         {
-            // The old one still has them.
+            // The old Service still uses these values.
             spec.retain(|field, value| !field.starts_with("clusterIP") || value == "None");
             for port in spec
                 .get_mut("ports")
@@ -181,7 +186,7 @@ impl Engine {
         }
     }
 
-    /// Waits, for a bounded time, until the object with this UID is no longer there. A newer generation
+    /// Waits for at most [`GONE_WITHIN`] until the object with this UID is gone. A newer generation
     /// ends the wait.
     async fn is_gone(&self, sending: &Sending<'_>, uid: &str) -> Result<bool, RequestError> {
         let end = Instant::now() + GONE_WITHIN;
@@ -206,12 +211,12 @@ impl Engine {
         Api::namespaced(self.cluster.client.clone(), &self.config.namespace)
     }
 
-    /// Keeps a copy of the object in the agent's namespace. One that is there already is older, and the
-    /// last that was known to be good.
+    /// Stores a copy of the object in the agent's namespace. An existing copy is not replaced: it
+    /// is older, and it is the last one that was known to be good.
     async fn save(&self, key: &Identity, live: &Value) -> Result<(), RequestError> {
         let mut copy = live.clone();
         if copy["kind"] == "Job" && copy["spec"]["manualSelector"] != true {
-            // They were made for the old Job's UID, and are made anew.
+            // The API server generated these values for the old Job's UID and generates them again.
             let spec = copy.get_mut("spec").and_then(Value::as_object_mut);
             spec.map(|spec| spec.remove("selector"));
             let labels = copy.pointer_mut("/spec/template/metadata/labels");
@@ -257,7 +262,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Creates the old object again from its copy. False where there is no copy.
+    /// Creates the old object again from its copy. Returns false if there is no copy.
     async fn put_back(&self, sending: &Sending<'_>) -> Result<bool, RequestError> {
         let object = sending.object;
         let name = saved_name(&object.key);
@@ -293,7 +298,7 @@ impl Engine {
                 tracing::debug!(
                     error = explain(&error),
                     name,
-                    "a copy of an object stays for now"
+                    "a copy of an object can't be deleted yet"
                 );
             }
             _ => {
@@ -303,7 +308,7 @@ impl Engine {
         }
     }
 
-    /// Learns once which copies an earlier process left.
+    /// Lists the copies that an earlier process left. Does so only once.
     pub(super) async fn load_saved(&self) -> Result<(), RequestError> {
         let saved = || self.saved.lock().unwrap_or_else(PoisonError::into_inner);
         if saved().is_some() {
@@ -323,7 +328,8 @@ impl Engine {
             .is_some_and(|saved| saved.contains(&saved_name(key)))
     }
 
-    /// After a refusal: an agent that was killed in the middle may have left the object deleted.
+    /// Restores the old object after a refusal. An agent that was killed between the deletion and
+    /// the creation may have left it deleted.
     pub(super) async fn rescue(&self, sending: &Sending<'_>) {
         let key = &sending.object.key;
         if !self.is_saved(key) {
@@ -332,11 +338,11 @@ impl Engine {
         self.inventory
             .recreation_refused(key, sending.object.digest());
         if let Err(error) = self.put_back(sending).await {
-            tracing::warn!(object = %sending.object.id, error = explain(&error), "the old object can't be put back yet");
+            tracing::warn!(object = %sending.object.id, error = explain(&error), "the old object can't be restored yet");
         }
     }
 
-    /// Copies of objects that are what they should be are no longer needed.
+    /// Deletes the copies of objects that are as desired.
     pub(super) async fn tidy_saved(&self, applied: impl Iterator<Item = &Identity>) {
         let none = {
             let saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
@@ -353,8 +359,8 @@ impl Engine {
     }
 }
 
-/// The name under which it is approved that this very live object is deleted and becomes what Git says,
-/// with the loss that a person was shown.
+/// Returns the hash that a person approves. It names this live object, the content that it gets,
+/// and the loss that the person was shown.
 fn recreation(object: &DesiredObject, uid: Option<&str>, loss: &str) -> ContentHash {
     let digest = object.digest().to_string();
     let parts = [
@@ -367,7 +373,8 @@ fn recreation(object: &DesiredObject, uid: Option<&str>, loss: &str) -> ContentH
     ContentHash::of(parts.join("\0").as_bytes())
 }
 
-/// Pods of a StatefulSet that has the same selector are taken over by the new one.
+/// Returns what happens to an object's dependents. The pods of a StatefulSet with an unchanged
+/// selector stay, because the new StatefulSet takes them over.
 fn dependents(id: &ObjectRef, live: &Value, body: &Value) -> Dependents {
     let same = live["spec"]["selector"] == body["spec"]["selector"];
     if id.gvk.group == "apps" && id.gvk.kind == "StatefulSet" && same {

@@ -1,4 +1,5 @@
-//! Whether what an app wants is there, so that what it no longer wants may go.
+//! Decides whether an app's desired objects are applied and healthy, so that objects that left Git
+//! may be deleted.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -16,13 +17,13 @@ use crate::{
     watches::is_plain,
 };
 
-/// The apps of a generation that are not as they should be yet.
+/// The apps of a generation whose desired objects are not applied and healthy yet.
 #[derive(Default)]
 pub(super) struct Replacements {
     unfinished: BTreeMap<AppName, String>,
-    /// What opens the way when all of it is well.
+    /// Groups of objects. When all objects of a group are healthy, the deletions can continue.
     pub(super) gates: Vec<Gate>,
-    /// When the way opens at the latest.
+    /// The time at which the deletions continue even if the objects are not healthy.
     pub(super) due: Option<Instant>,
 }
 
@@ -35,11 +36,12 @@ impl Replacements {
     }
 }
 
-/// Since when everything of an app is applied, in which content.
+/// For each app, the bundle that is completely applied and since when.
 pub(super) type ObjectState = HashMap<AppName, (ContentHash, Instant)>;
 
 impl Engine {
-    /// Lets the watches see what was applied a moment ago, where something waits for it to be well.
+    /// Waits a moment until the watches have seen the applied objects. It does so only if objects
+    /// have left Git.
     pub(super) async fn observe_soon(
         &self,
         desired: &[Arc<DesiredObject>],
@@ -53,18 +55,18 @@ impl Engine {
         let observed = desired.iter().filter(|object| !is_plain(&object.id.gvk));
         let keys: Vec<&Identity> = observed.map(|object| &object.key).collect();
         let observed = tokio::time::timeout(PATIENCE, self.tracker.until_observed(&keys));
-        // What is still unobserved then is waited for by its gate.
+        // A gate waits for the objects that are still unobserved then.
         let _ = cancel.run_until_cancelled(observed).await;
     }
 
-    /// Whether an object is a namespace that the agent is limited to: it is somebody else's to make, and
-    /// what is in it does not miss it.
+    /// Returns true if the object is a Namespace that the agent is limited to. Somebody else
+    /// creates it, and the objects in it do not depend on this one.
     fn is_own_place(&self, object: &DesiredObject) -> bool {
         is_namespace(&object.id) && self.config.reach.is_limited_to(&object.id.name)
     }
 
-    /// Looks at every app: is all that it wants applied, and is it healthy, or has it had its time?
-    /// `refused` are objects that an app wants and another has.
+    /// Checks for every app whether its desired objects are applied and healthy, or whether the
+    /// time limit has passed. `refused` are objects that an app defines and another app owns.
     pub(super) fn replacements(
         &self,
         kept: &StoredGeneration,

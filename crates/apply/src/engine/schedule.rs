@@ -1,4 +1,4 @@
-//! When each object has its next turn, and which objects have a request under way.
+//! The back-off of each object, and the objects that have a request under way.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,26 +12,27 @@ use tokio_util::task::TaskTracker;
 
 use crate::inventory::Identity;
 
-/// The times of all objects that are not as they should be.
+/// The back-off state of all objects that are not as desired.
 #[derive(Default)]
 struct Times {
-    /// Objects whose request failed, with the content that was refused.
+    /// Objects whose request failed, each with the digest of the refused content.
     failing: HashMap<Identity, (ContentHash, Failing)>,
     fights: HashMap<Identity, Fight>,
 }
 
-/// The times of one cluster's objects. All methods are cheap and never wait.
+/// The back-off of one cluster's objects. No method waits.
 pub(super) struct Schedule {
     failures: Pauses,
     fights: Pauses,
     times: Mutex<Times>,
 }
 
-/// What is known of an object that somebody keeps undoing.
+/// The state of an object that somebody keeps changing back.
 pub(super) struct Undone {
-    /// It is left as it is for a while.
+    /// True if the drift is not corrected for a while.
     pub(super) rests: bool,
-    /// How often it was undone, and over how long; `None` where that is nothing to tell people about.
+    /// How often the object was changed back, and over how long; `None` if that is not worth
+    /// reporting.
     pub(super) extent: Option<(u32, Duration)>,
 }
 
@@ -53,14 +54,14 @@ impl Schedule {
         self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets all objects but these.
+    /// Drops all objects for which `desired` returns false.
     pub(super) fn retain(&self, desired: impl Fn(&Identity) -> bool) {
         let mut times = self.times();
         times.failing.retain(|key, _| desired(key));
         times.fights.retain(|key, _| desired(key));
     }
 
-    /// Its request failed.
+    /// Records that the object's request failed.
     pub(super) fn failed(&self, key: &Identity, content: ContentHash) {
         let mut times = self.times();
         let before = times.failing.get(key).filter(|(of, _)| *of == content);
@@ -70,7 +71,7 @@ impl Schedule {
         times.failing.insert(key.clone(), (content, failing));
     }
 
-    /// It is as it should be.
+    /// Records that the object is as desired.
     pub(super) fn succeeded(&self, key: &Identity) {
         let mut times = self.times();
         times.failing.remove(key);
@@ -79,27 +80,28 @@ impl Schedule {
         }
     }
 
-    /// Whether this content failed before.
+    /// Returns true if this content failed before.
     pub(super) fn is_failing(&self, key: &Identity, content: ContentHash) -> bool {
         let times = self.times();
         times.failing.get(key).is_some_and(|(of, _)| *of == content)
     }
 
-    /// Whether this content failed, and it is too early to try again.
+    /// Returns true if this content failed and its back-off is not over.
     pub(super) fn must_wait(&self, key: &Identity, content: ContentHash) -> bool {
         let times = self.times();
         let failing = times.failing.get(key).filter(|(of, _)| *of == content);
         failing.is_some_and(|(_, failing)| failing.due() > Instant::now())
     }
 
-    /// Something has happened that may let it succeed.
+    /// Shortens an object's back-off, because something has happened that may let it succeed.
     pub(super) fn hasten(&self, key: &Identity) {
         if let Some((_, failing)) = self.times().failing.get_mut(key) {
             failing.hasten();
         }
     }
 
-    /// A new generation may let anything succeed: what it `concerns` at once.
+    /// Shortens the back-off of all objects, because a new generation may let any of them succeed.
+    /// Objects for which `concerns` returns true are tried again immediately.
     pub(super) fn retry_all(&self, concerns: impl Fn(&Identity) -> bool) {
         let now = Instant::now();
         for (key, (_, failing)) in &mut self.times().failing {
@@ -111,7 +113,7 @@ impl Schedule {
         }
     }
 
-    /// It is not as it was left.
+    /// Records that the object has drifted.
     pub(super) fn undone(&self, key: &Identity) -> Undone {
         let now = Instant::now();
         let mut times = self.times();
@@ -124,7 +126,7 @@ impl Schedule {
         }
     }
 
-    /// What has its turn in a run that begins now.
+    /// Returns the objects that are due in a run that starts now.
     pub(super) fn begin(&self) -> Due {
         let now = Instant::now();
         let mut times = self.times();
@@ -154,8 +156,8 @@ impl Schedule {
         }
     }
 
-    /// Ends the run. An object that had its turn and was not sent waits for something else, which will
-    /// be noticed, and has no time of its own any more; one that is `under_way` has one later.
+    /// Ends the run. An object that was due and was not sent waits for something else, which wakes
+    /// the engine, and loses its back-off. An object that is `under_way` keeps it.
     pub(super) fn end(&self, due: Due, under_way: impl Fn(&Identity) -> bool) {
         let mut times = self.times();
         for (key, before) in due.failing {
@@ -165,7 +167,8 @@ impl Schedule {
             }
         }
         for (key, before) in due.undone {
-            // What could not be corrected is tried again, and nobody has undone it.
+            // An object that could not be corrected is tried again. Nobody has changed it back in
+            // this run.
             if !under_way(&key)
                 && !times.failing.contains_key(&key)
                 && let Some(fight) = times.fights.get_mut(&key)
@@ -176,8 +179,8 @@ impl Schedule {
         }
     }
 
-    /// When there is something to be done next without a reason from outside, for what is not
-    /// `under_way`.
+    /// Returns the time of the next work that is due without an outside event. Objects that are
+    /// `under_way` are left out.
     pub(super) fn next(&self, under_way: impl Fn(&Identity) -> bool) -> Option<Instant> {
         let times = self.times();
         let failing = times.failing.iter();
@@ -193,17 +196,17 @@ impl Schedule {
     }
 }
 
-/// What has its turn in a run.
+/// The objects that are due in a run.
 pub(super) struct Due {
     failing: Vec<(Identity, Failing)>,
-    /// Objects that somebody has undone and that are to be corrected.
+    /// Objects that somebody has changed back and that are due for a correction.
     pub(super) undone: Vec<(Identity, Fight)>,
     /// Objects whose fight is over.
     pub(super) over: Vec<Identity>,
 }
 
-/// Objects that have a request under way, which may outlive the run that sent it. An object never has
-/// two at the same time.
+/// The objects that have a request under way, which may outlive the run that sent it. An object
+/// never has two requests at the same time.
 #[derive(Default)]
 pub(super) struct UnderWay {
     objects: Mutex<HashSet<Identity>>,
@@ -223,7 +226,8 @@ impl UnderWay {
         self.objects().contains(key)
     }
 
-    /// Takes an object; it is given back when the answer is dropped. `None` where it is taken.
+    /// Reserves an object until the returned value is dropped. Returns `None` if the object is
+    /// already reserved.
     pub(super) fn take(self: &Arc<Self>, key: &Identity) -> Option<Taken> {
         self.objects().insert(key.clone()).then(|| Taken {
             under_way: self.clone(),
@@ -232,7 +236,7 @@ impl UnderWay {
     }
 }
 
-/// An object that nobody else may send.
+/// The reservation of an object. Nobody else may send it.
 pub(super) struct Taken {
     under_way: Arc<UnderWay>,
     key: Identity,

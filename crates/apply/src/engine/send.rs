@@ -1,4 +1,4 @@
-//! One object's request: what is sent, and what is made of the answer.
+//! One object's request: it builds the request, sends it and handles the answer.
 
 use std::{sync::PoisonError, time::Duration};
 
@@ -31,26 +31,28 @@ use crate::{
     watches::Watched,
 };
 
-/// How often an object is sent again that was refused right after its definition changed: the API
-/// server takes up a new schema a moment after it has answered.
+/// How often an object is sent again that was refused right after its definition changed. The API
+/// server uses a new schema a moment after it has answered.
 const SCHEMA_ATTEMPTS: u32 = 6;
 const SCHEMA_PAUSE: Duration = Duration::from_millis(150);
-/// How often fields are cleared that the API server objects to: it may name others then.
+/// How often the fields that the API server objects to are cleared. It may name other fields each
+/// time.
 const CLEARINGS: usize = 3;
-/// How often it is decided who has which fields while others change the object at the same time.
+/// How often a change of field ownership is decided again while others change the object at the
+/// same time.
 const OWNERS_ATTEMPTS: u32 = 4;
 
-/// Why an object that is created only where it is missing is left alone.
+/// The message of an object with `if-not-present` that existed before Muster could create it.
 pub(super) const WAS_PRESENT: &str =
-    "left alone: it was there before, and muster.dev/if-not-present is set";
+    "left alone: it existed before, and muster.dev/if-not-present is set";
 
-/// How one object's request ended.
+/// The result of one object's request.
 pub(super) enum Ended {
-    /// The API server took it.
+    /// The API server accepted the object.
     Applied(LiveMeta),
-    /// It is there already, and that is all that was asked for.
+    /// The object already exists, and it should only be created if it is missing.
     Present,
-    /// It was not taken.
+    /// The object was not applied.
     Not(ObjectState),
 }
 
@@ -60,12 +62,12 @@ impl From<ObjectState> for Ended {
     }
 }
 
-/// One object on its way.
+/// One object that is being sent.
 pub(super) struct Sending<'a> {
     pub(super) object: &'a DesiredObject,
     pub(super) kind: &'a Kind,
     pub(super) path: String,
-    /// Its definition was sent just now.
+    /// True if the object's definition was sent in the same run.
     new_schema: bool,
     pub(super) cancel: &'a CancellationToken,
 }
@@ -114,7 +116,7 @@ impl Engine {
                 let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
                 present.insert(object.key.clone());
                 drop(present);
-                // Whoever made it has it: it is never pruned.
+                // The object belongs to its creator and is never pruned.
                 self.inventory.forget(&object.key);
                 self.tracker
                     .set_state(&object.key, ObjectState::LeftAlone(WAS_PRESENT.to_owned()));
@@ -133,8 +135,8 @@ impl Engine {
         Turn::Bad
     }
 
-    /// Whether a person has said on the live object that it is not to be touched. The watch of its kind
-    /// knows; where it has listed nothing for a while, the object itself is asked.
+    /// Returns true if a person has set `reconcile: disabled` on the live object. The watch of its
+    /// kind knows that; the object itself is read if the watch has listed nothing for a while.
     async fn is_left_alone(&self, sending: &Sending<'_>) -> Result<bool, RequestError> {
         let Sending { object, cancel, .. } = sending;
         let entry = self.inventory.get(&object.key);
@@ -148,7 +150,7 @@ impl Engine {
             let listed = tokio::time::timeout(LISTED_WITHIN, listed);
             match cancel.run_until_cancelled(listed).await {
                 Some(Ok(Ok(_))) => return Ok(self.tracker.is_left_alone(&object.key)),
-                // It takes long, or the watch is begun anew.
+                // The watch takes long or is restarted.
                 Some(_) => {}
                 None => return Err(RequestError::NotSent),
             }
@@ -157,7 +159,7 @@ impl Engine {
         let Some(live) = live.filter(|live| live.annotation(RECONCILE) == Some(DISABLED)) else {
             return Ok(false);
         };
-        // Until the watch says more.
+        // The assessment is valid until the watch reports the object.
         let assessment = Assessment {
             health: Health::Unknown,
             message: Some("the API server does not list objects of its kind".to_owned()),
@@ -175,7 +177,7 @@ impl Engine {
         Ok(true)
     }
 
-    /// Makes the live object what it should be, in as few requests as it takes.
+    /// Changes the live object to its desired state, in as few requests as possible.
     async fn bring(&self, sending: &Sending<'_>, drifted: bool) -> Result<Ended, RequestError> {
         let Sending {
             object, kind, path, ..
@@ -188,7 +190,8 @@ impl Engine {
             }
         };
         if self.inventory.is_unsure(&object.key) {
-            // What happened to it since then did not happen before it was Muster's.
+            // The object may already be Muster's, from a request whose answer was lost. Changes
+            // that were made since then are drift.
             let live = retried(sending.cancel, || self.cluster.metadata(path)).await?;
             if let Some(live) = live.filter(LiveMeta::is_ours) {
                 self.inventory.found(&object.key, &live.uid);
@@ -255,8 +258,8 @@ impl Engine {
         }
     }
 
-    /// Sends it after the fields have become Muster's that stand in its way and that nobody has, so that
-    /// they are removed by it.
+    /// Applies the object after a refusal. Fields that have no owner and that the refusal names
+    /// first become Muster's, so that the apply removes them.
     async fn clear(
         &self,
         sending: &Sending<'_>,
@@ -286,7 +289,8 @@ impl Engine {
         Err(error)
     }
 
-    /// Ends what `metadata.managedFields` say in a version that is not served any more.
+    /// Moves the entries of `metadata.managedFields` that are in a version that is no longer served
+    /// to a served one.
     async fn leave_version(&self, sending: &Sending<'_>, dead: &str) -> Result<(), RequestError> {
         let to = sending.object.id.gvk.api_version();
         let changed = self.change_owners(sending, |live, _| {
@@ -295,9 +299,10 @@ impl Engine {
         changed.await.map(drop)
     }
 
-    /// Changes who has which fields of the live object by a JSON patch that is decided on it and what is
-    /// ignored in it, and that its own test keeps from anything newer: then it is decided anew. `None` where
-    /// there is no object or nothing to change.
+    /// Changes the field ownership of the live object with a JSON patch. `decide` makes the patch
+    /// from the live object and its ignored fields. If the object has changed since, the test in
+    /// the patch fails, and the patch is made again. Returns `None` if the object does not exist or
+    /// nothing has to change.
     async fn change_owners<T>(
         &self,
         sending: &Sending<'_>,
@@ -343,7 +348,7 @@ impl Engine {
             ..
         } = sending;
         let live = retried(cancel, || self.cluster.metadata(path)).await?;
-        // One that is there because an earlier answer was lost is ours.
+        // An object that exists because an earlier answer was lost is Muster's.
         if live.is_some_and(|live| !live.is_ours()) {
             return Ok(Ended::Present);
         }
@@ -358,7 +363,7 @@ impl Engine {
         }
     }
 
-    /// Sends it, again where the API server may not have taken up its definition yet.
+    /// Applies the object. It is sent again if the API server may not use the new schema yet.
     pub(super) async fn apply(
         &self,
         sending: &Sending<'_>,
@@ -369,7 +374,8 @@ impl Engine {
         let mut attempt = 0;
         loop {
             let asked = || {
-                // Each attempt may still be carried out for a while after it was given up.
+                // The API server may carry out an attempt for a while after the agent has given it
+                // up.
                 self.inventory.leaves(&sending.object.key);
                 self.cluster.apply(&sending.path, body.clone(), force)
             };
@@ -386,7 +392,7 @@ impl Engine {
         }
     }
 
-    /// Somebody else has fields that the app wants otherwise.
+    /// Resolves a conflict with other managers of fields that the app defines with another value.
     async fn contested(
         &self,
         sending: &Sending<'_>,
@@ -402,7 +408,7 @@ impl Engine {
             ..
         } = sending;
         let Some(live) = retried(cancel, || self.cluster.get(path)).await? else {
-            // It went away meanwhile.
+            // The object was deleted after the conflict.
             let answer = self.apply(sending, body.to_string().into(), true).await;
             return Ok(Contest::Answer(answer));
         };
@@ -416,7 +422,7 @@ impl Engine {
         }
         let policy = &object.header().policy;
         let verdict = if drifted {
-            // Every field was Muster's when it was applied.
+            // Every field was Muster's when the object was applied, so every conflict is drift.
             Verdict::Take
         } else {
             let conflicts = object.marks().conflicts.unwrap_or(policy.conflicts);
@@ -440,7 +446,7 @@ impl Engine {
         )
     }
 
-    /// The object as it is sent where it is there: without what is somebody else's to set.
+    /// Returns the body for an object that exists, without the fields that others may set.
     pub(super) async fn effective(
         &self,
         object: &DesiredObject,
@@ -453,8 +459,8 @@ impl Engine {
         Ok(body)
     }
 
-    /// Whether a HorizontalPodAutoscaler of the cluster scales it. That is asked only where somebody
-    /// has scaled it.
+    /// Returns true if a HorizontalPodAutoscaler of the cluster scales the object. The autoscalers
+    /// are listed only if somebody has scaled the object.
     pub(super) async fn is_scaled(
         &self,
         object: &DesiredObject,
@@ -481,7 +487,8 @@ impl Engine {
         }))
     }
 
-    /// The API server took it: what others left on it is taken over, and it is written down.
+    /// Takes over the fields that people's tools own on an accepted object, and records the object
+    /// in the inventory.
     async fn accepted(&self, sending: &Sending<'_>, live: LiveMeta) -> Result<(), ObjectState> {
         let object = sending.object;
         let entry = self.inventory.get(&object.key);
@@ -498,7 +505,9 @@ impl Engine {
                 Ok(live) => live,
                 Err(error) => {
                     let state = self.refused(sending, &error);
-                    return Err(state.about("what people have on it can't be taken over"));
+                    return Err(
+                        state.about("the fields of people's tools on it can't be taken over")
+                    );
                 }
             };
         }
@@ -507,7 +516,7 @@ impl Engine {
         self.tracker
             .applied(&object.key, &live.uid, live.generation);
         if rest == Rest::Leave && live.people().is_some() {
-            // What they have added is told.
+            // The fields that people have added are reported as drift.
             self.tracker.drift(object.key.clone());
         } else {
             self.tracker.tolerate(&object.key, live.people());
@@ -519,8 +528,8 @@ impl Engine {
         Err(ObjectState::Waiting(why.to_owned()))
     }
 
-    /// Takes over what people's tools have on an object that was just applied, so that it has what Git says
-    /// and nothing of theirs beside it, or as `rest` says.
+    /// Takes over the fields that people's tools own on an object that was just applied, or leaves
+    /// them, as `rest` says.
     async fn take_over(
         &self,
         sending: &Sending<'_>,
@@ -546,7 +555,7 @@ impl Engine {
         self.apply(sending, body.to_string().into(), false).await
     }
 
-    /// What an error says about an object.
+    /// Returns the state that an error puts an object into.
     fn refused(&self, sending: &Sending<'_>, error: &RequestError) -> ObjectState {
         let Sending { object, kind, .. } = sending;
         if !error.is_transient() {
@@ -572,7 +581,7 @@ impl Engine {
 }
 
 impl Engine {
-    /// Whether the Namespace of this object is one that Muster itself makes.
+    /// Returns true if Muster manages the Namespace of this object.
     fn brings_namespace(&self, object: &DesiredObject) -> bool {
         let namespace = ObjectRef {
             gvk: Gvk::from_api_version("v1", "Namespace"),
@@ -584,27 +593,27 @@ impl Engine {
     }
 }
 
-/// A request's content for what has to look into it or change it.
+/// Parses a request's body.
 fn tree(text: &Bytes) -> Value {
     serde_json::from_slice(text).unwrap_or_default()
 }
 
-/// A live object of which it was changed who has which fields.
+/// A live object whose field ownership was changed.
 struct Changed<T> {
     before: Value,
     live: LiveMeta,
-    /// What the change was decided with.
+    /// The value that was decided together with the change.
     why: T,
 }
 
-/// What became of a conflict.
+/// The result of a conflict.
 enum Contest {
     Answer(Result<LiveMeta, RequestError>),
     Left(ObjectState),
 }
 
-/// The group and version in which managers of an object have fields, and that the API server does not serve
-/// any more. There is no machine-readable reason.
+/// Returns the group and version in which managers own fields and that the API server no longer
+/// serves. The API server gives no machine-readable reason, so its message is searched.
 fn dead_version(error: &RequestError) -> Option<String> {
     const WORDS: &str = "request to convert CR to an invalid group/version: ";
     let text = error.to_string();
@@ -618,13 +627,14 @@ fn conflicts(error: &RequestError) -> impl Iterator<Item = Conflict> {
         .filter_map(|(reason, message, field)| Conflict::of_cause(reason, message, field))
 }
 
-/// Validation of a large object can fill pages.
+/// The most bytes of a refusal that are shown. The validation errors of a large object can be much
+/// longer.
 const LONGEST_REFUSAL: usize = 1000;
 
-/// What the API server said, short enough to be shown and without a value of a Secret.
+/// Returns the API server's message, short enough to be shown and without the value of a Secret.
 pub(super) fn refusal(gvk: &Gvk, error: &RequestError) -> String {
     let mut text = explain(error);
-    // It shows the value whose type is wrong.
+    // The message shows a value whose type is wrong.
     if gvk.group.is_empty()
         && gvk.kind == "Secret"
         && let Some(at) = text.find("got &value")

@@ -1,9 +1,9 @@
-//! The sending of a run: each app's objects in their order, all apps side by side.
+//! Sends the objects of a run: each app's objects in their order, all apps in parallel.
 //!
-//! An object waits for what it can't exist without, however long that takes. For the rest of its own
-//! app that merely comes first it waits a moment ([`FIRST_PATIENCE`]), and for nobody else's objects at all:
-//! a request that hangs or fails delays no other app. Such a request goes on after the run; its end
-//! wakes the engine.
+//! An object waits without limit for what it can't exist without. For other objects of its app that
+//! only come first it waits at most [`FIRST_PATIENCE`]. It never waits for the objects of unrelated
+//! apps, so a request that hangs or fails delays no other app. Such a request continues after the
+//! run, and its end wakes the engine.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -26,13 +26,13 @@ use crate::{
     observed::ObjectState,
 };
 
-/// What a run works on.
+/// The input of a run's sending.
 pub(super) struct Work<'a> {
     pub(super) desired: &'a [Arc<DesiredObject>],
     pub(super) order: &'a Order,
-    /// The objects of each app.
+    /// The indexes of each app's objects.
     pub(super) by_app: BTreeMap<&'a AppName, Vec<usize>>,
-    /// Objects that are there and not as they were left.
+    /// Objects that exist and have drifted.
     pub(super) drifted: HashSet<usize>,
     pub(super) cancel: &'a CancellationToken,
 }
@@ -57,21 +57,22 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Whether something in the set brings an object's kind.
+    /// Returns true if the generation contains a definition of the object's kind that the agent may
+    /// apply.
     fn is_taught(&self, index: usize, turns: &[Turn]) -> bool {
         self.order.needs[index]
             .iter()
             .any(|&need| self.desired[need].defines().is_some() && turns[need] != Turn::OutOfReach)
     }
 
-    /// Whether the definition of its kind was sent just now.
+    /// Returns true if the definition of the object's kind was sent in this run.
     fn has_new_schema(&self, index: usize, turns: &[Turn]) -> bool {
         self.order.needs[index]
             .iter()
             .any(|&need| self.desired[need].defines().is_some() && turns[need] == Turn::Good(true))
     }
 
-    /// Each app's objects in stages.
+    /// Returns each app's objects in stages.
     fn lines(&self) -> Vec<Line> {
         let mut number = HashMap::new();
         let mut lines: Vec<Line> = Vec::new();
@@ -110,13 +111,13 @@ impl<'a> Work<'a> {
     }
 }
 
-/// One app's objects on their way.
+/// One app's objects on their way through the stages.
 struct Line {
-    /// What has not had its turn.
+    /// The stages that have not begun.
     stages: VecDeque<(Reach, Vec<usize>)>,
-    /// Objects of earlier stages that are waited for.
+    /// Objects of earlier stages whose end is awaited.
     open: HashSet<usize>,
-    /// The lines of the apps that come first.
+    /// The lines of the apps that this app depends on.
     after: Vec<usize>,
 }
 
@@ -133,14 +134,14 @@ struct Ready {
     new_schema: bool,
 }
 
-/// What became of looking at an object whose turn it is.
+/// The result of considering an object.
 enum Considered {
     Ready(Arc<Kind>),
-    /// This one has to be applied first and is on its way.
+    /// The object with this index has to be applied first and is on its way.
     After(usize),
-    /// Its kind will be served in a moment.
+    /// The object's kind will be served in a moment.
     Parked,
-    /// It has had its turn.
+    /// The object has been processed.
     Had,
 }
 
@@ -151,16 +152,16 @@ struct Dispatch<'a> {
     turns: &'a mut [Turn],
     lines: Vec<Line>,
     line_of: HashMap<&'a AppName, usize>,
-    /// How many objects all lines wait for.
+    /// The number of objects that all lines wait for.
     open: usize,
     /// Lines whose next stage may begin.
     until_woken: Vec<usize>,
     ready: VecDeque<Ready>,
-    /// What failed before is sent after what did not.
+    /// Objects that failed before. They are sent after those that did not.
     retried: VecDeque<Ready>,
-    /// Requests of this run under way, with until when each is waited for.
+    /// The requests of this run that are under way, each with the time until which it is awaited.
     sent: HashMap<usize, Instant>,
-    /// Objects that wait for this one.
+    /// For each object, the objects that wait for it.
     waiters: HashMap<usize, Vec<usize>>,
     parked: Vec<usize>,
     gates: Vec<Gate>,
@@ -170,7 +171,7 @@ struct Dispatch<'a> {
 impl Engine {
     /// Sends everything that can be sent now.
     ///
-    /// The answer is what opens gates.
+    /// Returns the gates that objects wait for.
     pub(super) async fn send_all(
         self: &Arc<Self>,
         work: &Work<'_>,
@@ -220,7 +221,7 @@ impl Engine {
                 }
             }
         }
-        // From here on the end of a request wakes the engine.
+        // From here on, the end of a request wakes the engine.
         answers.close();
         while let Ok((index, turn)) = answers.try_recv() {
             dispatch.answered(index, turn);
@@ -230,26 +231,29 @@ impl Engine {
     }
 }
 
-/// How long a run looks for kinds that were defined a moment ago; the next run goes on with that.
+/// The longest time that a run waits for kinds that were just defined. The next run continues the
+/// wait.
 const PARKED_WITHIN: Duration = Duration::from_secs(2);
-/// How long a run waits for a request that has not failed before: a slow API server keeps the order.
+/// The longest time that a run waits for a request that has not failed before. It is long enough to
+/// keep the order when the API server is slow.
 const FIRST_PATIENCE: Duration = Duration::from_secs(3);
-/// What is said of an object whose request hangs.
+/// The message of an object whose request hangs.
 const UNANSWERED: &str = "the API server has not answered its request yet";
-/// How many times as many requests as usual may be under way when all of them take long: each holds
-/// its content.
+/// The factor by which the number of requests may exceed the usual limit when all of them take
+/// long. The number is limited because each request holds its content in memory.
 const LATE: usize = 4;
 
 impl<'a> Dispatch<'a> {
-    /// Requests that are waited for, with until when: for a moment only, so that one that hangs holds up
-    /// nobody.
+    /// Returns the requests that are awaited, each with the end of its wait. The wait is short, so
+    /// that a request that hangs delays nobody.
     fn awaited(&self) -> impl Iterator<Item = (usize, Instant)> {
         let now = Instant::now();
         let sent = self.sent.iter().map(|(index, until)| (*index, *until));
         sent.filter(move |(_, until)| *until > now)
     }
 
-    /// Sends what is ready, not too many at a time: each holds its content.
+    /// Sends objects that are ready. Their number is limited, because each request holds its
+    /// content in memory.
     fn send_ready(&mut self) {
         let most = self.engine.config.concurrency;
         let late = (most * LATE).saturating_sub(self.engine.under_way.count());
@@ -290,7 +294,7 @@ impl<'a> Dispatch<'a> {
                     }
                     Turn::Bad => {
                         if drifted {
-                            // It is no more as it was left than before.
+                            // The object still has the drift that was found.
                             engine.postponed().insert(object.key.clone());
                         }
                         engine.schedule.failed(&object.key, object.digest());
@@ -305,7 +309,7 @@ impl<'a> Dispatch<'a> {
         }
     }
 
-    /// What waits in its app for a request that takes long goes on without it.
+    /// Stops waiting for requests that take long, so that the rest of their apps continues.
     fn give_up_waiting(&mut self) {
         let now = Instant::now();
         let late: Vec<usize> = self
@@ -323,14 +327,14 @@ impl<'a> Dispatch<'a> {
         self.advance();
     }
 
-    /// A request has ended, maybe after it was given up waiting for.
+    /// Handles the end of a request. The run may have stopped waiting for it before.
     fn answered(&mut self, index: usize, turn: Turn) {
         self.sent.remove(&index);
         self.had(index, turn);
         self.advance();
     }
 
-    /// An object has had its turn: what waited for it goes on.
+    /// Records how far an object got, and continues with the objects that waited for it.
     fn had(&mut self, index: usize, turn: Turn) {
         self.turns[index] = turn;
         for waiter in self.waiters.remove(&index).unwrap_or_default() {
@@ -343,13 +347,13 @@ impl<'a> Dispatch<'a> {
         self.line_of[self.work.desired[index].app()]
     }
 
-    /// Its line waits for this object.
+    /// Makes the object's line wait for it.
     fn open(&mut self, index: usize) {
         let line = self.line(index);
         self.open += usize::from(self.lines[line].open.insert(index));
     }
 
-    /// Its line does not wait for this object any more.
+    /// Ends the wait of the object's line.
     fn close(&mut self, index: usize) {
         let line = self.line(index);
         if self.lines[line].open.remove(&index) {
@@ -377,7 +381,7 @@ impl<'a> Dispatch<'a> {
             if self.open > 0 {
                 return;
             }
-            // Nobody else has anything under way that could come first.
+            // No other line has anything under way that could come first.
             let mut all = 0..self.lines.len();
             let Some(line) = all.find(|&line| self.may_begin(line, true)) else {
                 return;
@@ -387,7 +391,8 @@ impl<'a> Dispatch<'a> {
         }
     }
 
-    /// Whether a line's next stage can begin; with `everybody`, one that concerns everybody.
+    /// Returns true if a line's next stage can begin. With `everybody`, only a stage with
+    /// [`Reach::Everybody`] counts, otherwise only one of the others.
     fn may_begin(&self, line: usize, everybody: bool) -> bool {
         let Line {
             stages,
@@ -412,7 +417,7 @@ impl<'a> Dispatch<'a> {
         }
     }
 
-    /// Looks at an object whose turn it is.
+    /// Sends an object, or lets it wait, or records why it can't be sent.
     fn consider(&mut self, index: usize) {
         if self.turns[index] != Turn::None {
             return self.close(index);
@@ -445,7 +450,7 @@ impl<'a> Dispatch<'a> {
         }
     }
 
-    /// Whether an object can be sent now; says of one that can't why not.
+    /// Decides whether an object can be sent now. If it can't, its state says why.
     fn look_at(&mut self, index: usize) -> Considered {
         let (work, engine) = (self.work, self.engine);
         let object = &work.desired[index];
@@ -496,7 +501,7 @@ impl<'a> Dispatch<'a> {
         Considered::Had
     }
 
-    /// Asks for the kinds of objects whose definition is there and whose kind was not served yet.
+    /// Discovers the kinds of objects whose definition exists and whose kind was not served yet.
     async fn look_at_parked(&mut self) {
         let parked = std::mem::take(&mut self.parked);
         let versions: HashSet<(&str, &str)> = parked
@@ -505,7 +510,7 @@ impl<'a> Dispatch<'a> {
             .map(|gvk| (gvk.group.as_str(), gvk.version.as_str()))
             .collect();
         for (group, version) in versions {
-            // An error is as good as a no: it is asked again.
+            // An error counts as not served, and the kind is discovered again.
             let _ = self.engine.refresh_version(group, version).await;
         }
         for index in parked {
@@ -521,7 +526,7 @@ impl<'a> Dispatch<'a> {
         self.advance();
     }
 
-    /// Says what did not get its turn.
+    /// Records the state of objects that were not processed completely.
     fn end(&mut self) {
         for members in self.work.by_app.values() {
             if !members
@@ -530,7 +535,7 @@ impl<'a> Dispatch<'a> {
             {
                 continue;
             }
-            // What failed may have failed for want of what was applied since.
+            // An object may have failed because something was missing that was applied later.
             for &index in members {
                 if self.turns[index] == Turn::Bad {
                     self.engine.schedule.hasten(&self.work.desired[index].key);
@@ -553,8 +558,8 @@ impl<'a> Dispatch<'a> {
 }
 
 impl Engine {
-    /// Whether what an object needs is there, though it could not be made what it should be: that keeps
-    /// nothing out of a namespace, and no object from a kind that is served.
+    /// Returns true if an object that others need exists, even if it could not be updated. An
+    /// existing namespace or a served kind is enough for the objects that need it.
     fn is_there(&self, need: &DesiredObject, gvk: &Gvk) -> bool {
         if need.defines().is_some() {
             return matches!(self.kinds().find(gvk), Lookup::Served(_));
@@ -563,12 +568,13 @@ impl Engine {
         entry.is_some_and(|entry| entry.uid.is_some())
     }
 
-    /// What has to be complete or healthy before this object is sent and is not: the Jobs that run
-    /// before its app, the apps that its app depends on. With the message, all that it waits for.
+    /// Returns the first object that has to be completed or healthy before this one is sent, as a
+    /// message, and all objects that this one waits for. Those are the Jobs that run before its app
+    /// and the objects of the apps that its app depends on.
     fn gate(&self, index: usize, work: &Work<'_>) -> Option<(String, Gate)> {
         let object = &work.desired[index];
-        // Namespaces and definitions come before every app, and what is there is corrected whatever
-        // others do.
+        // Namespaces and definitions come before every app. Drift of an existing object is
+        // corrected regardless of others.
         let namespace = object.id.gvk.group.is_empty() && object.id.gvk.kind == "Namespace";
         if namespace || object.defines().is_some() || work.drifted.contains(&index) {
             return None;
@@ -594,7 +600,8 @@ impl Engine {
         None
     }
 
-    /// Whether an object is applied and healthy; a Job for which others wait, whether it has completed.
+    /// Returns true if an object is applied and healthy. A Job that others wait for must have
+    /// completed.
     pub(super) fn is_well(&self, object: &DesiredObject) -> bool {
         let hook = object.marks().hook.is_some();
         let entry = || self.inventory.get(&object.key);

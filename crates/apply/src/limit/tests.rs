@@ -3,8 +3,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A server that takes `latency` for a request and answers at most `capacity` requests a second; as
-/// long as `refuses` is set it refuses what is more than that at a time.
+/// A server that takes `latency` seconds for a request and answers at most `capacity` requests a
+/// second. If `refuses` is set, it refuses requests above that number at a time.
 #[derive(Debug, Clone, Copy)]
 struct Server {
     latency: f64,
@@ -12,7 +12,7 @@ struct Server {
     refuses: Option<usize>,
 }
 
-/// Where a pace is after so many answers of this server, with always more to send.
+/// Feeds a pace with so many answers of this server. There is always more to send.
 fn run(pace: &mut Pace, server: Server, answers: usize) {
     let (start, mut seconds) = (Instant::now(), 0.0);
     for _ in 0..answers {
@@ -39,7 +39,7 @@ fn a_server_that_gains_gets_more_and_one_that_does_not_gets_no_more() {
         pace.limit
     };
     assert_eq!(at(1e9), 128);
-    // 64 requests at a time already make 3,200 answers a second.
+    // 64 concurrent requests already make 3,200 answers a second.
     assert_eq!(at(600.0), 64);
     // 96 make 4,800.
     assert_eq!(at(5_000.0), 96);
@@ -114,7 +114,7 @@ proptest! {
         let mut pace = Pace::new(64);
         let server = Server { latency: 0.02, capacity: 1e9, refuses: Some(most) };
         run(&mut pace, server, 20_000);
-        // A try of half as much more is refused at once.
+        // A try of half as much more is refused immediately.
         prop_assert!(pace.limit >= most / 2 && pace.limit <= most * 3 / 2 + 1, "{pace:?}");
         let halvings = pace.halvings;
         run(&mut pace, server, 10_000);
@@ -133,7 +133,7 @@ async fn a_pause_is_for_all_and_ends() {
     }))
     .await;
     assert_eq!(began.elapsed().as_secs(), 7);
-    // A server, or what stands before it, that asks for a day is not believed.
+    // A `Retry-After` of a day is not respected.
     let turn = limiter.turn().await;
     turn.end(Sign::TooMany(Some(Duration::from_secs(86_400))));
     limiter.turn().await.end(Sign::Answered);
@@ -149,7 +149,7 @@ async fn turns_are_as_many_as_the_limit_and_come_back() {
     }
     let mut fourth = std::pin::pin!(limiter.turn());
     assert!(poll_immediate(&mut fourth).await.is_none());
-    // A request that is given up gives its turn back, too.
+    // A request that is given up returns its turn, too.
     drop(turns.pop());
     drop(fourth.await);
     turns.remove(0).end(Sign::None);

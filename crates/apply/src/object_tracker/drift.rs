@@ -1,4 +1,4 @@
-//! Drift: which objects changed since they were applied, and which changes are left as they are.
+//! Drift: which objects have changed since they were applied, and which changes are left.
 
 use std::collections::HashSet;
 
@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl ObjectTracker {
-    /// Reports an object that is not as it was left.
+    /// Reports an object that has drifted.
     pub(crate) fn drift(&self, key: Identity) {
         let mut state = self.state();
         if !state.resting.contains(&key) {
@@ -22,25 +22,25 @@ impl ObjectTracker {
         }
     }
 
-    /// Leaves an object as somebody has made it for a while, whatever the watches see meanwhile: its time
-    /// to be looked at comes.
+    /// Ignores reports of an object's drift for a while. The engine corrects the object when its
+    /// back-off is over.
     pub(crate) fn pause_drift(&self, key: &Identity) {
         self.state().resting.insert(key.clone());
     }
 
-    /// Ends that.
+    /// Ends [`Self::pause_drift`].
     pub(crate) fn resume_drift(&self, key: &Identity) {
         self.state().resting.remove(key);
     }
 
-    /// Takes what has drifted since the last call.
+    /// Takes the objects that have drifted since the last call.
     pub(crate) fn take_drifted(&self) -> HashSet<Identity> {
         let mut state = self.state();
         state.woken = false;
         std::mem::take(&mut state.drifted)
     }
 
-    /// Remembers what people's tools have on an object that is left so.
+    /// Remembers the fields that people's tools own on an object and that are left.
     pub(crate) fn tolerate(&self, key: &Identity, people: Option<FieldsDigest>) {
         let mut state = self.state();
         match people {
@@ -49,12 +49,12 @@ impl ObjectTracker {
         };
     }
 
-    /// Whether that is all that people's tools have on an object.
+    /// Returns true if people's tools own exactly the fields that are left on an object.
     pub(crate) fn is_tolerated(&self, key: &Identity, people: Option<FieldsDigest>) -> bool {
         self.state().tolerated.get(key).copied() == people
     }
 
-    /// Takes the objects that are not as Git says and are left so: another generation may say otherwise.
+    /// Takes the objects that differ from Git and are left so. Another generation may correct them.
     pub(crate) fn take_tolerated(&self) -> HashSet<Identity> {
         let mut state = self.state();
         let tolerated = std::mem::take(&mut state.tolerated);
@@ -66,7 +66,7 @@ impl ObjectTracker {
             .collect()
     }
 
-    /// Remembers a drift.
+    /// Remembers a drift for the status.
     pub(crate) fn drifts(&self, app: &AppName, event: DriftEvent) {
         let mut guard = self.state();
         let state = &mut *guard;

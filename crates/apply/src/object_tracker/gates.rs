@@ -3,11 +3,11 @@
 use super::{ObjectTracker, State, object::is_well};
 use crate::inventory::Identity;
 
-/// Objects for which others wait, each with whether it is a Job that must have completed.
+/// A group of objects that others wait for. The flag is true for a Job that must have completed.
 pub(crate) type Gate = Vec<(Identity, bool)>;
 
 impl ObjectTracker {
-    /// Wakes the engine when all objects of one of these groups are well.
+    /// Wakes the engine when all objects of one of these groups are healthy.
     pub(crate) fn wait_for(&self, gates: Vec<Gate>) {
         let mut state = self.state();
         state.gates = gates;
@@ -24,7 +24,7 @@ impl ObjectTracker {
         self.drift.notify_one();
     }
 
-    /// Returns when something has drifted, or the engine is woken.
+    /// Waits until something has drifted or the engine is woken.
     pub(crate) async fn until_woken(&self) {
         let calm = |state: &State| state.drifted.is_empty() && !state.woken;
         while calm(&self.state()) {
@@ -34,7 +34,7 @@ impl ObjectTracker {
 }
 
 impl State {
-    /// Whether every object of a group is well.
+    /// Returns true if every object of a group is healthy.
     pub(super) fn is_open(&self, gate: usize) -> bool {
         let well = |(key, hook): &(Identity, bool)| {
             self.objects

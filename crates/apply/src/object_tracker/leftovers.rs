@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl ObjectTracker {
-    /// Says what is not wanted and not gone.
+    /// Sets the objects that are no longer desired and not gone.
     pub(crate) fn set_leftovers(&self, leftovers: BTreeMap<Identity, Leftover>) {
         let mut state = self.state();
         if state.leftovers != leftovers {
@@ -21,7 +21,8 @@ impl ObjectTracker {
         }
     }
 
-    /// Says what is not wanted, where nothing is known of it yet, and forgets what is wanted again.
+    /// Adds objects that are no longer desired and not known yet, and drops those that are desired
+    /// again.
     pub(crate) fn expect_leftovers(
         &self,
         leaving: BTreeMap<Identity, Leftover>,
@@ -45,7 +46,7 @@ impl ObjectTracker {
         }
     }
 
-    /// Says what is not wanted and waits for an approval.
+    /// Sets the deletions that are pending approval.
     pub(crate) fn set_pending_approvals(&self, holds: Vec<Hold>) {
         let mut state = self.state();
         if state.holds != holds {
@@ -55,7 +56,7 @@ impl ObjectTracker {
         }
     }
 
-    /// Whether something that is no longer wanted waits for something else.
+    /// Returns true if an object that is no longer desired waits for something else.
     pub(crate) fn waits_for_replacements(&self) -> bool {
         let state = self.state();
         let mut all = state.leftovers.values();

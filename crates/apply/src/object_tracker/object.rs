@@ -1,4 +1,4 @@
-//! One wanted object: how far it got, what a watch saw of it, and what that says of its health.
+//! One desired object: how far it got, what a watch saw of it, and what that says about its health.
 
 use muster_plan::health::{Assessment, Health};
 use tokio::time::Instant;
@@ -9,20 +9,21 @@ use crate::observed::ObjectState;
 #[derive(Default)]
 pub(super) struct Object {
     pub(super) state: ObjectState,
-    /// `metadata.generation` that the API server answered; an older sight of it says nothing.
+    /// The `metadata.generation` that the API server returned. A watch event with an older one is
+    /// outdated.
     pub(super) generation: Option<i64>,
-    /// The UID that the inventory has.
+    /// The UID in the inventory.
     pub(super) uid: Option<String>,
     pub(super) seen: Option<Seen>,
-    /// As in [`super::TrackedObject`].
+    /// The same as in [`super::TrackedObject`].
     pub(super) ended: Option<Assessment>,
-    /// What its pods say, where it is not well.
+    /// The reason that its pods give while it is not healthy.
     pub(super) reason: Option<String>,
-    /// Somebody undoes it again and again, as this says.
+    /// The message that somebody changes it back again and again.
     pub(super) fought: Option<String>,
 }
 
-/// Whether no watch has seen yet what was applied.
+/// Returns true if no watch has seen the applied object yet.
 pub(super) fn is_unobserved(object: &Object) -> bool {
     object.state == ObjectState::Applied
         && match &object.seen {
@@ -34,8 +35,8 @@ pub(super) fn is_unobserved(object: &Object) -> bool {
         }
 }
 
-/// Whether an object is applied as it should be and healthy. A Job for which others wait has to have
-/// completed: one that nobody lets run has not.
+/// Returns true if an object is applied and healthy. With `hook`, a Job must have completed; a
+/// suspended one has not.
 pub(super) fn is_well(object: &Object, hook: bool) -> bool {
     let applied = matches!(
         object.state,
@@ -49,8 +50,8 @@ pub(super) fn is_well(object: &Object, hook: bool) -> bool {
         }
 }
 
-/// The health of an object as it should be: a sight of it from before the last request proves nothing
-/// about what was asked for.
+/// Returns the health of an object. A watch event from before the last request says nothing about
+/// the new content.
 pub(super) fn health(object: &Object) -> Assessment {
     let say = |health, message: &str| Assessment {
         health,
@@ -59,7 +60,7 @@ pub(super) fn health(object: &Object) -> Assessment {
     match (&object.seen, &object.state) {
         (Some(seen), _) if object.uid.as_ref().is_some_and(|uid| *uid != seen.uid) => say(
             Health::Progressing,
-            "another object of this name is there; it is being replaced",
+            "another object of this name exists; it is being replaced",
         ),
         (Some(seen), ObjectState::Applied) if seen.generation < object.generation => {
             say(Health::Progressing, "the change has not been observed yet")

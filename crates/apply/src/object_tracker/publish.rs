@@ -1,4 +1,4 @@
-//! Publishes the observed state whenever it changed.
+//! Publishes the observed state whenever it has changed.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -19,7 +19,8 @@ use crate::{
 };
 
 impl ObjectTracker {
-    /// Publishes the level whenever it has changed: at most once in `pause`, and at the end of a run.
+    /// Publishes the observed state whenever it has changed: at most once in `pause`, and at the
+    /// end of a run.
     pub(crate) async fn publish(&self, to: watch::Sender<Arc<Observed>>, pause: Duration) {
         loop {
             let silence = self.state().silent.first().map(|(until, _)| *until);
@@ -74,9 +75,9 @@ impl ObjectTracker {
     }
 }
 
-/// What can only be created anew and waits for an approval.
+/// Returns the recreations that are pending approval.
 pub(super) fn recreations(bundles: &[Arc<ObservedBundle>]) -> impl Iterator<Item = Hold> {
-    // A level is published often, and of most bundles nothing waits.
+    // The observed state is published often, and in most bundles nothing waits.
     let waiting = bundles.iter().filter(|bundle| bundle.counts.waiting > 0);
     let objects =
         waiting.flat_map(|bundle| bundle.objects.iter().map(move |object| (bundle, object)));

@@ -1,4 +1,4 @@
-//! What the watches saw: the live objects, and health that nobody reports.
+//! What the watches saw: the live objects, and the health of objects that no controller reports on.
 
 use muster_plan::health::Assessment;
 use tokio::time::Instant;
@@ -6,26 +6,26 @@ use tokio::time::Instant;
 use super::{ObjectTracker, object::is_unobserved};
 use crate::{inventory::Identity, observed::ObjectState};
 
-/// What a watch saw.
+/// What a watch saw of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) uid: String,
-    /// `metadata.generation`, where the kind has one.
+    /// `metadata.generation`, if the kind has one.
     pub(crate) generation: Option<i64>,
-    /// `metadata.resourceVersion`, where the kind has no generation.
+    /// `metadata.resourceVersion`, if the kind has no generation.
     pub(crate) version: Option<String>,
     pub(crate) assessment: Assessment,
-    /// As in [`ObservedObject`].
+    /// The same as in [`crate::ObservedObject`].
     pub(crate) has_pods: bool,
-    /// A person has said on the object that it is not to be touched.
+    /// True if a person has set `reconcile: disabled` on the object.
     pub(crate) left_alone: bool,
-    /// Nobody has reported on it. From then on that is no reason to wait: its kind has no controller that
-    /// reports.
+    /// The time from which an object that nobody has reported on counts as healthy, because its
+    /// kind seems to have no controller that reports.
     pub(crate) silent_until: Option<Instant>,
 }
 
 impl ObjectTracker {
-    /// Says what a watch saw; `None` where it saw the object go.
+    /// Records what a watch saw; `None` if the object is gone.
     pub(crate) fn record_seen(&self, key: &Identity, seen: Option<Seen>) {
         let silent = seen.as_ref().and_then(|seen| seen.silent_until);
         {
@@ -43,7 +43,7 @@ impl ObjectTracker {
             let changed = object.seen != seen;
             let left_alone = |seen: &Option<Seen>| seen.as_ref().is_some_and(|s| s.left_alone);
             released = left_alone(&object.seen) && !left_alone(&seen);
-            // Whoever changes what fails may have repaired it.
+            // A change by somebody may have repaired what failed.
             let fails = matches!(
                 object.state,
                 ObjectState::Failed(_) | ObjectState::Approval { .. }
@@ -87,7 +87,7 @@ impl ObjectTracker {
         }
     }
 
-    /// Says that a watch saw the object with this UID go.
+    /// Records that a watch saw the deletion of the object with this UID.
     pub(crate) fn record_deleted(&self, key: &Identity, uid: Option<&str>) {
         let same = |seen: &Seen| Some(&*seen.uid) == uid;
         {
@@ -105,7 +105,7 @@ impl ObjectTracker {
         });
     }
 
-    /// Whether a person has said on the object that it is not to be touched.
+    /// Returns true if a person has set `reconcile: disabled` on the object.
     pub(crate) fn is_left_alone(&self, key: &Identity) -> bool {
         let state = self.state();
         let seen = state
@@ -115,7 +115,7 @@ impl ObjectTracker {
         seen.is_some_and(|seen| seen.left_alone)
     }
 
-    /// Takes objects on which nobody has reported for long enough for well.
+    /// Counts objects as healthy that nobody has reported on for long enough.
     pub(super) fn end_silence(&self) {
         let mut guard = self.state();
         let state = &mut *guard;

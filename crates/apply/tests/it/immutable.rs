@@ -160,7 +160,7 @@ async fn an_object_is_put_back_where_its_replacement_is_refused_after_all() {
         panic!("{observed:#?}");
     };
     assert!(
-        message.contains("two is not allowed") && message.contains("was put back"),
+        message.contains("two is not allowed") && message.contains("was restored"),
         "{message}"
     );
     let back = fixture.get("batch/v1", "Job", "putback-a", "work").await;
