@@ -90,7 +90,7 @@ impl World {
     /// scenario.
     ///
     /// # Errors
-    /// When one of them can't be built or does not come up.
+    /// Fails if one of them can't be built or does not come up.
     pub async fn start() -> anyhow::Result<Self> {
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
         let workspace = workspace
@@ -151,7 +151,7 @@ impl World {
     /// The cluster of this name.
     ///
     /// # Errors
-    /// When there is none.
+    /// Fails if there is no such cluster.
     pub fn cluster(&self, name: &str) -> anyhow::Result<&KindCluster> {
         self.clusters.get(name)
     }
@@ -164,7 +164,7 @@ impl World {
     /// Where the agents of all clusters reach the hub.
     ///
     /// # Errors
-    /// When its cluster is missing.
+    /// Fails if its cluster is missing.
     pub fn hub_address(&self) -> anyhow::Result<String> {
         Ok(format!(
             "{}:{HUB_PORT}",
@@ -175,7 +175,7 @@ impl World {
     /// Runs kubectl against a cluster, in the agents' namespace where the arguments name no other.
     ///
     /// # Errors
-    /// When it fails, with what it said.
+    /// Fails if the command fails. The error contains its output.
     pub fn kubectl(&self, cluster: &str, arguments: &[&str]) -> anyhow::Result<String> {
         self.kubectl_at(Place::Cluster(cluster), arguments)
     }
@@ -183,7 +183,7 @@ impl World {
     /// Runs kubectl against the hub's cluster, in the hub's namespace.
     ///
     /// # Errors
-    /// When it fails, with what it said.
+    /// Fails if the command fails. The error contains its output.
     pub fn kubectl_hub(&self, arguments: &[&str]) -> anyhow::Result<String> {
         self.kubectl_at(Place::Hub, arguments)
     }
@@ -204,7 +204,7 @@ impl World {
     /// What kubectl prints with `-o json`.
     ///
     /// # Errors
-    /// When it fails, or prints something else.
+    /// Fails if it fails, or prints something else.
     pub fn get(&self, cluster: &str, arguments: &[&str]) -> anyhow::Result<Value> {
         let text = self.kubectl(cluster, &[&["get", "-o", "json"], arguments].concat())?;
         serde_json::from_str(&text).context("kubectl printed no JSON")
@@ -214,7 +214,7 @@ impl World {
     /// charts.
     ///
     /// # Errors
-    /// When it fails, with what it said.
+    /// Fails if the command fails. The error contains its output.
     pub fn helm(&self, cluster: &str, arguments: &[&str]) -> anyhow::Result<String> {
         self.helm_at(Place::Cluster(cluster), arguments)
     }
@@ -222,7 +222,7 @@ impl World {
     /// Runs helm against the hub.
     ///
     /// # Errors
-    /// When it fails, with what it said.
+    /// Fails if the command fails. The error contains its output.
     pub fn helm_hub(&self, arguments: &[&str]) -> anyhow::Result<String> {
         self.helm_at(Place::Hub, arguments)
     }
@@ -242,7 +242,7 @@ impl World {
     /// Installs the hub, or upgrades it, as docs/operations.md says, with these further settings.
     ///
     /// # Errors
-    /// When helm fails, or the hub is not ready in time.
+    /// Fails if helm fails, or the hub is not ready in time.
     pub fn install_hub(&self, settings: &[&str]) -> anyhow::Result<()> {
         if self
             .kubectl_hub(&["get", "namespace", HUB_NAMESPACE])
@@ -301,7 +301,7 @@ impl World {
     /// has not joined.
     ///
     /// # Errors
-    /// When helm fails, or the agent is not ready in time.
+    /// Fails if helm fails, or the agent is not ready in time.
     pub fn install_agent(&self, cluster: &str, settings: &[&str]) -> anyhow::Result<()> {
         let joined = self
             .kubectl(cluster, &["get", "secret", "muster-agent-identity"])
@@ -331,7 +331,7 @@ impl World {
     /// Runs `muster` beside the hub, in its pod.
     ///
     /// # Errors
-    /// When it fails, with what it said.
+    /// Fails if the command fails. The error contains its output.
     pub fn muster(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let exec = ["exec", "muster-hub-0", "--", "muster"];
         self.kubectl_hub(&[&exec, arguments].concat())
@@ -340,7 +340,7 @@ impl World {
     /// The same, with a file as its standard input.
     ///
     /// # Errors
-    /// As [`World::muster`].
+    /// Fails like [`World::muster`].
     pub fn muster_with_input(&self, arguments: &[&str], input: &Path) -> anyhow::Result<()> {
         let exec = ["exec", "-i", "muster-hub-0", "--", "muster"];
         let mut command = self.kubectl_command(Place::Hub, &[&exec, arguments].concat())?;
@@ -357,7 +357,7 @@ impl World {
     /// The same, with its standard output in a file.
     ///
     /// # Errors
-    /// As [`World::muster`].
+    /// Fails like [`World::muster`].
     pub fn muster_into(&self, arguments: &[&str], output: &Path) -> anyhow::Result<()> {
         let exec = ["exec", "muster-hub-0", "--", "muster"];
         let mut command = self.kubectl_command(Place::Hub, &[&exec, arguments].concat())?;
@@ -373,7 +373,7 @@ impl World {
     /// `muster status` as a document; it is there also where something is wrong.
     ///
     /// # Errors
-    /// When the hub does not answer.
+    /// Fails if the hub does not answer.
     pub fn status(&self) -> anyhow::Result<Value> {
         let exec = [
             "exec",
@@ -392,7 +392,7 @@ impl World {
     /// What the status says of a cluster.
     ///
     /// # Errors
-    /// When the hub does not answer, or knows no such cluster.
+    /// Fails if the hub does not answer, or knows no such cluster.
     pub fn status_of(&self, cluster: &str) -> anyhow::Result<Value> {
         let status = self.status()?;
         let clusters = status["clusters"].as_array().into_iter().flatten();
@@ -406,7 +406,7 @@ impl World {
     /// Commits these files in place of all that the repository had, and pushes.
     ///
     /// # Errors
-    /// When git fails.
+    /// Fails if git fails.
     pub fn commit(&self, subject: &str, files: &Files) -> anyhow::Result<String> {
         if self.repo.work().join("fleet.yaml").exists() {
             self.repo.git(&["rm", "-r", "--quiet", "."])?;
@@ -417,7 +417,7 @@ impl World {
     /// Commits the app and waits until it serves in every cluster.
     ///
     /// # Errors
-    /// When it does not in time.
+    /// Fails if this does not happen in time.
     pub async fn serve(&self, subject: &str, app: &App) -> anyhow::Result<()> {
         self.commit(subject, &app.fleet())?;
         self.serves(app, Levels::COMMIT).await
@@ -426,7 +426,7 @@ impl World {
     /// Waits until the app serves in every cluster and the status agrees.
     ///
     /// # Errors
-    /// When it does not in time.
+    /// Fails if this does not happen in time.
     pub async fn serves(&self, app: &App, within: Duration) -> anyhow::Result<()> {
         for (cluster, _) in CLUSTERS {
             self.serves_in(cluster, app, within).await?;
@@ -437,7 +437,7 @@ impl World {
     /// Waits until the app serves in a cluster.
     ///
     /// # Errors
-    /// When it does not in time.
+    /// Fails if this does not happen in time.
     pub async fn serves_in(
         &self,
         cluster: &str,
@@ -461,7 +461,7 @@ impl World {
     /// What the app says in a cluster, asked over HTTP through its node.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// Fails if it does not answer.
     pub async fn hear(&self, cluster: &str) -> anyhow::Result<String> {
         let address = format!("{}:{PORT}", self.cluster(cluster)?.address());
         let page = muster_testkit::fleet::get(&address, "/");
@@ -475,7 +475,7 @@ impl World {
     /// Waits until the newest commit runs everywhere and is healthy.
     ///
     /// # Errors
-    /// When it does not in time, with the status.
+    /// Fails if it does not in time, with the status.
     pub async fn synced(&self, within: Duration) -> anyhow::Result<()> {
         let head = self.repo.git(&["rev-parse", "HEAD"])?;
         eventually("the fleet to be in sync", within, async || {
@@ -490,7 +490,7 @@ impl World {
     /// Waits until the hub says this of a cluster's connection.
     ///
     /// # Errors
-    /// When it does not in time.
+    /// Fails if this does not happen in time.
     pub async fn connected(
         &self,
         cluster: &str,
@@ -512,7 +512,7 @@ impl World {
     /// Waits until the status has these words about a cluster.
     ///
     /// # Errors
-    /// When it does not in time.
+    /// Fails if this does not happen in time.
     pub async fn says(&self, cluster: &str, words: &str, within: Duration) -> anyhow::Result<()> {
         let what = format!("the status of {cluster} to say {words:?}");
         eventually(&what, within, async || {

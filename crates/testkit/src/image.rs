@@ -79,7 +79,7 @@ impl Image {
     /// Writes the archive, which appears whole or not at all. The answer is the image's digest.
     ///
     /// # Errors
-    /// When a file can't be read or the archive can't be written.
+    /// Fails if a file can't be read or the archive can't be written.
     pub fn write(&self, archive: &Path) -> anyhow::Result<String> {
         let failed = || format!("cannot write the image {}", archive.display());
         let folder = archive.parent().unwrap_or(Path::new("."));

@@ -43,7 +43,7 @@ impl Process {
     /// Starts the command. Its output is appended to `log`, its input is empty.
     ///
     /// # Errors
-    /// When the log cannot be opened or the program cannot be started.
+    /// Fails if the log cannot be opened or the program cannot be started.
     pub fn spawn(name: &str, mut command: Command, log: &Path) -> anyhow::Result<Self> {
         let program = command.get_program().to_string_lossy().into_owned();
         let open = || OpenOptions::new().create(true).append(true).open(log);
@@ -102,7 +102,7 @@ impl Process {
     /// The exit status, once the process has ended.
     ///
     /// # Errors
-    /// When the operating system does not tell.
+    /// Fails if the operating system can't report the status.
     pub fn exited(&self) -> anyhow::Result<Option<ExitStatus>> {
         self.reap(&mut self.state())
     }
@@ -110,7 +110,7 @@ impl Process {
     /// An error with the exit status and the tail of the log if the process has ended.
     ///
     /// # Errors
-    /// When it has ended.
+    /// Fails if it has ended.
     pub fn check(&self) -> anyhow::Result<()> {
         match self.exited()? {
             None => Ok(()),
@@ -126,7 +126,7 @@ impl Process {
     /// Sends a signal to the process and all of its group. Nothing happens once it has ended.
     ///
     /// # Errors
-    /// When the signal cannot be sent.
+    /// Fails if the signal cannot be sent.
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         let mut state = self.state();
         if self.reap(&mut state)?.is_some() {
@@ -139,7 +139,7 @@ impl Process {
     /// Stops the process where it stands (SIGSTOP), until [`Process::resume`].
     ///
     /// # Errors
-    /// As [`Process::signal`].
+    /// Fails like [`Process::signal`].
     pub fn pause(&self) -> anyhow::Result<()> {
         self.signal(Signal::STOP)
     }
@@ -147,7 +147,7 @@ impl Process {
     /// Lets a paused process go on.
     ///
     /// # Errors
-    /// As [`Process::signal`].
+    /// Fails like [`Process::signal`].
     pub fn resume(&self) -> anyhow::Result<()> {
         self.signal(Signal::CONT)
     }
@@ -155,7 +155,7 @@ impl Process {
     /// Asks the process to end (SIGTERM), kills it after `grace`, and waits for its end.
     ///
     /// # Errors
-    /// When it cannot be signalled or waited for.
+    /// Fails if the process can't be signalled or waited for.
     pub fn stop(&self, grace: Duration) -> anyhow::Result<ExitStatus> {
         self.signal(Signal::TERM)?;
         // A paused process takes no SIGTERM.
@@ -169,7 +169,7 @@ impl Process {
     /// Kills the process and its group at once (SIGKILL) and waits for its end.
     ///
     /// # Errors
-    /// When it cannot be signalled or waited for.
+    /// Fails if the process can't be signalled or waited for.
     pub fn kill(&self) -> anyhow::Result<ExitStatus> {
         self.signal(Signal::KILL)?;
         let status = self.wait(Duration::from_secs(30))?;
@@ -179,7 +179,7 @@ impl Process {
     /// Waits for the end, at most `timeout`; `None` when it still runs then.
     ///
     /// # Errors
-    /// When the operating system does not tell.
+    /// Fails if the operating system can't report the status.
     pub fn wait(&self, timeout: Duration) -> anyhow::Result<Option<ExitStatus>> {
         let end = Instant::now() + timeout;
         loop {

@@ -24,7 +24,7 @@ impl Scratch {
     /// killed runs are removed first.
     ///
     /// # Errors
-    /// When the directory cannot be made, or its parent belongs to another user.
+    /// Fails if the directory cannot be made, or its parent belongs to another user.
     pub fn temporary(label: &str) -> anyhow::Result<Self> {
         let user = rustix::process::geteuid().as_raw();
         let root = std::env::temp_dir().join(format!("muster-{user}"));
@@ -57,7 +57,7 @@ impl Scratch {
     /// The given directory, made if it is missing, and kept when dropped.
     ///
     /// # Errors
-    /// When it cannot be made or another running process uses it.
+    /// Fails if it cannot be made or another running process uses it.
     pub fn kept(path: &Path) -> anyhow::Result<Self> {
         private_dir(path)?;
         let path = path.canonicalize();

@@ -132,7 +132,7 @@ impl Program {
     /// The version of the module that it is built from, such as `v1.36.3`.
     ///
     /// # Errors
-    /// When the pinned `go.mod` does not name it.
+    /// Fails if the pinned `go.mod` does not name it.
     pub fn version(self) -> anyhow::Result<&'static str> {
         self.module().version()
     }
@@ -176,7 +176,7 @@ impl Program {
     /// build of all programs takes about ten minutes on two cores, and shows how far it is.
     ///
     /// # Errors
-    /// When Go is missing, too old or fails, or the cache cannot be written.
+    /// Fails if Go is missing, too old or fails, or the cache cannot be written.
     pub fn build(self) -> anyhow::Result<PathBuf> {
         let module = self.module();
         let version = module.version()?;
@@ -308,7 +308,7 @@ impl Module {
 /// user's cache directory.
 ///
 /// # Errors
-/// When the user has no home directory.
+/// Fails if the user has no home directory.
 pub fn cache_dir() -> anyhow::Result<PathBuf> {
     if let Some(chosen) = std::env::var_os("MUSTER_CACHE").filter(|value| !value.is_empty()) {
         return std::path::absolute(chosen).context("MUSTER_CACHE is no usable path");

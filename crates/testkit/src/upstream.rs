@@ -85,7 +85,7 @@ impl Upstream {
 /// module (at most 30 MB) where Go's cache lacks it.
 ///
 /// # Errors
-/// When Go is missing or the module cannot be downloaded.
+/// Fails if Go is missing or the module cannot be downloaded.
 pub fn manifests(upstream: Upstream) -> anyhow::Result<Vec<(String, String)>> {
     let module = upstream.module();
     let root = download(module).with_context(|| format!("cannot download {module}"))?;

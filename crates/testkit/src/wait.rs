@@ -13,7 +13,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// is over. To give up early, make the answer itself a `Result`: `Ok(Err(…))` ends the wait.
 ///
 /// # Errors
-/// When the time is over, with `what` was awaited and what was seen last.
+/// Fails if the time is over, with `what` was awaited and what was seen last.
 pub async fn eventually<T>(
     what: &str,
     timeout: Duration,

@@ -31,7 +31,7 @@ impl HttpsGit {
     /// Serves the repositories in this directory, under a CA of its own.
     ///
     /// # Errors
-    /// When nginx, fcgiwrap or git are missing and cannot be installed, or do not start.
+    /// Fails if nginx, fcgiwrap or git are missing and cannot be installed, or do not start.
     pub fn start(root: &Path) -> anyhow::Result<Self> {
         Self::start_at(root, Ipv4Addr::LOCALHOST)
     }
@@ -39,7 +39,7 @@ impl HttpsGit {
     /// Serves them also on another address of this machine, which [`HttpsGit::url`] then names.
     ///
     /// # Errors
-    /// As [`HttpsGit::start`].
+    /// Fails like [`HttpsGit::start`].
     pub fn start_at(root: &Path, address: Ipv4Addr) -> anyhow::Result<Self> {
         let scratch = Scratch::temporary("https-git")?;
         let directory = scratch.path();
@@ -116,7 +116,7 @@ impl HttpsGit {
     /// Starts nginx again on the same port.
     ///
     /// # Errors
-    /// When it does not start, as where the port was taken meanwhile.
+    /// Fails if it does not start, as where the port was taken meanwhile.
     pub fn bring_up(&mut self) -> anyhow::Result<()> {
         self.nginx = Some(nginx(self.scratch.path(), self.port)?);
         Ok(())
@@ -125,7 +125,7 @@ impl HttpsGit {
     /// Stops nginx where it stands: connections are taken by the kernel, and nothing answers.
     ///
     /// # Errors
-    /// When it is down or cannot be signalled.
+    /// Fails if nginx is down or can't be signalled.
     pub fn pause(&self) -> anyhow::Result<()> {
         self.nginx.as_ref().context("nginx is down")?.pause()
     }
@@ -133,7 +133,7 @@ impl HttpsGit {
     /// Lets a paused nginx go on.
     ///
     /// # Errors
-    /// When it is down or cannot be signalled.
+    /// Fails if nginx is down or can't be signalled.
     pub fn resume(&self) -> anyhow::Result<()> {
         self.nginx.as_ref().context("nginx is down")?.resume()
     }

@@ -26,7 +26,7 @@ impl GitRepo {
     /// An empty repository and its clone, which are gone when this is dropped.
     ///
     /// # Errors
-    /// When `git` is missing or fails.
+    /// Fails if `git` is missing or fails.
     pub fn new() -> anyhow::Result<Self> {
         let scratch = Scratch::temporary("git")?;
         let repo = Self::at(scratch.path())?;
@@ -39,7 +39,7 @@ impl GitRepo {
     /// A repository and its clone in a directory of the caller's; made where they are missing.
     ///
     /// # Errors
-    /// When `git` is missing or fails.
+    /// Fails if `git` is missing or fails.
     pub fn at(directory: &Path) -> anyhow::Result<Self> {
         let repo = Self {
             directory: directory.to_owned(),
@@ -75,7 +75,7 @@ impl GitRepo {
     /// Runs `git` in the clone, for its output.
     ///
     /// # Errors
-    /// When it fails, with what it printed.
+    /// Fails if the command fails. The error contains its output.
     pub fn git(&self, arguments: &[&str]) -> anyhow::Result<String> {
         output(git(&self.work()).args(arguments))
     }
@@ -83,7 +83,7 @@ impl GitRepo {
     /// Runs `git` in the bare repository, for its output.
     ///
     /// # Errors
-    /// When it fails, with what it printed.
+    /// Fails if the command fails. The error contains its output.
     pub fn git_bare(&self, arguments: &[&str]) -> anyhow::Result<String> {
         output(git(&self.path()).args(arguments))
     }
@@ -91,7 +91,7 @@ impl GitRepo {
     /// Writes files, whose names need not be text, without committing them.
     ///
     /// # Errors
-    /// When one cannot be written.
+    /// Fails if one cannot be written.
     pub fn write(&self, files: &[(&[u8], &[u8])]) -> anyhow::Result<()> {
         for (name, content) in files {
             let path = self.work().join(OsStr::from_bytes(name));
@@ -106,7 +106,7 @@ impl GitRepo {
     /// Commits these files beside what is in the work tree already, and gives the commit's id.
     ///
     /// # Errors
-    /// When `git` fails.
+    /// Fails if `git` fails.
     pub fn commit(&self, subject: &str, files: &[(&str, &str)]) -> anyhow::Result<String> {
         let files: Vec<_> = files
             .iter()
@@ -121,7 +121,7 @@ impl GitRepo {
     /// Pushes the current branch.
     ///
     /// # Errors
-    /// When `git` fails, as where the push is no fast-forward.
+    /// Fails if `git` fails, as where the push is no fast-forward.
     pub fn push(&self) -> anyhow::Result<()> {
         self.git(&["push", "--quiet", "origin", "HEAD"]).map(drop)
     }
@@ -129,7 +129,7 @@ impl GitRepo {
     /// Pushes the current branch over whatever is there.
     ///
     /// # Errors
-    /// When `git` fails.
+    /// Fails if `git` fails.
     pub fn force_push(&self) -> anyhow::Result<()> {
         self.git(&["push", "--quiet", "--force", "origin", "HEAD"])
             .map(drop)
@@ -138,7 +138,7 @@ impl GitRepo {
     /// Deletes a branch of the bare repository.
     ///
     /// # Errors
-    /// When `git` fails.
+    /// Fails if `git` fails.
     pub fn delete_branch(&self, name: &str) -> anyhow::Result<()> {
         self.git_bare(&["update-ref", "-d", &format!("refs/heads/{name}")])
             .map(drop)
@@ -147,7 +147,7 @@ impl GitRepo {
     /// [`GitRepo::commit`] and [`GitRepo::push`].
     ///
     /// # Errors
-    /// When `git` fails.
+    /// Fails if `git` fails.
     pub fn publish(&self, subject: &str, files: &[(&str, &str)]) -> anyhow::Result<String> {
         let commit = self.commit(subject, files)?;
         self.push()?;

@@ -24,7 +24,7 @@ impl SshGit {
     /// Starts sshd; its clients reach any repository that the current user may read.
     ///
     /// # Errors
-    /// When OpenSSH is missing and cannot be installed, or does not start.
+    /// Fails if OpenSSH is missing and cannot be installed, or does not start.
     pub fn start() -> anyhow::Result<Self> {
         let scratch = Scratch::temporary("ssh-git")?;
         let directory = scratch.path();
@@ -104,7 +104,7 @@ impl SshGit {
     /// The fingerprint of the host's key, as people see it.
     ///
     /// # Errors
-    /// When `ssh-keygen` fails.
+    /// Fails if `ssh-keygen` fails.
     pub fn fingerprint(&self) -> anyhow::Result<String> {
         let mut keygen = Command::new(program("ssh-keygen", "openssh-client")?);
         let text = output(keygen.arg("-lf").arg(self.scratch.path().join("host.pub")))?;

@@ -70,7 +70,7 @@ impl KindClusters {
     /// killed are removed first.
     ///
     /// # Errors
-    /// When Docker or kind fails, or a cluster does not come up in time, with what it logged.
+    /// Fails if Docker or kind fails, or a cluster does not come up in time, with what it logged.
     pub async fn start(options: Vec<KindOptions>) -> anyhow::Result<Self> {
         let directory = Scratch::temporary("kind")?;
         let run_name = directory.path().file_name().unwrap_or_default();
@@ -113,7 +113,7 @@ impl KindClusters {
     /// The cluster of this name.
     ///
     /// # Errors
-    /// When there is none.
+    /// Fails if there is no such cluster.
     pub fn get(&self, name: &str) -> anyhow::Result<&KindCluster> {
         let found = self.clusters.iter().find(|cluster| cluster.name == name);
         found.with_context(|| format!("there is no cluster {name}"))
@@ -129,7 +129,7 @@ impl KindClusters {
     /// This machine's address in the clusters' network.
     ///
     /// # Errors
-    /// When Docker can't tell.
+    /// Fails if Docker can't tell.
     pub fn gateway(&self) -> anyhow::Result<String> {
         docker([
             "network",
@@ -315,7 +315,7 @@ impl KindCluster {
     /// A new client with an administrator's rights.
     ///
     /// # Errors
-    /// When the kubeconfig can't be read.
+    /// Fails if the kubeconfig can't be read.
     pub async fn client(&self) -> anyhow::Result<Client> {
         let kubeconfig = Kubeconfig::read_from(&self.kubeconfig)?;
         let options = KubeConfigOptions::default();
@@ -326,7 +326,7 @@ impl KindCluster {
     /// Runs a command in its node and gives what it prints.
     ///
     /// # Errors
-    /// When it fails, with what it said.
+    /// Fails if the command fails. The error contains its output.
     pub fn exec<A: Into<String>>(
         &self,
         command: impl IntoIterator<Item = A>,
@@ -338,7 +338,7 @@ impl KindCluster {
     /// Stops the whole cluster where it stands: connections stay open and nothing answers.
     ///
     /// # Errors
-    /// When Docker fails.
+    /// Fails if Docker fails.
     pub fn pause(&self) -> anyhow::Result<()> {
         docker(["pause", &self.node()]).map(drop)
     }
@@ -346,7 +346,7 @@ impl KindCluster {
     /// Lets a paused cluster go on.
     ///
     /// # Errors
-    /// When Docker fails.
+    /// Fails if Docker fails.
     pub fn resume(&self) -> anyhow::Result<()> {
         docker(["unpause", &self.node()]).map(drop)
     }
@@ -354,7 +354,7 @@ impl KindCluster {
     /// Brings an image into its node.
     ///
     /// # Errors
-    /// When kind fails.
+    /// Fails if kind fails.
     pub fn load(&self, archive: &Path) -> anyhow::Result<()> {
         let mut kind = Command::new(Program::Kind.build()?);
         kind.args(["load", "image-archive", "--name", &self.kind_name]);

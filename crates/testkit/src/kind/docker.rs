@@ -45,7 +45,7 @@ exec runc "$@"
 /// Runs `docker` with these arguments and gives what it prints.
 ///
 /// # Errors
-/// When it can't be started or fails, with what it said.
+/// Fails if the command can't be started or fails. The error contains its output.
 pub fn docker<A: AsRef<std::ffi::OsStr>>(
     arguments: impl IntoIterator<Item = A>,
 ) -> anyhow::Result<String> {
@@ -57,7 +57,7 @@ pub fn docker<A: AsRef<std::ffi::OsStr>>(
 /// Runs a command to its end and gives what it prints.
 ///
 /// # Errors
-/// When it can't be started or fails, with what it said.
+/// Fails if the command can't be started or fails. The error contains its output.
 pub fn run(command: &mut Command) -> anyhow::Result<String> {
     let Output {
         status,
@@ -86,7 +86,7 @@ fn shown(command: &Command) -> String {
 /// Makes sure that Docker works. An engine that is started here stays up, as a service would.
 ///
 /// # Errors
-/// When there is none and it can't be installed or started here, with what to do.
+/// Fails if there is none and it can't be installed or started here, with what to do.
 pub fn ready() -> anyhow::Result<()> {
     if works() {
         return Ok(());
@@ -121,7 +121,7 @@ fn works() -> bool {
 /// Installs Debian's packages of these programs where they are missing.
 ///
 /// # Errors
-/// When there is no apt, or it fails.
+/// Fails if there is no apt, or it fails.
 pub fn install(programs: &[(&str, &str)]) -> anyhow::Result<()> {
     let missing: Vec<&str> = programs
         .iter()

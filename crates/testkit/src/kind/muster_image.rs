@@ -19,7 +19,7 @@ const USER: &str = "65532:65532";
 /// Builds the static binary from the workspace in this folder. Blocks; the first time takes some minutes.
 ///
 /// # Errors
-/// When the target, a C compiler for it, or the build fails.
+/// Fails if the target, a C compiler for it, or the build fails.
 pub fn build_static(workspace: &Path) -> anyhow::Result<PathBuf> {
     docker::install(&[("musl-gcc", "musl-tools")]).context(
         "the image's static binary needs musl-gcc; install musl-tools (Debian's name for it)",

@@ -156,7 +156,7 @@ impl Cluster {
     /// the cache are built first (see [`Program::build`]).
     ///
     /// # Errors
-    /// When a program cannot be built or does not come up in time, with the end of its log.
+    /// Fails if a program cannot be built or does not come up in time, with the end of its log.
     pub async fn start(options: ClusterOptions) -> anyhow::Result<Self> {
         let name = options.name.clone();
         let failed = || format!("cannot start the cluster {name}");
@@ -204,7 +204,7 @@ impl Cluster {
     /// Starts clusters side by side. If one fails, all end.
     ///
     /// # Errors
-    /// As [`Cluster::start`].
+    /// Fails like [`Cluster::start`].
     pub async fn start_many(options: Vec<ClusterOptions>) -> anyhow::Result<Vec<Self>> {
         try_join_all(options.into_iter().map(Self::start)).await
     }
@@ -232,7 +232,7 @@ impl Cluster {
     /// The text of the administrator's kubeconfig.
     ///
     /// # Errors
-    /// When the certificates cannot be read any more.
+    /// Fails if the certificates cannot be read any more.
     pub fn kubeconfig(&self) -> anyhow::Result<String> {
         self.credentials
             .kubeconfig(self.name(), self.ports.api_server)
@@ -241,7 +241,7 @@ impl Cluster {
     /// A new client with an administrator's rights. It belongs to the current Tokio runtime.
     ///
     /// # Errors
-    /// When the kubeconfig cannot be read.
+    /// Fails if the kubeconfig cannot be read.
     pub async fn client(&self) -> anyhow::Result<Client> {
         let kubeconfig = Kubeconfig::from_yaml(&self.kubeconfig()?)?;
         let options = KubeConfigOptions::default();
@@ -252,7 +252,7 @@ impl Cluster {
     /// A kubeconfig with the rights of a ServiceAccount, for two hours.
     ///
     /// # Errors
-    /// When there is no such account.
+    /// Fails if there is no such account.
     pub async fn account(&self, namespace: &str, name: &str) -> anyhow::Result<Kubeconfig> {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client().await?, namespace);
         let request = TokenRequest {
@@ -291,7 +291,7 @@ impl Cluster {
     /// The process id of a component.
     ///
     /// # Errors
-    /// When it does not run.
+    /// Fails if the component does not run.
     pub fn pid(&self, component: Component) -> anyhow::Result<u32> {
         Ok(self.process(component)?.pid())
     }
@@ -299,7 +299,7 @@ impl Cluster {
     /// Stops a component where it stands (SIGSTOP): connections stay open and nothing answers.
     ///
     /// # Errors
-    /// When it does not run.
+    /// Fails if the component does not run.
     pub fn pause(&self, component: Component) -> anyhow::Result<()> {
         self.process(component)?.pause()
     }
@@ -307,7 +307,7 @@ impl Cluster {
     /// Lets a paused component go on.
     ///
     /// # Errors
-    /// When it does not run.
+    /// Fails if the component does not run.
     pub fn resume(&self, component: Component) -> anyhow::Result<()> {
         self.process(component)?.resume()
     }
@@ -315,7 +315,7 @@ impl Cluster {
     /// Kills a component (SIGKILL). [`Cluster::start_component`] brings it back.
     ///
     /// # Errors
-    /// When it does not run.
+    /// Fails if the component does not run.
     pub fn kill(&self, component: Component) -> anyhow::Result<()> {
         self.process(component)?.kill()?;
         self.processes().remove(&component);
@@ -325,7 +325,7 @@ impl Cluster {
     /// Asks a component to end and waits for it; after five seconds it is killed.
     ///
     /// # Errors
-    /// When it does not run.
+    /// Fails if the component does not run.
     pub async fn stop(&self, component: Component) -> anyhow::Result<()> {
         let process = self.process(component)?;
         let stop = tokio::task::spawn_blocking(move || process.stop(GRACE));
@@ -338,7 +338,7 @@ impl Cluster {
     /// Starts a component again on the same data and port, and waits until the cluster is ready.
     ///
     /// # Errors
-    /// When it runs already or does not come up in time.
+    /// Fails if it runs already or does not come up in time.
     pub async fn start_component(&self, component: Component) -> anyhow::Result<()> {
         self.spawn(component)?;
         self.ready().await
@@ -347,7 +347,7 @@ impl Cluster {
     /// Stops and starts the API server, and waits until the cluster is ready.
     ///
     /// # Errors
-    /// When it does not come up in time.
+    /// Fails if the cluster is not ready in time.
     pub async fn restart_api_server(&self) -> anyhow::Result<()> {
         self.stop(Component::ApiServer).await?;
         self.start_component(Component::ApiServer).await
@@ -356,7 +356,7 @@ impl Cluster {
     /// Kills all components and starts the cluster again on the same data and ports.
     ///
     /// # Errors
-    /// When it does not come up in time.
+    /// Fails if the cluster is not ready in time.
     pub async fn restart(&self) -> anyhow::Result<()> {
         self.kill_all()?;
         self.run().await

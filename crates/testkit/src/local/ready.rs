@@ -20,7 +20,7 @@ impl Cluster {
     /// Waits until the cluster is ready again, for example after [`Cluster::resume`].
     ///
     /// # Errors
-    /// When it is not ready in time or a component ends meanwhile, with the end of its log.
+    /// Fails if it is not ready in time or a component ends meanwhile, with the end of its log.
     pub async fn ready(&self) -> anyhow::Result<()> {
         self.api_server_ready().await?;
         let client = self.client().await?;

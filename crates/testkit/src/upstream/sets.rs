@@ -28,7 +28,7 @@ impl Set {
     /// cache lacks it.
     ///
     /// # Errors
-    /// When Go is missing or the module can't be downloaded.
+    /// Fails if Go is missing or the module can't be downloaded.
     pub fn files(&self) -> anyhow::Result<Vec<(String, String)>> {
         let module = self.module;
         let root = download(module).with_context(|| format!("cannot download {module}"))?;
