@@ -136,7 +136,7 @@ impl Hold {
 pub struct Happened(Arc<AtomicUsize>);
 
 impl Happened {
-    /// That number.
+    /// Returns how often the fault has happened so far.
     pub fn times(&self) -> usize {
         self.0.load(Ordering::SeqCst)
     }
@@ -186,7 +186,11 @@ impl FaultProxy {
     /// # Errors
     /// Fails if the proxy's address is not a valid URL, which is not expected.
     pub fn config(&self) -> anyhow::Result<Config> {
-        let mut config = Config::new(self.url.parse().context("the proxy's address is no URL")?);
+        let mut config = Config::new(
+            self.url
+                .parse()
+                .context("the proxy's address is not a URL")?,
+        );
         config.default_retry = false;
         Ok(config)
     }

@@ -44,7 +44,7 @@ pub struct FleetOptions {
 }
 
 impl FleetOptions {
-    /// Control planes without nodes, in a temporary directory.
+    /// Returns the options of a fleet of control planes without nodes, in a temporary directory.
     pub fn new(muster: impl Into<PathBuf>, clusters: &[(&str, &str)]) -> Self {
         let named = |(name, region): &(&str, &str)| ((*name).to_owned(), (*region).to_owned());
         Self {
@@ -118,7 +118,7 @@ impl Fleet {
         })
     }
 
-    /// Where everything is.
+    /// The directory of all files of the fleet.
     pub fn directory(&self) -> &Path {
         self.scratch.path()
     }
@@ -146,7 +146,7 @@ impl Fleet {
         self.scratch.path().join("hub")
     }
 
-    /// The login for the hub.
+    /// The path of the login for the hub.
     pub fn login(&self) -> PathBuf {
         self.state_dir().join("admin.yaml")
     }
