@@ -1,11 +1,11 @@
-//! What linters of manifests ask for, asked of every rendering of the charts: pods without privileges that
-//! say what they need, and roles that name what they may.
+//! Checks every rendering of the charts as manifest linters do: pods have no privileges and declare their resources,
+//! and roles list what they allow.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-/// All that is wrong with the objects of a rendering.
+/// Returns all problems of the objects of a rendering.
 pub(crate) fn problems(objects: &[Value]) -> Vec<String> {
     let mut found = Vec::new();
     for object in objects {

@@ -46,7 +46,7 @@ impl Entry {
         }
     }
 
-    /// A symbolic link.
+    /// Returns an entry for a symbolic link.
     pub fn link(path: &str, to: &str) -> Self {
         Self {
             path: path.to_owned(),

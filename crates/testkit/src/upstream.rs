@@ -138,8 +138,8 @@ fn download(module: &str) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Returns the path itself if it is a file, or the YAML files of a folder, sorted by name, without `kustomization.yaml`,
-/// which is not a manifest.
+/// Returns the path itself if it is a file, or the YAML files of a folder, sorted by name, without
+/// `kustomization.yaml`, which is not a manifest.
 fn yaml_files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     if path.is_file() {
         return Ok(vec![path.to_owned()]);

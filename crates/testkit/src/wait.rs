@@ -9,8 +9,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// Calls `check` until it returns `Ok`, for at most `timeout`.
 ///
-/// An `Err` of `check` means "not yet, because …". The last one becomes the error message when the time is over. To give
-/// up early, let `check` return a `Result` in its `Ok`: `Ok(Err(…))` ends the wait.
+/// An `Err` of `check` means "not yet, because …". The last one becomes the error message when the time is over. To
+/// give up early, let `check` return a `Result` in its `Ok`: `Ok(Err(…))` ends the wait.
 ///
 /// # Errors
 /// Fails if the time is over. The error contains `what` and the last error of `check`.

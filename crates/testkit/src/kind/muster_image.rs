@@ -13,7 +13,7 @@ use crate::tools::{self, cache_dir};
 pub const MUSTER_IMAGE: &str = "ghcr.io/muster-fleet/muster";
 /// The target of the build: a static binary, which needs no base image.
 const TARGET: &str = "x86_64-unknown-linux-musl";
-/// The user and group that run the binary, unknown to the host's system.
+/// The unprivileged user and group that run the binary.
 const USER: &str = "65532:65532";
 
 /// Builds the static binary from the workspace in this folder. Blocks; the first build takes several minutes.

@@ -1,8 +1,8 @@
 //! Real control planes on loopback ports, without Docker and without root.
 //!
-//! A [`Cluster`] consists of an etcd and a kube-apiserver with RBAC. Optionally it has a controller manager, a scheduler
-//! and nodes that kwok simulates, so that Deployments become ready. It ends when its parent process ends for any reason,
-//! and leaves nothing but the directory that it was asked to keep.
+//! A [`Cluster`] consists of an etcd and a kube-apiserver with RBAC. Optionally it has a controller manager, a
+//! scheduler and nodes that kwok simulates, so that Deployments become ready. It ends when its parent process ends for
+//! any reason, and leaves nothing but the directory that it was asked to keep.
 
 mod commands;
 mod ready;
@@ -281,8 +281,8 @@ impl Cluster {
         self.directory().join(format!("{}.log", component.name()))
     }
 
-    /// The path of the audit log, with one JSON event per line. The end of a request is an event, and the beginning of a
-    /// watch. An event is written within two seconds.
+    /// The path of the audit log, with one JSON event per line. The end of a request is an event, and the beginning of
+    /// a watch. An event is written within two seconds.
     pub fn audit_log(&self) -> PathBuf {
         self.directory().join("audit.log")
     }

@@ -23,8 +23,8 @@ pub struct Set {
 }
 
 impl Set {
-    /// Returns the set's files, each with its path in the module and its text. Blocks; downloads the module if Go's cache
-    /// lacks it.
+    /// Returns the set's files, each with its path in the module and its text. Blocks; downloads the module if Go's
+    /// cache lacks it.
     ///
     /// # Errors
     /// Fails if Go is missing or the module can't be downloaded.
