@@ -85,7 +85,7 @@ impl Credentials {
             "kubernetes.default.svc.cluster.local",
         ];
         let mut server = self::params("server", names.map(str::to_owned).to_vec())?;
-        // etcd's gateway is a client of its own server.
+        // etcd's gRPC gateway connects to its own server as a client.
         server.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,

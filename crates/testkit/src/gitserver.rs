@@ -19,7 +19,7 @@ pub use https::HttpsGit;
 pub use repo::GitRepo;
 pub use ssh::SshGit;
 
-/// How long a server may take until it listens.
+/// The longest time that a server may take until it listens.
 const START: Duration = Duration::from_secs(20);
 /// How many ports are tried for a server, in case another process takes the chosen one.
 const PORTS: usize = 5;

@@ -19,7 +19,7 @@ use tar::{Builder, EntryType, Header};
 pub enum Content {
     /// The content of this file on this machine.
     Copy(PathBuf),
-    /// These bytes.
+    /// The bytes of the file.
     Bytes(Vec<u8>),
     /// A symbolic link to this path.
     Link(String),

@@ -21,7 +21,7 @@ pub async fn eventually<T>(
 ) -> anyhow::Result<T> {
     let start = Instant::now();
     let mut pause = FIRST_PAUSE;
-    let mut seen = anyhow!("the first look took longer than that");
+    let mut seen = anyhow!("the first check did not finish in that time");
     loop {
         let left = timeout.saturating_sub(start.elapsed());
         match tokio::time::timeout(left, check()).await {
