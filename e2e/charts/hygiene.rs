@@ -1,11 +1,11 @@
-//! What linters of manifests ask for, asked of every rendering of the charts: pods without privileges that
-//! say what they need, and roles that name what they may.
+//! Checks every rendering of the charts as manifest linters do: pods have no privileges and declare their resources,
+//! and roles list what they allow.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-/// All that is wrong with the objects of a rendering.
+/// Returns all problems of the objects of a rendering.
 pub(crate) fn problems(objects: &[Value]) -> Vec<String> {
     let mut found = Vec::new();
     for object in objects {
@@ -25,7 +25,7 @@ pub(crate) fn problems(objects: &[Value]) -> Vec<String> {
                 wrong("guards no pod of the chart".to_owned());
             }
             "ServiceAccount" if object["automountServiceAccountToken"] != false => {
-                wrong("gives its token to every pod that names it".to_owned());
+                wrong("mounts its token into every pod that uses it".to_owned());
             }
             _ => {}
         }
@@ -97,7 +97,7 @@ fn pod(object: &Value, wrong: &mut impl FnMut(String)) {
         );
         needs(
             own["readOnlyRootFilesystem"] == true,
-            "its root can be written",
+            "its root file system is writable",
         );
         needs(
             own["allowPrivilegeEscalation"] == false,
@@ -107,7 +107,7 @@ fn pod(object: &Value, wrong: &mut impl FnMut(String)) {
         let drops_all = list(&own["capabilities"]["drop"]).any(|dropped| dropped == "ALL");
         needs(
             drops_all && own["capabilities"]["add"].is_null(),
-            "keeps capabilities",
+            "does not drop all capabilities",
         );
         let resources = &container["resources"];
         needs(!resources["requests"]["cpu"].is_null(), "requests no CPU");
@@ -117,7 +117,7 @@ fn pod(object: &Value, wrong: &mut impl FnMut(String)) {
         );
         needs(
             !resources["limits"]["memory"].is_null(),
-            "has no limit of memory",
+            "has no memory limit",
         );
         needs(
             !container["livenessProbe"].is_null(),
@@ -209,13 +209,13 @@ fn what_is_wrong_is_found() {
         "of the node",
         "may run as root",
         "no seccomp profile",
-        "its root can be written",
+        "its root file system is writable",
         "may gain privileges",
         "is privileged",
-        "keeps capabilities",
+        "does not drop all capabilities",
         "requests no CPU",
         "requests no memory",
-        "has no limit of memory",
+        "has no memory limit",
         "no liveness probe",
         "no readiness probe",
         "no fixed version",

@@ -1,5 +1,5 @@
-//! The charts as Helm 3 and Helm 4 see them: they pass the linter, render as they did, and refuse values
-//! that make no sense. `MUSTER_UPDATE_GOLDEN=1` takes today's rendering as right.
+//! Tests of the charts with Helm 3 and Helm 4: they pass the linter, render as the golden files, and refuse invalid
+//! values. `MUSTER_UPDATE_GOLDEN=1` writes the golden files from the current rendering.
 
 mod hygiene;
 
@@ -13,7 +13,7 @@ use serde::Deserialize as _;
 use similar::TextDiff;
 
 const CHARTS: [&str; 2] = ["muster-hub", "muster-agent"];
-/// Both take the same charts and make the same of them.
+/// The versions of Helm, which must render the same.
 const HELMS: [Program; 2] = [Program::Helm, Program::Helm4];
 
 fn charts() -> PathBuf {
@@ -28,7 +28,7 @@ fn run(helm: Program, arguments: &[&str]) -> anyhow::Result<Output> {
     output.with_context(|| format!("cannot start {helm:?}"))
 }
 
-/// The cases of a chart in a folder, each a file of values.
+/// Returns the values files of a chart in a folder. Each is a test case.
 fn cases(chart: &str, folder: &str) -> anyhow::Result<Vec<PathBuf>> {
     let folder = charts().join("tests").join(chart).join(folder);
     let entries =
@@ -53,7 +53,7 @@ fn template(helm: Program, chart: &str, values: &Path) -> anyhow::Result<Output>
     run(helm, &[&arguments[..], &place].concat())
 }
 
-/// Every chart with each of its cases in a folder, for each Helm.
+/// Returns every combination of Helm version, chart and values file in a folder.
 fn all(folder: &str) -> anyhow::Result<Vec<(Program, &'static str, PathBuf)>> {
     let mut all = Vec::new();
     for chart in CHARTS {
@@ -71,7 +71,7 @@ fn charts_render_as_they_did() -> anyhow::Result<()> {
         let output = template(helm, chart, &values)?;
         let mut rendered = String::from_utf8(output.stdout)?;
         if helm == Program::Helm4 {
-            // It leaves an empty line before each document.
+            // Helm 4 adds an empty line before each document.
             rendered = rendered.replace("\n\n---\n", "\n---\n");
         }
         let said = String::from_utf8_lossy(&output.stderr);
@@ -112,7 +112,7 @@ fn values_that_make_no_sense_are_refused() -> anyhow::Result<()> {
         let expected = expected.with_context(|| format!("{case} expects nothing"))?;
         let output = template(helm, chart, &values)?;
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success(), "{case} is taken");
+        assert!(!output.status.success(), "{case} is accepted");
         assert!(said.contains(expected), "{case}: {said}");
     }
     Ok(())
@@ -134,7 +134,7 @@ fn charts_ask_for_no_more_than_they_need() -> anyhow::Result<()> {
             found.extend(problems.map(|problem| format!("{}: {problem}", values.display())));
         }
     }
-    assert!(seen > 30, "only {seen} objects were looked at");
+    assert!(seen > 30, "only {seen} objects were checked");
     assert!(found.is_empty(), "{}", found.join("\n"));
     Ok(())
 }

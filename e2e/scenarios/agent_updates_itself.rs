@@ -1,12 +1,12 @@
-//! Muster manages Muster: a cluster's agent is an app of the fleet repository. A new agent takes over once
-//! it has proven itself; a broken one changes nothing but a message.
+//! A cluster's agent is an app of the fleet repository. A new agent takes over once it has shown that it works. A
+//! broken one is only reported.
 
 use muster_e2e::{App, Levels, World};
 use muster_testkit::repository::{Files, document};
 use muster_testkit::wait::eventually;
 
 const CLUSTER: &str = "us-east-1";
-/// Lets the agent have objects where it is itself.
+/// Allows the agent to manage objects in its own namespace.
 const ITSELF: &str = "rbac.manageItself=true";
 const PODS: [&str; 4] = ["pods", "-l", "app.kubernetes.io/name=muster-agent", "--field-selector=status.phase=Running"];
 
@@ -21,7 +21,7 @@ pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
         files.insert("apps/muster-agent/manifests/agent.yaml".to_owned(), rendered);
         Ok(files)
     };
-    // Without leave the fleet repository can't reach where the agent is.
+    // By default the fleet repository can't change the agent's namespace.
     world.commit("Not allowed", &with_agent("without its agent", "next")?)?;
     world.serves_in(CLUSTER, &App::saying("without its agent"), Levels::COMMIT).await?;
     eventually("the status to say what is denied", Levels::RECOVERY, async || {
@@ -44,7 +44,7 @@ pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
     })
     .await?;
     world.serves_in(CLUSTER, &App::saying("beside a broken agent"), Levels::COMMIT).await?;
-    // The one that ran still does, and takes what comes.
+    // The previous agent still runs and applies new commits.
     let later = with_agent("and still at work", "broken")?;
     world.commit("More work", &later)?;
     world.serves_in(CLUSTER, &App::saying("and still at work"), Levels::COMMIT).await?;

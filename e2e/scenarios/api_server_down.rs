@@ -1,5 +1,5 @@
-//! A cluster's API server is away for a minute: what runs there keeps serving, its agent says what is
-//! wrong, and the commit of that minute arrives afterwards.
+//! A cluster's API server is down for a minute: workloads keep serving, the agent reports the problem, and the commit
+//! of that minute is applied afterwards.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
     let result = async {
         world.commit("During the outage", &app.fleet())?;
         world.serves_in("us-east-1", &app, Levels::COMMIT).await?;
-        // The outage itself is the point: it lasts as long as it says.
+        // Wait for the whole outage: its duration is what this scenario is about.
         while down.elapsed() < AWAY {
             world.serves_in("eu-north-1", &before, Levels::DRIFT).await?;
             tokio::time::sleep(Duration::from_secs(1)).await;

@@ -1,5 +1,6 @@
-//! More than an agent's memory can hold, in the container that its chart gives it: it says so, stays alive, runs
-//! what it had, and takes the next commit. What just fits is applied, and taken up again after a restart.
+//! A cluster gets more manifests than its agent's memory can hold, with the chart's memory limit: the agent reports it,
+//! stays alive, keeps its generation in force, and applies the next commit. The largest generation that fits is
+//! applied, and a restarted agent continues with it.
 
 use std::fmt::Write as _;
 
@@ -8,18 +9,18 @@ use muster_e2e::{App, Levels, World};
 use muster_testkit::repository::{Files, document};
 use muster_testkit::wait::eventually;
 
-/// The only one whose etcd is large enough.
+/// The only cluster whose etcd is large enough.
 const CLUSTER: &str = "eu-west-1";
 const AGENT: [&str; 3] = ["pods", "-l", "app.kubernetes.io/name=muster-agent"];
-/// Of what a template writes and prints in a loop; a ConfigMap takes ten of them.
+/// The size of the text that a template prints in a loop, in bytes. Each ConfigMap contains it ten times.
 const TEXT: usize = 90_000;
-/// ConfigMaps of one template: it may write 16 MiB.
+/// The number of ConfigMaps per template, because a template may render at most 16 MiB.
 const MAPS: usize = 16;
 
 pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
     let before = App::saying("before the bomb");
     world.serve("Before", &before).await?;
-    // The agent has 512 MiB, and takes a tenth of that: 51 MiB of manifests.
+    // The agent has 512 MiB, and accepts a tenth of that in manifests: 51 MiB.
     world.commit("A bomb", &with_bulk("beside a bomb", &[32, 32]))?;
     world.says(CLUSTER, "its manifests have over 51 MiB", Levels::RECOVERY).await?;
     world.connected(CLUSTER, true, Levels::DRIFT).await?;
@@ -39,7 +40,7 @@ pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
 
     let gone = App::saying("without it");
     world.commit("Gone\n\nMuster-Prune: bulk-0\nMuster-Prune: bulk-1\n", &gone.fleet())?;
-    // More than an hour's budget, though it is meant.
+    // This is more than the prune budget of an hour, so it needs an approval although the commit asks for it.
     for app in ["bulk-0", "bulk-1"] {
         eventually("what leaves to be approved", Levels::RECOVERY, async || {
             world.muster(&["app", "approve", app, "--yes"])?;
@@ -56,7 +57,7 @@ pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
     .await
 }
 
-/// Whether the agent's container has ever ended, as one does whose memory is used up.
+/// Checks that the agent's container has never restarted, as it would when it runs out of memory.
 fn never_restarted(world: &World) -> anyhow::Result<()> {
     let pods = world.get(CLUSTER, &AGENT)?;
     let pods = pods["items"].as_array().into_iter().flatten();
@@ -67,7 +68,7 @@ fn never_restarted(world: &World) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The fleet with apps of so many large ConfigMaps.
+/// Returns the fleet with additional apps, each with this many large ConfigMaps.
 fn with_bulk(says: &str, apps: &[usize]) -> Files {
     let mut files = App::saying(says).fleet();
     for (app, maps) in apps.iter().enumerate() {
@@ -88,7 +89,7 @@ fn with_bulk(says: &str, apps: &[usize]) -> Files {
     files
 }
 
-/// A text that compresses badly.
+/// Returns a text that compresses badly.
 fn text() -> String {
     let mut text = String::with_capacity(TEXT + 16);
     let mut state = 1_u64;

@@ -1,5 +1,5 @@
-//! A cluster is cut off for longer than its certificate is valid: when the network is back, it gets a new
-//! one by itself.
+//! A cluster is disconnected until its certificate has expired: when the network is back, its agent gets a new
+//! certificate without help.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ const LIFETIME: Duration = Duration::from_secs(30);
 pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
     world.serve("Before", &App::saying("with a certificate")).await?;
     world.install_hub(&[&format!("agentLifetime={}s", LIFETIME.as_secs())])?;
-    // A new enrolment, since the old certificate is good for a day.
+    // The agent must enrol again, because its old certificate is valid for a day.
     world.kubectl(CLUSTER, &["delete", "secret", "muster-agent-identity"])?;
     world.install_agent(CLUSTER, &[])?;
     world.kubectl(CLUSTER, &["rollout", "restart", "deployment/muster-agent"])?;
@@ -28,7 +28,7 @@ pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
     let result = async {
         world.connected(CLUSTER, false, Levels::RECOVERY).await?;
         world.commit("While the certificate ends", &during.fleet())?;
-        // What is waited for is the certificate's own end; it was renewed before the cut at the latest.
+        // Wait until the certificate has expired. It can't have been renewed after the cut.
         tokio::time::sleep((LIFETIME + SPARE).saturating_sub(since.elapsed())).await;
         anyhow::Ok(())
     }

@@ -1,16 +1,16 @@
-//! The charts are upgraded from the version before, rolled back and upgraded again: what runs keeps serving,
-//! and no agent joins twice.
+//! The charts are upgraded from the previous version, rolled back and upgraded again: workloads keep serving, and no
+//! agent joins twice.
 
 use muster_e2e::{App, Levels, World};
 
 const CLUSTER: &str = "us-east-1";
-/// Charts as they were published, in `charts/tests/released`.
+/// The version of the published charts in `charts/tests/released`.
 const BEFORE: &str = "0.1.0";
 
 pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
     let hub = format!("CHARTS/tests/released/muster-hub-{BEFORE}.tgz");
     let agent = format!("CHARTS/tests/released/muster-agent-{BEFORE}.tgz");
-    // The older ones are in place as they would be, with the values of today's installation.
+    // Install the older charts with the values of the current installation.
     let older = ["--reset-then-reuse-values", "--wait", "--timeout", "3m"];
     world.helm_hub(&[&["upgrade", "muster-hub", &hub], older.as_slice()].concat())?;
     world.helm(CLUSTER, &[&["upgrade", "muster-agent", &agent], older.as_slice()].concat())?;

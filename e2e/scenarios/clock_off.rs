@@ -1,5 +1,5 @@
-//! The wall clocks of hub and agents are a minute apart, in both directions: agents join, renew and apply
-//! as ever.
+//! The wall clocks of the hub and the agents differ by a minute, in both directions: agents still join, renew their
+//! certificates and apply.
 
 use muster_e2e::{App, Levels, World};
 

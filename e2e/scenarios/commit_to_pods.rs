@@ -1,4 +1,4 @@
-//! A commit becomes pods that serve it in every region; another image is rolled out the same way.
+//! A commit becomes pods that serve in every region, and another image is rolled out in the same way.
 
 use muster_e2e::{App, World};
 

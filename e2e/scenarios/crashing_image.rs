@@ -1,5 +1,5 @@
-//! An image that really crashes: the pods that ran go on serving, the status says why the new ones don't,
-//! and the fix gets through at once.
+//! An image crashes: the old pods keep serving, the status says why the new ones don't, and the fix is rolled out
+//! without delay.
 
 use anyhow::Context;
 use muster_e2e::{App, CLUSTERS, Levels, World};
@@ -8,7 +8,7 @@ use muster_testkit::wait::eventually;
 pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
     let good = App::saying("before the crash");
     world.serve("Good", &good).await?;
-    // A pod that crashes again and again says the one and the other by turns.
+    // A pod that crashes repeatedly alternates between these reasons.
     let crash = ["exit code 1", "CrashLoopBackOff"];
     for (tag, reasons) in [("crash", crash), ("missing", ["ErrImagePull", "ImagePullBackOff"])] {
         let bad = App {

@@ -1,5 +1,5 @@
-//! What somebody changes in a cluster is put back, what somebody deletes comes back, and what leaves Git
-//! leaves the clusters.
+//! Changes by hand in a cluster are reverted, deleted objects are recreated, and objects that leave Git are deleted
+//! from the clusters.
 
 use muster_e2e::{App, CLUSTERS, Levels, World};
 use muster_testkit::wait::eventually;
@@ -11,7 +11,7 @@ pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
 
     world.kubectl(cluster, &["-n", "hello", "set", "env", "deployment/hello", "STANDIN_SAYS=by hand"])?;
     world.kubectl(cluster, &["-n", "hello", "scale", "deployment/hello", "--replicas=3"])?;
-    eventually("the Deployment to be put back", Levels::DRIFT, async || {
+    eventually("the Deployment to be reverted", Levels::DRIFT, async || {
         let live = world.get(cluster, &["-n", "hello", "deployment", "hello"])?;
         anyhow::ensure!(live["spec"]["replicas"] == 1, "{}", live["spec"]);
         Ok(())

@@ -1,5 +1,5 @@
-//! A cluster's etcd has no space left: its agent may change nothing and says why, what runs keeps serving,
-//! and once there is space again the commit arrives.
+//! A cluster's etcd has no space left: the agent can't change anything and reports why, workloads keep serving, and the
+//! commit is applied when there is space again.
 
 use anyhow::Context;
 use muster_e2e::{App, Levels, World};
@@ -7,7 +7,7 @@ use muster_testkit::kind::{KindCluster, docker::docker};
 use muster_testkit::tools::Program;
 
 const CLUSTER: &str = "us-east-1";
-/// etcd takes requests of up to 1.5 MiB; a ConfigMap up to 1 MiB.
+/// The size of a filler ConfigMap in bytes. etcd accepts requests of up to 1.5 MiB, and a ConfigMap may have 1 MiB.
 const PIECE: usize = 900_000;
 
 pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
@@ -47,7 +47,7 @@ fn fill(world: &World) -> anyhow::Result<()> {
     anyhow::bail!("etcd took 200 pieces and is not full")
 }
 
-/// What the runbook of a full etcd says: delete, compact, defragment, disarm.
+/// Frees space as the runbook for a full etcd says: delete, compact, defragment, disarm.
 fn make_space(world: &World, cluster: &KindCluster) -> anyhow::Result<()> {
     world.kubectl(CLUSTER, &["-n", "filler", "delete", "configmaps", "--all"])?;
     let etcdctl = |arguments: &str| {
@@ -60,7 +60,7 @@ fn make_space(world: &World, cluster: &KindCluster) -> anyhow::Result<()> {
     };
     let status: serde_json::Value = serde_json::from_str(&etcdctl("endpoint status -w json")?)?;
     let revision = status[0]["Status"]["header"]["revision"].as_u64();
-    let revision = revision.context("etcd tells no revision")?;
+    let revision = revision.context("etcd reports no revision")?;
     etcdctl(&format!("compact {revision}"))?;
     etcdctl("defrag")?;
     etcdctl("alarm disarm")?;

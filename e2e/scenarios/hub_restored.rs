@@ -1,5 +1,5 @@
-//! The hub's state is lost and restored from a backup that is older than the fleet: nothing is undone in
-//! the clusters, nothing is deleted unasked until a person has looked, and the fleet goes on.
+//! The hub's state is lost and restored from an old backup: nothing is undone in the clusters, nothing is deleted
+//! without an approval until `muster hub confirm`, and the fleet continues.
 
 use muster_e2e::{App, Levels, World};
 use muster_testkit::wait::eventually;
@@ -15,7 +15,7 @@ pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
     world.muster_with_input(&["hub", "restore", "-"], &backup)?;
     world.install_hub(&["maintenance=false"])?;
 
-    // Every agent has a newer generation than the backup, and says so when it is back.
+    // Every agent has a newer generation than the backup, and reports it when it is connected again.
     eventually("all agents to be back", Levels::RECOVERY, async || {
         let status = world.status()?;
         let clusters = status["clusters"].as_array().into_iter().flatten();

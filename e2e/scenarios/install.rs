@@ -1,4 +1,4 @@
-//! Muster is installed as docs/operations.md says: the hub in one cluster, an agent in each.
+//! Muster is installed as docs/operations.md describes: the hub in one cluster, and an agent in each cluster.
 
 use muster_e2e::{App, CLUSTERS, Levels, World};
 

@@ -1,8 +1,8 @@
-//! What users trust Muster for, tried on a whole fleet: real nodes, real pods, installed with Helm, and
-//! everything broken that can break. One scenario a file, in the order in which they run; each begins with
-//! a fleet that is in sync and leaves one behind.
+//! End-to-end scenarios on a whole fleet with real nodes and pods, installed with Helm and exposed to faults. Each file
+//! holds one scenario. They run in the order of the list below. Each expects a fleet that is in sync, and leaves it in
+//! sync.
 //!
-//! `cargo xtask test e2e` runs them all, `cargo test -p muster-e2e --test e2e NAME` one of them.
+//! `cargo xtask test e2e` runs all scenarios, `cargo test -p muster-e2e --test e2e NAME` runs one.
 
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -13,7 +13,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use muster_e2e::World;
 use tokio::runtime::Runtime;
 
-/// A scenario: what it does, and what must be so at its end.
+/// A scenario, which changes the fleet and checks the result.
 type Scenario = for<'w> fn(&'w World) -> LocalBoxFuture<'w, anyhow::Result<()>>;
 
 macro_rules! scenarios {
@@ -46,7 +46,7 @@ scenarios![
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // They share a fleet, which each of them breaks.
+    // The scenarios share one fleet and break it, so they can't run in parallel.
     arguments.test_threads = Some(1);
     let stage: &'static Stage = Box::leak(Box::default());
     let trials = SCENARIOS.iter().map(|(name, scenario)| {
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-/// The fleet, from the first scenario to the last.
+/// The fleet, which lives from the first scenario to the last.
 #[derive(Default)]
 struct Stage(Mutex<Option<anyhow::Result<(Runtime, World)>>>);
 
@@ -83,14 +83,14 @@ impl Stage {
         });
         let (runtime, world) = match set {
             Ok(set) => set,
-            Err(error) => anyhow::bail!("there is no fleet to try it on: {error:#}"),
+            Err(error) => anyhow::bail!("the fleet could not be started: {error:#}"),
         };
         let started = Instant::now();
         let result = runtime.block_on(scenario(world));
         eprintln!("{name} took {:.1?}", started.elapsed());
         result.map_err(|error| {
             let took = started.elapsed();
-            // Said at once too: the next scenarios may take a while.
+            // Also print the error immediately, because the next scenarios may take a while.
             eprintln!("{name} failed after {took:.0?}: {error:#}");
             error.context(format!(
                 "the scenario {name} failed after {took:.0?}\n{}",

@@ -1,5 +1,5 @@
-//! The network between the hub and one cluster is cut: the cluster keeps what it has and corrects drift,
-//! the others go on, and when the network is back it catches up.
+//! The network between the hub and one cluster is cut: the cluster keeps its generation and reverts drift, the other
+//! clusters continue, and the cluster catches up when the network is back.
 
 use muster_e2e::{App, Levels, World};
 use muster_testkit::kind::KindCluster;
@@ -17,7 +17,7 @@ pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
         world.commit("During the cut", &app.fleet())?;
         world.serves_in("eu-north-1", &app, Levels::COMMIT).await?;
         world.kubectl(name, &["-n", "hello", "delete", "service", "hello"])?;
-        eventually("drift to be put back without the hub", Levels::DRIFT, async || {
+        eventually("drift to be reverted without the hub", Levels::DRIFT, async || {
             world.kubectl(name, &["-n", "hello", "get", "service", "hello"]).map(drop)
         })
         .await?;
@@ -29,7 +29,7 @@ pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
     world.serves(&app, Levels::RECOVERY).await
 }
 
-/// Packets in both directions vanish; nothing is refused.
+/// Drops packets in both directions between a cluster and the hub's cluster (`-I`), or stops dropping them (`-D`).
 pub(crate) fn cut(cluster: &KindCluster, hub: &KindCluster, how: &str) -> anyhow::Result<()> {
     for (chain, side) in [("FORWARD", "-d"), ("FORWARD", "-s"), ("OUTPUT", "-d"), ("INPUT", "-s")] {
         for network in [hub.address(), &hub.pods(), &hub.services()] {

@@ -1,4 +1,4 @@
-//! A whole cluster stops answering and comes back: the others go on, its age is shown, and it catches up.
+//! A whole cluster stops answering and comes back: the others continue, it is shown as offline, and it catches up.
 
 use muster_e2e::{App, Levels, World};
 

@@ -1,5 +1,5 @@
-//! The hub's pod and an agent's pod are killed: without a hub drift is still put back, and all goes on
-//! where it was.
+//! The hub's pod and an agent's pod are killed: drift is still reverted without a hub, and both continue after a
+//! restart.
 
 use muster_e2e::{App, Levels, World};
 use muster_testkit::wait::eventually;
@@ -10,7 +10,7 @@ pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
     let app = App::saying("before the kill");
     world.serve("Before", &app).await?;
 
-    // No hub at all for a while, and an agent that starts without it.
+    // The hub is gone for a while, and an agent starts without it.
     world.kubectl_hub(&["scale", "statefulset/muster-hub", "--replicas=0"])?;
     world.kubectl_hub(&["wait", "--for=delete", "pod/muster-hub-0", "--timeout=60s"])?;
     let agent = "app.kubernetes.io/name=muster-agent";
@@ -26,7 +26,7 @@ pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
     world.kubectl_hub(&["scale", "statefulset/muster-hub", "--replicas=1"])?;
     world.serves(&later, Levels::RECOVERY).await?;
 
-    // Both at once, in the middle of a commit.
+    // Both are killed at the same time, during a commit.
     let last = App::saying("in the middle of it all");
     world.commit("In the middle", &last.fleet())?;
     world.kubectl_hub(&[&["delete", "pod", "muster-hub-0"], NOW.as_slice()].concat())?;

@@ -1,17 +1,17 @@
-//! Muster is removed: what runs goes on running and nothing of Muster stays, or everything goes, as asked.
+//! Muster is removed: workloads keep running and nothing of Muster stays. In one cluster the app is removed too.
 
 use muster_e2e::{App, CLUSTERS, Levels, World};
 use muster_testkit::repository::document;
 use muster_testkit::wait::eventually;
 
-/// The cluster that is to be as it was before Muster came.
+/// The cluster from which the app is removed too.
 const EMPTIED: &str = "us-east-1";
 
 pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
     let app = App::saying("without Muster");
     world.serve("The last commit", &app).await?;
 
-    // Everything: the app leaves the cluster by Git first, as any change does.
+    // Remove the app from this cluster in Git first, like any change.
     let mut elsewhere = app.fleet();
     let kept: Vec<&str> = CLUSTERS.map(|(name, _)| name).into_iter().filter(|name| *name != EMPTIED).collect();
     let spec = format!("{{tier: basic, mode: active-active, placement: {{clusters: [{}]}}}}", kept.join(", "));
@@ -45,10 +45,11 @@ pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Every object of a cluster that has a name or label of Muster's or of the app's: `KIND NAMESPACE NAME`.
+/// Returns every object of a cluster whose namespace, name or labels contain `muster` or `hello`, as
+/// `KIND NAMESPACE NAME`.
 fn left(world: &World, cluster: &str) -> anyhow::Result<Vec<String>> {
     let kinds = world.kubectl(cluster, &["api-resources", "--verbs=list", "-o", "name"])?;
-    // Events are forgotten by themselves.
+    // Events expire by themselves.
     let kinds: Vec<&str> = kinds.lines().filter(|kind| !kind.starts_with("events")).collect();
     let all = world.get(cluster, &["--all-namespaces", &kinds.join(",")])?;
     let node = world.cluster(cluster)?.node();

@@ -1,27 +1,27 @@
-//! The fleet repository of the scenarios, as text.
+//! Generates the fleet repository of the scenarios.
 
 use muster_testkit::repository::{self, Files, document};
 
-/// Every cluster with its region.
+/// The clusters, each with its region.
 pub const CLUSTERS: [(&str, &str); 3] = [
     ("eu-west-1", "eu-west"),
     ("eu-north-1", "eu-north"),
     ("us-east-1", "us-east"),
 ];
-/// Where the hub runs.
+/// The cluster in which the hub runs.
 pub const HUB_CLUSTER: &str = "eu-west-1";
-/// The port of `hello` on every node.
+/// The node port of `hello`.
 pub const PORT: u16 = 30080;
 
-/// The app of the scenarios: `hello` says a text and the region where it runs, over HTTP.
+/// The app of the scenarios: `hello` serves a text and its region over HTTP.
 #[derive(Debug, Clone)]
 pub struct App {
-    /// The tag of its image: `1` and `2` serve, `crash` ends at once, `missing` is in a registry that
-    /// refuses every connection.
+    /// The image's tag: `1` and `2` serve, `crash` exits immediately, and `missing` is in a registry that refuses every
+    /// connection.
     pub tag: &'static str,
-    /// What it says.
+    /// The text that the app serves.
     pub says: String,
-    /// How many pods.
+    /// The number of pods.
     pub replicas: u32,
 }
 
@@ -29,7 +29,7 @@ impl App {
     /// The image's name.
     pub const IMAGE: &str = "example.test/hello";
 
-    /// One pod of version 1 that says this.
+    /// Returns the app with one pod of version 1 that serves this text.
     pub fn saying(says: &str) -> Self {
         Self {
             tag: "1",
@@ -38,7 +38,7 @@ impl App {
         }
     }
 
-    /// The whole fleet repository with this app.
+    /// Returns the whole fleet repository with this app.
     pub fn fleet(&self) -> Files {
         let spec = "{contacts: [{name: Platform, email: platform@example.com}]}";
         let mut files = repository::fleet("e2e", spec, CLUSTERS);

@@ -1,5 +1,5 @@
-//! A whole fleet as its users have it, for the scenarios in `scenarios/`: three kind clusters in three
-//! regions, a Git server, and Muster installed with its charts.
+//! A whole fleet for the scenarios in `scenarios/`, as in production: three kind clusters in three regions, a Git
+//! server, and Muster installed with its charts.
 
 mod fleet;
 mod world;

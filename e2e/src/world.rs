@@ -1,4 +1,4 @@
-//! What the scenarios act on and look at.
+//! The environment of the scenarios, with ways to change and inspect it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -19,32 +19,33 @@ use crate::fleet::{App, CLUSTERS, HUB_CLUSTER, PORT};
 
 /// The namespace of the agents.
 const NAMESPACE: &str = "muster-system";
-/// The namespace of the hub: the agent beside it must not read its secrets.
+/// The namespace of the hub. It differs from the agents', because the agent in the hub's cluster must not read the
+/// hub's Secrets.
 const HUB_NAMESPACE: &str = "muster-hub";
-/// How many lines of each log a failure shows.
+/// The number of lines that a failure shows of each output.
 const DUMPED: usize = 60;
-/// The hub's port on its node, where the agents of all clusters reach it.
+/// The hub's node port, at which the agents of all clusters reach it.
 const HUB_PORT: u16 = 30443;
-/// The version of the image that runs: what is built here.
+/// The version of the image, which is built from this workspace.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// How large etcd's database may get, small enough that a scenario can fill it.
+/// The quota of etcd's database in bytes, small enough that a scenario can fill it.
 const ETCD_QUOTA: u64 = 64 << 20;
 
-/// How long the levels that scenarios wait for may take. Generous: a machine may be slow, and a level
-/// that comes ends the wait.
+/// The longest times that scenarios wait for a state. They are generous, because a machine may be slow, and a wait ends
+/// when the state is reached.
 #[derive(Debug, Clone, Copy)]
 pub struct Levels;
 
 impl Levels {
-    /// From a commit until all of it runs.
+    /// The time from a commit until all of it runs.
     pub const COMMIT: Duration = Duration::from_secs(90);
-    /// From the end of a fault until all is as it was before.
+    /// The time from the end of a fault until the fleet has recovered.
     pub const RECOVERY: Duration = Duration::from_secs(180);
-    /// From a change to drift until it is put back.
+    /// The time until drift is reverted.
     pub const DRIFT: Duration = Duration::from_secs(30);
 }
 
-/// Clusters, Git server and images, and ways to act on them as people do.
+/// The clusters, the Git server and the images, with methods that do what users do.
 #[derive(Debug)]
 pub struct World {
     clusters: KindClusters,
@@ -60,12 +61,12 @@ struct Programs {
     helm: PathBuf,
 }
 
-/// Where a command goes.
+/// The target of a command.
 #[derive(Debug, Clone, Copy)]
 enum Place<'a> {
-    /// A cluster, and there to what is its agent's.
+    /// The agent's namespace in this cluster.
     Cluster(&'a str),
-    /// The hub.
+    /// The hub's namespace in the hub's cluster.
     Hub,
 }
 
@@ -86,11 +87,10 @@ impl<'a> Place<'a> {
 }
 
 impl World {
-    /// Brings up clusters and Git server and loads the images; Muster itself is installed by the first
-    /// scenario.
+    /// Starts the clusters and the Git server, and loads the images. The first scenario installs Muster.
     ///
     /// # Errors
-    /// When one of them can't be built or does not come up.
+    /// Fails if one of them can't be built or does not start.
     pub async fn start() -> anyhow::Result<Self> {
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
         let workspace = workspace
@@ -104,7 +104,7 @@ impl World {
             };
             anyhow::Ok((programs, build_static(&workspace)?))
         });
-        let (programs, binary) = built.await.context("the build was broken off")??;
+        let (programs, binary) = built.await.context("the build was interrupted")??;
         let options = CLUSTERS.map(|(name, region)| KindOptions {
             etcd_quota: (name != HUB_CLUSTER).then_some(ETCD_QUOTA),
             ..KindOptions::new(name, region)
@@ -143,28 +143,28 @@ impl World {
         })
     }
 
-    /// The clusters.
+    /// All clusters.
     pub fn clusters(&self) -> &[KindCluster] {
         self.clusters.all()
     }
 
-    /// The cluster of this name.
+    /// Returns the cluster with this name.
     ///
     /// # Errors
-    /// When there is none.
+    /// Fails if there is no such cluster.
     pub fn cluster(&self, name: &str) -> anyhow::Result<&KindCluster> {
         self.clusters.get(name)
     }
 
-    /// A place for files of a scenario.
+    /// The directory for temporary files of a scenario.
     pub fn scratch(&self) -> &Path {
         self.clusters.directory()
     }
 
-    /// Where the agents of all clusters reach the hub.
+    /// The address at which the agents of all clusters reach the hub.
     ///
     /// # Errors
-    /// When its cluster is missing.
+    /// Fails if the hub's cluster does not exist.
     pub fn hub_address(&self) -> anyhow::Result<String> {
         Ok(format!(
             "{}:{HUB_PORT}",
@@ -172,10 +172,10 @@ impl World {
         ))
     }
 
-    /// Runs kubectl against a cluster, in the agents' namespace where the arguments name no other.
+    /// Runs kubectl against a cluster, in the agents' namespace unless the arguments name another one.
     ///
     /// # Errors
-    /// When it fails, with what it said.
+    /// Fails if the command fails. The error contains its output.
     pub fn kubectl(&self, cluster: &str, arguments: &[&str]) -> anyhow::Result<String> {
         self.kubectl_at(Place::Cluster(cluster), arguments)
     }
@@ -183,7 +183,7 @@ impl World {
     /// Runs kubectl against the hub's cluster, in the hub's namespace.
     ///
     /// # Errors
-    /// When it fails, with what it said.
+    /// Fails if the command fails. The error contains its output.
     pub fn kubectl_hub(&self, arguments: &[&str]) -> anyhow::Result<String> {
         self.kubectl_at(Place::Hub, arguments)
     }
@@ -201,28 +201,28 @@ impl World {
         Ok(kubectl)
     }
 
-    /// What kubectl prints with `-o json`.
+    /// Runs `kubectl get -o json` against a cluster and returns its output.
     ///
     /// # Errors
-    /// When it fails, or prints something else.
+    /// Fails if kubectl fails, or prints no JSON.
     pub fn get(&self, cluster: &str, arguments: &[&str]) -> anyhow::Result<Value> {
         let text = self.kubectl(cluster, &[&["get", "-o", "json"], arguments].concat())?;
         serde_json::from_str(&text).context("kubectl printed no JSON")
     }
 
-    /// Runs helm against a cluster's agent; `CHARTS/` at the beginning of an argument is the folder of the
-    /// charts.
+    /// Runs helm in the agent's namespace of a cluster. `CHARTS/` at the beginning of an argument is replaced by the
+    /// folder of the charts.
     ///
     /// # Errors
-    /// When it fails, with what it said.
+    /// Fails if the command fails. The error contains its output.
     pub fn helm(&self, cluster: &str, arguments: &[&str]) -> anyhow::Result<String> {
         self.helm_at(Place::Cluster(cluster), arguments)
     }
 
-    /// Runs helm against the hub.
+    /// Runs helm in the hub's namespace.
     ///
     /// # Errors
-    /// When it fails, with what it said.
+    /// Fails if the command fails. The error contains its output.
     pub fn helm_hub(&self, arguments: &[&str]) -> anyhow::Result<String> {
         self.helm_at(Place::Hub, arguments)
     }
@@ -239,10 +239,10 @@ impl World {
         docker::run(&mut helm)
     }
 
-    /// Installs the hub, or upgrades it, as docs/operations.md says, with these further settings.
+    /// Installs or upgrades the hub as docs/operations.md describes, with these additional values.
     ///
     /// # Errors
-    /// When helm fails, or the hub is not ready in time.
+    /// Fails if helm fails, or the hub is not ready in time.
     pub fn install_hub(&self, settings: &[&str]) -> anyhow::Result<()> {
         if self
             .kubectl_hub(&["get", "namespace", HUB_NAMESPACE])
@@ -297,11 +297,11 @@ impl World {
         self.helm_hub(&arguments).map(drop)
     }
 
-    /// Installs a cluster's agent, or upgrades it, with these further settings. A token is made where it
-    /// has not joined.
+    /// Installs or upgrades a cluster's agent with these additional values. Creates a join token if the cluster has not
+    /// joined.
     ///
     /// # Errors
-    /// When helm fails, or the agent is not ready in time.
+    /// Fails if helm fails, or the agent is not ready in time.
     pub fn install_agent(&self, cluster: &str, settings: &[&str]) -> anyhow::Result<()> {
         let joined = self
             .kubectl(cluster, &["get", "secret", "muster-agent-identity"])
@@ -328,19 +328,19 @@ impl World {
         self.helm(cluster, &arguments).map(drop)
     }
 
-    /// Runs `muster` beside the hub, in its pod.
+    /// Runs `muster` in the hub's pod and returns its output.
     ///
     /// # Errors
-    /// When it fails, with what it said.
+    /// Fails if the command fails. The error contains its output.
     pub fn muster(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let exec = ["exec", "muster-hub-0", "--", "muster"];
         self.kubectl_hub(&[&exec, arguments].concat())
     }
 
-    /// The same, with a file as its standard input.
+    /// Runs `muster` in the hub's pod, with a file as its standard input.
     ///
     /// # Errors
-    /// As [`World::muster`].
+    /// Fails like [`World::muster`].
     pub fn muster_with_input(&self, arguments: &[&str], input: &Path) -> anyhow::Result<()> {
         let exec = ["exec", "-i", "muster-hub-0", "--", "muster"];
         let mut command = self.kubectl_command(Place::Hub, &[&exec, arguments].concat())?;
@@ -354,10 +354,10 @@ impl World {
         Ok(())
     }
 
-    /// The same, with its standard output in a file.
+    /// Runs `muster` in the hub's pod and writes its standard output to a file.
     ///
     /// # Errors
-    /// As [`World::muster`].
+    /// Fails like [`World::muster`].
     pub fn muster_into(&self, arguments: &[&str], output: &Path) -> anyhow::Result<()> {
         let exec = ["exec", "muster-hub-0", "--", "muster"];
         let mut command = self.kubectl_command(Place::Hub, &[&exec, arguments].concat())?;
@@ -370,10 +370,10 @@ impl World {
         Ok(())
     }
 
-    /// `muster status` as a document; it is there also where something is wrong.
+    /// Returns the output of `muster status -o json`, even if the command exits with 1 because of problems.
     ///
     /// # Errors
-    /// When the hub does not answer.
+    /// Fails if the hub does not answer.
     pub fn status(&self) -> anyhow::Result<Value> {
         let exec = [
             "exec",
@@ -389,10 +389,10 @@ impl World {
             .with_context(|| String::from_utf8_lossy(&output.stderr).trim().to_owned())
     }
 
-    /// What the status says of a cluster.
+    /// Returns the status of a cluster.
     ///
     /// # Errors
-    /// When the hub does not answer, or knows no such cluster.
+    /// Fails if the hub does not answer, or does not know the cluster.
     pub fn status_of(&self, cluster: &str) -> anyhow::Result<Value> {
         let status = self.status()?;
         let clusters = status["clusters"].as_array().into_iter().flatten();
@@ -403,10 +403,10 @@ impl World {
             .with_context(|| format!("the status has no {cluster}: {status}"))
     }
 
-    /// Commits these files in place of all that the repository had, and pushes.
+    /// Replaces all files of the repository with these in one commit, and pushes it.
     ///
     /// # Errors
-    /// When git fails.
+    /// Fails if git fails.
     pub fn commit(&self, subject: &str, files: &Files) -> anyhow::Result<String> {
         if self.repo.work().join("fleet.yaml").exists() {
             self.repo.git(&["rm", "-r", "--quiet", "."])?;
@@ -417,7 +417,7 @@ impl World {
     /// Commits the app and waits until it serves in every cluster.
     ///
     /// # Errors
-    /// When it does not in time.
+    /// Fails if this does not happen in time.
     pub async fn serve(&self, subject: &str, app: &App) -> anyhow::Result<()> {
         self.commit(subject, &app.fleet())?;
         self.serves(app, Levels::COMMIT).await
@@ -426,7 +426,7 @@ impl World {
     /// Waits until the app serves in every cluster and the status agrees.
     ///
     /// # Errors
-    /// When it does not in time.
+    /// Fails if this does not happen in time.
     pub async fn serves(&self, app: &App, within: Duration) -> anyhow::Result<()> {
         for (cluster, _) in CLUSTERS {
             self.serves_in(cluster, app, within).await?;
@@ -437,7 +437,7 @@ impl World {
     /// Waits until the app serves in a cluster.
     ///
     /// # Errors
-    /// When it does not in time.
+    /// Fails if this does not happen in time.
     pub async fn serves_in(
         &self,
         cluster: &str,
@@ -458,10 +458,10 @@ impl World {
         .await
     }
 
-    /// What the app says in a cluster, asked over HTTP through its node.
+    /// Requests the app's text over HTTP from the node port of a cluster.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// Fails if the app does not answer.
     pub async fn hear(&self, cluster: &str) -> anyhow::Result<String> {
         let address = format!("{}:{PORT}", self.cluster(cluster)?.address());
         let page = muster_testkit::fleet::get(&address, "/");
@@ -475,7 +475,7 @@ impl World {
     /// Waits until the newest commit runs everywhere and is healthy.
     ///
     /// # Errors
-    /// When it does not in time, with the status.
+    /// Fails if this does not happen in time. The error contains the status.
     pub async fn synced(&self, within: Duration) -> anyhow::Result<()> {
         let head = self.repo.git(&["rev-parse", "HEAD"])?;
         eventually("the fleet to be in sync", within, async || {
@@ -487,10 +487,10 @@ impl World {
         .await
     }
 
-    /// Waits until the hub says this of a cluster's connection.
+    /// Waits until the hub reports a cluster as connected (`wanted`) or offline.
     ///
     /// # Errors
-    /// When it does not in time.
+    /// Fails if this does not happen in time.
     pub async fn connected(
         &self,
         cluster: &str,
@@ -509,10 +509,10 @@ impl World {
         .await
     }
 
-    /// Waits until the status has these words about a cluster.
+    /// Waits until the status of a cluster contains this text.
     ///
     /// # Errors
-    /// When it does not in time.
+    /// Fails if this does not happen in time.
     pub async fn says(&self, cluster: &str, words: &str, within: Duration) -> anyhow::Result<()> {
         let what = format!("the status of {cluster} to say {words:?}");
         eventually(&what, within, async || {
@@ -523,7 +523,7 @@ impl World {
         .await
     }
 
-    /// What one needs to know when a scenario has failed.
+    /// Returns logs, pods and events for the report of a failed scenario.
     #[must_use]
     pub fn dump(&self) -> String {
         let mut text = String::new();
@@ -557,7 +557,7 @@ impl World {
     }
 }
 
-/// An agent that ends at once, under the agent's own name.
+/// Returns an image with the agent's name whose program exits immediately.
 fn broken_agent() -> anyhow::Result<Image> {
     let broken = hello("unused", &["STANDIN_CRASH=this agent is broken"])?;
     Ok(Image {

@@ -1,4 +1,4 @@
-{{/* Name of the objects: the release's, with the chart's in it. */}}
+{{/* The name of the chart's objects: the release's name, and the chart's name unless the former contains it. */}}
 {{- define "muster-agent.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- if .Values.fullnameOverride -}}
@@ -10,7 +10,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Selectors are immutable: nothing in them comes from values. */}}
+{{/* Selectors are immutable, so no value is used here. */}}
 {{- define "muster-agent.selectorLabels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -29,8 +29,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
 {{/*
-Metadata of an object. Call with a dict: root, name; namespace, if not the release's ("" for none); labels and
-annotations where the object has its own, which win over the common ones.
+The metadata of an object. Call with a dict of root and name, and optionally namespace (the default is the release's;
+"" for none), labels and annotations. These labels and annotations override the common ones.
 */}}
 {{- define "muster-agent.metadata" -}}
 name: {{ .name }}
@@ -43,14 +43,14 @@ labels:
   {{- toYaml . | nindent 2 }}
   {{- end }}
 annotations:
-  {{- /* Muster may manage this agent, which then must not prune itself, whatever left the repository. */}}
+  {{- /* If Muster manages this agent, the agent must not prune itself, even if its objects leave the repository. */}}
   muster.dev/prune: disabled
   {{- with omit (merge (dict) (default dict .annotations) .root.Values.commonAnnotations) "muster.dev/prune" }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
 {{- end -}}
 
-{{/* Labels of an alert. Call with (list . severity). */}}
+{{/* The labels of an alert. Call with (list . severity). */}}
 {{- define "muster-agent.alertLabels" -}}
 labels:
   severity: {{ index . 1 }}
@@ -77,7 +77,7 @@ labels:
 {{- end -}}
 {{- end -}}
 
-{{/* Names of what is cluster-wide have the namespace in them. */}}
+{{/* The name of cluster-scoped objects, which includes the release's namespace. */}}
 {{- define "muster-agent.clusterName" -}}
 {{- printf "%s-%s" .Release.Namespace (include "muster-agent.fullname" .) -}}
 {{- end -}}
@@ -90,10 +90,10 @@ labels:
 {{- end -}}
 {{- end -}}
 
-{{/* What the schema can't say in words that help. */}}
+{{/* Checks that the schema can make only with an unhelpful message. */}}
 {{- define "muster-agent.check" -}}
 {{- if and .Values.joinToken .Values.joinTokenSecret.name -}}
-{{- fail "joinToken and joinTokenSecret.name exclude each other: there is one token" -}}
+{{- fail "joinToken and joinTokenSecret.name exclude each other: set only one of them" -}}
 {{- end -}}
 {{- end -}}
 
@@ -103,13 +103,13 @@ labels:
   namespace: {{ .Release.Namespace }}
 {{- end -}}
 
-{{/* All that the agent does to an object that it looks after: server-side apply is `patch`, and `create` where
-there is none yet. Nothing is ever updated or deleted by the collection. */}}
+{{/* The verbs that the agent needs for the objects that it manages. Server-side apply needs `patch`, and `create` if
+the object does not exist yet. The agent never uses `update` or `deletecollection` on them. */}}
 {{- define "muster-agent.verbs" -}}
 [get, list, watch, create, patch, delete]
 {{- end -}}
 
-{{/* Rules of what apps consist of. */}}
+{{/* The rules for the kinds that apps consist of. */}}
 {{- define "muster-agent.workloadRules" -}}
 {{- $verbs := include "muster-agent.verbs" . -}}
 - apiGroups: [""]
@@ -147,13 +147,13 @@ there is none yet. Nothing is ever updated or deleted by the collection. */}}
 - apiGroups: [resource.k8s.io]
   resources: [resourceclaims, resourceclaimtemplates]
   verbs: {{ $verbs }}
-# Tells people on the objects themselves what has drifted.
+# The agent publishes Events on objects that have drifted.
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
 {{- end -}}
 
-{{- /* The namespaces that the agent is told to leave alone; upgrades with --reuse-values may have none. */}}
+{{- /* The denied namespaces. After an upgrade with --reuse-values from an older chart the value may be missing. */}}
 {{- define "muster-agent.denied" -}}
 {{- if kindIs "invalid" .Values.rbac.denyNamespaces -}}
 kube-system

@@ -1,4 +1,4 @@
-{{/* Name of the objects: the release's, with the chart's in it. */}}
+{{/* The name of the chart's objects: the release's name, and the chart's name unless the former contains it. */}}
 {{- define "muster-hub.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- if .Values.fullnameOverride -}}
@@ -10,7 +10,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Selectors are immutable: nothing in them comes from values. */}}
+{{/* Selectors are immutable, so no value is used here. */}}
 {{- define "muster-hub.selectorLabels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -29,8 +29,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
 {{/*
-Metadata of an object. Call with a dict: root, name; labels and annotations where the object has its own,
-which win over the common ones.
+The metadata of an object. Call with a dict of root and name, and optionally labels and annotations, which override
+the common ones.
 */}}
 {{- define "muster-hub.metadata" -}}
 name: {{ .name }}
@@ -46,7 +46,7 @@ annotations:
 {{- end }}
 {{- end -}}
 
-{{/* Labels of an alert. Call with (list . severity). */}}
+{{/* The labels of an alert. Call with (list . severity). */}}
 {{- define "muster-hub.alertLabels" -}}
 labels:
   severity: {{ index . 1 }}
@@ -78,14 +78,14 @@ labels:
 {{- default $inside .Values.advertise -}}
 {{- end -}}
 
-{{/* What the schema can't say in words that help. */}}
+{{/* Checks that the schema can make only with an unhelpful message. */}}
 {{- define "muster-hub.check" -}}
 {{- if and .Values.repo.branch .Values.repo.tag -}}
-{{- fail "repo.branch and repo.tag exclude each other: the hub follows one of them" -}}
+{{- fail "repo.branch and repo.tag exclude each other: set only one of them" -}}
 {{- end -}}
 {{- $keys := join "" (values .Values.repo.auth) -}}
 {{- if and .Values.repo.existingSecret (not $keys) -}}
-{{- fail "repo.existingSecret is set, but no key of it is named in repo.auth, such as repo.auth.tokenKey=token" -}}
+{{- fail "repo.existingSecret is set, but no key of it is named in repo.auth; for example, set repo.auth.tokenKey=token" -}}
 {{- end -}}
 {{- if and $keys (not .Values.repo.existingSecret) -}}
 {{- fail "repo.auth names keys, but repo.existingSecret does not say of which Secret" -}}

@@ -1,4 +1,4 @@
-//! Builds the programs of the local clusters into the cache, so that no test has to wait for it.
+//! Builds the programs of the local clusters into the cache, so that no test has to wait for a build.
 
 use muster_testkit::local::Component;
 

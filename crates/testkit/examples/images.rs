@@ -18,6 +18,6 @@ fn main() -> anyhow::Result<()> {
         archive.display(),
         image.tags.join(", ")
     );
-    println!("take it with `docker load --input {}`", archive.display());
+    println!("load it with `docker load --input {}`", archive.display());
     Ok(())
 }

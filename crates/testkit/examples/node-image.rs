@@ -1,4 +1,4 @@
-//! Makes sure that the image of kind's nodes is here: pulled, or built.
+//! Makes sure that Docker has the image of kind's nodes; pulls or builds it if it is missing.
 
 use muster_testkit::kind::NodeImage;
 

@@ -1,4 +1,4 @@
-//! The keys and certificates of one control plane, made once and kept in its directory.
+//! The keys and certificates of one control plane, created once and stored in its directory.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -14,20 +14,20 @@ use rcgen::{
 };
 use time::{Duration, OffsetDateTime};
 
-/// The first address of the service network, where pods find the API server.
+/// The first address of the service network, at which pods reach the API server.
 const SERVICE_ADDRESS: &str = "10.96.0.1";
 
-/// Paths of PEM files in a directory of a cluster.
+/// The paths of the PEM files in a cluster's directory.
 #[derive(Debug, Clone)]
 pub(crate) struct Credentials {
     directory: PathBuf,
 }
 
 impl Credentials {
-    /// The credentials in the directory, made where they are missing.
+    /// Returns the credentials in the directory, and creates them if they are missing.
     pub(crate) fn in_directory(directory: PathBuf) -> anyhow::Result<Self> {
         let credentials = Self { directory };
-        // Written last: with it, all are there.
+        // This key is written last, so all other files exist if it does.
         if !credentials.service_account_key().exists() {
             credentials
                 .make()
@@ -36,12 +36,12 @@ impl Credentials {
         Ok(credentials)
     }
 
-    /// The certificate of the authority that signs all others.
+    /// The path of the CA certificate, which signs all others.
     pub(crate) fn authority(&self) -> PathBuf {
         self.directory.join("ca.crt")
     }
 
-    /// Certificate and key of the servers, which are all on the loopback address.
+    /// The paths of the certificate and key of the servers, which all listen on the loopback address.
     pub(crate) fn server(&self) -> (PathBuf, PathBuf) {
         (
             self.directory.join("server.crt"),
@@ -49,7 +49,7 @@ impl Credentials {
         )
     }
 
-    /// Certificate and key of a client in the group `system:masters`.
+    /// The paths of the certificate and key of a client in the group `system:masters`.
     pub(crate) fn admin(&self) -> (PathBuf, PathBuf) {
         (
             self.directory.join("admin.crt"),
@@ -57,12 +57,12 @@ impl Credentials {
         )
     }
 
-    /// The private key that signs service account tokens.
+    /// The path of the private key that signs service account tokens.
     pub(crate) fn service_account_key(&self) -> PathBuf {
         self.directory.join("service-account.key")
     }
 
-    /// The public half of that key, which checks the tokens.
+    /// The path of the public key that verifies service account tokens.
     pub(crate) fn service_account_public_key(&self) -> PathBuf {
         self.directory.join("service-account.pub")
     }
@@ -85,7 +85,7 @@ impl Credentials {
             "kubernetes.default.svc.cluster.local",
         ];
         let mut server = self::params("server", names.map(str::to_owned).to_vec())?;
-        // etcd's gateway is a client of its own server.
+        // etcd's gRPC gateway connects to its own server as a client.
         server.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
@@ -104,7 +104,7 @@ impl Credentials {
         write(&self.service_account_key(), &pair.serialize_pem())
     }
 
-    /// A kubeconfig for the administrator, complete in itself.
+    /// Returns a kubeconfig for the administrator, with embedded certificates and key.
     pub(crate) fn kubeconfig(&self, cluster: &str, port: u16) -> anyhow::Result<String> {
         let (certificate, key) = self.admin();
         let encode = |path: &Path| -> anyhow::Result<String> {

@@ -1,8 +1,8 @@
-//! A bad API server: a proxy in front of a real one that spoils what a test tells it to, and counts
-//! what comes.
+//! A faulty API server: a proxy in front of a real one that injects the faults that a test asks for, and counts the
+//! requests.
 //!
-//! It listens without TLS on a loopback port and speaks to the cluster as its administrator. Answers
-//! are passed on as they come, so that watches work.
+//! The proxy listens without TLS on a loopback port and talks to the cluster as its administrator. It streams
+//! responses, so that watches work.
 
 mod request;
 
@@ -31,30 +31,30 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use crate::local::Cluster;
 pub use request::{Asked, Verb};
 
-/// What happens to a request.
+/// A fault that the proxy injects into a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// It does not arrive; this is the answer.
+    /// The request does not reach the API server; the proxy sends this response.
     Answer {
         /// The HTTP status.
         code: StatusCode,
-        /// Seconds in `Retry-After`.
+        /// The value of `Retry-After`, in seconds.
         retry_after: Option<u32>,
-        /// The answer's `Content-Type`.
+        /// The response's `Content-Type`.
         content_type: &'static str,
-        /// The answer's content.
+        /// The response's body.
         body: String,
     },
-    /// It arrives, is carried out and never answered.
+    /// The API server handles the request, but the client never gets a response.
     Hang,
-    /// It arrives and is carried out, and is answered when this is released.
+    /// The API server handles the request, and the client gets the response when the hold is released.
     Held(Hold),
-    /// It arrives and is carried out, and the connection breaks in the middle of the answer.
+    /// The API server handles the request, and the connection breaks in the middle of the response.
     Cut,
 }
 
 impl Fault {
-    /// What an API server's priority and fairness answers: plain text, with the header or without.
+    /// The response of an API server's priority and fairness: plain text, with or without `Retry-After`.
     pub fn too_many(retry_after: Option<u32>) -> Self {
         Self::Answer {
             code: StatusCode::TOO_MANY_REQUESTS,
@@ -64,7 +64,7 @@ impl Fault {
         }
     }
 
-    /// What an API server answers when it says no or fails.
+    /// The response of an API server that refuses a request or fails: a `Status` object.
     pub fn status(code: StatusCode, reason: &str, message: &str) -> Self {
         let body = serde_json::json!({
             "kind": "Status",
@@ -82,7 +82,7 @@ impl Fault {
         }
     }
 
-    /// What a load balancer answers whose API server is away.
+    /// The response of a load balancer whose API server is down: an HTML page.
     pub fn page(code: StatusCode) -> Self {
         Self::Answer {
             code,
@@ -101,12 +101,12 @@ type Matches = Box<dyn Fn(&Asked) -> bool + Send + Sync>;
 struct Rule {
     matches: Matches,
     fault: Fault,
-    /// How often it still happens.
+    /// How many more requests get this fault.
     left: usize,
     happened: Arc<AtomicUsize>,
 }
 
-/// Holds answers back until it is released.
+/// Delays responses until it is released.
 #[derive(Debug, Clone)]
 pub struct Hold(Arc<watch::Sender<bool>>);
 
@@ -125,18 +125,18 @@ impl PartialEq for Hold {
 impl Eq for Hold {}
 
 impl Hold {
-    /// Lets all answers go, now and later.
+    /// Sends the delayed responses. Later ones are not delayed.
     pub fn release(&self) {
         self.0.send_replace(true);
     }
 }
 
-/// How often a fault has happened so far.
+/// Counts how often a fault has happened.
 #[derive(Debug, Clone)]
 pub struct Happened(Arc<AtomicUsize>);
 
 impl Happened {
-    /// That number.
+    /// Returns how often the fault has happened so far.
     pub fn times(&self) -> usize {
         self.0.load(Ordering::SeqCst)
     }
@@ -152,7 +152,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The proxy. It ends when it is dropped.
+/// A proxy that injects faults. It stops when it is dropped.
 pub struct FaultProxy {
     url: String,
     shared: Arc<Shared>,
@@ -160,10 +160,10 @@ pub struct FaultProxy {
 }
 
 impl FaultProxy {
-    /// A proxy in front of this cluster, without faults.
+    /// Starts a proxy without faults in front of this cluster.
     ///
     /// # Errors
-    /// When there is no port, or the cluster's credentials can't be read.
+    /// Fails if no port is free, or the cluster's credentials can't be read.
     pub async fn start(cluster: &Cluster) -> anyhow::Result<Self> {
         let shared = Arc::new(Shared {
             upstream: cluster.client().await?,
@@ -175,23 +175,27 @@ impl FaultProxy {
         let url = format!("http://{}", listener.local_addr()?);
         let router = Router::new().fallback(answer).with_state(shared.clone());
         let task = tokio::spawn(async move {
-            // It only ends by being aborted.
+            // The server runs until the task is aborted.
             let _ = axum::serve(listener, router).await;
         });
         Ok(Self { url, shared, task })
     }
 
-    /// How a client reaches the API server through it; no credentials are needed.
+    /// Returns the configuration of a client that uses the proxy. It needs no credentials.
     ///
     /// # Errors
-    /// None that can be thought of: the address is one.
+    /// Fails if the proxy's address is not a valid URL, which is not expected.
     pub fn config(&self) -> anyhow::Result<Config> {
-        let mut config = Config::new(self.url.parse().context("its own address is none")?);
+        let mut config = Config::new(
+            self.url
+                .parse()
+                .context("the proxy's address is not a URL")?,
+        );
         config.default_retry = false;
         Ok(config)
     }
 
-    /// Does this to the next `times` requests that match and that no earlier fault takes.
+    /// Injects this fault into the next `times` requests that match and that get no earlier fault.
     pub fn spoil(
         &self,
         times: usize,
@@ -208,12 +212,12 @@ impl FaultProxy {
         Happened(happened)
     }
 
-    /// Ends all faults. What hangs goes on hanging.
+    /// Removes all faults. Requests that hang already continue to hang.
     pub fn heal(&self) {
         locked(&self.shared.rules).clear();
     }
 
-    /// How many requests of each kind have come, spoilt or not.
+    /// Returns the number of requests of each kind so far, with or without a fault.
     pub fn counts(&self) -> BTreeMap<Verb, usize> {
         locked(&self.shared.counts).clone()
     }
@@ -226,7 +230,7 @@ impl Drop for FaultProxy {
 }
 
 impl Shared {
-    /// Counts the request; its fault, where it has one.
+    /// Counts the request and returns its fault, if it gets one.
     fn take(&self, asked: &Asked) -> Option<Fault> {
         *locked(&self.counts).entry(asked.verb).or_default() += 1;
         let mut rules = locked(&self.rules);
@@ -247,12 +251,12 @@ async fn answer(
         None => forward(&shared.upstream, request).await,
         Some(Fault::Hang) => {
             let _ = forward(&shared.upstream, request).await;
-            // Until the client gives up.
+            // Wait until the client gives up.
             std::future::pending().await
         }
         Some(Fault::Held(hold)) => {
             let answer = forward(&shared.upstream, request).await;
-            // The sender lives in the fault itself.
+            // This can't fail: the fault owns the sender.
             let _ = hold.0.subscribe().wait_for(|released| *released).await;
             answer
         }
@@ -275,7 +279,7 @@ async fn answer(
             answer.body(Body::from(body)).map_err(Into::into)
         }
     };
-    // What can't be passed on is seen by the client as a broken connection.
+    // If the request can't be forwarded, the client sees a broken connection.
     Ok(answer.unwrap_or_else(|error| Response::new(broken(Vec::new(), format!("{error:#}")))))
 }
 
@@ -306,7 +310,7 @@ async fn cut(answer: Response) -> anyhow::Result<Response> {
     ))
 }
 
-/// Content that begins with these bytes and then fails.
+/// Returns a body that begins with these bytes and then fails.
 fn broken(bytes: Vec<u8>, why: String) -> Body {
     Body::from_stream(stream::iter([Ok(bytes), Err(io::Error::other(why))]))
 }

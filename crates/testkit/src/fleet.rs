@@ -1,5 +1,5 @@
-//! A whole fleet on this machine, as processes: control planes, a Git repository, a hub and an agent
-//! for each cluster. The demo shows it, the end-to-end tests break it, the benchmarks time it.
+//! A whole fleet on this machine, as processes: control planes, a Git repository, a hub and an agent for each
+//! cluster. The demo, the end-to-end tests and the benchmarks use it.
 
 use std::{
     collections::BTreeMap,
@@ -23,32 +23,31 @@ use crate::{
 const START_WITHIN: Duration = Duration::from_secs(30);
 const GRACE: Duration = Duration::from_secs(15);
 
-/// What a fleet should be.
+/// The options of a fleet.
 #[derive(Debug, Clone)]
 pub struct FleetOptions {
-    /// The `muster` to run.
+    /// The path of the `muster` binary.
     pub muster: PathBuf,
-    /// Name and region of each cluster.
+    /// The name and region of each cluster.
     pub clusters: Vec<(String, String)>,
-    /// Nodes of each cluster; with 0 no pod runs.
+    /// The number of nodes of each cluster; with 0 no pod runs.
     pub nodes: usize,
-    /// The administrators' kubeconfigs of clusters that run already; control planes are started for all
-    /// others.
+    /// The administrators' kubeconfigs of clusters that run already, by name. Control planes are started for all other
+    /// clusters.
     pub running: BTreeMap<String, PathBuf>,
-    /// Whether the API servers write down the requests of audited accounts, as
-    /// [`ClusterOptions::audit`] says.
+    /// True if the API servers log the requests of audited accounts; see [`ClusterOptions::audit`].
     pub audit: bool,
     /// Programs of the control planes, as in [`ClusterOptions::programs`].
     pub programs: BTreeMap<Program, PathBuf>,
-    /// Where everything is kept; a temporary directory that ends with the fleet where `None`.
+    /// The directory of all files; `None` for a temporary directory, which is removed with the fleet.
     pub directory: Option<PathBuf>,
-    /// The hub's usual ports where they are free, so that commands need no address. Not for tests: two
-    /// at a time would both find them free.
+    /// True if the hub uses its default ports when they are free, so that commands need no address. Tests must not set
+    /// it: two tests that run at the same time could both find the ports free.
     pub usual_ports: bool,
 }
 
 impl FleetOptions {
-    /// Control planes without nodes, in a temporary directory.
+    /// Returns the options of a fleet of control planes without nodes, in a temporary directory.
     pub fn new(muster: impl Into<PathBuf>, clusters: &[(&str, &str)]) -> Self {
         let named = |(name, region): &(&str, &str)| ((*name).to_owned(), (*region).to_owned());
         Self {
@@ -79,10 +78,10 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Brings up repository and control planes; hub and agents are started by the caller.
+    /// Starts the repository and the control planes. The caller starts the hub and the agents.
     ///
     /// # Errors
-    /// When one of them does not come up.
+    /// Fails if one of them does not start.
     pub async fn start(options: FleetOptions) -> anyhow::Result<Self> {
         let scratch = match &options.directory {
             Some(directory) => Scratch::kept(directory)?,
@@ -124,7 +123,7 @@ impl Fleet {
         })
     }
 
-    /// Where everything is.
+    /// The directory of all files of the fleet.
     pub fn directory(&self) -> &Path {
         self.scratch.path()
     }
@@ -134,7 +133,7 @@ impl Fleet {
         &self.repo
     }
 
-    /// The control planes that were started for it, by name.
+    /// The control planes that this fleet started, by name.
     pub fn clusters(&self) -> &BTreeMap<String, Cluster> {
         &self.clusters
     }
@@ -152,12 +151,12 @@ impl Fleet {
         self.scratch.path().join("hub")
     }
 
-    /// The login for the hub.
+    /// The path of the login for the hub.
     pub fn login(&self) -> PathBuf {
         self.state_dir().join("admin.yaml")
     }
 
-    /// The hub's HTTP address: probes, metrics, webhook.
+    /// The address of the hub's HTTP port for probes, metrics and the webhook.
     pub fn http(&self) -> String {
         format!("127.0.0.1:{}", self.ports.1)
     }
@@ -165,7 +164,7 @@ impl Fleet {
     /// The hub's process.
     ///
     /// # Errors
-    /// When it was not started.
+    /// Fails if the process was not started.
     pub fn hub(&self) -> anyhow::Result<&Process> {
         self.hub.as_ref().context("the hub does not run")
     }
@@ -173,7 +172,7 @@ impl Fleet {
     /// The process of a cluster's agent.
     ///
     /// # Errors
-    /// When it was not started.
+    /// Fails if the process was not started.
     pub fn agent(&self, cluster: &str) -> anyhow::Result<&Process> {
         self.agents
             .get(cluster)
@@ -190,7 +189,7 @@ impl Fleet {
         self.scratch.path().join(format!("{name}.log"))
     }
 
-    /// Sets an environment variable of the hub, from its next start on.
+    /// Sets an environment variable of the hub. It takes effect at the hub's next start.
     pub fn set_hub(&mut self, name: &str, value: &str) {
         self.hub_settings.insert(name.to_owned(), value.to_owned());
     }
@@ -198,7 +197,7 @@ impl Fleet {
     /// Starts the hub and waits until it answers.
     ///
     /// # Errors
-    /// When it does not answer in time, with the end of its log.
+    /// Fails if the hub does not answer in time. The error contains the end of its log.
     pub async fn start_hub(&mut self) -> anyhow::Result<()> {
         let mut command = self.muster();
         command
@@ -237,25 +236,25 @@ impl Fleet {
     /// Kills the hub with SIGKILL.
     ///
     /// # Errors
-    /// When it can't be killed.
+    /// Fails if the process can't be killed.
     pub fn kill_hub(&mut self) -> anyhow::Result<()> {
         self.hub.take().map_or(Ok(()), |hub| hub.kill().map(drop))
     }
 
-    /// Stops the hub in good order.
+    /// Stops the hub with SIGTERM.
     ///
     /// # Errors
-    /// When it can't be stopped.
+    /// Fails if the hub can't be stopped.
     pub fn stop_hub(&mut self) -> anyhow::Result<()> {
         self.hub
             .take()
             .map_or(Ok(()), |hub| hub.stop(GRACE).map(drop))
     }
 
-    /// Starts a cluster's agent; the first time with a join token.
+    /// Starts a cluster's agent. A join token is created the first time.
     ///
     /// # Errors
-    /// When no token can be had or the process can't be started.
+    /// Fails if no token can be created or the process can't be started.
     pub fn start_agent(&mut self, cluster: &str) -> anyhow::Result<()> {
         let command = self.agent_command(cluster)?;
         let name = format!("agent-{cluster}");
@@ -264,10 +263,10 @@ impl Fleet {
         Ok(())
     }
 
-    /// The command that runs a cluster's agent, for those who want one of their own.
+    /// Returns the command that runs a cluster's agent, for callers that start it themselves.
     ///
     /// # Errors
-    /// When no token can be had.
+    /// Fails if no token can be created.
     pub fn agent_command(&mut self, cluster: &str) -> anyhow::Result<Command> {
         if !self.tokens.contains_key(cluster) {
             let token = self.run(&["cluster", "join-token", cluster])?;
@@ -282,10 +281,10 @@ impl Fleet {
         Ok(command)
     }
 
-    /// Stops a cluster's agent in good order.
+    /// Stops a cluster's agent with SIGTERM.
     ///
     /// # Errors
-    /// When it can't be stopped, or says that something went wrong.
+    /// Fails if the agent can't be stopped, or exits with an error.
     pub fn stop_agent(&mut self, cluster: &str) -> anyhow::Result<()> {
         let Some(agent) = self.agents.remove(cluster) else {
             return Ok(());
@@ -298,7 +297,7 @@ impl Fleet {
     /// Kills a cluster's agent with SIGKILL.
     ///
     /// # Errors
-    /// When it can't be killed.
+    /// Fails if the process can't be killed.
     pub fn kill_agent(&mut self, cluster: &str) -> anyhow::Result<()> {
         self.agents
             .remove(cluster)
@@ -308,16 +307,16 @@ impl Fleet {
     /// Starts every cluster's agent.
     ///
     /// # Errors
-    /// When one can't be started.
+    /// Fails if one can't be started.
     pub fn start_agents(&mut self) -> anyhow::Result<()> {
         let names: Vec<String> = self.kubeconfigs().into_keys().collect();
         names.iter().try_for_each(|name| self.start_agent(name))
     }
 
-    /// Runs a `muster` command against this fleet's hub, for its output.
+    /// Runs a `muster` command against this fleet's hub and returns its output.
     ///
     /// # Errors
-    /// When it fails, with what it said.
+    /// Fails if the command fails. The error contains its output.
     pub fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let output = self.try_run(arguments)?;
         if !output.status.success() {
@@ -331,10 +330,10 @@ impl Fleet {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Runs a `muster` command against this fleet's hub, whatever comes of it.
+    /// Runs a `muster` command against this fleet's hub and returns its output and exit status.
     ///
     /// # Errors
-    /// When it can't be started.
+    /// Fails if the command can't be started.
     pub fn try_run(&self, arguments: &[&str]) -> anyhow::Result<std::process::Output> {
         self.muster()
             .args(arguments)
@@ -342,10 +341,10 @@ impl Fleet {
             .context("cannot run muster")
     }
 
-    /// The fleet's status as JSON.
+    /// Returns the fleet's status as JSON.
     ///
     /// # Errors
-    /// When the hub does not answer.
+    /// Fails if the hub does not answer.
     pub fn status(&self) -> anyhow::Result<serde_json::Value> {
         let output = self.try_run(&["status", "-o", "json"])?;
         serde_json::from_slice(&output.stdout).with_context(|| {
@@ -357,10 +356,10 @@ impl Fleet {
     }
 }
 
-/// A page over plain HTTP, headers included.
+/// Fetches a page over plain HTTP and returns it with its headers.
 ///
 /// # Errors
-/// When there is no answer.
+/// Fails if there is no answer.
 pub async fn get(address: &str, path: &str) -> anyhow::Result<String> {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let mut stream = tokio::net::TcpStream::connect(address).await?;
@@ -371,7 +370,7 @@ pub async fn get(address: &str, path: &str) -> anyhow::Result<String> {
     Ok(page)
 }
 
-/// A well-known port where it is free, so that commands need no address; any other where not.
+/// Returns this port if it is free, so that commands need no address, and any free port otherwise.
 fn preferred(port: u16) -> anyhow::Result<u16> {
     if ports::is_free(port) {
         Ok(port)

@@ -1,5 +1,5 @@
-//! Real Git remotes for tests: repositories made with `git`, served by nginx over HTTPS and by
-//! sshd, on loopback ports.
+//! Real Git remotes for tests: repositories that are created with `git` and served by nginx over HTTPS and by sshd, on
+//! loopback ports.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpStream};
@@ -19,12 +19,12 @@ pub use https::HttpsGit;
 pub use repo::GitRepo;
 pub use ssh::SshGit;
 
-/// How long a server may take until it listens.
+/// The longest time that a server may take until it listens.
 const START: Duration = Duration::from_secs(20);
-/// How often a server is tried on another port when the first one was taken meanwhile.
+/// How many ports are tried for a server, in case another process takes the chosen one.
 const PORTS: usize = 5;
 
-/// The program's path; its Debian package is installed first where that is possible.
+/// Returns the program's path. If the program is missing, installs its Debian package where that is possible.
 fn program(name: &str, package: &str) -> anyhow::Result<PathBuf> {
     if let Some(found) = find(name) {
         return Ok(found);
@@ -33,7 +33,7 @@ fn program(name: &str, package: &str) -> anyhow::Result<PathBuf> {
         rustix::process::geteuid().is_root() && find("apt-get").is_some(),
         "`{name}` is missing; install the package {package} (Debian's name for it)"
     );
-    // One installation at a time, over all test processes.
+    // All test processes share this lock, so that only one installs at a time.
     let lock_path = std::env::temp_dir().join("muster-apt.lock");
     let lock = File::create(&lock_path).and_then(|lock| lock.lock().map(|()| lock));
     let _lock = lock.with_context(|| format!("cannot lock {}", lock_path.display()))?;
@@ -46,7 +46,7 @@ fn program(name: &str, package: &str) -> anyhow::Result<PathBuf> {
 
 fn apt_get(arguments: &[&str]) -> anyhow::Result<()> {
     let mut command = Command::new("apt-get");
-    // In runlevel 1 packages do not start their services.
+    // In runlevel 1, packages don't start their services.
     command
         .args(arguments)
         .env("DEBIAN_FRONTEND", "noninteractive")
@@ -54,7 +54,7 @@ fn apt_get(arguments: &[&str]) -> anyhow::Result<()> {
     output(&mut command).map(drop)
 }
 
-/// Servers stand in `sbin`, which is not on everybody's path.
+/// Finds a program on the PATH, and in the `sbin` directories, which hold servers and are not on every user's PATH.
 fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let directories = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
@@ -63,7 +63,7 @@ fn find(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// Runs a command to its end for what it prints.
+/// Runs a command to its end and returns its output.
 fn output(command: &mut Command) -> anyhow::Result<String> {
     let result = command.output();
     let name = command.get_program().to_string_lossy();
@@ -89,7 +89,7 @@ fn write(path: &Path, content: &str) -> anyhow::Result<()> {
     fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Waits until the server listens on the port, or says why it does not.
+/// Waits until the server listens on the port. Returns an error with its log if it ends or does not listen in time.
 fn listening(server: &Process, port: u16) -> anyhow::Result<()> {
     let end = Instant::now() + START;
     while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {

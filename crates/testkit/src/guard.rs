@@ -1,9 +1,9 @@
-//! The guard that ends child processes when this process dies, however it dies.
+//! The guard, which kills child processes when this process ends for any reason.
 //!
-//! One small shell per process of ours reads from a pipe which process groups are alive. The
-//! kernel closes the pipe when we end, by SIGKILL too, and the shell then kills what is left. It
-//! needs no more than POSIX, reaches grandchildren (they share their parent's process group), and
-//! does not depend on which of our threads started the child.
+//! Each process that uses this crate starts one small shell, and writes to its standard input which process groups are
+//! alive. When this process ends, even by SIGKILL, the kernel closes the pipe, and the shell kills the remaining
+//! groups. The guard needs only POSIX, reaches grandchildren (they are in their parent's process group), and does not
+//! depend on the thread that started a child.
 
 use std::fmt::Display;
 use std::io::Write;
@@ -13,8 +13,8 @@ use std::sync::Mutex;
 
 use anyhow::Context;
 
-/// Keeps the list of live groups and of containers; at the end of its input ends them. It stands in its own
-/// process group, so that a Ctrl-C in the terminal does not reach it before us.
+/// The guard's script. It maintains the lists of live process groups, containers and networks, and ends them when its
+/// input ends. The shell has its own process group, so that Ctrl-C in the terminal does not reach it first.
 const SCRIPT: &str = r#"
 trap '' HUP INT TERM
 groups=' '
@@ -36,17 +36,17 @@ for group in $groups; do kill -s KILL -- "-$group"; done
 
 static GUARD: Mutex<Option<Child>> = Mutex::new(None);
 
-/// Puts the process group under guard.
+/// Adds a process group to the guard.
 pub(crate) fn add(group: u32) -> anyhow::Result<()> {
     tell("+", group)
 }
 
-/// Ends the guard over a group that is gone, so that its number can be used by others.
+/// Removes a process group that has ended, because its number can be reused by other processes.
 pub(crate) fn remove(group: u32) -> anyhow::Result<()> {
     tell("-", group)
 }
 
-/// Puts a Docker container or network under guard, by its name; one that is gone at the end is no harm.
+/// Adds a Docker container or network to the guard by its name. It may be gone when the guard removes it.
 pub(crate) fn add_docker(kind: &str, name: &str) -> anyhow::Result<()> {
     tell(kind, name)
 }

@@ -1,8 +1,8 @@
-//! Container images from files, without a Dockerfile, a daemon or a network: one layer, always the same
-//! bytes for the same files.
+//! Builds container images from files, without a Dockerfile, a daemon or a network. An image has one layer, and the
+//! same files always give the same bytes.
 //!
-//! The archive is an OCI image layout that also has Docker's own `manifest.json`, so that `docker load`,
-//! `kind load image-archive`, `ctr images import`, `skopeo` and `crane` all take it.
+//! The archive is an OCI image layout that also contains Docker's `manifest.json`, so that `docker load`, `kind load
+//! image-archive`, `ctr images import`, `skopeo` and `crane` can read it.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -14,30 +14,30 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
 
-/// What a file of an image holds.
+/// The content of a file in an image.
 #[derive(Debug, Clone)]
 pub enum Content {
-    /// A copy of a file of this machine.
+    /// The content of this file on this machine.
     Copy(PathBuf),
-    /// These bytes.
+    /// The bytes of the file.
     Bytes(Vec<u8>),
     /// A symbolic link to this path.
     Link(String),
 }
 
-/// A file of an image.
+/// A file in an image.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Where, from the root, without a leading slash.
+    /// The path from the root, without a leading slash.
     pub path: String,
-    /// Its permissions.
+    /// The file's permissions.
     pub mode: u32,
-    /// What it holds.
+    /// The file's content.
     pub content: Content,
 }
 
 impl Entry {
-    /// A program, copied from this machine.
+    /// Returns an entry for a program that is copied from this machine.
     pub fn program(path: &str, from: &Path) -> Self {
         Self {
             path: path.to_owned(),
@@ -46,7 +46,7 @@ impl Entry {
         }
     }
 
-    /// A symbolic link.
+    /// Returns an entry for a symbolic link.
     pub fn link(path: &str, to: &str) -> Self {
         Self {
             path: path.to_owned(),
@@ -56,30 +56,30 @@ impl Entry {
     }
 }
 
-/// An image.
+/// A container image.
 #[derive(Debug, Clone, Default)]
 pub struct Image {
-    /// Its names, such as `ghcr.io/muster-fleet/muster:0.1.0`.
+    /// The image's names, such as `ghcr.io/muster-fleet/muster:0.1.0`.
     pub tags: Vec<String>,
-    /// What it holds. Folders are made as they are needed.
+    /// The image's files. Their folders are created as needed.
     pub files: Vec<Entry>,
-    /// Folders that are empty, each with its permissions.
+    /// Empty folders, each with its permissions.
     pub folders: Vec<(String, u32)>,
-    /// The program that runs, with its first arguments.
+    /// The program to run, with its first arguments.
     pub entrypoint: Vec<String>,
-    /// `NAME=value`.
+    /// The environment variables, as `NAME=value`.
     pub environment: Vec<String>,
-    /// Who runs it, such as `65532:65532`; root where it is empty.
+    /// The user and group that run the program, such as `65532:65532`; empty for root.
     pub user: String,
-    /// Labels, such as `org.opencontainers.image.source`.
+    /// The labels' names and values, such as `org.opencontainers.image.source`.
     pub labels: Vec<(String, String)>,
 }
 
 impl Image {
-    /// Writes the archive, which appears whole or not at all. The answer is the image's digest.
+    /// Writes the archive atomically and returns the image's digest.
     ///
     /// # Errors
-    /// When a file can't be read or the archive can't be written.
+    /// Fails if a file can't be read or the archive can't be written.
     pub fn write(&self, archive: &Path) -> anyhow::Result<String> {
         let failed = || format!("cannot write the image {}", archive.display());
         let folder = archive.parent().unwrap_or(Path::new("."));
@@ -146,7 +146,7 @@ impl Image {
         put_bytes(&mut tar, &blob(&manifest_digest), 0o644, &manifest)?;
         put_file(&mut tar, &blob(&digest), 0o644, layer.path())?;
         finish(tar).with_context(failed)?;
-        // Temporary files are private; an image is not.
+        // A temporary file is readable only by its owner; the image must be readable by all.
         let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
         whole
             .as_file()
@@ -156,7 +156,7 @@ impl Image {
         Ok(format!("sha256:{manifest_digest}"))
     }
 
-    /// Writes the layer; the answer is its digest.
+    /// Writes the layer and returns its digest.
     fn layer(&self, file: &File) -> anyhow::Result<String> {
         let mut tar = Builder::new(Hashing {
             hash: Sha256::new(),
@@ -211,7 +211,7 @@ impl Image {
     }
 }
 
-/// A writer that hashes what passes.
+/// A writer that hashes everything that is written through it.
 struct Hashing<W> {
     hash: Sha256,
     file: W,
@@ -237,7 +237,7 @@ fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// Without owners and times, which would make two builds differ.
+/// Returns a tar header without owner and time, because these would make two builds differ.
 fn header(kind: EntryType, mode: u32, size: u64) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);

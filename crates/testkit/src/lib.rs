@@ -1,5 +1,5 @@
-//! Real parts for tests, the demo and the benchmarks: processes that never outlive us, Kubernetes
-//! control planes on loopback ports, upstream manifests.
+//! Real components for tests, the demo and the benchmarks: child processes that end with their parent, Kubernetes
+//! control planes on loopback ports, and manifests of other projects.
 
 mod credentials;
 pub mod faults;

@@ -1,7 +1,7 @@
-//! Child processes that never outlive us.
+//! Child processes that end with their parent.
 //!
-//! A [`Process`] writes its output to a file, is ended and waited for when dropped, and is killed
-//! with all of its process group when this process dies, however it dies.
+//! A [`Process`] writes its output to a file. It is stopped and waited for when it is dropped, and killed with its
+//! whole process group when this process ends for any reason.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
@@ -21,10 +21,10 @@ pub use rustix::process::Signal;
 
 /// How long a process may take to end after SIGTERM when it is dropped.
 const GRACE: Duration = Duration::from_secs(3);
-/// How much of the end of a log an error shows, in bytes.
+/// The length of the end of a log that an error shows, in bytes.
 const TAIL: u64 = 4096;
 
-/// A running child process in a process group of its own, with its log.
+/// A child process in its own process group, with its log.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -40,10 +40,10 @@ struct State {
 }
 
 impl Process {
-    /// Starts the command. Its output is appended to `log`, its input is empty.
+    /// Starts the command. Its output is appended to `log`, and its input is empty.
     ///
     /// # Errors
-    /// When the log cannot be opened or the program cannot be started.
+    /// Fails if the log can't be opened or the program can't be started.
     pub fn spawn(name: &str, mut command: Command, log: &Path) -> anyhow::Result<Self> {
         let program = command.get_program().to_string_lossy().into_owned();
         let open = || OpenOptions::new().create(true).append(true).open(log);
@@ -79,7 +79,7 @@ impl Process {
         })
     }
 
-    /// The name that was given at the start, for messages.
+    /// The process's name in messages.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -89,28 +89,28 @@ impl Process {
         self.pid
     }
 
-    /// The file with all that the process has printed.
+    /// The path of the process's log.
     pub fn log(&self) -> &Path {
         &self.log
     }
 
-    /// The last lines of the log, for error messages.
+    /// Returns the last lines of the log, for error messages.
     pub fn tail(&self) -> String {
         tail(&self.log)
     }
 
-    /// The exit status, once the process has ended.
+    /// Returns the exit status if the process has ended.
     ///
     /// # Errors
-    /// When the operating system does not tell.
+    /// Fails if the operating system can't report the status.
     pub fn exited(&self) -> anyhow::Result<Option<ExitStatus>> {
         self.reap(&mut self.state())
     }
 
-    /// An error with the exit status and the tail of the log if the process has ended.
+    /// Checks that the process is still running.
     ///
     /// # Errors
-    /// When it has ended.
+    /// Fails if the process has ended. The error contains the exit status and the end of the log.
     pub fn check(&self) -> anyhow::Result<()> {
         match self.exited()? {
             None => Ok(()),
@@ -123,10 +123,10 @@ impl Process {
         }
     }
 
-    /// Sends a signal to the process and all of its group. Nothing happens once it has ended.
+    /// Sends a signal to the process and its whole group. Does nothing if the process has ended.
     ///
     /// # Errors
-    /// When the signal cannot be sent.
+    /// Fails if the signal can't be sent.
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         let mut state = self.state();
         if self.reap(&mut state)?.is_some() {
@@ -136,29 +136,29 @@ impl Process {
             .with_context(|| format!("cannot signal {} (pid {})", self.name, self.pid))
     }
 
-    /// Stops the process where it stands (SIGSTOP), until [`Process::resume`].
+    /// Pauses the process (SIGSTOP) until [`Process::resume`].
     ///
     /// # Errors
-    /// As [`Process::signal`].
+    /// Fails like [`Process::signal`].
     pub fn pause(&self) -> anyhow::Result<()> {
         self.signal(Signal::STOP)
     }
 
-    /// Lets a paused process go on.
+    /// Resumes a paused process.
     ///
     /// # Errors
-    /// As [`Process::signal`].
+    /// Fails like [`Process::signal`].
     pub fn resume(&self) -> anyhow::Result<()> {
         self.signal(Signal::CONT)
     }
 
-    /// Asks the process to end (SIGTERM), kills it after `grace`, and waits for its end.
+    /// Stops the process with SIGTERM, kills it after `grace`, and waits until it has ended.
     ///
     /// # Errors
-    /// When it cannot be signalled or waited for.
+    /// Fails if the process can't be signalled or waited for.
     pub fn stop(&self, grace: Duration) -> anyhow::Result<ExitStatus> {
         self.signal(Signal::TERM)?;
-        // A paused process takes no SIGTERM.
+        // A paused process does not handle SIGTERM.
         self.resume()?;
         match self.wait(grace)? {
             Some(status) => Ok(status),
@@ -166,20 +166,20 @@ impl Process {
         }
     }
 
-    /// Kills the process and its group at once (SIGKILL) and waits for its end.
+    /// Kills the process and its group with SIGKILL and waits until it has ended.
     ///
     /// # Errors
-    /// When it cannot be signalled or waited for.
+    /// Fails if the process can't be signalled or waited for.
     pub fn kill(&self) -> anyhow::Result<ExitStatus> {
         self.signal(Signal::KILL)?;
         let status = self.wait(Duration::from_secs(30))?;
         status.with_context(|| format!("{} (pid {}) survives SIGKILL", self.name, self.pid))
     }
 
-    /// Waits for the end, at most `timeout`; `None` when it still runs then.
+    /// Waits up to `timeout` until the process ends. Returns `None` if it is still running.
     ///
     /// # Errors
-    /// When the operating system does not tell.
+    /// Fails if the operating system can't report the status.
     pub fn wait(&self, timeout: Duration) -> anyhow::Result<Option<ExitStatus>> {
         let end = Instant::now() + timeout;
         loop {
@@ -197,8 +197,8 @@ impl Process {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// The exit status if there is one. Whatever the process left behind in its group ends with
-    /// it, and the guard forgets the group.
+    /// Returns the exit status if the process has ended. When it has, kills the rest of its group and removes the group
+    /// from the guard.
     fn reap(&self, state: &mut State) -> anyhow::Result<Option<ExitStatus>> {
         if state.status.is_none() {
             let status = state.child.try_wait();
@@ -229,7 +229,7 @@ impl Drop for Process {
     }
 }
 
-/// The last lines of a file, for error messages; says so when it cannot be read.
+/// Returns the last lines of a file for error messages, or a text that says why the file can't be read.
 pub(crate) fn tail(path: &Path) -> String {
     let read = || -> std::io::Result<String> {
         let mut file = File::open(path)?;
@@ -239,7 +239,7 @@ pub(crate) fn tail(path: &Path) -> String {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         let text = String::from_utf8_lossy(&bytes);
-        // The first line is cut, unless it is the file's first.
+        // The first line is incomplete, unless it is the file's first line. Drop it.
         let text = if start == 0 {
             &text
         } else {

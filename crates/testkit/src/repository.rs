@@ -1,11 +1,11 @@
-//! Fleet repositories of tests and benchmarks, as text: what every one of them has.
+//! Generates the common files of the fleet repositories for tests and benchmarks.
 
 use std::collections::BTreeMap;
 
-/// Files by their paths.
+/// The files of a repository: their contents by path.
 pub type Files = BTreeMap<String, String>;
 
-/// A document; its spec is YAML in flow style, with its braces.
+/// Returns a document. `spec` is YAML in flow style, including its braces.
 #[must_use]
 pub fn document(kind: &str, name: &str, spec: &str) -> String {
     format!(
@@ -13,7 +13,7 @@ pub fn document(kind: &str, name: &str, spec: &str) -> String {
     )
 }
 
-/// A fleet with one tier, `basic`, these clusters by name and region, and no app.
+/// Returns a fleet with one tier, `basic`, these clusters (name and region), and no app.
 #[must_use]
 pub fn fleet<N: AsRef<str>, R: AsRef<str>>(
     name: &str,
@@ -42,7 +42,7 @@ pub fn fleet<N: AsRef<str>, R: AsRef<str>>(
     files
 }
 
-/// The files as [`crate::gitserver::GitRepo::publish`] takes them.
+/// Returns the files in the form that [`crate::gitserver::GitRepo::publish`] takes.
 #[must_use]
 pub fn listed(files: &Files) -> Vec<(&str, &str)> {
     let files = files.iter();

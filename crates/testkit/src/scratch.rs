@@ -1,5 +1,5 @@
-//! Directories for what a run leaves on disk: private to the user, held by a lock, and removed
-//! with the run or, where it was killed, by the next one.
+//! Directories for the files of a run. They are private to the user, locked by the run, and removed at its end; if the
+//! run is killed, the next run removes them.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -7,24 +7,24 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-/// The lock file inside each directory, locked for as long as its owner lives.
+/// The name of the lock file in each directory, which is locked while its owner runs.
 const OWNER: &str = "owner.lock";
 
-/// A directory with one owner.
+/// A directory that one process owns.
 #[derive(Debug)]
 pub struct Scratch {
     path: PathBuf,
     temporary: bool,
-    /// Unlocked by the kernel when we end, however we end.
+    /// The lock file. The kernel unlocks it when this process ends for any reason.
     _owner: File,
 }
 
 impl Scratch {
-    /// A new empty directory below the system's temporary one, removed when dropped. Leftovers of
-    /// killed runs are removed first.
+    /// Creates an empty directory in the system's temporary directory, which is removed when this is dropped. Removes
+    /// the leftovers of killed runs first.
     ///
     /// # Errors
-    /// When the directory cannot be made, or its parent belongs to another user.
+    /// Fails if the directory can't be created, or its parent belongs to another user.
     pub fn temporary(label: &str) -> anyhow::Result<Self> {
         let user = rustix::process::geteuid().as_raw();
         let root = std::env::temp_dir().join(format!("muster-{user}"));
@@ -36,7 +36,7 @@ impl Scratch {
             "{} belongs to another user (uid {owner}); set TMPDIR to a directory of yours",
             root.display()
         );
-        // Held while a directory has no owner's lock yet, so that no sweep takes it for a leftover.
+        // This lock is held until the new directory has its owner's lock, so that no sweep removes the directory.
         let lock = open_lock(&root.join(".sweep"))?;
         lock.lock()
             .with_context(|| format!("cannot lock {}", root.display()))?;
@@ -54,10 +54,10 @@ impl Scratch {
         })
     }
 
-    /// The given directory, made if it is missing, and kept when dropped.
+    /// Takes the given directory, which is created if it is missing and not removed when this is dropped.
     ///
     /// # Errors
-    /// When it cannot be made or another running process uses it.
+    /// Fails if the directory can't be created, or another running process uses it.
     pub fn kept(path: &Path) -> anyhow::Result<Self> {
         private_dir(path)?;
         let path = path.canonicalize();
@@ -70,7 +70,7 @@ impl Scratch {
         })
     }
 
-    /// Where it is, absolute.
+    /// The absolute path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -116,13 +116,13 @@ fn take(directory: &Path) -> anyhow::Result<File> {
     }
 }
 
-/// Removes the directories whose owners are gone.
+/// Removes the directories whose owners have ended.
 fn sweep(root: &Path) -> anyhow::Result<()> {
     let entries = fs::read_dir(root).with_context(|| format!("cannot list {}", root.display()))?;
     for entry in entries.flatten() {
         let path = entry.path();
         if path.is_dir() && take(&path).is_ok() {
-            // What is still being written to by a dying process goes next time.
+            // If a dying process still writes to it, the next sweep removes it.
             let _ = fs::remove_dir_all(&path);
         }
     }

@@ -1,7 +1,7 @@
-//! The parts of a control plane, built once from Go modules into a cache outside the checkout.
+//! Builds the programs of clusters once, from Go modules, into a cache outside the checkout.
 //!
-//! The pinned `go.mod` and `go.sum` are embedded, so that an installed binary can build them too.
-//! A file lock lets one process build while others wait; a finished binary appears by a rename.
+//! The pinned `go.mod` and `go.sum` are embedded, so that an installed binary can build the programs too. A file lock
+//! lets one process build while others wait. A finished binary is moved into place with a rename.
 
 mod installed;
 
@@ -20,13 +20,13 @@ use crate::process::Process;
 
 pub use installed::{Installed, Unusable};
 
-/// How often a build says on a plain output that it is still going on.
+/// How often a build reports its progress if the output is not a terminal.
 const NEWS: Duration = Duration::from_secs(20);
 
-/// A program of a control plane, of a node, or one that looks after clusters.
+/// A program of a control plane or a node, or a tool for clusters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Program {
-    /// The database of the API server.
+    /// etcd, the API server's database.
     Etcd,
     /// kube-apiserver.
     ApiServer,
@@ -34,13 +34,13 @@ pub enum Program {
     ControllerManager,
     /// kube-scheduler.
     Scheduler,
-    /// kwok, which plays nodes and what runs on them.
+    /// kwok, which simulates nodes and their pods.
     Kwok,
-    /// What people and tests look after an etcd with.
+    /// etcdctl, the command-line client of etcd.
     Etcdctl,
     /// kubelet, which runs the pods of a node.
     Kubelet,
-    /// kubeadm, which makes a node a cluster.
+    /// kubeadm, which sets up a cluster on a node.
     Kubeadm,
     /// kube-proxy.
     KubeProxy,
@@ -48,30 +48,30 @@ pub enum Program {
     Kubectl,
     /// containerd, which runs the containers of a node.
     Containerd,
-    /// The parent of a pod's containers.
+    /// containerd's shim, the parent process of a pod's containers.
     ContainerdShim,
-    /// What images are put into containerd with.
+    /// ctr, which imports images into containerd.
     Ctr,
-    /// The DNS server of a cluster.
+    /// CoreDNS, the DNS server of a cluster.
     CoreDns,
-    /// kind, which makes clusters of containers.
+    /// kind, which creates clusters whose nodes are containers.
     Kind,
     /// Helm 3.
     Helm,
     /// Helm 4.
     Helm4,
-    /// What plays programs whose images can't be had, and holds pods' namespaces.
+    /// The stand-in for programs whose images are not available. It is also the `pause` container of pods.
     Standin,
 }
 
-/// A Go module with the programs that are built from it.
+/// A Go module that programs are built from.
 struct Module {
     label: &'static str,
     path: &'static str,
     go_mod: &'static str,
     go_sum: &'static str,
     tags: &'static str,
-    /// The program itself, where it is one of ours.
+    /// The source of the program, if it is part of this crate.
     main: Option<&'static str>,
 }
 
@@ -133,15 +133,15 @@ impl Program {
         }
     }
 
-    /// The version of the module that it is built from, such as `v1.36.3`.
+    /// The version of the Go module that the program is built from, such as `v1.36.3`.
     ///
     /// # Errors
-    /// When the pinned `go.mod` does not name it.
+    /// Fails if the pinned `go.mod` does not name it.
     pub fn version(self) -> anyhow::Result<&'static str> {
         self.module().version()
     }
 
-    /// The folder of its module in the cache, which names all that it is built from.
+    /// The name of the module's folder in the cache. It depends on everything that the program is built from.
     pub(crate) fn folder(self) -> anyhow::Result<String> {
         let module = self.module();
         Ok(module.folder(module.version()?))
@@ -176,11 +176,11 @@ impl Program {
         }
     }
 
-    /// The path of the program, which is built first where the cache lacks it. Blocks: the first
-    /// build of all programs takes about ten minutes on two cores, and shows how far it is.
+    /// Returns the path of the program, and builds the program first if the cache lacks it. Blocks: the first build of
+    /// all programs takes about ten minutes on two cores. It shows its progress.
     ///
     /// # Errors
-    /// When Go is missing, too old or fails, or the cache cannot be written.
+    /// Fails if Go is missing, too old or fails, or the cache can't be written.
     pub fn build(self) -> anyhow::Result<PathBuf> {
         let module = self.module();
         let version = module.version()?;
@@ -204,7 +204,7 @@ impl Program {
         let module = self.module();
         let name = self.name();
         let go_version = module.go_version();
-        // Whatever is there was left by a killed build: the lock is ours.
+        // This process holds the lock, so an existing folder is the leftover of a killed build.
         let workshop = directory.join(format!(".{name}.build"));
         if workshop.exists() {
             fs::remove_dir_all(&workshop)
@@ -227,7 +227,7 @@ impl Program {
              install it (https://go.dev/dl/) and try again"
         );
 
-        // What a program says of itself, and what Helm takes a cluster for that it doesn't ask.
+        // The version that Kubernetes programs report, and the cluster version that Helm assumes if it asks no cluster.
         let mut flags = "-s -w".to_owned();
         let mut numbers = KUBERNETES.version()?.trim_start_matches('v').split('.');
         let (major, minor) = (numbers.next().unwrap_or("0"), numbers.next().unwrap_or("0"));
@@ -297,7 +297,7 @@ impl Module {
             .unwrap_or("1.26")
     }
 
-    /// The folder in the cache: another version or other dependencies are another folder.
+    /// The name of the folder in the cache, which differs for other versions and other dependencies.
     fn folder(&self, version: &str) -> String {
         let hash = blake3::Hasher::new()
             .update(self.go_mod.as_bytes())
@@ -308,11 +308,11 @@ impl Module {
     }
 }
 
-/// The directory for what is built or downloaded once: `$MUSTER_CACHE`, or `muster` in the
-/// user's cache directory.
+/// Returns the directory for everything that is built or downloaded once: `$MUSTER_CACHE`, or `muster` in the user's
+/// cache directory.
 ///
 /// # Errors
-/// When the user has no home directory.
+/// Fails if the user has no home directory.
 pub fn cache_dir() -> anyhow::Result<PathBuf> {
     if let Some(chosen) = std::env::var_os("MUSTER_CACHE").filter(|value| !value.is_empty()) {
         return std::path::absolute(chosen).context("MUSTER_CACHE is no usable path");
@@ -341,14 +341,14 @@ pub(crate) fn lock(path: &Path, what: &str) -> anyhow::Result<File> {
     Ok(file)
 }
 
-/// Says a line on standard error, also where a test's output is captured: ten silent minutes look
-/// like a hang.
+/// Writes a line to standard error, even if a test's output is captured: ten minutes of silence would look like a
+/// hang.
 pub(crate) fn say(line: &str) {
-    // Nobody left to read it is no reason to stop a build.
+    // A closed standard error must not stop a build.
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// How far a build is: a spinner on a terminal, a line now and then elsewhere.
+/// The progress of a build: a spinner on a terminal, a line every [`NEWS`] elsewhere.
 struct Progress {
     what: String,
     start: Instant,
@@ -361,8 +361,8 @@ impl Progress {
         static WARNING: Once = Once::new();
         WARNING.call_once(|| {
             say(
-                "Kubernetes is built from source now, once; cold, all programs together take \
-                 about ten minutes on two cores",
+                "building Kubernetes from source; the first build of all programs takes about ten \
+                 minutes on two cores",
             );
         });
         say(&format!("building {what}"));
@@ -383,7 +383,7 @@ impl Progress {
         }
     }
 
-    /// `go build -v` prints a line for each package that it downloads or compiles.
+    /// Shows how many packages are done: `go build -v` prints a line for each package that it downloads or compiles.
     fn show(&self, build: &Process) -> anyhow::Result<()> {
         if self.spinner.is_none() && self.said.get().elapsed() < NEWS {
             return Ok(());

@@ -1,7 +1,7 @@
-//! Real manifests of other projects, for tests of size and of oddities.
+//! Real manifests of other projects, for tests with large and unusual input.
 //!
-//! They come from the Go module proxy at test time, pinned by version and checked by Go's
-//! checksum database, and are read from Go's module cache; none is part of this project.
+//! They are downloaded from the Go module proxy at test time, pinned by version and verified with Go's checksum
+//! database, and read from Go's module cache. None of them is part of this project.
 
 mod sets;
 
@@ -17,23 +17,24 @@ pub use self::sets::{SETS, Set};
 /// A pinned set of manifests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Upstream {
-    /// One file of 4 MB: ten CRDs, of which several are over 500 KB, and the operator.
+    /// The Prometheus Operator: one file of 4 MB with ten CRDs, several of them over 500 KB, and the operator.
     PrometheusOperator,
-    /// Six CRDs, a file each.
+    /// cert-manager: six CRDs in one file each.
     CertManager,
-    /// The experimental channel: 13 CRDs and a ValidatingAdmissionPolicy with its binding.
+    /// The experimental channel of the Gateway API: 13 CRDs and a ValidatingAdmissionPolicy with its binding.
     GatewayApi,
-    /// One file with 453 objects in 12 namespaces of their own. They need [`Self::GatewayApi`].
+    /// The conformance suite of the Gateway API: one file with 453 objects in 12 namespaces, which it creates. They
+    /// need [`Self::GatewayApi`].
     GatewayApiConformance,
-    /// One file with the 59 objects of an Argo CD installation, three of them CRDs. Those with a
-    /// namespace do not name it: they are meant for `argocd`.
+    /// Argo CD: one file with 59 objects, three of them CRDs. The namespaced objects do not name their namespace; they
+    /// are meant for `argocd`.
     ArgoCd,
-    /// Files of `kind: List` and `kind: ConfigMapList`.
+    /// Files with `kind: List` and `kind: ConfigMapList`.
     Lists,
 }
 
-/// Files of the conformance suite that cannot be applied with the others: they define objects of
-/// other files once more, or have an address that the suite fills in.
+/// The files of the conformance suite that can't be applied together with the others: they define objects that other
+/// files define too, or contain an address that the suite fills in.
 const LEFT_OUT: [&str; 8] = [
     "tests/gateway-static-addresses.yaml",
     "tests/gateway-with-attached-routes.yaml",
@@ -59,7 +60,7 @@ impl Upstream {
         }
     }
 
-    /// Files of the module, and folders of which all YAML files count.
+    /// The paths in the module: files, and folders whose YAML files are all used.
     fn paths(self) -> &'static [&'static str] {
         match self {
             Self::PrometheusOperator => &["bundle.yaml"],
@@ -81,11 +82,11 @@ impl Upstream {
     }
 }
 
-/// The files of a set, each with its name and its text, in a fixed order. Blocks; downloads the
-/// module (at most 30 MB) where Go's cache lacks it.
+/// Returns the files of a set, each with its name and text, in a fixed order. Blocks; downloads the module (at most
+/// 30 MB) if Go's cache lacks it.
 ///
 /// # Errors
-/// When Go is missing or the module cannot be downloaded.
+/// Fails if Go is missing or the module can't be downloaded.
 pub fn manifests(upstream: Upstream) -> anyhow::Result<Vec<(String, String)>> {
     let module = upstream.module();
     let root = download(module).with_context(|| format!("cannot download {module}"))?;
@@ -109,7 +110,7 @@ pub fn manifests(upstream: Upstream) -> anyhow::Result<Vec<(String, String)>> {
         .into_iter()
         .filter(|(name, _)| !LEFT_OUT.contains(&name.as_str()));
     let texts: Vec<_> = parts.map(|(_, text)| text).collect();
-    // The suite fills these in.
+    // The conformance suite replaces these placeholders in the same way.
     let text = texts
         .join("\n---\n")
         .replace("{GATEWAY_CLASS_NAME}", "conformance")
@@ -117,7 +118,7 @@ pub fn manifests(upstream: Upstream) -> anyhow::Result<Vec<(String, String)>> {
     Ok(vec![("gateway-api-conformance.yaml".to_owned(), text)])
 }
 
-/// The folder of a module in Go's cache.
+/// Downloads a module and returns its folder in Go's cache.
 fn download(module: &str) -> anyhow::Result<PathBuf> {
     let output = Command::new("go")
         .args(["mod", "download", "-json", module])
@@ -137,8 +138,8 @@ fn download(module: &str) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// The file itself, or the YAML files of a folder in the order of their names, without those for
-/// kustomize, which are no manifests.
+/// Returns the path itself if it is a file, or the YAML files of a folder, sorted by name, without
+/// `kustomization.yaml`, which is not a manifest.
 fn yaml_files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     if path.is_file() {
         return Ok(vec![path.to_owned()]);

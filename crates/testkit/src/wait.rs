@@ -1,4 +1,4 @@
-//! Waiting for a level: poll until it is there, for a bounded time, and say what was seen last.
+//! Waits for a state: polls until it is reached or the time is over, and reports what was seen last.
 
 use std::time::{Duration, Instant};
 
@@ -7,13 +7,13 @@ use anyhow::anyhow;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
-/// Asks `check` until it answers `Ok`, at most for `timeout`.
+/// Calls `check` until it returns `Ok`, for at most `timeout`.
 ///
-/// An `Err` of `check` means "not yet, because …": the last one becomes the message when the time
-/// is over. To give up early, make the answer itself a `Result`: `Ok(Err(…))` ends the wait.
+/// An `Err` of `check` means "not yet, because …". The last one becomes the error message when the time is over. To
+/// give up early, let `check` return a `Result` in its `Ok`: `Ok(Err(…))` ends the wait.
 ///
 /// # Errors
-/// When the time is over, with `what` was awaited and what was seen last.
+/// Fails if the time is over. The error contains `what` and the last error of `check`.
 pub async fn eventually<T>(
     what: &str,
     timeout: Duration,
@@ -21,13 +21,13 @@ pub async fn eventually<T>(
 ) -> anyhow::Result<T> {
     let start = Instant::now();
     let mut pause = FIRST_PAUSE;
-    let mut seen = anyhow!("the first look took longer than that");
+    let mut seen = anyhow!("the first check did not finish in that time");
     loop {
         let left = timeout.saturating_sub(start.elapsed());
         match tokio::time::timeout(left, check()).await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => seen = error,
-            // A look that hangs says less than the one before it.
+            // A check that hangs tells less than the one before it.
             Err(_) => {}
         }
         if start.elapsed() + pause >= timeout {

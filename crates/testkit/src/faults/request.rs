@@ -1,33 +1,33 @@
-//! What a client of an API server asks for, read from the method and the address alone.
+//! Classifies the requests to an API server by their method and URI.
 
 use std::fmt;
 
 use http::{Method, Uri};
 
-/// Kinds of requests.
+/// A kind of request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Verb {
-    /// What kinds there are.
+    /// Reads which kinds the API server has.
     Discover,
-    /// One object.
+    /// Reads one object.
     Get,
-    /// Objects of a kind.
+    /// Lists objects of a kind.
     List,
-    /// Changes of objects.
+    /// Watches objects for changes.
     Watch,
-    /// POST of an object.
+    /// Creates an object (POST).
     Create,
-    /// PUT of an object.
+    /// Replaces an object (PUT).
     Update,
-    /// PATCH of an object, which applying is.
+    /// Patches an object (PATCH). Server-side apply is a patch.
     Patch,
-    /// DELETE of one object or of many.
+    /// Deletes one or more objects (DELETE).
     Delete,
-    /// A write that changes nothing.
+    /// A write with `dryRun=All`.
     DryRun,
-    /// Anything about leases, which many agents renew all the time.
+    /// Any request for Leases, which agents renew all the time.
     Lease,
-    /// Something else, such as the version or the health of the API server.
+    /// Any other request, such as for the version or the health of the API server.
     Other,
 }
 
@@ -49,23 +49,23 @@ impl fmt::Display for Verb {
     }
 }
 
-/// One request.
+/// A request to an API server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
-    /// What it does.
+    /// The kind of request.
     pub verb: Verb,
     /// The path, without the query.
     pub path: String,
-    /// The resource in the plural, such as `configmaps`; empty where there is none.
+    /// The resource in the plural, such as `configmaps`; empty if the path has none.
     pub resource: String,
-    /// The namespace, where the path names one around the object.
+    /// The namespace of the object, if the path has one.
     pub namespace: Option<String>,
-    /// The object's name, where the path has one.
+    /// The object's name, if the path has one.
     pub name: Option<String>,
 }
 
 impl Asked {
-    /// Reads a request.
+    /// Classifies a request.
     pub fn of(method: &Method, uri: &Uri) -> Self {
         let segments: Vec<&str> = uri.path().split('/').filter(|s| !s.is_empty()).collect();
         let (about, versioned) = match segments.as_slice() {
@@ -73,7 +73,7 @@ impl Asked {
             ["api" | "apis", ..] => (&[][..], true),
             _ => (&[][..], false),
         };
-        // A third segment may be the namespace's own part.
+        // The third segment may be a subresource of the namespace itself.
         let (namespace, about) = match about {
             ["namespaces", _, "status" | "finalize"] => (None, about),
             ["namespaces", namespace, about @ ..] if !about.is_empty() => (Some(*namespace), about),

@@ -1,4 +1,4 @@
-//! nginx with `git http-backend`, behind TLS and a token.
+//! Serves Git repositories with nginx and `git http-backend`, with TLS and a token.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -12,11 +12,11 @@ use crate::ports;
 use crate::process::Process;
 use crate::scratch::Scratch;
 
-/// What a client must send as its password, as any user's.
+/// The password that a client must send, with any of the known user names.
 const TOKEN: &str = "correct-horse-battery-staple";
 
-/// A directory of repositories over HTTPS on `127.0.0.1` and `localhost`, and over plain HTTP on
-/// another port. Ends when dropped.
+/// A Git server for a directory of repositories: HTTPS on `127.0.0.1` and `localhost`, and plain HTTP on another port.
+/// It stops when it is dropped.
 #[derive(Debug)]
 pub struct HttpsGit {
     nginx: Option<Process>,
@@ -28,23 +28,23 @@ pub struct HttpsGit {
 }
 
 impl HttpsGit {
-    /// Serves the repositories in this directory, under a CA of its own.
+    /// Serves the repositories in this directory, with a certificate of a new CA.
     ///
     /// # Errors
-    /// When nginx, fcgiwrap or git are missing and cannot be installed, or do not start.
+    /// Fails if nginx, fcgiwrap or git are missing and cannot be installed, or do not start.
     pub fn start(root: &Path) -> anyhow::Result<Self> {
         Self::start_at(root, Ipv4Addr::LOCALHOST)
     }
 
-    /// Serves them also on another address of this machine, which [`HttpsGit::url`] then names.
+    /// Serves the repositories also on another address of this machine, which [`HttpsGit::url`] then returns.
     ///
     /// # Errors
-    /// As [`HttpsGit::start`].
+    /// Fails like [`HttpsGit::start`].
     pub fn start_at(root: &Path, address: Ipv4Addr) -> anyhow::Result<Self> {
         let scratch = Scratch::temporary("https-git")?;
         let directory = scratch.path();
         certificates(directory, address)?;
-        // nginx looks a user up; the token is what counts.
+        // nginx requires a known user name; only the token matters.
         let users = ["x-access-token", "ada"].map(|user| format!("{user}:{{PLAIN}}{TOKEN}\n"));
         write(&directory.join("users"), &users.concat())?;
         write(&directory.join("token"), &format!("{TOKEN}\n"))?;
@@ -83,32 +83,32 @@ impl HttpsGit {
         unreachable!("the loop ends by returning")
     }
 
-    /// The address of a repository of the served directory.
+    /// The URL of a repository in the served directory.
     pub fn url(&self, name: &str) -> String {
         format!("https://{}:{}/{name}", self.address, self.port)
     }
 
-    /// The same without TLS.
+    /// The URL of a repository without TLS.
     pub fn plain_url(&self, name: &str) -> String {
         format!("http://127.0.0.1:{}/{name}", self.plain_port)
     }
 
-    /// The token that opens every repository.
+    /// The token that gives access to every repository.
     pub fn token(&self) -> &'static str {
         TOKEN
     }
 
-    /// A file with the token.
+    /// The path of a file with the token.
     pub fn token_file(&self) -> PathBuf {
         self.scratch.path().join("token")
     }
 
-    /// The CA's certificate.
+    /// The path of the CA's certificate.
     pub fn ca_file(&self) -> PathBuf {
         self.scratch.path().join("ca.pem")
     }
 
-    /// Ends nginx; connections are refused from then on.
+    /// Stops nginx, so that connections are refused.
     pub fn take_down(&mut self) {
         self.nginx = None;
     }
@@ -116,24 +116,24 @@ impl HttpsGit {
     /// Starts nginx again on the same port.
     ///
     /// # Errors
-    /// When it does not start, as where the port was taken meanwhile.
+    /// Fails if nginx does not start, for example because another process has taken the port.
     pub fn bring_up(&mut self) -> anyhow::Result<()> {
         self.nginx = Some(nginx(self.scratch.path(), self.port)?);
         Ok(())
     }
 
-    /// Stops nginx where it stands: connections are taken by the kernel, and nothing answers.
+    /// Pauses nginx (SIGSTOP): the kernel accepts connections, and nothing answers.
     ///
     /// # Errors
-    /// When it is down or cannot be signalled.
+    /// Fails if nginx is down or can't be signalled.
     pub fn pause(&self) -> anyhow::Result<()> {
         self.nginx.as_ref().context("nginx is down")?.pause()
     }
 
-    /// Lets a paused nginx go on.
+    /// Resumes a paused nginx.
     ///
     /// # Errors
-    /// When it is down or cannot be signalled.
+    /// Fails if nginx is down or can't be signalled.
     pub fn resume(&self) -> anyhow::Result<()> {
         self.nginx.as_ref().context("nginx is down")?.resume()
     }
@@ -203,7 +203,7 @@ http {{
     )
 }
 
-/// A CA, and a server's certificate from it.
+/// Writes a CA certificate, and the server's certificate and key that it signs.
 fn certificates(directory: &Path, address: Ipv4Addr) -> anyhow::Result<()> {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

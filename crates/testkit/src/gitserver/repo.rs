@@ -1,4 +1,4 @@
-//! A bare repository with a clone to work in.
+//! A bare Git repository with a clone that has a work tree.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -18,15 +18,15 @@ const NAME: &str = "fleet.git";
 #[derive(Debug)]
 pub struct GitRepo {
     directory: PathBuf,
-    /// Removed with this, where it is ours.
+    /// The temporary directory of the repository, if the caller gave none. It is removed when this is dropped.
     _scratch: Option<Scratch>,
 }
 
 impl GitRepo {
-    /// An empty repository and its clone, which are gone when this is dropped.
+    /// Creates an empty repository and its clone, which are removed when this is dropped.
     ///
     /// # Errors
-    /// When `git` is missing or fails.
+    /// Fails if `git` is missing or fails.
     pub fn new() -> anyhow::Result<Self> {
         let scratch = Scratch::temporary("git")?;
         let repo = Self::at(scratch.path())?;
@@ -36,10 +36,10 @@ impl GitRepo {
         })
     }
 
-    /// A repository and its clone in a directory of the caller's; made where they are missing.
+    /// Opens the repository and its clone in the caller's directory, and creates them if they are missing.
     ///
     /// # Errors
-    /// When `git` is missing or fails.
+    /// Fails if `git` is missing or fails.
     pub fn at(directory: &Path) -> anyhow::Result<Self> {
         let repo = Self {
             directory: directory.to_owned(),
@@ -57,41 +57,41 @@ impl GitRepo {
         Ok(repo)
     }
 
-    /// The directory to serve: the repository is `fleet.git` in it.
+    /// The directory to serve. It contains the repository as `fleet.git`.
     pub fn root(&self) -> PathBuf {
         self.directory.join("served")
     }
 
-    /// The bare repository.
+    /// The path of the bare repository.
     pub fn path(&self) -> PathBuf {
         self.root().join(NAME)
     }
 
-    /// The clone with a work tree.
+    /// The path of the clone's work tree.
     pub fn work(&self) -> PathBuf {
         self.directory.join("work")
     }
 
-    /// Runs `git` in the clone, for its output.
+    /// Runs `git` in the clone and returns its output.
     ///
     /// # Errors
-    /// When it fails, with what it printed.
+    /// Fails if the command fails. The error contains its output.
     pub fn git(&self, arguments: &[&str]) -> anyhow::Result<String> {
         output(git(&self.work()).args(arguments))
     }
 
-    /// Runs `git` in the bare repository, for its output.
+    /// Runs `git` in the bare repository and returns its output.
     ///
     /// # Errors
-    /// When it fails, with what it printed.
+    /// Fails if the command fails. The error contains its output.
     pub fn git_bare(&self, arguments: &[&str]) -> anyhow::Result<String> {
         output(git(&self.path()).args(arguments))
     }
 
-    /// Writes files, whose names need not be text, without committing them.
+    /// Writes files without committing them. Their names need not be UTF-8.
     ///
     /// # Errors
-    /// When one cannot be written.
+    /// Fails if a file can't be written.
     pub fn write(&self, files: &[(&[u8], &[u8])]) -> anyhow::Result<()> {
         for (name, content) in files {
             let path = self.work().join(OsStr::from_bytes(name));
@@ -103,10 +103,10 @@ impl GitRepo {
         Ok(())
     }
 
-    /// Commits these files beside what is in the work tree already, and gives the commit's id.
+    /// Commits these files together with everything else in the work tree, and returns the commit's id.
     ///
     /// # Errors
-    /// When `git` fails.
+    /// Fails if `git` fails.
     pub fn commit(&self, subject: &str, files: &[(&str, &str)]) -> anyhow::Result<String> {
         let files: Vec<_> = files
             .iter()
@@ -121,15 +121,15 @@ impl GitRepo {
     /// Pushes the current branch.
     ///
     /// # Errors
-    /// When `git` fails, as where the push is no fast-forward.
+    /// Fails if `git` fails, for example because the push is not a fast-forward.
     pub fn push(&self) -> anyhow::Result<()> {
         self.git(&["push", "--quiet", "origin", "HEAD"]).map(drop)
     }
 
-    /// Pushes the current branch over whatever is there.
+    /// Pushes the current branch with `--force`.
     ///
     /// # Errors
-    /// When `git` fails.
+    /// Fails if `git` fails.
     pub fn force_push(&self) -> anyhow::Result<()> {
         self.git(&["push", "--quiet", "--force", "origin", "HEAD"])
             .map(drop)
@@ -138,16 +138,16 @@ impl GitRepo {
     /// Deletes a branch of the bare repository.
     ///
     /// # Errors
-    /// When `git` fails.
+    /// Fails if `git` fails.
     pub fn delete_branch(&self, name: &str) -> anyhow::Result<()> {
         self.git_bare(&["update-ref", "-d", &format!("refs/heads/{name}")])
             .map(drop)
     }
 
-    /// [`GitRepo::commit`] and [`GitRepo::push`].
+    /// Commits the files and pushes, as [`GitRepo::commit`] and [`GitRepo::push`] do.
     ///
     /// # Errors
-    /// When `git` fails.
+    /// Fails if `git` fails.
     pub fn publish(&self, subject: &str, files: &[(&str, &str)]) -> anyhow::Result<String> {
         let commit = self.commit(subject, files)?;
         self.push()?;
@@ -155,8 +155,8 @@ impl GitRepo {
     }
 }
 
-/// `git` in this directory, without the settings of the user and of the process around us (a hook
-/// sets `GIT_DIR`, for one).
+/// Returns a `git` command for this directory, without the user's settings and the parent process's `GIT_*` variables
+/// (a hook sets `GIT_DIR`, for example).
 fn git(directory: &Path) -> Command {
     let mut command = Command::new("git");
     for (name, _) in std::env::vars_os() {
@@ -169,7 +169,7 @@ fn git(directory: &Path) -> Command {
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
         .env("GIT_CONFIG_NOSYSTEM", "1")
         .env("GIT_TERMINAL_PROMPT", "0")
-        // Only a collection that a test asks for, not one in the background that outlives it.
+        // Garbage is collected only when a test asks for it, not in the background.
         .args(["-c", "gc.auto=0", "-c", "maintenance.auto=false"])
         .args(["-c", "user.name=Ada", "-c", "user.email=ada@example.com"])
         .args(["-c", "protocol.file.allow=always"]);

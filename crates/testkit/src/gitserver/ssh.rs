@@ -1,4 +1,4 @@
-//! sshd, for one key of the user who runs the test.
+//! Serves Git repositories with sshd, for one key of the user who runs the test.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::ports;
 use crate::process::Process;
 use crate::scratch::Scratch;
 
-/// sshd on a port of `127.0.0.1`, with a host key of its own. Ends when dropped.
+/// An sshd on a port of `127.0.0.1`, with a new host key. It stops when it is dropped.
 #[derive(Debug)]
 pub struct SshGit {
     _sshd: Process,
@@ -21,10 +21,10 @@ pub struct SshGit {
 }
 
 impl SshGit {
-    /// Starts sshd; its clients reach any repository that the current user may read.
+    /// Starts sshd. Its clients can access every repository that the current user can read.
     ///
     /// # Errors
-    /// When OpenSSH is missing and cannot be installed, or does not start.
+    /// Fails if OpenSSH is missing and cannot be installed, or does not start.
     pub fn start() -> anyhow::Result<Self> {
         let scratch = Scratch::temporary("ssh-git")?;
         let directory = scratch.path();
@@ -38,7 +38,7 @@ impl SshGit {
         };
         write(&directory.join("authorized"), &read("key.pub")?)?;
         let user = output(Command::new("id").arg("-un"))?;
-        // sshd wants to be called by its whole path, and as root to have this directory.
+        // sshd must be started by its absolute path, and needs this directory when it runs as root.
         let sshd = program("sshd", "openssh-server")?;
         if rustix::process::geteuid().is_root() {
             fs::create_dir_all("/run/sshd").context("cannot make /run/sshd")?;
@@ -71,7 +71,7 @@ impl SshGit {
         unreachable!("the loop ends by returning")
     }
 
-    /// The address of a repository by its absolute path.
+    /// The URL of a repository with this absolute path.
     pub fn url(&self, repository: &Path) -> String {
         format!(
             "ssh://{}@127.0.0.1:{}{}",
@@ -81,30 +81,30 @@ impl SshGit {
         )
     }
 
-    /// The private key that sshd accepts.
+    /// The path of the private key that sshd accepts.
     pub fn key_file(&self) -> PathBuf {
         self.scratch.path().join("key")
     }
 
-    /// A private key that sshd does not accept.
+    /// The path of a private key that sshd does not accept.
     pub fn strangers_key_file(&self) -> PathBuf {
         self.scratch.path().join("stranger")
     }
 
-    /// A `known_hosts` file with the host's key.
+    /// The path of a `known_hosts` file with the host's key.
     pub fn known_hosts_file(&self) -> PathBuf {
         self.scratch.path().join("known_hosts")
     }
 
-    /// A `known_hosts` file with another key for this host.
+    /// The path of a `known_hosts` file with a wrong key for this host.
     pub fn other_hosts_file(&self) -> PathBuf {
         self.scratch.path().join("other_hosts")
     }
 
-    /// The fingerprint of the host's key, as people see it.
+    /// Returns the fingerprint of the host's key, as `ssh-keygen` shows it.
     ///
     /// # Errors
-    /// When `ssh-keygen` fails.
+    /// Fails if `ssh-keygen` fails.
     pub fn fingerprint(&self) -> anyhow::Result<String> {
         let mut keygen = Command::new(program("ssh-keygen", "openssh-client")?);
         let text = output(keygen.arg("-lf").arg(self.scratch.path().join("host.pub")))?;

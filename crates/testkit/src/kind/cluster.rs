@@ -1,4 +1,4 @@
-//! Clusters whose pods and Services reach each other, as a company's own network would let them.
+//! kind clusters whose pods and Services can reach those of the other clusters, as in a company's network.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,24 +19,24 @@ use crate::scratch::Scratch;
 use crate::tools::Program;
 use crate::wait::eventually;
 
-/// What all our clusters' names begin with.
+/// The prefix of the names of all clusters that are created here.
 const PREFIX: &str = "muster-";
-/// How long a node may take from its container's start until pods can run on it.
+/// The longest time from the start of a node's container until pods can run on the node.
 const READY_WITHIN: Duration = Duration::from_secs(180);
 
-/// What a cluster should be.
+/// The options of a kind cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KindOptions {
-    /// Its name, as the fleet knows it.
+    /// The cluster's name in the fleet.
     pub name: String,
-    /// The region of its node (`topology.kubernetes.io/region`).
+    /// The region of the node (`topology.kubernetes.io/region`).
     pub region: String,
-    /// How large etcd's database may get, in bytes; etcd's own default where it is `None`.
+    /// The quota of etcd's database in bytes; `None` for etcd's default.
     pub etcd_quota: Option<u64>,
 }
 
 impl KindOptions {
-    /// A cluster without more.
+    /// Returns the options of a cluster with etcd's default quota.
     pub fn new(name: &str, region: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -46,7 +46,7 @@ impl KindOptions {
     }
 }
 
-/// Clusters in one Docker network. They end with this, and with our process, however that dies.
+/// Clusters in one Docker network. They are removed when this is dropped, and when this process ends for any reason.
 #[derive(Debug)]
 pub struct KindClusters {
     clusters: Vec<KindCluster>,
@@ -54,11 +54,11 @@ pub struct KindClusters {
     directory: Scratch,
 }
 
-/// One of them.
+/// A kind cluster.
 #[derive(Debug)]
 pub struct KindCluster {
     name: String,
-    /// Its name in kind.
+    /// The cluster's name in kind.
     kind_name: String,
     kubeconfig: PathBuf,
     address: String,
@@ -66,11 +66,10 @@ pub struct KindCluster {
 }
 
 impl KindClusters {
-    /// Starts clusters side by side and waits until pods can run on them. Leftovers of runs that were
-    /// killed are removed first.
+    /// Starts clusters in parallel and waits until pods can run on them. Leftovers of killed runs are removed first.
     ///
     /// # Errors
-    /// When Docker or kind fails, or a cluster does not come up in time, with what it logged.
+    /// Fails if Docker or kind fails, or a cluster does not come up in time. The error contains the output.
     pub async fn start(options: Vec<KindOptions>) -> anyhow::Result<Self> {
         let directory = Scratch::temporary("kind")?;
         let run_name = directory.path().file_name().unwrap_or_default();
@@ -89,7 +88,7 @@ impl KindClusters {
             });
             prepared
                 .await
-                .context("the set-up of kind was broken off")??
+                .context("the set-up of kind was interrupted")??
         };
         let mut all = Self {
             clusters: Vec::new(),
@@ -105,15 +104,15 @@ impl KindClusters {
         Ok(all)
     }
 
-    /// The clusters, in the order in which they were asked for.
+    /// The clusters, in the order of their options.
     pub fn all(&self) -> &[KindCluster] {
         &self.clusters
     }
 
-    /// The cluster of this name.
+    /// Returns the cluster with this name.
     ///
     /// # Errors
-    /// When there is none.
+    /// Fails if there is no such cluster.
     pub fn get(&self, name: &str) -> anyhow::Result<&KindCluster> {
         let found = self.clusters.iter().find(|cluster| cluster.name == name);
         found.with_context(|| format!("there is no cluster {name}"))
@@ -129,7 +128,7 @@ impl KindClusters {
     /// This machine's address in the clusters' network.
     ///
     /// # Errors
-    /// When Docker can't tell.
+    /// Fails if Docker fails.
     pub fn gateway(&self) -> anyhow::Result<String> {
         docker([
             "network",
@@ -140,13 +139,13 @@ impl KindClusters {
         ])
     }
 
-    /// The directory with all that the clusters have on this machine's disk.
+    /// The directory with all files of the clusters on this machine.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Routes every cluster's pods and Services to every other; what leaves for other networks does so
-    /// under the node's address.
+    /// Adds routes from every cluster to the pods and Services of every other. Traffic to other networks is masqueraded
+    /// with the node's address.
     fn connect(&self) -> anyhow::Result<()> {
         for cluster in &self.clusters {
             let masquerade = [
@@ -187,7 +186,7 @@ impl Drop for KindClusters {
     }
 }
 
-/// Removes the containers of clusters whose run is over, and their networks.
+/// Removes the containers and networks of clusters whose run has ended.
 fn sweep(root: &Path) -> anyhow::Result<()> {
     let live: Vec<String> = fs::read_dir(root)
         .with_context(|| format!("cannot list {}", root.display()))?
@@ -213,7 +212,7 @@ fn sweep(root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes the nodes of the kind clusters that are chosen by name.
+/// Removes the nodes of the kind clusters whose name is `chosen`.
 fn remove(chosen: impl Fn(&str) -> bool) -> anyhow::Result<()> {
     let label = "io.x-k8s.kind.cluster";
     let format = format!("{{{{.Names}}}} {{{{.Label \"{label}\"}}}}");
@@ -271,7 +270,7 @@ impl KindCluster {
         });
         let made = made
             .await
-            .context("the start of a cluster was broken off")?;
+            .context("the start of a cluster was interrupted")?;
         made.with_context(|| format!("the cluster {} did not come up", cluster.name))?;
         cluster.address = docker([
             "inspect",
@@ -282,40 +281,40 @@ impl KindCluster {
         Ok(cluster)
     }
 
-    /// The name that was given at the start.
+    /// The cluster's name in the fleet.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The name of its node, and of the container that is its node.
+    /// The name of the cluster's node, which is also the name of the node's container.
     pub fn node(&self) -> String {
         format!("{}-control-plane", self.kind_name)
     }
 
-    /// The address of its node in the clusters' network.
+    /// The address of the node in the clusters' network.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// The file with the administrator's kubeconfig.
+    /// The path of the administrator's kubeconfig.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
     }
 
-    /// The network of its pods.
+    /// The network of the cluster's pods, as a CIDR.
     pub fn pods(&self) -> String {
         format!("10.{}.0.0/16", 101 + self.number)
     }
 
-    /// The network of its Services.
+    /// The network of the cluster's Services, as a CIDR.
     pub fn services(&self) -> String {
         format!("10.{}.0.0/16", 151 + self.number)
     }
 
-    /// A new client with an administrator's rights.
+    /// Returns a new client with administrator's rights.
     ///
     /// # Errors
-    /// When the kubeconfig can't be read.
+    /// Fails if the kubeconfig can't be read.
     pub async fn client(&self) -> anyhow::Result<Client> {
         let kubeconfig = Kubeconfig::read_from(&self.kubeconfig)?;
         let options = KubeConfigOptions::default();
@@ -323,10 +322,10 @@ impl KindCluster {
         Ok(Client::try_from(config)?)
     }
 
-    /// Runs a command in its node and gives what it prints.
+    /// Runs a command in the node and returns its output.
     ///
     /// # Errors
-    /// When it fails, with what it said.
+    /// Fails if the command fails. The error contains its output.
     pub fn exec<A: Into<String>>(
         &self,
         command: impl IntoIterator<Item = A>,
@@ -335,26 +334,26 @@ impl KindCluster {
         docker(exec.into_iter().chain(command.into_iter().map(Into::into)))
     }
 
-    /// Stops the whole cluster where it stands: connections stay open and nothing answers.
+    /// Pauses the whole cluster: connections stay open and nothing answers.
     ///
     /// # Errors
-    /// When Docker fails.
+    /// Fails if Docker fails.
     pub fn pause(&self) -> anyhow::Result<()> {
         docker(["pause", &self.node()]).map(drop)
     }
 
-    /// Lets a paused cluster go on.
+    /// Resumes a paused cluster.
     ///
     /// # Errors
-    /// When Docker fails.
+    /// Fails if Docker fails.
     pub fn resume(&self) -> anyhow::Result<()> {
         docker(["unpause", &self.node()]).map(drop)
     }
 
-    /// Brings an image into its node.
+    /// Loads an image into the node.
     ///
     /// # Errors
-    /// When kind fails.
+    /// Fails if kind fails.
     pub fn load(&self, archive: &Path) -> anyhow::Result<()> {
         let mut kind = Command::new(Program::Kind.build()?);
         kind.args(["load", "image-archive", "--name", &self.kind_name]);
@@ -362,7 +361,7 @@ impl KindCluster {
     }
 
     fn pod_network(&self) -> serde_json::Value {
-        // One node, so that its part of the pods' network is the first.
+        // The cluster has one node, which gets the first /24 of the pods' network.
         let subnet = format!("10.{}.0.0/24", 101 + self.number);
         serde_json::json!({
             "cniVersion": "1.0.0",
@@ -389,8 +388,8 @@ impl KindCluster {
     ) -> serde_json::Value {
         let mut patches = Vec::new();
         if image.built {
-            // The node image's containerd uses cgroupfs, and so must the kubelet. Old hosts still have
-            // cgroup v1; some have no right to a negative oom_score_adj.
+            // The node image's containerd uses cgroupfs, so the kubelet must use it too. Old hosts still have cgroup
+            // v1, and some don't allow a negative oom_score_adj.
             patches.push(
                 "kind: KubeletConfiguration\ncgroupDriver: cgroupfs\nfailCgroupV1: false\noomScoreAdj: 0\n"
                     .to_owned(),
@@ -435,7 +434,7 @@ impl KindCluster {
         })
     }
 
-    /// Waits until pods can run.
+    /// Waits until pods can run in the cluster.
     async fn ready(&self) -> anyhow::Result<()> {
         let client = self.client().await?;
         let nodes: Api<Node> = Api::all(client.clone());

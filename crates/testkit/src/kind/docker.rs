@@ -1,5 +1,5 @@
-//! Docker: found where it works, installed and started where it is missing and we are root, and a message
-//! that says what to do everywhere else.
+//! Makes Docker available: uses a running engine, installs and starts one as root, or returns an error that says what
+//! to do.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,16 +11,16 @@ use anyhow::Context;
 
 use crate::tools::{self, cache_dir};
 
-/// Debian's packages of the engine and of what its set-up here needs.
+/// The Debian packages of the engine and of the tools that its set-up needs.
 const PACKAGES: [&str; 2] = ["docker.io", "jq"];
-/// How long a Docker engine may take to come up.
+/// The longest time that a Docker engine may take to start.
 const UP_WITHIN: Duration = Duration::from_secs(60);
 
-/// Where Docker's capabilities are those of a host without one of them; see [`RUNTIME`].
+/// The bit of CAP_SYS_RESOURCE in a capability set. A host may lack this capability; see [`RUNTIME`].
 const CAP_SYS_RESOURCE: u64 = 1 << 24;
 
-/// `runc` for hosts whose root has no CAP_SYS_RESOURCE. Docker gives a privileged container every
-/// capability there is, and the kernel refuses to give what one doesn't have.
+/// A wrapper around `runc` for hosts whose root lacks CAP_SYS_RESOURCE. Docker requests all capabilities for a
+/// privileged container, and the kernel refuses to grant one that the caller lacks.
 const RUNTIME: &str = r#"#!/bin/sh
 # runc, without CAP_SYS_RESOURCE and without negative oomScoreAdj: this host's root may neither.
 set -eu
@@ -42,10 +42,10 @@ done
 exec runc "$@"
 "#;
 
-/// Runs `docker` with these arguments and gives what it prints.
+/// Runs `docker` with these arguments and returns its output.
 ///
 /// # Errors
-/// When it can't be started or fails, with what it said.
+/// Fails if the command can't be started or fails. The error contains its output.
 pub fn docker<A: AsRef<std::ffi::OsStr>>(
     arguments: impl IntoIterator<Item = A>,
 ) -> anyhow::Result<String> {
@@ -54,10 +54,10 @@ pub fn docker<A: AsRef<std::ffi::OsStr>>(
     run(&mut command)
 }
 
-/// Runs a command to its end and gives what it prints.
+/// Runs a command to its end and returns its output.
 ///
 /// # Errors
-/// When it can't be started or fails, with what it said.
+/// Fails if the command can't be started or fails. The error contains its output.
 pub fn run(command: &mut Command) -> anyhow::Result<String> {
     let Output {
         status,
@@ -83,10 +83,10 @@ fn shown(command: &Command) -> String {
     words.join(" ")
 }
 
-/// Makes sure that Docker works. An engine that is started here stays up, as a service would.
+/// Makes sure that Docker works. An engine that this function starts keeps running, like a service.
 ///
 /// # Errors
-/// When there is none and it can't be installed or started here, with what to do.
+/// Fails if Docker does not work and can't be installed or started here. The error says what to do.
 pub fn ready() -> anyhow::Result<()> {
     if works() {
         return Ok(());
@@ -118,10 +118,10 @@ fn works() -> bool {
     docker(["version", "--format", "{{.Server.Version}}"]).is_ok()
 }
 
-/// Installs Debian's packages of these programs where they are missing.
+/// Installs the Debian packages of those programs that are missing.
 ///
 /// # Errors
-/// When there is no apt, or it fails.
+/// Fails if apt is missing or fails.
 pub fn install(programs: &[(&str, &str)]) -> anyhow::Result<()> {
     let missing: Vec<&str> = programs
         .iter()

@@ -1,4 +1,4 @@
-//! kind clusters: real nodes and pods, in Docker.
+//! kind clusters, with real nodes and pods in Docker.
 
 mod cluster;
 pub mod docker;

@@ -1,4 +1,4 @@
-//! Muster's own container image: the one binary, static, and nothing else.
+//! Builds Muster's container image, which contains only the static binary.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,17 +9,17 @@ use super::docker::{self, run};
 use crate::image::{Entry, Image};
 use crate::tools::{self, cache_dir};
 
-/// The image's name without a tag, as the charts have it.
+/// The image's name without a tag, as in the charts.
 pub const MUSTER_IMAGE: &str = "ghcr.io/muster-fleet/muster";
-/// What it is built for: a static binary needs no system around it.
+/// The target of the build: a static binary, which needs no base image.
 const TARGET: &str = "x86_64-unknown-linux-musl";
-/// Who runs it: nobody whom a system knows.
+/// The unprivileged user and group that run the binary.
 const USER: &str = "65532:65532";
 
-/// Builds the static binary from the workspace in this folder. Blocks; the first time takes some minutes.
+/// Builds the static binary from the workspace in this folder. Blocks; the first build takes several minutes.
 ///
 /// # Errors
-/// When the target, a C compiler for it, or the build fails.
+/// Fails if the target or its C compiler can't be installed, or the build fails.
 pub fn build_static(workspace: &Path) -> anyhow::Result<PathBuf> {
     docker::install(&[("musl-gcc", "musl-tools")]).context(
         "the image's static binary needs musl-gcc; install musl-tools (Debian's name for it)",
@@ -30,7 +30,7 @@ pub fn build_static(workspace: &Path) -> anyhow::Result<PathBuf> {
         .args(["target", "add", TARGET]))?;
     tools::say("building muster for its image (the first time takes some minutes)");
     let mut build = Command::new("cargo");
-    // What a `cargo` around us says of its own package would make build scripts run again.
+    // A parent `cargo` sets these variables for its own package; they would make build scripts run again.
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
         let of_package = [
@@ -53,9 +53,9 @@ pub fn build_static(workspace: &Path) -> anyhow::Result<PathBuf> {
         "--target",
         TARGET,
     ]);
-    // Outside the checkout, so that another checkout need not compile every library again.
+    // The target directory is outside the checkout, so that another checkout need not compile all libraries again.
     let target = cache_dir()?.join("image");
-    // Paths of the machine that builds are nobody's business, and would make two builds differ.
+    // The build machine's paths must not be in the binary: they would make two builds differ.
     let home = std::env::var("CARGO_HOME")
         .or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cargo")))
         .context("neither CARGO_HOME nor HOME is set")?;
@@ -68,7 +68,7 @@ pub fn build_static(workspace: &Path) -> anyhow::Result<PathBuf> {
     Ok(target.join(TARGET).join("release/muster"))
 }
 
-/// The image of a binary under these tags.
+/// Returns the image of a binary with these tags.
 pub fn muster_image(binary: &Path, tags: &[&str]) -> Image {
     Image {
         tags: tags
@@ -77,7 +77,7 @@ pub fn muster_image(binary: &Path, tags: &[&str]) -> Image {
             .collect(),
         files: vec![
             Entry::program("muster", binary),
-            // So that `kubectl exec POD -- muster status` finds it.
+            // `kubectl exec POD -- muster status` finds the binary by this link.
             Entry::link("bin/muster", "/muster"),
         ],
         folders: vec![("tmp".to_owned(), 0o1777)],

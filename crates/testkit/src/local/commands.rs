@@ -1,4 +1,4 @@
-//! The command lines of a control plane's programs.
+//! Builds the command lines of a control plane's programs.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,9 +8,9 @@ use anyhow::Context;
 use super::{Cluster, Component};
 use crate::credentials;
 
-/// What nodes, pods and volumes do.
+/// kwok's stages for nodes, pods and volumes.
 const STAGES: &str = include_str!("../kwok.yaml");
-/// Whose requests are written down.
+/// The audit policy, which says whose requests are logged.
 const AUDIT: &str = include_str!("../audit.yaml");
 
 impl Cluster {
@@ -46,7 +46,7 @@ impl Cluster {
         Ok(command)
     }
 
-    /// Other users of the machine get no further than the handshake.
+    /// Returns etcd's arguments. etcd requires a client certificate, so other users of the machine can't connect.
     fn etcd(&self) -> Vec<String> {
         let (certificate, key) = self.credentials.server();
         let (certificate, key) = (certificate.display(), key.display());
@@ -57,7 +57,7 @@ impl Cluster {
             format!("--data-dir={}", self.directory().join("etcd").display()),
             format!("--listen-client-urls={client}"),
             format!("--advertise-client-urls={client}"),
-            // There is no peer, but no way not to listen for one.
+            // There is no peer, but etcd can't be told not to listen for one.
             "--listen-peer-urls=https://127.0.0.1:0".to_owned(),
             "--client-cert-auth".to_owned(),
             format!("--trusted-ca-file={authority}"),
@@ -67,7 +67,7 @@ impl Cluster {
             format!("--peer-trusted-ca-file={authority}"),
             format!("--peer-cert-file={certificate}"),
             format!("--peer-key-file={key}"),
-            // The data need not outlive the machine.
+            // The data need not survive a crash of the machine.
             "--unsafe-no-fsync".to_owned(),
             "--log-level=warn".to_owned(),
         ]
@@ -87,8 +87,8 @@ impl Cluster {
             format!("--etcd-keyfile={}", client_key.display()),
             "--bind-address=127.0.0.1".to_owned(),
             format!("--secure-port={}", self.ports.api_server),
-            // No pod really runs, so that no endpoint of `kubernetes` is needed, and a loopback
-            // address is not allowed in one.
+            // No real pod runs, so the Service `kubernetes` needs no endpoint, and an endpoint must not have a loopback
+            // address.
             "--advertise-address=127.0.0.1".to_owned(),
             "--endpoint-reconciler-type=none".to_owned(),
             format!("--tls-cert-file={}", certificate.display()),
@@ -104,7 +104,8 @@ impl Cluster {
         ]
     }
 
-    /// Written beside the requests, not in their way.
+    /// Returns the API server's arguments for the audit log. The log is written in batches, so that requests don't wait
+    /// for it.
     fn audit(&self, policy: &Path) -> Vec<String> {
         vec![
             format!("--audit-policy-file={}", policy.display()),
@@ -145,7 +146,7 @@ impl Cluster {
             self.kubeconfig_flag(),
             format!("--config={}", stages.display()),
             "--manage-all-nodes=true".to_owned(),
-            // Without leases the controllers take the nodes for lost after 40 s.
+            // Without Leases, the controllers consider the nodes lost after 40 s.
             "--node-lease-duration-seconds=40".to_owned(),
             format!("--server-address=127.0.0.1:{}", self.ports.kwok),
             "--cidr=10.244.0.0/16".to_owned(),

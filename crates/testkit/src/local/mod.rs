@@ -1,8 +1,8 @@
 //! Real control planes on loopback ports, without Docker and without root.
 //!
-//! A [`Cluster`] is an etcd and a kube-apiserver with RBAC, and on demand a controller manager, a
-//! scheduler and nodes played by kwok, so that Deployments become ready. It ends with its parent,
-//! however that dies, and leaves nothing but the directory that it was told to keep.
+//! A [`Cluster`] consists of an etcd and a kube-apiserver with RBAC. Optionally it has a controller manager, a
+//! scheduler and nodes that kwok simulates, so that Deployments become ready. It ends when its parent process ends for
+//! any reason, and leaves nothing but the directory that it was asked to keep.
 
 mod commands;
 mod ready;
@@ -27,15 +27,15 @@ use crate::process::Process;
 use crate::scratch::Scratch;
 use crate::tools::Program;
 
-/// How often a start is tried with other ports when another process took one of them.
+/// How often a start is tried, with other ports each time, if another process takes one of the ports.
 const TRIES: usize = 5;
-/// How long a component may take to end by itself.
+/// How long a component may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// A process of a cluster.
+/// A component of a cluster, which is one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Component {
-    /// The database of the API server.
+    /// etcd, the API server's database.
     Etcd,
     /// kube-apiserver.
     ApiServer,
@@ -43,12 +43,12 @@ pub enum Component {
     ControllerManager,
     /// kube-scheduler.
     Scheduler,
-    /// kwok, which plays nodes and what runs on them.
+    /// kwok, which simulates nodes and their pods.
     Kwok,
 }
 
 impl Component {
-    /// All of them, in the order of their start.
+    /// All components, in the order of their start.
     pub const ALL: [Self; 5] = [
         Self::Etcd,
         Self::ApiServer,
@@ -57,7 +57,7 @@ impl Component {
         Self::Kwok,
     ];
 
-    /// What runs in it.
+    /// The component's program.
     pub fn program(self) -> Program {
         match self {
             Self::Etcd => Program::Etcd,
@@ -74,28 +74,28 @@ impl Component {
     }
 }
 
-/// What a cluster should be.
+/// The options of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterOptions {
-    /// Its name, also of the context in its kubeconfig.
+    /// The cluster's name, which is also the name of the context in its kubeconfig.
     pub name: String,
-    /// How many nodes kwok plays. With 0 there is no scheduler, and pods stay pending.
+    /// The number of nodes that kwok simulates. With 0 there is no scheduler, and pods stay pending.
     pub nodes: usize,
-    /// Whether Kubernetes' own controllers run. Nodes bring them along.
+    /// True if Kubernetes' own controllers run. They always run if there are nodes.
     pub controllers: bool,
-    /// The region of the nodes (`topology.kubernetes.io/region`); the zones are named after it.
+    /// The region of the nodes (`topology.kubernetes.io/region`). The names of the zones are derived from it.
     pub region: String,
-    /// Whether the API server writes down the requests of the group `system:serviceaccounts:audited`,
-    /// each with its user; see [`Cluster::audit_log`].
+    /// True if the API server logs the requests of the group `system:serviceaccounts:audited`, each with its user; see
+    /// [`Cluster::audit_log`].
     pub audit: bool,
     /// Programs that are used instead of the pinned ones, such as those that [`Program::installed`] finds.
     pub programs: BTreeMap<Program, PathBuf>,
-    /// Where its data is kept. `None` takes a temporary directory that ends with the cluster.
+    /// The directory of the cluster's data. `None` for a temporary directory, which is removed with the cluster.
     pub directory: Option<PathBuf>,
 }
 
 impl ClusterOptions {
-    /// An API server alone, in a temporary directory.
+    /// Returns the options of an API server with its etcd only, in a temporary directory.
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -108,7 +108,7 @@ impl ClusterOptions {
         }
     }
 
-    /// The programs that such a cluster runs, in the order of their start.
+    /// Returns the components of such a cluster, in the order of their start.
     pub fn components(&self) -> Vec<Component> {
         let mut components = vec![Component::Etcd, Component::ApiServer];
         if self.controllers || self.nodes > 0 {
@@ -154,12 +154,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a cluster and waits until it is ready: its API server and default namespace, the
-    /// default service account where controllers run, and every node. Programs that are not in
-    /// the cache are built first (see [`Program::build`]).
+    /// Starts a cluster and waits until it is ready: its API server and default namespace, the default service account
+    /// if controllers run, and every node. Programs that are not in the cache are built first (see [`Program::build`]).
     ///
     /// # Errors
-    /// When a program cannot be built or does not come up in time, with the end of its log.
+    /// Fails if a program can't be built or does not come up in time. The error contains the end of its log.
     pub async fn start(options: ClusterOptions) -> anyhow::Result<Self> {
         let name = options.name.clone();
         let failed = || format!("cannot start the cluster {name}");
@@ -207,47 +206,47 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Starts clusters side by side. If one fails, all end.
+    /// Starts clusters in parallel. If one fails, all are stopped.
     ///
     /// # Errors
-    /// As [`Cluster::start`].
+    /// Fails like [`Cluster::start`].
     pub async fn start_many(options: Vec<ClusterOptions>) -> anyhow::Result<Vec<Self>> {
         try_join_all(options.into_iter().map(Self::start)).await
     }
 
-    /// The name that was given at the start.
+    /// The cluster's name.
     pub fn name(&self) -> &str {
         &self.options.name
     }
 
-    /// The address of the API server.
+    /// The URL of the API server.
     pub fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.ports.api_server)
     }
 
-    /// The directory with all that the cluster has on disk.
+    /// The directory with all files of the cluster.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// The file with the administrator's kubeconfig. It is complete in itself.
+    /// The path of the administrator's kubeconfig, which embeds the certificates and the key.
     pub fn kubeconfig_path(&self) -> PathBuf {
         self.directory().join("kubeconfig")
     }
 
-    /// The text of the administrator's kubeconfig.
+    /// Returns the administrator's kubeconfig.
     ///
     /// # Errors
-    /// When the certificates cannot be read any more.
+    /// Fails if the certificates can't be read.
     pub fn kubeconfig(&self) -> anyhow::Result<String> {
         self.credentials
             .kubeconfig(self.name(), self.ports.api_server)
     }
 
-    /// A new client with an administrator's rights. It belongs to the current Tokio runtime.
+    /// Returns a new client with administrator's rights. It belongs to the current Tokio runtime.
     ///
     /// # Errors
-    /// When the kubeconfig cannot be read.
+    /// Fails if the kubeconfig cannot be read.
     pub async fn client(&self) -> anyhow::Result<Client> {
         let kubeconfig = Kubeconfig::from_yaml(&self.kubeconfig()?)?;
         let options = KubeConfigOptions::default();
@@ -255,10 +254,10 @@ impl Cluster {
         Ok(Client::try_from(config)?)
     }
 
-    /// A kubeconfig with the rights of a ServiceAccount, for two hours.
+    /// Returns a kubeconfig with the rights of a ServiceAccount, valid for two hours.
     ///
     /// # Errors
-    /// When there is no such account.
+    /// Fails if the ServiceAccount does not exist.
     pub async fn account(&self, namespace: &str, name: &str) -> anyhow::Result<Kubeconfig> {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client().await?, namespace);
         let request = TokenRequest {
@@ -283,13 +282,13 @@ impl Cluster {
         Ok(kubeconfig)
     }
 
-    /// The file with all that a component has printed.
+    /// The path of a component's log.
     pub fn log(&self, component: Component) -> PathBuf {
         self.directory().join(format!("{}.log", component.name()))
     }
 
-    /// The file with the audited requests, a JSON event in each line. The end of a request is one, and
-    /// the beginning of a watch; it is there within a second or two.
+    /// The path of the audit log, with one JSON event per line. The end of a request is an event, and the beginning of
+    /// a watch. An event is written within two seconds.
     pub fn audit_log(&self) -> PathBuf {
         self.directory().join("audit.log")
     }
@@ -297,46 +296,46 @@ impl Cluster {
     /// The process id of a component.
     ///
     /// # Errors
-    /// When it does not run.
+    /// Fails if the component does not run.
     pub fn pid(&self, component: Component) -> anyhow::Result<u32> {
         Ok(self.process(component)?.pid())
     }
 
-    /// Stops a component where it stands (SIGSTOP): connections stay open and nothing answers.
+    /// Pauses a component (SIGSTOP): connections stay open and nothing answers.
     ///
     /// # Errors
-    /// When it does not run.
+    /// Fails if the component does not run.
     pub fn pause(&self, component: Component) -> anyhow::Result<()> {
         self.process(component)?.pause()
     }
 
-    /// Lets a paused component go on.
+    /// Resumes a paused component.
     ///
     /// # Errors
-    /// When it does not run.
+    /// Fails if the component does not run.
     pub fn resume(&self, component: Component) -> anyhow::Result<()> {
         self.process(component)?.resume()
     }
 
-    /// Kills a component (SIGKILL). [`Cluster::start_component`] brings it back.
+    /// Kills a component (SIGKILL). [`Cluster::start_component`] starts it again.
     ///
     /// # Errors
-    /// When it does not run.
+    /// Fails if the component does not run.
     pub fn kill(&self, component: Component) -> anyhow::Result<()> {
         self.process(component)?.kill()?;
         self.processes().remove(&component);
         Ok(())
     }
 
-    /// Asks a component to end and waits for it; after five seconds it is killed.
+    /// Stops a component with SIGTERM and waits until it has ended; kills it after five seconds.
     ///
     /// # Errors
-    /// When it does not run.
+    /// Fails if the component does not run.
     pub async fn stop(&self, component: Component) -> anyhow::Result<()> {
         let process = self.process(component)?;
         let stop = tokio::task::spawn_blocking(move || process.stop(GRACE));
         stop.await
-            .context("the wait for a component's end was broken off")??;
+            .context("the wait for a component's end was interrupted")??;
         self.processes().remove(&component);
         Ok(())
     }
@@ -344,7 +343,7 @@ impl Cluster {
     /// Starts a component again on the same data and port, and waits until the cluster is ready.
     ///
     /// # Errors
-    /// When it runs already or does not come up in time.
+    /// Fails if the component runs already, or the cluster is not ready in time.
     pub async fn start_component(&self, component: Component) -> anyhow::Result<()> {
         self.spawn(component)?;
         self.ready().await
@@ -353,7 +352,7 @@ impl Cluster {
     /// Stops and starts the API server, and waits until the cluster is ready.
     ///
     /// # Errors
-    /// When it does not come up in time.
+    /// Fails if the cluster is not ready in time.
     pub async fn restart_api_server(&self) -> anyhow::Result<()> {
         self.stop(Component::ApiServer).await?;
         self.start_component(Component::ApiServer).await
@@ -362,13 +361,13 @@ impl Cluster {
     /// Kills all components and starts the cluster again on the same data and ports.
     ///
     /// # Errors
-    /// When it does not come up in time.
+    /// Fails if the cluster is not ready in time.
     pub async fn restart(&self) -> anyhow::Result<()> {
         self.kill_all()?;
         self.run().await
     }
 
-    /// Starts what should run, in order, and waits until all is ready.
+    /// Starts all components in order and waits until the cluster is ready.
     async fn run(&self) -> anyhow::Result<()> {
         self.spawn(Component::Etcd)?;
         self.spawn(Component::ApiServer)?;
@@ -401,7 +400,7 @@ impl Cluster {
         credentials::write(&self.kubeconfig_path(), &self.kubeconfig()?)
     }
 
-    /// Whether a component ended because another process had taken its port.
+    /// Returns true if a component ended because another process had taken its port.
     fn lost_a_port(&self) -> bool {
         self.processes().values().any(|process| {
             matches!(process.exited(), Ok(Some(_)))
@@ -420,7 +419,7 @@ impl Cluster {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Ends everything at once: signals first, so that the waiting is for all together.
+    /// Kills all components. Signals all of them before it waits, so that they end in parallel.
     fn kill_all(&self) -> anyhow::Result<()> {
         let processes = std::mem::take(&mut *self.processes());
         for process in processes.values() {

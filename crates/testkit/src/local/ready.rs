@@ -1,4 +1,4 @@
-//! When a cluster is ready, and the nodes that it has.
+//! Waits until a cluster is ready, and creates its nodes.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde_json::json;
 use super::{Cluster, Component};
 use crate::wait::eventually;
 
-/// How long each step of a start may take, on a busy machine.
+/// The longest time that each step of a start may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 const ZONES: [char; 3] = ['a', 'b', 'c'];
 
@@ -20,7 +20,7 @@ impl Cluster {
     /// Waits until the cluster is ready again, for example after [`Cluster::resume`].
     ///
     /// # Errors
-    /// When it is not ready in time or a component ends meanwhile, with the end of its log.
+    /// Fails if the cluster is not ready in time, or a component ends. The error contains the end of the log.
     pub async fn ready(&self) -> anyhow::Result<()> {
         self.api_server_ready().await?;
         let client = self.client().await?;
@@ -60,7 +60,7 @@ impl Cluster {
         .await
     }
 
-    /// Waits for a level while all components run; the log of `answerable` explains a failure.
+    /// Waits until `check` succeeds, and fails early if a component ends. An error contains the log of `answerable`.
     async fn reach(
         &self,
         what: &str,
@@ -94,7 +94,7 @@ impl Cluster {
             .try_for_each(|process| process.check())
     }
 
-    /// Creates the nodes that kwok then plays, and the default storage class.
+    /// Creates the nodes, which kwok then simulates, and the default storage class.
     pub(super) async fn create_nodes(&self) -> anyhow::Result<()> {
         let client = self.client().await?;
         let params = PatchParams::apply("muster-testkit").force();
@@ -148,7 +148,7 @@ async fn readyz(client: &Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether pods can go there: ready, and the taint of new nodes is gone.
+/// Returns true if pods can be scheduled to the node: it is ready, and the taint of new nodes is gone.
 fn is_schedulable(node: &Node) -> bool {
     let conditions = node
         .status

@@ -1,5 +1,4 @@
-//! What people really install: manifests of many projects, each as its release or its documentation has
-//! them.
+//! Manifests that people really install, of many projects, as in their releases or documentation.
 
 use std::fs;
 
@@ -10,25 +9,25 @@ use super::{download, yaml_files};
 /// The manifests of one project, or of one way to use it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Set {
-    /// A name for an app.
+    /// The set's name, which can be used as an app's name.
     pub name: &'static str,
-    /// The Go module in its version.
+    /// The Go module with its version.
     module: &'static str,
-    /// Files of the module, and folders of which all YAML files count.
+    /// The paths in the module: files, and folders whose YAML files are all used.
     paths: &'static [&'static str],
-    /// Names of files in those folders that can't be applied: parts for Kustomize, and objects of kinds
-    /// that no set brings.
+    /// The names of files in those folders that can't be applied: parts for Kustomize, and objects of kinds that no set
+    /// contains.
     left_out: &'static [&'static str],
-    /// Where objects go that name no namespace, as their documentation says.
+    /// The namespace for objects that name none, according to the project's documentation.
     pub namespace: &'static str,
 }
 
 impl Set {
-    /// Its files, each with its name in the module and its text. Blocks; downloads the module where Go's
+    /// Returns the set's files, each with its path in the module and its text. Blocks; downloads the module if Go's
     /// cache lacks it.
     ///
     /// # Errors
-    /// When Go is missing or the module can't be downloaded.
+    /// Fails if Go is missing or the module can't be downloaded.
     pub fn files(&self) -> anyhow::Result<Vec<(String, String)>> {
         let module = self.module;
         let root = download(module).with_context(|| format!("cannot download {module}"))?;
@@ -86,7 +85,7 @@ const CONTOUR: &str = "github.com/projectcontour/contour@v1.33.8";
 const VELERO: &str = "github.com/vmware-tanzu/velero@v1.18.3";
 const LOCAL_PATH: &str = "github.com/rancher/local-path-provisioner@v0.0.30";
 
-/// The sets, each after those that bring its kinds and namespaces. No two bring the same object.
+/// All sets. Each comes after the sets that contain its kinds and namespaces. No two sets contain the same object.
 pub const SETS: &[Set] = &[
     set(
         "prometheus-operator",

@@ -1,4 +1,4 @@
-//! Clusters of real nodes and pods.
+//! Tests of kind clusters, which have real nodes and pods.
 
 use std::process::Command;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use serde_json::json;
 const IMAGE: &str = "example.test/says:1";
 const PORT: u16 = 8080;
 
-/// A pod that says its cluster's name, and a Service in front of it; the answer is the Service's address.
+/// Creates a pod that serves its cluster's name, and a Service for it. Returns the Service's address.
 async fn say_name(cluster: &KindCluster) -> anyhow::Result<String> {
     let client = cluster.client().await?;
     let pods: Api<Pod> = Api::default_namespaced(client.clone());
@@ -41,9 +41,9 @@ async fn say_name(cluster: &KindCluster) -> anyhow::Result<String> {
         .context("the Service has no address")
 }
 
-/// What a pod of the cluster hears at an address.
+/// Sends a request to an address from the cluster and returns the response.
 fn heard(from: &KindCluster, address: &str) -> anyhow::Result<String> {
-    // From the node, under an address of the pods' network: its own end of the pods' links.
+    // The request comes from the node. Its source address is in the pods' network: the node's end of a pod's link.
     let url = format!("http://{address}:{PORT}/");
     let get = format!(
         "exec 3<>/dev/tcp/{address}/{PORT}; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
@@ -92,7 +92,7 @@ async fn pods_and_services_of_kind_clusters_reach_each_other() -> anyhow::Result
     drop(clusters);
     for container in containers {
         let left = docker::run(Command::new("docker").args(["inspect", &container]));
-        assert!(left.is_err(), "{container} is still there");
+        assert!(left.is_err(), "{container} still exists");
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Real control planes: they start, work, survive what is done to them, and leave nothing behind.
+//! Tests that local control planes start, work, survive faults, and leave nothing behind.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
@@ -52,7 +52,7 @@ fn pod_template(app: &str, restart_policy: &str) -> Value {
     })
 }
 
-/// The status of the pod's condition `Ready`.
+/// Returns the status of the pod's condition `Ready`.
 fn readiness(pod: &Pod) -> Option<&str> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
     let ready = conditions
@@ -120,10 +120,10 @@ async fn workloads_run_on_played_nodes() -> anyhow::Result<()> {
         .into_iter()
         .filter_map(|pod| pod.status.and_then(|status| status.pod_ip))
         .collect();
-    assert_eq!(addresses.len(), 5, "each pod has an address of its own");
+    assert_eq!(addresses.len(), 5, "each pod must have a unique address");
 
-    // Nodes keep their leases, or they and their pods would be taken for lost; if they were, the
-    // pods become ready again.
+    // Nodes renew their Leases, so that they and their pods are not considered lost. If a pod is marked as not ready
+    // all the same, it becomes ready again.
     let leases: Api<Lease> = Api::namespaced(client.clone(), "kube-node-lease");
     eventually("a lease for each node", MINUTE, async || {
         let leases = leases.list(&ListParams::default()).await?.items.len();
@@ -221,7 +221,7 @@ async fn clusters_side_by_side_are_independent() -> anyhow::Result<()> {
         None
     );
 
-    // One's certificate is worth nothing at the other, and an unknown client may do nothing.
+    // A certificate of one cluster is not valid in the other.
     let (own, foreign) = (right.kubeconfig()?, left.kubeconfig()?);
     let address = |text: &str| {
         text.lines()
@@ -235,7 +235,10 @@ async fn clusters_side_by_side_are_independent() -> anyhow::Result<()> {
     assert!(Client::try_from(config)?.apiserver_version().await.is_err());
 
     drop(clusters);
-    assert!(!directory.exists(), "a dropped cluster leaves no directory");
+    assert!(
+        !directory.exists(),
+        "a dropped cluster must remove its directory"
+    );
     Ok(())
 }
 
@@ -255,7 +258,7 @@ async fn what_was_written_survives_restarts() -> anyhow::Result<()> {
 
     cluster.restart_api_server().await?;
     assert_ne!(cluster.pid(Component::ApiServer)?, first);
-    // The same client goes on: address and certificates are as before.
+    // The same client still works, because the address and the certificates are the same.
     assert_eq!(maps.get("lasting").await?.uid(), uid);
 
     cluster.pause(Component::ApiServer)?;
@@ -275,7 +278,7 @@ async fn what_was_written_survives_restarts() -> anyhow::Result<()> {
     cluster.restart().await?;
     assert_eq!(maps.get("lasting").await?.uid(), uid);
 
-    // Two runs cannot have one directory, and a later run finds what an earlier one left.
+    // Two clusters can't use one directory at the same time, and a later one finds the data of an earlier one.
     let second = Cluster::start(options.clone()).await.map(drop);
     let refusal = format!("{:#}", second.expect_err("the directory is taken"));
     assert!(
@@ -314,7 +317,7 @@ async fn a_component_that_ends_is_reported_with_its_log() -> anyhow::Result<()> 
     Ok(())
 }
 
-/// The parent here is this test's binary again, told by the environment to start a cluster.
+/// The parent process is this test's binary again, in which an environment variable makes this test start a cluster.
 #[tokio::test]
 async fn nothing_outlives_a_killed_parent() -> anyhow::Result<()> {
     const ROLE: &str = "MUSTER_TESTKIT_PARENT";
@@ -361,7 +364,7 @@ async fn nothing_outlives_a_killed_parent() -> anyhow::Result<()> {
     assert_eq!(
         alive(&pids, &directory),
         pids,
-        "all run while the parent lives"
+        "all must run while the parent runs"
     );
 
     parent.kill()?;
@@ -377,21 +380,17 @@ async fn nothing_outlives_a_killed_parent() -> anyhow::Result<()> {
     )
     .await?;
 
-    // The directory goes with the next one.
+    // The next temporary directory removes the parent's.
     eventually("the end of the parent's directory", MINUTE, async || {
         drop(muster_testkit::scratch::Scratch::temporary("sweeper")?);
-        anyhow::ensure!(
-            !directory.exists(),
-            "{} is still there",
-            directory.display()
-        );
+        anyhow::ensure!(!directory.exists(), "{} still exists", directory.display());
         Ok(())
     })
     .await
 }
 
-/// Those of the processes that run and have the directory on their command line, so that a
-/// stranger with a number used again is not mistaken for one of them.
+/// Returns those processes that run and have the directory on their command line. The latter excludes other processes
+/// that got the same process id.
 fn alive(pids: &[u32], directory: &std::path::Path) -> Vec<u32> {
     let directory = directory.display().to_string();
     let listed = |pid: &u32| {

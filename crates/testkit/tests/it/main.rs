@@ -1,4 +1,4 @@
-//! The real parts do what the tests of the other crates rely on.
+//! Tests that the test kit's components do what the tests of the other crates rely on.
 
 mod kind;
 mod local;

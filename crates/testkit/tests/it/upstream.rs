@@ -1,8 +1,8 @@
-//! The pinned manifests are there and as large and odd as the tests that use them need.
+//! Tests that the pinned manifests can be downloaded, and have the sizes that other tests rely on.
 
 use muster_testkit::upstream::{Upstream, manifests};
 
-/// Files, documents with a kind at their top level, and whether a file is larger than 500 KB.
+/// Returns the number of files, the number of documents with a top-level kind, and true if a file is over 500 KB.
 fn measure(upstream: Upstream) -> anyhow::Result<(usize, usize, bool)> {
     let files = manifests(upstream)?;
     let objects = files.iter().flat_map(|(_, text)| text.lines());
