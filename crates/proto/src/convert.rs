@@ -63,7 +63,7 @@ pub fn content_hash<'a>(
         bytes.extend_from_slice(&set.0);
     }
     if !unknown.is_empty() {
-        // No app name has this length, so the hash can't be confused with one of a list of bundles.
+        // No app name has this length, so this can't be mistaken for a bundle.
         bytes.extend_from_slice(&u64::MAX.to_le_bytes());
         bytes.extend_from_slice(&(unknown.len() as u64).to_le_bytes());
         for app in unknown {
