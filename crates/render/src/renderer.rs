@@ -229,7 +229,7 @@ impl Renderer {
             rendered.problems.push(problem);
         }
         for (app, problems) in broken {
-            // A commit is never used by half: a problem in one cluster blocks the app in all clusters.
+            // A commit is never applied partially: a problem in one cluster blocks the app in all clusters.
             rendered.bundles.remove(app);
             let all = roles.get(app).map_or(0, BTreeMap::len);
             let told = |(problem, places): (Problem, Vec<&ClusterName>)| {

@@ -1,7 +1,7 @@
 //! Watches of changed keys, for loops that read the state and act on the difference.
 //!
 //! A watch holds a set of keys, not a log. A key that changed ten times since the last call is returned once, and a
-//! watcher that falls far behind is told to read everything again. So even the slowest watcher needs only a bounded
+//! watcher that falls far behind has to read everything again. So even the slowest watcher needs only a bounded
 //! amount of memory and never delays a commit.
 
 use std::{

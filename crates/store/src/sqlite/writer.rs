@@ -11,7 +11,7 @@ use crate::{CommitError, Expected, StoreError, Txn, watch::Watchers};
 
 /// The largest number of transactions in a batch.
 const MOST_TXNS: usize = 512;
-/// The size in bytes from which on a batch takes no further transaction, so that one batch takes well below a second.
+/// A batch of at least this many bytes takes no further transaction, so that a batch takes well below a second.
 const MOST_BYTES: usize = 16 << 20;
 
 /// A transaction, and the channel for its result.
