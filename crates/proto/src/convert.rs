@@ -1,4 +1,4 @@
-//! Between messages and the model's types.
+//! Conversions between messages and the model's types.
 
 use muster_model::{
     ids::{ContentHash, InvalidId},
@@ -8,31 +8,31 @@ use muster_model::{
 
 use crate::v1;
 
-/// A message that says something impossible.
+/// The error for a message with invalid content.
 #[derive(Debug, thiserror::Error)]
 pub enum BadMessage {
-    /// A field that is not what it should be.
+    /// A field has an invalid value.
     #[error("the field `{field}` can't be read")]
     Field {
-        /// Which.
+        /// The name of the field.
         field: &'static str,
-        /// Why.
+        /// What is wrong with the value.
         #[source]
         source: InvalidId,
     },
-    /// A generation that does not say what may be deleted.
+    /// A generation does not say what may be deleted.
     #[error("the generation does not say what may be deleted")]
     NoOrders,
-    /// A share of more than the whole.
-    #[error("the generation's budget is no share in percent")]
+    /// The prune budget's share is not a percentage.
+    #[error("the generation's prune budget is not a percentage")]
     Percent,
 }
 
 impl v1::BundleEntry {
-    /// The bundle's hash.
+    /// Returns the bundle's hash.
     ///
     /// # Errors
-    /// Where it has another length.
+    /// If the hash has the wrong length.
     pub fn content_hash(&self) -> Result<ContentHash, BadMessage> {
         let source = ContentHash::try_from(self.hash.as_slice());
         source.map_err(|source| BadMessage::Field {
@@ -42,8 +42,8 @@ impl v1::BundleEntry {
     }
 }
 
-/// The hash of what a generation says: the epoch, the orders about deleting, and of each bundle in order
-/// its app, role and hash.
+/// Returns the hash of a generation's content: the epoch, the prune orders, and the app, role and hash of each
+/// bundle in order.
 #[must_use]
 pub fn content_hash<'a>(
     epoch: u64,
@@ -63,7 +63,7 @@ pub fn content_hash<'a>(
         bytes.extend_from_slice(&set.0);
     }
     if !unknown.is_empty() {
-        // No name is so long, so this is no bundle.
+        // No app name has this length, so this can't be mistaken for a bundle.
         bytes.extend_from_slice(&u64::MAX.to_le_bytes());
         bytes.extend_from_slice(&(unknown.len() as u64).to_le_bytes());
         for app in unknown {
@@ -81,10 +81,10 @@ pub fn content_hash<'a>(
 }
 
 impl v1::Generation {
-    /// What `content` must be for what this generation says.
+    /// Computes the hash that `content` must hold for this generation.
     ///
     /// # Errors
-    /// Where its orders about deleting can't be read.
+    /// If the prune orders can't be read.
     pub fn computed_content(&self) -> Result<ContentHash, BadMessage> {
         let entries = self
             .bundles
@@ -93,10 +93,10 @@ impl v1::Generation {
         Ok(content_hash(self.epoch, &self.prune_orders()?, entries))
     }
 
-    /// Its orders about deleting.
+    /// Returns the generation's prune orders.
     ///
     /// # Errors
-    /// Where there are none, or impossible ones.
+    /// If the generation has no prune orders or invalid ones.
     pub fn prune_orders(&self) -> Result<PruneOrders, BadMessage> {
         let orders = self.prune.as_ref().ok_or(BadMessage::NoOrders)?;
         let percent = u8::try_from(orders.percent).map_err(|_| BadMessage::Percent)?;

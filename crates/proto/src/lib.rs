@@ -1,5 +1,5 @@
-//! The wire format between hub, agents and people: the code made from `/proto`, and conversions to the
-//! model's types.
+//! The wire format between the hub, agents and people: the code generated from `/proto`, and conversions to
+//! the model's types.
 
 mod convert;
 mod state;
@@ -9,7 +9,7 @@ mod state;
     missing_docs,
     unreachable_pub,
     clippy::all,
-    reason = "generated from /proto, where the comments stand"
+    reason = "generated from /proto, which holds the documentation"
 )]
 pub mod v1 {
     tonic::include_proto!("muster.v1");
@@ -17,11 +17,11 @@ pub mod v1 {
 
 pub use convert::{BadMessage, content_hash};
 
-/// The version of the agent's protocol that this build speaks.
+/// The version of the agent protocol that this build implements.
 pub const PROTOCOL_VERSION: u32 = 2;
 
 /// The release of this build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Bytes of compressed content in one [`v1::BlobPiece`].
+/// The number of bytes of compressed content in one [`v1::BlobPiece`].
 pub const PIECE_BYTES: usize = 256 * 1024;

@@ -1,22 +1,22 @@
-//! How an app stands in a cluster: the one judgement that the hub, the command line and whoever waits for
-//! a fleet share.
+//! The state of an app in a cluster, computed in one place for the hub, the command line and everything that waits
+//! for a fleet.
 
 use crate::v1::{ClusterApp, ClusterState, Phase};
 
 impl ClusterApp {
-    /// Something of it is refused or degraded, or can't be deleted.
+    /// Returns true if an object of the app is refused or degraded, or can't be deleted.
     #[must_use]
     pub fn fails(&self) -> bool {
         self.phase() == Phase::Failed || self.health == "Degraded" || self.stuck > 0
     }
 
-    /// Something of it stays as it is until a person decides.
+    /// Returns true if something is pending approval, or has drifted and is not reverted.
     #[must_use]
     pub fn waits_for_a_person(&self) -> bool {
         !self.holds.is_empty() || self.drifted > 0
     }
 
-    /// By what its agent last reported: failing, progressing or synced.
+    /// Returns the state by the agent's last report: failing, progressing or synced.
     #[must_use]
     pub fn state(&self) -> ClusterState {
         if self.fails() || self.waits_for_a_person() {

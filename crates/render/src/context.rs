@@ -1,5 +1,5 @@
-//! What templates see, made so that it knows what was looked at. A rendering that looked only at
-//! `values.replicas` and `region.name` is the same for every cluster where these two are the same.
+//! The values that templates see, in a form that records which of them a template reads. A rendering that read only
+//! `values.replicas` and `region.name` has the same result for every cluster where these two are the same.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +11,7 @@ use indexmap::IndexMap;
 use minijinja::value::{Enumerator, Object, Serde, Value};
 use serde_json::Value as Json;
 
-/// A 128-bit digest of a value; equal values have equal ones.
+/// A 128-bit digest of a value. Equal values have equal digests.
 pub(crate) type Digest = u128;
 
 fn digest(bytes: &[u8]) -> Digest {
@@ -20,7 +20,7 @@ fn digest(bytes: &[u8]) -> Digest {
     u128::from_le_bytes(short)
 }
 
-/// A layer of values, made ready for templates once.
+/// A layer of values, converted once for use in templates.
 #[derive(Debug)]
 pub(crate) struct Layer {
     entries: BTreeMap<Arc<str>, Item>,
@@ -29,10 +29,11 @@ pub(crate) struct Layer {
 
 #[derive(Debug)]
 enum Item {
-    /// `null`: removes what lower layers say.
+    /// A `null`, which removes the values of lower layers.
     Removal,
     /// A scalar or a list.
     Leaf(Value, Digest),
+    /// A nested map.
     Map(Arc<Layer>),
 }
 
@@ -77,12 +78,12 @@ impl Layer {
     }
 }
 
-/// Layers seen as one map, topmost first.
+/// Layers that act as one map, topmost first.
 #[derive(Debug, Clone)]
 pub(crate) struct Overlay(Vec<Arc<Layer>>);
 
-/// What stands under a key of layers, topmost first: a leaf, or else the maps that lie over each other,
-/// which are none where there is nothing.
+/// Looks up a key in layers, topmost first. Returns the value if it is a leaf. Otherwise fills `maps` with the maps
+/// that overlay each other under the key; it stays empty if the key is absent.
 fn leaf<'a>(
     layers: &[&'a Arc<Layer>],
     key: &str,
@@ -93,8 +94,8 @@ fn leaf<'a>(
         match layer.entries.get(key) {
             None => {}
             Some(Item::Map(map)) => maps.push(map),
-            // What stands below a scalar, a list or a removal is hidden by it; what stands above hides
-            // it in turn.
+            // A scalar, a list or a removal hides the layers below it, and is itself hidden by maps above
+            // it.
             Some(Item::Leaf(value, digest)) if maps.is_empty() => return Some((value, *digest)),
             Some(Item::Leaf(..) | Item::Removal) => break,
         }
@@ -138,8 +139,8 @@ impl Overlay {
         keys.into_iter().filter(there).cloned().collect()
     }
 
-    /// What a template would find there, without its being a read. This runs for every template in every
-    /// cluster at every commit, so it borrows where [`Overlay::get`] makes an overlay.
+    /// Returns the digest of what a template would read, without recording a read. This runs for every template in
+    /// every cluster at every commit, so it borrows the layers, where [`Overlay::get`] creates a new overlay.
     fn observe(&self, read: &Read) -> Digest {
         let Some((last, parents)) = read.path.split_last() else {
             return self.keys_digest();
@@ -183,30 +184,30 @@ impl Seen<'_> {
     }
 }
 
-/// What a rendering asked of a place.
+/// The kind of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum What {
-    /// The value there: a leaf, a map as such, or nothing.
+    /// The value at the path: a leaf, the fact that it is a map, or nothing.
     Value,
-    /// The keys of the map there.
+    /// The keys of the map at the path.
     Keys,
 }
 
-/// One thing that a rendering looked at.
+/// One read that a rendering made.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Read {
     path: Arc<[Arc<str>]>,
     what: What,
 }
 
-/// Everything that templates see for one app in one cluster.
+/// All values that templates see for one app in one cluster.
 #[derive(Debug, Clone)]
 pub(crate) struct Context(Overlay);
 
 impl Context {
-    /// `values` are layers, lowest last; the others plain maps.
+    /// Creates a context from the layers of `values`, lowest last, and from plain maps of facts.
     pub(crate) fn new(values: Overlay, facts: &[Arc<Layer>]) -> Self {
-        // `values` is itself a key of the root, whose layers are the values' layers under that key.
+        // `values` is a key of the root, so each of its layers is nested under that key.
         let under = |layer: &Arc<Layer>| {
             let entries = BTreeMap::from([(Arc::from("values"), Item::Map(Arc::clone(layer)))]);
             Arc::new(Layer {
@@ -229,14 +230,14 @@ impl Context {
         self.0.observe(read)
     }
 
-    /// A value for a template, and what it reads while it is used.
+    /// Returns a value for a template, and the record of what the template reads from it.
     pub(crate) fn recorded(&self) -> (Value, Reads) {
         let reads = Reads::default();
         let root = Tracked::new(Arc::new([]), self.0.clone(), reads.clone());
         (Value::from_object(root), reads)
     }
 
-    /// The keys of the map at a path, which count as read.
+    /// Returns the keys of the map at a path, and records them as read.
     pub(crate) fn keys_at(&self, path: &[&str], reads: &Reads) -> Vec<Arc<str>> {
         let read = Read {
             path: path.iter().copied().map(Arc::from).collect(),
@@ -254,7 +255,7 @@ impl Context {
     }
 }
 
-/// Reads in the order of their first time, each with what it found.
+/// The reads of a rendering in the order in which they first happened, each with the digest of its result.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Reads(Arc<Mutex<IndexMap<Read, Digest>>>);
 
@@ -277,8 +278,8 @@ struct Tracked {
     path: Arc<[Arc<str>]>,
     overlay: Overlay,
     reads: Reads,
-    /// What was read here before: templates ask for the same few things again and again, and only
-    /// the first time counts.
+    /// The values that were read here before. Templates read the same few values again and again, and only the first
+    /// read is recorded.
     found: Mutex<Vec<(Arc<str>, Option<Value>)>>,
 }
 

@@ -1,8 +1,8 @@
-//! From a model and roles to the objects of every cluster. Deterministic: no clock, no network, no
-//! chance, and a limit on what a template may use up.
+//! Renders a model and roles into the objects of every cluster. Rendering is deterministic: it uses no clock, no
+//! network and no randomness, and it limits the resources of a template.
 //!
-//! Work is kept by what it depended on. A template is run again only when something that it looked at
-//! is different ([`trie`]); clusters that look the same to an app share one bundle.
+//! Results are cached by the values that they depend on. A template runs again only when a value that it read has
+//! changed ([`trie`]). Clusters that are the same in everything that an app reads share one bundle.
 
 mod context;
 mod literals;

@@ -1,5 +1,5 @@
-//! Numbers that a template's author wrote into expressions, such as `{% set tag = 1.10 %}`: one that
-//! would be printed differently is refused, unless it is only calculated or compared with.
+//! Number literals in a template's expressions, such as `{% set tag = 1.10 %}`. A literal that would be printed
+//! differently is refused, unless it is only used in a calculation or comparison.
 
 use minijinja::{
     machinery::{Token, tokenize},
@@ -8,18 +8,18 @@ use minijinja::{
 use muster_model::yaml::printed;
 use serde_json::Number;
 
-/// A number that would be printed differently from how it is written.
+/// A number literal that would be printed differently from how it is written.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Literal<'a> {
-    /// Where it stands in the template, in bytes.
+    /// Its byte offset in the template.
     pub(crate) offset: usize,
     /// Its text in the template.
     pub(crate) text: &'a str,
-    /// What would be printed.
+    /// The text that would be printed.
     pub(crate) printed: String,
 }
 
-/// Every such number of a template that can be compiled.
+/// Finds every such literal in a template that can be compiled.
 pub(crate) fn rewritten<'a>(source: &'a str, syntax: &SyntaxConfig) -> Vec<Literal<'a>> {
     let tokens: Vec<_> = tokenize(source, false, syntax.clone())
         .map_while(Result::ok)
@@ -37,7 +37,7 @@ pub(crate) fn rewritten<'a>(source: &'a str, syntax: &SyntaxConfig) -> Vec<Liter
         let text = source.get(start..end).unwrap_or_default();
         let before = index.checked_sub(1).and_then(token);
         let calculated = match before {
-            // Before an operand it is a sign.
+            // After an operand this is an operator; otherwise it is a sign.
             Some(Token::Minus | Token::Plus) => index
                 .checked_sub(2)
                 .and_then(token)

@@ -1,4 +1,4 @@
-//! From written YAML to Kubernetes objects, one by one, with what is wrong with each and where.
+//! Reads rendered YAML into Kubernetes objects, and reports what is wrong with each object and where.
 
 use muster_model::{
     bundle::{Gvk, Object, ObjectRef},
@@ -8,10 +8,10 @@ use muster_model::{
 
 use crate::typed::{Compact, Content, Family, Findings};
 
-/// The largest object that etcd takes with its default limit, in bytes.
+/// The largest object that etcd accepts with its default limit, in bytes.
 const MAX_OBJECT_BYTES: usize = 1_536 * 1024;
 
-/// Why a document is no object.
+/// The reason why a document is not a valid object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NoObject {
     pub(crate) at: Pos,
@@ -19,9 +19,9 @@ pub(crate) struct NoObject {
     pub(crate) help: Option<&'static str>,
 }
 
-/// The objects of a text, each with its place; lists are opened, empty documents left out. `author`
-/// tells for digits whether they stand in a template; without it the text is no template's. Objects
-/// without a namespace are in `namespace`.
+/// Returns the objects of a text, each with its position. Lists are replaced by their items, and empty documents are
+/// left out. `author` returns true if its argument, a number's text, occurs in a template; it is `None` if the text was
+/// not written by a template. Objects without a namespace are in `namespace`.
 pub(crate) fn read(
     text: &str,
     namespace: &str,
@@ -52,7 +52,7 @@ pub(crate) fn read(
     findings.wrong.extend(records.map(|(at, object)| NoObject {
         at: *at,
         message: format!("{} is one of the agent's own records", object.id),
-        help: Some("no app may have it; an agent makes it by itself"),
+        help: Some("apps can't contain it; the agent creates it itself"),
     }));
     if findings.wrong.is_empty() {
         Ok(objects)
@@ -61,8 +61,8 @@ pub(crate) fn read(
     }
 }
 
-/// Whether it would be a record of an agent, where the agents are in their usual namespace; an agent in
-/// another one refuses it there.
+/// Returns true if the object would be a record of an agent that runs in the usual namespace. An agent in another
+/// namespace refuses the object itself.
 fn is_record(object: &Object, namespace: &str) -> bool {
     let id = &object.id;
     let namespace = id.namespace.as_deref().unwrap_or(namespace);
@@ -80,7 +80,7 @@ fn is_record(object: &Object, namespace: &str) -> bool {
 
 fn open(node: Node, objects: &mut Vec<(Pos, Object)>, findings: &mut Findings<'_>) {
     let kind = node.get("kind").and_then(Node::as_str);
-    // `items:` with nothing below is an empty list.
+    // `items:` without a value is an empty list.
     let list = kind.is_some_and(|kind| kind.ends_with("List"))
         && node
             .get("items")
@@ -121,16 +121,16 @@ fn object(node: &Node, findings: &mut Findings<'_>) -> Result<Object, NoObject> 
         let help = Some("each document is one object with apiVersion, kind and metadata.name");
         return fail(
             node.at,
-            format!("this document is no Kubernetes object but {what}"),
+            format!("this document is not a Kubernetes object but {what}"),
             help,
         );
     }
     let field = |name: &str| match node.get(name).map(|node| (node, node.as_str())) {
         Some((_, Some(text))) if !text.is_empty() => Ok(text),
-        Some((node, _)) => Err((node.at, format!("`{name}` must be a word"))),
+        Some((node, _)) => Err((node.at, format!("`{name}` must be non-empty text"))),
         None => Err((
             node.at,
-            format!("this document is no Kubernetes object: it has no `{name}`"),
+            format!("this document is not a Kubernetes object: it has no `{name}`"),
         )),
     };
     let missing = |(at, message)| NoObject {
@@ -142,7 +142,7 @@ fn object(node: &Node, findings: &mut Findings<'_>) -> Result<Object, NoObject> 
     let kind = field("kind").map_err(missing)?;
     if api_version.starts_with("kustomize.config.k8s.io/") {
         let help = "commit what `kustomize build` writes as manifests/NAME.yaml instead";
-        let message = format!("this {kind} is for Kustomize, which is not run");
+        let message = format!("this {kind} is for Kustomize, which Muster does not run");
         return fail(node.at, message, Some(help));
     }
     let metadata = node.get("metadata");
@@ -167,7 +167,7 @@ fn object(node: &Node, findings: &mut Findings<'_>) -> Result<Object, NoObject> 
     };
     let namespace = match named("namespace") {
         None => None,
-        // Empty is the same as none for an API server.
+        // To an API server an empty namespace is the same as none.
         Some(namespace) if namespace.is_null() => None,
         Some(namespace) => match namespace.as_str() {
             Some(text) => Some(text.to_owned()).filter(|text| !text.is_empty()),
@@ -190,7 +190,7 @@ fn object(node: &Node, findings: &mut Findings<'_>) -> Result<Object, NoObject> 
     })?;
     if json.len() > MAX_OBJECT_BYTES {
         let message = format!(
-            "this {kind} has {:.1} MiB; a cluster takes objects of up to 1.5 MiB",
+            "this {kind} has {:.1} MiB; a cluster accepts objects of up to 1.5 MiB",
             json.len() as f64 / 1_048_576.0
         );
         return fail(
@@ -241,7 +241,7 @@ mod tests {
             let objects = read(&format!("{text}{namespace}}}}}\n"), "a", None).unwrap();
             assert_eq!(objects[0].1.id.to_string(), "ConfigMap a", "{namespace:?}");
         }
-        // A kind of its own that has `items` is no list.
+        // A custom kind that has `items` is not a list.
         let named = "{apiVersion: a.example/v1, kind: AllowList, metadata: {name: a}, items: }\n";
         assert_eq!(read(named, "a", None).unwrap().len(), 1);
     }
@@ -256,7 +256,7 @@ mod tests {
             wrong("apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n---\n- a\n");
         assert_eq!(line, 5);
         assert!(
-            message.contains("no Kubernetes object but a list"),
+            message.contains("not a Kubernetes object but a list"),
             "{message}"
         );
         assert!(

@@ -1,4 +1,4 @@
-//! Renders whole fleets, in parallel, and keeps what stays true from one commit to the next.
+//! Renders whole fleets in parallel, and caches the results that stay valid from one commit to the next.
 
 mod clashes;
 mod part;
@@ -35,30 +35,30 @@ use crate::{
     trie::Trie,
 };
 
-/// A bundle with its bytes and hash.
+/// A rendered bundle with its encoded bytes and their hash.
 #[derive(Debug)]
 pub struct RenderedBundle {
-    /// Hash of `bytes`.
+    /// The hash of `bytes`.
     pub hash: ContentHash,
     /// The encoded bundle.
     pub bytes: Vec<u8>,
-    /// How many objects it has.
+    /// The number of objects in the bundle.
     pub objects: usize,
-    /// What it was joined from; bundles that look alike share parts.
+    /// The parts that the bundle was joined from. Bundles with the same content share parts.
     parts: Vec<Arc<Part>>,
     app: AppName,
-    /// Bytes of its first line.
+    /// The length of the first line, in bytes.
     header: usize,
 }
 
 impl RenderedBundle {
-    /// From the bytes of a bundle that was rendered before.
+    /// Creates a bundle from the bytes of one that was rendered before.
     ///
     /// # Errors
-    /// Where the bytes are no bundle.
+    /// If the bytes are not a valid bundle.
     pub fn from_encoded(bytes: Vec<u8>) -> Result<Self, BundleError> {
         let bundle = Bundle::decode(&bytes)?;
-        let file: Arc<str> = format!("apps/{} as it was last good", bundle.header.app).into();
+        let file: Arc<str> = format!("apps/{} (last good version)", bundle.header.app).into();
         let part = Part::new(&file, &bundle.header.namespace, bundle.objects);
         let header = bytes.iter().position(|byte| *byte == b'\n');
         Ok(Self {
@@ -71,11 +71,11 @@ impl RenderedBundle {
         })
     }
 
-    /// From its first line and its parts, as [`RenderedBundle::header`] and [`RenderedBundle::parts`] give
-    /// them.
+    /// Creates a bundle from its first line and its parts, as returned by [`RenderedBundle::header`] and
+    /// [`RenderedBundle::parts`].
     ///
     /// # Errors
-    /// Where the line is no bundle's first.
+    /// If the line is not a valid first line of a bundle.
     pub fn from_parts(header: &str, parts: Vec<Arc<Part>>) -> Result<Self, BundleError> {
         let app = Bundle::decode(header.as_bytes())?.header.app;
         Ok(Self::join(app, header.as_bytes().to_vec(), parts))
@@ -97,49 +97,49 @@ impl RenderedBundle {
         }
     }
 
-    /// Its first line.
+    /// Returns the first line of the bundle.
     #[must_use]
     pub fn header(&self) -> &str {
         std::str::from_utf8(&self.bytes[..self.header]).unwrap_or_default()
     }
 
-    /// What it was joined from, in order.
+    /// Returns the parts that the bundle was joined from, in order.
     pub fn parts(&self) -> impl Iterator<Item = &Arc<Part>> {
         self.parts.iter()
     }
 }
 
-/// What rendering a fleet gave.
+/// The result of rendering a fleet.
 #[derive(Debug, Default)]
 pub struct Rendered {
-    /// Bundles by app and cluster. An app with a problem anywhere has none.
+    /// The bundles by app and cluster. An app with a problem in any cluster has none.
     pub bundles: BTreeMap<AppName, BTreeMap<ClusterName, Arc<RenderedBundle>>>,
-    /// What is wrong.
+    /// The problems that were found.
     pub problems: Vec<Problem>,
 }
 
-/// Bytes that an app may have in one cluster.
+/// The largest number of bytes that an app may have in one cluster.
 pub const MAX_BUNDLE_BYTES: usize = 32 * 1024 * 1024;
-/// Objects that an app may have in one cluster.
+/// The largest number of objects that an app may have in one cluster.
 pub const MAX_BUNDLE_OBJECTS: usize = 20_000;
 
-/// Why there is no bundle.
+/// The reason why there is no bundle.
 enum Failure {
-    /// Something is wrong with what the app says.
+    /// The app has problems.
     Wrong(Arc<Vec<Problem>>),
-    /// The overseer wants no more of it, now.
+    /// The overseer refuses to continue with the app for now.
     Refused(Box<Problem>),
 }
 
 type BundleResult = Result<Arc<RenderedBundle>, Arc<Vec<Problem>>>;
 type FileResult = Result<Arc<Part>, Arc<Vec<Problem>>>;
 
-/// One app at one state of its files: compiled templates and everything that they gave so far.
+/// One app at one version of its files: its compiled templates and their results so far.
 #[derive(Debug)]
 struct AppUnit {
     scope: Scope,
     templates: Templates,
-    /// Files that can't be compiled or read at all.
+    /// The problems of files that can't be compiled or read at all.
     problems: Arc<Vec<Problem>>,
     files: Vec<(TextFile, RwLock<Trie<FileResult>>)>,
     manifests: Vec<Arc<Part>>,
@@ -150,18 +150,18 @@ struct AppUnit {
     kept: RwLock<Kept>,
 }
 
-/// Bundles of an app by what they were made from.
+/// The cached bundles of an app, by what they were made from.
 #[derive(Debug, Default)]
 struct Kept {
     by_inputs: HashMap<Digest, BundleResult>,
     by_outputs: HashMap<ContentHash, Arc<RenderedBundle>>,
 }
 
-/// Renders commit after commit.
+/// Renders one commit after another, and caches results between them.
 #[derive(Debug, Default)]
 pub struct Renderer {
     apps: HashMap<AppName, (ContentHash, Arc<AppUnit>)>,
-    /// What the fleet said of every app's objects when the bundles that are kept were made.
+    /// The fleet's rules for every app's objects at the time when the cached bundles were made.
     rules: (Vec<IgnoreRule>, Vec<HealthRule>),
 }
 
@@ -229,7 +229,7 @@ impl Renderer {
             rendered.problems.push(problem);
         }
         for (app, problems) in broken {
-            // Half of a commit is no commit: what is wrong in one cluster holds the app in all.
+            // A commit is never applied partially: a problem in one cluster blocks the app in all clusters.
             rendered.bundles.remove(app);
             let all = roles.get(app).map_or(0, BTreeMap::len);
             let told = |(problem, places): (Problem, Vec<&ClusterName>)| {
@@ -245,7 +245,7 @@ impl Renderer {
         rendered
     }
 
-    /// Compiles what changed, and gives the apps that were refused.
+    /// Compiles the apps that changed, and returns the apps that the overseer refused.
     fn compile<'m>(
         &mut self,
         model: &'m Model,
@@ -305,7 +305,7 @@ impl Renderer {
     }
 }
 
-/// Everything of an app and the library that its bundles depend on, besides where they run.
+/// Returns a hash of everything in an app and the library that its bundles depend on, except the clusters.
 fn fingerprint(name: &AppName, app: &App, model: &Model) -> ContentHash {
     let mut hasher = blake3::Hasher::new();
     let tier = model.tiers.get(&app.spec.tier);
@@ -326,7 +326,7 @@ fn map(value: Json) -> serde_json::Map<String, Json> {
     }
 }
 
-/// What templates see of a cluster, whatever the app.
+/// The values that templates of every app see of a cluster.
 struct ClusterFacts {
     name: ClusterName,
     region: String,
@@ -365,7 +365,7 @@ fn facts(model: &Model, name: &ClusterName, cluster: &Cluster) -> ClusterFacts {
     }
 }
 
-/// Partials are for others to include.
+/// Returns true if the file is a partial, which is only rendered where another template includes it.
 fn is_partial(path: &str) -> bool {
     path.rsplit('/')
         .next()
@@ -428,12 +428,12 @@ impl AppUnit {
         }
     }
 
-    /// Forgets the bundles, and keeps what they were joined from.
+    /// Drops the cached bundles, but not the parts that they were joined from.
     fn forget_bundles(&self) {
         *self.kept.write().unwrap_or_else(PoisonError::into_inner) = Kept::default();
     }
 
-    /// Forgets what many commits left behind.
+    /// Drops the caches once many commits have filled them.
     fn trim(&self, clusters: usize) {
         let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
         if kept.by_inputs.len() > 4 * clusters + 64 {
@@ -583,9 +583,10 @@ impl AppUnit {
                     } else {
                         format!("{} too", first.file)
                     };
-                    let message = format!("{} stands in {place}", part.name(index));
+                    let message = format!("{} is in {place}", part.name(index));
                     let problem = Problem::new(self.scope.clone(), &part.file, message);
-                    problems.push(problem.help("an app has an object once; remove one"));
+                    problems
+                        .push(problem.help("an app can contain an object only once; remove one"));
                 }
             }
         }
@@ -600,7 +601,7 @@ impl AppUnit {
         }
     }
 
-    /// What no agent should have to take.
+    /// Returns a problem if the bundle is too large to deliver to an agent.
     fn too_large(&self, parts: &[Arc<Part>]) -> Option<Problem> {
         let bytes: usize = parts.iter().map(|part| part.lines.len()).sum();
         let objects: usize = parts.iter().map(|part| part.ids.len()).sum();
@@ -610,12 +611,12 @@ impl AppUnit {
         let largest = parts.iter().max_by_key(|part| part.lines.len());
         let file = largest.map_or("", |part| part.file.as_ref());
         let message = format!(
-            "the app has {objects} objects of {:.1} MiB in one cluster; at most {MAX_BUNDLE_OBJECTS} objects and {} MiB are delivered",
+            "the app has {objects} objects ({:.1} MiB) in one cluster; at most {MAX_BUNDLE_OBJECTS} objects and {} MiB are allowed",
             bytes as f64 / 1_048_576.0,
             MAX_BUNDLE_BYTES / 1_048_576,
         );
         let problem = Problem::new(self.scope.clone(), file, message);
-        Some(problem.help("split the app; this file has the most of it"))
+        Some(problem.help("split the app; this file is its largest part"))
     }
 
     fn file(
@@ -649,24 +650,28 @@ impl AppUnit {
         result
     }
 
-    /// A problem of written text at the place in the templates that wrote it.
+    /// Returns a problem in the rendered text as a problem at the place in the templates that wrote it.
     fn locate(&self, file: &TextFile, context: &Context, text: &str, wrong: &NoObject) -> Problem {
         match self.templates.origin(&file.path, context, wrong.at) {
             Some((path, source, at)) => {
-                let message = format!("{} (in what the template writes)", wrong.message);
+                let message = format!("{} (in the rendered output)", wrong.message);
                 let problem = Problem::new(self.scope.clone(), &path, message).at(&source, at);
                 let written = text
                     .lines()
                     .nth(wrong.at.line as usize - 1)
                     .unwrap_or_default();
                 let shown: String = written.chars().take(120).collect();
-                let wrote = format!("it wrote, in line {}: `{}`", wrong.at.line, shown.trim());
+                let wrote = format!(
+                    "line {} of the rendered output is `{}`",
+                    wrong.at.line,
+                    shown.trim()
+                );
                 let from_value = problem
                     .line
                     .as_ref()
                     .is_some_and(|line| line.contains("{{"));
                 let advice = match wrong.help {
-                    None if from_value => Some("text with special characters wants `| tojson`"),
+                    None if from_value => Some("text with special characters needs `| tojson`"),
                     advice => advice,
                 };
                 problem.help(match advice {
@@ -683,8 +688,8 @@ impl AppUnit {
     }
 }
 
-/// What the fleet and the app say of these objects. A rule that concerns none of them is left out, so
-/// that it changes no bundle that it does not concern.
+/// Returns the fleet's and the app's rules for these objects. A rule that matches none of them is left out, so that it
+/// does not change bundles that it does not affect.
 fn policy(model: &Model, spec: &AppSpec, parts: &[Arc<Part>]) -> Policy {
     let any = |concerns: &dyn Fn(&ObjectRef) -> bool| {
         let mut ids = parts.iter().flat_map(|part| &part.ids);
@@ -704,7 +709,7 @@ fn policy(model: &Model, spec: &AppSpec, parts: &[Arc<Part>]) -> Policy {
     }
 }
 
-/// A problem that some clusters don't have, with the names of those that do.
+/// Adds the names of the affected clusters to a problem that not every cluster has.
 fn only_in(mut problem: Problem, places: &[&ClusterName], all: usize) -> Problem {
     let mut names: Vec<&str> = places.iter().map(|name| name.as_str()).collect();
     names.sort_unstable();

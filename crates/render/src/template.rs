@@ -1,5 +1,5 @@
-//! One app's templates: compiled once, strict, without clock, chance or files, and limited in what
-//! they may use up.
+//! The templates of one app, which are compiled once. Undefined values are errors. Templates have no clock, no
+//! randomness and no files, and their resources are limited.
 
 use std::{error::Error as _, io};
 
@@ -20,14 +20,14 @@ use crate::{
     literals::{Literal, rewritten},
 };
 
-/// Steps that one template may take for one cluster; a large real one takes some ten thousand. Text
-/// counts, too: 64 bytes are one step, so that none outgrows the memory.
+/// The number of steps that one template may take for one cluster. A large real template takes some ten thousand.
+/// Text counts too: 64 bytes are one step, so that text can't exhaust the memory.
 const FUEL: u64 = 2_000_000;
-/// How deep templates and macros may call each other.
+/// The number of levels to which templates and macros may call each other.
 const MAX_DEPTH: usize = 200;
-/// Places that are named on the way to an error.
+/// The number of places that an error message lists on the way to the error.
 const MAX_WAY: usize = 4;
-/// Bytes that one template may write for one cluster.
+/// The number of bytes that one template may write for one cluster.
 const MAX_OUTPUT: usize = 16 * 1024 * 1024;
 
 /// The compiled templates of one app, with the fleet's macros.
@@ -48,8 +48,8 @@ fn environment() -> Result<Environment<'static>, Error> {
     Ok(env)
 }
 
-/// Prints what is not text or a number as JSON, which YAML reads as the same value: minijinja would print
-/// `True` and `None`, as Python does, and YAML takes `None` for text.
+/// Prints values that are neither text nor numbers as JSON, which YAML reads as the same value. minijinja would print
+/// `True` and `None` as Python does, and YAML reads `None` as text.
 fn print(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     match json(value)? {
         Some(json) => Ok(out.write_str(&json)?),
@@ -57,7 +57,8 @@ fn print(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Resu
     }
 }
 
-/// JSON of what is not text or a number. A value that holds another many times over can make much of it.
+/// Returns the JSON of a value that is neither text nor a number. Its size is limited, because a small template can
+/// build a value that repeats another one many times.
 fn json(value: &Value) -> Result<Option<String>, Error> {
     struct Bounded(Vec<u8>);
     impl io::Write for Bounded {
@@ -96,7 +97,7 @@ fn syntax() -> Result<SyntaxConfig, Error> {
 }
 
 impl Templates {
-    /// Compiles an app's templates. What can't be compiled is a problem of its own file.
+    /// Compiles an app's templates. Each file that can't be compiled adds a problem.
     pub(crate) fn compile<'a>(
         scope: &Scope,
         files: impl Iterator<Item = &'a TextFile>,
@@ -125,7 +126,7 @@ impl Templates {
         environment.add_function("fail", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message).with_source(Failed))
         });
-        // It shows what no reading tells of.
+        // It would print values without recording that they were read.
         environment.remove_global("debug");
         for file in files {
             let added = environment.add_template_owned(file.path.clone(), file.text.to_string());
@@ -139,7 +140,7 @@ impl Templates {
         (Self { environment }, problems)
     }
 
-    /// What a template writes for a context, and what it looked at for that.
+    /// Renders a template for a context. Returns the output and the values that the template read.
     pub(crate) fn render(
         &self,
         scope: &Scope,
@@ -162,13 +163,13 @@ impl Templates {
         (result, reads)
     }
 
-    /// Whether a text stands in any of the templates.
+    /// Returns true if any of the templates contains the text.
     pub(crate) fn contain(&self, text: &str) -> bool {
         let mut templates = self.environment.templates();
         templates.any(|(_, template)| template.source().contains(text))
     }
 
-    /// Where in the templates a place of the written text comes from: file, its text and place.
+    /// Returns the place in the templates that wrote a place of the output: the file, its text and the position.
     pub(crate) fn origin(
         &self,
         path: &str,
@@ -201,8 +202,8 @@ impl Templates {
         let name = span.name().to_owned();
         let template = self.environment.get_template(&name).ok()?;
         let source = template.source().to_owned();
-        // Inside literal text the distance from its start is the same in both; an expression is one
-        // place.
+        // Inside literal text, the offset from its start is the same in the template and the output. An expression has
+        // only one place.
         let literal = output.get(span.output_range()) == source.get(span.source_range());
         let into_span = if literal {
             offset.saturating_sub(span.output_range().start)
@@ -221,15 +222,15 @@ fn numeral(scope: &Scope, file: &TextFile, literal: &Literal<'_>) -> Problem {
     );
     Problem::new(scope.clone(), &file.path, message)
         .at(&file.text, place(&file.text, literal.offset))
-        .help("put it in quotes where it is text, or write it as it is to be printed")
+        .help("put it in quotes if it is text, or write it exactly as it should be printed")
 }
 
-/// Marks what a template's author said with `fail`.
+/// Marks the errors that a template raises with `fail`.
 #[derive(Debug, thiserror::Error)]
 #[error("the template refuses")]
 struct Failed;
 
-/// The place of a byte offset.
+/// Returns the position of a byte offset.
 fn place(text: &str, offset: usize) -> Pos {
     let before = text.get(..offset.min(text.len())).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |n| n + 1);
@@ -240,7 +241,7 @@ fn place(text: &str, offset: usize) -> Pos {
     }
 }
 
-/// A template's error as a problem at its innermost place, with the way that led there.
+/// Converts a template's error into a problem at its innermost place, with the chain of templates that led there.
 fn problem(
     scope: &Scope,
     path: &str,
@@ -265,7 +266,7 @@ fn problem(
     }
     let source = innermost.template_source().unwrap_or_default();
     let range = innermost.range().map(|range| {
-        // For `a.b.c` the range begins at the part that failed; people look for the whole.
+        // For `a.b.c` the range starts at the part that failed. The message shows the whole path.
         let before = source.get(..range.start).unwrap_or_default();
         let word = before.trim_end_matches(in_path).len();
         let inside = source.get(range.clone()).unwrap_or_default();
@@ -328,11 +329,11 @@ fn describe(
         ),
         (ErrorKind::TemplateNotFound, detail) => (
             detail.unwrap_or_else(|| kind.to_string()),
-            Some("a template finds lib/ and its own app's templates, by the path from the repository's root".to_owned()),
+            Some("templates can include files of lib/ and of their own app, by the path from the repository root".to_owned()),
         ),
         (ErrorKind::UnknownFunction, Some(detail)) => (
             format!("{kind}: {detail}"),
-            Some("templates have no clock, no chance and no files: only values, filters and macros".to_owned()),
+            Some("templates have no clock, no randomness and no files: only values, filters and macros".to_owned()),
         ),
         (ErrorKind::InvalidOperation, Some(detail)) if detail == "recursion limit exceeded" => (
             format!("templates or macros call each other over {MAX_DEPTH} levels deep"),
@@ -346,8 +347,8 @@ fn describe(
     }
 }
 
-/// For a path such as `values.replcas`: which part of it is missing, and what was probably meant.
-/// What is suggested depends on the names that are there, so these count as read.
+/// Returns a help text for an undefined path such as `values.replcas`: which part of it is missing, and which name was
+/// probably meant. The suggestion depends on the existing names, so these are recorded as read.
 fn missing_key(expression: &str, context: &Context, reads: &Reads) -> Option<String> {
     let path: Vec<&str> = expression
         .split(|c: char| !in_path(c))
@@ -361,14 +362,14 @@ fn missing_key(expression: &str, context: &Context, reads: &Reads) -> Option<Str
         }
         let keys = keys.iter().map(AsRef::as_ref);
         if depth == 0 {
-            // It may as well be a variable of the template's own.
+            // The name may also be meant as a variable of the template.
             return nearest(path[0], keys).map(|near| format!("did you mean `{near}`?"));
         }
         let missing = path[..=depth].join(".");
         return match suggest(path[depth], keys) {
             Some(help) => Some(format!("there is no `{missing}`; {help}")),
             None if path[0] == "values" => Some(format!(
-                "set `{missing}` in a values file, or ask first whether it `is defined`"
+                "set `{missing}` in a values file, or check first that it `is defined`"
             )),
             None => None,
         };

@@ -1,6 +1,6 @@
-//! Results of one template by what it looked at. A template without clock and chance reads the same
-//! next thing whenever it has found the same things so far, so its readings form a tree: each node
-//! asks for one thing, each answer leads on, and a leaf holds the result.
+//! The results of one template, by the values that it read. A template has no clock and no randomness, so after the
+//! same values it always reads the same value next. Its reads therefore form a tree: each node is one read, each edge
+//! is a value that was found, and a leaf holds the result.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ pub(crate) enum Trie<T> {
 }
 
 impl<T: Clone> Trie<T> {
-    /// The result for a context, if one that looks the same to this template was seen.
+    /// Returns the result for a context, if it was stored for a context in which the template reads the same values.
     pub(crate) fn get(&self, context: &Context) -> Option<T> {
         let mut node = self;
         loop {
@@ -28,7 +28,7 @@ impl<T: Clone> Trie<T> {
         }
     }
 
-    /// Keeps a result with all that was read for it.
+    /// Stores a result with all the reads that led to it.
     pub(crate) fn insert(&mut self, reads: impl IntoIterator<Item = (Read, Digest)>, result: T) {
         let mut node = self;
         for (read, found) in reads {

@@ -1,5 +1,5 @@
-//! What is known of fields without a schema: which maps of Kubernetes' own kinds hold text, and where
-//! a null means something.
+//! What is known about fields without a schema: which maps of built-in Kubernetes kinds hold text, and where a null is
+//! significant.
 
 use base64::{
     Engine as _, alphabet,
@@ -14,31 +14,31 @@ use serde_json::Value;
 
 use crate::objects::NoObject;
 
-/// What kind of content a node holds.
+/// The kind of content that a node holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Content {
     /// The object itself.
     Object(Family),
-    /// Fields of Kubernetes' own types. A null is as good as nothing: API servers drop it or refuse it,
-    /// and who applies it would own a field that has no value.
+    /// Fields of built-in types. A null is left out: API servers drop or refuse it, and with server-side apply the
+    /// field manager would own a field that has no value.
     Fields(Family),
     /// The metadata of an object or a template.
     Metadata,
-    /// A map of text.
+    /// A map whose values are text.
     Texts,
-    /// A map of base64.
+    /// A map whose values are base64.
     Encoded,
-    /// An item of such a map. A null is an empty text, as API servers read it.
+    /// A value of such a map. A null is an empty text, as in API servers.
     Text,
-    /// The list of a program's arguments, which are text.
+    /// A list of a program's arguments, which are text.
     Arguments,
-    /// A list of variables, whose `value` is text.
+    /// A list of environment variables, whose `value` is text.
     Variables,
-    /// Content whose form only others know: a null may mean something.
+    /// Content whose schema is not known here, so that a null may be significant.
     Free,
 }
 
-/// Kinds that are read alike.
+/// A group of kinds whose fields are read in the same way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Family {
     /// ConfigMaps.
@@ -53,11 +53,11 @@ pub(crate) enum Family {
     Definition,
     /// ControllerRevisions, whose data is any object.
     Revision,
-    /// Devices, with parameters that only their driver knows.
+    /// Kinds of `resource.k8s.io`, with parameters whose schema only the device driver knows.
     Devices,
-    /// All others of Kubernetes' own.
+    /// All other built-in kinds.
     BuiltIn,
-    /// Kinds that a definition or another API server brings.
+    /// Kinds from a CustomResourceDefinition or another API server.
     Custom,
 }
 
@@ -101,7 +101,7 @@ impl Family {
 }
 
 impl Content {
-    /// What stands below a key.
+    /// Returns the content below a key.
     fn below(self, key: &str) -> Self {
         match (self, key) {
             (Self::Free, _)
@@ -128,33 +128,34 @@ impl Content {
         }
     }
 
-    /// Whether a null below a key is part of the object.
+    /// Returns true if a null below a key is part of the object.
     fn keeps_null(self, key: &str) -> bool {
         match self {
-            // A status is not for others to write, so an API server takes no null for it.
+            // Only controllers write a status, so an API server accepts no null for it.
             Self::Object(Family::Custom) => key != "status",
             Self::Texts | Self::Encoded | Self::Free => true,
             _ => false,
         }
     }
 
-    /// Whether what stands below a key is text.
+    /// Returns true if the content below a key is text.
     fn is_text(self, key: &str) -> bool {
         matches!(self, Self::Texts | Self::Encoded) || (self == Self::Variables && key == "value")
     }
 }
 
-/// What is wrong with the objects of a text.
+/// The problems of the objects in a text.
 #[derive(Default)]
 pub(crate) struct Findings<'a> {
     pub(crate) wrong: Vec<NoObject>,
-    /// Tells for digits whether a template's author wrote them. `None` where there is no template.
+    /// Returns true if its argument, a number's text, occurs in a template. `None` if the text was not written by a
+    /// template.
     pub(crate) author: Option<&'a dyn Fn(&str) -> bool>,
 }
 
 impl Findings<'_> {
-    /// Looks for everything below a key that is no text where an API server takes nothing but text, and
-    /// for text of values that became a number.
+    /// Finds all content below a key that is not text where an API server accepts only text, and all text of values
+    /// that became a number.
     pub(crate) fn check(&mut self, node: &Node, key: &str, content: Content) {
         if content == Content::Fields(Family::Definition)
             || (content == Content::Free && self.author.is_none())
@@ -192,7 +193,7 @@ impl Findings<'_> {
                     self.wrong.push(NoObject {
                         at: node.at,
                         message: format!("`{}` becomes the number {json} here", number.text),
-                        help: Some("put it in quotes where it is text"),
+                        help: Some("put it in quotes if it is text"),
                     });
                 }
             }
@@ -217,7 +218,7 @@ fn no_text(node: &Node, what: impl FnOnce() -> String) -> Option<NoObject> {
 }
 
 fn no_base64(node: &Node, what: impl FnOnce() -> String) -> Option<NoObject> {
-    // As API servers read it.
+    // API servers accept trailing bits too.
     let lenient = GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true);
     let engine = GeneralPurpose::new(&alphabet::STANDARD, lenient);
     let text = node.as_str()?;
@@ -232,7 +233,7 @@ fn no_base64(node: &Node, what: impl FnOnce() -> String) -> Option<NoObject> {
 
 const IN_QUOTES: &str = "put it in quotes";
 
-/// Compact JSON with sorted keys, without the nulls that mean nothing.
+/// Serializes a node as compact JSON with sorted keys, without the nulls that have no meaning.
 pub(crate) struct Compact<'a>(pub(crate) &'a Node, pub(crate) Content);
 
 impl Serialize for Compact<'_> {
@@ -399,7 +400,7 @@ spec:
                 "1:113: `e` in `data` is not base64: Invalid padding; a Secret's `stringData` and a ConfigMap's `data` take plain text",
             ]
         );
-        // What only their own schema knows.
+        // Only a schema could tell that these are wrong.
         for text in [
             "{apiVersion: a.example/v1, kind: Own, metadata: {name: a}, data: {a: 1}, spec: {metadata: {labels: {a: 1}}, env: [{value: 1}]}}",
             "{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: a}, spec: {metadata: {labels: {a: 1}}, env: [{value: 1}]}}",

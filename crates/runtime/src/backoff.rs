@@ -1,11 +1,11 @@
-//! How long to wait before trying again: longer each time up to a cap, and never in step with others.
+//! Exponential back-off with jitter for retries.
 
 use std::time::Duration;
 
 use rand::{Rng, RngExt};
 
-/// Delays of exponential growth with full jitter: each is drawn evenly between the base and a ceiling
-/// that doubles with every failure.
+/// An exponential back-off with full jitter. Each delay is drawn evenly between the base and a ceiling that doubles
+/// with every failure, up to a cap.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     base: Duration,
@@ -14,7 +14,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Delays from `base` up to `cap`. The first is between `base` and twice that.
+    /// Creates a back-off with delays from `base` up to `cap`. The first delay is between `base` and twice `base`.
     #[must_use]
     pub fn new(base: Duration, cap: Duration) -> Self {
         let cap = cap.max(base);
@@ -25,12 +25,12 @@ impl Backoff {
         }
     }
 
-    /// The delay after one more failure.
+    /// Returns the delay after one more failure.
     pub fn next_delay(&mut self) -> Duration {
         self.draw(&mut rand::rng())
     }
 
-    /// Starts from the beginning, after a success that has lasted.
+    /// Resets the delays to the start. Call it after a success that has lasted.
     pub fn reset(&mut self) {
         self.ceiling = self.base;
     }

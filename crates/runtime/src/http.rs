@@ -1,5 +1,5 @@
-//! The HTTP pages that a process shows to what runs it: `/healthz`, `/readyz` and `/metrics`. Other
-//! routes are merged in by their owners.
+//! The HTTP endpoints for probes and monitoring: `/healthz`, `/readyz` and `/metrics`. Callers merge in their other
+//! routes.
 
 use std::{
     collections::BTreeMap,
@@ -21,18 +21,18 @@ use crate::shutdown::Shutdown;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Whether this process can do its work: every part says for itself, by name. Clones are the same.
+/// The readiness of this process. Each part of the process reports its own state by name. Clones share the same state.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness(Arc<RwLock<BTreeMap<String, Result<(), String>>>>);
 
 impl Readiness {
-    /// Ready, until a part registers.
+    /// Returns a readiness without parts, which counts as ready.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a part under its name. It is `starting` until it says something else.
+    /// Adds a part with this name. It is not ready (`starting`) until it reports another state.
     #[must_use]
     pub fn part(&self, name: impl Into<String>) -> Part {
         let part = Part {
@@ -43,7 +43,7 @@ impl Readiness {
         part
     }
 
-    /// Whether all parts are ready, and what each says.
+    /// Returns true if all parts are ready, and a page with the state of each.
     fn page(&self) -> (bool, String) {
         let parts = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let mut page = String::new();
@@ -59,7 +59,7 @@ impl Readiness {
     }
 }
 
-/// One part's say in whether the process is ready.
+/// The handle with which one part reports its readiness.
 #[derive(Debug)]
 pub struct Part {
     readiness: Readiness,
@@ -67,12 +67,12 @@ pub struct Part {
 }
 
 impl Part {
-    /// The part can do its work.
+    /// Reports that the part is ready.
     pub fn ready(&self) {
         self.set(Ok(()));
     }
 
-    /// The part can't do its work, for a reason in a few words.
+    /// Reports that the part is not ready, with a short reason.
     pub fn not_ready(&self, reason: impl Into<String>) {
         self.set(Err(reason.into()));
     }
@@ -87,8 +87,8 @@ impl Part {
     }
 }
 
-/// The three pages: `/healthz` answers as long as the process does, `/readyz` with 503 and the reasons
-/// while a part is not ready, `/metrics` in OpenMetrics' text form.
+/// Returns the routes of the three endpoints. `/healthz` always answers 200. `/readyz` answers 503 and the reasons
+/// while a part is not ready. `/metrics` answers in the OpenMetrics text format.
 pub fn routes(readiness: Readiness, metrics: Arc<Registry>) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
@@ -116,10 +116,10 @@ pub fn routes(readiness: Readiness, metrics: Arc<Registry>) -> Router {
         )
 }
 
-/// Serves `routes` until the shutdown begins, and then ends what it has begun.
+/// Serves `routes` until the shutdown begins, and then finishes the open requests.
 ///
 /// # Errors
-/// When the listener fails.
+/// If the listener fails.
 pub async fn serve(listener: TcpListener, routes: Router, shutdown: Shutdown) -> io::Result<()> {
     axum::serve(listener, routes)
         .with_graceful_shutdown(async move { shutdown.begun().await })

@@ -1,5 +1,5 @@
-//! What every long-running part of Muster needs around its own work: logging, an orderly end, delays
-//! between retries, and the HTTP pages for health and metrics.
+//! The common base of Muster's long-running programs: logging, graceful shutdown, back-off, and the HTTP endpoints for
+//! health and metrics.
 
 pub mod backoff;
 pub mod http;

@@ -1,4 +1,4 @@
-//! Logging: what `MUSTER_LOG` asks for, on standard error, for people or for machines.
+//! Logging to standard error, as text or JSON, filtered by `MUSTER_LOG`.
 
 use std::{
     env,
@@ -15,22 +15,22 @@ use tracing_subscriber::{
     fmt::{format::Writer, time::FormatTime},
 };
 
-/// The environment variable that says what is logged, for example `debug` or `info,muster_git=trace`.
+/// The environment variable with the log filter, for example `debug` or `info,muster_git=trace`.
 pub const VARIABLE: &str = "MUSTER_LOG";
 
 const DEFAULT: &str = "info";
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
-    /// Lines for people; with colours and short times on a terminal.
+    /// Text lines for people, with colours and short times on a terminal.
     #[default]
     Text,
     /// One JSON object per line.
     Json,
 }
 
-/// The text names no format.
+/// The error for a text that is not a log format.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a log format: use text or json")]
 pub struct InvalidLogFormat(String);
@@ -46,29 +46,29 @@ impl FromStr for LogFormat {
     }
 }
 
-/// Why logging can't start.
+/// The reason why logging can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The variable holds something else.
+    /// The variable does not hold a valid filter.
     #[error("{VARIABLE}={value:?} can't be understood: try debug, or info,muster_git=trace")]
     Filter {
-        /// What it holds.
+        /// The value of the variable.
         value: String,
-        /// What is wrong with it.
+        /// The parse error.
         source: ParseError,
     },
-    /// It has started already.
+    /// Logging has started already.
     #[error("logging was started twice")]
     Twice {
-        /// What the library said.
+        /// The error of the logging library.
         source: Box<dyn Error + Send + Sync>,
     },
 }
 
-/// Starts logging for this process. To be called once, first of all.
+/// Starts logging for this process. Call it once, before anything else.
 ///
 /// # Errors
-/// When [`VARIABLE`] can't be understood, or logging has started already.
+/// If [`VARIABLE`] does not hold a valid filter, or if logging has started already.
 pub fn init(format: LogFormat) -> Result<(), LogError> {
     let value = env::var(VARIABLE).ok().filter(|value| !value.is_empty());
     let value = value.unwrap_or_else(|| DEFAULT.to_owned());
@@ -90,7 +90,7 @@ pub fn init(format: LogFormat) -> Result<(), LogError> {
     .map_err(|source| LogError::Twice { source })
 }
 
-/// The time of day in UTC, to the millisecond: who watches a terminal knows the date.
+/// Formats the time of day in UTC, to the millisecond. A terminal does not need the date.
 struct TimeOfDay;
 
 impl FormatTime for TimeOfDay {
@@ -104,7 +104,7 @@ impl FormatTime for TimeOfDay {
     }
 }
 
-/// Shows an error with all that caused it in one line: `what: why: why that`.
+/// Displays an error and its chain of sources in one line: `error: source: source of the source`.
 #[derive(Debug, Clone, Copy)]
 pub struct Chain<'a>(pub &'a (dyn Error + 'static));
 

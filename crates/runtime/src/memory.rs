@@ -1,9 +1,8 @@
-//! The memory of Muster's programs: one allocator for whatever C library they are linked with. It stands
-//! here because every program that runs for long links this crate.
+//! The global allocator of Muster's programs: jemalloc, whichever C library they are linked with. It is defined here
+//! because every long-running program links this crate.
 //!
-//! glibc keeps a heap for each thread and gives little of them back; musl's allocator is slow with
-//! threads. How jemalloc is set stands in `.cargo/config.toml`: few arenas, and pages that are not used go
-//! back within a second.
+//! glibc has a heap for each thread and returns little of it to the system, and musl's allocator is slow with threads.
+//! jemalloc is configured in `.cargo/config.toml`: few arenas, and unused pages are returned within a second.
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

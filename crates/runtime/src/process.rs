@@ -1,5 +1,5 @@
-//! What the system knows about this process, as metrics under their usual names. Read from `/proc` with
-//! each scrape; where there is none, they are left out.
+//! Metrics of this process under their usual Prometheus names. They are read from `/proc` at each scrape, and left out
+//! on systems without `/proc`.
 
 use std::{fmt, fs};
 
@@ -10,7 +10,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-/// How many bytes of memory this process may have: what its container is limited to, or what the machine has.
+/// Returns the memory that this process can use, in bytes: the limit of its container, or the memory of the machine.
 #[must_use]
 pub fn memory() -> u64 {
     let machine = rustix::system::sysinfo();
@@ -20,7 +20,7 @@ pub fn memory() -> u64 {
     container_memory().map_or(machine, |limit| limit.min(machine))
 }
 
-/// How many bytes of memory this container is limited to; `None` where there is no limit, or no container.
+/// Returns the memory limit of this container, in bytes, or `None` without a limit or a container.
 #[must_use]
 pub fn container_memory() -> Option<u64> {
     let limits = [
@@ -33,11 +33,11 @@ pub fn container_memory() -> Option<u64> {
     text.trim().parse().ok()
 }
 
-/// Linux reports times in this many ticks per second to every program, whatever it counts in itself.
+/// The ticks per second in which Linux reports times to programs, whatever the kernel's own tick rate is.
 const TICKS: f64 = 100.0;
 
-/// Adds the metrics of this process to a registry. Parts of Muster then register their own in it, under
-/// a prefix of theirs (`registry.sub_registry_with_prefix`).
+/// Adds the metrics of this process to a registry. Callers register their own metrics with a prefix of their own
+/// (`registry.sub_registry_with_prefix`).
 pub fn register(registry: &mut Registry) {
     registry.register_collector(Box::new(Process));
 }
@@ -89,13 +89,13 @@ fn resident_bytes() -> Option<f64> {
 }
 
 fn open_files() -> Option<f64> {
-    // One of them is the folder that is being read.
+    // One of the files is the open folder itself.
     fs::read_dir("/proc/self/fd")
         .ok()
         .map(|files| (files.count() - 1) as f64)
 }
 
-/// From `/proc/self/stat`, in ticks.
+/// The fields that are read from `/proc/self/stat`, in ticks.
 #[derive(Debug, PartialEq)]
 struct Stat {
     cpu_ticks: f64,
@@ -107,11 +107,12 @@ impl Stat {
         Self::parse(&fs::read_to_string("/proc/self/stat").ok()?)
     }
 
-    /// The second field is the command's name in brackets, which may hold anything.
+    /// Parses the text of `/proc/self/stat`. Its second field is the command's name in brackets, which can contain any
+    /// character.
     fn parse(stat: &str) -> Option<Self> {
         let (_, fields) = stat.rsplit_once(") ")?;
         let fields: Vec<_> = fields.split(' ').collect();
-        // The first of these is field 3 of proc(5).
+        // The first element is field 3 in proc(5).
         let field = |number: usize| fields.get(number - 3)?.parse::<f64>().ok();
         Some(Self {
             cpu_ticks: field(14)? + field(15)?,
@@ -119,7 +120,7 @@ impl Stat {
         })
     }
 
-    /// Unix time in seconds.
+    /// Returns the start time of the process as Unix time in seconds.
     fn started(&self) -> Option<f64> {
         let stat = fs::read_to_string("/proc/stat").ok()?;
         let booted = stat.lines().find_map(|line| line.strip_prefix("btime "))?;

@@ -1,4 +1,4 @@
-//! An orderly end: the first SIGTERM or SIGINT asks every task to finish, the second ends the process.
+//! Graceful shutdown: the first SIGTERM or SIGINT asks every task to finish, the second one exits immediately.
 
 use std::{
     future::Future,
@@ -13,40 +13,40 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// The end of this process, as its tasks see it. Clones are of the same end.
+/// The shutdown of this process, shared by its tasks. Clones share the same state.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
     token: CancellationToken,
     tasks: TaskTracker,
-    /// The vital task that ended before its time.
+    /// The name of the vital task that ended before the shutdown began, if one did.
     ended: Arc<OnceLock<&'static str>>,
 }
 
-/// Some tasks had not ended when the time for it was over.
+/// The error for tasks that have not finished in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{tasks} tasks had not ended after {after:?}")]
+#[error("{tasks} tasks had not finished after {after:?}")]
 pub struct Unfinished {
-    /// How many.
+    /// The number of unfinished tasks.
     pub tasks: usize,
-    /// How long was waited.
+    /// How long the shutdown waited for them.
     pub after: Duration,
 }
 
 impl Shutdown {
-    /// An end that only [`begin`](Self::begin) begins.
+    /// Returns a shutdown that only [`begin`](Self::begin) begins.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// An end that SIGTERM and SIGINT begin. The second of them exits at once, with the status that
-    /// shells expect: 128 and the signal's number.
+    /// Returns a shutdown that SIGTERM or SIGINT begins. The second signal exits immediately, with the status that
+    /// shells expect: 128 plus the signal's number.
     ///
     /// # Errors
-    /// When the system refuses to hand over the signals.
+    /// If the signal handlers can't be installed.
     ///
     /// # Panics
-    /// Outside of a tokio runtime.
+    /// If it is called outside of a tokio runtime.
     pub fn on_signals() -> io::Result<Self> {
         let shutdown = Self::new();
         let mut terminate = signal(SignalKind::terminate())?;
@@ -70,29 +70,29 @@ impl Shutdown {
         Ok(shutdown)
     }
 
-    /// Begins the end.
+    /// Begins the shutdown.
     pub fn begin(&self) {
         self.token.cancel();
     }
 
-    /// Whether the end has begun.
+    /// Returns true if the shutdown has begun.
     #[must_use]
     pub fn has_begun(&self) -> bool {
         self.token.is_cancelled()
     }
 
-    /// Waits for the end to begin. Cancel-safe.
+    /// Waits until the shutdown begins. Cancel-safe.
     pub async fn begun(&self) {
         self.token.cancelled().await;
     }
 
-    /// The end as a token, for what takes one.
+    /// Returns a token that is cancelled when the shutdown begins.
     #[must_use]
     pub fn token(&self) -> CancellationToken {
         self.token.clone()
     }
 
-    /// Starts a task that the end waits for. The task itself watches for [`begun`](Self::begun).
+    /// Starts a task that [`finish`](Self::finish) waits for. The task itself must watch [`begun`](Self::begun).
     pub fn spawn<T>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T>
     where
         T: Send + 'static,
@@ -100,8 +100,8 @@ impl Shutdown {
         self.tasks.spawn(task)
     }
 
-    /// Starts a task without which this process is of no use. Where it ends before the end has begun, as by a
-    /// panic, it takes the process with it: nothing is worse than one that seems to be well.
+    /// Starts a task without which this process is of no use. If the task ends before the shutdown has begun, for
+    /// example by a panic, the shutdown begins. Otherwise the process would seem healthy without doing its work.
     pub fn spawn_vital(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let shutdown = self.clone();
         let running = tokio::spawn(task);
@@ -112,7 +112,7 @@ impl Shutdown {
                 tracing::error!(
                     task = name,
                     panicked,
-                    "a task ended before its time, and this process ends with it"
+                    "a vital task ended unexpectedly; shutting down"
                 );
                 let _ = shutdown.ended.set(name);
                 shutdown.begin();
@@ -120,16 +120,16 @@ impl Shutdown {
         });
     }
 
-    /// The vital task that ended before its time, where that is why all ends.
+    /// Returns the name of the vital task whose unexpected end began the shutdown, if one did.
     #[must_use]
     pub fn ended(&self) -> Option<&'static str> {
         self.ended.get().copied()
     }
 
-    /// Begins the end if it has not begun, and waits at most `patience` for the tasks.
+    /// Begins the shutdown if it has not begun, and waits at most `patience` for the tasks.
     ///
     /// # Errors
-    /// When tasks are left; they go on until the runtime is dropped.
+    /// If tasks have not finished by then. They continue until the runtime is dropped.
     pub async fn finish(&self, patience: Duration) -> Result<(), Unfinished> {
         self.begin();
         self.tasks.close();
@@ -172,7 +172,7 @@ mod tests {
         shutdown.begun().await;
         assert_eq!(shutdown.ended(), Some("bad"));
         assert_eq!(shutdown.finish(Duration::from_secs(60)).await, Ok(()));
-        // One that ends with all others is no reason for anything.
+        // A vital task that ends after the shutdown has begun is not reported.
         let shutdown = Shutdown::new();
         shutdown.spawn_vital("good", {
             let shutdown = shutdown.clone();

@@ -1,4 +1,4 @@
-//! The runtime around a real process: its pages over HTTP, its end by signals, its log on a pipe.
+//! Tests with a real process: its HTTP endpoints, its shutdown by signals and its log.
 
 #![allow(
     clippy::unwrap_used,
@@ -86,13 +86,13 @@ async fn pages_tell_health_readiness_and_metrics() {
     }
     assert!(body.ends_with("# EOF\n"), "{body}");
 
-    // A connection that is open and idle does not hold up the end.
+    // An idle open connection does not delay the shutdown.
     let _idle = TcpStream::connect(address).await.unwrap();
     shutdown.finish(Duration::from_secs(30)).await.unwrap();
     served.await.unwrap().unwrap();
 }
 
-/// A process with a task that ends only when its standard input does.
+/// The process that other tests start. Its task ends only when its standard input is closed.
 #[tokio::test]
 #[ignore = "the other tests here start it"]
 async fn child() {
@@ -100,7 +100,7 @@ async fn child() {
     let shutdown = Shutdown::on_signals().unwrap();
     tracing::info!(cluster = "eu-west-1", "started");
     tracing::debug!("not shown");
-    // It also ends when the test that started it is gone.
+    // The process also ends when the test that started it has ended.
     let mut input = tokio::task::spawn_blocking(|| std::io::read_to_string(std::io::stdin()));
     println!("\nup");
     tokio::select! {
@@ -147,7 +147,7 @@ impl Running {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// What it logs until it ends.
+    /// Returns everything that the process logs until it ends.
     fn log(&mut self) -> String {
         let mut log = String::new();
         self.child
@@ -185,7 +185,7 @@ fn the_second_signal_ends_at_once() {
         running.wait_for("up");
         running.signal(Signal::INT);
         running.wait_for("ending");
-        // Waiting would close it, and so let the task end.
+        // `wait` would close the standard input, and so let the task end.
         let _input = running.child.stdin.take();
         running.signal(second);
         assert_eq!(running.child.wait().unwrap().code(), Some(status));

@@ -1,4 +1,4 @@
-//! What can go wrong with the store, in words for the person who runs the hub.
+//! The errors of the store, with messages for the operator of the hub.
 
 use std::{
     error::Error,
@@ -8,11 +8,11 @@ use std::{
 
 use rusqlite::ErrorCode;
 
-/// Why a transaction did not happen.
+/// The reason why a transaction was not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// A condition did not hold. Read again and decide again.
-    #[error("{key} is not as the transaction expects it: something else changed it")]
+    /// A condition did not hold. The caller should read the state again and decide again.
+    #[error("{key} is not as the transaction expects: something else changed it")]
     Conflict {
         /// The key of the first condition that did not hold.
         key: String,
@@ -22,91 +22,91 @@ pub enum CommitError {
     Store(#[from] StoreError),
 }
 
-/// Why a store can't be opened, read or written.
+/// The reason why a store can't be opened, read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process has the store open.
     #[error(
         "{path} is in use by another process (it holds the lock {lock}): stop that hub, or give this \
-         one a state directory of its own"
+         one its own state directory"
     )]
     InUse {
-        /// The store.
+        /// The path of the store.
         path: PathBuf,
-        /// The lock file that the other process holds.
+        /// The path of the lock file that the other process holds.
         lock: PathBuf,
     },
-    /// The file is something else.
+    /// The file is not a store.
     #[error("{path} is not a muster store: name the file that a hub or `muster hub backup` wrote")]
     NotAStore {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
     },
-    /// The file was written by a newer muster.
+    /// The file was written by a newer version of Muster.
     #[error(
         "{path} has format {found}, written by a newer muster; this one knows formats up to {known}: \
          run the newer version, or restore a backup that was made before the upgrade"
     )]
     Newer {
-        /// The store.
+        /// The path of the store.
         path: PathBuf,
         /// The format of the file.
         found: i32,
-        /// The newest format that this program knows.
+        /// The newest format that this version knows.
         known: i32,
     },
-    /// The file's content is broken.
+    /// The content of the file is damaged.
     #[error(
         "{path} is damaged ({detail}): keep a copy of it, then restore a backup with \
          `muster hub restore`"
     )]
     Damaged {
-        /// The store.
+        /// The path of the store.
         path: PathBuf,
-        /// What the check found first.
+        /// The first problem that the check found.
         detail: String,
     },
-    /// A file would be overwritten.
+    /// The file to write exists already.
     #[error("{path} exists already: name another file, or move that one away")]
     Exists {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
     },
     /// The disk is full.
-    #[error("no space is left to write {path}: free some, and the store goes on by itself")]
+    #[error("no space is left to write {path}: free some, and the store continues by itself")]
     Full {
-        /// The store.
+        /// The path of the store.
         path: PathBuf,
-        /// What the engine said.
+        /// The error of the engine.
         source: Box<dyn Error + Send + Sync>,
     },
     /// A file operation around the engine failed.
     #[error("can't {doing} {path}")]
     File {
-        /// What was tried.
+        /// The operation that failed, as a verb phrase before the path.
         doing: &'static str,
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// Why it failed.
+        /// The I/O error.
         source: io::Error,
     },
     /// The engine failed.
     #[error("can't {doing} {path}")]
     Engine {
-        /// What was tried.
+        /// The operation that failed, as a verb phrase before the path.
         doing: &'static str,
-        /// The store.
+        /// The path of the store.
         path: PathBuf,
-        /// What the engine said.
+        /// The error of the engine.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The store was closed, because the process is shutting down.
+    /// The store is closed, because the process is shutting down.
     #[error("the store is closed")]
     Closed,
 }
 
 impl StoreError {
-    /// An engine's error, told apart by what a person can do about it.
+    /// Converts an error of the engine. The variants differ by what an operator can do about them.
     pub(crate) fn engine(doing: &'static str, path: &Path, source: rusqlite::Error) -> Self {
         let path = path.to_owned();
         match source.sqlite_error_code() {

@@ -1,5 +1,5 @@
-//! The embedded engine: one SQLite file beside the hub, in WAL mode, so that readers and the one
-//! writer never wait for each other.
+//! The embedded engine: one SQLite file in WAL mode, so that readers and the single writer never wait for each
+//! other.
 
 mod backup;
 mod file;
@@ -20,23 +20,23 @@ pub use backup::{RESTORED_KEY, Restored, backup, backup_to, restore, restore_fro
 
 use crate::{CommitError, Store, StoreError, Txn, Versioned, Watch, watch::Watchers};
 
-/// Commits that may wait for the writer before callers wait to hand theirs in.
+/// The number of commits that can be queued for the writer. Further callers wait for room in the queue.
 const QUEUE: usize = 1024;
 
-/// The hub's state in one SQLite file.
+/// A store in one SQLite file.
 ///
-/// Commits go to one thread that carries out whatever waits for it in one SQLite transaction with one
-/// `fsync`; reads run on connections of their own.
+/// Commits are sent to one thread, which carries out all queued commits in one SQLite transaction with one `fsync`.
+/// Reads use separate connections.
 #[derive(Debug)]
 pub struct SqliteStore {
     reads: Arc<Reads>,
     incarnation: String,
-    // Both are there until the store is dropped.
+    // Both are `Some` until the store is dropped.
     commits: Option<mpsc::Sender<writer::Request>>,
     writer: Option<JoinHandle<()>>,
 }
 
-/// What readers need. It lives until the last read is done, and with it the lock.
+/// The state that readers share. It lives until the last read is done, and holds the lock until then.
 #[derive(Debug)]
 struct Reads {
     path: PathBuf,
@@ -46,12 +46,12 @@ struct Reads {
 }
 
 impl SqliteStore {
-    /// Opens the store in the file `path`, or creates it there (readable by its owner only) with the
-    /// folders above it. Blocks while the file is checked.
+    /// Opens the store in the file `path`. Creates the file (readable by its owner only) and its parent folders if they
+    /// do not exist. Blocks while the file is checked.
     ///
     /// # Errors
-    /// When another process has it open, when it is damaged, no store, or of a newer version, and when
-    /// the file system refuses.
+    /// If another process has the store open, if the file is damaged, not a store, or of a newer version, or if the
+    /// file system fails.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         let path = path.as_ref();
         let lock = file::Lock::take(path)?;
@@ -80,10 +80,10 @@ impl SqliteStore {
         })
     }
 
-    /// Writes a consistent copy of the store to the new file `to` while the store goes on working.
+    /// Writes a consistent copy of the store to the new file `to`. The store stays in use meanwhile.
     ///
     /// # Errors
-    /// When `to` exists, when the store is damaged, and when the file system refuses.
+    /// If `to` exists, if the store is damaged, or if the file system fails.
     pub async fn backup(&self, to: impl AsRef<Path>) -> Result<(), StoreError> {
         let (reads, to) = (self.reads.clone(), to.as_ref().to_owned());
         blocking(move || backup(&reads.path, &to)).await
@@ -125,8 +125,8 @@ impl Reads {
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
-        // The writer must have closed the file before the lock goes. As the last to close it, it also
-        // takes the log into the file.
+        // The writer must close the file before the lock is released. The last connection to close also
+        // checkpoints the WAL into the file.
         self.reads.idle().clear();
         self.commits.take();
         if let Some(writer) = self.writer.take() {
@@ -189,7 +189,8 @@ impl Store for SqliteStore {
     }
 }
 
-/// The rows of `sql`, which starts at `prefix` and is ordered by its first column, the key.
+/// Returns the rows of `sql` whose key starts with `prefix`. `sql` must select rows from `prefix` on, ordered by the
+/// first column, which must be the key.
 fn with_prefix<T>(
     conn: &Connection,
     sql: &str,

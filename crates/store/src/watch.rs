@@ -1,8 +1,8 @@
-//! Which keys changed, for loops that read the state and act on the difference.
+//! Watches of changed keys, for loops that read the state and act on the difference.
 //!
-//! A watch keeps a set of keys, not a log: a key that changed ten times since the last look is told
-//! once, and a watcher that falls far behind is told to read everything again. So the slowest watcher
-//! costs the store a bounded amount of memory and never delays a commit.
+//! A watch holds a set of keys, not a log. A key that changed ten times since the last call is returned once, and a
+//! watcher that falls far behind has to read everything again. So even the slowest watcher needs only a bounded
+//! amount of memory and never delays a commit.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,26 +14,26 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-/// A watch that has more keys to tell than this says [`Changes::All`] instead.
+/// The largest number of keys that a watch holds. With more it returns [`Changes::All`] instead.
 const MOST_KEYS: usize = 4096;
 
-/// What changed since the last look.
+/// The changes since the last call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Changes {
-    /// These keys were written or deleted. Read them for what they are now.
+    /// These keys were written or deleted. The caller should read their current values.
     Keys(BTreeSet<String>),
-    /// Anything may have changed: read the whole prefix.
+    /// Any key may have changed. The caller should read the whole prefix.
     All,
 }
 
-/// Tells which keys under a prefix changed. Its first answer is [`Changes::All`], so that a loop over
-/// it reads the state once at its start and again with each change, with the same code.
+/// A watch of the keys under a prefix. Its first result is [`Changes::All`], so that a loop can use the same code to
+/// read the state at its start and after each change.
 #[derive(Debug)]
 pub struct Watch(Arc<Watcher>);
 
 impl Watch {
-    /// Waits until something changed, and takes all that changed since the last call; `None` when the
-    /// store was closed. A change is told after it is durable. Cancel-safe.
+    /// Waits until something has changed, and returns all changes since the last call, or `None` if the store is
+    /// closed. A change is returned only after it is durable. Cancel-safe.
     pub async fn changes(&mut self) -> Option<Changes> {
         loop {
             {
@@ -91,7 +91,7 @@ impl Watcher {
     }
 }
 
-/// The watches of one store. Dropping it ends them.
+/// The watches of one store. Dropping it ends all of them.
 #[derive(Debug, Default)]
 pub(crate) struct Watchers(Mutex<Vec<Weak<Watcher>>>);
 

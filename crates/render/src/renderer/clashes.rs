@@ -1,5 +1,6 @@
-//! Objects that two apps of one cluster both hold. Whether two are one object depends on whether their kind
-//! lives in namespaces, which is known of Kubernetes' own kinds; of others, definitions and agents say it.
+//! Finds objects that two apps of one cluster both contain. Two entries whose namespaces differ are the same object if
+//! their kind is cluster-scoped. The scope of built-in kinds is known; of other kinds, the fleet's
+//! CustomResourceDefinitions and the agents report it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,12 +15,12 @@ use serde_json::Value as Json;
 
 use super::{Part, RenderedBundle};
 
-/// What makes an object the same as another one in a cluster, as a hash.
+/// The identity of an object in a cluster, as a hash. Two entries with the same identity are the same object.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Identity {
-    /// As an object of a namespace, unless its kind is known to have none.
+    /// The hash with the object's namespace, or without it if the kind is known to be cluster-scoped.
     known: u64,
-    /// Where nothing says whether its kind lives in namespaces: the kind, and the object without one.
+    /// If the scope of the kind is not known: the hash of the kind, and the hash of the object without its namespace.
     open: Option<(u64, u64)>,
 }
 
@@ -44,7 +45,7 @@ impl Identity {
         }
     }
 
-    /// The hash, once it is known which other kinds live outside namespaces.
+    /// Returns the hash, given the kinds that are cluster-scoped besides the built-in ones.
     pub(super) fn settled(self, cluster_scoped: &HashSet<u64>) -> u64 {
         match self.open {
             Some((kind, bare)) if cluster_scoped.contains(&kind) => bare,
@@ -60,12 +61,12 @@ fn hash_of(parts: &[&str]) -> u64 {
     u64::from_le_bytes(short)
 }
 
-/// A kind, as `KIND.GROUP`, as a hash.
+/// Returns the hash of a kind that is written as `KIND.GROUP`.
 fn kind_key(kind: &str) -> u64 {
     hash_of(&[kind])
 }
 
-/// The kind outside namespaces that an object defines, as `KIND.GROUP`.
+/// Returns the cluster-scoped kind that an object defines, as `KIND.GROUP`.
 pub(super) fn cluster_scoped_kind(object: &Object) -> Option<String> {
     let gvk = &object.id.gvk;
     if gvk.group != "apiextensions.k8s.io" || gvk.kind != "CustomResourceDefinition" {
@@ -78,7 +79,7 @@ pub(super) fn cluster_scoped_kind(object: &Object) -> Option<String> {
 }
 
 impl RenderedBundle {
-    /// Whether it has the object that a conflict is about. `scopes` as in [`conflicts`].
+    /// Returns true if the bundle contains the object of a conflict. `scopes` is as in [`conflicts`].
     #[must_use]
     pub fn holds(&self, conflict: &Conflict, scopes: &Scopes) -> bool {
         let cluster_scoped = kind_keys(scopes);
@@ -87,7 +88,7 @@ impl RenderedBundle {
     }
 }
 
-/// The kinds outside namespaces that the CustomResourceDefinitions of these bundles define.
+/// Returns the cluster-scoped kinds that the CustomResourceDefinitions of these bundles define.
 #[must_use]
 pub fn scopes<'a>(bundles: impl Iterator<Item = &'a Arc<RenderedBundle>>) -> Scopes {
     let mut scopes = Scopes::default();
@@ -101,8 +102,8 @@ pub(super) fn kind_keys(scopes: &Scopes) -> HashSet<u64> {
     scopes.iter().map(kind_key).collect()
 }
 
-/// Every object that two bundles of one cluster both hold. `scopes` says which kinds live outside
-/// namespaces beside Kubernetes' own.
+/// Finds every object that two bundles of one cluster both contain. `scopes` holds the kinds that are cluster-scoped
+/// besides the built-in ones.
 #[must_use]
 pub fn conflicts<'a>(
     bundles: impl Iterator<Item = &'a Arc<RenderedBundle>>,

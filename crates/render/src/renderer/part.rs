@@ -1,4 +1,4 @@
-//! The objects of one file, ready to be joined with others.
+//! The objects of one file, encoded so that they can be joined into a bundle.
 
 use std::sync::Arc;
 
@@ -9,19 +9,19 @@ use muster_model::{
 
 use super::clashes::{Identity, cluster_scoped_kind};
 
-/// The objects that one file gave for a context, encoded as they stand in a bundle.
+/// The objects that one file produced for a context, encoded as in a bundle.
 #[derive(Debug)]
 pub struct Part {
     pub(super) hash: ContentHash,
     pub(super) file: Arc<str>,
-    /// The namespace of its objects that name none.
+    /// The namespace of objects that name none.
     namespace: Box<str>,
-    /// A line break and an object, for each.
+    /// The objects as JSON, each after a line break.
     pub(super) lines: String,
     pub(super) ids: Vec<ObjectRef>,
-    /// Each object's identity as a hash: what [`conflicts`] compares.
+    /// The identity of each object, as a hash; [`conflicts`] compares them.
     pub(super) identities: Vec<Identity>,
-    /// Kinds outside namespaces that its CustomResourceDefinitions define, as `KIND.GROUP`.
+    /// The cluster-scoped kinds that its CustomResourceDefinitions define, as `KIND.GROUP`.
     pub(super) defines: Vec<String>,
 }
 
@@ -47,41 +47,41 @@ impl Part {
         }
     }
 
-    /// The name of an object, for a message.
+    /// Returns the name of an object for use in messages.
     pub(super) fn name(&self, index: usize) -> String {
         self.ids
             .get(index)
             .map_or_else(String::new, ObjectRef::to_string)
     }
 
-    /// From its lines, as [`Part::lines`] gives them.
+    /// Creates a part from its lines, as returned by [`Part::lines`].
     ///
     /// # Errors
-    /// Where they are no objects.
+    /// If a line is not a valid object.
     pub fn read(file: &str, app_namespace: &str, lines: &str) -> Result<Self, BundleError> {
         let objects = Object::read_lines(lines.strip_prefix('\n').unwrap_or(lines))?;
         Ok(Self::new(file, app_namespace, objects))
     }
 
-    /// Hash of its lines.
+    /// Returns the hash of the lines.
     #[must_use]
     pub fn hash(&self) -> ContentHash {
         self.hash
     }
 
-    /// The namespace of its objects that name none.
+    /// Returns the namespace of objects that name none.
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
-    /// The file that its objects stand in.
+    /// Returns the file that contains the objects.
     #[must_use]
     pub fn file(&self) -> &str {
         &self.file
     }
 
-    /// A line break and an object, for each.
+    /// Returns the objects as JSON, each after a line break.
     #[must_use]
     pub fn lines(&self) -> &str {
         &self.lines

@@ -1,5 +1,5 @@
-//! Rendering from the outside: what a person reads whose templates are wrong, and that a renderer
-//! which remembers says what one says that does not.
+//! Tests of rendering through the public API: the messages for wrong templates, and that a renderer with caches has the
+//! same results as one without.
 
 #![allow(
     clippy::unwrap_used,
@@ -57,7 +57,7 @@ impl Fleet {
         self
     }
 
-    /// An app with one template.
+    /// Adds an app with one template.
     fn app(&mut self, name: &str, template: &str) -> &mut Self {
         let app = format!(
             "apiVersion: muster.dev/v1alpha1\nkind: App\nmetadata: {{name: {name}}}\nspec: {{tier: gold, mode: active-active}}\n"
@@ -89,7 +89,7 @@ impl Fleet {
         renderer.render(&model, &place(&model), Epoch(1))
     }
 
-    /// Which apps came out, and every problem as a person reads it.
+    /// Returns which apps were rendered, and every problem as it is shown to people.
     fn told(&self) -> String {
         let rendered = self.render(&mut Renderer::default());
         let apps: Vec<&str> = rendered.bundles.keys().map(|app| app.as_str()).collect();

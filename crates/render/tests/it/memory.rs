@@ -1,5 +1,5 @@
-//! A renderer that remembers must say what a new one says, whatever was edited in between: this is
-//! what the hub's speed stands on.
+//! A renderer with caches must have the same results as a new one, whatever was edited in between. The hub's speed
+//! depends on these caches.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::Fleet;
 
-/// Values with few keys, so that layers meet.
+/// Values with few different keys, so that layers overlap.
 fn values() -> impl Strategy<Value = Map<String, Value>> {
     let leaf = prop_oneof![
         2 => (0..3_i32).prop_map(Value::from),
@@ -33,10 +33,10 @@ fn values() -> impl Strategy<Value = Map<String, Value>> {
     proptest::collection::btree_map("[abc]", tree, 0..3).prop_map(|map| map.into_iter().collect())
 }
 
-/// A place that a template looks at.
+/// An expression that reads a value.
 fn place() -> impl Strategy<Value = String> {
     let below = || proptest::collection::vec("[abc]", 1..4);
-    // Mostly in a way that does not fail where a part of the path is missing.
+    // Most expressions do not fail if a part of the path is missing.
     let careful = |path: Vec<String>| {
         let (last, parents) = path.split_last().unwrap();
         let step = |map: String, part: &String| format!("({map}.{part} | default({{}}))");
@@ -51,7 +51,7 @@ fn place() -> impl Strategy<Value = String> {
     ]
 }
 
-/// A piece of a template that writes lines `KEY: VALUE` with keys of its own.
+/// A piece of a template that writes lines `KEY: VALUE`. `KEY` is replaced to make the keys unique.
 fn piece() -> impl Strategy<Value = String> {
     let expression = (place(), place(), 0..20_usize).prop_map(|(a, b, form)| match form {
         0 => format!("({a}) is defined"),
@@ -93,7 +93,7 @@ fn pieces(prefix: &'static str) -> impl Strategy<Value = String> {
         let keyed = pieces.iter().enumerate();
         keyed
             .map(|(i, piece)| piece.replace("KEY", &format!("{prefix}{i}")))
-            // What is included twice would write its keys twice.
+            // A partial that is included twice would write its keys twice.
             .scan(false, |included, piece| {
                 let again = std::mem::replace(included, *included || piece == INCLUDE);
                 Some(if again && piece == INCLUDE {
@@ -114,7 +114,7 @@ fn template() -> impl Strategy<Value = String> {
     })
 }
 
-/// A partial reads, but includes nothing: it would include itself.
+/// A partial reads values but includes nothing, because it would include itself.
 fn partial() -> impl Strategy<Value = String> {
     pieces("p").prop_filter("includes itself", |text| !text.contains("include"))
 }
@@ -127,7 +127,7 @@ fn library() -> impl Strategy<Value = String> {
     })
 }
 
-/// What a commit may change.
+/// One change that a commit makes.
 #[derive(Debug, Clone)]
 struct Edit {
     path: String,
@@ -152,7 +152,7 @@ fn document(kind: &str, name: &str, spec: &Value) -> String {
     )
 }
 
-/// Rules that concern all objects, some or none.
+/// Ignore rules that match all objects, some or none.
 fn ignored() -> impl Strategy<Value = Value> {
     let any = || select(vec![None, Some("ConfigMap"), Some("Secret")]);
     let name = select(vec![None, Some("one-templates-more"), Some("other")]);
@@ -197,7 +197,7 @@ fn edit() -> impl Strategy<Value = Edit> {
     let cluster = (select(&CLUSTERS), values(), any::<bool>(), 0..8_u8).prop_map(
         move |(place, values, label, keep)| {
             let path = format!("regions/{place}.yaml");
-            // The first one stays, so that every app fits somewhere.
+            // The first cluster is never removed, so that every app has a cluster to run in.
             if keep == 0 && place != CLUSTERS[0] {
                 return Edit { path, text: None };
             }
@@ -253,7 +253,7 @@ fn edit() -> impl Strategy<Value = Edit> {
         template(),
     )
         .prop_map(move |(path, text)| {
-            // Two templates of an app write two objects.
+            // The two templates of an app must write different objects.
             let text = text.replace("name: it", &format!("name: {}", path.replace('/', "-")));
             let text = text.replace("APP", &path[..3]);
             some(format!("apps/{path}.yaml"), text)
@@ -288,10 +288,10 @@ fn start() -> Fleet {
     fleet
 }
 
-/// Hash and text of every bundle.
+/// The hash and text of every bundle.
 type Bundles = BTreeMap<(AppName, ClusterName), (String, String)>;
 
-/// All that can be told of a rendering.
+/// Returns everything in a rendering that a caller can see.
 fn seen(rendered: &Rendered) -> (Bundles, Vec<String>) {
     let mut bundles = BTreeMap::new();
     for (app, places) in &rendered.bundles {
@@ -331,7 +331,7 @@ proptest! {
             prop_assert_eq!(&said, &new);
             earlier.push((before, said));
         }
-        // And back: what is remembered of an older commit is still true of it.
+        // Then an older commit again: what is cached of it must still be valid.
         if let Some((older, _)) = earlier.last() {
             let said = seen(&older.render(&mut remembers));
             prop_assert_eq!(said, seen(&older.render(&mut Renderer::default())));
@@ -354,7 +354,7 @@ fn clusters_that_look_the_same_to_an_app_share_its_bundle() {
     let [first, second, other] = bundles(&fleet.render(&mut renderer));
     assert!(Arc::ptr_eq(&first, &second));
     assert!(!Arc::ptr_eq(&first, &other));
-    // What the template does not look at makes no new bundle.
+    // A value that the template does not read makes no new bundle.
     let spec = json!({"labels": {"rack": "7"}, "spec": {"values": {"colour": "blue"}}});
     fleet.file(
         "regions/eu-west/eu-west-2.yaml",

@@ -1,4 +1,4 @@
-//! Wrong templates: where the message points, what it says, and that other apps come out all the same.
+//! Wrong templates: where the message points, what it says, and that other apps are still rendered.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::Fleet;
 
 const GOOD: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: settings\n";
 
-/// A fleet with a good app beside the one that the test gets wrong.
+/// A fleet with a good app and the app with the test's template.
 fn fleet(template: &str) -> Fleet {
     let mut fleet = Fleet::new();
     fleet.app("shop", GOOD).app("wiki", template);
@@ -91,7 +91,7 @@ fn a_value_that_is_not_defined_in_one_cluster_holds_the_app_in_all() {
        |
      5 | data: {size: "{{ values.size }}"}
        |                  ^
-       = help: set `values.size` in a values file, or ask first whether it `is defined`
+       = help: set `values.size` in a values file, or check first that it `is defined`
     "#);
 }
 
@@ -114,7 +114,7 @@ fn an_unknown_filter_function_or_include() {
        |
      1 | a: {{ now() }}
        |       ^
-       = help: templates have no clock, no chance and no files: only values, filters and macros
+       = help: templates have no clock, no randomness and no files: only values, filters and macros
     ");
     let told = fleet("{% include \"lib/pdb.j2\" %}\n").told();
     insta::assert_snapshot!(told, @r#"
@@ -124,7 +124,7 @@ fn an_unknown_filter_function_or_include() {
        |
      1 | {% include "lib/pdb.j2" %}
        |    ^
-       = help: a template finds lib/ and its own app's templates, by the path from the repository's root
+       = help: templates can include files of lib/ and of their own app, by the path from the repository root
     "#);
     let told = fleet("{% include \"/etc/passwd\" %}\n").told();
     insta::assert_snapshot!(told, @r#"
@@ -134,7 +134,7 @@ fn an_unknown_filter_function_or_include() {
        |
      1 | {% include "/etc/passwd" %}
        |    ^
-       = help: a template finds lib/ and its own app's templates, by the path from the repository's root
+       = help: templates can include files of lib/ and of their own app, by the path from the repository root
     "#);
 }
 
@@ -258,11 +258,11 @@ fn what_is_written_is_not_yaml() {
     insta::assert_snapshot!(fleet.told(), @r"
     rendered: shop
 
-    apps/wiki/templates/main.yaml:6:14: not valid YAML, here or in a line above: mapping values are not allowed in this context (in what the template writes)
+    apps/wiki/templates/main.yaml:6:14: not valid YAML, here or in a line above: mapping values are not allowed in this context (in the rendered output)
        |
      6 |     team: {{ values.team }}
        |              ^
-       = help: text with special characters wants `| tojson`; it wrote, in line 6: `team: docs: and more`
+       = help: text with special characters needs `| tojson`; line 6 of the rendered output is `team: docs: and more`
     ");
 }
 
@@ -275,45 +275,45 @@ fn a_document_that_is_no_object() {
     insta::assert_snapshot!(told, @r"
     rendered: shop
 
-    apps/wiki/templates/main.yaml:6:1: this document is no Kubernetes object but a list (in what the template writes)
+    apps/wiki/templates/main.yaml:6:1: this document is not a Kubernetes object but a list (in the rendered output)
        |
      6 | - just
        | ^
-       = help: each document is one object with apiVersion, kind and metadata.name; it wrote, in line 6: `- just`
+       = help: each document is one object with apiVersion, kind and metadata.name; line 6 of the rendered output is `- just`
 
-    apps/wiki/templates/main.yaml:9:1: this document is no Kubernetes object but plain text (in what the template writes)
+    apps/wiki/templates/main.yaml:9:1: this document is not a Kubernetes object but plain text (in the rendered output)
        |
      9 | hello
        | ^
-       = help: each document is one object with apiVersion, kind and metadata.name; it wrote, in line 9: `hello`
+       = help: each document is one object with apiVersion, kind and metadata.name; line 9 of the rendered output is `hello`
 
-    apps/wiki/templates/main.yaml:11:1: this document is no Kubernetes object: it has no `apiVersion` (in what the template writes)
+    apps/wiki/templates/main.yaml:11:1: this document is not a Kubernetes object: it has no `apiVersion` (in the rendered output)
         |
      11 | kind: Service
         | ^
-       = help: it wrote, in line 11: `kind: Service`
+       = help: line 11 of the rendered output is `kind: Service`
     ");
     let told = fleet("apiVersion: v1\nkind: Service\nmetadata:\n  labels: {a: b}\n---\napiVersion: batch/v1\nkind: Job\nmetadata:\n  generateName: run-\n---\napiVersion: v1\nkind: Secret\nmetadata:\n  name: 42\n").told();
     insta::assert_snapshot!(told, @r"
     rendered: shop
 
-    apps/wiki/templates/main.yaml:4:3: this Service has no `metadata.name` (in what the template writes)
+    apps/wiki/templates/main.yaml:4:3: this Service has no `metadata.name` (in the rendered output)
        |
      4 |   labels: {a: b}
        |   ^
-       = help: it wrote, in line 4: `labels: {a: b}`
+       = help: line 4 of the rendered output is `labels: {a: b}`
 
-    apps/wiki/templates/main.yaml:9:3: this Job has no `metadata.name` (in what the template writes)
+    apps/wiki/templates/main.yaml:9:3: this Job has no `metadata.name` (in the rendered output)
        |
      9 |   generateName: run-
        |   ^
-       = help: `generateName` makes a new object at every commit; give it a name; it wrote, in line 9: `generateName: run-`
+       = help: `generateName` makes a new object at every commit; give it a name; line 9 of the rendered output is `generateName: run-`
 
-    apps/wiki/templates/main.yaml:14:9: `metadata.name` must be text; quote it (in what the template writes)
+    apps/wiki/templates/main.yaml:14:9: `metadata.name` must be text; quote it (in the rendered output)
         |
      14 |   name: 42
         |         ^
-       = help: it wrote, in line 14: `name: 42`
+       = help: line 14 of the rendered output is `name: 42`
     ");
 }
 
@@ -323,11 +323,11 @@ fn an_object_that_is_too_large() {
     insta::assert_snapshot!(told, @r"
     rendered: shop
 
-    apps/wiki/templates/main.yaml:1:1: this ConfigMap has 1.6 MiB; a cluster takes objects of up to 1.5 MiB (in what the template writes)
+    apps/wiki/templates/main.yaml:1:1: this ConfigMap has 1.6 MiB; a cluster accepts objects of up to 1.5 MiB (in the rendered output)
        |
      1 | apiVersion: v1
        | ^
-       = help: split it, or keep large content elsewhere; it wrote, in line 1: `apiVersion: v1`
+       = help: split it, or keep large content elsewhere; line 1 of the rendered output is `apiVersion: v1`
     ");
 }
 
@@ -338,8 +338,8 @@ fn one_object_twice_in_an_app() {
     insta::assert_snapshot!(fleet.told(), @r"
     rendered: shop
 
-    apps/wiki/templates/main.yaml: ConfigMap settings stands in apps/wiki/manifests/settings.yaml too
-       = help: an app has an object once; remove one
+    apps/wiki/templates/main.yaml: ConfigMap settings is in apps/wiki/manifests/settings.yaml too
+       = help: an app can contain an object only once; remove one
     ");
     fleet.file(
         "apps/wiki/manifests/settings.yaml",
@@ -348,8 +348,8 @@ fn one_object_twice_in_an_app() {
     insta::assert_snapshot!(fleet.told(), @r"
     rendered: shop
 
-    apps/wiki/templates/main.yaml: ConfigMap settings stands in apps/wiki/manifests/settings.yaml too
-       = help: an app has an object once; remove one
+    apps/wiki/templates/main.yaml: ConfigMap settings is in apps/wiki/manifests/settings.yaml too
+       = help: an app can contain an object only once; remove one
     ");
 }
 
@@ -385,19 +385,19 @@ fn several_mistakes_in_several_files() {
        |
      1 | a: {{ values.nothing }}
        |       ^
-       = help: set `values.nothing` in a values file, or ask first whether it `is defined`
+       = help: set `values.nothing` in a values file, or check first that it `is defined`
 
-    apps/wiki/templates/other.yaml:1:1: this document is no Kubernetes object but a list (in what the template writes)
+    apps/wiki/templates/other.yaml:1:1: this document is not a Kubernetes object but a list (in the rendered output)
        |
      1 | - 1
        | ^
-       = help: each document is one object with apiVersion, kind and metadata.name; it wrote, in line 1: `- 1`
+       = help: each document is one object with apiVersion, kind and metadata.name; line 1 of the rendered output is `- 1`
 
-    apps/wiki/templates/other.yaml:3:1: this document is no Kubernetes object but a list (in what the template writes)
+    apps/wiki/templates/other.yaml:3:1: this document is not a Kubernetes object but a list (in the rendered output)
        |
      3 | - 2
        | ^
-       = help: each document is one object with apiVersion, kind and metadata.name; it wrote, in line 3: `- 2`
+       = help: each document is one object with apiVersion, kind and metadata.name; line 3 of the rendered output is `- 2`
 
     apps/wiki/templates/third.yaml:1:4: set values.domain first
        |
@@ -490,17 +490,17 @@ data:
        |
      5 |   tag: "app:{{ 1.10 }}"
        |                ^
-       = help: put it in quotes where it is text, or write it as it is to be printed
+       = help: put it in quotes if it is text, or write it exactly as it should be printed
 
     apps/wiki/templates/main.yaml:7:14: `1e3` is a number that is printed as `1000.0`
        |
      7 | {% set tag = 1e3 %}
        |              ^
-       = help: put it in quotes where it is text, or write it as it is to be printed
+       = help: put it in quotes if it is text, or write it exactly as it should be printed
     "#);
 }
 
-/// The last object of the wiki in some cluster. Nothing is wrong with the fleet.
+/// Returns the last object of the wiki in one cluster. Checks that the fleet has no problems.
 fn written(fleet: &Fleet) -> serde_json::Value {
     let rendered = fleet.render(&mut Renderer::default());
     assert_eq!(rendered.problems, []);
@@ -549,7 +549,7 @@ data:
     "#);
 }
 
-/// YAML reads what is printed as the value that it was.
+/// YAML reads a printed value as the same value.
 #[test]
 fn what_is_no_text_is_printed_as_yaml_has_it() {
     let template = "\
@@ -608,19 +608,19 @@ metadata: {name: \"muster-inventory-{{ 1 + 2 }}\", namespace: muster-system}
        |
      1 | {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "muster-agent-identity", "namespace": "muster-system"}}
        | ^
-       = help: no app may have it; an agent makes it by itself
+       = help: apps can't contain it; the agent creates it itself
 
-    apps/wiki/templates/main.yaml:5:1: ConfigMap muster-system/muster-inventory-3 is one of the agent's own records (in what the template writes)
+    apps/wiki/templates/main.yaml:5:1: ConfigMap muster-system/muster-inventory-3 is one of the agent's own records (in the rendered output)
        |
      5 | apiVersion: v1
        | ^
-       = help: no app may have it; an agent makes it by itself; it wrote, in line 5: `apiVersion: v1`
+       = help: apps can't contain it; the agent creates it itself; line 5 of the rendered output is `apiVersion: v1`
     "#);
 }
 
 #[test]
 fn a_printed_value_is_bounded() {
-    // 10 in each of 10 levels.
+    // Ten levels, each a list of ten references to the level below.
     let mut template = "\
 apiVersion: a.example/v1
 kind: Own
@@ -662,16 +662,16 @@ spec:
     insta::assert_snapshot!(fleet.told(), @r"
     rendered: shop
 
-    apps/wiki/templates/main.yaml:6:11: `1.10` becomes the number 1.1 here (in what the template writes)
+    apps/wiki/templates/main.yaml:6:11: `1.10` becomes the number 1.1 here (in the rendered output)
        |
      6 |   tag: {{ values.tag }}
        |           ^
-       = help: put it in quotes where it is text; it wrote, in line 5: `tag: 1.10`
+       = help: put it in quotes if it is text; line 5 of the rendered output is `tag: 1.10`
     ");
 }
 
-/// Every clash is told at once, also of kinds that live outside namespaces because Kubernetes or a definition
-/// of the repository says so.
+/// All clashes are reported together, including those of cluster-scoped kinds, whether built in or defined in the
+/// repository.
 #[test]
 fn every_clash_is_found_at_once() {
     let object = |api: &str, kind: &str, name: &str, namespace: &str| {

@@ -1,4 +1,4 @@
-//! Backups and their return.
+//! Backing up and restoring the store.
 
 use std::{
     fs::{self, File},
@@ -12,25 +12,24 @@ use tempfile::NamedTempFile;
 use super::file;
 use crate::StoreError;
 
-/// The key that a restored store has: when it was restored, in UTC (RFC 3339). The hub that finds it
-/// asks a person before anything moves, and deletes it then.
+/// The key that marks a restored store. Its value is the time of the restore, in UTC (RFC 3339). A hub that finds it
+/// marks the store as unconfirmed and removes the key.
 pub const RESTORED_KEY: &str = "meta/restored";
 
-/// What [`restore`] did.
+/// The result of [`restore`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restored {
-    /// The restored store's new name.
+    /// The new incarnation of the restored store.
     pub incarnation: String,
-    /// Where the store that stood there before was kept.
+    /// The path under which the previous store was kept, if one existed.
     pub kept: Option<PathBuf>,
 }
 
-/// Writes a consistent, checked copy of the store `from` to the new file `to`. The store may be in
-/// use, by this or another process, and goes on working. Blocks until the copy is on disk.
+/// Writes a consistent, checked copy of the store `from` to the new file `to`. The store may be in use by this or
+/// another process, and stays usable. Blocks until the copy is on disk.
 ///
 /// # Errors
-/// When `from` is no store, damaged or of a newer version, when `to` exists, and when the file system
-/// refuses.
+/// If `from` is not a store, is damaged or of a newer version, if `to` exists, or if the file system fails.
 pub fn backup(from: &Path, to: &Path) -> Result<(), StoreError> {
     let exists = || StoreError::Exists {
         path: to.to_owned(),
@@ -49,11 +48,11 @@ pub fn backup(from: &Path, to: &Path) -> Result<(), StoreError> {
     sync_folder(to)
 }
 
-/// Writes a consistent, checked copy of the store `from` as bytes, as [`backup`] writes a file. It is
-/// made beside `from` first, so that what is written is whole.
+/// Like [`backup`], but writes the copy to `to` as bytes. The copy is first made beside `from`, so that only a complete
+/// copy is written.
 ///
 /// # Errors
-/// As [`backup`], and when the bytes can't be written.
+/// As for [`backup`], and if the bytes can't be written.
 pub fn backup_to(from: &Path, to: &mut impl io::Write) -> Result<(), StoreError> {
     let copy = copy(from, from)?;
     file::check(copy.path(), &file::open_to_read(copy.path())?)?;
@@ -63,32 +62,32 @@ pub fn backup_to(from: &Path, to: &mut impl io::Write) -> Result<(), StoreError>
         .map_err(|source| StoreError::file("write out the copy of", from, source))
 }
 
-/// Puts a copy of the store or backup `from` in the place of the store `to`. The copy gets an
-/// incarnation of its own and [`RESTORED_KEY`], so that nobody takes it for the store that it was; what
-/// stood at `to` is kept beside it. At any moment `to` is the old store or the new one, whole. Blocks
-/// until the change is on disk.
+/// Replaces the store `to` with a copy of the store or backup `from`. The copy gets a new incarnation and
+/// [`RESTORED_KEY`], so that it can't be mistaken for the original. The previous file at `to` is kept beside it. At any
+/// moment `to` is either the complete old store or the complete new one. Blocks until the change is on disk.
 ///
 /// # Errors
-/// When `from` is no store, damaged or of a newer version, when a process uses `to`, and when the file
-/// system refuses. What stood at `to` then still does.
+/// If `from` is not a store, is damaged or of a newer version, if a process uses `to`, or if the file system fails.
+/// `to` then still holds the previous store.
 pub fn restore(from: &Path, to: &Path) -> Result<Restored, StoreError> {
     let _lock = file::Lock::take(to)?;
     put(from, to)
 }
 
-/// As [`restore`], for a backup that arrives as bytes. They wait in a file beside `to`.
+/// Like [`restore`], but reads the backup as bytes. They are first written to a temporary file beside `to`.
 ///
 /// # Errors
-/// As [`restore`], and when the bytes can't be read.
+/// As for [`restore`], and if the bytes can't be read.
 pub fn restore_from(from: &mut impl io::Read, to: &Path) -> Result<Restored, StoreError> {
     let _lock = file::Lock::take(to)?;
     let mut arrived = temporary(to)?;
-    io::copy(from, arrived.as_file_mut())
-        .map_err(|source| StoreError::file("write what arrives to", arrived.path(), source))?;
+    io::copy(from, arrived.as_file_mut()).map_err(|source| {
+        StoreError::file("write the received backup to", arrived.path(), source)
+    })?;
     put(arrived.path(), to)
 }
 
-/// Puts a copy of `from` at `to`, whose lock the caller holds.
+/// Replaces `to` with a copy of `from`. The caller holds the lock of `to`.
 fn put(from: &Path, to: &Path) -> Result<Restored, StoreError> {
     let copy = copy(from, to)?;
     let conn = file::open_to_change(copy.path())?;
@@ -111,7 +110,7 @@ fn put(from: &Path, to: &Path) -> Result<Restored, StoreError> {
     Ok(Restored { incarnation, kept })
 }
 
-/// A whole copy of `from` as a temporary file in the folder of `beside`.
+/// Makes a complete copy of `from` in a temporary file in the folder of `beside`.
 fn copy(from: &Path, beside: &Path) -> Result<NamedTempFile, StoreError> {
     File::open(from).map_err(|source| StoreError::file("open", from, source))?;
     let source = file::open_to_read(from)?;
@@ -119,7 +118,7 @@ fn copy(from: &Path, beside: &Path) -> Result<NamedTempFile, StoreError> {
     let copy = temporary(beside)?;
     let name = copy.path().to_str().ok_or_else(|| {
         StoreError::file(
-            "write to a path that is no UTF-8",
+            "write to a path that is not UTF-8",
             beside,
             io::ErrorKind::InvalidInput.into(),
         )
@@ -130,7 +129,7 @@ fn copy(from: &Path, beside: &Path) -> Result<NamedTempFile, StoreError> {
     Ok(copy)
 }
 
-/// An empty temporary file in the folder of `beside`.
+/// Creates an empty temporary file in the folder of `beside`.
 fn temporary(beside: &Path) -> Result<NamedTempFile, StoreError> {
     let folder = folder(beside);
     tempfile::Builder::new()
@@ -139,7 +138,7 @@ fn temporary(beside: &Path) -> Result<NamedTempFile, StoreError> {
         .map_err(|source| StoreError::file("create a file in", folder, source))
 }
 
-/// Makes the copy a store of its own, and returns its new name.
+/// Marks the copy as restored, and returns its new incarnation.
 fn mark(conn: &Connection) -> rusqlite::Result<String> {
     let tx = conn.unchecked_transaction()?;
     tx.execute(
@@ -156,10 +155,10 @@ fn mark(conn: &Connection) -> rusqlite::Result<String> {
     Ok(incarnation)
 }
 
-/// Keeps the store `to` under the name `kept` as well, and leaves no log at `to`: it would be taken for
-/// the log of the file that comes there, and destroy it.
+/// Keeps the store `to` under the name `kept` too, and moves its WAL there. SQLite would apply a WAL that stays at `to`
+/// to the restored file, and corrupt it.
 fn keep(to: &Path, kept: &Path) -> Result<(), StoreError> {
-    // A whole store takes in its log here. A damaged one can't; its log is kept beside it below.
+    // An intact store checkpoints its WAL here. A damaged one can't, so its WAL is moved together with it below.
     if let Ok(conn) = file::open_to_change(to) {
         let _ = conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
     }

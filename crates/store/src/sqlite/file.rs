@@ -1,4 +1,4 @@
-//! The file itself: its lock, its mode, its format and the check that it is whole.
+//! The file of the store: its lock, mode, format and integrity check.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
@@ -11,14 +11,14 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::StoreError;
 
-/// Marks a SQLite file as a muster store: "mstr".
+/// The SQLite application ID that marks a file as a Muster store: "mstr".
 const APPLICATION_ID: i32 = 0x6d73_7472;
 
-/// Each entry brings a file from the format of its index to the next one. Formats are only ever
+/// The migrations. Each entry converts a file from the format of its index to the next one. New formats are only
 /// appended.
 ///
-/// `kv` keeps its rowid: with values of 100 KB a b-tree ordered by key would carry them around. The
-/// revision stands before the value so that listing keys does not read values.
+/// `kv` has a rowid: a b-tree ordered by key would have to move values of 100 KB around. The revision column comes
+/// before the value column, so that listing keys does not read values.
 const MIGRATIONS: [&str; 1] = ["
     CREATE TABLE kv (key TEXT NOT NULL UNIQUE, revision INTEGER NOT NULL, value BLOB NOT NULL) STRICT;
     CREATE TABLE store (
@@ -33,15 +33,15 @@ const FORMAT: i32 = MIGRATIONS.len() as i32;
 
 const OWNER_ONLY: u32 = 0o600;
 
-/// How long a statement waits for a lock that a foreign tool, say a shell on the file, may hold.
+/// How long a statement waits for a lock that another tool may hold, such as a SQLite shell.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The right to use the store of one path, in this process only.
+/// The lock of the store at one path. While it is held, no other process can use the store.
 #[derive(Debug)]
 pub(super) struct Lock(File);
 
 impl Lock {
-    /// Takes the lock of the store `path`, and makes the folder that holds both.
+    /// Takes the lock of the store `path`. Creates the folder of the store if it does not exist.
     pub(super) fn take(path: &Path) -> Result<Self, StoreError> {
         if let Some(parent) = path
             .parent()
@@ -74,22 +74,22 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Closing the file is not enough: a child that this process is just starting may share it.
+        // Closing the file is not enough: a child process that is just being started may share it.
         let _ = self.0.unlock();
     }
 }
 
-/// The path of a file that belongs to `path`: its name with `suffix`.
+/// Returns the path of a file that belongs to `path`: the same name followed by `suffix`.
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
 }
 
-/// Opens the store for its writer: creates it where nothing is, brings an older format up to date,
-/// and checks that the content is whole. The caller holds the lock.
+/// Opens the store for its writer: creates it if it does not exist, migrates an older format, and checks the content's
+/// integrity. The caller holds the lock.
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
-    // SQLite gives the files that it makes beside this one the same mode.
+    // SQLite creates the files beside this one with the same mode.
     OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -106,7 +106,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     Ok(conn)
 }
 
-/// Opens an existing file to write to it, in this program's format.
+/// Opens an existing file for writing, and migrates it to the current format.
 pub(super) fn open_to_change(path: &Path) -> Result<Connection, StoreError> {
     let engine = |source| StoreError::engine("open", path, source);
     let mut conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
@@ -119,12 +119,12 @@ pub(super) fn open_to_change(path: &Path) -> Result<Connection, StoreError> {
     Ok(conn)
 }
 
-/// Opens an existing store to read from it, beside whatever else has it open.
+/// Opens an existing store for reading. Other processes may have it open.
 pub(super) fn open_to_read(path: &Path) -> Result<Connection, StoreError> {
     connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
 }
 
-/// Checks that this is a whole store of a known format, and returns the format.
+/// Checks that the file is an undamaged store of a known format, and returns the format.
 pub(super) fn check(path: &Path, conn: &Connection) -> Result<i32, StoreError> {
     let engine = |source| StoreError::engine("check", path, source);
     let pragma = |name| conn.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
@@ -153,13 +153,13 @@ pub(super) fn check(path: &Path, conn: &Connection) -> Result<i32, StoreError> {
     Ok(format)
 }
 
-/// The store's random name.
+/// Returns the store's incarnation.
 pub(super) fn incarnation(path: &Path, conn: &Connection) -> Result<String, StoreError> {
     conn.query_row("SELECT incarnation FROM store", [], |row| row.get(0))
         .map_err(|source| StoreError::engine("read", path, source))
 }
 
-/// The store's revision.
+/// Returns the store's revision.
 pub(super) fn revision(conn: &Connection) -> rusqlite::Result<u64> {
     conn.prepare_cached("SELECT revision FROM store")?
         .query_row([], |row| super::revision(row, 0))
@@ -172,7 +172,7 @@ fn connect(path: &Path, mode: OpenFlags) -> Result<Connection, StoreError> {
         .map_err(|source| StoreError::engine("open", path, source))
 }
 
-/// Whether the file holds nothing at all yet: it was just made, or its creator died at once.
+/// Returns true if the file is still empty: it was just created, or its creator crashed right after that.
 fn is_empty(conn: &Connection) -> rusqlite::Result<bool> {
     let format: i32 = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let objects: i64 =

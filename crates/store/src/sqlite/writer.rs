@@ -1,5 +1,5 @@
-//! The one thread that writes. It takes all transactions that wait for it into one SQLite
-//! transaction, so that many commits share the price of one `fsync`.
+//! The single writer thread. It carries out all queued transactions in one SQLite transaction, so that many commits
+//! share the cost of one `fsync`.
 
 use std::{path::Path, sync::Weak};
 
@@ -9,12 +9,12 @@ use tokio::sync::{mpsc, oneshot};
 use super::file;
 use crate::{CommitError, Expected, StoreError, Txn, watch::Watchers};
 
-/// A batch takes no more transactions than this, ...
+/// The largest number of transactions in a batch.
 const MOST_TXNS: usize = 512;
-/// ... or starts with this many bytes, so that one batch stays well below a second.
+/// A batch of at least this many bytes takes no further transaction, so that a batch takes well below a second.
 const MOST_BYTES: usize = 16 << 20;
 
-/// A transaction and who waits for it.
+/// A transaction, and the channel for its result.
 pub(super) struct Request {
     pub(super) txn: Txn,
     pub(super) reply: oneshot::Sender<Result<u64, CommitError>>,
@@ -43,7 +43,7 @@ pub(super) fn run(
             {
                 watchers.tell(&request.txn.writes);
             }
-            // Whoever asked may have gone; the transaction has happened all the same.
+            // The caller may no longer wait for the result. The transaction is carried out all the same.
             let _ = request.reply.send(outcome);
         }
     }
@@ -56,8 +56,8 @@ fn size(txn: &Txn) -> usize {
         .sum()
 }
 
-/// Runs the batch in one go; where that fails, each transaction by itself, so that one that is too big
-/// for the disk does not take the others with it.
+/// Carries out the batch in one SQLite transaction. If that fails, carries out each transaction separately, so that one
+/// that does not fit on the disk does not make the others fail.
 fn carry_out(
     path: &Path,
     conn: &mut Connection,
@@ -83,8 +83,8 @@ fn carry_out(
     }
 }
 
-/// One SQLite transaction. An error means that none of it happened. Conditions are checked before the
-/// first write of their transaction, so a conflict leaves nothing to take back.
+/// Carries out a batch in one SQLite transaction. After an error, nothing was written. The conditions of a transaction
+/// are checked before its first write, so nothing has to be undone after a conflict.
 fn write(
     conn: &mut Connection,
     batch: &[Request],
@@ -112,7 +112,7 @@ fn write(
     Ok(outcomes)
 }
 
-/// The key of the first condition that does not hold.
+/// Returns the key of the first condition that does not hold.
 fn conflict(conn: &Connection, txn: &Txn) -> rusqlite::Result<Option<String>> {
     let mut find = conn.prepare_cached("SELECT revision FROM kv WHERE key = ?1")?;
     for condition in &txn.conditions {
@@ -126,7 +126,7 @@ fn conflict(conn: &Connection, txn: &Txn) -> rusqlite::Result<Option<String>> {
     Ok(None)
 }
 
-/// Whether anything changed.
+/// Carries out the writes of a transaction. Returns true if anything changed.
 fn put_and_delete(conn: &Connection, txn: &Txn, revision: u64) -> rusqlite::Result<bool> {
     let mut put = conn.prepare_cached(
         "INSERT INTO kv (key, revision, value) VALUES (?1, ?2, ?3)
@@ -163,7 +163,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("hub.db");
         let mut conn = file::open(&path).unwrap();
-        // The engine's own limit gives the same error at the same places as a full disk.
+        // SQLite's page limit causes the same error in the same places as a full disk.
         conn.query_row("PRAGMA max_page_count = 40", [], |_| Ok(()))
             .unwrap();
 

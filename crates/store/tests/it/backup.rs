@@ -1,4 +1,4 @@
-//! Backups are whole, and what is restored is recognisable.
+//! Backups are complete, and a restored store can be recognised.
 
 use std::{
     fs,
@@ -88,7 +88,7 @@ async fn a_backup_overwrites_nothing_and_leaves_nothing_behind() {
         .unwrap_err();
     drop(store);
     assert_eq!(names(dir.path()), ["backup", "hub.db", "hub.db.lock"]);
-    // A stopped store can be backed up as well. SQLite leaves an empty log beside it then.
+    // A store that is not in use can be backed up too. SQLite then leaves an empty WAL beside it.
     backup(&from, &dir.path().join("second")).unwrap();
     damage(&from);
     let error = backup(&from, &dir.path().join("third")).unwrap_err();
@@ -154,7 +154,7 @@ async fn a_damaged_store_is_replaced_and_a_damaged_backup_is_not_used() {
     assert_eq!(fs::read(&path).unwrap(), before);
 }
 
-/// The log that a killed hub leaves must not be taken for the restored file's.
+/// The WAL that a killed hub leaves must not be applied to the restored file.
 #[tokio::test]
 async fn a_log_left_by_a_killed_hub_goes_with_the_old_store() {
     let (dir, store) = store();
@@ -165,7 +165,7 @@ async fn a_log_left_by_a_killed_hub_goes_with_the_old_store() {
         .commit(Txn::new().put("key/1", "in the log"))
         .await
         .unwrap();
-    // What a killed process leaves: the files as they are, with no last checkpoint.
+    // A killed process leaves the files without a last checkpoint.
     let killed = tempfile::tempdir().unwrap();
     for suffix in ["", "-wal"] {
         let name = format!("hub.db{suffix}");

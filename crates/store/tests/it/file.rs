@@ -1,4 +1,4 @@
-//! What a store's file may be, and what it is refused for.
+//! Which files the store accepts, and why it refuses others.
 
 use std::{
     fs,
@@ -149,14 +149,14 @@ pub(crate) async fn fill(store: &SqliteStore) {
     store.commit(txn).await.unwrap();
 }
 
-/// Overwrites some pages in the middle.
+/// Overwrites some pages in the middle of the file.
 pub(crate) fn damage(path: &Path) {
     let file = fs::OpenOptions::new().write(true).open(path).unwrap();
     let middle = file.metadata().unwrap().len() / 2 / 4096 * 4096;
     file.write_all_at(&[0xAA; 3 * 4096], middle).unwrap();
 }
 
-/// A child process takes the lock with it when it is killed, and a hub's own children never hold it.
+/// A child process that the hub has started must not hold the hub's lock.
 #[test]
 fn children_of_the_hub_do_not_hold_the_lock() {
     let (dir, store) = store();

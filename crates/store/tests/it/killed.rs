@@ -1,4 +1,4 @@
-//! A hub that is killed at any moment keeps every commit that it acknowledged, and none by half.
+//! A hub that is killed at any moment keeps every commit that it acknowledged, and no incomplete commit.
 
 use std::{
     collections::BTreeMap,
@@ -14,10 +14,10 @@ use rand::RngExt;
 
 const STORE: &str = "MUSTER_TEST_STORE";
 const WRITERS: usize = 4;
-/// Keys of one transaction; with their values more than one page of the file.
+/// The number of keys in one transaction. With their values they take more than one page of the file.
 const KEYS: usize = 12;
 
-/// The process that is killed: several writers, each acknowledging on standard output.
+/// The process that is killed. Several writers each acknowledge their commits on standard output.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "the other test here starts it"]
 async fn child() {
@@ -34,7 +34,7 @@ async fn child() {
                     txn.put(format!("{writer}/{key}"), value.clone())
                 });
                 store.commit(txn).await.unwrap();
-                // Ends this process when nobody reads any more.
+                // Panics, and so ends this process, once the test no longer reads.
                 writeln!(std::io::stdout(), "ack {writer} {n}").unwrap();
             }
         });
@@ -42,7 +42,7 @@ async fn child() {
     tasks.join_all().await;
 }
 
-/// The number that all keys of a writer hold.
+/// Returns the number that all keys of a writer hold.
 async fn newest(store: &SqliteStore, writer: usize) -> u64 {
     let found = store.range(&format!("{writer}/")).await.unwrap();
     if found.is_empty() {
@@ -52,7 +52,7 @@ async fn newest(store: &SqliteStore, writer: usize) -> u64 {
     let value = &found[0].1;
     assert!(
         found.iter().all(|(_, other)| other == value),
-        "a transaction by half"
+        "an incomplete transaction"
     );
     std::str::from_utf8(&value.value)
         .unwrap()
@@ -70,7 +70,7 @@ impl Drop for Killed {
     }
 }
 
-/// Starts the child, kills it after `acks` acknowledgements, and returns the last of each writer.
+/// Starts the child, kills it after `acks` acknowledgements, and returns the last acknowledged number of each writer.
 fn run_and_kill(store: &Path, acks: usize) -> BTreeMap<usize, u64> {
     let child = Command::new(env::current_exe().unwrap())
         .args([
@@ -101,7 +101,7 @@ fn run_and_kill(store: &Path, acks: usize) -> BTreeMap<usize, u64> {
         seen += usize::from(note(&lines.next().unwrap().unwrap()));
     }
     child.0.kill().unwrap();
-    // What it had said before it died counts too.
+    // Acknowledgements that it had written before it was killed count too.
     for line in lines.map_while(Result::ok) {
         note(&line);
     }
@@ -120,7 +120,7 @@ async fn keeps_what_it_acknowledged() {
             .await
             .unwrap();
         acknowledged.extend(last);
-        // Its lock went with it.
+        // The lock was released when the process was killed.
         let store = SqliteStore::open(&path).unwrap();
         for (writer, acknowledged) in &acknowledged {
             let found = newest(&store, *writer).await;

@@ -1,5 +1,4 @@
-//! The store against real files: what it promises about transactions, about its file, and about being
-//! killed.
+//! Tests of the store with real files: its guarantees about transactions, about its file, and after being killed.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! Transactions do what a map in memory does.
+//! Transactions have the same results as on a map in memory.
 
 use std::collections::BTreeMap;
 
@@ -105,7 +105,7 @@ proptest! {
             let at = wanted.iter().find(|(key, _)| *key == prefix).map(|(_, value)| value.clone());
             prop_assert_eq!(store.get(&prefix).await.unwrap(), at);
 
-            // The file holds the same.
+            // The file holds the same content.
             drop(store);
             let again = muster_store::SqliteStore::open(dir.path().join("hub.db")).unwrap();
             prop_assert_eq!(&all(&again).await, &wanted);
@@ -186,6 +186,6 @@ async fn a_generation_of_many_rows_and_many_commits_at_once_are_all_there() {
     assert_eq!(
         distinct.len(),
         revisions.len(),
-        "each commit has a revision of its own"
+        "each commit has its own revision"
     );
 }
