@@ -99,7 +99,9 @@ impl v1::Generation {
     /// If the generation has no prune orders or invalid ones.
     pub fn prune_orders(&self) -> Result<PruneOrders, BadMessage> {
         let orders = self.prune.as_ref().ok_or(BadMessage::NoOrders)?;
-        let percent = u8::try_from(orders.percent).map_err(|_| BadMessage::Percent)?;
+        let percent = u8::try_from(orders.percent).ok();
+        let percent = percent.filter(|percent| *percent <= 100);
+        let percent = percent.ok_or(BadMessage::Percent)?;
         let approved = orders.approved.iter().map(|set| {
             let set = ContentHash::try_from(set.as_slice());
             set.map_err(|source| BadMessage::Field {

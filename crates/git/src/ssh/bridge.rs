@@ -7,13 +7,15 @@ use std::{
     cell::Cell,
     io,
     net::{Ipv4Addr, TcpListener},
+    time::Duration,
 };
 
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use russh::ChannelMsg;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    time::Instant,
+    time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -23,8 +25,12 @@ use crate::{
     connection::{ConnectionError, Limits},
 };
 
-/// The longest request line of `git://`: a pkt-line (gitprotocol-common(5)) has four digits for its length.
-const MAX_REQUEST: usize = 0xffff;
+/// The longest request line (gitprotocol-pack(5)) that is read, in bytes. Ours is shorter.
+const MAX_REQUEST: usize = 256;
+/// How many connections may be without a request at the same time.
+const MAX_ASKING: usize = 64;
+/// How long a connection may take to send its request.
+const ASKS_WITHIN: Duration = Duration::from_secs(2);
 /// How much of the program's standard error is kept, in bytes.
 const MAX_SAID: usize = 4096;
 
@@ -87,11 +93,22 @@ impl Bridge {
     /// Waits for the connection that knows the secret.
     async fn accept(&self) -> io::Result<TcpStream> {
         let listener = tokio::net::TcpListener::from_std(self.listener.try_clone()?)?;
+        let mut asking = FuturesUnordered::new();
         loop {
-            let (mut client, _) = listener.accept().await?;
-            if matches!(request(&mut client).await, Ok(path) if path == self.secret) {
-                client.set_nodelay(true)?;
-                return Ok(client);
+            tokio::select! {
+                accepted = listener.accept(), if asking.len() < MAX_ASKING => {
+                    let (mut client, _) = accepted?;
+                    asking.push(async move {
+                        let asked = timeout(ASKS_WITHIN, request(&mut client)).await;
+                        (asked, client)
+                    });
+                }
+                Some((asked, client)) = asking.next() => {
+                    if matches!(asked, Ok(Ok(path)) if path == self.secret) {
+                        client.set_nodelay(true)?;
+                        return Ok(client);
+                    }
+                }
             }
         }
     }
@@ -190,5 +207,56 @@ async fn pass(mut client: TcpStream, session: Session, host: &str, limits: Limit
         failure,
         said: lines.collect::<Vec<_>>().join("; "),
         ..ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Connects and sends a request for this path.
+    async fn ask(port: u16, path: &str) -> TcpStream {
+        let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, port))
+            .await
+            .unwrap();
+        let line = format!("git-upload-pack {path}\0host=127.0.0.1\0");
+        let line = format!("{:04x}{line}", line.len() + 4);
+        client.write_all(line.as_bytes()).await.unwrap();
+        client
+    }
+
+    #[tokio::test]
+    async fn only_the_connection_that_knows_the_secret_is_served() {
+        let bridge = Bridge::open().unwrap();
+        let (port, secret) = (bridge.port, bridge.secret.clone());
+        let accepting = tokio::spawn(async move { bridge.accept().await.unwrap().peer_addr() });
+        for other in ["/", "/0123456789abcdef0123456789abcdef", ""] {
+            let mut stranger = ask(port, other).await;
+            assert_eq!(
+                stranger.read(&mut [0]).await.unwrap_or_default(),
+                0,
+                "{other}"
+            );
+        }
+        let ours = ask(port, &secret).await;
+        assert_eq!(
+            accepting.await.unwrap().unwrap(),
+            ours.local_addr().unwrap()
+        );
+    }
+
+    #[tokio::test]
+    async fn a_stranger_that_says_nothing_keeps_nobody_waiting() {
+        let bridge = Bridge::open().unwrap();
+        let (port, secret) = (bridge.port, bridge.secret.clone());
+        let _silent = TcpStream::connect((Ipv4Addr::LOCALHOST, port))
+            .await
+            .unwrap();
+        let accepting = tokio::spawn(async move { bridge.accept().await.unwrap().peer_addr() });
+        let ours = ask(port, &secret).await;
+        assert_eq!(
+            accepting.await.unwrap().unwrap(),
+            ours.local_addr().unwrap()
+        );
     }
 }

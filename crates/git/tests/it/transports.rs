@@ -385,3 +385,99 @@ fn an_ssh_host_that_never_answers() {
         panic!("{error:?}")
     };
 }
+
+/// The time limits of a mirror that gives up soon.
+fn impatient(stall: Duration) -> Limits {
+    Limits {
+        stall,
+        ..Limits::default()
+    }
+}
+
+#[test]
+fn keys_of_the_usual_types_and_forms_are_accepted() {
+    let (repo, tip) = repo();
+    // A server that offers keys of several types, of which one that is not the preferred type is known.
+    let server = SshGit::with_settings("rsa", "").unwrap();
+    let url = server.url(&repo.path());
+    for (name, arguments) in [
+        ("ed25519", &["-t", "ed25519", "-N", ""][..]),
+        ("ecdsa", &["-t", "ecdsa", "-N", ""]),
+        ("ecdsa-pem", &["-t", "ecdsa", "-m", "PEM", "-N", ""]),
+        ("rsa", &["-t", "rsa", "-N", ""]),
+        ("rsa-pem", &["-t", "rsa", "-m", "PEM", "-N", ""]),
+        ("rsa-pkcs8", &["-t", "rsa", "-m", "PKCS8", "-N", ""]),
+    ] {
+        let auth = Auth {
+            ssh_key: Some(server.accept_new_key(name, arguments).unwrap()),
+            ..ssh(&server)
+        };
+        let fetched = once(with(auth, config(&url)))
+            .unwrap_or_else(|error| panic!("{name}: {}", error.chain()));
+        assert_eq!(fetched.snapshot.commit.to_string(), tip, "{name}");
+    }
+    let locked = server.accept_new_key("locked", &["-t", "ed25519", "-N", "passphrase"]);
+    let auth = Auth {
+        ssh_key: Some(locked.unwrap()),
+        ..ssh(&server)
+    };
+    let error = once(with(auth, config(&url))).unwrap_err();
+    assert!(error.chain().contains("passphrase"), "{}", error.chain());
+}
+
+#[test]
+fn an_ssh_server_whose_git_says_nothing() {
+    let server = SshGit::with_settings("ed25519", "ForceCommand sleep 60\n").unwrap();
+    let dir = scratch();
+    let url = server.url(dir.path());
+    let mirror =
+        || Mirror::open(&dir.path().join("mirror"), with(ssh(&server), config(&url))).unwrap();
+    let error = mirror()
+        .with_limits(impatient(Duration::from_millis(500)))
+        .refresh();
+    let Err(Error::Unreachable {
+        source: ConnectionError::Stalled { .. },
+        ..
+    }) = error
+    else {
+        panic!("{error:?}")
+    };
+}
+
+#[test]
+fn an_ssh_server_that_runs_no_git() {
+    let server = SshGit::with_settings(
+        "ed25519",
+        "ForceCommand echo no shell for you >&2; exit 1\n",
+    )
+    .unwrap();
+    let dir = scratch();
+    let error = once(with(ssh(&server), config(&server.url(dir.path())))).unwrap_err();
+    assert!(
+        error.chain().contains("no shell for you"),
+        "{}",
+        error.chain()
+    );
+}
+
+#[test]
+fn a_closed_port_and_an_unknown_host_are_told_apart() {
+    let server = SshGit::start().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let failure = |url: String| match once(with(ssh(&server), config(&url))).unwrap_err() {
+        Error::Unreachable { source, .. } => source,
+        error => panic!("{error:?}"),
+    };
+    let closed = failure(format!("ssh://git@127.0.0.1:{port}/x"));
+    assert!(
+        matches!(closed, ConnectionError::Connect { .. }),
+        "{closed:?}"
+    );
+    let unknown = failure("ssh://git@no-such-host.invalid/x".to_owned());
+    assert!(
+        matches!(unknown, ConnectionError::Resolve { .. }),
+        "{unknown:?}"
+    );
+}

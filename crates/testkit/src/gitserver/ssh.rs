@@ -26,12 +26,22 @@ impl SshGit {
     /// # Errors
     /// Fails if OpenSSH is missing and cannot be installed, or does not start.
     pub fn start() -> anyhow::Result<Self> {
+        Self::with_settings("ed25519", "")
+    }
+
+    /// Starts sshd with a host key of this type and further lines of `sshd_config`.
+    ///
+    /// # Errors
+    /// Fails like [`SshGit::start`].
+    pub fn with_settings(host_key: &str, further: &str) -> anyhow::Result<Self> {
         let scratch = Scratch::temporary("ssh-git")?;
         let directory = scratch.path();
-        for name in ["host", "key", "stranger"] {
-            let mut keygen = Command::new(program("ssh-keygen", "openssh-client")?);
-            keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", name, "-f"]);
-            output(keygen.arg(directory.join(name)))?;
+        for (name, kind) in [
+            ("host", host_key),
+            ("key", "ed25519"),
+            ("stranger", host_key),
+        ] {
+            keygen(&directory.join(name), &["-t", kind, "-N", ""])?;
         }
         let read = |name: &str| {
             fs::read_to_string(directory.join(name)).with_context(|| format!("no file {name}"))
@@ -45,7 +55,10 @@ impl SshGit {
         }
         for attempt in 1.. {
             let port = ports::free()?;
-            write(&directory.join("sshd_config"), &settings(directory, port))?;
+            write(
+                &directory.join("sshd_config"),
+                &(settings(directory, port) + further),
+            )?;
             let mut command = Command::new(&sshd);
             command
                 .args(["-D", "-e", "-f"])
@@ -81,6 +94,23 @@ impl SshGit {
         )
     }
 
+    /// Makes a key pair with these arguments of `ssh-keygen`, which sshd accepts from now on. Returns the path of the
+    /// private key.
+    ///
+    /// # Errors
+    /// Fails if `ssh-keygen` fails, or the files can't be written.
+    pub fn accept_new_key(&self, name: &str, arguments: &[&str]) -> anyhow::Result<PathBuf> {
+        let path = self.scratch.path().join(name);
+        keygen(&path, arguments)?;
+        let authorized = self.scratch.path().join("authorized");
+        let read = |path: &Path| {
+            fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))
+        };
+        let keys = read(&authorized)? + &read(&path.with_extension("pub"))?;
+        write(&authorized, &keys)?;
+        Ok(path)
+    }
+
     /// The path of the private key that sshd accepts.
     pub fn key_file(&self) -> PathBuf {
         self.scratch.path().join("key")
@@ -113,6 +143,13 @@ impl SshGit {
             .map(str::to_owned)
             .context("ssh-keygen shows no fingerprint")
     }
+}
+
+/// Makes a key pair without asking.
+fn keygen(path: &Path, arguments: &[&str]) -> anyhow::Result<()> {
+    let mut keygen = Command::new(program("ssh-keygen", "openssh-client")?);
+    keygen.arg("-q").args(arguments).args(["-C", "test", "-f"]);
+    output(keygen.arg(path)).map(drop)
 }
 
 fn settings(directory: &Path, port: u16) -> String {
