@@ -2,6 +2,7 @@
 //! the figures in `docs/benchmarks.md`. Run it as `cargo xtask bench`.
 
 mod apply;
+mod build;
 mod commit;
 mod fanout;
 mod fleet;
@@ -30,6 +31,9 @@ struct Cli {
     /// Also write the figures as JSON to this file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// The program that `build-program` builds
+    #[arg(hide = true)]
+    program: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -46,6 +50,11 @@ enum Choice {
     Hostile,
     /// Objects per second for 50 apps in 200 clusters, compared with Helm and Kustomize
     Render,
+    /// The first release build of Muster, and the build of what its demo runs, with empty caches. Not part of `all`
+    Build,
+    /// Build one program of a control plane; used by `build`
+    #[value(hide = true)]
+    BuildProgram,
     /// Like `render` but without the peers, for profiling; writes no file
     RenderAlone,
 }
@@ -53,12 +62,13 @@ enum Choice {
 /// A benchmark: its choice, and the function that runs it with a number of repetitions.
 type Bench = (Choice, fn(u32) -> anyhow::Result<Section>);
 
-const BENCHES: [Bench; 5] = [
+const BENCHES: [Bench; 6] = [
     (Choice::Render, render::measure),
     (Choice::Apply, apply::measure),
     (Choice::Commit, commit::measure),
     (Choice::Fanout, fanout::measure),
     (Choice::Hostile, hostile::measure),
+    (Choice::Build, build::measure),
 ];
 
 fn main() -> anyhow::Result<()> {
@@ -71,9 +81,13 @@ fn main() -> anyhow::Result<()> {
         println!("\n{}", render::alone(cli.repeat)?.table());
         return Ok(());
     }
+    if cli.bench == Choice::BuildProgram {
+        return build::build_program(cli.program.as_deref().unwrap_or_default());
+    }
     let mut sections = Vec::new();
     for (choice, measure) in BENCHES {
-        if cli.bench == Choice::All || cli.bench == choice {
+        let among_all = cli.bench == Choice::All && choice != Choice::Build;
+        if among_all || cli.bench == choice {
             let section = measure(cli.repeat)?;
             println!("\n{}", section.table());
             section.save()?;

@@ -1,6 +1,7 @@
 //! `muster demo`: the sample fleet on this machine, on real Kubernetes API servers.
 
 use std::{
+    collections::BTreeMap,
     io::IsTerminal as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -19,12 +20,12 @@ use muster_runtime::shutdown::Shutdown;
 use muster_testkit::{
     fleet::{Fleet, FleetOptions},
     kind::{KindClusters, KindOptions},
-    local::ClusterOptions,
     scratch::Scratch,
 };
 
 use crate::{client, output::print, problems, status::terminal::count as counted};
 
+mod programs;
 mod stand_in_images;
 
 /// The sample fleet, included in the binary so that the demo needs no other files.
@@ -162,12 +163,9 @@ async fn bring_up(
 ) -> anyhow::Result<(Fleet, Option<KindClusters>)> {
     let clusters_up = counted(clusters.len(), "Kubernetes cluster");
     let agents = counted(clusters.len(), "agent");
-    let kind = match args.clusters {
-        Clusters::Local => {
-            build_local(args.nodes).await?;
-            None
-        }
-        Clusters::Kind => Some(start_kind(source, &clusters).await?),
+    let (programs, kind) = match args.clusters {
+        Clusters::Local => (programs::provide(args.nodes).await?, None),
+        Clusters::Kind => (BTreeMap::new(), Some(start_kind(source, &clusters).await?)),
     };
     let progress = kind
         .is_none()
@@ -175,6 +173,7 @@ async fn bring_up(
     let options = FleetOptions {
         muster: std::env::current_exe().context("can't find this program's own file")?,
         audit: false,
+        programs,
         clusters,
         nodes: args.nodes,
         running: kind.iter().flat_map(KindClusters::kubeconfigs).collect(),
@@ -205,22 +204,6 @@ async fn bring_up(
     fleet.start_agents()?;
     progress.done(&format!("started the hub and {agents}"));
     Ok((fleet, kind))
-}
-
-/// Builds the programs that local clusters run.
-async fn build_local(nodes: usize) -> anyhow::Result<()> {
-    let parts = ClusterOptions {
-        nodes,
-        controllers: true,
-        ..ClusterOptions::new("any")
-    };
-    tokio::task::spawn_blocking(move || {
-        parts
-            .components()
-            .into_iter()
-            .try_for_each(|component| component.program().build().map(drop))
-    })
-    .await?
 }
 
 /// Starts kind clusters, and makes sure that the images of the fleet's pods are available in them.

@@ -176,6 +176,16 @@ impl Program {
         }
     }
 
+    /// Returns the path of the program if the cache has it.
+    ///
+    /// # Errors
+    /// Fails if there is no cache directory.
+    pub fn cached(self) -> anyhow::Result<Option<PathBuf>> {
+        let directory = cache_dir()?.join("tools").join(self.folder()?);
+        let program = directory.join(self.name());
+        Ok(program.exists().then_some(program))
+    }
+
     /// Returns the path of the program, and builds the program first if the cache lacks it. Blocks: the first build of
     /// all programs takes about ten minutes on two cores. It shows its progress.
     ///
@@ -186,8 +196,8 @@ impl Program {
         let version = module.version()?;
         let directory = cache_dir()?.join("tools").join(self.folder()?);
         let program = directory.join(self.name());
-        if program.exists() {
-            return Ok(program);
+        if let Some(cached) = self.cached()? {
+            return Ok(cached);
         }
         fs::create_dir_all(&directory)
             .with_context(|| format!("cannot make {}", directory.display()))?;
@@ -308,13 +318,16 @@ impl Module {
     }
 }
 
+/// The environment variable with the directory for everything that is built or downloaded once.
+pub const CACHE_VARIABLE: &str = "MUSTER_CACHE";
+
 /// Returns the directory for everything that is built or downloaded once: `$MUSTER_CACHE`, or `muster` in the user's
 /// cache directory.
 ///
 /// # Errors
 /// Fails if the user has no home directory.
 pub fn cache_dir() -> anyhow::Result<PathBuf> {
-    if let Some(chosen) = std::env::var_os("MUSTER_CACHE").filter(|value| !value.is_empty()) {
+    if let Some(chosen) = std::env::var_os(CACHE_VARIABLE).filter(|value| !value.is_empty()) {
         return std::path::absolute(chosen).context("MUSTER_CACHE is no usable path");
     }
     let user = etcetera::choose_base_strategy()

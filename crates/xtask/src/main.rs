@@ -139,18 +139,36 @@ fn cargo(metadata: &Metadata) -> Command {
 fn demo(args: &[String]) -> anyhow::Result<bool> {
     prerequisites::check(&prerequisites::BUILD)?;
     let metadata = Metadata::read()?;
-    eprintln!("building muster (the first time takes some minutes)");
+    let program = metadata.target_directory.join("release/muster");
+    if !program.exists() {
+        eprintln!("{}", first_build(&metadata)?);
+    }
     let build = cargo(&metadata)
         .args(["build", "--release", "--package", "muster"])
         .status();
     if !build.context("can't start cargo")?.success() {
         return Ok(false);
     }
-    let program = metadata.target_directory.join("release/muster");
     let mut command = Command::new(&program);
     command.current_dir(&metadata.workspace_root);
     let error = command.args(["demo", "--fleet", "fleet"]).args(args).exec();
     Err(error).with_context(|| format!("can't start {}", program.display()))
+}
+
+/// Says how long the first release build may take, from the figures of `cargo xtask bench build`.
+fn first_build(metadata: &Metadata) -> anyhow::Result<String> {
+    let file = metadata.workspace_root.join("bench/results/build.json");
+    let figures = std::fs::read(&file).with_context(|| format!("can't read {}", file.display()))?;
+    let figures: serde_json::Value = serde_json::from_slice(&figures)?;
+    let rows = figures["rows"].as_array().into_iter().flatten();
+    let mut seconds = rows.filter(|row| row["what"] == "muster: processor time");
+    let seconds = seconds.find_map(|row| row["spread"]["median"].as_f64());
+    let seconds = seconds.with_context(|| format!("no figure in {}", file.display()))?;
+    let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
+    Ok(format!(
+        "building muster for the first time, in release mode; this may take {:.0} minutes on {cores} cores",
+        (seconds / cores / 60.0).max(1.0),
+    ))
 }
 
 /// Runs an example of the testkit, whose dependencies are too heavy for this crate.
