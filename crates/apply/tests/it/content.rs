@@ -1,12 +1,12 @@
-//! That an object's content arrives as it is: every character, every null that means something, and
-//! nothing that only an API server may set.
+//! Objects arrive with unchanged content: with every character and every significant null, but without the fields
+//! that only an API server may set.
 
 use muster_apply::{ObjectState, Observed};
 use serde_json::{Value, json};
 
 use crate::fixture::{Fixture, LONG, bundle, config_map, kept, namespace, object};
 
-/// All of Unicode, in pieces that fit into an object each. Some stand alone in a line, some among others.
+/// Returns all Unicode characters, in texts that each fit into one object, with 16 characters in a line.
 fn unicode() -> Vec<String> {
     let all: Vec<char> = ('\0'..=char::MAX).collect();
     all.chunks(150_000)
@@ -21,7 +21,7 @@ fn unicode() -> Vec<String> {
         .collect()
 }
 
-/// How the objects of the first app stand that are not applied.
+/// Returns the states of all objects of the first app that are not applied.
 fn troubles(observed: &Observed) -> Vec<String> {
     let objects = observed.bundles[0].objects.iter();
     let troubled = objects.filter(|object| object.state != ObjectState::Applied);
@@ -30,7 +30,7 @@ fn troubles(observed: &Observed) -> Vec<String> {
         .collect()
 }
 
-/// A kind whose values are free, with fields that may be null.
+/// Returns the definition of a kind with a free-form field and nullable fields.
 fn definition(group: &str) -> Value {
     let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
         "values": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
@@ -75,7 +75,8 @@ async fn every_character_arrives() {
             "spec": {"values": values},
         })
     };
-    // Keys, too, and what an object is made of that is not only applied.
+    // The odd characters are also used in keys, in annotations, and in an immutable Secret, which is recreated
+    // below.
     let values = json!({odd: {odd: [odd, format!("{odd}\n{odd}")]}});
     objects.push(release(&values));
     let secret = |text: &str| {
@@ -101,7 +102,7 @@ async fn every_character_arrives() {
     assert_eq!(live["spec"]["values"], values);
     assert_eq!(live["metadata"]["annotations"]["a"], odd);
 
-    // An immutable object is made anew, by way of a proof and a copy.
+    // A changed immutable object is recreated, which also needs a dry run and a copy of the object.
     let changed = format!("{odd}, changed");
     let last = objects.len() - 1;
     objects[last] = secret(&changed);
@@ -164,13 +165,13 @@ async fn nulls_of_custom_resources_stay() {
     assert_eq!(desired["values"]["list"], spec["values"]["list"]);
     assert_eq!(desired["values"]["resources"], spec["values"]["resources"]);
 
-    // A value in the place of a null is drift.
+    // A value instead of a null is drift.
     let patch = json!({"spec": {"limit": 7, "values": {"resources": {"limits": {"cpu": "1"}}}}});
     let at = ("nulls-a", "r");
     fixture
         .edit_as("somebody", "nulls.example/v1", "Release", at, &patch)
         .await;
-    muster_testkit::wait::eventually("the nulls are back", LONG, async || {
+    muster_testkit::wait::eventually("the nulls are restored", LONG, async || {
         anyhow::ensure!(live().await == desired, "{}", live().await);
         Ok(())
     })
@@ -178,7 +179,7 @@ async fn nulls_of_custom_resources_stay() {
     .unwrap();
     applied.applier.stop().await;
 
-    // And a null is none.
+    // The nulls themselves are not drift: a new process writes nothing.
     let mut applied = fixture.start().await;
     let before = fixture.requests.writes();
     applied.settle(kept(2, bundles)).await;
@@ -216,7 +217,7 @@ async fn what_only_an_api_server_sets_is_not_sent() {
     let owned: Vec<&String> = owned.as_object().unwrap().keys().collect();
     assert_eq!(owned, ["f:labels"]);
 
-    // It is neither drift nor a change.
+    // The omitted fields count neither as drift nor as a change.
     let before = fixture.requests.writes();
     applied.settle(kept(2, bundles)).await;
     assert_eq!(fixture.requests.writes() - before, 0);

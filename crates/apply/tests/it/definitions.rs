@@ -13,7 +13,7 @@ async fn namespace_definition_and_resource_come_in_one_set() {
     let fixture = Fixture::new("set").await;
     let mut applied = fixture.start().await;
     let (group, wide) = ("set.example", "setwide.example");
-    // One that concerns the whole cluster would wait for an approval.
+    // Without this annotation, the deletion of a cluster-scoped resource would need an approval.
     let mut cluster_wide = foo(wide, "set-wide");
     cluster_wide["metadata"]["annotations"] = json!({"muster.dev/prune": "enabled"});
     let objects = [
@@ -33,7 +33,7 @@ async fn namespace_definition_and_resource_come_in_one_set() {
         ["set-wide"]
     );
 
-    // A definition and its resources go together, too.
+    // A definition and its resources are also deleted in one generation.
     applied
         .settle(kept(2, vec![bundle("a", "set-a", &[namespace("set-a")])]))
         .await;
@@ -73,7 +73,7 @@ async fn a_missing_definition_does_not_stop_the_rest() {
     );
     assert_eq!(fixture.live("v1", "ConfigMap").await, ["missing-a/c"]);
 
-    // Somebody else installs it; the resource follows.
+    // Once somebody else installs the definition, the resource is applied.
     let definitions = fixture.api("apiextensions.k8s.io/v1", "CustomResourceDefinition", None);
     let installed = serde_json::from_value(definition(group, "Namespaced")).unwrap();
     definitions
@@ -90,7 +90,7 @@ async fn a_missing_definition_does_not_stop_the_rest() {
 async fn a_newer_generation_interrupts_the_wait_for_a_definition() {
     let fixture = Fixture::new("wait").await;
     let mut applied = fixture.start().await;
-    // The definition serves v2 only, the object is of v1: it waits for as long as a run may wait.
+    // The definition serves only v2 and the object is v1, so the run waits for the kind until its limit of 15 s.
     let group = "wait.example";
     let mut other = definition(group, "Namespaced");
     other["spec"]["versions"][0]["name"] = json!("v2");
@@ -113,7 +113,7 @@ async fn a_newer_generation_interrupts_the_wait_for_a_definition() {
         .await;
     assert!(
         started.elapsed() < Duration::from_secs(10),
-        "the wait is 15 s"
+        "the newer generation did not interrupt the wait of 15 s"
     );
     applied
         .until(|observed| observed.leftovers.is_empty())
@@ -145,7 +145,7 @@ async fn a_changed_schema_and_its_resource_come_in_one_generation() {
     applied.applier.stop().await;
 }
 
-/// A definition with these versions; the first is stored.
+/// Returns a definition with these versions; the first is the storage version.
 fn with_versions(group: &str, versions: &[&str]) -> Value {
     let mut definition = definition(group, "Namespaced");
     let version = definition["spec"]["versions"][0].clone();
@@ -188,14 +188,14 @@ async fn resources_go_on_when_their_definition_drops_the_version_they_were_appli
     let all = |o: &Observed| o.bundles.iter().all(|b| b.counts.applied == b.counts.total);
     applied.settle(desired(1, &["v2", "v1"], "v1", 1)).await;
     applied.until(all).await;
-    // Another manager of a field has it in that version, too.
+    // Another field manager owns a field in that version, too.
     let at = (ns, "changed");
     let label = json!({"metadata": {"labels": {"theirs": "1"}}});
     fixture
         .edit_as("operator", &format!("{group}/v1"), "Foo", at, &label)
         .await;
 
-    // The version is dropped together with the change of the objects.
+    // One generation drops the version and changes the objects.
     applied.settle(desired(2, &["v2"], "v2", 2)).await;
     applied.until(all).await;
     let live = fixture
@@ -208,7 +208,8 @@ async fn resources_go_on_when_their_definition_drops_the_version_they_were_appli
     applied.applier.stop().await;
 }
 
-/// The API server refuses a definition that drops a stored version; what is served goes on.
+/// The API server refuses a definition that drops a stored version. The resources are still applied in the version
+/// that is served.
 #[tokio::test]
 async fn resources_go_on_while_a_change_of_their_definition_is_refused() {
     let fixture = Fixture::new("stored").await;

@@ -1,4 +1,4 @@
-//! What others do to the objects.
+//! Changes that others make to applied objects.
 
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use muster_apply::{ObjectState, Observed};
@@ -22,7 +22,7 @@ async fn a_deleted_object_comes_back() {
     let maps = fixture.config_maps("drift-a");
     let old = maps.get("a").await.unwrap().metadata.uid;
     let b = maps.get("b").await.unwrap().metadata;
-    // All are seen before anything happens to them.
+    // The watches must have seen all objects before anything happens to them.
     applied.until(|o| o.bundles[0].counts.healthy == 3).await;
 
     maps.delete("a", &DeleteParams::default()).await.unwrap();
@@ -37,12 +37,12 @@ async fn a_deleted_object_comes_back() {
     let new = maps.get("a").await.unwrap().metadata.uid;
     assert_eq!(observed.bundles[0].objects[1].uid, new);
 
-    // A label that somebody takes away comes back, on the same object.
+    // A removed label is restored on the same object.
     let patch = json!({"metadata": {"labels": {muster_apply::APP_LABEL: null}}});
     maps.patch("b", &PatchParams::default(), &Patch::Merge(&patch))
         .await
         .unwrap();
-    eventually("the label is back", LONG, async || {
+    eventually("the label is restored", LONG, async || {
         let live = maps.get("b").await?.metadata;
         anyhow::ensure!(live.uid == b.uid);
         anyhow::ensure!(
@@ -159,7 +159,7 @@ async fn a_changed_field_is_put_back_and_told() {
         [".spec.replicas is 3, should be 1; \
           .spec.template.spec.containers[name=\"web\"].image is \"hacked\", should be \"web:1\""]
     );
-    eventually("it is put back", LONG, async || {
+    eventually("the fields are reverted", LONG, async || {
         let live = fixture.get("apps/v1", "Deployment", "field-a", "web").await;
         anyhow::ensure!(live["spec"]["replicas"] == 1);
         anyhow::ensure!(live["metadata"]["annotations"]["theirs"] == "stays");
@@ -167,9 +167,9 @@ async fn a_changed_field_is_put_back_and_told() {
     })
     .await
     .unwrap();
-    // The same is told on the object, for those who look there.
+    // An Event on the object reports the drift, too.
     let events = fixture.api("events.k8s.io/v1", "Event", Some("field-a"));
-    eventually("an event says so", LONG, async || {
+    eventually("an Event reports the drift", LONG, async || {
         let all = events.list(&ListParams::default()).await?;
         let drift = all.iter().find(|event| event.data["reason"] == "Drift");
         anyhow::ensure!(
@@ -215,7 +215,7 @@ async fn drift_is_only_shown_where_the_app_says_so() {
         .await;
     let live = fixture.get("v1", "ConfigMap", "report-a", "a").await;
     assert_eq!(live["data"]["v"], "theirs");
-    // Whoever puts it back ends it.
+    // The drift ends when somebody reverts the change.
     let patch = json!({"data": {"v": "1"}});
     fixture
         .edit_as("kubectl-edit", "v1", "ConfigMap", ("report-a", "a"), &patch)
@@ -273,7 +273,7 @@ async fn replicas_belong_to_the_autoscaler() {
         kept(number, vec![bundle("a", "scaled-a", &objects)])
     };
     applied.settle(desired(1, 1)).await;
-    // Whether the autoscaler itself or a person through the same door: it is not fought.
+    // Muster does not revert a change through the scale subresource, whether by the autoscaler or by a person.
     let deployments = fixture.api("apps/v1", "Deployment", Some("scaled-a"));
     let scale = json!({"spec": {"replicas": 4}});
     let params = PatchParams {
@@ -284,14 +284,14 @@ async fn replicas_belong_to_the_autoscaler() {
         .patch_scale("web", &params, &Patch::Merge(&scale))
         .await
         .unwrap();
-    // Another field that drifts afterwards is put back, and with it the engine has looked.
+    // A later drift of another field is reverted, which shows that the engine has processed both changes.
     let patch = json!({"spec": {"template": {"spec": {"containers": [{"name": "web", "image": "hacked"}]}}}});
     deployments
         .patch("web", &PatchParams::default(), &Patch::Strategic(&patch))
         .await
         .unwrap();
     let image = |live: &Value| live["spec"]["template"]["spec"]["containers"][0]["image"].clone();
-    eventually("the image is put back", LONG, async || {
+    eventually("the image is reverted", LONG, async || {
         let live = fixture
             .get("apps/v1", "Deployment", "scaled-a", "web")
             .await;
@@ -304,7 +304,7 @@ async fn replicas_belong_to_the_autoscaler() {
         .get("apps/v1", "Deployment", "scaled-a", "web")
         .await;
     assert!(live["spec"]["replicas"].as_i64().unwrap() >= 2, "{live:#}");
-    // So does a commit that has another number.
+    // A new generation with another number of replicas does not change it, either.
     applied.settle(desired(2, 1)).await;
     let live = fixture
         .get("apps/v1", "Deployment", "scaled-a", "web")
@@ -350,7 +350,7 @@ async fn an_injected_ca_bundle_is_not_fought() {
         "ValidatingWebhookConfiguration",
         None,
     );
-    // A certificate that anybody may see.
+    // This certificate is not a secret.
     let ca = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCk1JSUJmVENDQVNPZ0F3SUJBZ0lVZFhYCi0tLS0tRU5EIENFUlRJRklDQVRFLS0tLS0K";
     let mut inject = webhook("/one");
     inject["webhooks"][0]["clientConfig"]["caBundle"] = json!(ca);
@@ -394,18 +394,22 @@ async fn an_ignored_field_is_left_to_whoever_has_it() {
     applied.settle(desired(1, "git", "1")).await;
     let data = async || fixture.get("v1", "ConfigMap", "ignored-a", "a").await["data"].clone();
     assert_eq!(data().await, json!({"theirs": "git", "ours": "1"}));
-    // Nobody else has it: it keeps its live value.
+    // No other manager owns the field: it keeps its live value.
     applied.settle(desired(2, "newer", "2")).await;
     assert_eq!(data().await, json!({"theirs": "git", "ours": "2"}));
-    // Somebody has it: it is theirs.
+    // Another manager owns the field: Muster leaves it to that manager.
     let patch = json!({"data": {"theirs": "live", "ours": "drift"}});
     fixture
         .edit_as("operator", "v1", "ConfigMap", ("ignored-a", "a"), &patch)
         .await;
-    eventually("only ours is put back", LONG, async || {
-        anyhow::ensure!(data().await == json!({"theirs": "live", "ours": "2"}));
-        Ok(())
-    })
+    eventually(
+        "only the field that is not ignored is reverted",
+        LONG,
+        async || {
+            anyhow::ensure!(data().await == json!({"theirs": "live", "ours": "2"}));
+            Ok(())
+        },
+    )
     .await
     .unwrap();
     applied.settle(desired(3, "newest", "3")).await;
@@ -453,7 +457,7 @@ async fn what_somebody_marked_is_left_alone() {
         (json!("theirs"), json!("2"))
     );
 
-    // A new process, which has not seen it yet, leaves it alone, too.
+    // A new process, which has not watched the object yet, leaves it alone, too.
     applied.applier.stop().await;
     let mut applied = fixture.start().await;
     applied
@@ -468,7 +472,7 @@ async fn what_somebody_marked_is_left_alone() {
     fixture
         .edit_as("kubectl-edit", "v1", "ConfigMap", ("alone-a", "a"), &patch)
         .await;
-    eventually("it is ours again", LONG, async || {
+    eventually("the object is reconciled again", LONG, async || {
         anyhow::ensure!(value("a").await == "3");
         Ok(())
     })
@@ -511,7 +515,7 @@ async fn what_is_created_only_where_it_is_missing_is_never_changed() {
         (value("made").await, value("plain").await),
         (json!("1"), json!("2"))
     );
-    // What it made, it also removes; what was there before stays.
+    // Muster deletes the object that it created; the one that existed before stays.
     applied
         .settle(kept(
             3,
@@ -548,7 +552,7 @@ async fn a_job_that_was_cleaned_up_after_its_end_does_not_run_again() {
     };
     applied.settle(desired(1)).await;
     let jobs = fixture.api("batch/v1", "Job", Some("ttl-a"));
-    eventually("the Job ran and is gone", LONG, async || {
+    eventually("the Job has run and is deleted", LONG, async || {
         anyhow::ensure!(jobs.get_opt("once").await?.is_none());
         Ok(())
     })

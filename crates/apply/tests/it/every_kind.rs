@@ -1,5 +1,5 @@
-//! Objects of every kind that Kubernetes has: whatever people and controllers do to them, and however often
-//! the work is interrupted, they end as Git says, and none that Git has is ever deleted.
+//! A property test with objects of every built-in kind: whatever people and controllers do to the objects, and
+//! however often the applier is restarted, the objects end up as in Git, and none that stays in Git is ever deleted.
 
 use std::{
     collections::BTreeSet,
@@ -29,23 +29,23 @@ use crate::fixture::{Fixture, cluster, kept, making, namespace};
 
 const CASES: u32 = 6;
 
-/// Kinds that are left out, and why.
+/// Kinds that the test leaves out, each with the reason.
 const LEFT_OUT: [(&str, &str); 3] = [
     (
         "events.k8s.io/v1 Event",
-        "it is the Event of v1 under another name",
+        "it is the same object as the v1 Event",
     ),
     (
         "networking.k8s.io/v1 IPAddress",
-        "the API server deletes each that belongs to no Service",
+        "the API server deletes every IPAddress that belongs to no Service",
     ),
     (
         "networking.k8s.io/v1 ServiceCIDR",
-        "any Service of the cluster may get an address of it, and then keeps it",
+        "any Service in the cluster may get an address from it, which then prevents its deletion",
     ),
 ];
 
-/// A request for a certificate; nobody has its key.
+/// A certificate signing request whose private key no longer exists.
 const REQUEST: &str = concat!(
     "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlITU1ITUNBUUF3RVRFUE1BMEdBMVVFQXd3R2JtOW",
     "liMlI1TUZrd0V3WUhLb1pJemowQ0FRWUlLb1pJemowRApBUWNEUWdBRWpaRDAzVStWS2xvMzcxN1VWUmcxSk82ZlZw",
@@ -55,7 +55,7 @@ const REQUEST: &str = concat!(
     "BSRVFVRVNULS0tLS0K",
 );
 
-/// A kind, with an object of it, and a field that comes and goes and has one of two values.
+/// An object of one kind, and a field of it that is either absent or has one of two values.
 struct Sample {
     api_version: &'static str,
     kind: &'static str,
@@ -75,7 +75,7 @@ fn sample(of: &'static str, object: Value, field: &'static str, values: [Value; 
     }
 }
 
-/// One whose own fields don't change.
+/// Returns a sample that varies an annotation instead of a field of its kind.
 fn noted(of: &'static str, object: Value) -> Sample {
     sample(
         of,
@@ -104,7 +104,7 @@ fn samples() -> Vec<Sample> {
     let user = |name: &str| json!([{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": name}]);
     let users = || [user("ada"), user("bob")];
     let role = |kind: &str| json!({"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": "none"}});
-    // Nobody has this label, so that no webhook and no policy is asked.
+    // No object has this label, so the webhooks and policies never match.
     let nobody = json!({"matchLabels": {"muster.example/nobody": "1"}});
     let hook = json!({"webhooks": [{
         "name": "a.example.org", "admissionReviewVersions": ["v1"], "sideEffects": "None",
@@ -400,7 +400,7 @@ impl Sample {
         is_namespaced(group, self.kind).unwrap()
     }
 
-    /// The name of its object in a namespace's test; no two kinds have the same.
+    /// Returns the name of the object, which is unique among the kinds, for the test case in this namespace.
     fn name(&self, ns: &str) -> String {
         let kind = self.kind.to_lowercase();
         match self.kind {
@@ -413,7 +413,7 @@ impl Sample {
         }
     }
 
-    /// Its object as Git has it: without the field, or with one of its values.
+    /// Returns the object as it is in Git: without the field for variant 0, or with one of its values.
     fn object(&self, ns: &str, variant: u8) -> Value {
         let mut object = self.object.clone();
         match self.kind {
@@ -447,7 +447,7 @@ impl Sample {
         object
     }
 
-    /// The field that comes and goes, as the API server has it.
+    /// Returns the pointer to the varying field in the live object.
     fn live_field(&self) -> String {
         self.field.replace("stringData", "data")
     }
@@ -458,7 +458,7 @@ impl Sample {
     }
 }
 
-/// What somebody does to an object.
+/// A change that somebody makes to an object.
 #[derive(Debug, Clone, Copy)]
 enum Act {
     Label,
@@ -473,16 +473,16 @@ struct Edit {
     sample: usize,
     act: Act,
     manager: &'static str,
-    /// So many milliseconds after the edit before it.
+    /// The pause after the previous edit, in milliseconds.
     after: u8,
 }
 
 #[derive(Debug, Clone)]
 struct Case {
-    /// For each generation and kind, whether there is an object, and which.
+    /// The variant of the object for each generation and kind; `None` where there is no object.
     generations: Vec<Vec<Option<u8>>>,
     edits: Vec<Edit>,
-    /// In each generation, after so many milliseconds the work is ended and begun again.
+    /// For each generation, after how many milliseconds each interrupted run of the applier is stopped.
     interruptions: Vec<Vec<u16>>,
 }
 
@@ -531,7 +531,7 @@ fn generation(
     samples: &[Sample],
     desired: &[Option<u8>],
 ) -> StoredGeneration {
-    // Two apps share the kinds.
+    // The kinds are divided between two apps.
     let app = |odd: bool| {
         let objects = samples.iter().zip(desired).enumerate();
         let objects = objects.filter(|(at, _)| (at % 2 == 1) == odd);
@@ -549,7 +549,7 @@ fn generation(
     kept
 }
 
-/// Does it; what is refused, or is not there, is no matter.
+/// Carries out an edit. Errors are ignored: the object may not exist, or the API server may refuse the edit.
 async fn carry_out(fixture: &Fixture, ns: &str, sample: &Sample, edit: &Edit) {
     let api = sample.api(fixture, ns);
     let name = sample.name(ns);
@@ -569,7 +569,7 @@ async fn carry_out(fixture: &Fixture, ns: &str, sample: &Sample, edit: &Edit) {
             ),
         Act::TakeAppLabel => json!({"metadata": {"labels": {muster_apply::APP_LABEL: null}}}),
         Act::ClearManagers => json!({"metadata": {"managedFields": [{}]}}),
-        // One that has completed is not run again for that.
+        // Muster does not recreate a Job that had completed when it was deleted.
         Act::Delete if sample.kind == "Job" => return,
         Act::Delete => {
             let _ = api.delete(&name, &DeleteParams::default()).await;
@@ -583,7 +583,7 @@ async fn carry_out(fixture: &Fixture, ns: &str, sample: &Sample, edit: &Edit) {
     let _ = api.patch(&name, &params, &Patch::Merge(&patch)).await;
 }
 
-/// What the API server would make of the object as Git has it; `None` where there is none.
+/// Returns the live object and the result of a dry-run apply of the object in Git, or `None` if no live object exists.
 async fn as_git_says(
     api: &Api<DynamicObject>,
     name: &str,
@@ -632,7 +632,7 @@ async fn holds(fixture: &Fixture, others: &Fixture, samples: &[Sample], case: &C
         fixture.requests.take_deleted();
         let editing = async {
             for edit in &case.edits {
-                // When it happens is the case's, not a wait for anything.
+                // The test case sets the time of the edit; this does not wait for anything.
                 tokio::time::sleep(Duration::from_millis(edit.after.into())).await;
                 carry_out(others, &ns, &samples[edit.sample], edit).await;
             }
@@ -654,10 +654,10 @@ async fn holds(fixture: &Fixture, others: &Fixture, samples: &[Sample], case: &C
                     && o.bundles.iter().all(|b| b.counts.applied == b.counts.total)
             })
             .await;
-        // What was in Git before and still is was never deleted.
+        // Objects in both the previous and the current generation must never have been deleted.
         for deleted in fixture.requests.take_deleted() {
             let stays = before.contains(&*deleted) && now.contains(&*deleted);
-            assert!(!stays, "{deleted} was deleted, and Git has it");
+            assert!(!stays, "{deleted} was deleted although it is in Git");
         }
         before = now;
         let edited = |is: &dyn Fn(&Edit) -> bool| -> BTreeSet<usize> {
@@ -669,16 +669,18 @@ async fn holds(fixture: &Fixture, others: &Fixture, samples: &[Sample], case: &C
             edited(&|edit| matches!(edit.act, Act::ChangeField) && !is_persons(edit.manager));
         for (index, (sample, variant)) in samples.iter().zip(desired).enumerate() {
             let (api, name) = (sample.api(&fixture, &ns), &names[index]);
-            let is_as_git_says =
-                eventually("it is as Git says", crate::fixture::LONG, async || {
+            let is_as_git_says = eventually(
+                "the object is as in Git",
+                crate::fixture::LONG,
+                async || {
                     let Some(variant) = variant else {
                         let gone = api.get_opt(name).await?;
-                        ensure!(gone.is_none(), "{name} is there, and Git does not have it");
+                        ensure!(gone.is_none(), "{name} exists although it is not in Git");
                         return Ok(());
                     };
                     let object = sample.object(&ns, *variant);
                     let Some((live, predicted)) = as_git_says(&api, name, &object).await? else {
-                        anyhow::bail!("{name} is not there");
+                        anyhow::bail!("{name} does not exist");
                     };
                     ensure!(live == predicted, "{name} is {live}, should be {predicted}");
                     if unknown.contains(&index) {
@@ -690,19 +692,20 @@ async fn holds(fixture: &Fixture, others: &Fixture, samples: &[Sample], case: &C
                         && sample.values.contains(field);
                     ensure!(
                         !left,
-                        "{name} still has the {} that Git does not have",
+                        "{name} still has {}, which is not in Git",
                         sample.field
                     );
                     let label = &live["metadata"]["labels"]["added"];
                     let peoples = label.as_str().is_some_and(is_persons);
-                    ensure!(!peoples, "{name} still has a label of {label}");
+                    ensure!(!peoples, "{name} still has the label that {label} added");
                     Ok(())
-                });
+                },
+            );
             is_as_git_says.await.unwrap();
         }
         applied.applier.stop().await;
     }
-    // Nothing is left for whatever comes after.
+    // Delete everything, so that nothing is left for later cases.
     let mut applied = fixture.start().await;
     let nothing = vec![None; samples.len()];
     let kept = generation(GENERATIONS as u64 + 1, &ns, samples, &nothing);
@@ -711,7 +714,7 @@ async fn holds(fixture: &Fixture, others: &Fixture, samples: &[Sample], case: &C
     applied.applier.stop().await;
 }
 
-/// Kinds that the API server has and that can be applied, watched and deleted.
+/// Returns the built-in kinds of the API server that can be applied, watched and deleted.
 async fn served() -> BTreeSet<String> {
     let mut kubectl = tokio::process::Command::new(Program::Kubectl.build().unwrap());
     kubectl
@@ -728,7 +731,7 @@ async fn served() -> BTreeSet<String> {
         let mut columns = line.split_whitespace().rev();
         let (kind, _, api_version) = (columns.next()?, columns.next()?, columns.next()?);
         let group = api_version.split_once('/').map_or("", |(group, _)| group);
-        // Other tests define kinds of their own.
+        // Other tests define their own kinds.
         let built_in = !group.contains('.') || group.ends_with(".k8s.io");
         built_in.then(|| format!("{api_version} {kind}"))
     };
@@ -743,7 +746,7 @@ fn objects_of_every_kind_end_as_git_says_whatever_others_do_and_none_is_lost() {
         .build()
         .unwrap();
     let fixture = runtime.block_on(Fixture::new("kinds"));
-    // Whose requests are counted apart.
+    // The requests of this fixture are counted separately.
     let others = runtime.block_on(Fixture::new("others"));
     let samples = samples();
     let known: BTreeSet<String> = samples
@@ -755,7 +758,7 @@ fn objects_of_every_kind_end_as_git_says_whatever_others_do_and_none_is_lost() {
     let mut runner = TestRunner::new(Config {
         cases: CASES,
         failure_persistence: None,
-        // Each try is a minute of real work.
+        // Each attempt to shrink takes a minute.
         max_shrink_iters: 0,
         ..Config::default()
     });

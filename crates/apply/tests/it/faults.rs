@@ -1,4 +1,4 @@
-//! API servers that are busy, broken, slow, cut off, or that say no to a part.
+//! API servers that are overloaded, broken or slow, that break off answers, or that refuse some requests.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use crate::fixture::{
 
 const MAPS: usize = 60;
 
-/// A proxy before the common cluster, and what one test works with behind it.
+/// Starts a proxy in front of the shared cluster and creates a fixture that connects through it.
 pub(crate) async fn behind_a_proxy(name: &str) -> (FaultProxy, Fixture) {
     let proxy = FaultProxy::start(cluster().await).await.unwrap();
     let fixture = Fixture::of_config(name, proxy.config().unwrap());
@@ -32,7 +32,7 @@ fn objects(namespace_name: &str) -> Vec<Value> {
         .collect()
 }
 
-/// A PATCH of a test's own map.
+/// Returns true for a PATCH of a ConfigMap, which applies one of the test's objects.
 fn map(asked: &Asked) -> bool {
     asked.verb == Verb::Patch && asked.resource == "configmaps"
 }
@@ -52,8 +52,8 @@ fn failed(observed: &Observed) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Every map is in the cluster with the UID that is observed, and a new process knows that: it writes
-/// nothing. In the end it finds all of them again to delete them.
+/// Checks that every ConfigMap is in the cluster with the observed UID, that a new process writes nothing, and that it
+/// finds all ConfigMaps again to delete them.
 async fn is_whole(fixture: &Fixture, mut applied: Applied, bundle_name: &str) {
     let observed = applied.until(all_applied).await;
     let maps = fixture.config_maps(bundle_name);
@@ -97,7 +97,7 @@ async fn a_storm_of_refusals_with_a_pause_ends_in_everything_applied() {
     is_whole(&fixture, applied, "storm-a").await;
 }
 
-/// Whoever looks at status sees for as long as it lasts that drift can't be put right.
+/// While a drift can't be reverted, the status reports the failure the whole time.
 #[tokio::test]
 async fn a_correction_that_is_refused_is_told_until_it_succeeds_or_is_not_needed() {
     let (proxy, fixture) = behind_a_proxy("uncorrected").await;
@@ -123,17 +123,17 @@ async fn a_correction_that_is_refused_is_told_until_it_succeeds_or_is_not_needed
         change("theirs").await;
         let told = |o: &Observed| failed(o).any(|why| why.contains("not on a Friday"));
         applied.until(told).await;
-        // It is tried again and again, and told all the time.
+        // The correction is retried, and the failure is reported the whole time.
         let tries = denial.times();
         let mut observed = applied.applier.observed();
         let hidden = async move { observed.wait_for(|o| !told(o)).await.map(drop) };
-        let tried = eventually("it is tried again", LONG, async || {
+        let tried = eventually("the correction is retried", LONG, async || {
             anyhow::ensure!(denial.times() > tries + 4);
             Ok(())
         });
         tokio::select! {
             tried = tried => tried.unwrap(),
-            _ = hidden => panic!("it is hidden while it lasts"),
+            _ = hidden => panic!("the failure is not reported although it persists"),
         }
         if repaired {
             change("1").await;
@@ -171,10 +171,10 @@ async fn a_pause_that_the_server_asks_for_does_not_hold_up_the_end() {
     })
     .await
     .unwrap();
-    // The pause itself is a minute.
+    // The applier would pause for one minute, the longest pause that it accepts from a server.
     tokio::time::timeout(LONG / 2, applied.applier.stop())
         .await
-        .expect("it ends");
+        .expect("the applier stops");
 }
 
 #[tokio::test]
@@ -235,7 +235,7 @@ async fn requests_without_an_answer_end_in_everything_applied() {
 async fn answers_that_break_off_leave_nothing_twice_and_nothing_unknown() {
     let (proxy, fixture) = behind_a_proxy("cut").await;
     let maps = proxy.spoil(90, Fault::Cut, map);
-    // The agent's own records, too.
+    // The answers for the agent's own records are cut off, too.
     let records = proxy.spoil(6, Fault::Cut, |asked| {
         matches!(asked.verb, Verb::Create | Verb::Update)
     });
@@ -314,10 +314,10 @@ async fn a_broken_webhook_is_named_and_the_rest_is_applied() {
     });
     fixture.create(&hook).await;
     fixture.create(&namespace("hook-a")).await;
-    // The API server takes up a new webhook a moment after it has answered.
+    // The API server starts to call a new webhook only a moment after it has accepted it.
     let api = fixture.api("v1", "Service", Some("hook-a"));
     let probe: DynamicObject = serde_json::from_value(service("probe")).unwrap();
-    eventually("the webhook is asked", LONG, async || {
+    eventually("the webhook is called", LONG, async || {
         let dry_run = PostParams {
             dry_run: true,
             ..PostParams::default()
@@ -362,7 +362,7 @@ async fn a_broken_webhook_is_named_and_the_rest_is_applied() {
 
 #[tokio::test]
 async fn a_broken_aggregated_api_is_named_and_the_rest_is_applied() {
-    // It hinders the deletion of namespaces, so that it needs a cluster of its own.
+    // A broken aggregated API prevents the deletion of namespaces, so this test needs its own cluster.
     let cluster = Cluster::start(ClusterOptions::new("apply-aggregated"))
         .await
         .unwrap();
@@ -379,12 +379,16 @@ async fn a_broken_aggregated_api_is_named_and_the_rest_is_applied() {
         },
     });
     fixture.create(&service).await;
-    eventually("the API server knows of it", LONG, async || {
-        let api = fixture.api("apiregistration.k8s.io/v1", "APIService", None);
-        let conditions = &api.get("v1.agg.example.com").await?.data["status"]["conditions"];
-        anyhow::ensure!(conditions[0]["status"] == "False", "{conditions}");
-        Ok(())
-    })
+    eventually(
+        "the API server reports the APIService as unavailable",
+        LONG,
+        async || {
+            let api = fixture.api("apiregistration.k8s.io/v1", "APIService", None);
+            let conditions = &api.get("v1.agg.example.com").await?.data["status"]["conditions"];
+            anyhow::ensure!(conditions[0]["status"] == "False", "{conditions}");
+            Ok(())
+        },
+    )
     .await
     .unwrap();
 

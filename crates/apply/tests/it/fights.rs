@@ -1,4 +1,4 @@
-//! Others that undo again and again what Muster applies.
+//! Other clients that repeatedly undo what Muster applies.
 
 use std::time::Duration;
 
@@ -109,7 +109,7 @@ async fn what_any_client_deletes_at_once_is_there_when_it_stops() {
             let mut events = std::pin::pin!(watcher(maps.clone(), config).touched_objects());
             let mut deleted = 0;
             while deleted < 8 {
-                let event = events.next().await.expect("the watch goes on");
+                let event = events.next().await.expect("the watch continues");
                 let there = event.is_ok_and(|map| map.metadata.deletion_timestamp.is_none());
                 let gone = async || maps.delete("a", &DeleteParams::default()).await.is_ok();
                 deleted += usize::from(there && gone().await);
@@ -126,9 +126,9 @@ async fn what_any_client_deletes_at_once_is_there_when_it_stops() {
     applied.until(told).await;
     tokio::time::timeout(LONG, rival)
         .await
-        .expect("it is created often enough")
+        .expect("the object is created often enough")
         .unwrap();
-    // In the end it is there, and the fight is over.
+    // In the end the object exists, and the fight is over.
     let is_well = |o: &Observed| {
         let object = object(o, text);
         object.state == ObjectState::Applied && object.uid.is_some()
@@ -234,7 +234,7 @@ async fn the_rules_of_an_aggregated_role_are_left_to_kubernetes() {
     summed("list").await;
     let observed = applied.until(|o| o.bundles[0].counts.healthy == 2).await;
     assert!(observed.bundles[0].drifts.is_empty(), "{observed:#?}");
-    // The part, and the record of it before and after.
+    // One write is the part, and two are the inventory before and after it.
     assert_eq!(fixture.requests.writes() - before, 3);
     applied.applier.stop().await;
 }
@@ -243,7 +243,7 @@ async fn the_rules_of_an_aggregated_role_are_left_to_kubernetes() {
 async fn while_a_fight_rests_what_the_rival_does_costs_no_request() {
     let rival = Fixture::new("pause-rival").await;
     let mut fixture = Fixture::new("pause").await;
-    // After it was corrected three times at once, it rests for longer than the test takes.
+    // After three immediate corrections, the next one waits for longer than the test takes.
     fixture.config.first_retry = Duration::from_secs(3_600);
     fixture.config.longest_fight = Duration::from_secs(3_600);
     let mut applied = fixture.start().await;
@@ -263,7 +263,7 @@ async fn while_a_fight_rests_what_the_rival_does_costs_no_request() {
             .await;
     };
     let is_ours = async |name: &str| {
-        eventually("it is corrected", LONG, async || {
+        eventually("the object is corrected", LONG, async || {
             let live = maps.get(name).await?;
             anyhow::ensure!(live.data["data"]["v"] == "ours");
             Ok(())
@@ -284,16 +284,16 @@ async fn while_a_fight_rests_what_the_rival_does_costs_no_request() {
     for n in 0..50 {
         edit("a", &format!("theirs {n}")).await;
     }
-    // The watch sees this after all of the others.
+    // The watch sees this change after all the others.
     edit("b", "theirs").await;
     is_ours("b").await;
     applied.until(|o| o.bundles[0].counts.applied == 2).await;
-    // It is looked at, its difference is asked for, and it is applied; an Event tells of it.
+    // `b` costs a few requests: to read it, to find the difference, to apply it, and to create an Event.
     let asked = requests() - before;
     assert!(asked <= 8, "{asked} requests");
     assert!(failure(&applied.applier.observed().borrow(), text).is_some());
 
-    // Git's next content is applied at once.
+    // New content from Git is applied without a pause.
     let objects = [
         namespace("pause-a"),
         config_map("a", "new"),

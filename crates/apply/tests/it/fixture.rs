@@ -1,4 +1,5 @@
-//! One cluster for all tests of this binary; each test has namespaces and kinds of its own in it.
+//! The cluster that all tests of this binary share, and helpers for them. Each test uses its own namespaces and
+//! kinds in it.
 
 use std::{
     collections::BTreeSet,
@@ -36,7 +37,7 @@ use tower::layer::layer_fn;
 
 static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
 
-/// Longer than anything takes; only a failing test waits so long.
+/// A timeout that only a failing test reaches.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 pub(crate) async fn cluster() -> &'static Cluster {
@@ -52,15 +53,14 @@ pub(crate) async fn cluster() -> &'static Cluster {
     CLUSTER.get_or_init(start).await
 }
 
-/// Requests that went through a client.
+/// Counts the requests of a client.
 #[derive(Default)]
 pub(crate) struct Requests {
     pub(crate) reads: AtomicUsize,
     pub(crate) writes: AtomicUsize,
-    /// The namespaces that they were about. `*` is the whole cluster; asking for what kinds there are is
-    /// about no place.
+    /// The namespaces of the requests; `*` stands for the whole cluster. Discovery requests are not recorded here.
     places: Mutex<BTreeSet<String>>,
-    /// The names of objects that were asked to be deleted.
+    /// The names in DELETE requests.
     deleted: Mutex<Vec<String>>,
 }
 
@@ -77,7 +77,7 @@ impl Requests {
         self.places.lock().unwrap().iter().cloned().collect()
     }
 
-    /// The names of objects that were asked to be deleted since this was asked last.
+    /// Returns the names in DELETE requests since the last call.
     pub(crate) fn take_deleted(&self) -> Vec<String> {
         std::mem::take(&mut self.deleted.lock().unwrap())
     }
@@ -105,7 +105,7 @@ impl Requests {
     }
 }
 
-/// What one test works with.
+/// The client and the configuration of one test.
 pub(crate) struct Fixture {
     pub(crate) name: String,
     pub(crate) client: Client,
@@ -127,7 +127,7 @@ impl Fixture {
         Self::of_config(name, config)
     }
 
-    /// With the rights of a user, as people who log in have them.
+    /// Creates a fixture whose client impersonates a user.
     pub(crate) async fn of_user(name: &str, user: &str) -> Self {
         let kubeconfig = cluster().await.kubeconfig().expect("a kubeconfig");
         let kubeconfig = Kubeconfig::from_yaml(&kubeconfig).unwrap();
@@ -172,7 +172,7 @@ impl Fixture {
         }
     }
 
-    /// One with a name of its own, whose requests are counted here.
+    /// Returns a fixture with another name whose requests are counted together with those of this one.
     pub(crate) fn part(&self, name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -194,7 +194,7 @@ impl Fixture {
         }
     }
 
-    /// Objects of a kind that have the label, as `namespace/name`, of this test's namespaces.
+    /// Lists the objects of a kind that carry the app label and belong to this test, as `namespace/name`.
     pub(crate) async fn live(&self, api_version: &str, kind: &str) -> Vec<String> {
         let list = self
             .api(api_version, kind, None)
@@ -242,7 +242,7 @@ impl Fixture {
         }
     }
 
-    /// The live object, whole.
+    /// Returns the complete live object.
     pub(crate) async fn get(
         &self,
         api_version: &str,
@@ -254,7 +254,7 @@ impl Fixture {
         serde_json::to_value(api.get(name).await.unwrap()).unwrap()
     }
 
-    /// Applies an object as another field manager would.
+    /// Applies an object as another field manager.
     pub(crate) async fn apply_as(&self, manager: &str, namespace: &str, object: &Value) -> Value {
         let (api_version, kind) = (&object["apiVersion"], &object["kind"]);
         let api = self.api(
@@ -271,7 +271,7 @@ impl Fixture {
         serde_json::to_value(live).unwrap()
     }
 
-    /// Changes an object as another field manager would, by a merge patch.
+    /// Changes an object with a merge patch as another field manager.
     pub(crate) async fn edit_as(
         &self,
         manager: &str,
@@ -290,7 +290,7 @@ impl Fixture {
             .unwrap();
     }
 
-    /// Creates an object that is no app's.
+    /// Creates an object that belongs to no app.
     pub(crate) async fn create(&self, object: &Value) {
         let part = |field: &str| object[field].as_str().unwrap();
         let namespace = object["metadata"]["namespace"].as_str();
@@ -304,7 +304,7 @@ impl Fixture {
     }
 }
 
-/// Runs kubectl in a namespace, with this input and this editor.
+/// Runs kubectl in a namespace with `input` on stdin and `editor` as the editor command.
 pub(crate) async fn kubectl(ns: &str, args: &[&str], input: &Value, editor: &str) {
     let mut command = Command::new(Program::Kubectl.build().unwrap());
     command
@@ -320,7 +320,7 @@ pub(crate) async fn kubectl(ns: &str, args: &[&str], input: &Value, editor: &str
     let output = tokio::task::spawn_blocking(move || {
         let mut child = command.spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
-        // A command that reads nothing may have ended.
+        // A command that does not read stdin may already have exited.
         let _ = stdin.write_all(input.as_bytes());
         drop(stdin);
         child.wait_with_output().unwrap()
@@ -335,14 +335,14 @@ pub(crate) async fn kubectl_does(ns: &str, args: &[&str]) {
     kubectl(ns, args, &Value::Null, "false").await;
 }
 
-/// A running applier.
+/// A running applier and its observed state.
 pub(crate) struct Applied {
     pub(crate) applier: Applier,
     observed: watch::Receiver<Arc<Observed>>,
 }
 
 impl Applied {
-    /// Wants a generation and waits until it is settled.
+    /// Makes a generation the desired state and waits until it is settled.
     pub(crate) async fn settle(&mut self, kept: StoredGeneration) -> Arc<Observed> {
         let generation = kept.generation;
         self.applier.want(Arc::new(kept));
@@ -350,17 +350,20 @@ impl Applied {
             .await
     }
 
-    /// Waits for a level.
+    /// Waits until the observed state fulfils a condition and returns it.
     pub(crate) async fn until(&mut self, is: impl Fn(&Observed) -> bool) -> Arc<Observed> {
         let level = tokio::time::timeout(LONG, self.observed.wait_for(|o| is(o))).await;
         if let Ok(level) = level {
-            return level.expect("the applier runs").clone();
+            return level.expect("the applier is running").clone();
         }
-        panic!("it stays at {:#?}", self.applier.observed().borrow());
+        panic!(
+            "the last observed state is {:#?}",
+            self.applier.observed().borrow()
+        );
     }
 }
 
-/// How an object stands and is, found by its text.
+/// Returns the observed state of the object whose ID has this text.
 pub(crate) fn object(observed: &Observed, text: &str) -> ObservedObject {
     let mut objects = observed.bundles.iter().flat_map(|bundle| &bundle.objects);
     let object = objects.find(|object| object.id.to_string() == text);
@@ -369,12 +372,12 @@ pub(crate) fn object(observed: &Observed, text: &str) -> ObservedObject {
         .clone()
 }
 
-/// A bundle as the hub would make it.
+/// A builder for a bundle like those of the hub.
 pub(crate) struct Making {
     header: BundleHeader,
 }
 
-/// Every app that a test has made: all of them may leave.
+/// Standing approvals to delete all objects of an app, one for each app that a test has built.
 static MADE: Mutex<BTreeSet<ContentHash>> = Mutex::new(BTreeSet::new());
 
 pub(crate) fn making(app: &str, namespace: &str) -> Making {
@@ -437,7 +440,7 @@ pub(crate) fn bundle(app: &str, namespace: &str, objects: &[Value]) -> StoredBun
     making(app, namespace).of(objects)
 }
 
-/// The same generation with another budget.
+/// Returns the generation with another prune budget.
 pub(crate) fn with_budget(
     mut kept: StoredGeneration,
     objects: u32,
@@ -481,7 +484,7 @@ pub(crate) fn config_map(name: &str, value: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"v": value}})
 }
 
-/// A definition whose kind is `Foo`, in a group of the test's own.
+/// Returns a CustomResourceDefinition of the kind `Foo` in the given group.
 pub(crate) fn definition(group: &str, scope: &str) -> Value {
     json!({
         "apiVersion": "apiextensions.k8s.io/v1",

@@ -1,5 +1,5 @@
-//! Whatever is there, whatever is wanted first and then, and however often the work is interrupted: it
-//! ends with exactly what is wanted, and what is not in the inventory is not touched.
+//! A property test: whatever exists in the cluster, whatever two generations contain, and however often the applier
+//! is restarted, the cluster ends with exactly the desired objects, and objects outside the inventory are not touched.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,15 +24,15 @@ use crate::fixture::{Fixture, kept, making, namespace};
 const CASES: u32 = 12;
 const NAMES: u8 = 10;
 
-/// Which app has an object, and with what content; by the object's name.
+/// The desired objects by name, each with its app (true for the second) and its content.
 type DesiredObject = BTreeMap<u8, (bool, u8)>;
 
 #[derive(Debug, Clone)]
 struct Case {
-    /// What others have put there, some of it with a label that looks like ours.
+    /// The objects that others created before, by name; true if the object has Muster's app label.
     theirs: BTreeMap<u8, bool>,
     generations: [DesiredObject; 2],
-    /// After so many milliseconds the work on a generation is ended and begun again.
+    /// For each generation, after how many milliseconds each interrupted run of the applier is stopped.
     interruptions: [Vec<u8>; 2],
 }
 
@@ -70,7 +70,7 @@ fn generation(number: u64, ns: &str, desired: &DesiredObject) -> StoredGeneratio
     };
     let base = making("base", ns).of(&[namespace(ns)]);
     let mut kept = kept(number, vec![base, app(false), app(true)]);
-    // An app may render to nothing here.
+    // An app without objects is left out: a bundle that renders to nothing would need an approval.
     kept.bundles
         .retain(|bundle| !bundle.bundle().objects.is_empty());
     kept
@@ -124,7 +124,7 @@ async fn holds(fixture: &Fixture, case: &Case) {
         for after in interruptions {
             let applied = fixture.start().await;
             applied.applier.want(Arc::new(kept.clone()));
-            // The moment of the interruption is the case's, not a wait for anything.
+            // The test case sets the time of the interruption; this does not wait for anything.
             tokio::time::sleep(Duration::from_millis(u64::from(*after))).await;
             applied.applier.stop().await;
         }
@@ -154,11 +154,11 @@ async fn holds(fixture: &Fixture, case: &Case) {
                 );
             }
             None if first.contains_key(&name) => assert_eq!(is, None, "{key}"),
-            // Never ours: not even its version is another.
+            // This object never belonged to Muster: even its resource version is unchanged.
             None => assert_eq!(is, before.get(&key), "{key}"),
         }
     }
-    // What it made of the cluster asks for nothing more.
+    // The same desired state causes no further writes.
     let mut applied = fixture.start().await;
     let writes = fixture.requests.writes();
     applied.settle(generation(3, &ns, last)).await;

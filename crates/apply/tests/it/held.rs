@@ -1,4 +1,4 @@
-//! What is only deleted when a person has said so.
+//! Deletions that need a person's approval.
 
 use muster_apply::{Hold, Observed};
 use serde_json::{Value, json};
@@ -44,7 +44,7 @@ async fn a_generation_that_deletes_too_much_deletes_nothing_until_that_is_approv
     );
     assert_eq!(fixture.live("v1", "ConfigMap").await.len(), 8);
 
-    // A new process says the same: what survives stays in the inventory.
+    // A new process reports the same hold, since the surviving objects stay in the inventory.
     applied.applier.stop().await;
     let mut applied = fixture.start().await;
     let observed = applied.settle(fewer(3)).await;
@@ -78,7 +78,7 @@ async fn an_approval_is_for_the_very_objects_that_were_seen() {
     };
     let seen = applied.settle(fewer(2, 3)).await;
     let set = only_hold(&seen).set;
-    // Meanwhile another commit takes one more.
+    // Meanwhile another commit removes one more object.
     let mut approved = fewer(3, 2);
     approved.prune.approved.insert(set);
     let observed = applied.settle(approved).await;
@@ -169,7 +169,7 @@ async fn an_annotation_on_the_live_object_keeps_it() {
         .await;
     assert_eq!((observed.holds.len(), observed.leftovers.len()), (0, 0));
     assert_eq!(fixture.live("v1", "ConfigMap").await, ["keep-a/m0"]);
-    // It is nobody's: it may be wanted again, or be deleted by whoever kept it.
+    // It belongs to no app any more: another app may claim it, or a person may delete it.
     let again = making("b", "keep-a").of(&objects[..2]);
     applied.settle(kept(3, vec![again])).await;
     assert_eq!(fixture.live("v1", "ConfigMap").await, ["keep-a/m0"]);
@@ -217,7 +217,7 @@ async fn many_small_commits_delete_no_more_than_one_large_one() {
     applied.settle(with(1, 12)).await;
     applied.settle(with(2, 10)).await;
     assert_eq!(fixture.live("v1", "ConfigMap").await.len(), 10);
-    // A new process knows what the one before deleted.
+    // A new process knows how many objects the previous one deleted.
     applied.applier.stop().await;
     let mut applied = fixture.start().await;
     let observed = applied.settle(with(3, 7)).await;

@@ -1,4 +1,4 @@
-//! Fields that can't be changed.
+//! Changes of immutable fields.
 
 use std::sync::Arc;
 
@@ -64,9 +64,9 @@ async fn an_immutable_field_is_changed_by_a_new_object() {
         new["spec"]["template"]["spec"]["containers"][0]["image"],
         "two:2"
     );
-    // The copy is not kept longer than it is needed.
+    // The copy of the old object is deleted once it is no longer needed.
     let secrets = fixture.api("v1", "Secret", Some(&fixture.config.namespace));
-    eventually("the copy is gone", LONG, async || {
+    eventually("the copy is deleted", LONG, async || {
         let list = secrets.list(&kube::api::ListParams::default()).await?;
         let left = list.iter().filter_map(|s| s.metadata.name.as_deref());
         anyhow::ensure!(
@@ -98,7 +98,7 @@ async fn an_object_is_not_deleted_for_one_that_would_be_refused() {
 #[tokio::test]
 async fn an_object_is_put_back_where_its_replacement_is_refused_after_all() {
     let fixture = Fixture::new("putback").await;
-    // The proof has another name, so that this policy does not see it.
+    // The dry run before the recreation uses another name, so this policy does not match it.
     let policy = json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingAdmissionPolicy",
@@ -137,7 +137,7 @@ async fn an_object_is_put_back_where_its_replacement_is_refused_after_all() {
         .settle(kept(1, vec![bundle("a", "putback-a", &objects("one:1"))]))
         .await;
     let jobs = fixture.api("batch/v1", "Job", Some("putback-a"));
-    eventually("the policy is in force", LONG, async || {
+    eventually("the policy is enforced", LONG, async || {
         let mut probe = job("two:2");
         probe["metadata"]["name"] = json!("work");
         let params = kube::api::PostParams {
@@ -169,7 +169,7 @@ async fn an_object_is_put_back_where_its_replacement_is_refused_after_all() {
         "one:1"
     );
 
-    // It is not deleted again and again for the same content.
+    // It is not deleted again for the same content.
     applied.until(|observed| {
         let state = object(observed, "Job.batch putback-a/work").state;
         matches!(state, ObjectState::Failed(message) if message.contains("change the app to try again"))
@@ -208,7 +208,7 @@ async fn what_holds_data_is_not_recreated() {
         .get("v1", "PersistentVolumeClaim", "claim-a", "data")
         .await;
     assert_eq!(live["spec"]["accessModes"], json!(["ReadWriteOnce"]));
-    // The API server says what can be changed.
+    // The message of the API server says what can be changed.
     assert!(
         message.contains("spec is immutable after creation except resources.requests"),
         "{message}"
@@ -258,7 +258,7 @@ async fn an_annotation_forbids_to_recreate() {
     assert!(message.contains("forbids"), "{message}");
 }
 
-/// How an object stands that was not taken.
+/// Applies a generation and returns the message of an object that failed or needs an approval.
 async fn failed(applied: &mut Applied, kept: muster_apply::StoredGeneration, of: &str) -> String {
     let observed = applied.settle(kept).await;
     match object(&observed, of).state {
@@ -304,13 +304,13 @@ async fn a_custom_resource_is_recreated_only_where_a_person_says_so() {
     }
     assert_eq!(get().await["metadata"]["uid"], old["metadata"]["uid"]);
 
-    // A person says so on the live object, and its controller lets it go.
+    // A person allows the recreation on the live object, and then its controller removes the finalizer.
     let patch = json!({"metadata": {"annotations": {"muster.dev/recreate": "enabled"}}});
     let at = ("celonly-a", "database");
     fixture
         .edit_as("kubectl-annotate", &api_version, "Foo", at, &patch)
         .await;
-    eventually("the old one is being deleted", LONG, async || {
+    eventually("the old object is being deleted", LONG, async || {
         anyhow::ensure!(!get().await["metadata"]["deletionTimestamp"].is_null());
         Ok(())
     })
@@ -326,7 +326,7 @@ async fn a_custom_resource_is_recreated_only_where_a_person_says_so() {
     let new = get().await;
     assert_eq!(new["spec"]["engine"], "mysql");
     assert_ne!(new["metadata"]["uid"], old["metadata"]["uid"]);
-    // What one object was allowed is not allowed the next.
+    // The permission for the old object does not apply to the new one.
     assert!(
         new["metadata"]["annotations"]
             .get("muster.dev/recreate")
@@ -335,7 +335,7 @@ async fn a_custom_resource_is_recreated_only_where_a_person_says_so() {
     let drifts = &observed.bundles[0].drifts;
     assert!(drifts.iter().any(|drift| drift.recreated), "{drifts:?}");
     let events = fixture.api("events.k8s.io/v1", "Event", Some("celonly-a"));
-    eventually("an event says so", LONG, async || {
+    eventually("an Event reports the recreation", LONG, async || {
         let all = events.list(&kube::api::ListParams::default()).await?;
         anyhow::ensure!(all.iter().any(|event| {
             event.data["reason"] == "Recreated"
@@ -345,14 +345,14 @@ async fn a_custom_resource_is_recreated_only_where_a_person_says_so() {
     })
     .await
     .unwrap();
-    // Nothing is in the way of the end.
+    // Remove the finalizer, so that it does not prevent a later deletion.
     fixture
         .edit_as("controller", &api_version, "Foo", at, &patch)
         .await;
     applied.applier.stop().await;
 }
 
-/// A definition whose `spec.engine` can't be changed.
+/// Returns a definition with an immutable field `spec.engine`.
 fn frozen_definition(group: &str) -> Value {
     let mut taught = definition(group, "Namespaced");
     taught["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"] = json!({
@@ -401,7 +401,7 @@ async fn a_recreation_waits_for_the_approval_of_what_was_shown() {
         hold.set
     };
     let mysql = shown(applied.settle(desired(2, "mysql", &[])).await);
-    // It is the same for an agent that comes after this one, and another for another content.
+    // The hash is the same in a new process, and differs for another content.
     applied.applier.stop().await;
     let mut applied = fixture.start().await;
     assert_eq!(shown(applied.settle(desired(2, "mysql", &[])).await), mysql);
@@ -412,7 +412,7 @@ async fn a_recreation_waits_for_the_approval_of_what_was_shown() {
     applied
         .applier
         .want(Arc::new(desired(4, "mysql", &[mysql])));
-    eventually("the old one is being deleted", LONG, async || {
+    eventually("the old object is being deleted", LONG, async || {
         let live = fixture
             .get(&api_version, "Foo", "asked-a", "database")
             .await;
@@ -421,8 +421,8 @@ async fn a_recreation_waits_for_the_approval_of_what_was_shown() {
     })
     .await
     .unwrap();
-    // Its controller takes its time, and the approval is gone from the next generation, since it is
-    // carried out.
+    // The controller has not removed the finalizer yet. The next generation no longer has the approval, since the
+    // recreation has begun.
     applied.applier.want(Arc::new(desired(5, "mysql", &[])));
     let observed = applied
         .until(|o| {
@@ -443,14 +443,14 @@ async fn a_recreation_waits_for_the_approval_of_what_was_shown() {
     let (new, engine) = get().await;
     assert_eq!(engine, "mysql");
     assert_ne!(new, old);
-    // What was approved of the old object is not approved of the new one.
+    // Approvals for the old object do not apply to the new one.
     let again = shown(applied.settle(desired(6, "oracle", &[mysql, oracle])).await);
     assert_ne!(again, oracle);
     assert_eq!(get().await, (new, "mysql".to_owned()));
-    // Nobody has to approve that nothing changes.
+    // No approval is needed if nothing changes.
     let observed = applied.settle(desired(7, "mysql", &[])).await;
     assert_eq!(observed.holds, []);
-    // Nothing is in the way of the end.
+    // Remove the finalizer, so that it does not prevent a later deletion.
     fixture
         .edit_as("controller", &api_version, "Foo", at, &let_go)
         .await;
@@ -494,12 +494,12 @@ async fn what_muster_never_applied_is_not_recreated_unasked() {
     assert!(message.contains("somebody else created it"), "{message}");
     assert_eq!(get().await, old);
 
-    // Once it was applied as it is, it is Muster's, and holds nothing.
+    // Once Muster has applied it unchanged, it may recreate the Deployment, which holds no data.
     applied.settle(desired(2, deployment("old"))).await;
     applied.settle(desired(3, deployment("new"))).await;
     assert_ne!(get().await, old);
 
-    // An annotation in Git says so from the beginning.
+    // An annotation in Git allows the recreation of an object that Muster never applied.
     let mut allowed = deployment("newest");
     allowed["metadata"]["annotations"] = json!({"muster.dev/recreate": "enabled"});
     allowed["metadata"]["name"] = json!("other");

@@ -1,4 +1,4 @@
-//! Jobs that Kubernetes removes when they have ended.
+//! Jobs that Kubernetes deletes after they have finished.
 
 use kube::api::{DeleteParams, Patch, PatchParams};
 use muster_apply::Observed;
@@ -30,7 +30,7 @@ fn health(observed: &Observed, text: &str) -> Health {
 
 async fn until_gone(fixture: &Fixture, namespace: &str, name: &str) {
     let jobs = fixture.api("batch/v1", "Job", Some(namespace));
-    eventually("the Job is removed", LONG, async || {
+    eventually("the Job is deleted", LONG, async || {
         anyhow::ensure!(jobs.get_opt(name).await?.is_none());
         Ok(())
     })
@@ -55,7 +55,7 @@ async fn a_job_that_is_removed_as_soon_as_it_has_completed_is_well() {
     applied
         .until(|o| o.settled && o.bundles[0].counts.healthy == 3)
         .await;
-    // It does not run again, whoever looks.
+    // A new process does not run it again, either.
     applied.applier.stop().await;
     let mut applied = fixture.start().await;
     let before = fixture.requests.writes();
@@ -72,7 +72,7 @@ async fn a_job_that_is_removed_as_soon_as_it_has_completed_is_well() {
 async fn a_job_that_failed_and_is_removed_stays_failed() {
     let fixture = Fixture::new("ttlfail").await;
     let mut applied = fixture.start().await;
-    // No node takes its pod, so that it fails by its deadline.
+    // Its pod can never be scheduled, so the Job fails when its deadline passes.
     let mut failing = job("fails", Some(0));
     failing["spec"]["template"]["spec"]["nodeSelector"] = json!({"there": "is-none"});
     failing["spec"]["activeDeadlineSeconds"] = 1.into();
@@ -113,7 +113,7 @@ async fn a_job_that_a_person_deletes_before_it_has_ended_comes_back() {
     let none = json!({"metadata": {"finalizers": null}});
     let patch = Patch::Merge(&none);
     let _ = jobs.patch("waits", &PatchParams::default(), &patch).await;
-    eventually("it is back", LONG, async || {
+    eventually("the Job is recreated", LONG, async || {
         let new = jobs.get("waits").await?.metadata.uid;
         anyhow::ensure!(new != old);
         Ok(())

@@ -1,4 +1,4 @@
-//! An agent that is killed at random points ends with exactly the last wanted set.
+//! An agent that is killed at random points ends with exactly the objects of the last generation.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -24,7 +24,7 @@ const NAMESPACES: u64 = 3;
 const OBJECTS: u64 = 14;
 const GROUP: &str = "killed.example";
 
-/// Numbers that are the same in every run, so that a failure can be looked at.
+/// A random number generator with a fixed seed, so that a failure can be investigated.
 struct Dice(u64);
 
 impl Dice {
@@ -37,8 +37,8 @@ impl Dice {
     }
 }
 
-/// A generation's objects: those of each of two apps. `revisions` remembers in which generation an
-/// object got its content.
+/// Returns the bundles of a generation, one for each of two apps. `revisions` holds the generation in which each object
+/// got its content.
 fn generation(
     number: u64,
     dice: &mut Dice,
@@ -70,7 +70,7 @@ fn generation(
         object["metadata"]["namespace"] = ns.into();
         objects[usize::try_from(dice.roll(2)).unwrap()].push(object);
     }
-    // These are wanted by this generation alone: an agent that forgets one orphans it.
+    // Only this generation has these objects: an agent that forgets one of them leaves it behind.
     for i in 0..8 {
         let name = format!("only-{number}-{i}");
         objects[1].push(
@@ -137,7 +137,7 @@ fn the_process_that_is_killed() {
     });
 }
 
-/// Every revision that a ConfigMap of this test ever had, by its UID, in the order of the watch.
+/// All revisions of each ConfigMap of this test, by UID, in the order of the watch events.
 type Revisions = Arc<Mutex<HashMap<String, Vec<u64>>>>;
 
 async fn record(fixture: &Fixture) -> (Revisions, tokio::task::JoinHandle<()>) {
@@ -188,13 +188,13 @@ async fn killed_at_random_it_ends_with_the_last_generation() {
         desired = generation(number, &mut dice, &mut revisions);
         write(directory.path(), number, &desired);
         let child = start();
-        // Any point of the work is as good as any other.
+        // The kill may happen at any point.
         tokio::time::sleep(Duration::from_millis(20 + dice.roll(400))).await;
-        child.check().expect("it works until it is killed");
+        child.check().expect("the child runs until it is killed");
         child.kill().unwrap();
     }
 
-    // The last process is left alone, and is this one.
+    // This process is the last agent, and is not killed.
     let mut store = GenerationStore::new(fixture.client.clone(), &fixture.config.namespace);
     let before = store.load().await.unwrap();
     assert!(before.is_some_and(|kept| kept.generation.0 <= GENERATIONS));
@@ -210,7 +210,7 @@ async fn killed_at_random_it_ends_with_the_last_generation() {
     );
     applied.applier.stop().await;
 
-    // Exactly what is wanted is there, with its content.
+    // Exactly the desired objects exist, with their content.
     let mut expected = BTreeMap::new();
     for bundle in &desired {
         let Bundle { header, objects } = bundle.bundle().as_ref();
@@ -256,8 +256,8 @@ async fn killed_at_random_it_ends_with_the_last_generation() {
     }
     assert_eq!(live, expected);
 
-    // Nothing was ever applied backwards.
-    muster_testkit::wait::eventually("the watch has seen the end", LONG, async || {
+    // No object ever went back to an older revision.
+    muster_testkit::wait::eventually("the watch has seen the newest revision", LONG, async || {
         let last = |(_, revisions): (&String, &Vec<u64>)| revisions.last().copied();
         let newest = history.lock().unwrap().iter().filter_map(last).max();
         anyhow::ensure!(
@@ -274,6 +274,9 @@ async fn killed_at_random_it_ends_with_the_last_generation() {
     .unwrap();
     recorder.abort();
     for (uid, revisions) in history.lock().unwrap().iter() {
-        assert!(revisions.is_sorted(), "{uid} went back: {revisions:?}");
+        assert!(
+            revisions.is_sorted(),
+            "{uid} went back to an older revision: {revisions:?}"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! What is kept of what is not wanted any more: by what it owns, by a person, by Kubernetes itself.
+//! Objects that left Git but are not deleted, because they own other objects, or because a person or Kubernetes
+//! prevents it.
 
 use serde_json::{Value, json};
 

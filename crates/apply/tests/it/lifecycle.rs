@@ -1,4 +1,4 @@
-//! Objects come, change, move between apps and go.
+//! Objects are created, changed, moved between apps and deleted.
 
 use muster_apply::ObjectState;
 use muster_plan::health::Health;
@@ -32,7 +32,7 @@ async fn objects_come_change_move_and_go() {
     );
     let moved = maps.get("b").await.unwrap().metadata.uid;
 
-    // `b` is the other app's now, `a` changes, `c` comes.
+    // `b` moves to the other app, `a` changes, and `c` is new.
     let two = bundle(
         "two",
         "life-a",
@@ -57,7 +57,7 @@ async fn objects_come_change_move_and_go() {
     );
     assert_eq!(observed.leftovers, []);
 
-    // The namespace is not gone at once, and then it is.
+    // The deletion of the namespace takes a while.
     applied.settle(kept(4, vec![])).await;
     applied
         .until(|observed| observed.leftovers.is_empty())
@@ -88,7 +88,7 @@ async fn a_broken_object_is_reported_and_the_rest_goes_on() {
     assert!(message.contains("broken-nowhere"), "{message}");
     assert_eq!(fixture.live("v1", "ConfigMap").await, ["broken-a/good"]);
 
-    // The fix arrives as the next generation.
+    // The next generation has the fix.
     let objects = [
         namespace("broken-a"),
         config_map("broken", "1"),

@@ -1,4 +1,4 @@
-//! The apply engine on a real API server.
+//! Integration tests of the apply engine against a real API server.
 
 #![allow(
     clippy::unwrap_used,

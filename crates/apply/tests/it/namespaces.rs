@@ -1,4 +1,4 @@
-//! An agent whose account has rights in some namespaces only.
+//! Agents that may not touch all namespaces.
 
 use kube::api::DeleteParams;
 use muster_apply::{NamespaceAccess, ObjectState};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::fixture::{Fixture, LONG, bundle, config_map, kept, namespace, object};
 
-/// Gives a user everything in a namespace, and the namespace itself, which the user could not create.
+/// Creates a namespace and grants a user all permissions in it. The user could not create the namespace.
 async fn admit(admin: &Fixture, user: &str, name: &str) {
     let at = json!({"name": user, "namespace": name});
     admin.create(&namespace(name)).await;
@@ -55,7 +55,7 @@ async fn an_agent_of_two_namespaces_asks_for_nothing_elsewhere() {
     fixture.config.reach = NamespaceAccess::Only(["reach-a", "reach-b"].map(str::to_owned).into());
     let mut applied = fixture.start().await;
     let all = [
-        // The namespace itself is not in a namespace. What is in it does not wait for it.
+        // A Namespace is cluster-scoped, so the agent may not apply it. The objects in it do not wait for it.
         namespace("reach-a"),
         config_map("one", "1"),
         config_map("two", "1"),
@@ -74,12 +74,12 @@ async fn an_agent_of_two_namespaces_asks_for_nothing_elsewhere() {
     }
     assert_eq!(observed.bundles[0].counts.applied, 4, "{observed:#?}");
 
-    // It sees what happens in each of them.
+    // The agent watches each of its namespaces.
     for name in ["reach-a", "reach-b"] {
         let maps = admin.config_maps(name);
         let old = maps.get("one").await.unwrap().metadata.uid;
         maps.delete("one", &DeleteParams::default()).await.unwrap();
-        eventually("it is back", LONG, async || {
+        eventually("the ConfigMap is recreated", LONG, async || {
             anyhow::ensure!(maps.get("one").await?.metadata.uid != old);
             Ok(())
         })
@@ -89,7 +89,7 @@ async fn an_agent_of_two_namespaces_asks_for_nothing_elsewhere() {
     applied.until(|o| o.bundles[0].counts.healthy == 4).await;
     applied.applier.stop().await;
 
-    // A new process finds everything as it was left, and prunes.
+    // A new process finds everything applied, writes nothing, and later prunes.
     let mut applied = fixture.start().await;
     let before = fixture.requests.writes();
     applied.settle(desired(1, &all)).await;
@@ -154,7 +154,7 @@ async fn no_app_writes_the_agents_own_records() {
     }
     applied.applier.stop().await;
 
-    // The next process finds what it has applied, whatever carries the label of its records.
+    // The next process reads its inventory correctly, although another ConfigMap carries the label of the inventory.
     let mut applied = fixture.start().await;
     let before = fixture.requests.writes();
     applied.settle(desired(1)).await;
@@ -218,7 +218,7 @@ async fn what_is_denied_to_an_agent_is_left_as_it_is() {
     applied.until(|o| o.bundles[0].counts.healthy == 5).await;
     applied.applier.stop().await;
 
-    // What was applied before stays: it is neither changed, nor corrected, nor deleted.
+    // Objects that were applied before stay: they are neither changed, nor reverted, nor deleted.
     let mut fixture = Fixture::new("denied").await;
     fixture.config.reach = NamespaceAccess::AllBut(["denied-b".to_owned()].into());
     let mut applied = fixture.start().await;

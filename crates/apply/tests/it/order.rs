@@ -1,4 +1,4 @@
-//! What waits for what, and what never does.
+//! Which objects wait for which others, and which never wait.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ fn deployment(name: &str, image: &str) -> Value {
     })
 }
 
-/// A Deployment of which no pod can ever run.
+/// Returns a Deployment whose pods can never be scheduled.
 fn stuck(name: &str) -> Value {
     let mut stuck = deployment(name, "web:1");
     stuck["spec"]["template"]["spec"]["nodeSelector"] = json!({"no-such": "node"});
@@ -88,7 +88,7 @@ async fn a_job_runs_before_its_app_and_again_when_the_app_changes() {
     let again = fixture.get("batch/v1", "Job", "before-a", "migrate").await;
     assert_ne!(again["metadata"]["uid"], done["metadata"]["uid"]);
 
-    // The same bundle under another number runs nothing again.
+    // The same bundle in a new generation runs no Job again.
     applied.settle(desired(3, "web:2")).await;
     let writes = fixture.requests.writes();
     applied.settle(desired(4, "web:2")).await;
@@ -122,8 +122,8 @@ async fn a_job_that_fails_holds_its_app_back_and_no_other_and_gives_way_to_its_f
                     matches!(web, ObjectState::Waiting(m) if m.contains("Job.batch jobfail-a/migrate"))
                 }
                 && object(o, "Deployment.apps jobfail-a/other").state == ObjectState::Applied
-                // Its controller is done with it. One that is replaced while its pods are being made
-                // holds up the next of its name for minutes.
+                // Wait until the Job controller is done with this Job. If the Job is replaced while its pods
+                // are being created, the next Job of the same name is delayed for minutes.
                 && object(o, "Job.batch jobfail-a/migrate").health == Health::Degraded
         })
         .await;
@@ -156,7 +156,7 @@ async fn an_app_waits_until_what_it_depends_on_is_healthy() {
         message.contains("app db: waiting for Deployment.apps depends-a/db"),
         "{message}"
     );
-    // The commit that was bad gives way to its fix at once.
+    // The fix replaces the bad commit without delay.
     applied
         .applier
         .want(Arc::new(kept(2, vec![db(deployment("db", "db:1")), web()])));
@@ -189,7 +189,7 @@ async fn a_burst_of_commits_ends_at_the_last_without_working_through_the_others(
         .await;
     let live = fixture.get("v1", "ConfigMap", "burst-a", "m19").await;
     assert_eq!(live["data"]["v"], "21");
-    // Each of the twenty would have been twenty objects.
+    // Applying all 20 generations would have cost 20 writes each.
     let writes = fixture.requests.writes() - writes;
     assert!(writes < 120, "{writes} writes");
     applied.applier.stop().await;

@@ -1,4 +1,4 @@
-//! Fields that others have, had, or take.
+//! Fields that other field managers own, owned, or take over.
 
 use kube::api::{Patch, PatchParams};
 use muster_apply::ObjectState;
@@ -57,7 +57,7 @@ async fn a_conflict_is_reported_by_field_and_manager_and_nothing_else_stops() {
         .await;
     let ObjectState::Failed(message) = object(&observed, &format!("ConfigMap {ns}/shared")).state
     else {
-        panic!("it should be in conflict: {observed:#?}");
+        panic!("the object should be in conflict: {observed:#?}");
     };
     assert!(message.contains("`operator` owns .data.a;"), "{message}");
     assert!(message.contains("conflicts: take"), "{message}");
@@ -68,7 +68,7 @@ async fn a_conflict_is_reported_by_field_and_manager_and_nothing_else_stops() {
     let live = fixture.get("v1", "ConfigMap", &ns, "shared").await;
     assert_eq!(live["data"], json!({"a": "theirs", "b": "theirs"}));
 
-    // The app takes over all, an annotation one object.
+    // With `conflicts: take`, the app takes over the fields.
     let take = making("a", &ns)
         .policy(|policy| policy.conflicts = Conflicts::Take)
         .of(&objects);
@@ -100,7 +100,7 @@ async fn an_annotation_takes_over_one_object() {
     applied.applier.stop().await;
 }
 
-/// What a tool left: a field that Git has, too, and one that it has not.
+/// Checks that an object of another tool is adopted, with one field that is also in Git and one that is not.
 async fn adopts_from(name: &str, manager: &str, applies: bool) {
     let fixture = Fixture::new(name).await;
     let ns = create_namespace(&fixture).await;
@@ -131,12 +131,12 @@ async fn adopts_from(name: &str, manager: &str, applies: bool) {
         .await;
     let live = fixture.get("v1", "ConfigMap", &ns, "shared").await;
     assert_eq!(live["metadata"]["uid"], uid);
-    // Nothing is lost that Git never had.
+    // Fields that were never in Git are not lost.
     assert_eq!(live["data"], json!({"both": "new", "extra": "kept"}));
     let last = &live["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"];
     assert_eq!(*last, Value::Null);
 
-    // What is then removed from Git is removed from the object, although the tool had it once.
+    // A field that is then removed from Git is removed from the object, although the tool once owned it.
     let objects = with_namespace(&fixture, vec![data(&json!({"other": "1"}))]);
     applied
         .settle(kept(2, vec![bundle("a", &ns, &objects)]))

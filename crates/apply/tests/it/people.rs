@@ -1,4 +1,4 @@
-//! What people do to the objects with their tools, and what of it stays.
+//! Changes that people make to objects with their tools, and which of these changes stay.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ fn drifts(observed: &Observed) -> Vec<String> {
     drifts.map(|drift| drift.difference.clone()).collect()
 }
 
-/// The object when it has become what it should be.
+/// Waits until the object fulfils a condition and returns it.
 async fn becomes(
     fixture: &Fixture,
     (api_version, kind, name): (&str, &str, &str),
@@ -45,7 +45,7 @@ async fn becomes(
 ) -> Value {
     let ns = format!("{}-a", fixture.name);
     let live = std::sync::Mutex::new(Value::Null);
-    let done = eventually("the object is what Git says", LONG, async || {
+    let done = eventually("the object is as expected", LONG, async || {
         let now = fixture.get(api_version, kind, &ns, name).await;
         let good = is(&now);
         let text = now.to_string();
@@ -79,7 +79,7 @@ async fn what_leaves_git_goes_whoever_else_had_it() {
     let mut applied = fixture.start().await;
     applied.settle(desired(1, &both)).await;
     applied.until(|o| o.bundles[0].counts.healthy == 5).await;
-    // The agent is away, so that nothing is put right before the commit.
+    // The agent is stopped while the tools run, so it reverts nothing in the meantime.
     applied.applier.stop().await;
 
     kubectl(ns, &["apply", "-f", "-"], &map("csa", &both), "false").await;
@@ -100,7 +100,7 @@ async fn what_leaves_git_goes_whoever_else_had_it() {
     let mut applied = fixture.start().await;
     applied.settle(desired(1, &both)).await;
     for name in names {
-        // One of them is nobody's until the agent has looked at it.
+        // `lost` has no field managers until the agent has processed it.
         let data = |live: &Value| {
             let managers = live["metadata"]["managedFields"].to_string();
             live["data"] == both && managers.contains("\"muster\"")
@@ -198,7 +198,7 @@ async fn what_people_add_is_told_and_removed() {
     })
     .await;
 
-    // A tool that applied objects before Muster, and that somebody has let run.
+    // Somebody runs a tool that applied objects before Muster did.
     let helm = json!({"metadata": {"annotations": {"meta.helm.sh/release-name": "web"}}});
     fixture
         .edit_as("helm", "v1", "ConfigMap", (ns, "settings"), &helm)
@@ -212,7 +212,7 @@ async fn what_people_add_is_told_and_removed() {
         live["metadata"]["annotations"].is_null()
     })
     .await;
-    // Nothing of it is left to be put right.
+    // Nothing is left to be reverted.
     applied.until(|o| o.bundles[0].counts.applied == 3).await;
     let writes = fixture.requests.writes();
     applied
@@ -244,7 +244,7 @@ async fn what_is_an_act_or_a_controllers_stays() {
     fixture
         .edit_as("injector", "apps/v1", "Deployment", (ns, "web"), &injected)
         .await;
-    // Later than all of that, and told: what came before it has been looked at by then.
+    // This change is the last one. Once its drift is reported, the earlier changes have been processed, too.
     kubectl_does(ns, &["annotate", "deployment/web", "note=x"]).await;
     told(
         &mut applied,
@@ -293,7 +293,7 @@ async fn what_people_add_stays_where_the_app_ignores_it_for_as_long_as_it_does()
         live["data"] == json!({"v": "1", "more": "2"})
     })
     .await;
-    // A commit of something else does not change that.
+    // A generation that changes something else does not revert the ignored field.
     let more = |policy: &mut Policy| {
         ignore_more(policy);
         policy.conflicts = muster_model::policy::Conflicts::Take;
@@ -322,7 +322,7 @@ async fn what_people_add_is_only_shown_where_the_app_says_so_and_for_as_long_as_
     let shown = ObjectState::Drifted(".data.more is \"2\", should be (none)".into());
     let is_shown = |o: &Observed| object(o, text).state == shown;
     applied.until(is_shown).await;
-    // Neither another run nor a change of something else hides it, and it is not written to.
+    // Neither new generations nor changes of other objects hide the drift, and the object is not written to.
     let mut all = applied.applier.observed();
     let hidden = tokio::spawn(async move {
         let hidden = |o: &Observed| object(o, text).state == ObjectState::Applied;
@@ -343,16 +343,16 @@ async fn what_people_add_is_only_shown_where_the_app_says_so_and_for_as_long_as_
     .await;
     applied.settle(with(report, ns, 5)).await;
     assert!(is_shown(&applied.applier.observed().borrow()));
-    // One event, and what its recorder may do again.
+    // One write is the Event; the recorder of Events may write once more.
     assert!(fixture.requests.writes() <= writes + 2);
     assert!(!hidden.is_finished());
     hidden.abort();
 
-    // The person takes it back.
+    // The person undoes the change.
     let patch = r#"{"data":{"more":null}}"#;
     kubectl_does(ns, &["patch", "configmap/settings", "-p", patch]).await;
     applied.until(|o| o.bundles[0].counts.applied == 2).await;
-    // And does it again, until the app wants drift to be put right.
+    // The person repeats the change. It stays until the policy of the app reverts drift.
     let patch = r#"{"data":{"more":"2"}}"#;
     kubectl_does(ns, &["patch", "configmap/settings", "-p", patch]).await;
     applied.until(is_shown).await;
@@ -377,7 +377,7 @@ async fn who_adds_it_again_and_again_is_told_with_pauses() {
             fixture
                 .edit_as("kubectl-patch", "v1", "ConfigMap", at, &patch)
                 .await;
-            // As often as a person's script does it.
+            // A script might repeat the change this often.
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };

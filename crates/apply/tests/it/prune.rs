@@ -1,4 +1,4 @@
-//! What is not deleted, or not at once.
+//! Objects whose deletion is delayed or does not happen.
 
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
@@ -28,7 +28,7 @@ async fn an_object_with_a_finalizer_is_shown_until_it_is_gone() {
         ["it is being deleted, waiting for test.muster.dev/hold"]
     );
 
-    // A new process knows of it, too.
+    // A new process reports it, too.
     applied.applier.stop().await;
     let mut applied = fixture.start().await;
     let observed = applied

@@ -1,4 +1,4 @@
-//! What goes after what.
+//! The order of deletions.
 
 use kube::api::{Patch, PatchParams};
 use muster_apply::{LeftoverState, Observed};
@@ -33,7 +33,7 @@ async fn an_operator_stays_until_its_resources_are_gone() {
         },
     });
     let mut resource = foo(group, "used");
-    // What has a finalizer waits for an approval otherwise.
+    // Without this annotation, the deletion of an object with a finalizer would need an approval.
     resource["metadata"]["annotations"] = json!({"muster.dev/prune": "enabled"});
     resource["metadata"]["finalizers"] = json!(["operator.example/cleanup"]);
     let apps = vec![
@@ -75,7 +75,7 @@ async fn an_operator_stays_until_its_resources_are_gone() {
     );
     assert!(message(&observed, "Deployment").contains("once Foo.operator.example"));
 
-    // Nor does an agent that comes after this one delete it.
+    // A new process does not delete the operator, either.
     applied.applier.stop().await;
     let mut applied = fixture.start().await;
     let observed = applied.settle(gone(3)).await;
@@ -124,7 +124,7 @@ async fn an_aggregated_role_that_leaves_with_its_parts_does_not_come_back() {
         applied
             .settle(kept(2 * round + 1, vec![base.clone(), app]))
             .await;
-        eventually("it is put together", LONG, async || {
+        eventually("the role is aggregated", LONG, async || {
             let live = roles.get("parts-all").await?;
             let rules = live.data["rules"].as_array().map_or(0, Vec::len);
             anyhow::ensure!(rules == 6, "{rules}");

@@ -1,4 +1,4 @@
-//! What has not changed costs no request.
+//! Unchanged objects cause no writes.
 
 use crate::fixture::{Fixture, bundle, config_map, kept, namespace};
 
@@ -17,26 +17,30 @@ async fn an_unchanged_generation_writes_nothing() {
     assert_eq!(fixture.requests.writes() - before, 0);
     applied.applier.stop().await;
 
-    // Nor does a new process.
+    // A new process writes nothing, either.
     let mut applied = fixture.start().await;
     applied.settle(kept(2, bundles.clone())).await;
     applied.until(|o| o.bundles[0].counts.healthy == 51).await;
     assert_eq!(fixture.requests.writes() - before, 0);
 
-    // One change is one write, and its record: before and after.
+    // One changed object costs three writes: its apply, and the inventory before and after it.
     objects[7] = config_map("c6", "2");
     applied
         .settle(kept(3, vec![bundle("a", "quiet-a", &objects)]))
         .await;
     assert_eq!(fixture.requests.writes() - before, 3);
 
-    // A resync sends everything.
+    // A resync applies every object again.
     applied.applier.resync();
     let desired = before + 3 + 51;
-    muster_testkit::wait::eventually("all is sent", crate::fixture::LONG, async || {
-        anyhow::ensure!(fixture.requests.writes() >= desired);
-        Ok(())
-    })
+    muster_testkit::wait::eventually(
+        "every object is applied again",
+        crate::fixture::LONG,
+        async || {
+            anyhow::ensure!(fixture.requests.writes() >= desired);
+            Ok(())
+        },
+    )
     .await
     .unwrap();
     applied.applier.stop().await;

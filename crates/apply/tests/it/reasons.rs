@@ -1,4 +1,4 @@
-//! What is wrong with a workload is told in the words of its pods.
+//! The status of an unhealthy workload includes the messages of its pods.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! What an app no longer wants stays until what it wants is there.
+//! Objects that are leaving an app stay until the objects that replace them are healthy.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn deployment(name: &str) -> Value {
     })
 }
 
-/// A Deployment of which no pod can ever run.
+/// Returns a Deployment whose pods can never be scheduled.
 fn stuck(name: &str) -> Value {
     let mut stuck = deployment(name);
     stuck["spec"]["template"]["spec"]["nodeSelector"] = json!({"there": "is-none"});
@@ -38,7 +38,7 @@ fn patient(fixture: &mut Fixture) {
     fixture.config.replaced_within = Duration::from_secs(3_600);
 }
 
-/// The one leftover, which waits for what replaces it.
+/// Returns the message of the only leftover, which must be waiting for its replacement.
 fn waiting(observed: &Observed, text: &str) -> String {
     assert_eq!(observed.leftovers.len(), 1, "{observed:#?}");
     let leftover = &observed.leftovers[0];
@@ -85,14 +85,14 @@ async fn a_rename_behind_an_unfinished_job_leaves_what_runs() {
         fixture.live("apps/v1", "Deployment").await,
         ["behind-a/old"]
     );
-    // The agent that comes after this one knows it as well.
+    // A new process waits, too.
     applied.applier.stop().await;
     let mut applied = fixture.start().await;
     let observed = applied
         .settle(generation(3, &[job(true), deployment("new")]))
         .await;
     waiting(&observed, "Deployment.apps behind-a/old");
-    // The Job is let run.
+    // The Job is no longer suspended, so it completes.
     applied
         .applier
         .want(generation(4, &[job(false), deployment("new")]).into());
@@ -149,7 +149,7 @@ async fn settings_that_pods_may_still_read_stay_until_the_new_ones_run() {
     let mut applied = fixture.start().await;
     let generation = |number, settings: &str, workload: Value| {
         let all = [namespace("hashed-a"), config_map(settings, "1"), workload];
-        // A former name of the app changes nothing.
+        // Renaming the app in generation 3 changes nothing.
         let app = if number < 3 { "a" } else { "b" };
         let app = making(app, "hashed-a").formerly(if number < 3 { "x" } else { "a" });
         kept(number, vec![app.of(&all)])
@@ -205,7 +205,7 @@ async fn what_has_to_go_first_says_so() {
     let mut fixture = Fixture::new("first").await;
     patient(&mut fixture);
     let mut applied = fixture.start().await;
-    // Only one Service can have the port.
+    // Only one Service at a time can have the node port.
     let service = |name: &str| {
         json!({
             "apiVersion": "v1", "kind": "Service",
@@ -259,7 +259,7 @@ async fn a_webhook_that_refuses_its_own_app_can_leave() {
     let hooked = std::slice::from_ref(&hook);
     applied.settle(generation(1, "1", hooked)).await;
     applied.until(|o| o.bundles[0].counts.applied == 3).await;
-    // The API server takes up a new webhook a moment after it has answered.
+    // The API server starts to call a new webhook only a moment after it has accepted it.
     let mut number = 1;
     let text = "ConfigMap gatekeeper-a/victim";
     loop {
@@ -336,7 +336,7 @@ async fn a_deletion_that_hangs_delays_no_other_app_and_is_told() {
         .await;
     applied.applier.want(generation(2, &[], "1").into());
     applied.until(|_| hang.times() == 1).await;
-    // The request has not ended when this has long been applied.
+    // The other app is applied while the deletion still hangs.
     applied.applier.want(generation(3, &[], "2").into());
     let observed = applied
         .until(|o| {
@@ -368,7 +368,7 @@ async fn what_kubernetes_never_lets_go_is_released() {
     let namespaces = fixture.api("v1", "Namespace", None);
     let live = namespaces.get("kube-public").await.unwrap();
     assert!(live.metadata.deletion_timestamp.is_none());
-    // Nothing of Git's is left on it.
+    // Neither Muster's label nor the annotations from Git are left on it.
     let labels = live.metadata.labels.unwrap_or_default();
     assert!(!labels.contains_key(muster_apply::APP_LABEL), "{labels:?}");
     assert_eq!(live.metadata.annotations, None);

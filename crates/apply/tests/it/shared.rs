@@ -1,4 +1,4 @@
-//! Objects that two apps claim, and namespaces that nobody brings.
+//! Objects that two apps claim, and namespaces that do not exist and are in no app.
 
 use kube::discovery::{Discovery, Scope};
 use muster_apply::ObjectState;
@@ -10,14 +10,14 @@ use crate::fixture::{
     Fixture, bundle, config_map, definition, foo, kept, making, namespace, object,
 };
 
-/// Kinds that a real API server serves are in the table, in its words.
+/// The table of scopes has every built-in kind of a real API server, with the scope that the API server reports.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_table_of_scopes_is_the_api_servers() {
     let fixture = Fixture::new("scopes").await;
     let discovery = Discovery::new(fixture.client.clone()).run().await.unwrap();
     let mut seen = 0;
     for group in discovery.groups() {
-        // Definitions of other tests.
+        // These kinds are defined by other tests.
         if group.name().contains('.') && !group.name().ends_with(".k8s.io") {
             continue;
         }
@@ -34,7 +34,7 @@ async fn the_table_of_scopes_is_the_api_servers() {
             }
         }
     }
-    assert!(seen > 50, "{seen} kinds only");
+    assert!(seen > 50, "only {seen} kinds");
 }
 
 fn cluster_role(name: &str, from: &str) -> Value {
@@ -42,7 +42,8 @@ fn cluster_role(name: &str, from: &str) -> Value {
     json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": metadata, "rules": []})
 }
 
-/// Whoever had an object first keeps it, whatever its name; the other app is failed and told who has it.
+/// The app that had an object first keeps it, regardless of the names of the apps. The object fails in the other app,
+/// with a message that names the owner.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_apps_with_one_object_the_first_to_have_it_keeps_it() {
     let fixture = Fixture::new("shared").await;
@@ -72,7 +73,7 @@ async fn of_two_apps_with_one_object_the_first_to_have_it_keeps_it() {
     );
     assert_eq!(observed.cluster_scoped, [format!("Foo.{group}")]);
 
-    // The other one's name comes first.
+    // The name of the other app sorts first.
     let other = || {
         let objects = [
             namespace("shared-other"),
@@ -129,7 +130,7 @@ async fn of_two_apps_with_one_object_the_first_to_have_it_keeps_it() {
         .settle(kept(2, vec![other(), defs(), owner("1")]))
         .await;
     check(&observed, "1").await;
-    // The owner goes on, and so does an agent that begins anew.
+    // The owner can still change its objects, and a new process decides the same.
     let observed = applied
         .settle(kept(3, vec![other(), defs(), owner("2")]))
         .await;
@@ -141,7 +142,7 @@ async fn of_two_apps_with_one_object_the_first_to_have_it_keeps_it() {
         .await;
     check(&observed, "2").await;
 
-    // The owner under another name still has it.
+    // The owner keeps its objects when it is renamed.
     let renamed = making("z-owner", "shared-owner").formerly("owner").of(&[
         namespace("shared-owner"),
         config_map("mine", "2"),
@@ -153,7 +154,7 @@ async fn of_two_apps_with_one_object_the_first_to_have_it_keeps_it() {
         .await;
     assert_eq!(observed.bundles[0].counts.failed, 2);
     assert_eq!(observed.bundles[2].counts.applied, 4);
-    // Once the owner gives it up it is the other's.
+    // Once the owner gives the objects up, the other app gets them.
     let less = bundle("z-owner", "shared-owner", &[namespace("shared-owner")]);
     let observed = applied.settle(kept(5, vec![other(), defs(), less])).await;
     assert_eq!(observed.bundles[0].counts.applied, 4);
@@ -164,7 +165,7 @@ async fn of_two_apps_with_one_object_the_first_to_have_it_keeps_it() {
     assert_eq!(from("Foo", &format!("{group}/v1")).await, "other");
 }
 
-/// An app whose namespace nobody brings is failing, and well once somebody has made it.
+/// An app fails if its namespace does not exist and is in no app. It recovers once somebody creates the namespace.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_namespace_that_nobody_brings_is_a_failure() {
     let fixture = Fixture::new("nowhere").await;
@@ -176,13 +177,13 @@ async fn a_namespace_that_nobody_brings_is_a_failure() {
     let a = object(&observed, "ConfigMap nowhere-lost/a");
     assert_eq!(a.state, ObjectState::Failed(message.to_owned()));
     assert_eq!(observed.bundles[0].counts.failed, 1);
-    // Somebody makes it; the object is tried again by itself.
+    // Somebody creates the namespace, and the object is retried without a new generation.
     fixture.create(&namespace("nowhere-lost")).await;
     applied
         .until(|observed| observed.bundles[0].counts.applied == 1)
         .await;
 
-    // What another app brings is waited for.
+    // An object waits for a namespace that is in another app.
     let refused = json!({
         "apiVersion": "v1", "kind": "Namespace",
         "metadata": {"name": "nowhere-refused", "labels": {"a": "not a label value"}},

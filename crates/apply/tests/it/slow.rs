@@ -1,4 +1,4 @@
-//! What fails or hangs in one app costs the others nothing.
+//! Objects that fail or hang in one app do not affect other apps.
 
 use http::StatusCode;
 use kube::api::DeleteParams;
@@ -15,7 +15,7 @@ use crate::{
     fixture::{Fixture, LONG, bundle, config_map, kept, making, namespace, object},
 };
 
-/// A change of one of the bad app's maps.
+/// Returns true for a PATCH of an object whose name starts with `bad`.
 fn bad(asked: &Asked) -> bool {
     asked.verb == Verb::Patch
         && asked
@@ -33,7 +33,7 @@ async fn requests_that_hang_delay_no_other_app_and_no_other_generation() {
     let (proxy, fixture) = behind_a_proxy("stuck").await;
     let hang = proxy.spoil(usize::MAX, Fault::Hang, bad);
     let mut applied = fixture.start().await;
-    // More of them than there may be requests at a time in the beginning.
+    // More objects than the initial limit of concurrent requests.
     let stuck: Vec<_> = (0..100)
         .map(|i| config_map(&format!("bad{i}"), "1"))
         .collect();
@@ -56,7 +56,7 @@ async fn requests_that_hang_delay_no_other_app_and_no_other_generation() {
                     && is_applied(o, "ConfigMap stuck-b/good")
             })
             .await;
-        // The first requests of the others have not even ended.
+        // The first requests of the other app are still unanswered.
         let a = &observed.bundles[0].counts;
         assert_eq!((a.applied, a.failed), (1, 0), "{number}: {a:?}");
     }
@@ -71,7 +71,7 @@ async fn requests_that_hang_delay_no_other_app_and_no_other_generation() {
 #[tokio::test]
 async fn what_failed_is_tried_again_by_its_own_time_and_not_whenever_something_happens() {
     let (proxy, mut fixture) = behind_a_proxy("own").await;
-    // Nothing is tried again by itself.
+    // The back-off is so long that nothing is retried because of it.
     fixture.config.first_retry = Duration::from_secs(3_600);
     fixture.config.longest_retry = Duration::from_secs(3_600);
     let error = Fault::status(
@@ -98,7 +98,7 @@ async fn what_failed_is_tried_again_by_its_own_time_and_not_whenever_something_h
     is_told(&observed);
     let tried = failed.times();
 
-    // What happens to others, is no reason, and the failure stays told.
+    // Changes of other objects cause no retry, and the failure is still reported.
     let maps = fixture.config_maps("own-b");
     for _ in 0..3 {
         let uid = maps.get("good").await.unwrap().metadata.uid;
@@ -113,10 +113,10 @@ async fn what_failed_is_tried_again_by_its_own_time_and_not_whenever_something_h
     }
     assert_eq!(failed.times(), tried);
 
-    // A commit is, a moment after what it changes.
+    // A commit causes a retry, a moment after the objects that it changes are applied.
     let observed = applied.settle(generation(2, "2")).await;
     is_told(&observed);
-    eventually("it is tried again", LONG, async || {
+    eventually("the object is retried", LONG, async || {
         anyhow::ensure!(failed.times() > tried);
         Ok(())
     })
@@ -129,7 +129,7 @@ async fn what_failed_is_tried_again_by_its_own_time_and_not_whenever_something_h
 async fn a_failing_object_that_somebody_changes_is_tried_at_once() {
     let (proxy, mut fixture) = behind_a_proxy("repair").await;
     let people = Fixture::new("repair-people").await;
-    // By itself it would be tried again in an hour.
+    // The back-off alone would retry the object only after an hour.
     fixture.config.first_retry = Duration::from_secs(3_600);
     fixture.config.longest_retry = Duration::from_secs(3_600);
     let mut applied = fixture.start().await;
@@ -162,7 +162,7 @@ async fn a_failing_object_that_somebody_changes_is_tried_at_once() {
     applied.applier.stop().await;
 }
 
-/// A person's word on an object counts also where the watch of its kind has never listed it.
+/// An annotation that a person sets on an object takes effect even if the watch of its kind has never listed it.
 #[tokio::test]
 async fn a_watch_that_hangs_is_no_reason_to_overwrite_what_is_to_be_left_alone() {
     let service = |name: &str, port: u16| {

@@ -1,4 +1,4 @@
-//! The generation that is kept in the cluster.
+//! The generation that the agent stores in the cluster.
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
@@ -14,7 +14,7 @@ fn content(kept: &StoredGeneration) -> Vec<Vec<u8>> {
     kept.bundles.iter().map(|b| b.bundle().encode()).collect()
 }
 
-/// Text that can't be compressed, so that it takes several Secrets.
+/// Returns text that hardly compresses, so that it takes several Secrets.
 fn noise(bytes: usize) -> String {
     let mut state = 1_u64;
     let mut next = || {
@@ -34,7 +34,7 @@ async fn a_generation_survives_its_agent() {
     let secrets: Api<Secret> = Api::namespaced(fixture.client.clone(), namespace);
     assert!(open().load().await.unwrap().is_none());
 
-    // 3 MB in one bundle beside a small one.
+    // One bundle of 3 MB and a small one.
     let large: Vec<_> = (0..3)
         .map(|i| {
             json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("l{i}")},
@@ -57,7 +57,7 @@ async fn a_generation_survives_its_agent() {
     );
     assert_eq!(content(&loaded), content(&first));
 
-    // An unchanged bundle is not written again: one piece and the pointer.
+    // An unchanged bundle is not written again: the two writes are one piece and the pointer.
     let before = fixture.requests.writes();
     let second = kept(
         6,
@@ -88,7 +88,7 @@ async fn a_generation_survives_its_agent() {
         pieces
     );
 
-    // An older one is refused, by a store that never saw the newer one, too.
+    // An older generation is refused, even by a store that has not loaded the newer one.
     let mut blind = open();
     for older in [first, kept(6, vec![])] {
         assert!(matches!(
@@ -101,7 +101,7 @@ async fn a_generation_survives_its_agent() {
         second.generation
     );
 
-    // Two processes: the slower one is refused although it has seen an older pointer.
+    // Of two processes, the slower one is refused, although the pointer that it loaded is older than its generation.
     let mut slow = open();
     slow.load().await.unwrap();
     store.save(&kept(8, vec![])).await.unwrap();
@@ -110,7 +110,7 @@ async fn a_generation_survives_its_agent() {
         Err(GenerationStoreError::Refused { .. })
     ));
 
-    // A lost piece is noticed, and the number is still known.
+    // A missing piece is detected, and the error still has the number of the generation.
     store.save(&kept(9, second.bundles)).await.unwrap();
     let piece = secrets
         .list(&ListParams::default().labels("muster.dev/bundle"))

@@ -1,4 +1,4 @@
-//! Changes that the API server refuses for the sake of what it has filled in itself.
+//! Changes that the API server would refuse because of defaults that it has set itself.
 
 use k8s_openapi::ByteString;
 use kube::api::{Patch, PatchParams};
@@ -57,7 +57,7 @@ fn service(name: &str, spec: &Value) -> Value {
     object
 }
 
-/// Each object as it is first and as it is then.
+/// Returns pairs of an object before and after a change.
 fn pairs() -> Vec<[Value; 2]> {
     let none = json!({});
     let ports = json!([{"port": 80}]);
@@ -170,7 +170,7 @@ async fn another_member_of_a_union_is_chosen_and_chosen_back() {
         volume["configMap"].is_null() && volume["secret"].is_object(),
         "{volume}"
     );
-    // Nothing of it drifts, and nothing is written again.
+    // Nothing drifts, and a new process writes nothing.
     let writes = fixture.requests.writes();
     applied.applier.stop().await;
     let mut applied = fixture.start().await;
@@ -183,8 +183,8 @@ async fn another_member_of_a_union_is_chosen_and_chosen_back() {
     applied.applier.stop().await;
 }
 
-/// Sidecars that are injected stand before Git's own containers, so that the API server's places are not
-/// those in Git.
+/// An injected sidecar comes before the containers from Git, so the indices of the containers differ between the API
+/// server and Git.
 #[tokio::test]
 async fn a_member_is_found_beside_elements_that_others_have_put_before_it() {
     let fixture = Fixture::new("before").await;

@@ -1,4 +1,4 @@
-//! An API server that is away for a while.
+//! An API server that is unreachable for a while.
 
 use muster_testkit::local::{Cluster, ClusterOptions, Component};
 use serde_json::json;
