@@ -11,6 +11,8 @@ mod health;
 mod offline;
 mod output;
 mod problems;
+#[cfg(test)]
+mod reference;
 mod servers;
 mod status;
 

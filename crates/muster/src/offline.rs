@@ -182,17 +182,14 @@ fn applied(request: &RenderRequest<'_>) -> anyhow::Result<(Vec<AppObjects>, bool
     };
     if !facts.clusters.contains_key(cluster) {
         let help = suggest(cluster, facts.clusters.keys().map(ClusterName::as_str));
-        bail!(
-            "there is no cluster `{cluster}`; {}",
-            help.unwrap_or_default()
-        );
+        bail!("there is no cluster `{cluster}`{}", advice(help));
     }
     if let Some(app) = app
         && !facts.apps.contains_key(app)
         && good
     {
         let help = suggest(app, facts.apps.keys().map(AppName::as_str));
-        bail!("there is no app `{app}`; {}", help.unwrap_or_default());
+        bail!("there is no app `{app}`{}", advice(help));
     }
     let scopes = scopes(checked.bundles());
     let mut found = Vec::new();

@@ -3,6 +3,7 @@
 
 mod credentials;
 pub mod faults;
+pub mod documents;
 pub mod fleet;
 pub mod gitserver;
 mod guard;

@@ -249,8 +249,8 @@ async fn answers_that_break_off_leave_nothing_twice_and_nothing_unknown() {
 
 #[tokio::test]
 async fn a_kind_that_is_denied_is_named_and_the_rest_is_applied() {
-    let admin = Fixture::new("denied").await;
-    let user = "denied-agent";
+    let admin = Fixture::new("deniedkind").await;
+    let user = "deniedkind-agent";
     let role = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "ClusterRole",
@@ -266,26 +266,26 @@ async fn a_kind_that_is_denied_is_named_and_the_rest_is_applied() {
     });
     admin.create(&role).await;
     admin.create(&binding).await;
-    let fixture = Fixture::of_user("denied", user).await;
+    let fixture = Fixture::of_user("deniedkind", user).await;
     let mut applied = fixture.start().await;
     let all = [
-        namespace("denied-a"),
+        namespace("deniedkind-a"),
         config_map("a", "1"),
         service("front"),
         config_map("b", "1"),
     ];
     let observed = applied
-        .settle(kept(1, vec![bundle("a", "denied-a", &all)]))
+        .settle(kept(1, vec![bundle("a", "deniedkind-a", &all)]))
         .await;
-    let ObjectState::Failed(message) = object(&observed, "Service denied-a/front").state else {
+    let ObjectState::Failed(message) = object(&observed, "Service deniedkind-a/front").state else {
         panic!("{observed:#?}");
     };
     assert!(
-        message.contains(r#"services "front" is forbidden: User "denied-agent" cannot patch"#),
+        message.contains(r#"services "front" is forbidden: User "deniedkind-agent" cannot patch"#),
         "{message}"
     );
     for name in ["a", "b"] {
-        let map = object(&observed, &format!("ConfigMap denied-a/{name}"));
+        let map = object(&observed, &format!("ConfigMap deniedkind-a/{name}"));
         assert_eq!(map.state, ObjectState::Applied);
     }
     applied.applier.stop().await;

@@ -40,18 +40,18 @@ async fn until_gone(fixture: &Fixture, namespace: &str, name: &str) {
 
 #[tokio::test]
 async fn a_job_that_is_removed_as_soon_as_it_has_completed_is_well() {
-    let fixture = Fixture::new("ttl").await;
+    let fixture = Fixture::new("ttldone").await;
     let mut applied = fixture.start().await;
     let objects = [
-        namespace("ttl-a"),
+        namespace("ttldone-a"),
         job("once", Some(0)),
         config_map("c", "1"),
     ];
     applied
-        .settle(kept(1, vec![bundle("a", "ttl-a", &objects)]))
+        .settle(kept(1, vec![bundle("a", "ttldone-a", &objects)]))
         .await;
-    let text = "Job.batch ttl-a/once";
-    until_gone(&fixture, "ttl-a", "once").await;
+    let text = "Job.batch ttldone-a/once";
+    until_gone(&fixture, "ttldone-a", "once").await;
     applied
         .until(|o| o.settled && o.bundles[0].counts.healthy == 3)
         .await;
@@ -60,7 +60,7 @@ async fn a_job_that_is_removed_as_soon_as_it_has_completed_is_well() {
     let mut applied = fixture.start().await;
     let before = fixture.requests.writes();
     applied
-        .settle(kept(2, vec![bundle("a", "ttl-a", &objects)]))
+        .settle(kept(2, vec![bundle("a", "ttldone-a", &objects)]))
         .await;
     let observed = applied.until(|o| o.bundles[0].counts.healthy == 3).await;
     assert_eq!(health(&observed, text), Health::Healthy);

@@ -280,8 +280,8 @@ fn ignore_more(policy: &mut Policy) {
 
 #[tokio::test]
 async fn what_people_add_stays_where_the_app_ignores_it_for_as_long_as_it_does() {
-    let fixture = Fixture::new("ignored").await;
-    let ns = "ignored-a";
+    let fixture = Fixture::new("peopleignored").await;
+    let ns = "peopleignored-a";
     let mut applied = fixture.start().await;
     applied.settle(with(ignore_more, ns, 1)).await;
     applied.until(|o| o.bundles[0].counts.healthy == 2).await;
@@ -365,8 +365,8 @@ async fn what_people_add_is_only_shown_where_the_app_says_so_and_for_as_long_as_
 
 #[tokio::test]
 async fn who_adds_it_again_and_again_is_told_with_pauses() {
-    let fixture = Fixture::new("again").await;
-    let ns = "again-a";
+    let fixture = Fixture::new("peopleagain").await;
+    let ns = "peopleagain-a";
     let mut applied = fixture.start().await;
     applied.settle(with(|_| {}, ns, 1)).await;
     applied.until(|o| o.bundles[0].counts.healthy == 2).await;
@@ -382,7 +382,7 @@ async fn who_adds_it_again_and_again_is_told_with_pauses() {
         }
     };
     let fought = applied.until(|o| {
-        matches!(object(o, "ConfigMap again-a/settings").state,
+        matches!(object(o, "ConfigMap peopleagain-a/settings").state,
             ObjectState::Failed(message) if message.contains("kubectl-patch has undone this 4 times")
                 && message.contains(".data.more is"))
     });

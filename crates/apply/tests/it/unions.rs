@@ -187,8 +187,8 @@ async fn another_member_of_a_union_is_chosen_and_chosen_back() {
 /// server and Git.
 #[tokio::test]
 async fn a_member_is_found_beside_elements_that_others_have_put_before_it() {
-    let fixture = Fixture::new("before").await;
-    let ns = "before-a";
+    let fixture = Fixture::new("unionbefore").await;
+    let ns = "unionbefore-a";
     let mut applied = fixture.start().await;
     let http = json!({"httpGet": {"path": "/", "port": 80}});
     let first = [namespace(ns), probed("web", &http)];

@@ -278,6 +278,19 @@ fn styles_are_for_terminals() {
     assert!(render(&document, terminal(80, false)).is_ascii());
 }
 
+/// The picture in the README.
+#[test]
+fn the_picture_is_what_a_terminal_shows() -> anyhow::Result<()> {
+    let mut status = fleet();
+    fail(&mut status.clusters[0]);
+    status.clusters[0].apps[1].problems.truncate(1);
+    offline(&mut status.clusters[2], 300);
+    progress(&mut status.clusters[3]);
+    let report = render(&whole(status), terminal(100, true));
+    let picture = anstyle_svg::Term::new().render_svg(&report);
+    muster_testkit::documents::is("status.svg", &picture)
+}
+
 #[test]
 fn the_repository_is_unreachable() {
     let mut status = fleet();

@@ -173,3 +173,47 @@ fn messages_that_are_explained_are_those_of_the_code() -> anyhow::Result<()> {
     ensure!(checked > 15, "only {checked} messages were found");
     Ok(())
 }
+
+/// The YAML blocks of a document.
+fn yaml_blocks(text: &str) -> Vec<String> {
+    let mut blocks = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if line == "```yaml" {
+            let block: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+            blocks.push(block.join("\n") + "\n");
+        }
+    }
+    blocks
+}
+
+/// Every example in the document on the fleet repository begins with a comment that names its file. Together they
+/// are a fleet that `muster validate` accepts without a hint, and that renders.
+#[test]
+fn the_examples_are_a_valid_fleet() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let text = fs::read_to_string(root().join("docs/fleet-repository.md"))?;
+    let blocks = yaml_blocks(&text);
+    ensure!(blocks.len() > 5, "only {} examples were found", blocks.len());
+    for block in blocks {
+        let name = block.lines().next().and_then(|line| line.strip_prefix("# "));
+        let path = folder.path().join(name.context("an example names no file")?);
+        fs::create_dir_all(path.parent().context("no folder")?)?;
+        fs::write(&path, &block)?;
+    }
+    let muster = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_muster"))
+            .args(arguments)
+            .current_dir(folder.path())
+            .output()?;
+        let (out, err) = (output.stdout, output.stderr);
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&err));
+        anyhow::Ok((String::from_utf8(out)?, String::from_utf8(err)?))
+    };
+    let (out, err) = muster(&["validate", "-o", "json"])?;
+    let problems: serde_json::Value = serde_json::from_str(&out)?;
+    ensure!(problems["problems"] == serde_json::json!([]), "{out}{err}");
+    let (objects, err) = muster(&["render", "--cluster", "eu-west-1", "-o", "json"])?;
+    ensure!(objects.contains("\"replicas\": 3"), "{objects}{err}");
+    Ok(())
+}

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use muster_testkit::{
+    documents::block_is,
     fleet::{Fleet, FleetOptions, get},
     ports,
     process::Process,
@@ -52,6 +53,34 @@ fn all_there(page: &str, chart: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The metrics of a page as a Markdown table, with the labels that samples have.
+fn table(page: &str) -> String {
+    let mut text = String::from("| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n");
+    let line = |kind: &str, name: &str| {
+        let begin = format!("# {kind} {name} ");
+        let line = page.lines().find_map(|line| line.strip_prefix(&begin));
+        line.unwrap_or_default().to_owned()
+    };
+    for name in page.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let name = name.split(' ').next().unwrap_or_default();
+        let samples = page.lines().filter(|line| line.starts_with(name));
+        let labels: BTreeSet<&str> = samples
+            .filter_map(|line| line.split_once('{')?.1.split_once('}'))
+            .flat_map(|(labels, _)| labels.split(','))
+            .filter_map(|label| Some(label.split_once('=')?.0))
+            .collect();
+        let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
+        let kind = line("TYPE", name);
+        let suffix = if kind == "counter" { "_total" } else { "" };
+        text.push_str(&format!(
+            "| `{name}{suffix}` | {kind} | {} | {} |\n",
+            labels.join(", "),
+            line("HELP", name)
+        ));
+    }
+    text
+}
+
 async fn until(address: &str, line: &str) -> anyhow::Result<()> {
     eventually(line, LONG, async || {
         let page = get(address, "/metrics").await?;
@@ -92,6 +121,10 @@ async fn alerts_and_dashboards_have_what_they_ask_for() -> anyhow::Result<()> {
     until(&fleet.http(), "muster_hub_commit_behind 0").await?;
     all_there(&get(&fleet.http(), "/metrics").await?, "muster-hub")?;
     all_there(&get(&http, "/metrics").await?, "muster-agent")?;
+    let hub = get(&fleet.http(), "/metrics").await?;
+    block_is("reference.md", "hub-metrics", &table(&hub))?;
+    let agent = get(&http, "/metrics").await?;
+    block_is("reference.md", "agent-metrics", &table(&agent))?;
 
     let bad = map.replace("name: shop", "name: Not A Name");
     fleet

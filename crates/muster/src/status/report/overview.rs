@@ -33,11 +33,12 @@ impl Report<'_> {
             "SYNCED",
             "PROGRESSING",
             "FAILING",
+            "PENDING",
             "OFFLINE",
             "UNJOINED",
             "OBJECTS",
         ])
-        .spare(&["OBJECTS", "UNJOINED"]);
+        .spare(&["OBJECTS", "UNJOINED", "PENDING"]);
         for region in &self.document.regions {
             let own: Vec<&Cluster> = all.iter().filter(|c| c.region == region.name).collect();
             let number = |state| {
@@ -53,6 +54,7 @@ impl Report<'_> {
                 number(State::Synced),
                 number(State::Progressing),
                 number(State::Failing),
+                number(State::Pending),
                 number(State::Offline),
                 number(State::Unjoined),
                 objects(own.iter().copied()),

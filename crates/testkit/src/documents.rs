@@ -1,0 +1,45 @@
+//! Documents with parts that are made from the code: a test fails when such a part is out of date.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+
+/// The environment variable with which tests rewrite the documents instead of checking them.
+const UPDATE: &str = "MUSTER_UPDATE_DOCS";
+
+/// Checks a file in `docs/`, or rewrites it if `MUSTER_UPDATE_DOCS` is set.
+///
+/// # Errors
+/// Fails if the file differs.
+pub fn is(name: &str, text: &str) -> anyhow::Result<()> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name);
+    let old = std::fs::read_to_string(&path).unwrap_or_default();
+    if old == text {
+        return Ok(());
+    }
+    if std::env::var_os(UPDATE).is_some() {
+        return std::fs::write(&path, text).with_context(|| format!("can't write {}", path.display()));
+    }
+    let mut pairs = old.lines().zip(text.lines()).enumerate();
+    let (line, (old, new)) = pairs.find(|(_, (old, new))| old != new).unwrap_or_default();
+    anyhow::bail!(
+        "docs/{name} is out of date at line {}:\n  it has {old}\n  it should have {new}\n\
+         run the test again with {UPDATE}=1, and look at the difference",
+        line + 1
+    )
+}
+
+/// Checks or rewrites the part of a file in `docs/` between `<!-- BLOCK:begin -->` and `<!-- BLOCK:end -->`.
+///
+/// # Errors
+/// Fails if that part differs, or the file has no such part.
+pub fn block_is(name: &str, block: &str, text: &str) -> anyhow::Result<()> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name);
+    let old = std::fs::read_to_string(&path)
+        .with_context(|| format!("can't read {}", path.display()))?;
+    let (begin, end) = (format!("<!-- {block}:begin -->\n"), format!("<!-- {block}:end -->"));
+    let parts = old.split_once(&begin);
+    let parts = parts.and_then(|(before, rest)| Some((before, rest.split_once(&end)?.1)));
+    let (before, after) = parts.with_context(|| format!("docs/{name} has no part `{block}`"))?;
+    is(name, &format!("{before}{begin}{text}{end}{after}"))
+}
