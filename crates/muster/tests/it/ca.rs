@@ -67,7 +67,11 @@ async fn everybody_follows_another_ca_and_the_old_one_is_worth_nothing() -> anyh
             .await?
             .data
             .unwrap_or_default();
-        let bytes = data.get(field).context("the identity has no such field")?.0.clone();
+        let bytes = data
+            .get(field)
+            .context("the identity has no such field")?
+            .0
+            .clone();
         anyhow::Ok(String::from_utf8(bytes)?)
     };
     let before = ca(&rolling.fleet)?["name"].clone();
@@ -77,7 +81,10 @@ async fn everybody_follows_another_ca_and_the_old_one_is_worth_nothing() -> anyh
     let first = identity("certificate.pem").await?;
 
     let said = rolling.fleet.try_run(&["hub", "ca", "rotate"])?;
-    ensure!(!said.status.success(), "the rotation began without a confirmation");
+    ensure!(
+        !said.status.success(),
+        "the rotation began without a confirmation"
+    );
     rolling.fleet.run(&["hub", "ca", "rotate", "--dry-run"])?;
     ensure!(ca(&rolling.fleet)?["next"].is_null());
     rolling

@@ -34,7 +34,11 @@ fn hub(fleet: &Fleet, arguments: &[&str], input: &[u8]) -> anyhow::Result<Output
     let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = piped.stderr(Stdio::piped()).spawn()?;
     // A command that fails before it has read all of its input closes the pipe.
-    let _ = child.stdin.take().context("the child has no standard input")?.write_all(input);
+    let _ = child
+        .stdin
+        .take()
+        .context("the child has no standard input")?
+        .write_all(input);
     Ok(child.wait_with_output()?)
 }
 

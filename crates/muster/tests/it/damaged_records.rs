@@ -29,7 +29,10 @@ async fn a_damaged_inventory_is_told_and_nothing_is_changed_without_it() -> anyh
     let maps: Api<ConfigMap> = Api::namespaced(rolling.client.clone(), NAMESPACE);
     let label = ListParams::default().labels("muster.dev/inventory");
     let good = maps.list(&label).await?.items;
-    let good = good.first().context("the agent has stored no inventory")?.clone();
+    let good = good
+        .first()
+        .context("the agent has stored no inventory")?
+        .clone();
     let mut bad = good.clone();
     for data in bad.binary_data.iter_mut().flatten() {
         *data.1 = ByteString(b"something else".to_vec());

@@ -16,11 +16,17 @@ fn health(args: &[&str], input: &str) -> anyhow::Result<String> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    let mut stdin = child.stdin.take().context("the child has no standard input")?;
+    let mut stdin = child
+        .stdin
+        .take()
+        .context("the child has no standard input")?;
     stdin.write_all(input.as_bytes())?;
     drop(stdin);
     let output = child.wait_with_output()?;
-    let code = output.status.code().context("the child was ended by a signal")?;
+    let code = output
+        .status
+        .code()
+        .context("the child was ended by a signal")?;
     let (out, errors) = (
         String::from_utf8(output.stdout)?,
         String::from_utf8(output.stderr)?,
@@ -70,7 +76,9 @@ fn every_form_says_the_same_in_order() -> anyhow::Result<()> {
     Pod                    -          web-1     Degraded     Evicted
     exit 1
     "#);
-    let (first, _) = OBJECTS.split_once("---").context("OBJECTS has no separator")?;
+    let (first, _) = OBJECTS
+        .split_once("---")
+        .context("OBJECTS has no separator")?;
     insta::assert_snapshot!(health(&["-o", "yaml", "-f", "-"], first)?, @r#"
     ---
     apiVersion: apps/v1

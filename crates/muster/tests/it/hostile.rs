@@ -105,11 +105,15 @@ async fn a_hub_that_was_killed_over_a_commit_goes_on() -> anyhow::Result<()> {
         "the hub finished the commit before it was killed"
     );
     fleet.start_hub().await?;
-    eventually("the commit to be in force except for the app", SOON, async || {
-        let status = fleet.status()?;
-        ensure!(status["repo"]["commit"] == slow.as_str(), "{status:#}");
-        ensure!(status.to_string().contains(told), "{status:#}");
-        Ok(())
-    })
+    eventually(
+        "the commit to be in force except for the app",
+        SOON,
+        async || {
+            let status = fleet.status()?;
+            ensure!(status["repo"]["commit"] == slow.as_str(), "{status:#}");
+            ensure!(status.to_string().contains(told), "{status:#}");
+            Ok(())
+        },
+    )
     .await
 }

@@ -30,7 +30,10 @@ fn by_kubectl(text: &str) -> anyhow::Result<Vec<Value>> {
     ]);
     let piped = kubectl.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = piped.stderr(Stdio::piped()).spawn()?;
-    let mut stdin = child.stdin.take().context("kubectl has no standard input")?;
+    let mut stdin = child
+        .stdin
+        .take()
+        .context("kubectl has no standard input")?;
     let input = text.to_owned();
     let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
     let output = child.wait_with_output()?;
@@ -75,7 +78,8 @@ fn numbers(value: &mut Value) {
 }
 
 fn compare(name: &str, text: &str) -> anyhow::Result<usize> {
-    let mut theirs = by_kubectl(text).with_context(|| format!("cannot read {name} with kubectl"))?;
+    let mut theirs =
+        by_kubectl(text).with_context(|| format!("cannot read {name} with kubectl"))?;
     let mut ours = by_muster(text).with_context(|| format!("cannot read {name} with Muster"))?;
     theirs.iter_mut().chain(&mut ours).for_each(comparable);
     ensure!(

@@ -54,13 +54,17 @@ async fn refuse(client: &Client, holders: &str) -> anyhow::Result<()> {
 
 /// Waits until the cluster is connected and its status contains all of these words.
 pub(crate) async fn says(rolling: &Rolling, words: &[&str]) -> anyhow::Result<()> {
-    eventually(&format!("the status to contain {words:?}"), LONG, async || {
-        let cluster = rolling.fleet.status()?["clusters"][0].clone();
-        let text = cluster.to_string();
-        let all = words.iter().all(|word| text.contains(word));
-        ensure!(all && cluster["connected"] == true, "{text}");
-        Ok(())
-    })
+    eventually(
+        &format!("the status to contain {words:?}"),
+        LONG,
+        async || {
+            let cluster = rolling.fleet.status()?["clusters"][0].clone();
+            let text = cluster.to_string();
+            let all = words.iter().all(|word| text.contains(word));
+            ensure!(all && cluster["connected"] == true, "{text}");
+            Ok(())
+        },
+    )
     .await
 }
 

@@ -160,7 +160,10 @@ impl Rights {
     fn objects(&self) -> anyhow::Result<Vec<Value>> {
         let listed = self.fleet.run(&["get", "objects", "-o", "json"])?;
         let listed: Value = serde_json::from_str(&listed)?;
-        let objects = listed["objects"].as_array().context("the output has no list of objects")?.clone();
+        let objects = listed["objects"]
+            .as_array()
+            .context("the output has no list of objects")?
+            .clone();
         ensure!(!objects.is_empty(), "{listed}");
         Ok(objects)
     }
@@ -268,7 +271,11 @@ async fn each_rule_for_what_an_agent_applies_is_needed_by_its_kinds_and_no_other
     let kinds = rights.resources().await?;
     let roles: Api<ClusterRole> = Api::all(rights.client.clone());
     let name = "muster-system-muster-agent-platform";
-    let rules = roles.get(name).await?.rules.context("the role has no rules")?;
+    let rules = roles
+        .get(name)
+        .await?
+        .rules
+        .context("the role has no rules")?;
     let mut tried = BTreeSet::new();
     for (number, rule) in rules.iter().enumerate() {
         let resources: Vec<String> = resources_of(rule).collect();
@@ -311,7 +318,11 @@ async fn each_rule_for_an_agents_own_records_is_needed() -> anyhow::Result<()> {
     let mut rights = Rights::start(ONE, &values).await?;
     let roles: Api<Role> = Api::namespaced(rights.client.clone(), NAMESPACE);
     let name = "muster-agent-own";
-    let rules = roles.get(name).await?.rules.context("the role has no rules")?;
+    let rules = roles
+        .get(name)
+        .await?
+        .rules
+        .context("the role has no rules")?;
     for (number, rule) in rules.iter().enumerate() {
         forget(&rights.client).await?;
         let commit = rights.commit()?;
