@@ -1,9 +1,9 @@
-// Renders charts with Helm's own engine in this process, as fast as possible on all cores.
+// Renders charts with Helm's own engine in this process, on all cores.
 //
-// Its argument is a directory with charts/APP and values/*.yaml. Standard input is a list of
-// releases: {"app", "values": [FILE, ...]}. Charts are loaded and values are merged before the
-// clock starts. It prints the number of rendered objects and two times: for text only, and for
-// text parsed into objects.
+// The argument is a directory with charts/APP and values/*.yaml. Standard input is a list of releases:
+// {"app", "values": [FILE, ...]}. Charts are loaded and values merged before the clock starts. The output
+// is the number of objects, the peak memory, and how long rendering took: once to text alone, and once
+// with the text parsed into objects.
 package main
 
 import (
@@ -57,7 +57,7 @@ func run(dir string, in io.Reader, out io.Writer) error {
 	if err := load(dir, releases); err != nil {
 		return err
 	}
-	// A first pass over everything, so that neither measurement includes a cold start.
+	// Render everything once, so that neither measurement includes a cold start.
 	if _, err := each(releases, objects); err != nil {
 		return err
 	}
@@ -149,7 +149,7 @@ func objects(r *release) (int64, error) {
 	return count, nil
 }
 
-// each runs a job for every release on all cores, and adds up what they return.
+// each runs a job for every release on all cores, and returns the sum of the results.
 func each(releases []*release, job func(*release) (int64, error)) (int64, error) {
 	var next, total atomic.Int64
 	var wait sync.WaitGroup

@@ -1,8 +1,9 @@
-// Applies objects with Flux's own package as its kustomize-controller does, in one long-lived process with
-// four parallel dry runs. Client-side throttling is off, which makes it faster than the controller's default.
+// Applies objects with Flux's own package, as its kustomize-controller does: in one long-running process,
+// with four dry runs at a time. Client-side throttling is off, so Flux is faster than with the controller's
+// default.
 //
-// Its argument is a kubeconfig. Each line on standard input names a file with a JSON list of objects. They
-// are read before the clock starts. For each line, the program prints a line of JSON with the time of the apply.
+// The argument is a kubeconfig. Each line on standard input names a file with a JSON list of objects. The
+// objects are read before the clock starts, and a line of JSON reports how long applying them took.
 package main
 
 import (
@@ -27,7 +28,7 @@ import (
 	"github.com/go-logr/logr"
 )
 
-// The default of kustomize-controller's --concurrent-ssa.
+// The default of kustomize-controller's flag --concurrent-ssa.
 const concurrency = 4
 
 type result struct {

@@ -1,4 +1,4 @@
-//! An account for an agent whose requests are counted.
+//! A ServiceAccount for an agent whose writes a test checks.
 
 use std::path::{Path, PathBuf};
 
@@ -10,13 +10,13 @@ use kube::{Api, api::PostParams};
 use muster_testkit::local::Cluster;
 use serde_json::{Value, json};
 
-/// An account that may do everything, and whose requests the API server writes down.
+/// A ServiceAccount that may do everything, and whose requests are in the API server's audit log.
 pub(crate) struct Account {
     kubeconfig: PathBuf,
     log: PathBuf,
 }
 
-/// Makes it.
+/// Creates the account and its kubeconfig.
 pub(crate) async fn audited(cluster: &Cluster, directory: &Path) -> anyhow::Result<Account> {
     const NAMESPACE: &str = "audited";
     let client = cluster.client().await?;
@@ -47,8 +47,7 @@ impl Account {
         &self.kubeconfig
     }
 
-    /// The account's requests that change something, as verb and address, in order; what is only tried out
-    /// is not among them.
+    /// Returns the account's requests that change something, as verb and URI, in order. Dry runs are left out.
     pub(crate) fn writes(&self) -> anyhow::Result<Vec<String>> {
         let text = std::fs::read_to_string(&self.log)?;
         let mut writes = Vec::new();

@@ -1,5 +1,5 @@
-//! `muster app approve` as people and scripts run it, against a real hub. The test itself plays the
-//! agent, which says what waits to be deleted.
+//! `muster app approve` as people and scripts run it, against a real hub. The test plays the agent, which
+//! reports the deletions that are pending approval.
 
 use std::{
     path::{Path, PathBuf},
@@ -28,10 +28,10 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-/// What a level may take on a machine that is busy with other tests.
+/// How long a report may take to appear in the status, on a machine that is busy with other tests.
 const SOON: Duration = Duration::from_secs(30);
 
-/// A hub of one cluster and one app in this process, and the commands of people beside it.
+/// A hub with one cluster and one app that runs in this process. Commands against it run as processes.
 struct Hub {
     login: PathBuf,
     shutdown: Shutdown,
@@ -40,7 +40,11 @@ struct Hub {
 
 impl Hub {
     async fn start(repo: &GitRepo, state: &Path) -> anyhow::Result<Self> {
-        let remote = repo.path().to_str().context("a path in UTF-8")?.parse()?;
+        let remote = repo
+            .path()
+            .to_str()
+            .context("the path is not UTF-8")?
+            .parse()?;
         let config = HubConfig::local(
             RemoteConfig::new(remote),
             state.to_owned(),
@@ -56,7 +60,7 @@ impl Hub {
             let shutdown = shutdown.clone();
             async move {
                 let tell = |_: &muster_hub::Addresses| {
-                    // Nobody listens where the test has ended.
+                    // Nobody receives this if the test has ended.
                     let _ = started.send(());
                 };
                 muster_hub::run(config, shutdown, tell).await
@@ -75,7 +79,7 @@ impl Hub {
         Ok(self.running.await??)
     }
 
-    /// A command without a terminal.
+    /// Runs a command without a terminal.
     async fn muster(&self, arguments: &[&str]) -> anyhow::Result<Output> {
         let output = Command::new(env!("CARGO_BIN_EXE_muster"))
             .args(arguments)
@@ -86,10 +90,13 @@ impl Hub {
         Ok(output.await?)
     }
 
-    /// What a command said, with its exit code.
+    /// Runs a command, and returns its output, errors and exit code as one text.
     async fn told(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let output = self.muster(arguments).await?;
-        let code = output.status.code().context("it was killed")?;
+        let code = output
+            .status
+            .code()
+            .context("the command was ended by a signal")?;
         let (out, err) = (
             String::from_utf8(output.stdout)?,
             String::from_utf8(output.stderr)?,
@@ -97,7 +104,7 @@ impl Hub {
         Ok(format!("{out}{err}exit {code}"))
     }
 
-    /// Waits until the status says this of the app.
+    /// Waits until the status contains this text.
     async fn until(&self, said: &str) -> anyhow::Result<()> {
         let waiting = eventually(said, SOON, async || {
             let status = self.muster(&["status", "-o", "json"]).await?;
@@ -109,7 +116,7 @@ impl Hub {
     }
 }
 
-/// An agent, word by word.
+/// An agent whose every message is sent by the test.
 struct Agent {
     say: mpsc::Sender<v1::AgentMessage>,
     hear: Streaming<v1::HubMessage>,
@@ -154,7 +161,7 @@ impl Agent {
         }
     }
 
-    /// Reports that app `web` runs as this generation says, and what of it waits.
+    /// Reports that app `web` is applied as in this generation, and which of its deletions are pending approval.
     async fn report(
         &self,
         of: Option<&v1::Generation>,
@@ -256,7 +263,7 @@ async fn what_was_shown_is_approved_and_nothing_else() -> anyhow::Result<()> {
         Service web/old
     exit 0
     ");
-    // Nobody is there to be asked.
+    // Without a terminal, the command can't ask for a confirmation.
     insta::assert_snapshot!(hub.told(&approve).await?, @r"
     web: 2 objects in eu-1 would be deleted
       pending approval because 2 of 3 objects would be deleted, and the budget is 1
@@ -279,7 +286,7 @@ async fn what_was_shown_is_approved_and_nothing_else() -> anyhow::Result<()> {
     assert_eq!(orders.approved, [ContentHash::of(b"shards")].into());
     assert_eq!((second.number, &second.bundles), (2, &first.bundles));
 
-    // Its level is no longer that of its generation: nothing is approved on such a word.
+    // This report is not about the newest generation, so nothing is approved.
     agent.report(None, vec![hold("others")]).await?;
     hub.until("ConfigMap web/others").await?;
     insta::assert_snapshot!(hub.told(&with(&["-y"])).await?, @r"

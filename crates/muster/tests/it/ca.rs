@@ -1,5 +1,5 @@
-//! The fleet's CA is replaced while the fleet runs: agents and people follow by themselves, also over the death of
-//! the hub, and what the old one signed is good for nothing afterwards.
+//! The fleet's CA is replaced while the fleet runs. Agents and logins switch to the new CA by themselves, even if the
+//! hub crashes meanwhile. Afterwards the hub refuses certificates that the old CA signed.
 
 use std::{
     fs::{self, File},
@@ -17,14 +17,14 @@ use crate::{resting::says, rolling::Rolling};
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// The CA as the command line shows it.
+/// Returns what `muster hub ca` shows.
 fn ca(fleet: &Fleet) -> anyhow::Result<Value> {
     Ok(serde_json::from_str(
         &fleet.run(&["hub", "ca", "-o", "json"])?,
     )?)
 }
 
-/// A login that was last looked at long ago.
+/// Creates a login whose next use checks for a new CA.
 fn login(fleet: &Fleet, name: &str) -> anyhow::Result<PathBuf> {
     let path = fleet.directory().join(format!("{name}.yaml"));
     fleet.run(&["hub", "admin", name, "--out", &path.to_string_lossy()])?;
@@ -32,16 +32,18 @@ fn login(fleet: &Fleet, name: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
+/// Makes a login's file an hour old, so that the next command checks for a new CA.
 fn long_ago(path: &Path) -> anyhow::Result<()> {
     let file = File::options().append(true).open(path)?;
     Ok(file.set_modified(SystemTime::now() - Duration::from_secs(3600))?)
 }
 
+/// Runs a command with this login.
 fn look_as(fleet: &Fleet, login: &Path) -> anyhow::Result<String> {
     fleet.run(&["--login", &login.to_string_lossy(), "get", "clusters"])
 }
 
-/// How many CAs a login or an agent's identity trusts.
+/// Returns the number of certificates in a login or a trust bundle.
 fn trusted(text: &str) -> usize {
     text.matches("BEGIN CERTIFICATE").count()
 }
@@ -65,7 +67,11 @@ async fn everybody_follows_another_ca_and_the_old_one_is_worth_nothing() -> anyh
             .await?
             .data
             .unwrap_or_default();
-        let bytes = data.get(field).context("no such field")?.0.clone();
+        let bytes = data
+            .get(field)
+            .context("the identity has no such field")?
+            .0
+            .clone();
         anyhow::Ok(String::from_utf8(bytes)?)
     };
     let before = ca(&rolling.fleet)?["name"].clone();
@@ -75,20 +81,23 @@ async fn everybody_follows_another_ca_and_the_old_one_is_worth_nothing() -> anyh
     let first = identity("certificate.pem").await?;
 
     let said = rolling.fleet.try_run(&["hub", "ca", "rotate"])?;
-    ensure!(!said.status.success(), "it asks, and there is nobody");
+    ensure!(
+        !said.status.success(),
+        "the rotation began without a confirmation"
+    );
     rolling.fleet.run(&["hub", "ca", "rotate", "--dry-run"])?;
     ensure!(ca(&rolling.fleet)?["next"].is_null());
     rolling
         .fleet
         .run(&["hub", "ca", "rotate", "--yes", "--reason", "a test"])?;
-    // Begun once, however often it is said.
+    // A second command does not begin a second rotation.
     let next = ca(&rolling.fleet)?["next"]["name"].clone();
     rolling.fleet.run(&["hub", "ca", "rotate", "--yes"])?;
     ensure!(ca(&rolling.fleet)?["next"]["name"] == next);
     rolling.fleet.kill_hub()?;
     rolling.fleet.start_hub().await?;
 
-    eventually("the agent to follow", LONG, async || {
+    eventually("the agent to switch to the new CA", LONG, async || {
         let now = ca(&rolling.fleet)?;
         ensure!(now["next"]["waitingClusters"] == json!([]), "{now}");
         Ok(())
@@ -97,7 +106,7 @@ async fn everybody_follows_another_ca_and_the_old_one_is_worth_nothing() -> anyh
     ensure!(identity("certificate.pem").await? != first);
     ensure!(trusted(&identity("trust.pem").await?) == 2);
     rolling.commit(2).await?;
-    // One login has not followed, and works still.
+    // One login has not switched to the new CA yet, and still works.
     let now = ca(&rolling.fleet)?;
     ensure!(
         now["next"]["waitingLogins"] == json!(["ada"]) && now["name"] == before,
@@ -106,14 +115,14 @@ async fn everybody_follows_another_ca_and_the_old_one_is_worth_nothing() -> anyh
     look_as(&rolling.fleet, &ada)?;
     ensure!(
         trusted(&fs::read_to_string(&ada)?) == 3,
-        "two CAs and its own"
+        "the login does not hold two CAs and its own certificate"
     );
-    // A second look shows the new certificate, and with that everybody has followed.
+    // The second command presents the new certificate. Now everybody has switched.
     look_as(&rolling.fleet, &ada)?;
     let second = until_replaced(&rolling.fleet, &before).await?;
     ensure!(second == next);
 
-    eventually("the agent to forget the old CA", LONG, async || {
+    eventually("the agent to drop the old CA", LONG, async || {
         ensure!(trusted(&identity("trust.pem").await?) == 1);
         Ok(())
     })
@@ -131,14 +140,14 @@ async fn everybody_follows_another_ca_and_the_old_one_is_worth_nothing() -> anyh
     rolling.fleet.start_hub().await?;
     rolling.commit(4).await?;
 
-    // Without waiting for those who are away.
+    // `--finish` does not wait for logins that have not switched.
     let bob = login(&rolling.fleet, "bob")?;
     rolling.fleet.run(&["hub", "ca", "rotate", "--yes"])?;
     let dry = rolling
         .fleet
         .run(&["hub", "ca", "rotate", "--finish", "--dry-run"])?;
     ensure!(dry.contains("bob") && dry.contains("ada"), "{dry}");
-    eventually("the agent to follow again", LONG, async || {
+    eventually("the agent to switch to the next CA", LONG, async || {
         let now = ca(&rolling.fleet)?;
         ensure!(now["next"]["waitingClusters"] == json!([]), "{now}");
         Ok(())
@@ -153,7 +162,7 @@ async fn everybody_follows_another_ca_and_the_old_one_is_worth_nothing() -> anyh
         .try_run(&["--login", &bob.to_string_lossy(), "get", "clusters"])?;
     ensure!(
         !refused.status.success(),
-        "a login that did not follow still works"
+        "a login that did not switch still works"
     );
     says(&rolling, &[]).await?;
     rolling.commit(5).await?;

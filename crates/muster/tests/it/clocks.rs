@@ -1,5 +1,5 @@
-//! Wall clocks that disagree, and certificates that end: agents join, renew and stay in sync all the
-//! same, and come back by themselves after their certificate's end.
+//! Clocks that disagree and certificates that expire: agents still join, renew and stay in sync, and they reconnect by
+//! themselves after their certificate has expired.
 
 use std::time::Duration;
 
@@ -11,12 +11,13 @@ use crate::rolling::{Beside, Rolling};
 const LONG: Duration = Duration::from_secs(60);
 const RENEWED: &str = "the agent has a new certificate";
 
+/// Returns how often the agent has renewed its certificate, by its log.
 fn renewals(agent: &Beside) -> anyhow::Result<usize> {
     let log = std::fs::read_to_string(agent.process.log())?;
     Ok(log.matches(RENEWED).count())
 }
 
-/// Hub and agent with these clocks; certificates of ten seconds are renewed twice.
+/// Runs hub and agent with these clock offsets until certificates with a lifetime of ten seconds are renewed twice.
 async fn disagree(hub: &str, agent: &str) -> anyhow::Result<()> {
     let mut rolling = Rolling::prepare().await?;
     rolling.fleet.set_hub("MUSTER_CLOCK_OFFSET", hub);
@@ -45,7 +46,7 @@ async fn disagree(hub: &str, agent: &str) -> anyhow::Result<()> {
     );
     ensure!(
         !log.contains("asks for a new certificate"),
-        "one has ended: {log}"
+        "a certificate expired before it was renewed: {log}"
     );
     Ok(())
 }
@@ -67,7 +68,7 @@ async fn an_agent_that_was_away_past_its_certificates_end_comes_back_by_itself()
     let mut rolling = Rolling::start().await?;
     rolling.fleet.stop_agent("one")?;
     rolling.fleet.stop_hub()?;
-    // Two days later; certificates are good for one.
+    // Two days later. A certificate is valid for one day.
     let later = (2 * 24 * 60 * 60).to_string();
     rolling.fleet.set_hub("MUSTER_CLOCK_OFFSET", &later);
     rolling.fleet.start_hub().await?;
@@ -76,7 +77,7 @@ async fn an_agent_that_was_away_past_its_certificates_end_comes_back_by_itself()
     rolling.commit(2).await?;
     ensure!(renewals(&agent)? == 1, "{}", agent.process.tail());
 
-    // The same where the agent's clock does not say so: it learns it from the hub.
+    // The same again, with an agent whose clock is a minute behind the hub's.
     ensure!(agent.process.stop(LONG)?.success());
     rolling.fleet.stop_hub()?;
     let later = (4 * 24 * 60 * 60).to_string();

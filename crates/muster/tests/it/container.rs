@@ -1,5 +1,5 @@
-//! The hub as a container runs it: its settings are in the environment, there is no shell, and what a
-//! person does to its state goes through standard input and output.
+//! The hub as it runs in a container: its settings come from the environment, there is no shell, and a backup or
+//! restore goes through standard input and output.
 
 use std::{
     io::Write as _,
@@ -18,7 +18,7 @@ use muster_testkit::{
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// A command with the settings of the hub's container and nothing else.
+/// Returns a command with only the settings of the hub's container in its environment.
 fn muster(fleet: &Fleet) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_muster"));
     command.env_clear();
@@ -27,14 +27,18 @@ fn muster(fleet: &Fleet) -> Command {
     command
 }
 
-/// Runs `muster hub` with this as its standard input.
+/// Runs `muster hub` with these arguments and this standard input.
 fn hub(fleet: &Fleet, arguments: &[&str], input: &[u8]) -> anyhow::Result<Output> {
     let mut command = muster(fleet);
     command.arg("hub").args(arguments);
     let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = piped.stderr(Stdio::piped()).spawn()?;
-    // One that says no before it has read all closes the pipe.
-    let _ = child.stdin.take().context("no pipe")?.write_all(input);
+    // A command that fails before it has read all of its input closes the pipe.
+    let _ = child
+        .stdin
+        .take()
+        .context("the child has no standard input")?
+        .write_all(input);
     Ok(child.wait_with_output()?)
 }
 
@@ -68,7 +72,7 @@ async fn a_backup_leaves_and_comes_back_through_pipes() -> anyhow::Result<()> {
         .env("MUSTER_HTTP", &http);
     let log = fleet.directory().join("maintenance.log");
     let maintenance = Process::spawn("maintenance", command, &log)?;
-    eventually("maintenance answers probes", SOON, async || {
+    eventually("maintenance mode to answer probes", SOON, async || {
         for path in ["/healthz", "/readyz"] {
             let page = get(&http, path).await?;
             ensure!(page.starts_with("HTTP/1.1 200"), "{page}");
@@ -112,7 +116,7 @@ async fn a_state_directory_is_made_where_it_can_be_and_named_where_not() -> anyh
             .env("MUSTER_HTTP", &http);
         command
     };
-    // Not even root can write here, as in a volume that is mounted read-only.
+    // Not even root can write to these folders, as to a volume that is mounted read-only.
     for dir in ["/proc/sys/muster", "/proc/sys"] {
         let refused = start(dir.as_ref()).output()?;
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
@@ -122,7 +126,7 @@ async fn a_state_directory_is_made_where_it_can_be_and_named_where_not() -> anyh
     let deep = fleet.directory().join("not/yet/there");
     let log = fleet.directory().join("deep.log");
     let hub = Process::spawn("hub", start(&deep), &log)?;
-    eventually("the hub is ready", SOON, async || {
+    eventually("the hub to be ready", SOON, async || {
         hub.check()?;
         let page = get(&http, "/readyz").await?;
         ensure!(page.starts_with("HTTP/1.1 200"), "{page}");
@@ -155,10 +159,10 @@ async fn an_encrypted_backup_comes_back_with_its_identity_alone() -> anyhow::Res
     ensure!(bytes.starts_with(b"age-encryption.org/v1"));
     ensure!(
         !bytes.windows(11).any(|part| part == b"PRIVATE KEY"),
-        "the CA's key can be read"
+        "the backup holds the CA's key unencrypted"
     );
     let mode = std::os::unix::fs::PermissionsExt::mode(&file.metadata()?.permissions());
-    ensure!(mode & 0o077 == 0, "others can read it: {mode:o}");
+    ensure!(mode & 0o077 == 0, "others can read the backup: {mode:o}");
     let piped = hub(&fleet, &["backup", "-", "--recipient", &recipient], b"")?;
     ensure!(piped.stdout.starts_with(b"age-encryption.org/v1"));
 
@@ -189,10 +193,10 @@ async fn an_encrypted_backup_comes_back_with_its_identity_alone() -> anyhow::Res
             said(&no)
         );
     }
-    // One that is broken off restores nothing.
+    // A truncated backup is not restored.
     let cut = &piped.stdout[..piped.stdout.len() - 100];
     let no = hub(&fleet, &["restore", "-", "--identity", &right], cut)?;
-    ensure!(!no.status.success(), "half a backup was restored");
+    ensure!(!no.status.success(), "a truncated backup was restored");
     let restored = hub(&fleet, &["restore", &path, "--identity", &right], b"")?;
     ensure!(restored.status.success(), "{}", said(&restored));
     fleet.start_hub().await?;

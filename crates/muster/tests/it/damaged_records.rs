@@ -1,5 +1,5 @@
-//! An agent whose own records are damaged, or can't be read to their end, still speaks to its hub: what is wrong is
-//! in the status, and what comes from the hub is the way out.
+//! An agent whose stored records are damaged or can't be loaded stays connected to its hub: the status shows the
+//! problem, and a newer generation from the hub is still received.
 
 use std::{process::Command, time::Duration};
 
@@ -29,7 +29,10 @@ async fn a_damaged_inventory_is_told_and_nothing_is_changed_without_it() -> anyh
     let maps: Api<ConfigMap> = Api::namespaced(rolling.client.clone(), NAMESPACE);
     let label = ListParams::default().labels("muster.dev/inventory");
     let good = maps.list(&label).await?.items;
-    let good = good.first().context("there is no inventory")?.clone();
+    let good = good
+        .first()
+        .context("the agent has stored no inventory")?
+        .clone();
     let mut bad = good.clone();
     for data in bad.binary_data.iter_mut().flatten() {
         *data.1 = ByteString(b"something else".to_vec());
@@ -122,7 +125,7 @@ async fn a_newer_generation_comes_in_while_the_old_one_can_not_be_loaded() -> an
         command,
         &rolling.fleet.directory().join("proxied.log"),
     )?;
-    // It has proven nothing, so that it leaves the free lead to others for a minute.
+    // The agent has not shown that it can do its work, so it leaves the free Lease to other agents for a minute.
     says(&rolling, &[]).await?;
     agent.check()?;
     ensure!(hang.times() > 0);

@@ -1,5 +1,5 @@
-//! The documents are true: their commands and flags exist, their links lead somewhere, and the messages that they
-//! explain are those that the code has.
+//! The documents match the code: their commands and flags exist, their links have targets, and the messages that they
+//! explain are in the sources.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// The documents for people, with their text.
+/// Returns the documents for people: the path and text of each.
 fn documents() -> anyhow::Result<Vec<(PathBuf, String)>> {
     let mut paths = [
         "README.md",
@@ -37,7 +37,7 @@ fn documents() -> anyhow::Result<Vec<(PathBuf, String)>> {
     paths.into_iter().map(read).collect()
 }
 
-/// The `muster` commands in the shell blocks of a document, each as its words.
+/// Returns the `muster` commands in the shell blocks of a document, each as the words after `muster`.
 fn commands(text: &str) -> Vec<Vec<String>> {
     let mut commands = Vec::new();
     let mut in_shell = false;
@@ -52,7 +52,7 @@ fn commands(text: &str) -> Vec<Vec<String>> {
         let line = line.split(" #").next().unwrap_or_default();
         for part in line.split(['|', '&', '>', '<']) {
             let words: Vec<&str> = part.split_whitespace().collect();
-            // Also behind `kubectl exec … --`.
+            // The command may also follow `kubectl exec … --`.
             let Some(at) = words.iter().position(|word| *word == "muster") else {
                 continue;
             };
@@ -77,7 +77,7 @@ fn commands_and_flags_exist() -> anyhow::Result<()> {
             let is_name = |word: &&String| word.chars().all(|c| c.is_ascii_lowercase() || c == '-');
             let mut subcommands: Vec<&String> = words.iter().take_while(is_name).collect();
             subcommands.retain(|word| !word.starts_with('-'));
-            // What is an argument and no subcommand is asked for in vain.
+            // `--help` fails if the last word is an argument and not a subcommand, so that word is dropped.
             let help = loop {
                 let output = Command::new(env!("CARGO_BIN_EXE_muster"))
                     .args(&subcommands)
@@ -114,7 +114,7 @@ fn links_lead_somewhere() -> anyhow::Result<()> {
             if target.is_empty() || target.contains("://") {
                 continue;
             }
-            let folder = path.parent().context("no folder")?;
+            let folder = path.parent().context("the document has no folder")?;
             ensure!(folder.join(target).exists(), "{}: {target}", path.display());
             checked += 1;
         }
@@ -123,7 +123,7 @@ fn links_lead_somewhere() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The text of all sources, with strings that go over several lines as one.
+/// Returns the text of all sources, with string literals that span several lines joined.
 fn sources() -> anyhow::Result<String> {
     let mut text = String::new();
     let mut open = vec![root().join("crates")];
@@ -159,7 +159,7 @@ fn messages_that_are_explained_are_those_of_the_code() -> anyhow::Result<()> {
     for row in text.lines().filter(|line| line.starts_with("| ")) {
         let symptom = row.split(" | ").next().unwrap_or_default();
         for message in symptom.split('`').skip(1).step_by(2) {
-            // What stands for something else is left out of the comparison.
+            // `…` is a placeholder, so only the text around it is compared.
             for part in message
                 .split('…')
                 .map(str::trim)

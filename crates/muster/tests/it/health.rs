@@ -1,4 +1,4 @@
-//! `muster health` as a program: what goes in, what comes out, and with which exit code.
+//! Tests of `muster health`: the output and the exit code for each input.
 
 use std::{
     io::Write as _,
@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context as _;
 
-/// Runs the program with an input. Its output, errors and exit code as one text.
+/// Runs `muster health` with this standard input, and returns its output, errors and exit code as one text.
 fn health(args: &[&str], input: &str) -> anyhow::Result<String> {
     let mut child = Command::new(env!("CARGO_BIN_EXE_muster"))
         .arg("health")
@@ -16,11 +16,17 @@ fn health(args: &[&str], input: &str) -> anyhow::Result<String> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    let mut stdin = child.stdin.take().context("it has no standard input")?;
+    let mut stdin = child
+        .stdin
+        .take()
+        .context("the child has no standard input")?;
     stdin.write_all(input.as_bytes())?;
     drop(stdin);
     let output = child.wait_with_output()?;
-    let code = output.status.code().context("it was ended by a signal")?;
+    let code = output
+        .status
+        .code()
+        .context("the child was ended by a signal")?;
     let (out, errors) = (
         String::from_utf8(output.stdout)?,
         String::from_utf8(output.stderr)?,
@@ -70,7 +76,9 @@ fn every_form_says_the_same_in_order() -> anyhow::Result<()> {
     Pod                    -          web-1     Degraded     Evicted
     exit 1
     "#);
-    let (first, _) = OBJECTS.split_once("---").context("there is no separator")?;
+    let (first, _) = OBJECTS
+        .split_once("---")
+        .context("OBJECTS has no separator")?;
     insta::assert_snapshot!(health(&["-o", "yaml", "-f", "-"], first)?, @r#"
     ---
     apiVersion: apps/v1
@@ -189,7 +197,8 @@ spec:
     Ok(())
 }
 
-/// As agents judge it: a kind of which nobody reports is well once that was waited for.
+/// `muster health` uses the same rule as the agents: an object that no controller reports on counts as healthy some
+/// time after its creation.
 #[test]
 fn an_object_on_which_nobody_reports_is_well_after_a_while() -> anyhow::Result<()> {
     let object = |metadata: &str| {

@@ -1,4 +1,4 @@
-//! Repositories that are made to end whoever reads them.
+//! Repositories that are made to crash or exhaust the program that reads them.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use muster_testkit::{
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// An app's file, and what is told of it.
+/// Files of an app, each with its text and a part of the message that is reported for it.
 const BOMBS: [(&str, &str, &str); 6] = [
     (
         "templates/dropped.yaml",
@@ -49,7 +49,7 @@ const BOMBS: [(&str, &str, &str); 6] = [
     ),
 ];
 
-/// A fleet of one cluster and one app that has this file.
+/// Returns a fleet of one cluster and one app that contains this file.
 fn with(app: &str, file: &str, text: &str) -> repository::Files {
     let mut files = repository::fleet("hostile", "{}", [("one", "west")]);
     let spec = "{tier: basic, mode: active-active}";
@@ -65,7 +65,7 @@ fn validate_names_the_app_and_survives() -> anyhow::Result<()> {
         let dir = tempfile::tempdir()?;
         for (path, text) in &with("bomb", file, text) {
             let path = dir.path().join(path);
-            fs::create_dir_all(path.parent().context("a file in a folder")?)?;
+            fs::create_dir_all(path.parent().context("the file has no folder")?)?;
             fs::write(path, text)?;
         }
         let output = Command::new(env!("CARGO_BIN_EXE_muster"))
@@ -94,7 +94,7 @@ async fn a_hub_that_was_killed_over_a_commit_goes_on() -> anyhow::Result<()> {
     let files = with("slow", file, text);
     let slow = fleet.repo().publish("slow", &repository::listed(&files))?;
     let working = fleet.state_dir().join("working.json");
-    eventually("the hub works on it", SOON, async || {
+    eventually("the hub to work on the commit", SOON, async || {
         ensure!(fs::read_to_string(&working)?.contains(&slow));
         Ok(())
     })
@@ -102,14 +102,18 @@ async fn a_hub_that_was_killed_over_a_commit_goes_on() -> anyhow::Result<()> {
     fleet.kill_hub()?;
     ensure!(
         fs::read_to_string(&working)?.contains(&slow),
-        "it was done already"
+        "the hub finished the commit before it was killed"
     );
     fleet.start_hub().await?;
-    eventually("the commit is in force but for the app", SOON, async || {
-        let status = fleet.status()?;
-        ensure!(status["repo"]["commit"] == slow.as_str(), "{status:#}");
-        ensure!(status.to_string().contains(told), "{status:#}");
-        Ok(())
-    })
+    eventually(
+        "the commit to be in force except for the app",
+        SOON,
+        async || {
+            let status = fleet.status()?;
+            ensure!(status["repo"]["commit"] == slow.as_str(), "{status:#}");
+            ensure!(status.to_string().contains(told), "{status:#}");
+            Ok(())
+        },
+    )
     .await
 }

@@ -1,4 +1,4 @@
-//! A cluster that has joined stays joined, whatever token its agent is started with.
+//! A cluster that has joined stays joined, whichever join token its agent is started with.
 
 use std::time::Duration;
 
@@ -64,8 +64,9 @@ async fn a_wrong_or_an_old_token_costs_no_identity() -> anyhow::Result<()> {
     };
     let certificate = async || {
         let data = secrets.get("muster-agent-identity").await?.data;
-        let mut data = data.context("no data")?;
-        data.remove("certificate.pem").context("no certificate")
+        let mut data = data.context("the identity has no data")?;
+        data.remove("certificate.pem")
+            .context("the identity has no certificate")
     };
     let token = |fleet: &Fleet| fleet.run(&["cluster", "join-token", "one"]);
 
@@ -75,7 +76,7 @@ async fn a_wrong_or_an_old_token_costs_no_identity() -> anyhow::Result<()> {
     let first = certificate().await?;
     ensure!(agent.stop(LONG)?.success(), "{}", agent.tail());
 
-    // A new token is another enrolment.
+    // With a new token the agent enrols again.
     let new = token(&fleet)?;
     let agent = start(&mut fleet, "agent-second", new.trim())?;
     publish(&fleet, "second")?;
@@ -84,7 +85,7 @@ async fn a_wrong_or_an_old_token_costs_no_identity() -> anyhow::Result<()> {
     ensure!(second != first);
     ensure!(agent.stop(LONG)?.success(), "{}", agent.tail());
 
-    // A rollback brings the old one back, which was used. The hub refuses it.
+    // A rollback brings back the old token. The hub refuses it, because it was used before.
     let agent = start(&mut fleet, "agent-rolled-back", old.trim())?;
     publish(&fleet, "third")?;
     arrives("third").await?;
@@ -98,7 +99,7 @@ async fn a_wrong_or_an_old_token_costs_no_identity() -> anyhow::Result<()> {
     );
     ensure!(agent.stop(LONG)?.success(), "{}", agent.tail());
 
-    // Nor does the agent wait for a hub that does not answer.
+    // The agent does not wait for a hub that does not answer.
     fleet.kill_hub()?;
     let agent = start(&mut fleet, "agent-alone", old.trim())?;
     let patch = json!({"data": {"v": "by hand"}});

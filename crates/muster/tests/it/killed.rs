@@ -1,5 +1,5 @@
-//! Hub and agents are killed with SIGKILL at random moments through thirty commits. In the end every
-//! cluster is exactly at the last one, nothing is orphaned, and nothing was ever applied backwards.
+//! Hub and agents are killed with SIGKILL at random moments during thirty commits. In the end every cluster is exactly
+//! at the last commit, no object is orphaned, and no object was ever set back to an older commit.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +26,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 const COMMITS: usize = 30;
 const CLUSTERS: [(&str, &str); 3] = [("one", "east"), ("two", "east"), ("three", "west")];
 
-/// The fleet repository as it goes through its commits: which items each app has.
+/// The random history of the fleet repository, with the items that each app has now.
 struct Story {
     random: StdRng,
     apps: BTreeMap<&'static str, BTreeSet<u8>>,
@@ -65,7 +65,7 @@ impl Story {
         })
     }
 
-    /// One more commit: items come and go, apps too.
+    /// Publishes one more commit, which adds and removes items and apps.
     fn next(&mut self, fleet: &Fleet) -> anyhow::Result<()> {
         self.commit += 1;
         let mut message = format!("commit {}\n\n", self.commit);
@@ -73,7 +73,7 @@ impl Story {
             let folder = fleet.repo().work().join("apps").join(app);
             if self.random.random_ratio(1, 12) && self.apps.remove(app).is_some() {
                 std::fs::remove_dir_all(&folder)?;
-                // Otherwise it would wait for an approval.
+                // Without this trailer the deletion would be pending approval.
                 message.push_str(&format!("Muster-Prune: {app}\n"));
                 continue;
             }
@@ -100,9 +100,10 @@ impl Story {
     }
 }
 
-/// What a cluster should have, from the very commit: kind, namespace, name and data.
+/// Objects of a cluster: the data of each, by kind, namespace and name.
 type Objects = BTreeMap<(String, String, String), serde_json::Value>;
 
+/// Returns the desired state of a cluster at the newest commit.
 fn wanted(fleet: &Fleet, cluster: &str) -> anyhow::Result<Objects> {
     let work = fleet.repo().work();
     let list = fleet.run(&[
@@ -114,7 +115,9 @@ fn wanted(fleet: &Fleet, cluster: &str) -> anyhow::Result<Objects> {
         "json",
     ])?;
     let list: serde_json::Value = serde_json::from_str(&list)?;
-    let items = list["items"].as_array().context("a list")?;
+    let items = list["items"]
+        .as_array()
+        .context("the output has no list of objects")?;
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     Ok(items
         .iter()
@@ -132,7 +135,7 @@ fn wanted(fleet: &Fleet, cluster: &str) -> anyhow::Result<Objects> {
         .collect())
 }
 
-/// Everything in a cluster that Muster has ever applied and that is still there.
+/// Returns all objects in a cluster that Muster has applied and that still exist.
 async fn found(client: &Client) -> anyhow::Result<Objects> {
     let mut objects = Objects::new();
     for kind in [
@@ -159,7 +162,7 @@ async fn found(client: &Client) -> anyhow::Result<Objects> {
     Ok(objects)
 }
 
-/// Watches the counters of a cluster and notes every step back.
+/// Watches the counters of a cluster and records each time that one decreases.
 async fn watch_counters(client: Client, cluster: &'static str, backwards: Arc<Mutex<Vec<String>>>) {
     let counters: Api<ConfigMap> = Api::all(client);
     let mut highest: BTreeMap<String, (String, u64)> = BTreeMap::new();
@@ -180,7 +183,7 @@ async fn watch_counters(client: Client, cluster: &'static str, backwards: Arc<Mu
                 .and_then(|data| data.get("n")?.parse().ok())
                 .unwrap_or_default();
             let last = highest.entry(namespace.clone()).or_default();
-            // A watch that begins anew shows older objects again only where they are the same.
+            // A restarted watch may report an object again, but with the same counter.
             if n < last.1 {
                 let step = format!(
                     "{cluster}/{namespace}: {} after {} ({} {uid})",
@@ -219,7 +222,7 @@ async fn killed_at_random_every_cluster_ends_at_the_last_commit() -> anyhow::Res
     for _ in 0..COMMITS {
         story.next(&fleet)?;
         for _ in 0..random.random_range(0..3) {
-            // The moment is what is random: within what a commit takes to arrive.
+            // The kill comes at a random moment within the time that a commit takes to arrive.
             tokio::time::sleep(Duration::from_millis(random.random_range(5..400))).await;
             kills += 1;
             match random.random_range(0..=CLUSTERS.len()) {
@@ -239,8 +242,8 @@ async fn killed_at_random_every_cluster_ends_at_the_last_commit() -> anyhow::Res
     for (name, _) in CLUSTERS {
         let client = fleet.clusters()[name].client().await?;
         let wanted = wanted(&fleet, name)?;
-        ensure!(!wanted.is_empty(), "the last commit has objects");
-        let what = format!("cluster {name} at the last commit");
+        ensure!(!wanted.is_empty(), "the last commit has no objects");
+        let what = format!("cluster {name} to be at the last commit");
         let settled = eventually(&what, Duration::from_secs(120), async || {
             let found = found(&client).await?;
             let missing: Vec<_> = wanted

@@ -1,5 +1,4 @@
-//! Real upstream manifests of size go the whole way: CRDs of over 500 KB, hundreds of objects in one
-//! file, List kinds.
+//! Large upstream manifests are applied completely: CRDs of over 500 KB, hundreds of objects in one file, and lists.
 
 use std::time::Duration;
 
@@ -52,7 +51,7 @@ async fn large_upstream_manifests_are_applied_as_they_are() -> anyhow::Result<()
     }
     ensure!(
         sizes.iter().any(|size| *size > 500_000),
-        "no large file: {sizes:?}"
+        "no file has over 500 KB: {sizes:?}"
     );
     let listed = repository::listed(&files);
     fleet.repo().publish("upstream manifests", &listed)?;
@@ -69,9 +68,9 @@ async fn large_upstream_manifests_are_applied_as_they_are() -> anyhow::Result<()
     ])?;
     let rendered: serde_json::Value = serde_json::from_str(&rendered)?;
     let count = rendered["items"].as_array().map_or(0, Vec::len);
-    ensure!(count > 400, "{count} objects");
+    ensure!(count > 400, "only {count} objects");
     eventually(
-        "every object applied",
+        "every object to be applied",
         Duration::from_secs(240),
         async || {
             let status = fleet.status()?;
@@ -88,7 +87,7 @@ async fn large_upstream_manifests_are_applied_as_they_are() -> anyhow::Result<()
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
     let labelled = ListParams::default().labels("muster.dev/app");
     let definitions = definitions.list_metadata(&labelled).await?.items.len();
-    ensure!(definitions >= 20, "{definitions} definitions");
+    ensure!(definitions >= 20, "only {definitions} CRDs");
     let maps: Api<ConfigMap> = Api::all(client);
     ensure!(
         !maps

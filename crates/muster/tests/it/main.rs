@@ -1,4 +1,5 @@
-//! The whole of Muster as processes, on real control planes and a real repository.
+//! Integration tests of the `muster` program. Most of them run hub and agents as processes, on real control planes
+//! and with a real Git repository.
 
 mod account;
 mod approve;

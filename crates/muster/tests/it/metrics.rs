@@ -1,4 +1,4 @@
-//! What the charts' alerts and dashboards ask for is there, and says what is so.
+//! The metrics that the charts' alerts and dashboards query exist and have the right values.
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
@@ -15,14 +15,14 @@ use muster_testkit::{
 const LONG: Duration = Duration::from_secs(60);
 const CLUSTERS: [(&str, &str); 2] = [("one", "west"), ("two", "west")];
 
-/// The metrics of Muster's that a chart names.
+/// Returns the names of Muster's metrics that a chart uses.
 fn asked_for(chart: &str) -> anyhow::Result<BTreeSet<String>> {
     let chart = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../charts")
         .join(chart);
     let name = chart
         .file_name()
-        .context("no name")?
+        .context("the chart has no name")?
         .to_string_lossy()
         .into_owned();
     let mut names = BTreeSet::new();
@@ -47,7 +47,7 @@ fn all_there(page: &str, chart: &str) -> anyhow::Result<()> {
     for name in asked_for(chart)? {
         ensure!(
             page.contains(&format!("# TYPE {name} ")),
-            "no {name} in {page}"
+            "the metric {name} is missing in {page}"
         );
     }
     Ok(())
@@ -131,7 +131,7 @@ async fn alerts_and_dashboards_have_what_they_ask_for() -> anyhow::Result<()> {
         .repo()
         .publish("refused", &[("apps/shop/templates/map.yaml", &bad)])?;
     until(&fleet.http(), &state("one", "failing")).await?;
-    // An app that can't be read stays as it was; the commit is taken all the same.
+    // An app that can't be read is blocked, but the rest of the commit is in force.
     fleet
         .repo()
         .publish("broken", &[("apps/shop/app.yaml", "kind: [")])?;

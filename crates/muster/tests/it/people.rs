@@ -1,4 +1,4 @@
-//! What people do to a fleet that runs: they delete too much, change objects by hand, and lose their hub.
+//! What people do to a running fleet: they delete too much, change objects by hand, and lose their hub.
 
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ async fn too_much_is_deleted_only_when_a_person_says_so_and_drift_is_put_back_wi
     fleet.start_agents()?;
     let client = fleet.clusters()["one"].client().await?;
     let maps: Api<ConfigMap> = Api::namespaced(client, "shop");
-    eventually("all items are there", LONG, async || {
+    eventually("all items to exist", LONG, async || {
         let number = items(&maps).await?;
         ensure!(number == 12, "{number} items");
         Ok(())
@@ -73,8 +73,8 @@ async fn too_much_is_deleted_only_when_a_person_says_so_and_drift_is_put_back_wi
     .await?;
 
     publish(&fleet, "a generator that lost its input", 1)?;
-    eventually("the deletion waits for a person", LONG, async || {
-        // That something waits for a person is a negative result.
+    eventually("the deletion to be pending approval", LONG, async || {
+        // `muster status` fails while something is pending approval.
         let status = fleet.try_run(&["status"])?;
         let text = String::from_utf8_lossy(&status.stdout);
         ensure!(
@@ -86,7 +86,7 @@ async fn too_much_is_deleted_only_when_a_person_says_so_and_drift_is_put_back_wi
     .await?;
     ensure!(
         items(&maps).await? == 12,
-        "something was deleted before that was approved"
+        "something was deleted without approval"
     );
     let shown = fleet.run(&["app", "approve", "shop", "--dry-run"])?;
     ensure!(
@@ -102,7 +102,7 @@ async fn too_much_is_deleted_only_when_a_person_says_so_and_drift_is_put_back_wi
         "--reason",
         "the season is over",
     ])?;
-    eventually("what was approved is gone", LONG, async || {
+    eventually("the approved objects to be deleted", LONG, async || {
         let number = items(&maps).await?;
         ensure!(number == 1, "{number} items");
         Ok(())
@@ -110,7 +110,7 @@ async fn too_much_is_deleted_only_when_a_person_says_so_and_drift_is_put_back_wi
     .await?;
     fleet.run(&["status", "--wait"])?;
 
-    // Without a hub, a new agent process goes on with what is kept in its cluster.
+    // Without a hub, a new agent process continues with the records that are stored in its cluster.
     fleet.kill_hub()?;
     fleet.kill_agent("one")?;
     let patch = json!({"data": {"v": "by hand"}});
@@ -122,17 +122,17 @@ async fn too_much_is_deleted_only_when_a_person_says_so_and_drift_is_put_back_wi
         ensure!(data.get("v").is_some_and(|v| v == "1"), "{data:?}");
         Ok(())
     };
-    eventually("what changed meanwhile is put back", LONG, is_whole).await?;
+    eventually("the change by hand to be reverted", LONG, is_whole).await?;
     maps.delete("item-0", &DeleteParams::default()).await?;
-    eventually("what was deleted comes back", LONG, is_whole).await?;
+    eventually("the deleted object to be recreated", LONG, is_whole).await?;
 
-    // The hub is back and the fleet is whole; the drift is shown with its fields.
+    // Once the hub is back, the fleet is in sync and the status shows the drift.
     fleet.start_hub().await?;
     fleet.run(&["status", "--wait"])?;
     let status = fleet.run(&["status", "--app", "shop"])?;
     ensure!(status.contains("it was deleted"), "{status}");
 
-    // A commit with mistakes is not waited for longer than it has something to do.
+    // `status --wait` ends early if the newest commit has mistakes and everything else is done.
     let broken = [("apps/shop/values.yaml", "items: [1")];
     fleet.repo().publish("broken", &broken)?;
     let waited = fleet.try_run(&["status", "--wait=1h"])?;
@@ -177,7 +177,7 @@ async fn what_may_hold_data_is_recreated_when_a_person_has_seen_what_is_lost() -
                 .and_then(|secret| secret.uid()),
         )
     };
-    eventually("the Secret is there", LONG, async || {
+    eventually("the Secret to exist", LONG, async || {
         ensure!(uid().await?.is_some());
         Ok(())
     })
@@ -187,7 +187,7 @@ async fn what_may_hold_data_is_recreated_when_a_person_has_seen_what_is_lost() -
         .repo()
         .publish("another type", &repository::listed(&files("two")))?;
     let dry = ["app", "approve", "shop", "--dry-run"];
-    eventually("it is asked for", LONG, async || {
+    eventually("the recreation to be pending approval", LONG, async || {
         let shown = String::from_utf8(fleet.try_run(&dry)?.stdout)?;
         ensure!(
             shown.contains("1 object in one would be deleted and recreated"),
@@ -211,7 +211,7 @@ async fn what_may_hold_data_is_recreated_when_a_person_has_seen_what_is_lost() -
     );
     ensure!(uid().await? == old);
     fleet.run(&["app", "approve", "shop", "--yes"])?;
-    eventually("it is another", LONG, async || {
+    eventually("the Secret to be recreated", LONG, async || {
         let now = uid().await?;
         ensure!(now.is_some() && now != old, "{now:?}");
         Ok(())

@@ -1,5 +1,5 @@
-//! What kubectl reads is read the same: real manifests of other projects, and oddities of YAML that real
-//! ones have.
+//! Muster reads manifests exactly as kubectl does: real ones of other projects, and unusual YAML that real ones
+//! contain.
 
 use std::{
     io::Write,
@@ -14,7 +14,8 @@ use muster_testkit::{
 };
 use serde_json::{Value, json};
 
-/// The objects that kubectl reads; it works without a cluster here. It adds an annotation to each.
+/// Returns the objects that kubectl reads from a text. kubectl needs no cluster for this, and adds an annotation to
+/// each object.
 fn by_kubectl(text: &str) -> anyhow::Result<Vec<Value>> {
     let mut kubectl = Command::new(Program::Kubectl.build()?);
     kubectl.args([
@@ -29,7 +30,10 @@ fn by_kubectl(text: &str) -> anyhow::Result<Vec<Value>> {
     ]);
     let piped = kubectl.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = piped.stderr(Stdio::piped()).spawn()?;
-    let mut stdin = child.stdin.take().context("no pipe")?;
+    let mut stdin = child
+        .stdin
+        .take()
+        .context("kubectl has no standard input")?;
     let input = text.to_owned();
     let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
     let output = child.wait_with_output()?;
@@ -42,7 +46,7 @@ fn by_kubectl(text: &str) -> anyhow::Result<Vec<Value>> {
     Ok(objects.collect::<Result<_, _>>()?)
 }
 
-/// The objects of a file, and those of its lists.
+/// Returns the objects that Muster reads from a text, with the items of each list in place of the list.
 pub(crate) fn by_muster(text: &str) -> anyhow::Result<Vec<Value>> {
     let nodes = yaml::parse(text).map_err(|error| anyhow::anyhow!("{}: {error}", error.at))?;
     let documents = nodes.into_iter().map(Node::into_json);
@@ -56,7 +60,7 @@ pub(crate) fn by_muster(text: &str) -> anyhow::Result<Vec<Value>> {
     Ok(objects)
 }
 
-/// Numbers that are equal look alike, and annotations are left out.
+/// Prepares an object for comparison: equal numbers get the same form, and annotations are removed.
 fn comparable(object: &mut Value) {
     if let Some(metadata) = object["metadata"].as_object_mut() {
         metadata.remove("annotations");
@@ -74,19 +78,20 @@ fn numbers(value: &mut Value) {
 }
 
 fn compare(name: &str, text: &str) -> anyhow::Result<usize> {
-    let mut theirs = by_kubectl(text).with_context(|| format!("kubectl, of {name}"))?;
-    let mut ours = by_muster(text).with_context(|| format!("muster, of {name}"))?;
+    let mut theirs =
+        by_kubectl(text).with_context(|| format!("cannot read {name} with kubectl"))?;
+    let mut ours = by_muster(text).with_context(|| format!("cannot read {name} with Muster"))?;
     theirs.iter_mut().chain(&mut ours).for_each(comparable);
     ensure!(
         theirs.len() == ours.len(),
-        "{name}: {} and {} objects",
+        "{name}: kubectl reads {} objects, and Muster {}",
         theirs.len(),
         ours.len()
     );
     for (theirs, ours) in theirs.iter().zip(&ours) {
         ensure!(
             theirs == ours,
-            "{name}: kubectl reads\n{theirs:#}\nand muster\n{ours:#}"
+            "{name}: kubectl reads\n{theirs:#}\nand Muster\n{ours:#}"
         );
     }
     Ok(ours.len())
@@ -108,7 +113,7 @@ fn real_manifests_are_read_as_kubectl_reads_them() -> anyhow::Result<()> {
             .map(|(_, text)| text)
             .collect();
         let count = compare(&format!("{upstream:?}"), &texts.join("\n---\n"))?;
-        ensure!(count >= least, "{upstream:?} has {count} objects");
+        ensure!(count >= least, "{upstream:?} has only {count} objects");
     }
     Ok(())
 }
@@ -117,7 +122,7 @@ fn real_manifests_are_read_as_kubectl_reads_them() -> anyhow::Result<()> {
 fn oddities_are_read_as_kubectl_reads_them() -> anyhow::Result<()> {
     let head = "apiVersion: a.example/v1\nkind: Own\nmetadata: {name: a}\n";
     let specs = [
-        // Brackets, braces and quotes that end at the key's column or before it.
+        // Brackets, braces and quotes that close at the key's column or before it.
         "spec:\n  args: [\n    \"one\",\n    two\n  ]\n  next: {\n    a: 1,\n  }\n",
         "spec:\n  args:\n  - [\n  a, {b: c\n}\n]\n  - d\n",
         "spec:\n    text: \"one\ntwo\n\n  three\"\n    more: 'four\n\tfive'\n    next: 1\n",
@@ -139,7 +144,7 @@ fn oddities_are_read_as_kubectl_reads_them() -> anyhow::Result<()> {
         // Anchors, merges, nulls, tags.
         "spec:\n  base: &base {a: 1, b: [x]}\n  use: {<<: *base, c: 2}\n  list: [*base, null, ~, ]\n  empty:\n",
         "spec: {a: !!str 12, b: !!binary aGVsbG8=, c: ! x, d: !!int \"7\", e: !!map {x: !!seq [z]}}\n",
-        // Line ends and marks.
+        // Line ends, escapes, byte order marks, document markers, nested sequences and explicit keys.
         "spec:\r\n  a: b\r\n  c: |\r\n    d\r\n    e\r\n",
         "spec: {a: \"\\x41\\u00e9\\U0001F680\\_\\N\\L\\P\\0\\e\", b: 'it''s'}\n",
         "spec: 1\n---\n\u{feff}apiVersion: v1\nkind: ConfigMap\nmetadata: {name: b}\n...\n---\n# nothing\n---\n",

@@ -1,4 +1,4 @@
-//! `muster render` is what a cluster gets, and what `muster validate` finds of several apps.
+//! `muster render` prints exactly what a cluster gets, and `muster validate` finds problems between apps.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use serde_json::Value;
 
 const CLUSTERS: [(&str, &str); 1] = [("one", "west")];
 
-/// One of each kind of thing that is changed on its way to a cluster.
+/// Objects that cover each change that Muster makes on the way to a cluster.
 const OBJECTS: &str = r#"apiVersion: v1
 kind: Namespace
 metadata: {name: shop}
@@ -105,13 +105,16 @@ fn kubectl(kubeconfig: &Path, manager: &str, input: &str) -> anyhow::Result<Outp
     kubectl.args(["diff", "--server-side", manager, "-f", "-"]);
     let piped = kubectl.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = piped.stderr(Stdio::piped()).spawn()?;
-    let mut stdin = child.stdin.take().context("no pipe")?;
+    let mut stdin = child
+        .stdin
+        .take()
+        .context("kubectl has no standard input")?;
     stdin.write_all(input.as_bytes())?;
     drop(stdin);
     Ok(child.wait_with_output()?)
 }
 
-/// Whatever the form, kubectl finds no difference to a cluster in sync, and finds one that there is.
+/// In every output format, `kubectl diff` finds no difference to a cluster in sync, and it does find a real one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kubectl_finds_no_difference_between_what_is_rendered_and_a_cluster_in_sync()
 -> anyhow::Result<()> {
@@ -124,7 +127,7 @@ async fn kubectl_finds_no_difference_between_what_is_rendered_and_a_cluster_in_s
     fleet.start_hub().await?;
     fleet.start_agents()?;
     eventually(
-        "every object applied",
+        "every object to be applied",
         Duration::from_secs(90),
         async || {
             let status = fleet.status()?;
@@ -150,12 +153,12 @@ async fn kubectl_finds_no_difference_between_what_is_rendered_and_a_cluster_in_s
     Ok(())
 }
 
-/// Runs the program on a folder of files.
+/// Runs `muster` in a folder with these files, and returns its exit code, output and errors.
 fn muster(files: &Files, arguments: &[&str]) -> anyhow::Result<(Option<i32>, String, String)> {
     let dir = tempfile::tempdir()?;
     for (path, text) in files {
         let path = dir.path().join(path);
-        std::fs::create_dir_all(path.parent().context("no folder")?)?;
+        std::fs::create_dir_all(path.parent().context("the file has no folder")?)?;
         std::fs::write(path, text)?;
     }
     let output = Command::new(env!("CARGO_BIN_EXE_muster"))
@@ -185,7 +188,10 @@ fn standard_output_is_a_document_whatever_is_wrong() -> anyhow::Result<()> {
     let count = |out: &str| -> anyhow::Result<usize> {
         let list: Value = serde_json::from_str(out).with_context(|| out.to_owned())?;
         ensure!(list["kind"] == "List", "{list}");
-        Ok(list["items"].as_array().context("no items")?.len())
+        Ok(list["items"]
+            .as_array()
+            .context("the list has no items")?
+            .len())
     };
     let cases = [
         ("good", &good, "one", 0, 9, ""),
@@ -213,7 +219,7 @@ fn standard_output_is_a_document_whatever_is_wrong() -> anyhow::Result<()> {
     }
     let (_, out, _) = muster(&good, &["render", "--cluster", "one", "-o", "json"])?;
     let list: Value = serde_json::from_str(&out)?;
-    let items = list["items"].as_array().context("no items")?;
+    let items = list["items"].as_array().context("the list has no items")?;
     let metadata: BTreeMap<&str, (Option<&str>, Option<&str>)> = items
         .iter()
         .map(|item| {
@@ -262,7 +268,9 @@ fn validate_finds_every_clash_at_once() -> anyhow::Result<()> {
     }
     let (code, out, _) = muster(&files, &["validate", "-o", "json"])?;
     let told: Value = serde_json::from_str(&out)?;
-    let problems = told["problems"].as_array().context("no problems")?;
+    let problems = told["problems"]
+        .as_array()
+        .context("the output has no list of problems")?;
     let messages: Vec<&str> = problems
         .iter()
         .filter(|problem| problem["file"] == "apps/first/manifests/it.yaml")
@@ -295,7 +303,9 @@ fn validate_hints_at_namespaces_that_nobody_brings() -> anyhow::Result<()> {
     }
     let (code, out, _) = muster(&files, &["validate", "-o", "json"])?;
     let told: Value = serde_json::from_str(&out)?;
-    let problems = told["problems"].as_array().context("no problems")?;
+    let problems = told["problems"]
+        .as_array()
+        .context("the output has no list of problems")?;
     ensure!(
         told["valid"] == true && code == Some(0),
         "{code:?} {told:#}"

@@ -1,5 +1,5 @@
-//! An agent that can't renew its Lease may write nothing, since another may lead soon; it goes on telling
-//! what it sees, and goes on where it was once it can.
+//! An agent that can't renew its Lease writes nothing, because another agent may lead soon. It keeps reporting what it
+//! observes, and resumes its work once it can renew the Lease.
 
 use std::time::{Duration, Instant};
 
@@ -23,8 +23,8 @@ use crate::rolling::Rolling;
 const LONG: Duration = Duration::from_secs(150);
 const POLICY: &str = "nobody-leads";
 
-/// The API server refuses to renew the Lease of these holders (a CEL expression), as one whose store is full
-/// refuses every write.
+/// Makes the API server refuse to renew the Lease for these holders (a CEL expression), as an API server whose store
+/// is full refuses every write.
 async fn refuse(client: &Client, holders: &str) -> anyhow::Result<()> {
     let policy = json!({
         "metadata": {"name": POLICY},
@@ -52,14 +52,19 @@ async fn refuse(client: &Client, holders: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Waits until the cluster is connected and its status contains all of these words.
 pub(crate) async fn says(rolling: &Rolling, words: &[&str]) -> anyhow::Result<()> {
-    eventually(&format!("the status to say {words:?}"), LONG, async || {
-        let cluster = rolling.fleet.status()?["clusters"][0].clone();
-        let text = cluster.to_string();
-        let all = words.iter().all(|word| text.contains(word));
-        ensure!(all && cluster["connected"] == true, "{text}");
-        Ok(())
-    })
+    eventually(
+        &format!("the status to contain {words:?}"),
+        LONG,
+        async || {
+            let cluster = rolling.fleet.status()?["clusters"][0].clone();
+            let text = cluster.to_string();
+            let all = words.iter().all(|word| text.contains(word));
+            ensure!(all && cluster["connected"] == true, "{text}");
+            Ok(())
+        },
+    )
     .await
 }
 
@@ -81,7 +86,7 @@ async fn it_changes_nothing_and_says_why_until_it_can() -> anyhow::Result<()> {
         Ok(())
     })
     .await?;
-    // What it may not do shows itself only in time that passes.
+    // Writes that must not happen can only be ruled out by watching for some time.
     for _ in 0..20 {
         for (name, n) in [("still", "by hand"), ("moving", "1")] {
             let data = maps.get(name).await?.data.unwrap_or_default();
@@ -133,13 +138,13 @@ async fn it_ends_when_another_has_taken_the_lead() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whoever else writes the Lease, such as a tool that labels everything, takes no lead.
+/// A tool that writes to the Lease without becoming its holder, for example to label it, does not end the agent's lead.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_goes_on_when_others_write_its_lease() -> anyhow::Result<()> {
     let rolling = Rolling::start().await?;
     let leases: Api<Lease> = Api::namespaced(rolling.client.clone(), "muster-system");
     let before = leases.get("muster-agent").await?;
-    // A renewal is every 5 s; each of these could come between its reading and its writing.
+    // The agent renews every 5 s; each of these writes can come between its read and its write of the Lease.
     let until = Instant::now() + Duration::from_secs(20);
     let mut writes = 0;
     while Instant::now() < until {
@@ -158,7 +163,7 @@ async fn it_goes_on_when_others_write_its_lease() -> anyhow::Result<()> {
     ensure!(before.holder_identity == after.holder_identity);
     ensure!(
         after.renew_time > before.renew_time && writes > 100,
-        "{writes}"
+        "no renewal during {writes} writes, or too few writes"
     );
     rolling.commit(2).await?;
     rolling.fleet.agent("one")?.check()?;

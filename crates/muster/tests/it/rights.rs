@@ -1,5 +1,5 @@
-//! Least privilege, shown: each rule of the agent's chart is taken away in turn. What it is for then fails
-//! with a message, nothing else does, and all is well once the rule is back.
+//! Least privilege: each rule of the agent's chart is removed in turn. Only what needs the rule then fails, with a
+//! message, and everything works again once the rule is back.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,13 +32,13 @@ use serde_json::{Value, json};
 const LONG: Duration = Duration::from_secs(60);
 const CLUSTERS: [(&str, &str); 1] = [("one", "west")];
 const NAMESPACE: &str = "muster-system";
-/// Object by object, what the profile `platform` is for.
+/// One object of every kind that an agent may write under the profile `platform`.
 const EVERYTHING: &str = include_str!("rights.yaml");
-/// The app of the profile `namespaced`.
+/// The app's only template in the test of the profile `namespaced`.
 const ONE: &str =
     "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: rights}\ndata: {n: \"{{ values.n }}\"}\n";
 
-/// A fleet whose agent has the rights of the chart and no others.
+/// A fleet whose agent has only the rights that the chart grants.
 struct Rights {
     fleet: Fleet,
     client: Client,
@@ -47,7 +47,7 @@ struct Rights {
 }
 
 impl Rights {
-    /// An app in the namespace `rights`, and the chart's objects with these values.
+    /// Starts a hub with one app in the namespace `rights`, and applies the chart's objects with these values.
     async fn start(template: &str, values: &[&str]) -> anyhow::Result<Self> {
         let options = FleetOptions::new(env!("CARGO_BIN_EXE_muster"), &CLUSTERS);
         let mut fleet = Fleet::start(options).await?;
@@ -94,7 +94,7 @@ impl Rights {
         Ok(self.commits)
     }
 
-    /// Starts an agent that joins anew.
+    /// Starts an agent that joins with a new token.
     fn join(&self, arguments: &[&str]) -> anyhow::Result<Process> {
         let token = self.fleet.run(&["cluster", "join-token", "one"])?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_muster"));
@@ -111,9 +111,9 @@ impl Rights {
         Process::spawn("agent", command, &log)
     }
 
-    /// Waits until just these failed for want of a right, and all others are applied.
+    /// Waits until exactly these kinds have failed because a right is missing, and all other objects are applied.
     async fn until_fail(&self, wanted: &BTreeSet<String>) -> anyhow::Result<()> {
-        eventually(&format!("{wanted:?} to fail"), LONG, async || {
+        eventually(&format!("only {wanted:?} to fail"), LONG, async || {
             let mut failed = BTreeSet::new();
             for object in self.objects()? {
                 if object["state"] == "Applied" {
@@ -132,7 +132,7 @@ impl Rights {
         .await
     }
 
-    /// Waits until all objects are as this commit has them.
+    /// Waits until this commit is applied and no object fails.
     async fn until_applied(&self, commit: usize) -> anyhow::Result<()> {
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), "rights");
         eventually(
@@ -148,7 +148,7 @@ impl Rights {
         self.until_fail(&BTreeSet::new()).await
     }
 
-    /// Changes an object by hand, and waits until that is put back.
+    /// Changes an object by hand, and waits until the change is reverted.
     async fn drift(&self) -> anyhow::Result<()> {
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), "rights");
         let drift = Patch::Merge(json!({"data": {"n": "by hand"}}));
@@ -160,12 +160,15 @@ impl Rights {
     fn objects(&self) -> anyhow::Result<Vec<Value>> {
         let listed = self.fleet.run(&["get", "objects", "-o", "json"])?;
         let listed: Value = serde_json::from_str(&listed)?;
-        let objects = listed["objects"].as_array().context("no list")?.clone();
+        let objects = listed["objects"]
+            .as_array()
+            .context("the output has no list of objects")?
+            .clone();
         ensure!(!objects.is_empty(), "{listed}");
         Ok(objects)
     }
 
-    /// The objects of the app by `group/resource`.
+    /// Returns the kinds of the app's objects (`group/Kind`), by `group/resource`.
     async fn resources(&self) -> anyhow::Result<BTreeMap<String, String>> {
         let discovery = Discovery::new(self.client.clone()).run_aggregated().await?;
         let known: BTreeMap<String, String> = discovery
@@ -180,21 +183,21 @@ impl Rights {
             let kind = kind(&object);
             let resource = known
                 .get(&kind)
-                .with_context(|| format!("no resource of {kind}"))?;
+                .with_context(|| format!("the cluster serves no resource for {kind}"))?;
             Ok((resource.clone(), kind))
         });
         objects.collect()
     }
 }
 
-/// Its kind as `group/Kind`.
+/// Returns an object's kind as `group/Kind`.
 fn kind(object: &Value) -> String {
     let version = object["apiVersion"].as_str().unwrap_or_default();
     let group = version.rsplit_once('/').map_or("", |(group, _)| group);
     format!("{group}/{}", object["kind"].as_str().unwrap_or_default())
 }
 
-/// The chart's account, roles and bindings.
+/// Returns the chart's ServiceAccount, roles and bindings, rendered with these values.
 fn rendered(values: &[&str]) -> anyhow::Result<String> {
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/muster-agent");
     let mut helm = Command::new(Program::Helm.build()?);
@@ -223,7 +226,7 @@ fn kubectl(kubeconfig: &Path, arguments: &[&str], input: &str) -> anyhow::Result
     child
         .stdin
         .take()
-        .context("no pipe")?
+        .context("kubectl has no standard input")?
         .write_all(input.as_bytes())?;
     let output = child.wait_with_output()?;
     ensure!(
@@ -234,14 +237,14 @@ fn kubectl(kubeconfig: &Path, arguments: &[&str], input: &str) -> anyhow::Result
     Ok(())
 }
 
-/// All rules but one.
+/// Returns all rules except the one at this index.
 fn without(rules: &[PolicyRule], left_out: usize) -> Vec<PolicyRule> {
     let mut rules = rules.to_vec();
     rules.remove(left_out);
     rules
 }
 
-/// Gives a role just these rules.
+/// Replaces the rules of a role.
 async fn set<K>(roles: &Api<K>, name: &str, rules: &[PolicyRule]) -> anyhow::Result<()>
 where
     K: Clone + DeserializeOwned + std::fmt::Debug,
@@ -268,7 +271,11 @@ async fn each_rule_for_what_an_agent_applies_is_needed_by_its_kinds_and_no_other
     let kinds = rights.resources().await?;
     let roles: Api<ClusterRole> = Api::all(rights.client.clone());
     let name = "muster-system-muster-agent-platform";
-    let rules = roles.get(name).await?.rules.context("no rules")?;
+    let rules = roles
+        .get(name)
+        .await?
+        .rules
+        .context("the role has no rules")?;
     let mut tried = BTreeSet::new();
     for (number, rule) in rules.iter().enumerate() {
         let resources: Vec<String> = resources_of(rule).collect();
@@ -285,7 +292,7 @@ async fn each_rule_for_what_an_agent_applies_is_needed_by_its_kinds_and_no_other
                     .iter()
                     .map(|resource| {
                         let kind = kinds.get(resource).cloned();
-                        kind.with_context(|| format!("no object tries the right to {resource}"))
+                        kind.with_context(|| format!("no object needs the right to {resource}"))
                     })
                     .collect::<anyhow::Result<_>>()?,
             };
@@ -300,18 +307,22 @@ async fn each_rule_for_what_an_agent_applies_is_needed_by_its_kinds_and_no_other
         back.with_context(|| format!("with {rule:?} again: {}", agent.tail()))?;
     }
     let all: BTreeSet<String> = kinds.into_values().collect();
-    assert_eq!(tried, all, "every object was tried");
+    assert_eq!(tried, all, "some kinds were not tested");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_rule_for_an_agents_own_records_is_needed() -> anyhow::Result<()> {
-    // In a namespaced profile nothing else gives the same rights.
+    // In the profile `namespaced` no other role grants the same rights.
     let values = ["rbac.profile=namespaced", "rbac.namespaces={rights}"];
     let mut rights = Rights::start(ONE, &values).await?;
     let roles: Api<Role> = Api::namespaced(rights.client.clone(), NAMESPACE);
     let name = "muster-agent-own";
-    let rules = roles.get(name).await?.rules.context("no rules")?;
+    let rules = roles
+        .get(name)
+        .await?
+        .rules
+        .context("the role has no rules")?;
     for (number, rule) in rules.iter().enumerate() {
         forget(&rights.client).await?;
         let commit = rights.commit()?;
@@ -322,7 +333,7 @@ async fn each_rule_for_an_agents_own_records_is_needed() -> anyhow::Result<()> {
             .iter()
             .flatten()
             .next()
-            .context("no resource")?;
+            .context("the rule has no resource")?;
         let refused = said(&agent, &["forbidden", resource]).await;
         refused.with_context(|| format!("without {rule:?}"))?;
         set(&roles, name, &rules).await?;
@@ -337,9 +348,9 @@ async fn each_rule_for_an_agents_own_records_is_needed() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until a line of the agent's log has all of these words.
+/// Waits until one line of the agent's log contains all of these words.
 async fn said(agent: &Process, words: &[&str]) -> anyhow::Result<()> {
-    eventually(&format!("the agent to say {words:?}"), LONG, async || {
+    eventually(&format!("the agent to log {words:?}"), LONG, async || {
         let log = std::fs::read_to_string(agent.log())?;
         let mut lines = log.lines();
         let said = lines.any(|line| words.iter().all(|word| line.contains(word)));
@@ -349,7 +360,7 @@ async fn said(agent: &Process, words: &[&str]) -> anyhow::Result<()> {
     .await
 }
 
-/// Removes all that an agent has written of its own, as if there had never been one.
+/// Deletes all records that an agent has stored, as if no agent had ever run.
 async fn forget(client: &Client) -> anyhow::Result<()> {
     let (delete, all) = (DeleteParams::default(), ListParams::default());
     let leases: Api<Lease> = Api::namespaced(client.clone(), NAMESPACE);

@@ -1,6 +1,6 @@
-//! A new agent beside one that runs, as a rolling Deployment starts it: it is ready once it has proven
-//! what it can without acting, takes over at once when the old one ends, and changes nothing where it
-//! is broken.
+//! A new agent starts beside a running one, as in a rolling update of the Deployment. It becomes ready once it has
+//! shown, without writing anything, that it can do the work. It takes over as soon as the old agent ends. A broken
+//! one changes nothing.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use muster_testkit::{
 };
 
 const LONG: Duration = Duration::from_secs(60);
-/// From the old agent's end until the new one leads.
+/// The longest time from the old agent's end until the new one leads.
 const TAKEN_OVER: Duration = Duration::from_secs(3);
 const CLUSTERS: [(&str, &str); 1] = [("one", "west")];
 
@@ -32,19 +32,20 @@ metadata: {name: {{ app.name }}, namespace: default}
 data: {n: \"{{ values.n }}\"}
 ";
 
-/// A fleet of one cluster with two apps, in sync at commit 1.
+/// A fleet of one cluster with two apps.
 pub(crate) struct Rolling {
     pub(crate) fleet: Fleet,
     pub(crate) client: Client,
 }
 
-/// An agent beside the one that leads.
+/// An agent that runs beside the leading one.
 pub(crate) struct Beside {
     pub(crate) process: Process,
     http: String,
 }
 
 impl Rolling {
+    /// Starts hub and agent, and waits until commit 1 is applied.
     pub(crate) async fn start() -> anyhow::Result<Self> {
         let mut rolling = Self::prepare().await?;
         rolling.fleet.start_hub().await?;
@@ -53,7 +54,7 @@ impl Rolling {
         Ok(rolling)
     }
 
-    /// The same before hub and agent are started.
+    /// Publishes commit 1, but starts neither hub nor agent.
     pub(crate) async fn prepare() -> anyhow::Result<Self> {
         let options = FleetOptions::new(env!("CARGO_BIN_EXE_muster"), &CLUSTERS);
         let fleet = Fleet::start(options).await?;
@@ -74,15 +75,19 @@ impl Rolling {
 
     pub(crate) async fn until_applied(&self, commit: usize) -> anyhow::Result<()> {
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), "default");
-        eventually(&format!("commit {commit} is applied"), LONG, async || {
-            let data = maps.get("moving").await?.data.unwrap_or_default();
-            ensure!(data.get("n") == Some(&commit.to_string()), "{data:?}");
-            Ok(())
-        })
+        eventually(
+            &format!("commit {commit} to be applied"),
+            LONG,
+            async || {
+                let data = maps.get("moving").await?.data.unwrap_or_default();
+                ensure!(data.get("n") == Some(&commit.to_string()), "{data:?}");
+                Ok(())
+            },
+        )
         .await
     }
 
-    /// A commit that changes one of the apps, until it is applied.
+    /// Publishes a commit that changes one of the apps, and waits until it is applied.
     pub(crate) async fn commit(&self, number: usize) -> anyhow::Result<()> {
         let values = format!("n: {number}\n");
         let file = ("apps/moving/values.yaml", values.as_str());
@@ -90,13 +95,14 @@ impl Rolling {
         self.until_applied(number).await
     }
 
+    /// Returns the holder of the agents' Lease.
     pub(crate) async fn leader(&self) -> anyhow::Result<String> {
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), "muster-system");
         let spec = leases.get("muster-agent").await?.spec.unwrap_or_default();
-        spec.holder_identity.context("nobody leads")
+        spec.holder_identity.context("nobody holds the Lease")
     }
 
-    /// One more agent, with these arguments.
+    /// Starts one more agent, with these arguments.
     pub(crate) fn beside(&mut self, name: &str, arguments: &[&str]) -> anyhow::Result<Beside> {
         let http = format!("127.0.0.1:{}", ports::free()?);
         let mut command = self.fleet.agent_command("one")?;
@@ -108,15 +114,19 @@ impl Rolling {
 }
 
 impl Beside {
-    /// Waits until the readiness probe is answered with this code and text.
+    /// Waits until the readiness probe answers with this status code and text.
     pub(crate) async fn until(&self, code: &str, text: &str) -> anyhow::Result<()> {
-        eventually(&format!("the probe says {text}"), LONG, async || {
-            self.process.check()?;
-            let page = get(&self.http, "/readyz").await?;
-            let there = page.starts_with(&format!("HTTP/1.1 {code}")) && page.contains(text);
-            ensure!(there, "{page}");
-            Ok(())
-        })
+        eventually(
+            &format!("the readiness probe to say {text}"),
+            LONG,
+            async || {
+                self.process.check()?;
+                let page = get(&self.http, "/readyz").await?;
+                let there = page.starts_with(&format!("HTTP/1.1 {code}")) && page.contains(text);
+                ensure!(there, "{page}");
+                Ok(())
+            },
+        )
         .await
     }
 }
@@ -131,12 +141,15 @@ async fn a_new_agent_is_ready_beside_the_old_one_and_takes_over_when_that_ends()
     ensure!(rolling.leader().await? == old);
     rolling.commit(2).await?;
     new.until("200", "agent: ok").await?;
-    ensure!(rolling.leader().await? == old, "the old agent still acts");
+    ensure!(
+        rolling.leader().await? == old,
+        "the new agent leads already"
+    );
     rolling.fleet.run(&["status", "--wait"])?;
 
     rolling.fleet.stop_agent("one")?;
     let ended = Instant::now();
-    eventually("the new agent leads", TAKEN_OVER, async || {
+    eventually("the new agent to lead", TAKEN_OVER, async || {
         let leader = rolling.leader().await?;
         ensure!(leader != old, "{leader}");
         Ok(())
@@ -164,7 +177,7 @@ async fn a_broken_agent_is_never_ready_and_the_old_one_goes_on() -> anyhow::Resu
     let mut rolling = Rolling::start().await?;
     let old = rolling.leader().await?;
 
-    // One that the hub does not take: here it is another fleet's hub, whose certificates are others.
+    // An agent that its hub refuses: this hub belongs to another fleet, which has another CA.
     let none = FleetOptions::new(env!("CARGO_BIN_EXE_muster"), &[]);
     let mut other = Fleet::start(none).await?;
     let files = repository::fleet("other", "{}", CLUSTERS);
@@ -172,7 +185,10 @@ async fn a_broken_agent_is_never_ready_and_the_old_one_goes_on() -> anyhow::Resu
     other.start_hub().await?;
     let login = std::fs::read_to_string(other.login())?;
     let hub = login.lines().find_map(|line| line.strip_prefix("hub: "));
-    let refused = rolling.beside("refused", &["--hub", hub.context("no hub")?])?;
+    let refused = rolling.beside(
+        "refused",
+        &["--hub", hub.context("the login names no hub")?],
+    )?;
     let said = "don't accept each other's certificates";
     refused.until("503", said).await?;
     rolling.commit(2).await?;
@@ -185,11 +201,15 @@ async fn a_broken_agent_is_never_ready_and_the_old_one_goes_on() -> anyhow::Resu
     );
     ensure!(refused.process.stop(LONG)?.success());
 
-    // One that can't read what is kept: a bundle's bytes are others.
+    // An agent that can't read the stored records, because the bytes of a bundle are damaged.
     let secrets: Api<Secret> = Api::namespaced(rolling.client.clone(), "muster-system");
     let pieces = ListParams::default().labels("muster.dev/bundle");
     for piece in secrets.list(&pieces).await? {
-        let name = piece.metadata.name.clone().context("no name")?;
+        let name = piece
+            .metadata
+            .name
+            .clone()
+            .context("the Secret has no name")?;
         let mut damaged = piece;
         damaged.metadata.resource_version = None;
         damaged.metadata.uid = None;
@@ -203,7 +223,10 @@ async fn a_broken_agent_is_never_ready_and_the_old_one_goes_on() -> anyhow::Resu
     damaged.until("503", "is missing or damaged").await?;
     rolling.commit(3).await?;
     damaged.until("503", "is missing or damaged").await?;
-    ensure!(rolling.leader().await? == old, "the old agent still acts");
+    ensure!(
+        rolling.leader().await? == old,
+        "the old agent no longer leads"
+    );
     rolling.fleet.agent("one")?.check()
 }
 

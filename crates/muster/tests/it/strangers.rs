@@ -1,4 +1,4 @@
-//! Somebody in the network who has no certificate, and tries to take the hub's room from those who have.
+//! Clients without a certificate try to exhaust the hub's memory and connections.
 
 use std::{fs, net::SocketAddr, time::Duration};
 
@@ -13,11 +13,14 @@ use muster_testkit::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{io::AsyncReadExt as _, net::TcpStream, task::JoinSet};
 
-/// Kilobytes that a process has had resident at most.
+/// Returns the peak resident memory of a process, in kB.
 fn peak(pid: u32) -> anyhow::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let peak = line.context("no VmHWM")?.trim().trim_end_matches(" kB");
+    let peak = line
+        .context("the process status has no VmHWM")?
+        .trim()
+        .trim_end_matches(" kB");
     Ok(peak.parse()?)
 }
 
@@ -35,7 +38,7 @@ async fn they_take_neither_memory_nor_room() -> anyhow::Result<()> {
     let pid = fleet.hub()?.pid();
     let before = peak(pid)?;
 
-    // Many who say nothing …
+    // Many clients connect and send nothing.
     let files = getrlimit(Resource::Nofile);
     let most = Rlimit {
         current: files.maximum,
@@ -46,7 +49,7 @@ async fn they_take_neither_memory_nor_room() -> anyhow::Result<()> {
     for _ in 0..2500 {
         silent.push(TcpStream::connect(hub).await?);
     }
-    // … and some who enrol with as much as they can say, again and again.
+    // Others send many enrolment requests, each of almost the largest size.
     let mut loud = JoinSet::new();
     for _ in 0..40 {
         let (address, trust) = (token.hub.clone(), token.trust.clone());
@@ -76,19 +79,19 @@ async fn they_take_neither_memory_nor_room() -> anyhow::Result<()> {
     let status = fleet.status()?;
     ensure!(status["clusters"][0]["name"] == "one", "{status:#}");
     let refused: usize = loud.join_all().await.into_iter().sum();
-    ensure!(refused > 0, "nobody was refused");
+    ensure!(refused > 0, "no enrolment was refused");
     let status = fleet.status()?;
     ensure!(status["clusters"][0]["name"] == "one", "{status:#}");
     let grown = peak(pid)?.saturating_sub(before);
     ensure!(grown < 100 * 1024, "the hub grew by {grown} kB");
 
-    // The silent ones make room for each other, oldest first.
+    // The hub has closed the oldest of the silent connections to make room for newer ones.
     let mut first = silent.swap_remove(0);
     let mut nothing = [0; 1];
     let read = tokio::time::timeout(Duration::from_secs(15), first.read(&mut nothing));
     ensure!(
         matches!(read.await?, Ok(0) | Err(_)),
-        "the oldest is still there"
+        "the oldest silent connection is still open"
     );
     Ok(())
 }

@@ -1,6 +1,5 @@
-//! What people really install, from many projects: applied, taken over from kubectl, changed, and removed
-//! again on a real control plane. Nothing is lost, nothing is left behind, and a quiet cluster is not
-//! written to.
+//! The released manifests of many projects are taken over from kubectl, changed, removed and applied again on a real
+//! control plane. Nothing is lost, nothing is left behind, and nothing is written while nothing changes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,12 +26,12 @@ use crate::{
 };
 
 const CLUSTERS: [(&str, &str); 1] = [("one", "west")];
-/// For hundreds of objects on a busy machine: an API server describes all its kinds anew for each
-/// definition that comes or goes.
+/// The timeout for hundreds of objects on a busy machine. An API server describes all its kinds again for each CRD that
+/// is created or deleted.
 const LONG: Duration = Duration::from_secs(1200);
-/// So long nobody writes when nothing has changed.
+/// How long the agent is watched for writes while nothing changes.
 const QUIET: Duration = Duration::from_secs(60);
-/// After so long a request is in the audit log.
+/// The longest time until a request is in the audit log.
 const WRITTEN_DOWN: Duration = Duration::from_secs(3);
 /// Namespaces that every cluster has.
 const OF_KUBERNETES: [&str; 2] = ["default", "kube-system"];
@@ -46,7 +45,7 @@ fn is(object: &Value, kind: &str) -> bool {
     object["kind"] == kind
 }
 
-/// Nobody answers the webhooks of these projects here, so that they are asked about nothing.
+/// Changes all webhooks so that they match no object, because the servers of these projects do not run here.
 fn without_calls(objects: &mut [Value]) {
     for object in objects {
         let kind = object["kind"].as_str().unwrap_or_default().to_owned();
@@ -58,8 +57,8 @@ fn without_calls(objects: &mut [Value]) {
     }
 }
 
-/// The sets as apps of a fleet; `changed`, every object has an annotation more, and every fifth is left out
-/// on which no other depends.
+/// Returns a fleet with one app for each set. If `changed` is true, every object has one more annotation, and every
+/// fifth object is left out unless others depend on its kind.
 fn fleet(changed: bool) -> anyhow::Result<Files> {
     let mut files = repository::fleet(
         "upstream",
@@ -146,7 +145,7 @@ impl Upstream {
         kubectl.output().context("cannot run kubectl")
     }
 
-    /// All objects as Muster renders them.
+    /// Returns all objects as Muster renders them.
     fn rendered(&self) -> anyhow::Result<Vec<Value>> {
         let rendered =
             self.fleet
@@ -154,14 +153,13 @@ impl Upstream {
         let mut rendered: Value = serde_json::from_str(&rendered)?;
         match rendered["items"].take() {
             Value::Array(items) => Ok(items),
-            other => bail!("no list: {other}"),
+            other => bail!("the output has no list of objects: {other}"),
         }
     }
 
-    /// The live objects of a list that are there, by kind, namespace and name.
+    /// Returns those of these objects that exist in the cluster, each by the key that `named` makes.
     fn live(&self, objects: &[Value]) -> anyhow::Result<BTreeMap<String, Value>> {
         let mut live = BTreeMap::new();
-        // An argument list has its limits.
         for part in objects.chunks(200) {
             let file = self.fleet.directory().join("asked.json");
             let list = json!({"apiVersion": "v1", "kind": "List", "items": part});
@@ -218,21 +216,23 @@ impl Upstream {
             .publish(message, &repository::listed(files))
     }
 
-    /// Waits until all is applied at a commit and nothing is left over, approving what waits for it. The
-    /// answer are the apps of which something still waits to go.
+    /// Waits until a commit is applied completely and nothing is left over, and approves what is pending approval.
+    /// Returns the apps that still have leaving objects.
     async fn until_applied(&self, commit: &str, what: &str) -> anyhow::Result<BTreeSet<String>> {
         let began = Instant::now();
         let applied = eventually(what, LONG, async || {
             let status = self.fleet.status()?;
             let cluster = &status["clusters"][0];
-            ensure!(cluster["connected"] == true, "its agent is not connected");
+            ensure!(cluster["connected"] == true, "the agent is not connected");
             ensure!(
                 cluster["commit"] == commit && status["repo"]["commit"] == commit,
-                "the hub is at {}, the cluster at {}, of {commit}",
+                "the hub is at {} and the cluster at {}, and not both at {commit}",
                 status["repo"]["commit"],
                 cluster["commit"]
             );
-            let apps = cluster["apps"].as_array().context("no apps")?;
+            let apps = cluster["apps"]
+                .as_array()
+                .context("the cluster has no apps")?;
             let (mut wrong, mut waiting) = (Vec::new(), BTreeSet::new());
             for app in apps {
                 if app["holds"]
@@ -244,7 +244,7 @@ impl Upstream {
                     self.fleet.try_run(&approve)?;
                 }
                 let leaves = app["role"] == "" || app["holds"] != json!([]) || app["stuck"] != 0;
-                // What leaves waits for the health of what stays, which may want what is not here.
+                // Leaving objects wait until the app is healthy, which it may never be in this cluster.
                 let waits = app["leaving"] != 0;
                 let well = app["health"] == "Healthy" || app["health"] == "Suspended";
                 let whole = app["synced"] == true
@@ -261,7 +261,7 @@ impl Upstream {
             }
             ensure!(
                 wrong.is_empty(),
-                "{} apps are not: {}",
+                "{} apps are not applied completely: {}",
                 wrong.len(),
                 wrong.join("\n")
             );
@@ -272,9 +272,9 @@ impl Upstream {
         Ok(waiting)
     }
 
-    /// Fails where the agent writes anything but its own records while nothing happens.
+    /// Fails if the agent writes anything but its own records and events while nothing changes.
     async fn stays_quiet(&self) -> anyhow::Result<()> {
-        // What is written down comes a second later.
+        // A request appears in the audit log with a delay.
         tokio::time::sleep(WRITTEN_DOWN).await;
         let before = self.account.writes()?.len();
         tokio::time::sleep(QUIET + WRITTEN_DOWN).await;
@@ -287,12 +287,13 @@ impl Upstream {
             .collect();
         ensure!(
             foreign.is_empty(),
-            "it writes though nothing happens: {foreign:#?}"
+            "the agent writes though nothing changes: {foreign:#?}"
         );
         Ok(())
     }
 }
 
+/// Returns an object's group, kind, namespace and name as a key.
 fn named(object: &Value) -> String {
     let text = |field: &Value| field.as_str().unwrap_or_default().to_owned();
     let version = text(&object["apiVersion"]);
@@ -306,7 +307,7 @@ fn named(object: &Value) -> String {
     )
 }
 
-/// What of an object its owner wrote.
+/// Returns the part of an object that its owner wrote.
 fn content(object: &Value) -> Value {
     let mut object = object.clone();
     let map = object.as_object_mut().into_iter().next();
@@ -329,7 +330,7 @@ fn content(object: &Value) -> Value {
     object
 }
 
-/// Applies a set as its documentation says.
+/// Applies a set with kubectl, as the project's documentation says.
 fn install(kubeconfig: &Path, folder: &Path, set: &Set, server_side: bool) -> anyhow::Result<()> {
     let mut config = Kubeconfig::read_from(kubeconfig)?;
     for named in &mut config.contexts {
@@ -345,7 +346,7 @@ fn install(kubeconfig: &Path, folder: &Path, set: &Set, server_side: bool) -> an
         kubectl.arg("--kubeconfig").arg(&path).args(arguments);
         Ok(kubectl.output()?)
     };
-    // It fails where the namespace is there.
+    // This fails if the namespace exists already.
     kubectl(&["create", "namespace", set.namespace])?;
     let mut said = String::new();
     for _ in 0..5 {
@@ -358,7 +359,7 @@ fn install(kubeconfig: &Path, folder: &Path, set: &Set, server_side: bool) -> an
         if output.status.success() {
             return Ok(());
         }
-        // What is defined is served a moment later.
+        // The API server serves a new CRD's kind only a moment later.
         said = String::from_utf8_lossy(&output.stderr).into_owned();
         std::thread::sleep(Duration::from_secs(1));
     }
@@ -367,7 +368,7 @@ fn install(kubeconfig: &Path, folder: &Path, set: &Set, server_side: bool) -> an
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_many_projects_release_comes_is_taken_over_changes_and_goes() -> anyhow::Result<()> {
-    ensure!(SETS.len() >= 40, "{} sets", SETS.len());
+    ensure!(SETS.len() >= 40, "only {} sets", SETS.len());
     let options = FleetOptions {
         nodes: 1,
         audit: true,
@@ -391,7 +392,7 @@ async fn what_many_projects_release_comes_is_taken_over_changes_and_goes() -> an
         agent: None,
     };
 
-    // Half of it by client-side apply, as far as definitions fit into its annotation.
+    // Every second set is applied client-side, except sets with CRDs, which may not fit into the annotation.
     let began = Instant::now();
     let mut wrong = Vec::new();
     for (number, set) in SETS.iter().enumerate() {
@@ -406,7 +407,7 @@ async fn what_many_projects_release_comes_is_taken_over_changes_and_goes() -> an
     }
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     println!(
-        "{} sets by kubectl: {:.1} s",
+        "{} sets applied by kubectl: {:.1} s",
         SETS.len(),
         began.elapsed().as_secs_f64()
     );
@@ -414,28 +415,34 @@ async fn what_many_projects_release_comes_is_taken_over_changes_and_goes() -> an
     let before = upstream.live(&rendered)?;
     ensure!(
         before.len() == rendered.len(),
-        "{} of {} objects",
+        "{} of {} objects exist",
         before.len(),
         rendered.len()
     );
 
     upstream.start_agent()?;
-    upstream.until_applied(&commit, "all is taken over").await?;
+    upstream
+        .until_applied(&commit, "take-over of all objects")
+        .await?;
     upstream.stays_quiet().await?;
     let after = upstream.live(&rendered)?;
     for (name, object) in &before {
-        let now = after.get(name).with_context(|| format!("{name} is lost"))?;
+        let now = after
+            .get(name)
+            .with_context(|| format!("{name} no longer exists"))?;
         ensure!(
             now["metadata"]["uid"] == object["metadata"]["uid"],
-            "{name} is another object"
+            "{name} was recreated"
         );
         let (was, is) = (content(object), content(now));
-        ensure!(was == is, "{name} was {was}, is {is}");
+        ensure!(was == is, "{name} was {was} and is now {is}");
     }
 
     let changed = fleet(true)?;
     let commit = upstream.publish("all of it changes", &changed)?;
-    let waiting = upstream.until_applied(&commit, "all is changed").await?;
+    let waiting = upstream
+        .until_applied(&commit, "change of all objects")
+        .await?;
     let wanted: BTreeSet<String> = upstream.rendered()?.iter().map(named).collect();
     let live = upstream.live(&rendered)?;
     let mut stays = 0;
@@ -446,7 +453,7 @@ async fn what_many_projects_release_comes_is_taken_over_changes_and_goes() -> an
             let status = ["status", "--app", app.unwrap_or_default(), "-o", "json"];
             ensure!(
                 waits,
-                "{name} has left Git, is there, and status does not say so: {}",
+                "{name} is not in Git but exists, and the status does not report it as leaving: {}",
                 upstream.fleet.run(&status)?
             );
             stays += 1;
@@ -454,7 +461,7 @@ async fn what_many_projects_release_comes_is_taken_over_changes_and_goes() -> an
         }
         ensure!(
             object["metadata"]["uid"] == before[name]["metadata"]["uid"],
-            "{name} is another object"
+            "{name} was recreated"
         );
         let note = &object["metadata"]["annotations"]["upstream.example/changed"];
         let brought = !is(object, "Namespace");
@@ -462,7 +469,7 @@ async fn what_many_projects_release_comes_is_taken_over_changes_and_goes() -> an
     }
     ensure!(
         live.len() == wanted.len() + stays,
-        "{} of {} objects",
+        "{} of {} objects exist",
         live.len() - stays,
         wanted.len()
     );
@@ -470,39 +477,46 @@ async fn what_many_projects_release_comes_is_taken_over_changes_and_goes() -> an
     upstream.goes(&rendered).await?;
     let commit = upstream.publish("all of it comes back", &first)?;
     upstream
-        .until_applied(&commit, "all is applied anew")
+        .until_applied(&commit, "new creation of all objects")
         .await?;
     ensure!(upstream.live(&rendered)?.len() == rendered.len());
     upstream.stays_quiet().await?;
-    // Nor does a new process write.
-    let agent = upstream.agent.take().context("no agent")?;
+    // A new agent process does not write either.
+    let agent = upstream.agent.take().context("no agent runs")?;
     let status = agent.stop(Duration::from_secs(30))?;
     ensure!(status.success(), "{status}");
-    eventually("the hub notices", LONG, async || {
-        let status = upstream.fleet.status()?;
-        ensure!(status["clusters"][0]["connected"] == false, "{status}");
-        Ok(())
-    })
+    eventually(
+        "the hub to notice that the agent has stopped",
+        LONG,
+        async || {
+            let status = upstream.fleet.status()?;
+            ensure!(status["clusters"][0]["connected"] == false, "{status}");
+            Ok(())
+        },
+    )
     .await?;
     tokio::time::sleep(WRITTEN_DOWN).await;
     let writes = upstream.account.writes()?.len();
     upstream.start_agent()?;
     upstream
-        .until_applied(&commit, "a new process is in sync")
+        .until_applied(&commit, "sync of a new agent process")
         .await?;
-    // It looks at everything when it begins, and not again.
+    // A new process compares every object only once, when it starts, so a shorter time is enough.
     tokio::time::sleep(QUIET / 3 + WRITTEN_DOWN).await;
     let written = upstream.account.writes()?;
     let foreign: Vec<&String> = written[writes..]
         .iter()
         .filter(|write| !write.contains("/namespaces/muster-system/"))
         .collect();
-    ensure!(foreign.is_empty(), "a new process writes: {foreign:#?}");
+    ensure!(
+        foreign.is_empty(),
+        "a new agent process writes: {foreign:#?}"
+    );
     Ok(())
 }
 
 impl Upstream {
-    /// Takes all apps out of Git, and shows that nothing of them is left.
+    /// Removes all apps from Git, and checks that none of their objects is left.
     async fn goes(&self, rendered: &[Value]) -> anyhow::Result<()> {
         let nothing = repository::fleet(
             "upstream",
@@ -514,7 +528,8 @@ impl Upstream {
             .map(|set| format!("Muster-Prune: {}\n", set.name))
             .collect();
         let commit = self.publish(&format!("all of it goes\n\n{trailers}"), &nothing)?;
-        self.until_applied(&commit, "all is removed").await?;
+        self.until_applied(&commit, "removal of all objects")
+            .await?;
         let left: Vec<String> = self.live(rendered)?.into_keys().collect();
         let left: Vec<&String> = left
             .iter()
@@ -529,7 +544,7 @@ impl Upstream {
             "{} objects are left: {left:#?}",
             left.len()
         );
-        // Nor anything else that says that it is an app's.
+        // No other object with an app's label is left either.
         let kinds = self.kubectl(&["api-resources", "--verbs=list", "-o", "name"])?;
         let kinds = String::from_utf8(kinds.stdout)?;
         let kinds: Vec<&str> = kinds.split_whitespace().collect();

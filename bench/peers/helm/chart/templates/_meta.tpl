@@ -1,4 +1,4 @@
-{{/* What all objects have in common. */}}
+{{/* Templates that all objects use. */}}
 {{- define "selector" -}}
 app.kubernetes.io/name: {{ .Release.Name }}
 app.kubernetes.io/component: server
