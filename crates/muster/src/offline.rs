@@ -145,6 +145,11 @@ pub(crate) struct RenderRequest<'a> {
 /// An app's objects with the header of their bundle.
 type AppObjects = (BundleHeader, Vec<Value>);
 
+/// Returns the end of an error message that suggests other names, if there are any.
+fn advice(help: Option<String>) -> String {
+    help.map_or_else(String::new, |help| format!("; {help}"))
+}
+
 /// Returns the objects of every app as a cluster's agent would apply them, and true if there are no problems.
 fn applied(request: &RenderRequest<'_>) -> anyhow::Result<(Vec<AppObjects>, bool)> {
     let RenderRequest {

@@ -35,7 +35,11 @@ fn describe(text: &mut String, parent: &str, command: &Command) {
     let about = command.get_long_about().or(command.get_about());
     let about = about.map(ToString::to_string).unwrap_or_default();
     text.push_str(&format!("\n### {name}\n\n{}\n", paragraphs(&about)));
-    let own = || command.get_arguments().filter(|arg| !is_global(arg) && !arg.is_hide_set());
+    let own = || {
+        command
+            .get_arguments()
+            .filter(|arg| !is_global(arg) && !arg.is_hide_set())
+    };
     if own().next().is_some() {
         text.push('\n');
         text.push_str(&table(own()));
@@ -47,10 +51,13 @@ fn describe(text: &mut String, parent: &str, command: &Command) {
 
 /// Keeps indented lines as a code block, as the help shows them.
 fn paragraphs(about: &str) -> String {
-    let lines = about.trim().lines().map(|line| match line.strip_prefix("  ") {
-        Some(code) => format!("    {code}"),
-        None => line.to_owned(),
-    });
+    let lines = about
+        .trim()
+        .lines()
+        .map(|line| match line.strip_prefix("  ") {
+            Some(code) => format!("    {code}"),
+            None => line.to_owned(),
+        });
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -68,10 +75,17 @@ fn table<'a>(args: impl Iterator<Item = &'a Arg>) -> String {
             false => String::new(),
         };
         let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-        let env = arg.get_env().map(|name| format!(" Environment: `{}`.", name.to_string_lossy()));
+        let env = arg
+            .get_env()
+            .map(|name| format!(" Environment: `{}`.", name.to_string_lossy()));
         let values = arg.get_possible_values();
-        let mut values = values.iter().filter(|value| !value.is_hide_set() && takes_value);
-        let values: Vec<String> = values.by_ref().map(|value| format!("`{}`", value.get_name())).collect();
+        let mut values = values
+            .iter()
+            .filter(|value| !value.is_hide_set() && takes_value);
+        let values: Vec<String> = values
+            .by_ref()
+            .map(|value| format!("`{}`", value.get_name()))
+            .collect();
         let values = match values.as_slice() {
             [] => String::new(),
             values => format!(" One of {}.", values.join(", ")),
@@ -89,7 +103,11 @@ fn table<'a>(args: impl Iterator<Item = &'a Arg>) -> String {
 /// An argument as it is typed.
 fn spelled(arg: &Arg) -> String {
     let names = arg.get_value_names().unwrap_or_default();
-    let value = names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(" ");
+    let value = names
+        .iter()
+        .map(|name| name.as_str())
+        .collect::<Vec<_>>()
+        .join(" ");
     let typed = match (arg.get_short(), arg.get_long()) {
         (Some(short), Some(long)) => format!("-{short}, --{long}"),
         (None, Some(long)) => format!("--{long}"),

@@ -12,13 +12,16 @@ const UPDATE: &str = "MUSTER_UPDATE_DOCS";
 /// # Errors
 /// Fails if the file differs.
 pub fn is(name: &str, text: &str) -> anyhow::Result<()> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../docs")
+        .join(name);
     let old = std::fs::read_to_string(&path).unwrap_or_default();
     if old == text {
         return Ok(());
     }
     if std::env::var_os(UPDATE).is_some() {
-        return std::fs::write(&path, text).with_context(|| format!("can't write {}", path.display()));
+        return std::fs::write(&path, text)
+            .with_context(|| format!("can't write {}", path.display()));
     }
     let mut pairs = old.lines().zip(text.lines()).enumerate();
     let (line, (old, new)) = pairs.find(|(_, (old, new))| old != new).unwrap_or_default();
@@ -34,10 +37,15 @@ pub fn is(name: &str, text: &str) -> anyhow::Result<()> {
 /// # Errors
 /// Fails if that part differs, or the file has no such part.
 pub fn block_is(name: &str, block: &str, text: &str) -> anyhow::Result<()> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name);
-    let old = std::fs::read_to_string(&path)
-        .with_context(|| format!("can't read {}", path.display()))?;
-    let (begin, end) = (format!("<!-- {block}:begin -->\n"), format!("<!-- {block}:end -->"));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../docs")
+        .join(name);
+    let old =
+        std::fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))?;
+    let (begin, end) = (
+        format!("<!-- {block}:begin -->\n"),
+        format!("<!-- {block}:end -->"),
+    );
     let parts = old.split_once(&begin);
     let parts = parts.and_then(|(before, rest)| Some((before, rest.split_once(&end)?.1)));
     let (before, after) = parts.with_context(|| format!("docs/{name} has no part `{block}`"))?;

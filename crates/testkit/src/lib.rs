@@ -2,8 +2,8 @@
 //! control planes on loopback ports, and manifests of other projects.
 
 mod credentials;
-pub mod faults;
 pub mod documents;
+pub mod faults;
 pub mod fleet;
 pub mod gitserver;
 mod guard;

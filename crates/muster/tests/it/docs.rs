@@ -194,10 +194,19 @@ fn the_examples_are_a_valid_fleet() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let text = fs::read_to_string(root().join("docs/fleet-repository.md"))?;
     let blocks = yaml_blocks(&text);
-    ensure!(blocks.len() > 5, "only {} examples were found", blocks.len());
+    ensure!(
+        blocks.len() > 5,
+        "only {} examples were found",
+        blocks.len()
+    );
     for block in blocks {
-        let name = block.lines().next().and_then(|line| line.strip_prefix("# "));
-        let path = folder.path().join(name.context("an example names no file")?);
+        let name = block
+            .lines()
+            .next()
+            .and_then(|line| line.strip_prefix("# "));
+        let path = folder
+            .path()
+            .join(name.context("an example names no file")?);
         fs::create_dir_all(path.parent().context("no folder")?)?;
         fs::write(&path, &block)?;
     }
