@@ -90,7 +90,7 @@ labels:
 {{- end -}}
 {{- end -}}
 
-{{/* Checks that the schema can make only with an unhelpful message. */}}
+{{/* Rejects values that the schema could reject only with an unhelpful message. */}}
 {{- define "muster-agent.check" -}}
 {{- if and .Values.joinToken .Values.joinTokenSecret.name -}}
 {{- fail "joinToken and joinTokenSecret.name exclude each other: set only one of them" -}}

@@ -78,7 +78,7 @@ labels:
 {{- default $inside .Values.advertise -}}
 {{- end -}}
 
-{{/* Checks that the schema can make only with an unhelpful message. */}}
+{{/* Rejects values that the schema could reject only with an unhelpful message. */}}
 {{- define "muster-hub.check" -}}
 {{- if and .Values.repo.branch .Values.repo.tag -}}
 {{- fail "repo.branch and repo.tag exclude each other: set only one of them" -}}
@@ -88,6 +88,6 @@ labels:
 {{- fail "repo.existingSecret is set, but no key of it is named in repo.auth; for example, set repo.auth.tokenKey=token" -}}
 {{- end -}}
 {{- if and $keys (not .Values.repo.existingSecret) -}}
-{{- fail "repo.auth names keys, but repo.existingSecret does not say of which Secret" -}}
+{{- fail "repo.auth names keys, but repo.existingSecret does not name the Secret that contains them" -}}
 {{- end -}}
 {{- end -}}

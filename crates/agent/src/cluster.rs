@@ -113,7 +113,7 @@ pub struct Level {
     pub apps: BTreeMap<String, Arc<v1::AppReport>>,
     /// Problems that do not belong to a single app.
     pub problems: Vec<String>,
-    /// True if every object of the generation and the prune have been tried.
+    /// True if the agent has processed every object of the generation and has run the prune, whatever the results.
     pub settled: bool,
     /// Cluster-scoped kinds among the generation's objects that Kubernetes itself does not define, as
     /// `KIND.GROUP`.

@@ -144,7 +144,7 @@ impl IdentityStore {
 
     /// Returns the stored identity, or enrols if the token is not the one that the identity came from. If
     /// that enrolment fails, the agent continues with its stored identity: a wrong or used token, as after a
-    /// rollback of the agent's chart, must not cost the connection to a cluster.
+    /// rollback of the agent's chart, must not disconnect the cluster.
     ///
     /// # Errors
     /// [`IdentityError`] if there is no identity and the agent can't get one.
@@ -270,8 +270,8 @@ impl IdentityStore {
         let options = PostParams::default();
         let create = || secrets.create(&options, &secret);
         let created = match create().await {
-            // The namespace is missing. This is not checked beforehand, because an agent with rights in some
-            // namespaces only may not read Namespaces.
+            // The namespace is missing. This is not checked beforehand, because an agent that has rights in only some
+            // namespaces can't read Namespaces.
             Err(kube::Error::Api(status)) if status.code == 404 => {
                 self.create_namespace().await.map_err(cluster_error)?;
                 create().await
@@ -302,7 +302,7 @@ impl IdentityStore {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         match namespaces.get_opt(&self.namespace).await {
             Ok(Some(_)) => Ok(()),
-            // An agent with rights in some namespaces only may not read Namespaces. Its own one exists then.
+            // An agent that has rights in only some namespaces can't read Namespaces. Its own namespace then exists.
             Err(kube::Error::Api(status)) if status.code == 403 => Ok(()),
             Ok(None) => self.create_namespace().await.map_err(cluster_error),
             Err(error) => Err(cluster_error(error)),

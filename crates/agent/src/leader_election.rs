@@ -1,7 +1,7 @@
 //! Leader election among the agents of one cluster. Only the holder of a Lease acts in the cluster.
 //!
-//! An agent that was killed and restarted in the same place takes over immediately, because its
-//! predecessor is known to be dead. An agent in another place waits until the Lease is released or
+//! An agent that was killed and restarted in the same pod or on the same host takes over immediately, because
+//! its predecessor is known to be dead. An agent elsewhere waits until the Lease is released or
 //! expires. An agent that is not known to be ready leaves a free Lease to others for a while. A holder
 //! that can't renew its Lease writes nothing until it can, but continues to report what it observes.
 

@@ -210,9 +210,9 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
     Ok(())
 }
 
-/// Returns true once the API server has shown that there is an identity or a token to get one with.
-/// Returns false if the agent must stop before that. If there is only a token, this creates the agent's
-/// namespace, which its Lease needs.
+/// Waits until the API server answers, and checks that the agent has an identity, or a token to get one with.
+/// Returns false if the agent must stop first. If there is only a token, this creates the agent's namespace,
+/// which its Lease needs.
 async fn may_begin(prover: &Prover, stop: &CancellationToken) -> Result<bool, IdentityError> {
     let mut backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
     loop {
@@ -303,8 +303,11 @@ async fn act(
     Ok(())
 }
 
-/// Opens the agent's identity. Retries while the hub or the API server does not answer; returns an error
-/// that only a person can fix. Returns `None` if the agent must stop first.
+/// Opens the agent's identity. Retries while the hub or the API server does not answer. Returns `None` if the
+/// agent must stop first.
+///
+/// # Errors
+/// [`IdentityError`] if only a person can fix the problem.
 async fn open_identity(
     identities: &IdentityStore,
     token: Option<&JoinToken>,

@@ -7,7 +7,7 @@ use muster_apply::StoredBundle;
 use muster_runtime::process;
 
 /// The divisor for the share of memory that the text of all manifests may take. For a while two generations are in
-/// memory, each also in compressed form, and answers of the API server are as large.
+/// memory, each of them also in compressed form, and the API server's answers are of similar size.
 const TEXT: u64 = 10;
 /// The memory in bytes that one object takes besides its text, for the agent's records of it and its predecessor.
 const OBJECT: u64 = 12 * 1024;

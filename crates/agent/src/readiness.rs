@@ -110,7 +110,7 @@ impl Prover {
         if let Some(pointer) = store.open().await? {
             let reader = store.reader();
             let mut bundles = std::pin::pin!(reader.bundles(&pointer));
-            // One bundle at a time. Only the leading agent holds all of them in memory.
+            // Only one bundle is in memory at a time. Only the leading agent needs all of them in memory.
             let mut room = MemoryBudget::of_this_process();
             while let Some(bundle) = bundles.try_next().await? {
                 room.add(&bundle)?;
@@ -198,7 +198,7 @@ fn judge(hub: &str, answer: Result<v1::Checked, Status>) -> Result<(), NotReady>
     })
 }
 
-/// Returns true if an error is about the other side's certificate, or about its verdict on this agent's.
+/// Returns true if an error is about a certificate: the hub's, or this agent's, which the hub refused.
 fn is_about_tls(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {

@@ -97,7 +97,8 @@ impl Summary {
     }
 }
 
-/// Returns the report of an app for additions. If there is none, the app is leaving, and a new report is created.
+/// Returns an app's report, so that the caller can add to it. An app that no longer has a bundle gets a
+/// new report.
 fn report_of<'a>(
     apps: &'a mut BTreeMap<String, Arc<v1::AppReport>>,
     app: &str,

@@ -267,19 +267,21 @@ impl<C: Cluster> Stream<'_, C> {
                 self.renew.notify_one();
                 Ok(())
             }
-            // A message that only newer agents know. Messages that an agent must understand raise the protocol version.
+            // A message that only newer agents know. It can be ignored: a new message that every agent must understand
+            // comes with a higher protocol version.
             None => Ok(()),
         }
     }
 
-    /// Handles a generation from the hub. It replaces one that could not be put in force.
+    /// Handles a generation from the hub. The generation replaces one that could not be put in force.
     async fn offered(&mut self, generation: v1::Generation) -> Result<(), StreamError> {
         self.stuck = None;
         self.keep_again.reset();
         self.begin(generation).await
     }
 
-    /// Requests the bundles that the cluster lacks for a generation. It replaces one that is still arriving.
+    /// Requests the bundles that the cluster lacks for a generation. This generation replaces one that is still
+    /// arriving.
     async fn begin(&mut self, generation: v1::Generation) -> Result<(), StreamError> {
         let content = ContentHash::try_from(generation.content.as_slice())
             .map_err(|_| StreamError::Nonsense("a generation without a hash"))?;

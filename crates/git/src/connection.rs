@@ -61,8 +61,8 @@ pub enum ConnectionError {
     /// The other side ended the connection early.
     #[error("the connection broke")]
     Broken(#[source] Cause),
-    /// This machine gives no loopback port for the data between libgit2 and the SSH session.
-    #[error("this machine gives no loopback port or thread for the connection")]
+    /// The loopback connection between libgit2 and the SSH session can't be created.
+    #[error("this machine can't provide the loopback port or thread that fetching over SSH needs")]
     Loopback(#[source] io::Error),
 }
 

@@ -38,7 +38,7 @@ pub enum Error {
     /// The server's TLS certificate can't be trusted.
     #[error(
         "the TLS certificate of {remote} can't be trusted: it is not for this host, has expired, or \
-         its CA is unknown; where it is a CA of yours, give its certificate as the extra CA file"
+         its CA is unknown; if the CA is your own, give its certificate as the extra CA file"
     )]
     Certificate {
         /// The remote.

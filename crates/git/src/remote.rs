@@ -6,7 +6,7 @@ use git2::Oid;
 
 use crate::{address::RemoteUrl, error::Error};
 
-/// The most existing references that an error names.
+/// The maximum number of existing references that an error lists.
 const NAMED: usize = 5;
 
 /// The reference of the repository that is followed.

@@ -80,11 +80,11 @@ pub(crate) fn fetch(
     })
 }
 
-/// Why libgit2's part failed.
+/// The reason why libgit2's part of a fetch failed.
 enum Failed {
-    /// The reason is known.
+    /// An error of this crate, which already states the reason.
     Told(Error),
-    /// libgit2 returned an error, `fetching` after the reference was found.
+    /// An error of libgit2. `fetching` is true if it occurred after the reference was found.
     Git { error: git2::Error, fetching: bool },
 }
 
@@ -136,7 +136,8 @@ impl Download<'_> {
     }
 }
 
-/// Converts libgit2's error, by what the SSH session saw. `fetching` is true after the reference was found.
+/// Converts an error of libgit2, using how the SSH session ended to find the cause. `fetching` is true if the error
+/// occurred after the reference was found.
 fn explain(config: &RemoteConfig, error: git2::Error, fetching: bool, ended: Ended) -> Error {
     let remote = config.url.to_string();
     if let Some(source) = ended.failure {

@@ -15,7 +15,7 @@ pub struct Tip {
     pub forced_from: Option<ObjectId>,
 }
 
-/// A problem because of which the repository can't be followed at the moment.
+/// A problem that currently prevents the hub from following the repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// What is wrong, and what to do about it.

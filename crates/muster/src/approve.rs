@@ -51,7 +51,7 @@ pub(crate) struct ApproveArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 enum Verdict {
-    /// The hold was not decided.
+    /// Neither approved nor refused: the objects are still pending approval.
     Waiting,
     Approved,
     Refused,

@@ -144,7 +144,7 @@ pub(crate) fn restore(args: &RestoreArgs) -> anyhow::Result<()> {
         false if is_encrypted(file)? => File::open(file)
             .map_err(anyhow::Error::from)
             .and_then(|backup| restore_from(backup, identity.as_deref(), &store)),
-        // The file may also be another hub's store, with the files next to it.
+        // The file may also be another hub's store. Opening it by its path includes the -wal file beside it.
         false => muster_store::restore(file, &store).map_err(anyhow::Error::from),
     };
     let restored =

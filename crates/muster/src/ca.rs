@@ -51,17 +51,17 @@ pub(crate) async fn rotate(
         (false, true) => (
             "Replace the fleet's CA",
             "Agents and logins get certificates of a new CA automatically, and the clusters keep running. When all \
-             have followed, the old CA is no longer trusted. This can't be undone: agents and people that have \
-             followed do not trust a hub that is restored from an older backup. Take one backup now, and one when \
+             have one, the old CA is no longer trusted. This can't be undone: agents and people that have one \
+             do not trust a hub that is restored from an older backup. Take one backup now, and one when \
              the replacement has finished."
                 .to_owned(),
         ),
         (true, false) => (
             "End the old CA now",
             match waiting(&now) {
-                waiting if waiting.is_empty() => "All agents and logins have followed.".to_owned(),
+                waiting if waiting.is_empty() => "Nothing needs the old CA any more.".to_owned(),
                 waiting => format!(
-                    "These have not followed and lose access until they get a new join token or login:\n{waiting}"
+                    "These still need the old CA and lose access until they get a new join token or login:\n{waiting}"
                 ),
             },
         ),
@@ -132,9 +132,9 @@ fn tell(info: &v1::CaInfo, output: Output) {
                 ));
                 match waiting(info) {
                     waiting if waiting.is_empty() => {
-                        print("all agents and logins have followed; the old CA ends in a moment\n");
+                        print("nothing needs the old CA any more; it will be removed soon\n");
                     }
-                    waiting => print(&format!("not followed yet:\n{waiting}\n")),
+                    waiting => print(&format!("the old CA is still needed by:\n{waiting}\n")),
                 }
             }
         }

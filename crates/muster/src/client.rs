@@ -78,7 +78,7 @@ pub(crate) async fn connect(named: Option<&Path>) -> anyhow::Result<Client> {
 /// The interval at which a login checks whether the fleet's CA has changed.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
 
-/// Returns true if the check is due, by the login file's modification time.
+/// Returns true if it is time to check again for a new CA. The login file's modification time marks the last check.
 fn is_to_be_looked_at(path: &Path) -> bool {
     let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
     modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age >= LOOK_EVERY))

@@ -129,7 +129,7 @@ fn narrow<T>(
     Ok(found)
 }
 
-/// Returns a cell with the number of synced clusters of all, in the tone that fits.
+/// Returns a cell with the number of synced clusters and the number of all clusters, in the matching tone.
 fn synced(terminal: Terminal, synced: usize, all: usize) -> Cell {
     let text = format!("{synced}/{all}");
     match all {
@@ -257,7 +257,7 @@ impl Objects {
         all
     }
 
-    /// Returns the objects with this name. If every agent answered, it is an error that there are none.
+    /// Returns the objects with this name. If there are none, that is an error, unless an agent did not answer.
     fn narrow(mut self, name: Option<&str>) -> anyhow::Result<Self> {
         let Some(name) = name else {
             return Ok(self);
@@ -292,7 +292,7 @@ async fn objects(
         .map(|c: &Cluster| c.name.clone())
         .collect();
     if clusters.is_empty() {
-        // The hub takes an empty list for all clusters.
+        // The hub would treat an empty list as all clusters.
         return Ok(Objects::default());
     }
     let request = v1::ObjectsRequest { clusters, app };

@@ -71,7 +71,7 @@ pub(crate) fn run(args: &HealthArgs, output: Output) -> anyhow::Result<bool> {
     answer.end(Terminal::of_stdout(None))
 }
 
-/// The answer so far.
+/// Writes the health of objects to `out`, and collects what the exit code depends on.
 struct Answer<W: Write> {
     output: Output,
     out: W,
@@ -93,11 +93,11 @@ impl<W: Write> Answer<W> {
         }
     }
 
-    /// Answers for all objects in a stream.
+    /// Assesses all objects in a stream.
     fn read(&mut self, name: &str, input: impl Read, rules: &Rules) -> anyhow::Result<()> {
         let mut documents = Documents::new(input);
         loop {
-            // Flush before waiting for the next object, so that a watching reader sees each answer.
+            // Flush before waiting for the next object, so that a reader that follows the output sees each result.
             let document = documents.next(|| quit_if_closed(self.out.flush()));
             let Some(document) = document.with_context(|| format!("can't read {name}"))? else {
                 return Ok(());
@@ -144,7 +144,7 @@ impl<W: Write> Answer<W> {
     fn object(&mut self, object: &Value, rules: &Rules) {
         let mut assessment = rules.assess(object);
         if assessment.is_silence() && is_older_than(object, SILENCE) {
-            // No controller reports on its kind. Agents treat it as healthy, too.
+            // No controller has reported on the object in time, so it is treated as healthy. Agents do the same.
             assessment = Assessment::HEALTHY;
         }
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -174,7 +174,7 @@ impl<W: Write> Answer<W> {
         quit_if_closed(written);
     }
 
-    /// Ends the answer. Returns false if an object is neither Healthy nor Suspended.
+    /// Prints the table, if any, and flushes the output. Returns false if an object is neither Healthy nor Suspended.
     fn end(mut self, terminal: Terminal) -> anyhow::Result<bool> {
         if self.output == Output::Table {
             if self.rows.is_empty() && self.refused == 0 {

@@ -56,8 +56,9 @@ enum Command {
     },
     /// Print the objects of a cluster, as its agent would apply them
     ///
-    /// Objects have their namespaces and the label muster.dev/app, and a Secret's stringData is
-    /// converted to data. Problems go to standard error; standard output is a document even then.
+    /// The output includes each object's namespace and the label muster.dev/app. A Secret's stringData
+    /// is converted to data. Problems go to standard error, so standard output is always valid YAML
+    /// or JSON.
     ///
     /// To compare a cluster with the repository:
     ///
@@ -87,9 +88,9 @@ enum Command {
     },
     /// Show the health of Kubernetes objects from files or standard input.
     ///
-    /// Health is determined from the objects alone. The words and fields are those of the agents' reports. With
-    /// `-o json` each object is one line; with `-o yaml` the output is a stream of documents. The exit code is 0 if
-    /// all objects are Healthy or Suspended, 1 if one is not, and 2 if a document is not a Kubernetes object.
+    /// Health is determined from the objects alone. The health values and field names match the agents' reports.
+    /// With `-o json` each object is one line; with `-o yaml` the output is a stream of documents. The exit code is
+    /// 0 if all objects are Healthy or Suspended, 1 if one is not, and 2 if a document is not a Kubernetes object.
     Health(health::HealthArgs),
     /// Run the hub, or manage its state.
     #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -137,7 +138,7 @@ enum HubCommand {
     Backup(backup::BackupArgs),
     /// Replace the hub's state with a backup, while no hub runs.
     Restore(backup::RestoreArgs),
-    /// After a restore, show what may be older than the clusters, and allow deletions again.
+    /// After a restore, show what may be outdated in the hub's state, and allow deletions again.
     ///
     /// Until then, a restored hub deletes nothing without an approval.
     Confirm {

@@ -216,7 +216,7 @@ fn applied(request: &RenderRequest<'_>) -> anyhow::Result<(Vec<AppObjects>, bool
 }
 
 /// Runs `muster render`: prints the objects of a cluster as its agent would apply them. Problems go to standard
-/// error, so standard output is a document even then.
+/// error, so standard output is always valid YAML or JSON.
 pub(crate) fn render(request: &RenderRequest<'_>, output: Output) -> anyhow::Result<bool> {
     let rendered = applied(request);
     let (apps, result) = match rendered {

@@ -126,7 +126,7 @@ pub(crate) struct HubArgs {
 
 /// Returns the command that starts the process that reads and renders commits.
 pub(crate) fn worker() -> anyhow::Result<Program> {
-    // On Linux this link stays valid, and is the same build, after an upgrade has replaced the file.
+    // On Linux, /proc/self/exe still refers to the running build after an upgrade has replaced the file.
     let own = match cfg!(target_os = "linux") {
         true => PathBuf::from("/proc/self/exe"),
         false => std::env::current_exe().context("can't find this program's own file")?,
@@ -284,7 +284,7 @@ pub(crate) struct AgentArgs {
     manage_itself: bool,
     /// The most objects that the agent deletes in an hour without an approval.
     ///
-    /// It applies whatever the hub says. Without it, only the fleet's prune budget applies.
+    /// This limit applies even if the hub allows more. Without it, only the fleet's prune budget applies.
     #[arg(long, value_name = "OBJECTS", env = "MUSTER_PRUNE_CEILING")]
     prune_ceiling: Option<usize>,
     /// The address for probes and metrics, in plain HTTP; not served if not set.
@@ -295,8 +295,8 @@ pub(crate) struct AgentArgs {
 }
 
 impl AgentArgs {
-    /// Returns the namespaces that the agent may touch. The names of `--namespaces` were chosen one by one, so
-    /// the denied namespaces are not removed from them.
+    /// Returns the namespaces that the agent may touch. `--namespaces` lists them explicitly, so the denied namespaces
+    /// are ignored if it is set.
     fn reach(&self) -> NamespaceAccess {
         let only = names(&self.namespaces);
         if !only.is_empty() {
@@ -352,8 +352,8 @@ pub(crate) async fn agent(args: &AgentArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes the first panic of any task end this process. An agent that lost one of its tasks would look healthy
-/// and not be.
+/// Makes the first panic of any task end this process. Otherwise an agent that has lost one of its tasks would look
+/// healthy although it is not.
 fn end_on_panic() {
     let tell = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {

@@ -9,7 +9,8 @@ use std::{
 use rustls::time_provider::TimeProvider;
 use rustls_pki_types::UnixTime;
 
-/// How long before its issue a certificate's validity starts, for machines whose clocks are behind the hub's.
+/// The time by which a certificate's validity starts before the certificate is issued. Machines whose clocks are behind
+/// the hub's can therefore use it immediately.
 pub const SKEW: Duration = Duration::from_secs(5 * 60);
 
 /// The offset from the system's clock, in seconds.
@@ -27,7 +28,7 @@ pub fn now() -> SystemTime {
     }
 }
 
-/// Sets this process's clock off by this many seconds. It is for tests only.
+/// Shifts this process's clock by this many seconds. It is for tests only.
 pub fn put_off(seconds: i64) {
     OFFSET.store(seconds, Ordering::Relaxed);
 }

@@ -5,7 +5,7 @@ use std::error::Error;
 /// The reason why a key, a certificate or a request was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
-    /// The text has no such PEM block, or a malformed one.
+    /// The text has no PEM block of the expected kind, or the block is malformed.
     #[error("no {what} in PEM form was found")]
     Pem {
         /// The kind of PEM block that was expected.

@@ -15,8 +15,8 @@ use rustls::{
 
 use crate::{Certified, Identity};
 
-/// The default time after its expiry in which an agent's certificate can still be renewed, and used for nothing
-/// else. It covers a long weekend.
+/// The default grace period after an agent's certificate has expired. During this time the agent can use the
+/// certificate only to renew it. The period covers a long weekend.
 pub const RENEWAL_GRACE: Duration = Duration::from_secs(72 * 60 * 60);
 
 /// Accepts what the inner verifier accepts, and agents' certificates that expired within the grace period. The

@@ -32,8 +32,8 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 
 /// The hub's TLS configuration, which can be replaced while the hub runs.
 ///
-/// A client may connect without a certificate, which it does to enrol; each service checks whether it needs
-/// one. If the client presents a certificate, it must be genuine and valid, or the handshake fails. The only
+/// A client may connect without a certificate, because it has none before it enrols. Each service checks whether it
+/// requires one. If the client presents a certificate, it must be genuine and valid, or the handshake fails. The only
 /// exception is an agent's expired certificate, which is accepted for renewal; see [`crate::RENEWAL_GRACE`].
 #[derive(Debug)]
 pub struct ServerTls {

@@ -142,8 +142,8 @@ async fn who_enrols_comes_without_a_certificate() {
 async fn certificates_of_other_times_and_authorities_are_refused() {
     let Hub { ca, tls } = hub();
     let trust = trust(&[&ca]);
-    // An agent's certificate that expired yesterday is accepted for renewal. Other clients' are not, and neither
-    // are agents' after the grace period.
+    // An agent's certificate that expired yesterday is accepted for renewal. Expired certificates of other
+    // clients are refused, and so are agents' certificates after the grace period.
     let expired = enrol(&ca, &agent("a"), now() - 2 * DAY);
     meet(&tls, &trust, Some(&expired)).await.unwrap();
     let admin = Identity::Admin("ada@example.org".parse().unwrap());

@@ -278,8 +278,8 @@ struct Tracked {
     path: Arc<[Arc<str>]>,
     overlay: Overlay,
     reads: Reads,
-    /// The values that were read here before. Templates read the same few values again and again, and only the first
-    /// read is recorded.
+    /// The values that were already read from this map. Templates read the same few values again and again, and only
+    /// the first read is recorded.
     found: Mutex<Vec<(Arc<str>, Option<Value>)>>,
 }
 

@@ -19,7 +19,7 @@ pub(crate) struct Literal<'a> {
     pub(crate) printed: String,
 }
 
-/// Finds every such literal in a template that can be compiled.
+/// Finds every number literal that would be printed differently from how it is written. The template must be valid.
 pub(crate) fn rewritten<'a>(source: &'a str, syntax: &SyntaxConfig) -> Vec<Literal<'a>> {
     let tokens: Vec<_> = tokenize(source, false, syntax.clone())
         .map_while(Result::ok)

@@ -61,8 +61,8 @@ pub(crate) fn read(
     }
 }
 
-/// Returns true if the object would be a record of an agent that runs in the usual namespace. An agent in another
-/// namespace refuses the object itself.
+/// Returns true if the object would be a record of an agent that runs in the default namespace. An agent that runs in
+/// another namespace refuses to apply its own records.
 fn is_record(object: &Object, namespace: &str) -> bool {
     let id = &object.id;
     let namespace = id.namespace.as_deref().unwrap_or(namespace);

@@ -326,7 +326,7 @@ fn map(value: Json) -> serde_json::Map<String, Json> {
     }
 }
 
-/// The values that templates of every app see of a cluster.
+/// The values of one cluster that the templates of every app can read.
 struct ClusterFacts {
     name: ClusterName,
     region: String,
@@ -650,7 +650,7 @@ impl AppUnit {
         result
     }
 
-    /// Returns a problem in the rendered text as a problem at the place in the templates that wrote it.
+    /// Converts a problem in the rendered text into a problem at the template position that produced the text.
     fn locate(&self, file: &TextFile, context: &Context, text: &str, wrong: &NoObject) -> Problem {
         match self.templates.origin(&file.path, context, wrong.at) {
             Some((path, source, at)) => {

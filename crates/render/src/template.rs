@@ -23,9 +23,9 @@ use crate::{
 /// The number of steps that one template may take for one cluster. A large real template takes some ten thousand.
 /// Text counts too: 64 bytes are one step, so that text can't exhaust the memory.
 const FUEL: u64 = 2_000_000;
-/// The number of levels to which templates and macros may call each other.
+/// The maximum depth to which templates and macros may call each other.
 const MAX_DEPTH: usize = 200;
-/// The number of places that an error message lists on the way to the error.
+/// The maximum number of includes and calls that an error message lists on the way to the error.
 const MAX_WAY: usize = 4;
 /// The number of bytes that one template may write for one cluster.
 const MAX_OUTPUT: usize = 16 * 1024 * 1024;
@@ -126,7 +126,7 @@ impl Templates {
         environment.add_function("fail", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message).with_source(Failed))
         });
-        // It would print values without recording that they were read.
+        // `debug` would print values without recording that they were read.
         environment.remove_global("debug");
         for file in files {
             let added = environment.add_template_owned(file.path.clone(), file.text.to_string());
@@ -169,7 +169,8 @@ impl Templates {
         templates.any(|(_, template)| template.source().contains(text))
     }
 
-    /// Returns the place in the templates that wrote a place of the output: the file, its text and the position.
+    /// Finds the template position that produced a position in the output. Returns the template's path, its text and
+    /// the position in it.
     pub(crate) fn origin(
         &self,
         path: &str,
@@ -202,8 +203,8 @@ impl Templates {
         let name = span.name().to_owned();
         let template = self.environment.get_template(&name).ok()?;
         let source = template.source().to_owned();
-        // Inside literal text, the offset from its start is the same in the template and the output. An expression has
-        // only one place.
+        // Inside literal text, the offset from its start is the same in the template and the output. For an
+        // expression, its start is used.
         let literal = output.get(span.output_range()) == source.get(span.source_range());
         let into_span = if literal {
             offset.saturating_sub(span.output_range().start)

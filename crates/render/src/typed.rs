@@ -1,5 +1,5 @@
-//! What is known about fields without a schema: which maps of built-in Kubernetes kinds hold text, and where a null is
-//! significant.
+//! The knowledge about fields that Muster uses in place of a schema: which maps of built-in Kubernetes kinds hold text,
+//! and where a null is significant.
 
 use base64::{
     Engine as _, alphabet,
@@ -28,7 +28,7 @@ pub(crate) enum Content {
     Texts,
     /// A map whose values are base64.
     Encoded,
-    /// A value of such a map. A null is an empty text, as in API servers.
+    /// A value of a map of text or base64. A null is an empty text, as in API servers.
     Text,
     /// A list of a program's arguments, which are text.
     Arguments,
@@ -154,8 +154,8 @@ pub(crate) struct Findings<'a> {
 }
 
 impl Findings<'_> {
-    /// Finds all content below a key that is not text where an API server accepts only text, and all text of values
-    /// that became a number.
+    /// Finds all content below a key that is invalid because an API server accepts only text or base64 there. Also
+    /// finds text that a template took from a value and that YAML reads as a different number.
     pub(crate) fn check(&mut self, node: &Node, key: &str, content: Content) {
         if content == Content::Fields(Family::Definition)
             || (content == Content::Free && self.author.is_none())

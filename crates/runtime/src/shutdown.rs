@@ -33,14 +33,14 @@ pub struct Unfinished {
 }
 
 impl Shutdown {
-    /// Returns a shutdown that only [`begin`](Self::begin) begins.
+    /// Returns a shutdown that begins only when [`begin`](Self::begin) is called.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Returns a shutdown that SIGTERM or SIGINT begins. The second signal exits immediately, with the status that
-    /// shells expect: 128 plus the signal's number.
+    /// Returns a shutdown that begins when the process receives SIGTERM or SIGINT. At the second signal the process
+    /// exits immediately, with the status that shells expect: 128 plus the signal's number.
     ///
     /// # Errors
     /// If the signal handlers can't be installed.

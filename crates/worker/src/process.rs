@@ -1,5 +1,5 @@
-//! The parent process's side. It starts workers, sends them the changed files, reads their answers, and finds out
-//! which app crashed a worker.
+//! The part that runs in the parent process. It starts workers, sends them the changed files, reads their answers, and
+//! finds out which app crashed a worker.
 
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},

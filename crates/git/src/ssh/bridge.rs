@@ -1,7 +1,7 @@
 //! Passes bytes between libgit2 and the program of an SSH session.
 //!
-//! libgit2 connects to a loopback port as to a `git://` server. Other users of this machine can connect to it,
-//! too, so only a connection that asks for a path that nobody can guess is served, and only one.
+//! libgit2 connects to a loopback port as to a `git://` server. Other users of this machine can connect to the
+//! port, too. The bridge therefore serves only one connection, which must ask for a path that nobody can guess.
 
 use std::{
     cell::Cell,
@@ -25,13 +25,13 @@ use crate::{
     connection::{ConnectionError, Limits},
 };
 
-/// The longest request line (gitprotocol-pack(5)) that is read, in bytes. Ours is shorter.
+/// The longest request line (gitprotocol-pack(5)) that is read, in bytes. libgit2's is shorter.
 const MAX_REQUEST: usize = 256;
-/// How many connections may be without a request at the same time.
+/// The maximum number of open connections that have not sent their request yet.
 const MAX_ASKING: usize = 64;
 /// How long a connection may take to send its request.
 const ASKS_WITHIN: Duration = Duration::from_secs(2);
-/// How much of the program's standard error is kept, in bytes.
+/// The maximum number of bytes of the program's standard error that are stored.
 const MAX_SAID: usize = 4096;
 
 /// A loopback port for one connection of libgit2.
@@ -45,7 +45,7 @@ pub(super) struct Bridge {
 /// How the program or the connection to it ended.
 #[derive(Debug, Default)]
 pub(super) struct Ended {
-    /// Why the connection failed, if it did.
+    /// The reason why the connection failed, or `None` if it did not fail.
     pub(super) failure: Option<ConnectionError>,
     /// The exit status of the program.
     pub(super) status: Option<u32>,
@@ -64,12 +64,13 @@ impl Bridge {
         })
     }
 
-    /// The address for libgit2.
+    /// Returns the URL that libgit2 must connect to.
     pub(super) fn url(&self) -> String {
         format!("git://127.0.0.1:{}{}", self.port, self.secret)
     }
 
-    /// Passes bytes in both directions until the program ends, or until libgit2 is `done`.
+    /// Waits for libgit2's connection, and passes bytes in both directions until one side ends it or it stalls. Returns
+    /// early if `done` is cancelled before libgit2 has connected.
     pub(super) async fn run(
         self,
         session: Session,

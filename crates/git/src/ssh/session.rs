@@ -28,7 +28,7 @@ const WINDOW: u32 = 8 << 20;
 pub(super) struct Session {
     /// The standard input and output of the program.
     pub(super) channel: Channel<Msg>,
-    /// The connection. The channel works only while it exists.
+    /// The SSH connection. The channel works only while this handle exists.
     pub(super) handle: Handle<HostKeys>,
 }
 
@@ -100,7 +100,7 @@ impl Session {
             }
             Err(LoginError::Key(error)) => {
                 return Err(denied(&format!(
-                    "the private key can't be used (one with a passphrase can't be): {error}"
+                    "the private key can't be used (keys with a passphrase are not supported): {error}"
                 )));
             }
             Err(LoginError::Session(error)) => return Err(broken(error)),
@@ -137,7 +137,7 @@ fn settings(kinds: &[String]) -> client::Config {
     }
 }
 
-/// Why a login failed without an answer of the server.
+/// The reason why a login failed before the server accepted or refused the key.
 #[derive(Debug, thiserror::Error)]
 enum LoginError {
     /// The file holds no key that can be used.
@@ -169,7 +169,7 @@ async fn start(
     path: &str,
 ) -> Result<Option<Channel<Msg>>, russh::Error> {
     let mut channel = handle.channel_open_session().await?;
-    // A shell reads the command.
+    // The server passes the command to a shell, so the path must be quoted.
     let path = path.replace('\'', r"'\''");
     channel
         .exec(true, format!("git-upload-pack '{path}'"))
@@ -188,7 +188,7 @@ pub(super) struct HostKeys {
     known_hosts: Option<PathBuf>,
     host: String,
     port: u16,
-    /// Why the key was refused.
+    /// The reason why the key was refused, or `None` if it was not refused.
     refused: Arc<Mutex<Option<HostKeyError>>>,
 }
 
@@ -199,7 +199,7 @@ impl client::Handler for HostKeys {
         &mut self,
         key: &PublicKeyOrCertificate,
     ) -> Result<bool, russh::Error> {
-        // Certificates are not asked for; without a key the check fails.
+        // The client does not ask for a certificate. If it gets one, the key is empty and the check fails.
         let key = match key {
             PublicKeyOrCertificate::PublicKey { key, .. } => key.to_bytes().unwrap_or_default(),
             PublicKeyOrCertificate::Certificate(_) => Vec::new(),

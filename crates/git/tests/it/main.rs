@@ -2,7 +2,7 @@
 
 #![allow(
     clippy::unwrap_used,
-    reason = "clippy spares test functions only, not their helpers"
+    reason = "clippy sees only the test functions as tests"
 )]
 
 use std::path::Path;

@@ -397,7 +397,7 @@ fn impatient(stall: Duration) -> Limits {
 #[test]
 fn keys_of_the_usual_types_and_forms_are_accepted() {
     let (repo, tip) = repo();
-    // A server that offers keys of several types, of which one that is not the preferred type is known.
+    // The server has an RSA host key, which is not the type that the client prefers.
     let server = SshGit::with_settings("rsa", "").unwrap();
     let url = server.url(&repo.path());
     for (name, arguments) in [

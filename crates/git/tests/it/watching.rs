@@ -78,7 +78,7 @@ async fn a_push_is_seen_without_the_timer_also_into_a_branch_that_is_made_anew()
     repo.git_bare(&["pack-refs", "--all"]).unwrap();
     let commit = repo.publish("after packing", &[("a", "packed")]).unwrap();
     until(&mut views, at(&commit)).await;
-    // The repository is moved away and back, so that its directory was gone in between.
+    // The repository is moved away and back, so that its directory does not exist for a while.
     let moved = repo.root().join("moved.git");
     fs::rename(repo.path(), &moved).unwrap();
     watcher.poke();

@@ -32,8 +32,8 @@ struct Spread {
     median: f64,
 }
 
-/// Finds the programs of clusters with this many nodes, and builds those that this machine does not have. It says
-/// first which are found where, and how long the build of the others may take.
+/// Finds the programs of clusters with this many nodes, and builds those that this machine does not have. Before
+/// building, it prints which installed programs it uses, and how long the build of the others may take.
 ///
 /// # Errors
 /// Fails if a program can't be built.

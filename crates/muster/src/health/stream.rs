@@ -117,8 +117,8 @@ impl<R: Read> Documents<R> {
                 break;
             }
             text.append(&mut self.rest);
-            // A JSON string can't span lines, and a `{` at the beginning of a line is taken for a new
-            // document: a document that is still open there never ends.
+            // A JSON string can't span lines. Inside an object, a `{` at the beginning of a line is treated as the
+            // start of a new document. In both cases the current document is incomplete.
             let ended =
                 brackets.in_text || !self.read_line(wait)? || separator(&self.rest).is_some();
             if ended || (brackets.in_object() && self.rest.starts_with(b"{")) {

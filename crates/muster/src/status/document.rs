@@ -114,21 +114,21 @@ pub(crate) struct Cluster {
     pub(crate) generation: u64,
     /// The commit that the cluster runs.
     pub(crate) commit: Option<String>,
-    /// The problems that concern no single app.
+    /// The problems of the cluster itself, not of one of its apps.
     pub(crate) problems: Vec<String>,
     pub(crate) apps: Vec<Placed>,
 }
 
 impl Cluster {
-    /// Returns how many of its apps are synced and healthy, or were when it was last seen, and how many it should
-    /// have. An app that is leaving is not counted.
+    /// Returns how many of the cluster's apps were synced by the last report, and how many apps it should have. An app
+    /// that is leaving the cluster is not counted.
     pub(crate) fn apps_synced(&self) -> (usize, usize) {
         let placed = || self.apps.iter().filter(|app| !app.role.is_empty());
         let synced = placed().filter(|app| app.reported == State::Synced);
         (synced.count(), placed().count())
     }
 
-    /// Returns the number of applied objects, and of all.
+    /// Returns the number of applied objects, and the number of all objects.
     pub(crate) fn objects(&self) -> (u32, u32) {
         self.apps.iter().fold((0, 0), |(applied, all), app| {
             (applied + app.applied, all + app.objects)
@@ -161,7 +161,7 @@ pub(crate) struct Placed {
     pub(crate) stuck: u32,
     /// The number of objects that have drifted and are not reverted, because the app says `drift: report`.
     pub(crate) drifted: u32,
-    /// The latest drift, newest first; only if single apps are selected.
+    /// The latest drift events, newest first; empty unless apps are selected by name.
     pub(crate) drifts: Vec<Drift>,
     /// The app's state by the last report, even if the cluster is offline.
     #[serde(skip)]
@@ -183,7 +183,7 @@ pub(crate) struct Hold {
     pub(crate) recreate: bool,
     /// The number of objects.
     pub(crate) count: u32,
-    /// The names of the objects: all that fit in the agent's report, or three if no single apps are selected.
+    /// The names of the objects: all that fit in the agent's report, or at most three unless apps are selected by name.
     pub(crate) objects: Vec<String>,
 }
 

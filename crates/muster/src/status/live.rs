@@ -118,7 +118,7 @@ struct Watch<'a> {
     last: Document,
     /// When `last` was received.
     heard: Instant,
-    /// When the connection was lost and why, while it is.
+    /// The time when the connection was lost, and the reason; `None` while connected.
     lost: Option<(Instant, String)>,
 }
 

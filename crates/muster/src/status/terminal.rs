@@ -20,7 +20,7 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
-    /// Returns the properties of standard output, with the clock of a document.
+    /// Returns the properties of standard output. Ages are relative to `now`.
     pub(crate) fn of_stdout(now: Option<Timestamp>) -> Self {
         use std::io::IsTerminal as _;
         let terminal = std::io::stdout().is_terminal();
@@ -32,7 +32,7 @@ impl Terminal {
         }
     }
 
-    /// Returns text in a style, or as it is if the output is not styled.
+    /// Returns text in a style, or unchanged if the output is not styled.
     pub(crate) fn paint(self, style: Style, text: &str) -> String {
         if self.styled && !text.is_empty() {
             format!("{style}{text}{style:#}")

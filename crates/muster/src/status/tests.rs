@@ -314,7 +314,7 @@ fn a_commit_is_held_back() {
     assert!(!document.synced);
     insta::assert_snapshot!("held_80", on_terminal(&document, 80));
     insta::assert_snapshot!("held_plain", render(&document, terminal(None, false)));
-    // It may still be in progress.
+    // The newest commit is not in force. It may also be in progress, so waiting continues.
     assert!(!document.waits_for_a_commit());
     insta::assert_snapshot!(summary(&document), @"1a2b3c4d: 9f8e7d6c is blocked; 4 of 4 clusters in sync");
 }
@@ -340,7 +340,7 @@ fn an_app_is_held_back_and_a_hint_is_no_error() {
     let document = whole(status.clone());
     assert!(!document.synced);
     insta::assert_snapshot!("held_app_80", on_terminal(&document, 80));
-    // When everything else is in sync, only another commit can change that.
+    // Everything else is in sync, so only another commit can unblock the app.
     assert!(document.waits_for_a_commit());
     let mut on_its_way = status.clone();
     progress(&mut on_its_way.clusters[3]);
@@ -369,7 +369,7 @@ fn a_failing_app_an_offline_cluster_and_one_on_its_way() {
 #[test]
 fn what_waits_for_a_person() {
     let mut status = waiting();
-    // The hub leaves drifts out if no single apps are selected.
+    // The hub omits drift events unless apps are selected by name.
     status.clusters[1].apps[2].drifts.clear();
     let document = whole(status);
     assert!(!document.synced);

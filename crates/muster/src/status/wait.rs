@@ -1,5 +1,5 @@
 //! `muster status --wait`: returns when the newest commit runs everywhere and is healthy, or when only another commit
-//! can get there.
+//! can fix the remaining problems.
 
 use std::{
     io::IsTerminal as _,
@@ -19,8 +19,9 @@ use crate::{admin::said, client::Client};
 /// The interval between requests to the hub.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// Tracks whether the hub has read the repository since the wait began. The hub reports the end of a read in whole
-/// seconds, so only the second read that ends later has certainly begun later.
+/// Tracks whether the hub has read the repository since the wait began. The hub reports only when a read ended, in
+/// whole seconds. The first read that ends after the start may have begun before it; only the second has certainly
+/// begun after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Freshness {
     after: i64,
@@ -84,7 +85,7 @@ impl Drop for Progress {
     }
 }
 
-/// Waits, and returns the last status.
+/// Waits until the newest commit is in sync, only another commit can help, or the time is up. Returns the last status.
 pub(crate) async fn wait(
     mut client: Client,
     filter: &Filter,
@@ -126,7 +127,7 @@ pub(crate) async fn wait(
     }
     drop(progress);
     anstream::eprintln!("timed out after {patience:?}: not in sync at the newest commit");
-    // It may be in sync at an older commit, which is not what was waited for.
+    // The fleet may be in sync at an older commit, but the wait was for the newest one.
     last.synced = false;
     Ok(last)
 }

@@ -1,6 +1,6 @@
 //! Finds objects that two apps of one cluster both contain. Two entries whose namespaces differ are the same object if
-//! their kind is cluster-scoped. The scope of built-in kinds is known; of other kinds, the fleet's
-//! CustomResourceDefinitions and the agents report it.
+//! their kind is cluster-scoped. The scopes of built-in kinds are known. The scopes of other kinds come from the
+//! fleet's CustomResourceDefinitions and from the agents' reports.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -14,7 +14,7 @@ use super::clashes::{Identity, cluster_scoped_kind};
 pub struct Part {
     pub(super) hash: ContentHash,
     pub(super) file: Arc<str>,
-    /// The namespace of objects that name none.
+    /// The namespace of objects that don't set one.
     namespace: Box<str>,
     /// The objects as JSON, each after a line break.
     pub(super) lines: String,
@@ -69,7 +69,7 @@ impl Part {
         self.hash
     }
 
-    /// Returns the namespace of objects that name none.
+    /// Returns the namespace of objects that don't set one.
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.namespace

@@ -1,4 +1,4 @@
-//! A renderer with caches must have the same results as a new one, whatever was edited in between. The hub's speed
+//! Tests that a renderer with caches has the same results as a new one after any sequence of edits. The hub's speed
 //! depends on these caches.
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -331,7 +331,7 @@ proptest! {
             prop_assert_eq!(&said, &new);
             earlier.push((before, said));
         }
-        // Then an older commit again: what is cached of it must still be valid.
+        // Renders an older commit again. The results that are cached for it must still be valid.
         if let Some((older, _)) = earlier.last() {
             let said = seen(&older.render(&mut remembers));
             prop_assert_eq!(said, seen(&older.render(&mut Renderer::default())));

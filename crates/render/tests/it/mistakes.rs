@@ -1,4 +1,4 @@
-//! Wrong templates: where the message points, what it says, and that other apps are still rendered.
+//! Tests of wrong templates: the message and the position that it names, and that other apps are still rendered.
 
 use std::collections::BTreeMap;
 

@@ -13,7 +13,7 @@ use super::file;
 use crate::StoreError;
 
 /// The key that marks a restored store. Its value is the time of the restore, in UTC (RFC 3339). A hub that finds it
-/// marks the store as unconfirmed and removes the key.
+/// marks all clusters as unconfirmed and removes the key.
 pub const RESTORED_KEY: &str = "meta/restored";
 
 /// The result of [`restore`].
@@ -155,8 +155,8 @@ fn mark(conn: &Connection) -> rusqlite::Result<String> {
     Ok(incarnation)
 }
 
-/// Keeps the store `to` under the name `kept` too, and moves its WAL there. SQLite would apply a WAL that stays at `to`
-/// to the restored file, and corrupt it.
+/// Gives the store `to` the second name `kept`, and moves its WAL there. If the WAL stayed beside `to`, SQLite would
+/// apply it to the restored file and corrupt that file.
 fn keep(to: &Path, kept: &Path) -> Result<(), StoreError> {
     // An intact store checkpoints its WAL here. A damaged one can't, so its WAL is moved together with it below.
     if let Ok(conn) = file::open_to_change(to) {

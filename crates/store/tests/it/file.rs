@@ -1,4 +1,4 @@
-//! Which files the store accepts, and why it refuses others.
+//! Tests of which files the store accepts, and why it refuses others.
 
 use std::{
     fs,

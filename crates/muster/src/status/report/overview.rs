@@ -1,5 +1,5 @@
-//! Clusters and apps as tables. A small fleet is listed in full; for a large one, the tables have numbers and the
-//! clusters that are not in sync.
+//! Clusters and apps as tables. A small fleet is listed in full. For a large one, the tables contain counts, and only
+//! clusters that are not in sync are listed.
 
 use std::collections::BTreeMap;
 
@@ -137,7 +137,7 @@ impl Report<'_> {
         Cell::state(self.terminal, placed.state, &words)
     }
 
-    /// Returns the table of apps with their numbers, and the clusters where they are not in sync.
+    /// Returns the table of apps: in how many clusters each one is synced, and in which clusters it is not in sync.
     fn app_summary(&self) -> Grid {
         let mut grid =
             Grid::new(["APP", "TIER", "MODE", "SYNCED", "NOT IN SYNC"]).spare(&["MODE", "TIER"]);
@@ -178,7 +178,7 @@ fn app_name(app: &App) -> Cell {
     }
 }
 
-/// Returns a cell with the number of applied objects of all.
+/// Returns a cell with the number of applied objects and the number of all objects.
 fn objects<'a>(clusters: impl Iterator<Item = &'a Cluster>) -> Cell {
     let (applied, all) = clusters
         .map(Cluster::objects)
