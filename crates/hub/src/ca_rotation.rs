@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use muster_model::problem::{Problem, Scope};
+use muster_model::problem::Problem;
 use muster_pki::{AdminName, Ca, Certified, TrustBundle, clock};
 use muster_runtime::log::Chain;
 use muster_store::{CommitError, Expected, Store, Txn};
@@ -327,14 +327,12 @@ impl Authority {
     /// What people should know of the CA: that it ends soon, and that its replacement does not go on.
     pub(crate) fn warnings(&self) -> Vec<Problem> {
         let cas = self.cas();
-        let problem =
-            |message: String, help: &str| Problem::new(Scope::Fleet, "", message).help(help);
         let mut warnings = Vec::new();
         let left = cas.current.not_after().duration_since(clock::now());
         let left = left.unwrap_or_default();
         if left <= TOLD_BEFORE {
             let days = left.as_secs() / 86_400;
-            warnings.push(problem(
+            warnings.push(Problem::of_hub(
                 format!("the fleet's CA ends in {days} days, and nobody can connect after that"),
                 match cas.next {
                     Some(_) => "another takes its place: `muster hub ca` shows who has not followed, and `muster hub ca rotate --finish` does not wait for them",
@@ -344,7 +342,7 @@ impl Authority {
         }
         let waiting = self.waiting().load(Ordering::Relaxed);
         if cas.next.is_some() && waiting > 0 && now().saturating_sub(cas.since()) > WAITED {
-            warnings.push(problem(
+            warnings.push(Problem::of_hub(
                 format!("the fleet's CA is being replaced, and {waiting} clusters, logins or join tokens have not followed for over a day"),
                 "`muster hub ca` shows them, and `muster hub ca rotate --finish` does not wait for them",
             ));

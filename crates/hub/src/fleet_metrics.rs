@@ -107,12 +107,21 @@ fn encode(status: &v1::Status, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
     }
     let repo = status.repo.clone().unwrap_or_default();
     let unreadable = i64::from(!repo.problem.is_empty());
-    let mistakes = status.problems.iter().filter(|p| p.scope != "hint");
+    let of_scope = |scopes: &[&str]| {
+        let problems = status.problems.iter();
+        let number = problems.filter(|problem| scopes.contains(&problem.scope.as_str()));
+        i64::try_from(number.count()).unwrap_or(i64::MAX)
+    };
     let single = [
         (
             "problems",
             "Mistakes in the fleet repository",
-            i64::try_from(mistakes.count()).unwrap_or(i64::MAX),
+            of_scope(&["fleet", "app"]),
+        ),
+        (
+            "own_problems",
+            "Problems of the hub itself that a person must solve, as `muster status` shows them",
+            of_scope(&["hub"]),
         ),
         (
             "repository_unreadable",

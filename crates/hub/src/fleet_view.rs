@@ -5,7 +5,7 @@ mod status;
 use std::sync::Arc;
 
 use muster_git::RepoView;
-use muster_model::problem::{Problem, Scope};
+use muster_model::problem::Problem;
 use muster_proto::v1;
 use tokio::sync::watch;
 
@@ -56,18 +56,18 @@ impl FleetView {
                 .iter()
                 .any(|problem| problem.scope == "fleet");
         if !state.current && blocked {
-            first.push(of_fleet(
+            first.push(Problem::of_hub(
                 "this hub has read no good commit since it was started, and delivers nothing until it has",
                 "clusters go on with what they run",
             ));
         }
         let failed = state.failed.iter();
         first.extend(
-            failed.map(|why| of_fleet(why, "the hub tries again; what is in force stays so")),
+            failed.map(|why| Problem::of_hub(why, "the hub tries again; what is in force stays so")),
         );
         first.extend(self.authority.warnings());
         if self.leadership.now().is_none() {
-            let problem = of_fleet(
+            let problem = Problem::of_hub(
                 "this hub has stepped down: another hub leads with a copy of its store",
                 "stop one of the two and start the other again",
             );
@@ -77,8 +77,4 @@ impl FleetView {
         status.problems.splice(0..0, first);
         status
     }
-}
-/// A problem of the hub itself, which concerns the whole fleet.
-fn of_fleet(message: &str, help: &str) -> Problem {
-    Problem::new(Scope::Fleet, "", message).help(help)
 }

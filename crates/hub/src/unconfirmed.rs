@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use muster_model::{
     ids::ClusterName,
     policy::PruneBudget,
-    problem::{Problem, Scope},
+    problem::Problem,
 };
 use muster_store::{CommitError, Expected, Store, Txn};
 use serde::{Deserialize, Serialize};
@@ -102,12 +102,10 @@ impl Unconfirmed {
 
     pub(crate) fn problems(&self) -> Vec<Problem> {
         let problem = |why: String| {
-            Problem::new(
-                Scope::Fleet,
-                "",
+            Problem::of_hub(
                 format!("{why}; nothing is deleted unasked until that is confirmed"),
+                "see that the fleet is as it should be, then `muster hub confirm`",
             )
-            .help("see that the fleet is as it should be, then `muster hub confirm`")
         };
         self.texts().into_iter().map(problem).collect()
     }

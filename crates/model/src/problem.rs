@@ -17,6 +17,8 @@ pub enum Scope {
     App(AppName),
     /// Nothing. The problem is only a hint.
     Hint,
+    /// Nothing in the repository: the hub itself has this problem, and a person must do something about it.
+    Hub,
 }
 
 /// A problem in a fleet repository.
@@ -25,7 +27,7 @@ pub enum Scope {
 pub struct Problem {
     /// What the problem blocks.
     pub scope: Scope,
-    /// The path of the file from the repository's root.
+    /// The path of the file from the repository's root; empty for a problem that is in no single file.
     pub file: String,
     /// The position in the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -53,6 +55,18 @@ impl Problem {
             line: None,
             help: None,
         }
+    }
+
+    /// Creates a problem of the hub itself, with advice.
+    #[must_use]
+    pub fn of_hub(message: impl Into<String>, help: &str) -> Self {
+        Self::new(Scope::Hub, "", message).help(help)
+    }
+
+    /// Returns true if the problem blocks the commit or an app.
+    #[must_use]
+    pub fn blocks(&self) -> bool {
+        matches!(self.scope, Scope::Fleet | Scope::App(_))
     }
 
     /// Returns the problem with a position in the text of its file.

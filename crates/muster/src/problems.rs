@@ -25,7 +25,7 @@ pub(crate) fn warn(problem: &Problem) {
 pub(crate) fn text(problem: &Problem) -> String {
     let (colour, word) = match problem.scope {
         Scope::Hint => (AnsiColor::Yellow, "hint"),
-        Scope::Fleet | Scope::App(_) => (AnsiColor::Red, "error"),
+        Scope::Fleet | Scope::App(_) | Scope::Hub => (AnsiColor::Red, "error"),
     };
     let label = colour.on_default().bold();
     let bold = Style::new().bold();

@@ -143,6 +143,7 @@ impl From<&Problem> for v1::RepoProblem {
             Scope::Fleet => ("fleet", String::new()),
             Scope::App(app) => ("app", app.to_string()),
             Scope::Hint => ("hint", String::new()),
+            Scope::Hub => ("hub", String::new()),
         };
         Self {
             scope: scope.to_owned(),
@@ -163,6 +164,7 @@ impl From<&v1::RepoProblem> for Problem {
         Self {
             scope: match problem.scope.as_str() {
                 "hint" => Scope::Hint,
+                "hub" => Scope::Hub,
                 _ => problem.app.parse().map_or(Scope::Fleet, Scope::App),
             },
             file: problem.file.clone(),

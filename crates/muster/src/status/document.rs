@@ -275,7 +275,15 @@ fn runs_everywhere(repo: &Repo, clusters: &[Cluster]) -> bool {
 impl Document {
     /// Returns true if the newest commit runs everywhere but has problems that only another commit can fix.
     pub(crate) fn waits_for_a_commit(&self) -> bool {
-        !self.synced && runs_everywhere(&self.repo, &self.clusters)
+        self.problems.iter().any(Problem::blocks) && runs_everywhere(&self.repo, &self.clusters)
+    }
+
+    /// Returns true if the fleet is in sync, but for problems of the hub that only a person can end.
+    pub(crate) fn waits_for_a_person(&self) -> bool {
+        let mut problems = self.problems.iter();
+        problems.any(|problem| problem.scope == Scope::Hub)
+            && !self.waits_for_a_commit()
+            && runs_everywhere(&self.repo, &self.clusters)
     }
 
     /// Returns the selected part of a status.
@@ -310,7 +318,7 @@ impl Document {
             .map(Problem::from)
             .filter(|problem| match &problem.scope {
                 Scope::App(app) => asked(&filter.apps, app.as_str()),
-                Scope::Fleet | Scope::Hint => true,
+                Scope::Fleet | Scope::Hint | Scope::Hub => true,
             })
             .collect();
         let good = problems.iter().all(|problem| problem.scope == Scope::Hint);

@@ -604,3 +604,21 @@ fn lengths_and_names_are_short() {
     assert_eq!(names(["a", "b", "c"], 2), "a, b, c");
     assert_eq!(names(["a", "b", "c", "d"], 2), "a, b and 2 more");
 }
+
+#[test]
+fn a_problem_of_the_hub_blocks_no_commit() {
+    let mut status = fleet();
+    let problem = Problem::of_hub(
+        "this hub's state was restored from a backup; nothing is deleted unasked until that is confirmed",
+        "see that the fleet is as it should be, then `muster hub confirm`",
+    );
+    status.problems = vec![(&problem).into()];
+    let document = whole(status.clone());
+    assert!(!document.synced);
+    assert!(document.waits_for_a_person() && !document.waits_for_a_commit());
+    // A newer commit is not blocked by it.
+    status.repo.as_mut().unwrap().tip = "9f8e7d6c5b4a39281706f5e4d3c2b1a098765432".to_owned();
+    let document = whole(status);
+    assert!(!document.waits_for_a_person());
+    insta::assert_snapshot!(summary(&document), @"1a2b3c4d: 9f8e7d6c is in progress; 4 of 4 clusters in sync");
+}

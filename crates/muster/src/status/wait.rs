@@ -115,6 +115,13 @@ pub(crate) async fn wait(
                     );
                     return Ok(last);
                 }
+                if fresh && last.waits_for_a_person() {
+                    drop(progress);
+                    anstream::eprintln!(
+                        "the newest commit is applied everywhere, but the hub has a problem that does not end by itself"
+                    );
+                    return Ok(last);
+                }
                 progress.say(report::summary(&last));
             }
             Ok(Err(status)) if passes(&status) => {
