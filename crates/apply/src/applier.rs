@@ -46,8 +46,8 @@ struct Orders {
 }
 
 impl Applier {
-    /// Starts the applier. It reads the inventory, with as many attempts as that takes, and then
-    /// waits for a first generation. It changes nothing before [`Applier::want`] is called and
+    /// Starts the applier. It reads the inventory, retries until that succeeds, and then waits for
+    /// a first generation. It changes nothing before [`Applier::want`] is called and
     /// nothing before the inventory is read. An inventory that can't be read is reported as the
     /// cluster's problem.
     #[must_use]
@@ -195,7 +195,7 @@ impl Work {
         self.engine.calm().await;
     }
 
-    /// Reads the inventory, with as many attempts as that takes.
+    /// Reads the inventory, and retries until that succeeds.
     async fn begin(&mut self) {
         while let Err(error) = self.engine.inventory().reload().await {
             let problem = explain(&error);

@@ -1,6 +1,6 @@
-//! Single requests to one cluster's API server. Their number at a time adapts to the server, their
-//! duration and the size of their answers are bounded, they are retried when that may help, and
-//! their errors carry the server's message.
+//! Sends single requests to one cluster's API server. The number of concurrent requests adapts to
+//! the server. The duration of a request and the size of its answer are limited. A request is
+//! retried if that may help, and its error contains the server's message.
 
 mod answer;
 mod connect;
@@ -29,13 +29,14 @@ use crate::{
 
 /// The longest time that the API server may work on one request.
 pub(crate) const SERVER_TIMEOUT: &str = "timeout=20s";
-/// The longest time that an answer is awaited. It is longer than [`SERVER_TIMEOUT`], because a request
-/// whose answer is not awaited could still be carried out after a newer one.
+/// The longest time that the agent waits for an answer. It is longer than [`SERVER_TIMEOUT`].
+/// Otherwise the agent could give up a request and send a newer one, and the server could still
+/// carry out the older one afterwards.
 pub(crate) const LONGEST_REQUEST: Duration = Duration::from_secs(25);
 /// The time after which a request makes room for others.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// How often a request is sent before it counts as failed.
+/// The number of attempts after which a request counts as failed.
 const ATTEMPTS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -216,8 +217,9 @@ pub(crate) async fn retried<T, F: Future<Output = Result<T, RequestError>>>(
     .await
 }
 
-/// Like [`retried`], for an object that has its own back-off. It repeats a request only if the
-/// server is too busy, and once after another transient failure.
+/// Like [`retried`], for an object that has its own back-off. It repeats a request several times if
+/// the server has too many requests, never after a timeout, and once after any other transient
+/// failure.
 pub(crate) async fn asked_again<T, F: Future<Output = Result<T, RequestError>>>(
     cancel: &CancellationToken,
     request: impl FnMut() -> F,

@@ -76,7 +76,7 @@ pub struct Config {
     pub first_retry: Duration,
     /// The longest pause between two attempts.
     pub longest_retry: Duration,
-    /// The longest pause before an object is corrected that somebody changes back again and again.
+    /// The longest pause before Muster reverts an object that somebody else changes repeatedly.
     pub longest_fight: Duration,
     /// The longest time that an object that left Git stays while its app's new objects are applied
     /// but not healthy.
@@ -314,7 +314,8 @@ impl Engine {
         self.approved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns true if a person has approved this set in the current generation.
+    /// Returns true if a person has approved the recreation with this hash in the current
+    /// generation.
     fn is_approved(&self, set: ContentHash) -> bool {
         self.approved().contains(&set)
     }
@@ -408,7 +409,7 @@ impl Engine {
             let waits = self.tracker.waits_for_replacements();
             *self.replaced_at() = replacements.due.filter(|_| waits);
             gates.extend(replacements.gates.into_iter().filter(|_| waits));
-            // New kinds may be served, and others no longer.
+            // The set of served kinds may have changed during the run.
             self.follow(&desired);
         }
         self.schedule.end(due, |key| self.under_way.has(key));
@@ -489,7 +490,7 @@ impl Engine {
         }
     }
 
-    /// Reports the objects that are no longer desired to the object tracker, before they are
+    /// Reports to the object tracker which objects are no longer desired, before they are
     /// processed.
     fn announce_leaving(&self, desired: &HashSet<&Identity>) {
         let entries = self.inventory.entries().into_iter();
@@ -506,8 +507,9 @@ impl Engine {
         self.tracker.expect_leftovers(leaving.collect(), desired);
     }
 
-    /// Writes every object that may be sent in this run into the inventory. An object whose drift
-    /// is only corrected keeps its entry, because the correction does not change what was applied.
+    /// Writes every object that may be sent in this run into the inventory. The entry of an object
+    /// that is only sent to revert drift stays unchanged, because its applied content stays the
+    /// same.
     async fn write_ahead(
         &self,
         desired: &[Arc<DesiredObject>],

@@ -1,6 +1,7 @@
-//! Objects without large parts that say nothing about their health, such as schemas and data. Only
-//! a digest is kept of their field managers. These parts are skipped while the answer is read, so
-//! that a page of definitions of half a megabyte each is never in memory as a tree.
+//! Reads objects without the large parts that say nothing about their health, such as schemas and
+//! binary data. `managedFields` are reduced to names and digests. All of that happens while the
+//! answer is read, so a page of CustomResourceDefinitions of half a megabyte each is never in
+//! memory as a tree.
 
 use std::{borrow::Cow, cell::RefCell, fmt};
 

@@ -2,7 +2,7 @@
 //!
 //! It is a write-ahead record: an object is recorded, without the hash of its content, before the
 //! request that creates or changes it is sent. A crash of the agent therefore never orphans an
-//! object, and never makes the agent believe that a content is applied that was already replaced.
+//! object, and the agent never takes content for applied that a later request has replaced.
 //! The record is stored in [`PIECES`] ConfigMaps. Objects are distributed over them by identity, so
 //! that a change rewrites little.
 
@@ -37,18 +37,19 @@ const PIECES: usize = 16;
 const PIECE_LABEL: &str = "muster.dev/inventory";
 const JSON: &str = "application/json";
 const DATA_KEY: &str = "objects.json.zst";
-/// The annotation that holds the process that wrote a piece last. It distinguishes this process's
-/// own write, if its answer was lost, from a write of another process.
+/// The annotation that holds the ID of the process that wrote a piece last. After a conflict, it
+/// shows whether the other write came from another process, or from this process with its answer
+/// lost.
 const WRITER_ANNOTATION: &str = "muster.dev/writer";
 
-/// The annotation on the first piece that holds the recent deletions without approval.
+/// The annotation that holds the recent deletions without approval. Only the first piece has it.
 const PRUNED_ANNOTATION: &str = "muster.dev/pruned";
-/// How long a deletion counts, in seconds.
+/// How long a deletion counts against the limits on deletions without approval, in seconds.
 const PRUNED_FOR: u64 = 3600;
 /// The most rows of that annotation. There is one row for each app and minute.
 const PRUNED_ROWS: usize = 500;
 
-/// How often a write is tried. A retry covers a lost answer, a missing namespace and a busy server.
+/// The number of attempts for a write. A retry covers a lost answer, a missing namespace and a busy server.
 const WRITE_ATTEMPTS: u32 = 4;
 const WRITE_PAUSE: Duration = Duration::from_millis(200);
 
@@ -129,7 +130,7 @@ pub(crate) struct Entry {
     /// The digest of the fields that Muster owned after the apply.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) owned: Option<FieldsDigest>,
-    /// True if its deletion is decided.
+    /// True if it has been decided to delete the object.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) going: bool,
     /// True if it is a Job that has completed. Its later cleanup is no drift.
@@ -139,8 +140,8 @@ pub(crate) struct Entry {
     /// Such a Job is not run again when it is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) failed: Option<String>,
-    /// The digest of the content with which recreating the object was refused. It is not tried
-    /// again.
+    /// The digest of the content that the API server refused when the object was recreated. A
+    /// recreation with this content is not tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) refused: Option<ContentHash>,
 }
@@ -496,7 +497,7 @@ impl Inventory {
     }
 
     /// Writes all changed pieces concurrently. No request is sent if nothing has changed. After a
-    /// cancellation no write waits for its turn.
+    /// cancellation, the writes no longer wait for the limit on concurrent requests.
     pub(crate) async fn flush(&self, cancel: &CancellationToken) -> Result<(), InventoryError> {
         let changed: Vec<(usize, Option<String>, Vec<Arc<Entry>>)> = {
             let mut state = self.state();

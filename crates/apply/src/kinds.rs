@@ -1,4 +1,4 @@
-//! The kinds that the API server serves. They are discovered once, and again only for what is
+//! The kinds that the API server serves. They are discovered once, and again only if a kind is
 //! missing.
 
 use std::{

@@ -40,6 +40,6 @@ pub use stored_generation::{
 /// The field manager of every apply request.
 pub const FIELD_MANAGER: &str = muster_plan::fields::MANAGER;
 
-/// The label that holds the app of an object. It informs people and narrows watches; the inventory
-/// decides.
+/// The label that holds the app of an object. It informs people and narrows watches. Prune deletes
+/// only objects that are in the inventory, whatever their label says.
 pub const APP_LABEL: &str = "muster.dev/app";

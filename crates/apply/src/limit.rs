@@ -1,5 +1,5 @@
-//! The limit on concurrent requests. It grows while the API server answers more requests a second,
-//! and shrinks as soon as the server refuses requests.
+//! The limit on concurrent requests. It grows while a higher limit makes the API server answer more
+//! requests a second, and shrinks as soon as the server refuses requests.
 //!
 //! No existing crate fits. `tower`'s limits are fixed. `governor` counts requests a second, while
 //! an API server's priority and fairness counts concurrent requests. `congestion-limiter` shrinks
@@ -24,11 +24,12 @@ const FIRST: usize = 64;
 const ANSWERS: usize = 4;
 /// The factor by which a try raises the limit.
 const GROWTH: f64 = 1.5;
-/// The factor by which a try must raise the number of answers a second.
+/// The factor by which a try must raise the number of answers a second. Otherwise the limit is
+/// lowered again.
 const GAIN: f64 = 1.1;
 /// The number of measurements before a higher limit is tried again.
 const PATIENCE: u32 = 32;
-/// The longest `Retry-After` that is respected.
+/// The longest pause. A longer `Retry-After` is shortened to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// What an answer, or a missing one, says about the server's load.
@@ -47,17 +48,18 @@ pub(crate) enum Sign {
 /// The algorithm: a limit that follows [`Sign`]s. It does not read the clock.
 ///
 /// Until the first refusal the limit grows while that raises the number of answers a second, and
-/// goes back one step when it no longer does. A refusal halves the limit. From there it grows by
-/// one at a time to just below where it was refused, and only rarely tries more.
+/// goes back one step when it no longer does. A refusal halves the limit. The limit then grows by
+/// one at a time up to just below its value at the refusal. Higher values are tried only rarely.
 #[derive(Debug, Clone, PartialEq)]
 struct Pace {
     limit: usize,
     /// The upper bound of the limit.
     most: usize,
-    /// The highest limit that was useful when a higher one was last tried or refused.
+    /// The value up to which the limit grows by one at a time. A try raises it; a try without
+    /// enough gain, or a refusal, lowers it.
     useful: usize,
-    /// How often the limit was halved. A refusal is ignored if its request was sent before the last
-    /// halving.
+    /// The number of times that the limit was halved. A refusal is ignored if its request was sent
+    /// before the last halving.
     halvings: u64,
     /// The limit and the answers a second before the current try; `None` if `limit` is not a try.
     tried_from: Option<(usize, f64)>,
@@ -157,11 +159,12 @@ impl Pace {
 struct State {
     pace: Pace,
     under_way: usize,
-    /// The number of requests that have made room for others.
+    /// The number of slow requests that are under way and no longer count in `under_way`, so that
+    /// others can be sent.
     aside: usize,
-    /// When a request that had made room for nobody was last answered.
+    /// When a request that still counted in `under_way` was last answered.
     answered: Option<Instant>,
-    /// The time before which the server asked for no requests.
+    /// The time until which the server asked clients to send nothing.
     quiet_until: Option<Instant>,
 }
 

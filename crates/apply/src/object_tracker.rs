@@ -37,7 +37,7 @@ pub(crate) struct TrackedObject {
     pub(crate) id: Arc<ObjectRef>,
     /// The health of a Job that has ended, for the time after it is gone.
     pub(crate) ended: Option<Assessment>,
-    /// The object's UID, if it needs no request.
+    /// The object's UID, if its desired content is already applied.
     pub(crate) applied: Option<String>,
 }
 
@@ -77,10 +77,10 @@ struct State {
     published: Vec<Arc<ObservedBundle>>,
     /// Objects that have drifted.
     drifted: HashSet<Identity>,
-    /// Objects whose drift is known and is left for a while.
+    /// Objects whose drift is known and is not reverted for a while.
     resting: HashSet<Identity>,
-    /// The digest of the fields that people's tools own on objects, if that was checked and is
-    /// left.
+    /// The digest of the fields of each object that people's tools own and that Muster has decided
+    /// not to take over.
     tolerated: HashMap<Identity, FieldsDigest>,
 }
 
@@ -104,7 +104,7 @@ impl ObjectTracker {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a generation. What is known about objects that are still desired is kept.
+    /// Starts a generation. The state of objects that are still desired is retained.
     pub(crate) fn begin(
         &self,
         generation: (Generation, ContentHash),
@@ -124,8 +124,7 @@ impl ObjectTracker {
                 object.seen = object.seen.or(seen);
                 object.ended.clone_from(&row.ended);
                 if row.applied.is_some() {
-                    // A drift that is left, or a `reconcile: disabled`, is ended by the code that
-                    // set it.
+                    // The states `Drifted` and `LeftAlone` are ended by the code that sets them.
                     let left = ObjectState::is_left(&object.state);
                     if !left || object.uid != row.applied {
                         object.state = ObjectState::Applied;
@@ -251,8 +250,8 @@ impl ObjectTracker {
         });
     }
 
-    /// Sets the message that somebody changes an object back again and again; `None` when that is
-    /// over.
+    /// Sets the message that somebody else changes or deletes an object again and again; `None`
+    /// when that is over.
     pub(crate) fn set_fight(&self, key: &Identity, message: Option<String>) {
         self.update(key, |object| {
             let changed = object.fought != message;

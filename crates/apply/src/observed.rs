@@ -8,7 +8,7 @@ use muster_model::{
 };
 use muster_plan::health::Health;
 
-/// How far one object was applied.
+/// The progress of applying one object.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum ObjectState {
     /// The object has not been processed yet.
@@ -30,7 +30,7 @@ pub enum ObjectState {
     },
     /// Muster does not touch the object, for this reason.
     LeftAlone(String),
-    /// The object has drifted in these fields. The drift is left because of the app's policy.
+    /// The object has drifted in these fields. The app's policy says that drift is not reverted.
     Drifted(String),
 }
 
@@ -44,7 +44,7 @@ impl ObjectState {
         }
     }
 
-    /// Returns true if the object exists and is left as somebody else has changed it.
+    /// Returns true if the object is left alone, or has drift that is not reverted.
     pub(crate) fn is_left(&self) -> bool {
         matches!(self, Self::LeftAlone(_) | Self::Drifted(_))
     }
@@ -57,7 +57,7 @@ pub struct ObservedObject {
     pub id: Arc<ObjectRef>,
     /// The object's UID, once a watch has seen it.
     pub uid: Option<String>,
-    /// How far the object was applied.
+    /// The progress of applying the object.
     pub state: ObjectState,
     /// The object's health.
     pub health: Health,
@@ -78,7 +78,7 @@ pub struct Counts {
     pub waiting: usize,
     /// Objects that were refused.
     pub failed: usize,
-    /// Objects whose drift is left.
+    /// Objects whose drift is not reverted.
     pub drifted: usize,
     /// Objects that are healthy or suspended.
     pub healthy: usize,
@@ -110,13 +110,13 @@ pub struct Leftover {
     pub id: ObjectRef,
     /// The app that the object came from.
     pub app: AppName,
-    /// The reason that keeps the object, as a state.
+    /// The reason why the object still exists, as a state.
     pub state: LeftoverState,
-    /// The reason that keeps the object, for people.
+    /// The reason why the object still exists, as a message for people.
     pub message: String,
 }
 
-/// The reason that keeps an object that is no longer in Git.
+/// The reason why an object that is no longer in Git still exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeftoverState {
     /// The deletion is pending approval.
@@ -162,7 +162,7 @@ pub struct DriftEvent {
 }
 
 /// The current state of everything that is observed. Each value replaces the previous one
-/// (level-triggered). An `Arc` that is the same as before has not changed.
+/// (level-triggered). A bundle whose `Arc` is the same as in the previous value has not changed.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
     /// The observed generation with its content hash; `None` before the first.
@@ -175,7 +175,8 @@ pub struct Observed {
     pub problem: Option<String>,
     /// The bundles.
     pub bundles: Vec<Arc<ObservedBundle>>,
-    /// Objects that are no longer in Git and not gone, by app and object.
+    /// Objects that are no longer in Git and not gone yet, sorted by group, kind, namespace and
+    /// name.
     pub leftovers: Vec<Leftover>,
     /// What is pending approval: first deletions by app, then recreations.
     pub holds: Vec<Hold>,

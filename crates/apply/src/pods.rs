@@ -26,7 +26,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs
 /// The most pods of a namespace that are listed.
 const PODS: u32 = 500;
 
-/// Reports what the pods of unhealthy workloads say to the object tracker. Ends when the observed
+/// Passes the messages of unhealthy workloads' pods to the object tracker. Ends when the observed
 /// state is no longer published.
 pub(crate) async fn explain_workloads(
     client: Client,
@@ -45,7 +45,7 @@ pub(crate) async fn explain_workloads(
             if observed.changed().await.is_err() {
                 return;
             }
-            // A new workload is not healthy for a moment, which needs no explanation.
+            // Every new workload is unhealthy at first. That needs no explanation.
             tokio::time::sleep(PAUSE.0).await;
             continue;
         }

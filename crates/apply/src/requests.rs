@@ -130,8 +130,8 @@ impl Cluster {
 }
 
 /// Escapes JSON so that a YAML reader reads the same text. An API server reads an apply request as
-/// YAML 1.1. Of the characters that JSON leaves unescaped, YAML takes some for line breaks, which
-/// it folds, and refuses others. All of them are inside strings, where both languages know `\u`.
+/// YAML 1.1. JSON leaves some characters unescaped that YAML folds as line breaks, and others that
+/// YAML refuses. All of them are inside strings, where both languages support `\u`.
 fn as_yaml(json: Bytes) -> Bytes {
     // The first bytes of all characters that are escaped.
     let suspicious = |byte: &u8| matches!(byte, 0x7f | 0xc2 | 0xe2 | 0xef);

@@ -401,8 +401,8 @@ impl GenerationStore {
         })
     }
 
-    /// Creates a Secret, and its namespace if that is missing. An existing Secret is as good,
-    /// because its name is the hash of its content.
+    /// Creates a Secret, and its namespace if that is missing. If the Secret already exists,
+    /// nothing needs to be written, because its name is the hash of its content.
     async fn create(&self, secret: Secret, name: String) -> Result<String, GenerationStoreError> {
         let options = PostParams::default();
         let mut answer = bounded(self.api.create(&options, &secret)).await;
@@ -430,8 +430,8 @@ impl GenerationStore {
             prune: kept.prune.clone(),
             bundles: kept.bundles.iter().map(Listed::of).collect(),
         };
-        // The second attempt covers a lost answer and a faster process. It first checks again
-        // whether this generation is still the newest.
+        // The second attempt is for a lost answer, or for another process that wrote first. Before
+        // it, this generation is compared with the stored one again.
         for last in [false, true] {
             let version = match &self.pointer {
                 Some(Some((known, _))) if *known == pointer => return Ok(()),

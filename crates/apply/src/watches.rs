@@ -1,5 +1,6 @@
-//! One watch for each kind in use, or for each of its namespaces if the agent is limited to some.
-//! Every event is reduced to a health and a UID immediately; the objects themselves are not stored.
+//! Watches each kind in use, in the whole cluster or only in the namespaces that the agent is
+//! limited to. Each event is immediately reduced to a few values, such as the object's UID and
+//! health; the objects themselves are not stored.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -40,7 +41,7 @@ use crate::{
 const PAGE: u32 = 100;
 /// The page size for kinds of which only the metadata is read.
 const PLAIN_PAGE: u32 = 500;
-/// The page size for definitions. Each can have half a megabyte.
+/// The page size for CustomResourceDefinitions. Each can be half a megabyte large.
 const LARGE_PAGE: u32 = 4;
 
 /// The running watches.
@@ -49,7 +50,7 @@ pub(crate) struct Observer {
     tracker: Arc<ObjectTracker>,
     inventory: Arc<Inventory>,
     rules: Arc<AppRules>,
-    /// The rules that the compiled rules were made from.
+    /// The health rules as the apps define them. `rules` holds them in compiled form.
     written: HashMap<AppName, Vec<HealthRule>>,
     watches: HashMap<Watched, Watching>,
 }
@@ -356,7 +357,7 @@ impl Sight {
     }
 
     /// Returns how a Job has ended. A failed Job counts as ended only if Kubernetes deletes it by
-    /// itself; another failed Job is deleted by a person to run it again.
+    /// itself. Any other failed Job exists until a person deletes it, so that it runs again.
     fn end_of(&self, object: &Value) -> Option<End> {
         if self.kind.gvk.group != "batch" || self.kind.gvk.kind != "Job" {
             return None;
@@ -381,7 +382,8 @@ impl Sight {
         })
     }
 
-    /// Handles the end of a list. Other objects of this kind in the inventory are gone.
+    /// Handles the end of a list. Objects of this kind that are in the inventory but not in the
+    /// list are gone.
     fn saw_all(&self, listed: &HashSet<Identity>) {
         for (key, entry) in self.inventory.entries() {
             let same = entry.id.gvk.kind == self.kind.gvk.kind
@@ -408,7 +410,8 @@ fn has_pods(kind: &Gvk, status: &Value) -> bool {
         .any(|count| status[count].as_u64().is_some_and(|count| count > 0))
 }
 
-/// Returns the age of an object. If clocks differ, a wait is longer or shorter.
+/// Returns the age of an object. If the clocks of the agent and the API server differ, the wait for
+/// the first report of the object's controller is longer or shorter.
 fn age(created: &Option<Time>) -> Duration {
     let created = created.as_ref().map(|created| created.0);
     let age = created.map(|created| Timestamp::now().duration_since(created));

@@ -1,4 +1,5 @@
-//! Reading an answer: its size is bounded, and an error is made readable, no matter what answered.
+//! Reads an answer. Its size is limited, and an error becomes a readable message, even if it does
+//! not come from the API server.
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
@@ -11,16 +12,16 @@ use serde::Deserialize;
 
 use super::RequestError;
 
-/// The largest answer that is read, in bytes. An object has some megabytes at most, and so has the
-/// list of all kinds of a cluster.
+/// The largest answer that is read, in bytes. An object, or the list of all kinds of a cluster, has
+/// a few megabytes at most.
 const LONGEST_ANSWER: usize = 32 * 1024 * 1024;
 /// The largest error, in bytes, that is read as a `Status`.
 const LONGEST_ERROR: usize = 1024 * 1024;
 /// The number of characters that are shown of an error that is not a `Status`.
 const SHOWN: usize = 200;
 
-/// A header that the API server sets on every answer, including refusals, that passed priority and
-/// fairness.
+/// A header that the API server sets on the answer to every request that API priority and fairness
+/// has handled, including those that it refused.
 const FAIRNESS: &str = "x-kubernetes-pf-prioritylevel-uid";
 
 /// Returns the content of an answer, or the error that it describes.

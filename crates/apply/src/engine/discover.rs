@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl Engine {
-    /// Parses what can be read of the bundles without the cluster, once for each bundle.
+    /// Parses each bundle once, as far as that is possible without the cluster.
     pub(super) fn prepare(&self, kept: &StoredGeneration) -> Vec<Arc<Prepared>> {
         let mut all = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
         let known = std::mem::take(&mut *all);

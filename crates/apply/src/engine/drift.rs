@@ -29,7 +29,8 @@ use crate::{
     observed::{DriftEvent, ObjectState},
 };
 
-/// How often the difference of an object is computed while others change it at the same time.
+/// The number of attempts to compute the difference of an object that others change at the same
+/// time.
 const LOOKS: u32 = 4;
 
 /// The result of checking an object that has drifted.
@@ -181,8 +182,8 @@ impl Engine {
         (turns, drifted)
     }
 
-    /// Returns true if a drifted object is corrected now. If somebody changes it back again and
-    /// again, people are informed, and the pauses between corrections grow.
+    /// Returns true if a drifted object is corrected now. If somebody else changes or deletes it
+    /// again and again, people are informed, and the pauses between corrections grow.
     fn is_corrected(&self, object: &DesiredObject, finding: &Finding) -> bool {
         let undone = self.schedule.undone(&object.key);
         if let Some((times, within)) = undone.extent {
@@ -350,8 +351,8 @@ impl Engine {
         }))
     }
 
-    /// Returns how the live object differs from what the API server would make of it, and whether
-    /// people have added fields. `whole` says that every field that Muster applied is unchanged.
+    /// Returns how the live object differs from the result that an apply would have now, and
+    /// whether people have added fields. `whole` says that every field that Muster applied is unchanged.
     async fn drift(
         &self,
         object: &DesiredObject,

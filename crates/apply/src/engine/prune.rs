@@ -36,8 +36,8 @@ use crate::{
 
 /// The field manager of the Kubernetes controller that aggregates ClusterRoles.
 const AGGREGATOR: &str = "clusterrole-aggregation-controller";
-/// How often an aggregated ClusterRole is checked again after it was deleted, because its
-/// controller may have been about to write it.
+/// The number of times that an aggregated ClusterRole is checked again after it was deleted. Its
+/// controller may have been about to write it, which recreates it.
 const ECHOES: u32 = 5;
 const ECHO_PAUSE: Duration = Duration::from_millis(200);
 /// The most waves of deletions in one run. Each wave waits until the one before is gone.
@@ -75,7 +75,7 @@ struct Going {
     key: Identity,
     entry: Arc<Entry>,
     found: Found,
-    /// The reason why the deletion was refused, or that it was not answered.
+    /// Why the object is not deleted yet: its deletion was refused, or not answered yet.
     refused: Option<String>,
 }
 
@@ -415,7 +415,7 @@ impl Engine {
         self.refusals().remove(key);
     }
 
-    /// Returns why an object is not deleted again yet.
+    /// Returns why the deletion of an object is not sent now, or `None` if it can be sent.
     fn refusal_of(&self, key: &Identity) -> Option<String> {
         if self.under_way.has(key) {
             return Some(UNANSWERED.to_owned());

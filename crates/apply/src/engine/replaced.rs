@@ -36,7 +36,8 @@ impl Replacements {
     }
 }
 
-/// For each app, the bundle that is completely applied and since when.
+/// For each app, the bundle that is completely applied, and the time at which a run first found
+/// that.
 pub(super) type ObjectState = HashMap<AppName, (ContentHash, Instant)>;
 
 impl Engine {
@@ -59,8 +60,8 @@ impl Engine {
         let _ = cancel.run_until_cancelled(observed).await;
     }
 
-    /// Returns true if the object is a Namespace that the agent is limited to. Somebody else
-    /// creates it, and the objects in it do not depend on this one.
+    /// Returns true if the object is a Namespace that the agent is limited to. Such an agent never
+    /// applies the Namespace, because somebody else creates it, so deletions do not wait for it.
     fn is_own_place(&self, object: &DesiredObject) -> bool {
         is_namespace(&object.id) && self.config.reach.is_limited_to(&object.id.name)
     }

@@ -27,12 +27,12 @@ pub(super) struct Schedule {
     times: Mutex<Times>,
 }
 
-/// The state of an object that somebody keeps changing back.
+/// The state of an object that somebody else keeps changing or deleting.
 pub(super) struct Undone {
     /// True if the drift is not corrected for a while.
     pub(super) rests: bool,
-    /// How often the object was changed back, and over how long; `None` if that is not worth
-    /// reporting.
+    /// The number of times that the object was found changed, and in how much time; `None` if that
+    /// is not worth reporting.
     pub(super) extent: Option<(u32, Duration)>,
 }
 
@@ -156,8 +156,8 @@ impl Schedule {
         }
     }
 
-    /// Ends the run. An object that was due and was not sent waits for something else, which wakes
-    /// the engine, and loses its back-off. An object that is `under_way` keeps it.
+    /// Ends the run. An object that was due but was not sent loses its back-off: it waits for
+    /// something else, and that wakes the engine. An object that is `under_way` keeps its back-off.
     pub(super) fn end(&self, due: Due, under_way: impl Fn(&Identity) -> bool) {
         let mut times = self.times();
         for (key, before) in due.failing {
@@ -167,8 +167,9 @@ impl Schedule {
             }
         }
         for (key, before) in due.undone {
-            // An object that could not be corrected is tried again. Nobody has changed it back in
-            // this run.
+            // An object whose correction failed is tried again after its back-off. Any other object
+            // here was not sent in this run. It counts as corrected, because it would stay due
+            // otherwise.
             if !under_way(&key)
                 && !times.failing.contains_key(&key)
                 && let Some(fight) = times.fights.get_mut(&key)
@@ -199,9 +200,9 @@ impl Schedule {
 /// The objects that are due in a run.
 pub(super) struct Due {
     failing: Vec<(Identity, Failing)>,
-    /// Objects that somebody has changed back and that are due for a correction.
+    /// Objects that somebody else has changed and that are due for a correction.
     pub(super) undone: Vec<(Identity, Fight)>,
-    /// Objects whose fight is over.
+    /// Objects that nobody has changed again for long enough, so that their pauses are dropped.
     pub(super) over: Vec<Identity>,
 }
 

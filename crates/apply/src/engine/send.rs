@@ -31,15 +31,15 @@ use crate::{
     watches::Watched,
 };
 
-/// How often an object is sent again that was refused right after its definition changed. The API
-/// server uses a new schema a moment after it has answered.
+/// The number of attempts for an object that is refused right after its definition changed. The API
+/// server starts to use a new schema a moment after it has accepted the definition.
 const SCHEMA_ATTEMPTS: u32 = 6;
 const SCHEMA_PAUSE: Duration = Duration::from_millis(150);
-/// How often the fields that the API server objects to are cleared. It may name other fields each
-/// time.
+/// The number of attempts to clear the fields that the API server refuses. It may name other fields
+/// each time.
 const CLEARINGS: usize = 3;
-/// How often a change of field ownership is decided again while others change the object at the
-/// same time.
+/// The number of attempts to change field ownership while others change the object at the same
+/// time.
 const OWNERS_ATTEMPTS: u32 = 4;
 
 /// The message of an object with `if-not-present` that existed before Muster could create it.
@@ -258,8 +258,8 @@ impl Engine {
         }
     }
 
-    /// Applies the object after a refusal. Fields that have no owner and that the refusal names
-    /// first become Muster's, so that the apply removes them.
+    /// Applies the object after a refusal. Before that, Muster becomes the owner of refused fields
+    /// that Git does not have, so that the apply removes them.
     async fn clear(
         &self,
         sending: &Sending<'_>,
@@ -289,7 +289,7 @@ impl Engine {
         Err(error)
     }
 
-    /// Moves the entries of `metadata.managedFields` that are in a version that is no longer served
+    /// Moves the entries of `metadata.managedFields` from an API version that is no longer served
     /// to a served one.
     async fn leave_version(&self, sending: &Sending<'_>, dead: &str) -> Result<(), RequestError> {
         let to = sending.object.id.gvk.api_version();
@@ -363,7 +363,8 @@ impl Engine {
         }
     }
 
-    /// Applies the object. It is sent again if the API server may not use the new schema yet.
+    /// Applies the object. It is sent again after a refusal if its definition was sent in the same
+    /// run, because the API server possibly does not use the new schema yet.
     pub(super) async fn apply(
         &self,
         sending: &Sending<'_>,
@@ -392,7 +393,7 @@ impl Engine {
         }
     }
 
-    /// Resolves a conflict with other managers of fields that the app defines with another value.
+    /// Resolves a conflict: other managers own fields that the app defines with other values.
     async fn contested(
         &self,
         sending: &Sending<'_>,

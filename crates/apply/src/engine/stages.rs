@@ -1,7 +1,7 @@
 //! Sends the objects of a run: each app's objects in their order, all apps in parallel.
 //!
-//! An object waits without limit for what it can't exist without. For other objects of its app that
-//! only come first it waits at most [`FIRST_PATIENCE`]. It never waits for the objects of unrelated
+//! An object waits without limit for what it can't exist without. For objects of its app that
+//! merely precede it in the order, it waits at most [`FIRST_PATIENCE`]. It never waits for the objects of unrelated
 //! apps, so a request that hangs or fails delays no other app. Such a request continues after the
 //! run, and its end wakes the engine.
 
@@ -26,7 +26,7 @@ use crate::{
     observed::ObjectState,
 };
 
-/// The input of a run's sending.
+/// The input of [`Engine::send_all`]: the desired objects and their order.
 pub(super) struct Work<'a> {
     pub(super) desired: &'a [Arc<DesiredObject>],
     pub(super) order: &'a Order,
@@ -115,7 +115,7 @@ impl<'a> Work<'a> {
 struct Line {
     /// The stages that have not begun.
     stages: VecDeque<(Reach, Vec<usize>)>,
-    /// Objects of earlier stages whose end is awaited.
+    /// Objects of the stages that have begun. The next stage waits until they are processed.
     open: HashSet<usize>,
     /// The lines of the apps that this app depends on.
     after: Vec<usize>,
@@ -145,14 +145,14 @@ enum Considered {
     Had,
 }
 
-/// The state of a run's sending.
+/// The state of [`Engine::send_all`] during one run.
 struct Dispatch<'a> {
     engine: &'a Arc<Engine>,
     work: &'a Work<'a>,
     turns: &'a mut [Turn],
     lines: Vec<Line>,
     line_of: HashMap<&'a AppName, usize>,
-    /// The number of objects that all lines wait for.
+    /// The total number of objects in the `open` sets of all lines.
     open: usize,
     /// Lines whose next stage may begin.
     until_woken: Vec<usize>,
@@ -391,8 +391,8 @@ impl<'a> Dispatch<'a> {
         }
     }
 
-    /// Returns true if a line's next stage can begin. With `everybody`, only a stage with
-    /// [`Reach::Everybody`] counts, otherwise only one of the others.
+    /// Returns true if a line's next stage can begin. With `everybody`, that stage must have
+    /// [`Reach::Everybody`]; without, it must have another reach.
     fn may_begin(&self, line: usize, everybody: bool) -> bool {
         let Line {
             stages,

@@ -12,7 +12,7 @@ struct Server {
     refuses: Option<usize>,
 }
 
-/// Feeds a pace with so many answers of this server. There is always more to send.
+/// Feeds a pace with this number of answers of the server. Requests are always waiting to be sent.
 fn run(pace: &mut Pace, server: Server, answers: usize) {
     let (start, mut seconds) = (Instant::now(), 0.0);
     for _ in 0..answers {
@@ -39,9 +39,9 @@ fn a_server_that_gains_gets_more_and_one_that_does_not_gets_no_more() {
         pace.limit
     };
     assert_eq!(at(1e9), 128);
-    // 64 concurrent requests already make 3,200 answers a second.
+    // With a limit of 64, this server is already at its capacity.
     assert_eq!(at(600.0), 64);
-    // 96 make 4,800.
+    // With a limit of 96, the server gives 4,800 answers a second; a higher limit gains too little.
     assert_eq!(at(5_000.0), 96);
 }
 
@@ -114,7 +114,7 @@ proptest! {
         let mut pace = Pace::new(64);
         let server = Server { latency: 0.02, capacity: 1e9, refuses: Some(most) };
         run(&mut pace, server, 20_000);
-        // A try of half as much more is refused immediately.
+        // A try raises the limit by half; the server refuses that immediately.
         prop_assert!(pace.limit >= most / 2 && pace.limit <= most * 3 / 2 + 1, "{pace:?}");
         let halvings = pace.halvings;
         run(&mut pace, server, 10_000);
@@ -133,7 +133,7 @@ async fn a_pause_is_for_all_and_ends() {
     }))
     .await;
     assert_eq!(began.elapsed().as_secs(), 7);
-    // A `Retry-After` of a day is not respected.
+    // A `Retry-After` of a day is shortened to `LONGEST_PAUSE`.
     let turn = limiter.turn().await;
     turn.end(Sign::TooMany(Some(Duration::from_secs(86_400))));
     limiter.turn().await.end(Sign::Answered);

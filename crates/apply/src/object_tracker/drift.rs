@@ -1,4 +1,4 @@
-//! Drift: which objects have changed since they were applied, and which changes are left.
+//! Drift: which objects have changed since they were applied, and which changes are not reverted.
 
 use std::collections::HashSet;
 
@@ -40,7 +40,8 @@ impl ObjectTracker {
         std::mem::take(&mut state.drifted)
     }
 
-    /// Remembers the fields that people's tools own on an object and that are left.
+    /// Remembers the fields of an object that people's tools own and that Muster does not take
+    /// over.
     pub(crate) fn tolerate(&self, key: &Identity, people: Option<FieldsDigest>) {
         let mut state = self.state();
         match people {
@@ -49,12 +50,14 @@ impl ObjectTracker {
         };
     }
 
-    /// Returns true if people's tools own exactly the fields that are left on an object.
+    /// Returns true if people's tools own exactly the fields that [`Self::tolerate`] remembered for
+    /// the object.
     pub(crate) fn is_tolerated(&self, key: &Identity, people: Option<FieldsDigest>) -> bool {
         self.state().tolerated.get(key).copied() == people
     }
 
-    /// Takes the objects that differ from Git and are left so. Another generation may correct them.
+    /// Takes the objects whose differences from Git were not reverted. A new generation may revert
+    /// them.
     pub(crate) fn take_tolerated(&self) -> HashSet<Identity> {
         let mut state = self.state();
         let tolerated = std::mem::take(&mut state.tolerated);

@@ -19,7 +19,7 @@ pub(super) struct Object {
     pub(super) ended: Option<Assessment>,
     /// The reason that its pods give while it is not healthy.
     pub(super) reason: Option<String>,
-    /// The message that somebody changes it back again and again.
+    /// The message that somebody else changes or deletes the object again and again.
     pub(super) fought: Option<String>,
 }
 

@@ -70,7 +70,7 @@ impl ObjectTracker {
         }
     }
 
-    /// Waits until the watches have seen what was applied of these objects.
+    /// Waits until the watches have seen the applied content of these objects.
     pub(crate) async fn until_observed(&self, keys: &[&Identity]) {
         loop {
             let mut seen = std::pin::pin!(self.seen.notified());
@@ -115,7 +115,8 @@ impl ObjectTracker {
         seen.is_some_and(|seen| seen.left_alone)
     }
 
-    /// Counts objects as healthy that nobody has reported on for long enough.
+    /// Handles objects on which no controller has reported in time. From now on they count as
+    /// healthy.
     pub(super) fn end_silence(&self) {
         let mut guard = self.state();
         let state = &mut *guard;
