@@ -179,10 +179,10 @@ impl Listed {
 #[derive(Debug, thiserror::Error)]
 pub enum GenerationStoreError {
     /// A request failed.
-    #[error("the generation in Secret {name} can't be reached")]
+    #[error("the generation is stored in the cluster, and {object} can't be reached")]
     Request {
-        /// The name of the Secret.
-        name: String,
+        /// The object that can't be reached, such as `Secret NAME`.
+        object: String,
         /// The error of the request.
         #[source]
         source: RequestError,
@@ -213,9 +213,21 @@ pub enum GenerationStoreError {
     },
 }
 
-fn failed(name: &str) -> impl FnOnce(RequestError) -> GenerationStoreError + use<'_> {
-    |source| GenerationStoreError::Request {
-        name: name.to_owned(),
+/// Returns the error for a Secret that can't be reached.
+fn failed(secret: &str) -> impl FnOnce(RequestError) -> GenerationStoreError + use<'_> {
+    move |source| unreachable("Secret", secret, source)
+}
+
+/// Returns the error for a namespace that can't be created.
+fn unreachable_namespace(
+    namespace: &str,
+) -> impl FnOnce(RequestError) -> GenerationStoreError + use<'_> {
+    move |source| unreachable("Namespace", namespace, source)
+}
+
+fn unreachable(kind: &str, name: &str, source: RequestError) -> GenerationStoreError {
+    GenerationStoreError::Request {
+        object: format!("{kind} {name}"),
         source,
     }
 }
@@ -410,7 +422,7 @@ impl GenerationStore {
             self.cluster
                 .ensure_namespace(&self.namespace)
                 .await
-                .map_err(failed(&self.namespace))?;
+                .map_err(unreachable_namespace(&self.namespace))?;
             answer = bounded(self.api.create(&options, &secret)).await;
         }
         match answer {
@@ -444,7 +456,7 @@ impl GenerationStore {
                 Err(error) => {
                     if error.is_not_found() {
                         let ensured = self.cluster.ensure_namespace(&self.namespace).await;
-                        ensured.map_err(failed(&self.namespace))?;
+                        ensured.map_err(unreachable_namespace(&self.namespace))?;
                     }
                     self.read_pointer().await?;
                     self.check(kept)?;

@@ -60,7 +60,7 @@ pub(super) fn health(object: &Object) -> Assessment {
     match (&object.seen, &object.state) {
         (Some(seen), _) if object.uid.as_ref().is_some_and(|uid| *uid != seen.uid) => say(
             Health::Progressing,
-            "another object of this name exists; it is being replaced",
+            "the object was recreated; its new state has not been observed yet",
         ),
         (Some(seen), ObjectState::Applied) if seen.generation < object.generation => {
             say(Health::Progressing, "the change has not been observed yet")
