@@ -1,5 +1,5 @@
-//! Maintenance mode: answers probes, so that Kubernetes does not restart the pod, and leaves the store free for a
-//! person who restores it.
+//! Maintenance mode: the process answers probes, so that it is not restarted, and leaves the store free for a person
+//! who restores it.
 
 use std::{net::SocketAddr, sync::Arc};
 
