@@ -154,8 +154,8 @@ impl Authority {
         self.take_effect(audited(txn, who, what)).await
     }
 
-    /// Drops the old CA, even if somebody still needs it, and takes a new term, since the key that proves terms comes from
-    /// the CA's key. Does nothing if no CA is being replaced.
+    /// Drops the old CA, even if somebody still needs it, and takes a new term, since the key that proves terms comes
+    /// from the CA's key. Does nothing if no CA is being replaced.
     pub(crate) async fn finish_rotation(
         &self,
         leadership: &Leadership,
@@ -210,7 +210,8 @@ impl Authority {
         txn.put(store_schema::CA_STATE, store_schema::encode(&state))
     }
 
-    /// Writes a step, and then uses the CAs that the store has. This also picks up a step that an aborted call has written.
+    /// Writes a step, and then uses the CAs that the store has. This also picks up a step that an aborted call has
+    /// written.
     async fn take_effect(&self, txn: Txn) -> Result<(), AuthorityError> {
         let written = self.store().commit(txn).await;
         self.reload().await?;
@@ -271,8 +272,8 @@ impl Authority {
         Ok(!record.local && record.trust < self.cas().version())
     }
 
-    /// Moves a login to the current CAs. If its certificate is not signed by the newest CA, it gets a new certificate with
-    /// the rest of the old one's lifetime. Returns `None` if the login is up to date.
+    /// Moves a login to the current CAs. If its certificate is not signed by the newest CA, it gets a new certificate
+    /// with the rest of the old one's lifetime. Returns `None` if the login is up to date.
     pub(crate) async fn follow(
         &self,
         certified: &Certified,

@@ -36,8 +36,8 @@ pub(crate) struct DesiredState {
 /// The desired state of the whole fleet at one commit.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FleetState {
-    /// True once this process has brought a commit into force. Before that it delivers nothing, because the store may be
-    /// older than what the clusters run.
+    /// True once this process has brought a commit into force. Before that it delivers nothing, because the store may
+    /// be older than what the clusters run.
     pub(crate) current: bool,
     /// The reason why the newest commit is not in force, if the hub itself failed and not the commit.
     pub(crate) failed: Option<String>,

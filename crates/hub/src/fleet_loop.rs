@@ -1,5 +1,5 @@
-//! The fleet loop turns each snapshot of the repository into one generation per cluster. A new snapshot wakes it, and it
-//! does everything each time: load, place, render, compose, number, write.
+//! The fleet loop turns each snapshot of the repository into one generation per cluster. A new snapshot wakes it, and
+//! it does everything each time: load, place, render, compose, number, write.
 
 mod bring_in;
 mod numbering;
@@ -77,8 +77,8 @@ pub(crate) struct FleetLoop {
     pub(crate) worker: Worker,
 }
 
-/// The time for which a newer commit waits for the one in progress before it interrupts that. Finished renderings of the
-/// interrupted commit are not lost.
+/// The time for which a newer commit waits for the one in progress before it interrupts that. Finished renderings of
+/// the interrupted commit are not lost.
 const SUPERSEDE_AFTER: Duration = Duration::from_secs(5);
 
 /// The first and the longest pause before a failed commit is retried.
@@ -102,8 +102,8 @@ impl FleetLoop {
         loop {
             let snapshot = {
                 let view = self.views.borrow_and_update();
-                // Wait for this process's own fetch: the commit that an earlier process fetched may have crashed it, or may
-                // be older than the commit in force.
+                // Wait for this process's own fetch: the commit that an earlier process fetched may have crashed it, or
+                // may be older than the commit in force.
                 view.snapshot.clone().filter(|_| view.state.asked)
             };
             let leads = lead.borrow_and_update().is_some();
@@ -143,7 +143,8 @@ impl FleetLoop {
                         tracing::info!(commit = %commit.short(), ?took, "commit processed");
                     }
                     Err(error) => {
-                        // Nothing counts as done, so that the commit before is processed again if the repository goes back to it.
+                        // Nothing counts as done, so that the commit before is processed again if the repository goes
+                        // back to it.
                         done = None;
                         let (why, pause) = (Chain(&error).to_string(), again_after.next_delay());
                         tracing::error!(commit = %commit.short(), error = why, ?pause, "the commit could not be processed; retrying");

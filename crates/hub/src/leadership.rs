@@ -92,7 +92,8 @@ impl Leadership {
         key.holds(number, nonce, &known.incarnation, &proof.0)
     }
 
-    /// Proves terms with another key from now on. Takes a new term, so that every older term and its proof are outdated.
+    /// Proves terms with another key from now on. Takes a new term, so that every older term and its proof are
+    /// outdated.
     pub(crate) async fn prove_by(&self, key: TermKey) -> Result<(), LeadError> {
         let _taking = self.taking.lock().await;
         let Some(lead) = self.now() else {

@@ -158,8 +158,8 @@ impl Authority {
             .ok_or(AuthorityError::UnknownLogin)
     }
 
-    /// Checks that the login with this certificate is valid. If it replaces another login, that one is marked as followed,
-    /// because its owner has evidently received the new one.
+    /// Checks that the login with this certificate is valid. If it replaces another login, that one is marked as
+    /// followed, because its owner has evidently received the new one.
     pub(crate) async fn admit_login(&self, serial: &str) -> Result<(), AuthorityError> {
         let (mut record, revision) = self.good_login(serial).await?;
         let Some(before) = record.replaces.take() else {
@@ -184,8 +184,8 @@ impl Authority {
         }
     }
 
-    /// Creates the complete login for people on the hub's own machine, who reach the hub at this address. It replaces the
-    /// earlier ones. If this hub `is_running`, the previous one stays valid until the next replacement.
+    /// Creates the complete login for people on the hub's own machine, who reach the hub at this address. It replaces
+    /// the earlier ones. If this hub `is_running`, the previous one stays valid until the next replacement.
     pub(crate) async fn local_login(
         &self,
         name: &AdminName,

@@ -79,8 +79,8 @@ pub(crate) struct Metrics {
     pub(crate) workers_ended: Counter,
     pub(crate) ca_end: Gauge,
     pub(crate) ca_behind: Gauge,
-    /// The start and number of refusals of the current log period, by reason. It limits how much refused callers can write
-    /// to the log.
+    /// The start and number of refusals of the current log period, by reason. It limits how much refused callers can
+    /// write to the log.
     logged: Arc<Mutex<HashMap<String, (Instant, u32)>>>,
 }
 
@@ -128,7 +128,11 @@ impl Metrics {
             "Clusters, logins and join tokens that still need the old CA while it is being replaced",
             metrics.ca_behind.clone(),
         );
-        registry.register("messages_sent", "Generations and bundles sent to agents, by kind", metrics.sent.clone());
+        registry.register(
+            "messages_sent",
+            "Generations and bundles sent to agents, by kind",
+            metrics.sent.clone(),
+        );
         registry.register(
             "commit_seconds",
             "Seconds from a new commit to its generations in the store",

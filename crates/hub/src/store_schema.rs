@@ -144,7 +144,8 @@ pub(crate) struct InstanceRecord {
     /// The serial number of the certificate that the agent presents; empty if it is not known.
     #[serde(default)]
     pub(crate) shown: String,
-    /// The serial numbers of certificates that were granted since and have not been presented yet: an answer may be lost.
+    /// The serial numbers of certificates that were granted since and have not been presented yet: an answer may be
+    /// lost.
     #[serde(default)]
     pub(crate) granted: Vec<String>,
     /// The version of the CAs that were sent with the presented certificate.
@@ -189,8 +190,8 @@ impl InstanceRecord {
         known
     }
 
-    /// Returns true if this is the certificate that the agent presents. If that certificate is not known, this one becomes
-    /// it.
+    /// Returns true if this is the certificate that the agent presents. If that certificate is not known, this one
+    /// becomes it.
     pub(crate) fn is_shown(&mut self, serial: &str) -> bool {
         if self.shown.is_empty() && self.granted.is_empty() {
             serial.clone_into(&mut self.shown);

@@ -72,10 +72,10 @@ async fn hooked(
             Ok(Err(_)) => {
                 return (
                     StatusCode::PAYLOAD_TOO_LARGE,
-                    "the request body is incomplete or over 2 MiB\n",
+                    "the body is incomplete or over 2 MiB\n",
                 );
             }
-            Err(_) => return (StatusCode::REQUEST_TIMEOUT, "the request body took too long to arrive\n"),
+            Err(_) => return (StatusCode::REQUEST_TIMEOUT, "the body took too long\n"),
         };
         let key = hmac::Key::new(hmac::HMAC_SHA256, token.as_bytes());
         let right = |signature: &Vec<u8>| hmac::verify(&key, &body, signature).is_ok();

@@ -13,8 +13,8 @@ use crate::{
 
 impl Authority {
     /// Grants a new certificate to an instance that presents this one, as often as it asks, since answers may be lost.
-    /// Once a certificate that replaces this one has been presented, another renewal of this one means that the key is in
-    /// two places, and the instance is suspended.
+    /// Once a certificate that replaces this one has been presented, another renewal of this one means that the key is
+    /// in two places, and the instance is suspended.
     pub(crate) async fn renew(
         &self,
         cluster: &ClusterName,
@@ -44,8 +44,8 @@ impl Authority {
         Ok(granted)
     }
 
-    /// Checks that an instance still belongs to the fleet, and notes that it has presented this certificate. Returns the
-    /// version of the CAs that the instance knows.
+    /// Checks that an instance still belongs to the fleet, and notes that it has presented this certificate. Returns
+    /// the version of the CAs that the instance knows.
     pub(crate) async fn admit_shown(
         &self,
         cluster: &ClusterName,
@@ -90,8 +90,8 @@ impl Authority {
         Ok((granted, grant))
     }
 
-    /// Revokes every instance of a cluster in the transaction, and returns the transaction with the revoked instances. The
-    /// commit conflicts if another enrolment or removal of that cluster comes first.
+    /// Revokes every instance of a cluster in the transaction, and returns the transaction with the revoked instances.
+    /// The commit conflicts if another enrolment or removal of that cluster comes first.
     pub(super) async fn revoke(
         &self,
         txn: Txn,

@@ -76,7 +76,8 @@ impl Authority {
     }
 }
 
-/// Forgets in the transaction which certificates the agents present, because the store is older than those certificates.
+/// Forgets in the transaction which certificates the agents present, because the store is older than those
+/// certificates.
 pub(crate) async fn without_serials(store: &dyn Store, mut txn: Txn) -> Result<Txn, RecordError> {
     for (key, versioned) in store.range(store_schema::INSTANCE).await? {
         let mut record: InstanceRecord = store_schema::decode(&key, &versioned)?;

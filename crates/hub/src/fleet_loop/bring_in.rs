@@ -170,8 +170,8 @@ impl FleetLoop {
         Ok(())
     }
 
-    /// Loads into the cache every bundle in force that this commit did not render again. After a restart they come from the
-    /// store.
+    /// Loads into the cache every bundle in force that this commit did not render again. After a restart they come from
+    /// the store.
     pub(super) async fn recall(
         &self,
         render_cache: &mut RenderCache,

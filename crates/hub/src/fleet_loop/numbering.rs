@@ -66,8 +66,8 @@ pub(super) fn leaving(
 }
 
 impl FleetLoop {
-    /// Gives a new number to each cluster whose list or approvals changed. An app that a cluster should no longer run is
-    /// deleted there if that is `meant`; otherwise its deletion is pending approval.
+    /// Gives a new number to each cluster whose list or approvals changed. An app that a cluster should no longer run
+    /// is deleted there if that is `meant`; otherwise its deletion is pending approval.
     pub(super) fn number(
         &self,
         lists: BTreeMap<ClusterName, List>,

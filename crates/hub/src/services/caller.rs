@@ -70,8 +70,8 @@ impl Services {
         })
     }
 
-    /// Refuses a certificate whose CA the fleet no longer trusts. The TLS handshake is not enough, since a connection may
-    /// be older than the end of its CA.
+    /// Refuses a certificate whose CA the fleet no longer trusts. The TLS handshake is not enough, since a connection
+    /// may be older than the end of its CA.
     pub(super) fn signed_by_today(&self, peer: &Peer) -> Result<(), Status> {
         let cas = self.0.authority.cas();
         match peer.certified.as_deref() {
@@ -87,7 +87,9 @@ impl Services {
     pub(super) fn in_time(&self, peer: &Peer) -> Result<(), Status> {
         let ended = |certified: &&Arc<Certified>| certified.not_after <= clock::now();
         match peer.certified.as_ref().filter(ended) {
-            Some(_) => Err(self.turn_away(peer, "expired", "this certificate has expired; renew it")),
+            Some(_) => {
+                Err(self.turn_away(peer, "expired", "this certificate has expired; renew it"))
+            }
             None => Ok(()),
         }
     }

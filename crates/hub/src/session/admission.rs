@@ -47,8 +47,9 @@ impl Sessions {
         Ok(())
     }
 
-    /// Makes a stream the current one of its cluster. The newest process wins, since the older stream is usually dead and
-    /// nobody has noticed. But a process that connects again after it was replaced is alive, and then neither is served.
+    /// Makes a stream the current one of its cluster. The newest process wins, since the older stream is usually dead
+    /// and nobody has noticed. But a process that connects again after it was replaced is alive, and then neither is
+    /// served.
     pub(super) fn enter(&self, cluster: &ClusterName, stream: Current) -> Result<(), Status> {
         let mut current = lock(&self.current);
         let mut replaced = lock(&self.replaced);
@@ -76,8 +77,8 @@ impl Sessions {
         Ok(())
     }
 
-    /// Counts a refusal, shows its reason in the cluster's status until the agent is served again, and records it in the
-    /// audit log, at most once an hour for each reason. Returns the status for the agent.
+    /// Counts a refusal, shows its reason in the cluster's status until the agent is served again, and records it in
+    /// the audit log, at most once an hour for each reason. Returns the status for the agent.
     pub(super) async fn hold(&self, caller: &Caller, reason: &'static str, why: String) -> Status {
         let cluster = &caller.cluster;
         let who = format!("{cluster}/{} at {}", caller.instance, caller.address);

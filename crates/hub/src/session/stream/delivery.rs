@@ -65,8 +65,8 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// Renumbers the cluster's generation, because the agent has a higher number than the store, which is therefore older.
-    /// Once the new number is written, the content is offered again under it.
+    /// Renumbers the cluster's generation, because the agent has a higher number than the store, which is therefore
+    /// older. Once the new number is written, the content is offered again under it.
     pub(super) async fn renumber(&self, desired: &DesiredState) -> Result<(), Status> {
         let sessions = self.sessions;
         let Some(lead) = sessions.leadership.now() else {
