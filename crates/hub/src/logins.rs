@@ -198,7 +198,7 @@ impl Authority {
         let mut made = self.make_login(name, &key.request()?, valid, HUB, None)?;
         made.record.local = true;
         let mut txn = made.put(self.without_ended_logins().await?);
-        // Records of older versions lack the flag, and can be told only by their creator and name.
+        // Records of older versions lack the flag, and are recognized by their creator and name.
         let is_local = |record: &LoginRecord| {
             record.local || (record.by == HUB && record.name == name.to_string())
         };

@@ -7,7 +7,7 @@ use muster_model::ids::AppName;
 use muster_proto::v1;
 use prost::Message as _;
 
-/// The most apps that an agent may report although the cluster should not run them and had not reported them before.
+/// The most apps that an agent may report although the cluster should not run them and did not report them before.
 /// Remains of such an app may exist in the cluster.
 const UNKNOWN: usize = 64;
 /// The largest encoded observed state, in bytes.

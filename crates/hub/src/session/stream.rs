@@ -131,7 +131,7 @@ impl Stream<'_> {
             let wait = self.bucket.wait();
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return Err(Status::aborted("the hub ended this stream: it stops, or the stream was replaced or its cluster removed")),
+                () = stop.cancelled() => return Err(Status::aborted("the hub ended this stream: the hub is stopping, the stream was replaced, or its cluster was removed")),
                 () = &mut expiry => return Err(Status::unauthenticated("the certificate has expired")),
                 () = tokio::time::sleep(wait), if !wait.is_zero() => {}
                 message = incoming.next(), if wait.is_zero() => match message {
@@ -161,11 +161,11 @@ impl Stream<'_> {
                     Err(_) => return Ok("the connection was lost"),
                 },
                 Some(question) = questions.recv() => self.ask(question),
-                changed = published.changed() => if changed.is_err() { return Ok("the hub stops") },
-                changed = cas.changed() => if changed.is_err() { return Ok("the hub stops") },
+                changed = published.changed() => if changed.is_err() { return Ok("the hub is stopping") },
+                changed = cas.changed() => if changed.is_err() { return Ok("the hub is stopping") },
                 changed = lead.changed() => {
                     if changed.is_err() {
-                        return Ok("the hub stops");
+                        return Ok("the hub is stopping");
                     }
                     // The agent must hear of the new term before anything else.
                     return Err(Status::aborted("the hub's term has changed; connect again"));

@@ -220,7 +220,7 @@ async fn many_agents_with_a_newer_term_lead_to_one_new_term() {
     let agent = Agent::run(hub.address(), badges[0].clone(), Memory::new());
     agent
         .memory
-        .until("delivery goes on", |memory| memory.generation() > 0)
+        .until("delivery continues", |memory| memory.generation() > 0)
         .await;
 }
 
