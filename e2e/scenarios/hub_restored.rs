@@ -22,7 +22,7 @@ pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
         let problems = status["problems"].as_array().into_iter().flatten();
         let unasked = problems.filter(|problem| {
             let message = problem["message"].as_str().unwrap_or_default();
-            message.contains("nothing is deleted unasked")
+            message.contains("nothing is deleted without approval")
         });
         let back = clusters.filter(|cluster| cluster["state"] == "synced").count();
         anyhow::ensure!(back == 3 && unasked.count() == 4, "{status:#}");

@@ -1,5 +1,5 @@
-//! What people have approved to be deleted. An approval is for one set of objects of one cluster, which
-//! its agent holds back and has reported; it reaches the cluster in its next generation.
+//! The deletions and recreations that people have approved. An approval is for one set of objects in one cluster, which
+//! the cluster's agent has reported as pending approval. It reaches the cluster in its next generation.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,55 +18,55 @@ use crate::{
     },
 };
 
-/// The sets that are approved, by cluster.
+/// The approved sets, by cluster.
 pub(crate) type Approved = BTreeMap<ClusterName, BTreeSet<ContentHash>>;
 
-/// Why an approval is not taken.
+/// The reason why an approval is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
-    /// Nobody reports for this cluster.
+    /// No agent reports for this cluster.
     #[error("cluster {0} has no agent that could delete anything")]
     NoAgent(ClusterName),
-    /// What was reported is about an older generation.
+    /// The last report is about an older generation.
     #[error("cluster {0} has not reported on its newest generation yet; look again in a moment")]
     Behind(ClusterName),
-    /// Nothing of the app waits.
-    #[error("nothing of app {app} waits for an approval in cluster {cluster}; look again")]
+    /// Nothing of the app is pending approval.
+    #[error("nothing of app {app} is pending approval in cluster {cluster}; look again")]
     Nothing {
-        /// Which app.
+        /// The application.
         app: AppName,
-        /// Where.
+        /// The cluster.
         cluster: ClusterName,
     },
-    /// Another set waits.
+    /// Another set is pending approval.
     #[error(
-        "what waits of app {app} in cluster {cluster} is no longer what you were shown; look again"
+        "what is pending approval for app {app} in cluster {cluster} has changed since you were shown it; look again"
     )]
     Changed {
-        /// Which app.
+        /// The application.
         app: AppName,
-        /// Where.
+        /// The cluster.
         cluster: ClusterName,
     },
-    /// More would be deleted than was approved.
+    /// Deleting the set would also delete an object that is pending approval on its own.
     #[error(
-        "{container} would take {object} with it, which waits for the approval of app {app} in cluster \
+        "deleting {container} would also delete {object}, which is pending approval for app {app} in cluster \
          {cluster}; approve that first"
     )]
     Elsewhere {
-        /// A Namespace or a definition of the set.
+        /// A Namespace or CustomResourceDefinition in the set.
         container: String,
-        /// An object in it, or of it.
+        /// An object in that Namespace, or of that CustomResourceDefinition's group.
         object: String,
-        /// The app that this is held for.
+        /// The application for which the object is pending approval.
         app: String,
-        /// Where.
+        /// The cluster.
         cluster: ClusterName,
     },
 }
 
-/// The name of what an object is in, or of its group, as [`muster_model::bundle::ObjectRef`] prints it:
-/// whether it would be deleted with `container`.
+/// Returns true if deleting `container` would delete `object`: it is the object's Namespace, or a
+/// CustomResourceDefinition of the object's group. Both are in the text form of [`muster_model::bundle::ObjectRef`].
 fn is_inside(container: &str, object: &str) -> bool {
     let Some(((kind, name), (object_kind, object_name))) =
         container.split_once(' ').zip(object.split_once(' '))
@@ -85,7 +85,7 @@ fn is_inside(container: &str, object: &str) -> bool {
     }
 }
 
-/// What is to be approved.
+/// A person's request to approve a set.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) cluster: ClusterName,
@@ -94,8 +94,8 @@ pub(crate) struct Request {
     pub(crate) reason: String,
 }
 
-/// Whether the cluster's newest report holds this very set. Gives what it says of it, and the instance
-/// that reported it.
+/// Checks that the cluster's newest report has exactly this set as pending approval. Returns the reported set and the
+/// instance that reported it.
 pub(crate) fn judge<'a>(
     request: &Request,
     current: Option<RangeInclusive<Generation>>,
@@ -145,7 +145,7 @@ fn key(cluster: &ClusterName, set: &ContentHash) -> String {
     format!("{}{cluster}/{set}", store_schema::APPROVAL)
 }
 
-/// Writes an approval down, for the fleet's loop to find.
+/// Writes an approval to the store, where the fleet loop finds it.
 pub(crate) async fn approve(
     store: &dyn Store,
     lead: Lead,
@@ -183,7 +183,7 @@ pub(crate) async fn approve(
     store.commit(audited(txn, who, what)).await.map(|_| ())
 }
 
-/// Every approval.
+/// Reads all approvals.
 pub(crate) async fn all(store: &dyn Store) -> Result<Approved, RecordError> {
     let mut approved = Approved::new();
     for (key, _) in store.keys(store_schema::APPROVAL).await? {
@@ -199,8 +199,8 @@ fn named(key: &str) -> Option<(ClusterName, ContentHash)> {
     Some((cluster.parse().ok()?, set.parse().ok()?))
 }
 
-/// What is still to be approved in a generation that differs from the one before anyway: what the
-/// cluster had been told, and by its report no longer waits, is done.
+/// Returns the approvals that the next generation still needs. An approval is done if the generation before contained
+/// it, the cluster has that generation in force and is settled, and the set is no longer pending there.
 pub(crate) fn pending(
     approved: &BTreeSet<ContentHash>,
     before: Option<&DesiredState>,
@@ -222,7 +222,7 @@ pub(crate) fn pending(
         .collect()
 }
 
-/// The transaction without the approvals that no generation has any more.
+/// Deletes in the transaction the approvals that no generation contains any more.
 pub(crate) fn without_done(
     mut txn: Txn,
     approved: &Approved,
@@ -239,7 +239,7 @@ pub(crate) fn without_done(
     txn
 }
 
-/// The transaction with every approval of a cluster void; of all clusters where none is named.
+/// Deletes in the transaction every approval of a cluster, or of all clusters if `cluster` is `None`.
 pub(crate) async fn void(
     store: &dyn Store,
     mut txn: Txn,
@@ -255,8 +255,8 @@ pub(crate) async fn void(
     Ok(txn)
 }
 
-/// The transaction with no approval in any generation, for a store that was restored: what a person
-/// approved may long be something else.
+/// Removes in the transaction all approvals from all generations. This is for a restored store, whose approvals may be
+/// for objects that have changed since.
 pub(crate) async fn void_in_force(store: &dyn Store, mut txn: Txn) -> Result<Txn, RecordError> {
     for (key, versioned) in store.range(store_schema::DESIRED).await? {
         let mut record: DesiredRecord = store_schema::decode(&key, &versioned)?;
@@ -266,7 +266,7 @@ pub(crate) async fn void_in_force(store: &dyn Store, mut txn: Txn) -> Result<Txn
         let list = store_schema::content_key(record.content);
         let found = store_schema::read::<Vec<ListedBundle>>(store, &list).await?;
         let Some((bundles, _)) = found else {
-            // A cluster that left the fleet; nobody is told its content.
+            // The cluster left the fleet, and its content is not delivered to anybody.
             continue;
         };
         record.prune.approved.clear();
@@ -300,7 +300,7 @@ mod tests {
         }
     }
 
-    /// A level that holds these sets of app `wiki`.
+    /// Returns an observed state in which these sets of app `wiki` are pending approval.
     fn level(generation: u64, holds: &[&str]) -> Level {
         let hold = |name: &&str| v1::Hold {
             set: set(name).0.to_vec(),
@@ -380,7 +380,7 @@ mod tests {
             bundles: [].into(),
         };
         let left = |level: Option<&Level>| pending(&approved, Some(&before), level);
-        // `b` is not yet in any generation.
+        // `b` is not in any generation yet.
         assert_eq!(left(Some(&level(5, &[]))), [set("b")].into());
         assert_eq!(left(Some(&level(5, &["a"]))), approved);
         assert_eq!(left(Some(&level(4, &[]))), approved);

@@ -1,4 +1,4 @@
-//! Who may speak: the fleet's CA, enrolment by join token, renewal, revocation, and logins for people.
+//! Decides who may connect: the fleet's CA, enrolment by join token, renewal, revocation, and logins for people.
 
 mod enrolment;
 mod error;
@@ -21,15 +21,15 @@ pub use self::error::AuthorityError;
 pub(crate) use self::{instances::admit, restore::without_serials};
 use crate::{HubConfig, ca_rotation::Cas, removals::Removals, store_schema};
 
-/// How often it is looked whether the hub's certificate is due.
+/// The interval at which the hub checks whether its certificate is due for renewal.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
-/// How long the hub's own certificate is valid.
+/// The lifetime of the hub's own certificate.
 const HUB_LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// The hub itself, as the audit log names it.
+/// The name of the hub itself in the audit log.
 pub(crate) const HUB: &str = "hub";
 
-/// A certificate as it is handed out.
+/// A certificate that is handed out to an agent, with the CAs to trust.
 pub(crate) struct Granted {
     pub(crate) certificate: String,
     pub(crate) trust: String,
@@ -37,13 +37,13 @@ pub(crate) struct Granted {
     pub(crate) instance: InstanceId,
 }
 
-/// The fleet's CA and its records.
+/// The fleet's CA, and the records of enrolments and logins.
 pub(crate) struct Authority {
     store: Arc<dyn Store>,
     cas: watch::Sender<Arc<Cas>>,
-    /// How many had not followed when that was last asked.
+    /// The number of clusters, logins and join tokens that still needed the old CA when that was last counted.
     waiting: AtomicUsize,
-    /// Of the hub's listener, once there is one.
+    /// The TLS configuration of the hub's listener, once it exists.
     tls: OnceLock<Arc<ServerTls>>,
     advertise: String,
     lifetime: Duration,
@@ -52,7 +52,7 @@ pub(crate) struct Authority {
 }
 
 impl Authority {
-    /// Opens the fleet's CA; makes it where there is none.
+    /// Opens the fleet's CA, and creates it if the store has none.
     pub(crate) async fn open(
         store: Arc<dyn Store>,
         config: &HubConfig,
@@ -80,7 +80,7 @@ impl Authority {
         })
     }
 
-    /// The key under which this fleet's hubs prove their terms.
+    /// Returns the key with which the hubs of this fleet prove their terms.
     pub(crate) fn term_key(&self) -> TermKey {
         self.cas().current.term_key()
     }
@@ -89,40 +89,40 @@ impl Authority {
         self.store.as_ref()
     }
 
-    /// How many had not followed another CA when that was last asked.
+    /// Returns the last count of clusters, logins and join tokens that still need the old CA.
     pub(crate) fn waiting(&self) -> &AtomicUsize {
         &self.waiting
     }
 
-    /// Where removals are kept that no backup undoes.
+    /// Returns the list of removals that a restored backup does not undo.
     pub(crate) fn removed(&self) -> &Removals {
         &self.removed
     }
 
-    /// Uses these from now on, for everything.
+    /// Uses these CAs for everything from now on.
     pub(crate) fn use_cas(&self, cas: Cas) {
         self.cas.send_replace(Arc::new(cas));
         self.update_tls();
     }
 
-    /// The fleet's CAs.
+    /// Returns the fleet's CAs.
     pub(crate) fn cas(&self) -> Arc<Cas> {
         self.cas.borrow().clone()
     }
 
-    /// The fleet's CAs now, and whenever they change.
+    /// Returns a watch of the fleet's CAs.
     pub(crate) fn watch_cas(&self) -> watch::Receiver<Arc<Cas>> {
         self.cas.subscribe()
     }
 
-    /// TLS for the hub's listener, renewed in time until told to stop.
+    /// Returns the TLS configuration of the hub's listener. [`Self::renew_hub`] keeps its certificate fresh.
     pub(crate) fn server_tls(&self) -> Result<Arc<ServerTls>, AuthorityError> {
         let trust = &self.cas().trust;
         let tls = ServerTls::new(trust, &self.hub_credentials()?, self.grace)?;
         Ok(Arc::clone(self.tls.get_or_init(|| Arc::new(tls))))
     }
 
-    /// Shows a certificate that is made now, and trusts the CAs of now.
+    /// Gives the listener a new certificate and the current CAs.
     fn update_tls(&self) {
         let Some(tls) = self.tls.get() else { return };
         let updated = self.hub_credentials().and_then(|credentials| {
@@ -141,13 +141,13 @@ impl Authority {
             .map_or(self.advertise.as_str(), |(host, _)| host);
         let names =
             ["localhost", "127.0.0.1", host].map(|name| name.trim_matches(['[', ']']).to_owned());
-        // Whoever has not followed yet trusts the older one alone.
+        // Clients that have not received the new CA yet trust only the old one.
         let ca = &self.cas().current;
         Ok(ca.hub_credentials(&names, HUB_LIFETIME, muster_pki::clock::now())?)
     }
 
-    /// Renews the hub's own certificate in time until told to stop. The wall clock decides, which may have been
-    /// wrong when the hub started.
+    /// Renews the hub's own certificate before it expires, until `stop` fires. It is due by the wall clock, which may
+    /// have been wrong when the hub started.
     pub(crate) async fn renew_hub(self: Arc<Self>, stop: CancellationToken) {
         let mut made = muster_pki::clock::now();
         loop {
@@ -163,13 +163,13 @@ impl Authority {
         }
     }
 
-    /// Where the hub is reached.
+    /// Returns the address at which agents reach the hub.
     pub(crate) fn advertised(&self) -> &str {
         &self.advertise
     }
 }
 
-/// Who is at the other end of a connection, by its certificate.
+/// The other end of a connection: its address and its certificate, if it presented one.
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
     pub(crate) address: std::net::SocketAddr,

@@ -1,4 +1,4 @@
-//! Compressed bundles by hash: in the store, and in memory while they are in demand.
+//! The fleet's compressed bundles by hash: all of them in the store, the recently used ones also in memory.
 
 use std::{
     collections::HashMap,
@@ -9,18 +9,18 @@ use bytes::Bytes;
 use muster_model::ids::ContentHash;
 use muster_store::{Store, StoreError};
 
-/// What is kept in memory, in bytes. A commit's new bundles are asked for by many agents at once.
+/// The most bytes of bundles in memory. After a commit many agents request the same new bundles at once.
 const MEMORY_BYTES: usize = 32 * 1024 * 1024;
-/// zstd's level: bundles are compressed once and sent to many.
+/// The compression level of zstd. Each bundle is compressed once and sent to many agents.
 const LEVEL: i32 = 3;
 
-/// The fleet's bundles.
+/// The fleet's compressed bundles, with a cache in memory.
 pub(crate) struct Blobs {
     store: Arc<dyn Store>,
     memory: Mutex<(HashMap<ContentHash, Bytes>, usize)>,
 }
 
-/// The key of a bundle in the store.
+/// Returns the key of a bundle in the store.
 pub(crate) fn key(hash: ContentHash) -> String {
     format!("{}{hash}", crate::store_schema::BLOB)
 }
@@ -30,7 +30,7 @@ pub(crate) fn compress(bytes: &[u8]) -> std::io::Result<Bytes> {
     zstd::encode_all(bytes, LEVEL).map(Bytes::from)
 }
 
-/// The reverse of [`compress`].
+/// Decompresses what [`compress`] returned.
 pub(crate) fn decompress(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
     zstd::decode_all(bytes)
 }
@@ -43,7 +43,7 @@ impl Blobs {
         }
     }
 
-    /// A compressed bundle, if it is still known.
+    /// Returns a compressed bundle, if the store still has it.
     pub(crate) async fn get(&self, hash: ContentHash) -> Result<Option<Bytes>, StoreError> {
         let kept = self
             .memory
@@ -66,12 +66,12 @@ impl Blobs {
         Ok(read)
     }
 
-    /// Keeps a bundle at hand.
+    /// Caches a bundle in memory.
     pub(crate) fn remember(&self, hash: ContentHash, bytes: Bytes) {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let (map, size) = &mut *memory;
         if *size + bytes.len() > MEMORY_BYTES {
-            // What is in demand comes back from the store.
+            // Bundles in use are cached again when they are next read from the store.
             map.clear();
             *size = 0;
         }

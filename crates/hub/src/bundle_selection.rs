@@ -1,4 +1,4 @@
-//! Which bundles a cluster should run: of every app the newest good one, or what it last was.
+//! Selects the bundles that each cluster should run: the newest good bundle of every app, or the last good one.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -21,10 +21,10 @@ use crate::{
     store_schema::ListedBundle,
 };
 
-/// Bundles by hash.
+/// Rendered bundles by their hash.
 pub(crate) type Bundles = HashMap<ContentHash, Arc<RenderedBundle>>;
 
-/// A bundle as it is compared and chosen.
+/// A bundle that may be chosen for a cluster.
 #[derive(Debug, Clone)]
 pub(crate) struct Candidate {
     pub(crate) listed: ListedBundle,
@@ -37,7 +37,7 @@ impl PartialEq for Candidate {
     }
 }
 
-/// A bundle in force as a candidate; the new one itself where they are the same.
+/// Returns the bundle in force as a candidate. If it equals the new one, returns the new one.
 fn in_force(known: &Bundles, listed: &ListedBundle, new: Option<&Candidate>) -> Option<Candidate> {
     if let Some(new) = new.filter(|new| new.listed == *listed) {
         return Some(new.clone());
@@ -49,15 +49,16 @@ fn in_force(known: &Bundles, listed: &ListedBundle, new: Option<&Candidate>) -> 
     })
 }
 
-/// For every cluster the bundles that it should run, the problems that this choice met, and the apps
-/// that wait somewhere because of them.
+/// The chosen bundles of every cluster, the problems found while choosing, and the apps that are blocked in some
+/// cluster because of them.
 pub(crate) struct Selection {
     pub(crate) chosen: BTreeMap<ClusterName, BTreeMap<AppName, Candidate>>,
     pub(crate) problems: Vec<Problem>,
     pub(crate) held: BTreeSet<AppName>,
 }
 
-/// Which app may take which older name's place. What still stands in the repository gives nothing up.
+/// Returns the renamed apps, each with the older name that it replaces. An older name that is still in the repository
+/// can't be replaced.
 fn renamed<'a>(facts: &Facts, outcome: &'a Outcome) -> BTreeMap<&'a AppName, &'a AppName> {
     let mut taken = HashSet::new();
     let gone = |old: &AppName| !facts.apps.contains_key(old) && !outcome.broken.contains(old);
@@ -67,7 +68,7 @@ fn renamed<'a>(facts: &Facts, outcome: &'a Outcome) -> BTreeMap<&'a AppName, &'a
         .collect()
 }
 
-/// The apps whose newest bundle was not chosen.
+/// Returns the apps whose newest bundle was not chosen.
 fn apps_at_older_bundle(
     offers: &BTreeMap<AppName, Offer<Candidate>>,
     chosen: &BTreeMap<AppName, Candidate>,
@@ -79,8 +80,8 @@ fn apps_at_older_bundle(
     offers.iter().filter_map(waits).collect()
 }
 
-/// Names a set of bundles under what is known of kinds, so that one in which no object stands twice is not
-/// looked at again.
+/// Returns a name for a set of bundles, given the known scopes of kinds. Under that name a set is remembered in which
+/// no object occurs twice, so that it is not checked again.
 fn verified_as(listed: &[ListedBundle], scopes: &Scopes) -> ContentHash {
     let mut content = content_of(EPOCH.0, &PruneOrders::default(), listed)
         .0
@@ -92,8 +93,8 @@ fn verified_as(listed: &[ListedBundle], scopes: &Scopes) -> ContentHash {
     ContentHash::of(&content)
 }
 
-/// Chooses for every cluster. `known` are the bundles in force, `verified` the sets in which no object
-/// stands twice, `seen` the kinds outside namespaces that each cluster's agent has told of.
+/// Selects the bundles of every cluster. `known` holds the bundles in force, `verified` the sets in which no object
+/// occurs twice. `seen` returns the cluster-scoped kinds that a cluster's agent has reported.
 pub(crate) fn select_bundles(
     facts: &Facts,
     outcome: &Outcome,
@@ -140,7 +141,7 @@ pub(crate) fn select_bundles(
                 listed,
                 rendered: Arc::clone(rendered),
             };
-            // What ran under the older name is what the app last was.
+            // The app's last bundle may have run under its older name.
             let older = || last.get(renamed.get(app)?);
             let last = last.get(app).or_else(older);
             let last = last.and_then(|last| in_force(known, last, Some(&new)));
@@ -159,7 +160,7 @@ pub(crate) fn select_bundles(
                 .entry(AppName::clone(app))
                 .or_insert(Offer { new: None, last });
         }
-        // Two apps that become one: unless the one takes over now, the other stays too.
+        // Two apps may become one: the old one stays until the merged one is chosen.
         let mut merged: Vec<(&AppName, &AppName, Option<Candidate>)> = renamed
             .iter()
             .filter(|(new, _)| last.contains_key(*new))
@@ -191,7 +192,7 @@ pub(crate) fn select_bundles(
         });
         let mut waits = apps_at_older_bundle(&offers, &composed.chosen);
         if !merged.is_empty() {
-            // What waits goes on waiting, and claims nothing meanwhile.
+            // Apps at an older bundle stay there, and their new bundles claim no objects meanwhile.
             for name in &waits {
                 if let Some(offer) = offers.get_mut(name) {
                     offer.new = None;

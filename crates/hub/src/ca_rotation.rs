@@ -1,9 +1,9 @@
-//! Another CA takes the place of the fleet's: first everybody learns to trust both, then what the new one signs is
-//! used everywhere, then the old one is good for nothing. Each step is one write, under this hub's lead; a hub that
-//! is killed goes on from there.
+//! Rotation of the fleet's CA. First everybody learns to trust both CAs and gets a certificate of the new one; then the
+//! old one is dropped. Each step is one write that requires this hub's lead, so a hub that is killed continues from the
+//! last step.
 //!
-//! Who has followed is told by a version of the CAs that only grows, and not by clocks: what is granted is written
-//! down with the version of its time, and counts once its certificate is shown.
+//! The version of the CAs, a number that only grows, shows who has moved to the new CA; clocks play no part. Each
+//! certificate is recorded with the version at which it was granted, and counts once it is presented.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -24,38 +24,38 @@ use crate::{
     store_schema::{self, LoginRecord, RecordError, audited, now, seconds},
 };
 
-/// How often it is looked whether everybody has followed.
+/// The interval at which the hub checks whether anybody still needs the old CA.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// So long before the end of the CA people are told.
+/// The time before the expiry of the CA from which the status warns of it.
 const TOLD_BEFORE: Duration = Duration::from_secs(180 * 24 * 60 * 60);
-/// Whoever has not followed after this many seconds is told of: an agent's certificate has been renewed by then,
-/// however it is asked.
+/// The age of a rotation, in seconds, from which the status shows how many still need the old CA. Every connected
+/// agent has renewed its certificate by then, even if it ignored the request to do so.
 const WAITED: u64 = 24 * 60 * 60;
 
-/// Of the CAs, what is no key.
+/// The state of the CAs apart from their keys.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct State {
-    /// How often they have changed.
+    /// The number of changes to the CAs.
     version: u64,
-    /// When the last change was, in seconds since 1970.
+    /// The time of the last change, in seconds since 1970.
     since: u64,
 }
 
-/// The CAs of the fleet.
+/// The fleet's CAs.
 pub(crate) struct Cas {
-    /// The one that everybody trusts.
+    /// The CA that everybody trusts.
     pub(crate) current: Ca,
-    /// The one that takes its place.
+    /// The CA that replaces it, during a rotation.
     pub(crate) next: Option<Ca>,
-    /// All of them.
+    /// The certificates of all of them.
     pub(crate) trust: TrustBundle,
-    /// Their names.
+    /// The names of all of them.
     names: Vec<String>,
     state: State,
 }
 
 impl Cas {
-    /// As the store has them.
+    /// Loads the CAs from the store; `None` if it has none.
     pub(crate) async fn load(store: &dyn Store) -> Result<Option<Self>, AuthorityError> {
         let read = async |key| -> Result<Option<Ca>, AuthorityError> {
             let kept = store.get(key).await.map_err(RecordError::from)?;
@@ -84,33 +84,33 @@ impl Cas {
         })
     }
 
-    /// The one that signs for agents and people.
+    /// Returns the CA that signs certificates for agents and people.
     pub(crate) fn signer(&self) -> &Ca {
         self.next.as_ref().unwrap_or(&self.current)
     }
 
-    /// How often the CAs have changed.
+    /// Returns the number of changes to the CAs.
     pub(crate) fn version(&self) -> u64 {
         self.state.version
     }
 
-    /// When they last did, in seconds since 1970.
+    /// Returns the time of the last change, in seconds since 1970.
     pub(crate) fn since(&self) -> u64 {
         self.state.since
     }
 
-    /// Whether a certificate is one of theirs: a connection may be older than the end of its CA.
+    /// Returns true if one of these CAs signed the certificate. A connection may be older than the end of its CA.
     pub(crate) fn have_signed(&self, certified: &Certified) -> bool {
         self.names.contains(&certified.issuer)
     }
 }
 
-/// Who still needs the CA that goes.
+/// The clusters, logins and join tokens that still need the old CA.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Behind {
     pub(crate) clusters: Vec<String>,
     pub(crate) logins: Vec<String>,
-    /// Clusters with a join token of before, which trusts nothing else.
+    /// The clusters with an unused join token that trusts only the old CA.
     pub(crate) join_tokens: Vec<String>,
 }
 
@@ -120,16 +120,16 @@ impl Behind {
     }
 }
 
-/// What a login that follows gets.
+/// The answer to a login that moves to the new CA.
 pub(crate) struct Followed {
-    /// A new certificate; `None` where the one that was shown is of today's CA.
+    /// The new certificate; `None` if the presented one is already signed by the new CA.
     pub(crate) certificate: Option<String>,
     /// The CAs to trust.
     pub(crate) trust: String,
 }
 
 impl Authority {
-    /// Begins to replace the CA; nothing where that has begun.
+    /// Begins to replace the CA. Does nothing if that has already begun.
     pub(crate) async fn rotate(
         &self,
         leadership: &Leadership,
@@ -145,7 +145,7 @@ impl Authority {
         if next.not_after() < before.current.not_after() {
             return Err(AuthorityError::Clock);
         }
-        let what = format!("the fleet's CA begins to be replaced{}", because(reason));
+        let what = format!("the replacement of the fleet's CA began{}", because(reason));
         let txn = Txn::new()
             .when(store_schema::TERM, Expected::Revision(lead.revision))
             .when(store_schema::CA_NEXT, Expected::Absent)
@@ -154,8 +154,8 @@ impl Authority {
         self.take_effect(audited(txn, who, what)).await
     }
 
-    /// Ends trusting the old CA, though somebody may still need it. Nothing where none is being replaced; the
-    /// term is proven anew then, since its key comes from the CA's.
+    /// Drops the old CA, even if somebody still needs it, and takes a new term, since the key that proves terms comes
+    /// from the CA's key. Does nothing if no CA is being replaced.
     pub(crate) async fn finish_rotation(
         &self,
         leadership: &Leadership,
@@ -175,13 +175,13 @@ impl Authority {
         if kept.value != pem.as_bytes() {
             return self.reload().await;
         }
-        let what = format!("the fleet's CA is replaced{}", because(reason));
+        let what = format!("the fleet's CA was replaced{}", because(reason));
         let mut txn = Txn::new()
             .when(store_schema::TERM, Expected::Revision(lead.revision))
             .when(store_schema::CA_NEXT, Expected::Revision(kept.revision))
             .put(store_schema::CA, pem)
             .delete(store_schema::CA_NEXT);
-        // What trusts the old one alone is good for nothing, and is not shown as if it were.
+        // Logins and join tokens that trust only the old CA no longer work, so they must not be listed.
         for (serial, record) in self.logins().await? {
             if record.trust < before.version() {
                 txn = txn.delete(format!("{}{serial}", store_schema::LOGIN));
@@ -195,13 +195,13 @@ impl Authority {
         let txn = self.changed(txn, &before);
         self.take_effect(audited(txn, who, what)).await?;
         if let Err(error) = leadership.prove_by(self.term_key()).await {
-            // The next start takes a term of its own in any case.
-            tracing::error!(error = %Chain(&error), "the term can't be taken under the new CA");
+            // Not fatal: the next start takes a new term in any case.
+            tracing::error!(error = %Chain(&error), "no new term can be taken with the key of the new CA");
         }
         Ok(())
     }
 
-    /// The transaction in which the CAs have changed once more.
+    /// Raises the version of the CAs in the transaction.
     fn changed(&self, txn: Txn, before: &Cas) -> Txn {
         let state = State {
             version: before.version() + 1,
@@ -210,7 +210,8 @@ impl Authority {
         txn.put(store_schema::CA_STATE, store_schema::encode(&state))
     }
 
-    /// Writes a step and goes by it. One that was written by a call that nobody waited for is gone by, too.
+    /// Writes a step, and then uses the CAs that the store has. This also picks up a step that an aborted call has
+    /// written.
     async fn take_effect(&self, txn: Txn) -> Result<(), AuthorityError> {
         let written = self.store().commit(txn).await;
         self.reload().await?;
@@ -221,7 +222,7 @@ impl Authority {
         }
     }
 
-    /// Goes by the CAs that the store has.
+    /// Reads the CAs from the store and uses them.
     async fn reload(&self) -> Result<(), AuthorityError> {
         if let Some(cas) = Cas::load(self.store()).await? {
             self.use_cas(cas);
@@ -229,7 +230,7 @@ impl Authority {
         Ok(())
     }
 
-    /// Who still needs the CA that is being replaced; nobody where none is.
+    /// Returns everybody who still needs the CA that is being replaced. The result is empty if none is being replaced.
     pub(crate) async fn behind(&self) -> Result<Behind, AuthorityError> {
         let cas = self.cas();
         let mut behind = Behind::default();
@@ -243,7 +244,7 @@ impl Authority {
             }
         }
         let logins = self.logins().await?;
-        // The hub makes the one of its machine anew; the one before has followed with that.
+        // The hub renews the login of its machine itself, and the previous one is not needed after that.
         let is_new = |record: &LoginRecord| record.local && record.trust >= version;
         let local_is_new = logins.iter().any(|(_, record)| is_new(record));
         for (_, record) in logins {
@@ -265,14 +266,14 @@ impl Authority {
         Ok(behind)
     }
 
-    /// Whether a login does not know the CAs as they are now.
+    /// Returns true if a login does not know the current CAs.
     pub(crate) async fn login_is_behind(&self, serial: &str) -> Result<bool, AuthorityError> {
         let (record, _) = self.good_login(serial).await?;
         Ok(!record.local && record.trust < self.cas().version())
     }
 
-    /// Lets a login follow the CAs: with a new certificate, for as long as the old one would have worked, where that
-    /// is another CA's than today's. `None` where there is nothing to follow.
+    /// Moves a login to the current CAs. If its certificate is not signed by the newest CA, it gets a new certificate
+    /// with the rest of the old one's lifetime. Returns `None` if the login is up to date.
     pub(crate) async fn follow(
         &self,
         certified: &Certified,
@@ -281,7 +282,7 @@ impl Authority {
     ) -> Result<Option<Followed>, AuthorityError> {
         loop {
             match self.try_to_follow(certified, name, csr).await {
-                // Another copy of the login follows, or it is being taken back.
+                // Another copy of the login moved, or the login was removed: try again.
                 Err(AuthorityError::Commit(CommitError::Conflict { .. })) => {}
                 followed => return followed,
             }
@@ -297,7 +298,7 @@ impl Authority {
         let cas = self.cas();
         let turn = self.login_turn().await?;
         let (mut record, _) = self.good_login(&certified.serial).await?;
-        // The hub itself makes the one of its machine anew.
+        // The hub renews the login of its machine itself.
         if record.local || record.trust >= cas.version() {
             return Ok(None);
         }
@@ -315,7 +316,7 @@ impl Authority {
         let left = Duration::from_secs(record.expires.saturating_sub(now()));
         let before = Some(certified.serial.clone());
         let made = self.make_login(name, csr, left, &record.by, before)?;
-        let what = format!("the login of {name} follows the fleet's CA");
+        let what = format!("the login of {name} was renewed for the new CA");
         let txn = audited(made.put(turn), &name.to_string(), what);
         self.store().commit(txn).await?;
         Ok(Some(Followed {
@@ -324,7 +325,7 @@ impl Authority {
         }))
     }
 
-    /// What people should know of the CA: that it ends soon, and that its replacement does not go on.
+    /// Returns the warnings for the status: the CA expires soon, or its rotation makes no progress.
     pub(crate) fn warnings(&self) -> Vec<Problem> {
         let cas = self.cas();
         let mut warnings = Vec::new();
@@ -333,9 +334,9 @@ impl Authority {
         if left <= TOLD_BEFORE {
             let days = left.as_secs() / 86_400;
             warnings.push(Problem::of_hub(
-                format!("the fleet's CA ends in {days} days, and nobody can connect after that"),
+                format!("the fleet's CA expires in {days} days, and nobody can connect after that"),
                 match cas.next {
-                    Some(_) => "another takes its place: `muster hub ca` shows who has not followed, and `muster hub ca rotate --finish` does not wait for them",
+                    Some(_) => "it is being replaced: `muster hub ca` shows who still needs the old one, and `muster hub ca rotate --finish` does not wait for them",
                     None => "replace it: `muster hub ca rotate`",
                 },
             ));
@@ -343,14 +344,14 @@ impl Authority {
         let waiting = self.waiting().load(Ordering::Relaxed);
         if cas.next.is_some() && waiting > 0 && now().saturating_sub(cas.since()) > WAITED {
             warnings.push(Problem::of_hub(
-                format!("the fleet's CA is being replaced, and {waiting} clusters, logins or join tokens have not followed for over a day"),
+                format!("the fleet's CA is being replaced, and after more than a day {waiting} clusters, logins or join tokens still need the old one"),
                 "`muster hub ca` shows them, and `muster hub ca rotate --finish` does not wait for them",
             ));
         }
         warnings
     }
 
-    /// Ends the replacement of a CA once nobody needs the old one, until told to stop.
+    /// Finishes each rotation once nobody needs the old CA. Runs until `stop` fires.
     pub(crate) async fn keep_rotating(
         self: Arc<Self>,
         leadership: Arc<Leadership>,
@@ -363,7 +364,7 @@ impl Authority {
             let end = i64::try_from(seconds(cas.current.not_after()));
             metrics.ca_end.set(end.unwrap_or(i64::MAX));
             if let Err(error) = self.go_on(&leadership).await {
-                tracing::error!(error = %Chain(&error), "the replacement of the CA does not go on; trying again");
+                tracing::error!(error = %Chain(&error), "the replacement of the CA failed to advance; retrying");
             }
             let waiting = i64::try_from(self.waiting().load(Ordering::Relaxed));
             metrics.ca_behind.set(waiting.unwrap_or(i64::MAX));
@@ -381,7 +382,7 @@ impl Authority {
         if self.cas().next.is_none() || waiting > 0 || leadership.now().is_none() {
             return Ok(());
         }
-        let reason = "everybody has followed";
+        let reason = "nobody needs the old one any more";
         self.finish_rotation(leadership, HUB, reason).await
     }
 }

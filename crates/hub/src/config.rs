@@ -1,4 +1,4 @@
-//! What a hub is told when it starts.
+//! The settings with which a hub starts.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -10,32 +10,32 @@ use muster_worker::{Limits, Program};
 pub struct HubConfig {
     /// The fleet repository.
     pub remote: RemoteConfig,
-    /// How often the repository is looked at without a reason; `None` for the default of its kind.
+    /// The interval at which the repository is polled; `None` for the default of its kind of remote.
     pub interval: Option<Duration>,
-    /// Where the hub keeps its state.
+    /// The directory that holds the hub's state.
     pub state_dir: PathBuf,
-    /// Where agents and people connect, with mTLS.
+    /// The address for agents and people, with mTLS.
     pub listen: SocketAddr,
-    /// Where probes and metrics are served, in plain HTTP.
+    /// The address of probes and metrics, in plain HTTP.
     pub http: SocketAddr,
-    /// Where the Git webhook is served, in plain HTTP; beside the probes where nothing is said.
+    /// The address of the Git webhook, in plain HTTP; `None` to serve it on [`Self::http`].
     pub hook: Option<SocketAddr>,
-    /// The address that agents are given in their join tokens, as HOST:PORT.
+    /// The address of the hub in join tokens, as HOST:PORT.
     pub advertise: Option<String>,
-    /// The webhook's secret; where there is none, nobody may call the webhook.
+    /// The webhook's secret; if it is `None`, the webhook refuses every call.
     pub hook_token: Option<String>,
-    /// How long an agent's certificate is valid.
+    /// The lifetime of an agent's certificate.
     pub agent_lifetime: Duration,
-    /// How long after its end an agent's certificate is still good for a new one.
+    /// The time after its expiry during which an agent's certificate can still be renewed.
     pub renewal_grace: Duration,
-    /// How the process is started that reads and renders commits.
+    /// The program that reads and renders commits.
     pub worker: Program,
-    /// What that process may use.
+    /// The limits of that program's time and memory.
     pub limits: Limits,
 }
 
 impl HubConfig {
-    /// A hub of this repository that can be reached on this machine only, at ports of the system's choice.
+    /// Returns the settings of a hub that listens on loopback only, at ports that the system chooses.
     #[must_use]
     pub fn local(remote: RemoteConfig, state_dir: PathBuf, worker: Program) -> Self {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -55,25 +55,25 @@ impl HubConfig {
         }
     }
 
-    /// The store's file.
+    /// Returns the path of the store's file.
     #[must_use]
     pub fn store_path(&self) -> PathBuf {
         self.state_dir.join(STORE_FILE)
     }
 
-    /// Where a login for people on this machine is written.
+    /// Returns the path of the login for people on this machine.
     #[must_use]
     pub fn login_path(&self) -> PathBuf {
         self.state_dir.join(LOGIN_FILE)
     }
 }
 
-/// The store's file within the state directory.
+/// The name of the store's file in the state directory.
 pub const STORE_FILE: &str = "hub.db";
-/// The login's file within the state directory.
+/// The name of the login's file in the state directory.
 pub const LOGIN_FILE: &str = "admin.yaml";
-/// How long an agent's certificate is valid where nothing else is said.
+/// The default lifetime of an agent's certificate.
 pub const AGENT_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
-/// The file within the state directory with what was removed: it is no part of a backup, so that a backup brings
-/// nothing of it back.
+/// The name of the file in the state directory that lists removed instances and logins. Backups do not contain it, so
+/// a restore does not bring any of them back.
 pub(crate) const REMOVED_FILE: &str = "removed.json";

@@ -1,5 +1,5 @@
-//! Room for connections that have shown no certificate: bounded, and never a reason to keep others waiting.
-//! Where there is no room, the address with the most gives up its oldest.
+//! Limits the connections that have not presented a certificate. A new connection never waits: if the limit is reached,
+//! the oldest connection of the address with the most connections is closed.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 /// A bounded set of connections.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    /// Of all addresses together, and of one.
+    /// The most connections of all addresses together.
     most: usize,
+    /// The most connections of one address.
     most_of_one: usize,
     state: Mutex<State>,
 }
@@ -25,17 +26,18 @@ struct State {
     by_address: HashMap<IpAddr, VecDeque<u64>>,
 }
 
-/// A connection's place, until it is dropped.
+/// The place of a connection in a [`Pool`]. Dropping it frees the place.
 #[derive(Debug)]
 pub(crate) struct Place {
     pool: Arc<Pool>,
     id: u64,
     address: IpAddr,
-    /// Fires when another one needs the place.
+    /// Fires when another connection needs the place.
     pub(crate) evicted: CancellationToken,
 }
 
-/// What counts as one address: somebody with IPv6 has a whole network.
+/// Returns the part of an address that counts as one address. For IPv6 it is the /64 network, since one caller usually
+/// has all of it.
 fn neighbourhood(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -71,7 +73,7 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a connection from this address, at once.
+    /// Returns a place for a connection from this address, without waiting.
     pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Place {
         let address = neighbourhood(address);
         let mut state = self.state();
@@ -137,7 +139,7 @@ mod tests {
             8
         );
         assert!(!flood[99].evicted.is_cancelled());
-        // Many addresses of one network are one.
+        // Many addresses of one IPv6 network count as one.
         let network: Vec<Place> = (0..100)
             .map(|n| pool.enter(address(&format!("2001:db8:0:1::{n:x}"))))
             .collect();

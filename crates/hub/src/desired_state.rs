@@ -1,4 +1,4 @@
-//! What every cluster should run, as sessions read it and the store keeps it.
+//! The desired state of every cluster, as the store holds it and as the agents' sessions read it.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,36 +17,36 @@ use crate::{
     unconfirmed::{NOTHING, Unconfirmed},
 };
 
-/// The fleet's epoch until roles can move.
+/// The fleet's epoch, which is constant until roles can move between clusters.
 pub(crate) const EPOCH: Epoch = Epoch(1);
 
-/// What one cluster should run.
+/// The desired state of one cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DesiredState {
     pub(crate) number: Numbered,
-    /// The first of the generations up to this one that differ from it by approvals alone.
+    /// The first generation that differs from this one only in its approvals, as do all generations between them.
     pub(crate) since: Generation,
     pub(crate) commit: String,
     pub(crate) epoch: u64,
     pub(crate) prune: PruneOrders,
-    /// Clusters with equal content share it.
+    /// The bundles to run. Clusters with equal content share the list.
     pub(crate) bundles: Arc<[ListedBundle]>,
 }
 
-/// The whole fleet at one commit.
+/// The desired state of the whole fleet at one commit.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FleetState {
-    /// Whether this process has worked on a commit that was good as a whole. Before that it delivers nothing: what
-    /// the store has may be older than what the clusters run.
+    /// True once this process has brought a commit into force. Before that it delivers nothing, because the store may
+    /// be older than what the clusters run.
     pub(crate) current: bool,
-    /// Why the newest commit is not in force, for as long as that is the hub's own fault and not the commit's.
+    /// The reason why the newest commit is not in force, if the hub itself failed and not the commit.
     pub(crate) failed: Option<String>,
     pub(crate) unconfirmed: Arc<Unconfirmed>,
     pub(crate) in_force: Arc<InForce>,
     pub(crate) desired: BTreeMap<ClusterName, Arc<DesiredState>>,
 }
 
-/// The hash of what a generation says.
+/// Returns the hash of a generation's content.
 pub(crate) fn content_of(epoch: u64, prune: &PruneOrders, bundles: &[ListedBundle]) -> ContentHash {
     let entries = bundles
         .iter()
@@ -65,8 +65,8 @@ impl DesiredState {
         }
     }
 
-    /// The same under a number that an agent can take which has this in force. The store that this came
-    /// from is older than the agent, so its approvals are void, and nothing may be deleted unasked.
+    /// Returns the same bundles under a number that an agent accepts which has `in_force`. The store is older than that
+    /// agent, so the approvals are void, and every deletion needs a new approval.
     pub(crate) fn renumbered(&self, in_force: Option<Numbered>) -> Self {
         let prune = PruneOrders {
             budget: NOTHING,
@@ -89,7 +89,7 @@ impl DesiredState {
     }
 }
 
-/// The fleet as the store has it: what is in force until the repository has been read.
+/// Loads the fleet's state from the store. It is in force until the repository has been read.
 pub(crate) async fn load(store: &dyn Store) -> Result<FleetState, RecordError> {
     let in_force = match store_schema::read::<InForce>(store, store_schema::IN_FORCE).await? {
         Some((record, _)) => Arc::new(record),
@@ -108,9 +108,9 @@ pub(crate) async fn load(store: &dyn Store) -> Result<FleetState, RecordError> {
                 let key = store_schema::content_key(record.content);
                 let Some((list, _)) = store_schema::read::<Vec<ListedBundle>>(store, &key).await?
                 else {
-                    // A cluster that left the fleet: its content was swept away. If it comes back,
-                    // its number comes from its agent.
-                    tracing::debug!(%cluster, "the content of this cluster is no longer kept");
+                    // The cluster left the fleet, and its content was deleted. If it comes back, its number
+                    // continues from this record.
+                    tracing::debug!(%cluster, "the content of this cluster is no longer stored");
                     continue;
                 };
                 let bundles: Arc<[ListedBundle]> = list.into();
@@ -177,7 +177,7 @@ mod tests {
         };
         let expected = desired(8, prune(NOTHING, &[]));
         assert_eq!(held.renumbered(Some(elsewhere)), expected);
-        // The agent may have that very content already.
+        // The agent may already have exactly that content.
         let same = Numbered {
             generation: Generation(7),
             content: expected.number.content,

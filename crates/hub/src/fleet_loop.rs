@@ -1,5 +1,5 @@
-//! From a snapshot to what every cluster should run. One loop, woken by a new snapshot, that does the
-//! whole of it each time: load, place, render, compose, number, write.
+//! The fleet loop turns each snapshot of the repository into one generation per cluster. A new snapshot wakes it, and
+//! it does everything each time: load, place, render, compose, number, write.
 
 mod bring_in;
 mod numbering;
@@ -31,41 +31,41 @@ use crate::{
     store_schema::{self, RecordError},
 };
 
-/// What the loop publishes.
+/// The channel on which the loop publishes the fleet's state.
 pub(crate) type Published = watch::Sender<Arc<FleetState>>;
 
-/// Why a commit did not come into force.
+/// The reason why the hub could not bring a commit into force.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FleetError {
-    /// The records fail.
-    #[error("the hub's records fail")]
+    /// A record of the store can't be read.
+    #[error("the hub's records can't be read")]
     Record(#[from] RecordError),
-    /// The write fails.
+    /// The write to the store failed.
     #[error("the generations can't be written")]
     Commit(#[from] CommitError),
     /// A bundle can't be compressed or read back.
     #[error("a bundle can't be compressed or read back")]
     Blob(#[source] std::io::Error),
-    /// A bundle that a cluster runs is lost. To go on without it would delete its objects.
+    /// A bundle that a cluster runs is missing. Continuing without it would delete its objects.
     #[error("the bundle {hash} of app `{app}`, which is in force, is not in the store; restore a backup", hash = hash.short())]
     Lost {
-        /// Whose.
+        /// The application whose bundle is missing.
         app: AppName,
-        /// Which.
+        /// The hash of the missing bundle.
         hash: ContentHash,
     },
-    /// Another term leads, and nothing was written.
-    #[error("this hub's term has ended")]
+    /// Another hub leads, and nothing was written.
+    #[error("this hub no longer leads")]
     NotLeading,
-    /// Nothing reads and renders.
+    /// The worker that reads and renders the commit failed.
     #[error("the commit can't be read and rendered")]
     Work(#[from] WorkError),
-    /// Compressing panicked.
-    #[error("compressing ended badly")]
+    /// The task that compresses bundles panicked.
+    #[error("the compression of bundles failed")]
     Task(#[from] tokio::task::JoinError),
 }
 
-/// The loop.
+/// Watches snapshots and turns each into one generation per cluster.
 pub(crate) struct FleetLoop {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) blobs: Arc<Blobs>,
@@ -77,32 +77,33 @@ pub(crate) struct FleetLoop {
     pub(crate) worker: Worker,
 }
 
-/// How long a newer commit waits for one that is being worked on. What was rendered of that is not lost.
+/// The time for which a newer commit waits for the one in progress before it interrupts that. Finished renderings of
+/// the interrupted commit are not lost.
 const SUPERSEDE_AFTER: Duration = Duration::from_secs(5);
 
-/// What could not be written is tried again after this, and then after up to that.
+/// The first and the longest pause before a failed commit is retried.
 const RETRY_DELAYS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 impl FleetLoop {
-    /// Runs until told to stop.
+    /// Runs until `stop` fires.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut render_cache = RenderCache::default();
         let mut done: Option<ObjectId> = None;
-        // What was rendered and could not be written.
+        // The last commit that was rendered but could not be written.
         let mut unwritten: Option<(ObjectId, Outcome)> = None;
         let mut again_after = Backoff::new(RETRY_DELAYS.0, RETRY_DELAYS.1);
         let mut interrupted = false;
         let mut lead = self.leadership.watch();
         let mut approvals = self.store.watch(store_schema::APPROVAL);
         let mut unconfirmed = self.store.watch(store_schema::SUSPECT);
-        // All of them: the first turn looks at them anyway.
+        // Drop the initial notifications: the first iteration reads all approvals and marks anyway.
         let _ = approvals.changes().await;
         let _ = unconfirmed.changes().await;
         loop {
             let snapshot = {
                 let view = self.views.borrow_and_update();
-                // What an earlier process fetched may be what ended it, or older than what came into force
-                // after that.
+                // Wait for this process's own fetch: the commit that an earlier process fetched may have crashed it, or
+                // may be older than the commit in force.
                 view.snapshot.clone().filter(|_| view.state.asked)
             };
             let leads = lead.borrow_and_update().is_some();
@@ -129,7 +130,7 @@ impl FleetLoop {
                         }
                         brought
                     }
-                    // The newer one is next.
+                    // A newer commit interrupted it, and is next.
                     Ok(None) => continue,
                     Err(error) => Err(error),
                 };
@@ -139,13 +140,14 @@ impl FleetLoop {
                         again_after.reset();
                         let took = started.elapsed();
                         self.metrics.commit_seconds.observe(took.as_secs_f64());
-                        tracing::info!(commit = %commit.short(), ?took, "commit is worked through");
+                        tracing::info!(commit = %commit.short(), ?took, "commit processed");
                     }
                     Err(error) => {
-                        // Also where the repository goes back to the commit before.
+                        // Nothing counts as done, so that the commit before is processed again if the repository goes
+                        // back to it.
                         done = None;
                         let (why, pause) = (Chain(&error).to_string(), again_after.next_delay());
-                        tracing::error!(commit = %commit.short(), error = why, ?pause, "the commit could not be worked through; trying again");
+                        tracing::error!(commit = %commit.short(), error = why, ?pause, "the commit could not be processed; retrying");
                         self.published.send_modify(|state| {
                             let mut changed = FleetState::clone(state);
                             changed.failed = Some(format!(
@@ -174,7 +176,7 @@ impl FleetLoop {
                 }
                 changed = self.views.changed() => if changed.is_err() { return },
                 changed = lead.changed() => if changed.is_err() { return },
-                // The same commit under other orders.
+                // An approval or a confirmation changes the generations of the same commit.
                 changed = approvals.changes() => match changed {
                     Some(_) => done = None,
                     None => return,
@@ -188,8 +190,8 @@ impl FleetLoop {
         }
     }
 
-    /// Reads and renders a snapshot; nothing where a newer one came meanwhile. After that one is worked on to its
-    /// end: commits that come faster than they can be worked on must not keep everything back.
+    /// Reads and renders a snapshot. Returns `None` if a newer one interrupted it. A snapshot that is read after an
+    /// interruption is not interrupted, so that frequent commits can't keep every commit from coming into force.
     async fn work(
         &mut self,
         snapshot: &Snapshot,

@@ -1,4 +1,4 @@
-//! The fleet's state as metrics, from the same status that people see; worked out at each scrape.
+//! Metrics of the fleet's state. They are computed at each scrape, from the same status that people see.
 
 use std::{fmt, sync::Arc};
 
@@ -11,7 +11,7 @@ use prometheus_client::{
 
 use crate::fleet_view::FleetView;
 
-/// Where a cluster stands.
+/// The labels of a cluster's state.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Stands {
     cluster: String,
@@ -34,7 +34,7 @@ impl From<&v1::ClusterStatus> for Of {
     }
 }
 
-/// What is counted of an app in a cluster.
+/// Counts objects of an application in a cluster.
 type Count = fn(&v1::ClusterApp) -> u64;
 
 /// Computes the status of the fleet at each scrape.
@@ -55,7 +55,7 @@ impl Collector for Scrape {
 fn encode(status: &v1::Status, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let mut family = encoder.encode_descriptor(
         "cluster_state",
-        "1 for the state that a cluster is in",
+        "1 for the current state of the cluster",
         None,
         MetricType::Gauge,
     )?;
@@ -73,7 +73,7 @@ fn encode(status: &v1::Status, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
     }
     let mut family = encoder.encode_descriptor(
         "cluster_last_seen_timestamp_seconds",
-        "When a cluster's agent was last heard",
+        "Last contact with the cluster's agent, in seconds since 1970",
         None,
         MetricType::Gauge,
     )?;
@@ -83,17 +83,17 @@ fn encode(status: &v1::Status, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
     let counted: [(&str, &str, Count); 3] = [
         (
             "cluster_leaving_objects",
-            "Objects that left the fleet repository and are not gone yet",
+            "Objects that are no longer in Git and wait to be deleted",
             |app| u64::from(app.leaving),
         ),
         (
             "cluster_stuck_objects",
-            "Objects that left the fleet repository and can't be deleted",
+            "Objects that are no longer in Git and whose deletion does not finish",
             |app| u64::from(app.stuck),
         ),
         (
             "cluster_held_objects",
-            "Objects that wait for a person's approval to be deleted or recreated",
+            "Objects whose deletion or recreation is pending approval",
             |app| app.holds.iter().map(|hold| u64::from(hold.count)).sum(),
         ),
     ];
@@ -115,7 +115,7 @@ fn encode(status: &v1::Status, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
     let single = [
         (
             "problems",
-            "Mistakes in the fleet repository",
+            "Problems of the fleet repository, without hints",
             of_scope(&["fleet", "app"]),
         ),
         (
@@ -130,12 +130,12 @@ fn encode(status: &v1::Status, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
         ),
         (
             "repository_read_timestamp_seconds",
-            "When the fleet repository was last looked at",
+            "Last attempt to read the fleet repository, in seconds since 1970",
             repo.last_read,
         ),
         (
             "commit_timestamp_seconds",
-            "When the commit in force was made",
+            "Commit time of the commit in force, in seconds since 1970",
             repo.committed_at,
         ),
         (

@@ -1,4 +1,4 @@
-//! The fleet as people, scripts, metrics and the dashboard see it.
+//! The fleet's status for people, scripts, metrics and the dashboard.
 
 mod status;
 
@@ -14,7 +14,7 @@ use crate::{
     store_schema::timestamp,
 };
 
-/// Everything that a status is made from.
+/// The sources of the fleet's status.
 pub(crate) struct FleetView {
     pub(crate) authority: Arc<Authority>,
     pub(crate) leadership: Arc<Leadership>,
@@ -24,7 +24,7 @@ pub(crate) struct FleetView {
 }
 
 impl FleetView {
-    /// Returns the current status of the fleet, or of the clusters and apps that are asked for.
+    /// Returns the current status of the fleet, or of the requested clusters and apps.
     pub(crate) fn status(&self, request: &v1::StatusRequest) -> v1::Status {
         let state = self.published.borrow().clone();
         let view = self.repository.borrow().state.clone();
@@ -58,13 +58,13 @@ impl FleetView {
         if !state.current && blocked {
             first.push(Problem::of_hub(
                 "this hub has read no good commit since it was started, and delivers nothing until it has",
-                "clusters go on with what they run",
+                "clusters continue to run what they have",
             ));
         }
         let failed = state.failed.iter();
-        first.extend(
-            failed.map(|why| Problem::of_hub(why, "the hub tries again; what is in force stays so")),
-        );
+        first.extend(failed.map(|why| {
+            Problem::of_hub(why, "the hub retries; the last good commit stays in force")
+        }));
         first.extend(self.authority.warnings());
         if self.leadership.now().is_none() {
             let problem = Problem::of_hub(

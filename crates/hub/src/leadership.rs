@@ -1,5 +1,5 @@
-//! This hub's term: taken at the start, raised where an agent has seen a newer one, given up where
-//! another hub leads with a copy of this store.
+//! This hub's term. The hub takes a term at its start, raises it when an agent has seen a newer one, and gives it up
+//! when another hub leads with a copy of this store.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -10,23 +10,23 @@ use tokio::sync::{Mutex, MutexGuard, watch};
 
 use crate::store_schema::{self, Lead, RecordError};
 
-/// The term as every loop sees it; `None` once this hub has stepped down.
+/// The current lead, which every loop reads; `None` once this hub has stepped down.
 pub(crate) struct Leadership {
     store: Arc<dyn Store>,
     key: RwLock<TermKey>,
     lead: watch::Sender<Option<Lead>>,
-    /// Held while the lead is taken: many agents may ask for it at once.
+    /// Locked while the lead is taken, since many agents may require that at once.
     taking: Mutex<()>,
     numbering: Mutex<()>,
 }
 
-/// Why the lead can't be had.
+/// The reason why the hub can't take the lead.
 #[derive(Debug, thiserror::Error)]
 pub enum LeadError {
-    /// The records fail.
+    /// The term can't be read.
     #[error("the hub's term can't be read")]
     Record(#[from] RecordError),
-    /// The write fails.
+    /// The term can't be written.
     #[error("the hub's term can't be written")]
     Commit(#[from] CommitError),
 }
@@ -65,23 +65,23 @@ impl Leadership {
         })
     }
 
-    /// The lead now, and whenever it changes.
+    /// Returns a watch of the lead.
     pub(crate) fn watch(&self) -> watch::Receiver<Option<Lead>> {
         self.lead.subscribe()
     }
 
-    /// The lead now.
+    /// Returns the current lead; `None` once this hub has stepped down.
     pub(crate) fn now(&self) -> Option<Lead> {
         *self.lead.borrow()
     }
 
-    /// The right to number generations, which one has at a time, from reading what is in force to publishing what
-    /// comes after it: what another has written meanwhile would be lost.
+    /// Locks the numbering of generations. Hold the lock from reading the state in force to publishing its successor;
+    /// otherwise a concurrent change would be lost.
     pub(crate) async fn numbering(&self) -> MutexGuard<'_, ()> {
         self.numbering.lock().await
     }
 
-    /// Whether a hub of this fleet gave an agent the term that it names.
+    /// Returns true if a hub of this fleet issued the term that an agent names.
     pub(crate) fn is_proven(&self, known: &Known) -> bool {
         let Term {
             number,
@@ -92,7 +92,8 @@ impl Leadership {
         key.holds(number, nonce, &known.incarnation, &proof.0)
     }
 
-    /// Proves by another key from now on. The lead is taken anew, so that every older term, and its proof, is past.
+    /// Proves terms with another key from now on. Takes a new term, so that every older term and its proof are
+    /// outdated.
     pub(crate) async fn prove_by(&self, key: TermKey) -> Result<(), LeadError> {
         let _taking = self.taking.lock().await;
         let Some(lead) = self.now() else {
@@ -123,7 +124,7 @@ impl Leadership {
         Ok(())
     }
 
-    /// A write under this lead was refused: gives it up, unless it is just being taken anew.
+    /// Gives up the lead after a write under it was refused, unless the hub has taken a newer one since.
     pub(crate) async fn lost(&self, lead: Lead) {
         let _taking = self.taking.lock().await;
         if self.now() == Some(lead) {
@@ -131,7 +132,7 @@ impl Leadership {
         }
     }
 
-    /// Gives up the lead until this hub is started again.
+    /// Gives up the lead until this hub is restarted.
     pub(crate) fn step_down(&self) {
         if self.lead.send_replace(None).is_some() {
             tracing::error!(

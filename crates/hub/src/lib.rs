@@ -1,5 +1,5 @@
-//! The hub: one repository in, every cluster's generation out. This file is the composition root; each
-//! loop has a module of its own.
+//! The hub reads one fleet repository and delivers a generation to each cluster. This file is the composition root;
+//! each loop has its own module.
 
 mod approvals;
 mod authority;
@@ -57,21 +57,23 @@ pub use leadership::LeadError;
 pub use maintenance::maintain;
 pub use store_schema::RecordError;
 
-/// Where is written down what is being worked on.
+/// The file in the state directory in which the worker notes the commit that is in progress.
 const WORKING_FILE: &str = "working.json";
-/// How long a login for people on the hub's own machine works. It is made anew at every start, and when half of
-/// this is over.
+/// The lifetime of the login for people on the hub's own machine. The hub replaces it at every start, and when half
+/// of this time has passed.
 const LOCAL_LOGIN: Duration = Duration::from_secs(24 * 60 * 60);
-/// How often it is looked whether that is so: by the wall clock, since a machine may sleep, or learn the time late.
+/// The interval at which the hub checks whether that login is due. The check uses the wall clock, since a machine may
+/// sleep or may set its clock late.
 const LOGIN_LOOK: Duration = Duration::from_secs(15);
-/// Time for streams and writes to end in good order.
+/// The time that streams and writes have to finish when the hub stops.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
-/// What HTTP/2 keeps for each agent's connection, in bytes; bundles come in pieces anyway.
+/// The HTTP/2 window of an agent's connection, in bytes. It can be small, since bundles are sent in pieces.
 const WINDOW: u32 = 256 * 1024;
-/// Bytes of a message, and of what HTTP/2 keeps, where a caller has no certificate or nothing large to say.
+/// The largest message and HTTP/2 window, in bytes, for callers without a certificate and for services whose requests
+/// are small.
 const SMALL: u32 = 64 * 1024;
 
-/// Why a hub can't start or go on.
+/// The reason why a hub can't start or continue.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
     /// The store can't be opened.
@@ -80,45 +82,46 @@ pub enum HubError {
     /// The repository's mirror can't be opened.
     #[error("the mirror of the fleet repository can't be opened")]
     Git(#[source] Box<muster_git::Error>),
-    /// The records can't be read.
+    /// A record in the store can't be read.
     #[error("the hub's records can't be read")]
     Record(#[from] RecordError),
-    /// The CA or a certificate can't be made.
+    /// The CA can't be used, or a certificate can't be created.
     #[error("the fleet's CA can't be used")]
     Authority(#[from] AuthorityError),
-    /// The lead can't be taken.
-    #[error("the lead can't be taken")]
+    /// The hub can't become the leader.
+    #[error("this hub can't become the leader")]
     Lead(#[from] LeadError),
-    /// An address can't be listened on.
+    /// The hub can't listen on an address.
     #[error("can't listen on {address}; is another hub running?")]
     Listen {
-        /// Which.
+        /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The I/O error.
         #[source]
         source: io::Error,
     },
-    /// The login can't be written.
+    /// The login for this machine can't be written.
     #[error("the login for this machine can't be written to {path}", path = path.display())]
     Login {
-        /// Where.
+        /// The file of the login.
         path: PathBuf,
-        /// Why.
+        /// The error of the write.
         #[source]
         source: LoginError,
     },
-    /// A task that has no end ended.
-    #[error("the hub's task `{task}` ended, which is a mistake in Muster; see the log")]
+    /// A task ended that should run as long as the hub.
+    #[error("the hub's task `{task}` ended, which is a bug in Muster; see the log")]
     Ended {
-        /// Its name.
+        /// The name of the task.
         task: &'static str,
     },
-    /// The server ended.
+    /// The gRPC server failed.
     #[error("the server ended")]
     Serve(#[from] tonic::transport::Error),
 }
 
-/// Lets this process have as many connections as it may: the usual limit of 1,024 is there for others.
+/// Raises the soft limit of open files to the hard limit: every agent needs a connection, and the usual soft limit is
+/// 1,024.
 fn open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let now = getrlimit(Resource::Nofile);
@@ -137,21 +140,21 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, HubError> {
         .map_err(|source| HubError::Listen { address, source })
 }
 
-/// Where a running hub can be reached.
+/// The addresses of a running hub.
 #[derive(Debug, Clone)]
 pub struct Addresses {
-    /// Agents and people.
+    /// The address for agents and people, with gRPC and mTLS.
     pub grpc: SocketAddr,
-    /// Probes and metrics.
+    /// The address of probes and metrics.
     pub http: SocketAddr,
-    /// The webhook, where that is not beside them.
+    /// The address of the webhook; `None` if it is served on [`Self::http`].
     pub hook: Option<SocketAddr>,
 }
 
-/// Runs a hub until it is told to stop. `started` hears where it listens.
+/// Runs a hub until `shutdown` begins. Calls `started` with the addresses once the hub listens.
 ///
 /// # Errors
-/// [`HubError`] where it can't start, or its listener fails.
+/// [`HubError`] if the hub can't start, or if its server fails.
 pub async fn run(
     config: HubConfig,
     shutdown: Shutdown,
@@ -282,7 +285,7 @@ pub async fn run(
     let incoming = server::Incoming { certified, guests };
     let accepting = server::accept(grpc, tls, metrics, incoming, stop.clone());
     shutdown.spawn_vital("connections", accepting);
-    // Whoever has no certificate can enrol, and is told so by everything else.
+    // Callers without a certificate can enrol; every other call tells them to do so.
     let for_strangers = tonic::transport::Server::builder()
         .initial_stream_window_size(SMALL)
         .initial_connection_window_size(SMALL)
@@ -315,7 +318,7 @@ pub async fn run(
     let served = tokio::try_join!(server, for_strangers).map(|_| ());
     shutdown.begin();
     if let Err(unfinished) = shutdown.finish(STOP_WITHIN).await {
-        tracing::warn!(%unfinished, "stopped all the same");
+        tracing::warn!(%unfinished, "stopped before every task had finished");
     }
     if let Some(task) = shutdown.ended() {
         return Err(HubError::Ended { task });
@@ -323,7 +326,7 @@ pub async fn run(
     Ok(served?)
 }
 
-/// Serves plain HTTP until the end begins.
+/// Serves plain HTTP until shutdown begins.
 fn serve_http(
     shutdown: &Shutdown,
     name: &'static str,
@@ -338,7 +341,8 @@ fn serve_http(
     });
 }
 
-/// This machine's own address, as it is listened on; what agents are told where nobody says another.
+/// Returns an address at which the hub can be reached from its own machine. It is advertised to agents unless another
+/// address is configured.
 fn advertised(address: SocketAddr) -> String {
     if address.ip().is_unspecified() {
         format!("127.0.0.1:{}", address.port())
@@ -347,11 +351,12 @@ fn advertised(address: SocketAddr) -> String {
     }
 }
 
-/// A login for people on this machine, so that `muster status` works beside the hub.
+/// The login for people on this machine, so that `muster status` works there without further setup.
 struct LocalLogin {
     path: PathBuf,
     authority: Arc<authority::Authority>,
-    /// Where the hub listens: the address that agents are told may be a load balancer's, and not there yet.
+    /// The address on which the hub listens. The advertised address may be that of a load balancer that does not exist
+    /// yet.
     hub: String,
 }
 
@@ -369,11 +374,11 @@ impl LocalLogin {
         })
     }
 
-    /// Writes it anew in time until told to stop.
+    /// Replaces the login before it expires and whenever the CAs change, until `stop` fires.
     async fn renew(self, stop: CancellationToken) {
         let mut written = muster_pki::clock::now();
         let mut cas = self.authority.watch_cas();
-        // Until it is written anew, what is there is of no use.
+        // After a change of the CAs the login in the file may be useless, so retry until it is replaced.
         let mut changed = false;
         loop {
             tokio::select! {
@@ -390,7 +395,7 @@ impl LocalLogin {
                     changed = false;
                 }
                 Err(error) => {
-                    tracing::warn!(error = %muster_runtime::log::Chain(&error), "the login for this machine was not renewed; trying again");
+                    tracing::warn!(error = %muster_runtime::log::Chain(&error), "the login for this machine was not renewed; retrying");
                 }
             }
         }

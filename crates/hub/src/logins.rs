@@ -1,4 +1,4 @@
-//! Logins of people and scripts.
+//! The logins of people and scripts.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use crate::{
     store_schema::{self, LoginRecord, RecordError, audited, now, seconds},
 };
 
-/// A login that was made and is not good yet.
+/// A new login that is not in the store yet, and therefore not valid yet.
 pub(crate) struct Made {
-    /// In PEM.
+    /// The certificate, in PEM.
     pub(crate) certificate: String,
     /// The CAs to trust, in PEM.
     pub(crate) trust: String,
@@ -22,7 +22,7 @@ pub(crate) struct Made {
 }
 
 impl Made {
-    /// The transaction that makes it good.
+    /// Adds the login to the transaction, which makes it valid.
     pub(crate) fn put(&self, txn: Txn) -> Txn {
         let key = format!("{}{}", store_schema::LOGIN, self.serial);
         txn.put(key, store_schema::encode(&self.record))
@@ -30,7 +30,7 @@ impl Made {
 }
 
 impl Authority {
-    /// A certificate for a person or script, and the CAs to trust.
+    /// Creates a login for a person or script. Returns its certificate and the CAs to trust.
     pub(crate) async fn admin(
         &self,
         name: &AdminName,
@@ -45,7 +45,7 @@ impl Authority {
         Ok((made.certificate, made.trust))
     }
 
-    /// A new login, in place of the one with this number.
+    /// Creates a login, which may replace the one with a certificate of this serial number.
     pub(crate) fn make_login(
         &self,
         name: &AdminName,
@@ -77,7 +77,7 @@ impl Authority {
         })
     }
 
-    /// The transaction in which logins are forgotten that ended a day ago.
+    /// Returns a transaction that deletes logins that expired over a day ago.
     async fn without_ended_logins(&self) -> Result<Txn, AuthorityError> {
         let mut txn = Txn::new();
         for (serial, ended) in self.logins().await? {
@@ -88,13 +88,13 @@ impl Authority {
         Ok(txn)
     }
 
-    /// The transaction that holds only where no login follows or is taken back meanwhile.
+    /// Returns a transaction whose commit conflicts if a login moves to a new CA or is removed meanwhile.
     pub(crate) async fn login_turn(&self) -> Result<Txn, AuthorityError> {
         let key = store_schema::LOGIN_TURNS.to_owned();
         Ok(store_schema::turn(self.store(), Txn::new(), key).await?)
     }
 
-    /// Every login, by the number of its certificate.
+    /// Returns every login with the serial number of its certificate.
     pub(crate) async fn logins(&self) -> Result<Vec<(String, LoginRecord)>, AuthorityError> {
         let kept = self.store().range(store_schema::LOGIN).await;
         let mut logins = Vec::new();
@@ -105,7 +105,7 @@ impl Authority {
         Ok(logins)
     }
 
-    /// Takes back every login of this name. Says how many there were.
+    /// Removes every login of this name, and returns their number.
     pub(crate) async fn remove_logins(
         &self,
         name: &AdminName,
@@ -113,7 +113,7 @@ impl Authority {
     ) -> Result<u32, AuthorityError> {
         loop {
             match self.try_to_remove_logins(name, who).await {
-                // One of them follows another CA just now.
+                // One of them moved to a new CA just now: try again.
                 Err(AuthorityError::Commit(CommitError::Conflict { .. })) => {}
                 removed => return removed,
             }
@@ -140,13 +140,13 @@ impl Authority {
             txn = txn.put(key, store_schema::encode(record));
         }
         if !logins.is_empty() {
-            let what = format!("every login of {name} is taken back");
+            let what = format!("every login of {name} was removed");
             self.store().commit(audited(txn, who, what)).await?;
         }
         Ok(u32::try_from(logins.len()).unwrap_or(u32::MAX))
     }
 
-    /// The record of a login that is good, with its revision.
+    /// Returns the record and revision of a login that exists and was not removed.
     pub(crate) async fn good_login(
         &self,
         serial: &str,
@@ -158,8 +158,8 @@ impl Authority {
             .ok_or(AuthorityError::UnknownLogin)
     }
 
-    /// Whether the login with this certificate is good. Where it takes another's place, that has followed now:
-    /// its owner has what was made for it.
+    /// Checks that the login with this certificate is valid. If it replaces another login, that one is marked as
+    /// followed, because its owner has evidently received the new one.
     pub(crate) async fn admit_login(&self, serial: &str) -> Result<(), AuthorityError> {
         let (mut record, revision) = self.good_login(serial).await?;
         let Some(before) = record.replaces.take() else {
@@ -184,8 +184,8 @@ impl Authority {
         }
     }
 
-    /// A whole login for somebody on this very machine, to a hub that they reach at this address. It takes the
-    /// place of the one before; where this hub `is_running`, that one works until the next.
+    /// Creates the complete login for people on the hub's own machine, who reach the hub at this address. It replaces
+    /// the earlier ones. If this hub `is_running`, the previous one stays valid until the next replacement.
     pub(crate) async fn local_login(
         &self,
         name: &AdminName,
@@ -198,7 +198,7 @@ impl Authority {
         let mut made = self.make_login(name, &key.request()?, valid, HUB, None)?;
         made.record.local = true;
         let mut txn = made.put(self.without_ended_logins().await?);
-        // Those of before say so by their names alone.
+        // Records of older versions lack the flag, and are recognized by their creator and name.
         let is_local = |record: &LoginRecord| {
             record.local || (record.by == HUB && record.name == name.to_string())
         };
@@ -208,7 +208,7 @@ impl Authority {
             .collect();
         older.sort_by_key(|(_, record)| record.issued);
         if is_running {
-            // The newest of them is in the file until this one takes its place, and a command may just read it.
+            // The newest of them is in the file until this one replaces it, and a command may be reading it right now.
             older.pop();
         }
         for (serial, _) in older {

@@ -1,5 +1,5 @@
-//! A hub's place without a hub: probes are answered, so that what runs it leaves it alone, and the
-//! store is free for a person who restores it.
+//! Maintenance mode: the process answers probes, so that it is not restarted, and leaves the store free for a person
+//! who restores it.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -8,10 +8,10 @@ use prometheus_client::registry::Registry;
 
 use crate::{HubError, listen};
 
-/// Answers probes until told to stop. `started` hears where. No file is opened or locked.
+/// Answers probes until `shutdown` begins. Calls `started` with the address. Opens and locks no file.
 ///
 /// # Errors
-/// [`HubError::Listen`] where the address can't be listened on.
+/// [`HubError::Listen`] if the hub can't listen on the address.
 pub async fn maintain(
     http: SocketAddr,
     shutdown: Shutdown,

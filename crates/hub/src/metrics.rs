@@ -1,4 +1,4 @@
-//! What the hub counts.
+//! The hub's own metrics.
 
 use std::{
     collections::HashMap,
@@ -17,13 +17,13 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// Why somebody was turned away.
+/// The label of refusals.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Refused {
     pub(crate) reason: String,
 }
 
-/// What kind of message.
+/// The label of messages to agents.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Sent {
     pub(crate) kind: SentKind,
@@ -35,8 +35,8 @@ pub(crate) enum SentKind {
     Blob,
 }
 
-/// Reasons to turn somebody away. They are there from the start with 0: of a series that begins with its
-/// first event Prometheus sees no increase.
+/// The reasons for refusals. Their series exist from the start with the value 0, since Prometheus sees no increase in a
+/// series that begins with its first event.
 const REASONS: [&str; 25] = [
     "bad_request",
     "copied_key",
@@ -65,10 +65,10 @@ const REASONS: [&str; 25] = [
     "used_token",
 ];
 
-/// What the names of all begin with.
+/// The prefix of all metric names.
 pub(crate) const PREFIX: &str = "muster_hub";
 
-/// The hub's metrics. Clones are the same.
+/// The hub's metrics. Clones share the same values.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     pub(crate) agents: Gauge,
@@ -79,11 +79,12 @@ pub(crate) struct Metrics {
     pub(crate) workers_ended: Counter,
     pub(crate) ca_end: Gauge,
     pub(crate) ca_behind: Gauge,
-    /// By reason, since when and how many were refused: whoever is turned away must not fill the log.
+    /// The start and number of refusals of the current log period, by reason. It limits how much refused callers can
+    /// write to the log.
     logged: Arc<Mutex<HashMap<String, (Instant, u32)>>>,
 }
 
-/// So many of a reason are logged one by one within [`LOG_PERIOD`].
+/// The most refusals for one reason that are logged individually within [`LOG_PERIOD`].
 const LOGGED: u32 = 10;
 const LOG_PERIOD: Duration = Duration::from_secs(10);
 
@@ -109,44 +110,48 @@ impl Metrics {
         }
         registry.register(
             "agents_connected",
-            "Agents with a stream",
+            "Agents that are connected",
             metrics.agents.clone(),
         );
         registry.register(
             "refused",
-            "Connections and requests that were turned away, by reason",
+            "Connections and requests that were refused, by reason",
             metrics.refused.clone(),
         );
         registry.register(
             "ca_end_timestamp_seconds",
-            "When the fleet's CA ends",
+            "Expiry of the fleet's CA, in seconds since 1970",
             metrics.ca_end.clone(),
         );
         registry.register(
             "ca_behind",
-            "Clusters and logins that have not followed while the CA is replaced",
+            "Clusters, logins and join tokens that still need the old CA while it is being replaced",
             metrics.ca_behind.clone(),
         );
-        registry.register("messages_sent", "Messages to agents", metrics.sent.clone());
+        registry.register(
+            "messages_sent",
+            "Generations and bundles sent to agents, by kind",
+            metrics.sent.clone(),
+        );
         registry.register(
             "commit_seconds",
-            "From a snapshot to generations in the store",
+            "Seconds from a new commit to its generations in the store",
             metrics.commit_seconds.clone(),
         );
         registry.register(
             "commits_failed",
-            "Commits that could not be worked through",
+            "Failed attempts to bring a commit into force",
             metrics.commits_failed.clone(),
         );
         registry.register(
             "render_workers_ended",
-            "Processes that read and render commits and ended over one",
+            "Processes for reading and rendering commits that ended unexpectedly",
             metrics.workers_ended.clone(),
         );
         metrics
     }
 
-    /// Counts and logs somebody who was turned away.
+    /// Counts and logs a refused caller.
     pub(crate) fn refuse(&self, reason: &str, who: &str, why: &str) {
         self.refused
             .get_or_create(&Refused {
@@ -163,7 +168,7 @@ impl Metrics {
                 tracing::warn!(
                     reason,
                     left_out,
-                    "more were refused than are logged one by one"
+                    "more callers were refused than are logged individually"
                 );
             }
             (*since, *count) = (Instant::now(), 0);

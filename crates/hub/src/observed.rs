@@ -1,4 +1,4 @@
-//! The last known level of every cluster: what its agent reported, and whether it is there.
+//! The last observed state of every cluster: what its agent reported, and whether it is connected.
 
 mod bounds;
 mod recreations;
@@ -21,38 +21,38 @@ use tokio_util::sync::CancellationToken;
 use self::recreations::Recreations;
 use crate::store_schema::{self, RecordError, now};
 
-/// How often levels that changed are written down. They are a convenience after a restart: agents
-/// report again whatever was lost.
+/// The interval at which changed observed states are written to the store. The stored copy is a convenience after a
+/// restart; agents report again whatever was lost.
 const WRITE_EVERY: Duration = Duration::from_secs(5);
 
-/// One cluster's last known level.
+/// The last observed state of one cluster. Each report replaces the previous one (level-triggered).
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Level {
     pub(crate) instance: Option<InstanceId>,
     pub(crate) connected: bool,
-    /// Seconds since 1970 of the last message.
+    /// The time of the last contact, in seconds since 1970.
     pub(crate) last_seen: u64,
     pub(crate) version: String,
     pub(crate) in_force: Option<Numbered>,
     pub(crate) apps: BTreeMap<String, v1::AppReport>,
     pub(crate) digest: Vec<u8>,
     pub(crate) problems: Vec<String>,
-    /// Everything had its turn, so that what waits is all that waits.
+    /// True if the agent has gone through everything, so that the reported sets pending approval are complete.
     pub(crate) settled: bool,
-    /// Kinds of its apps that live outside namespaces though Kubernetes itself does not have them.
+    /// The cluster-scoped kinds among its apps' objects that are not Kubernetes' own.
     pub(crate) cluster_scoped: Vec<String>,
-    /// Why the hub does not deliver to it, if it doesn't.
+    /// The reason why the hub refuses or restricts the agent, if it does.
     pub(crate) held: Option<String>,
-    /// What the hub left out of its report, if it did.
+    /// A description of what the hub left out of the report, if it left anything out.
     pub(crate) cut: Option<String>,
 }
 
-/// All levels. A change of any of them is announced once for many.
+/// The observed states of all clusters. Subscribers of [`Self::watch`] may see several changes as one.
 #[derive(Debug)]
 pub(crate) struct Observed {
     levels: Mutex<HashMap<ClusterName, Level>>,
     dirty: Mutex<BTreeSet<ClusterName>>,
-    /// What was recreated and is not in the audit log yet.
+    /// The recreations that are not in the audit log yet.
     recreations: Mutex<Recreations>,
     changed: watch::Sender<u64>,
     write: Notify,
@@ -63,7 +63,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Observed {
-    /// The levels that an earlier hub wrote down; nobody is connected.
+    /// Loads the observed states that an earlier hub process stored. No agent is connected yet.
     pub(crate) async fn load(store: &dyn Store) -> Result<Self, RecordError> {
         let mut levels = HashMap::new();
         for (key, versioned) in store.range(store_schema::OBSERVED).await? {
@@ -104,7 +104,7 @@ impl Observed {
         })
     }
 
-    /// Changes a cluster's level.
+    /// Changes a cluster's observed state.
     pub(crate) fn update(&self, cluster: &ClusterName, change: impl FnOnce(&mut Level)) {
         change(lock(&self.levels).entry(cluster.clone()).or_default());
         lock(&self.dirty).insert(cluster.clone());
@@ -112,7 +112,7 @@ impl Observed {
         self.write.notify_one();
     }
 
-    /// Takes in a report, within bounds. `has` are the apps that the cluster should run.
+    /// Applies a report, cut to its bounds. `has` returns true for the apps that the cluster should run.
     pub(crate) fn report(
         &self,
         cluster: &ClusterName,
@@ -136,10 +136,10 @@ impl Observed {
             }
             let cut = cut.or(bounds::bound_level(&mut level.apps));
             if cut != level.cut {
-                tracing::warn!(%cluster, cut, "a report is not taken whole");
+                tracing::warn!(%cluster, cut, "parts of a report were left out");
             }
             level.cut = cut;
-            // What was left out comes again with the next stream.
+            // Without a digest the agent sends its full report again on its next stream.
             level.digest = if level.cut.is_none() {
                 report.digest
             } else {
@@ -151,7 +151,7 @@ impl Observed {
         });
     }
 
-    /// An agent has come. What another instance said proves nothing about this one.
+    /// Notes that an agent has connected. If it is another instance than before, the earlier observed state is dropped.
     pub(crate) fn welcome(
         &self,
         cluster: &ClusterName,
@@ -173,7 +173,7 @@ impl Observed {
         });
     }
 
-    /// Notes that a cluster has an agent somewhere, though nothing was heard of it yet.
+    /// Notes that a cluster has joined, although its agent has not connected yet.
     pub(crate) fn expect(&self, cluster: &ClusterName, instance: InstanceId) {
         let mut levels = lock(&self.levels);
         levels
@@ -183,7 +183,7 @@ impl Observed {
             .get_or_insert(instance);
     }
 
-    /// A cluster's stream has ended. One that was removed meanwhile stays forgotten.
+    /// Notes that a cluster's stream has ended. Does nothing if the cluster was removed meanwhile.
     pub(crate) fn left(&self, cluster: &ClusterName) {
         if lock(&self.levels).contains_key(cluster) {
             self.update(cluster, |level| {
@@ -199,17 +199,17 @@ impl Observed {
         self.changed.send_modify(|count| *count += 1);
     }
 
-    /// A cluster's level.
+    /// Returns a cluster's observed state.
     pub(crate) fn get(&self, cluster: &ClusterName) -> Option<Level> {
         lock(&self.levels).get(cluster).cloned()
     }
 
-    /// Fires at every change.
+    /// Returns a watch that fires on every change.
     pub(crate) fn watch(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
-    /// Writes changed levels down until told to stop, and once more then.
+    /// Writes changed observed states to the store until `stop` fires, and once more then.
     pub(crate) async fn keep(self: Arc<Self>, store: Arc<dyn Store>, stop: CancellationToken) {
         loop {
             tokio::select! {
@@ -217,7 +217,7 @@ impl Observed {
                 () = async { self.write.notified().await; tokio::time::sleep(WRITE_EVERY).await } => {}
             }
             if let Err(error) = self.write_down(store.as_ref()).await {
-                tracing::warn!(error = %Chain(&error), "levels of clusters were not written down");
+                tracing::warn!(error = %Chain(&error), "the observed states of clusters were not written to the store");
             }
             if stop.is_cancelled() {
                 return;
@@ -278,10 +278,10 @@ impl Observed {
     }
 }
 
-/// The highest term and generation that are believed: the numbers after it are never used up.
+/// The highest term and generation that the hub accepts from an agent. The limit leaves enough numbers above it.
 pub(crate) const MAX_NUMBER: u64 = i64::MAX as u64;
 
-/// What a message says is in force.
+/// Returns the number and content that a message names as in force; `None` if they are invalid.
 pub(crate) fn number_of(generation: u64, content: &[u8]) -> Option<Numbered> {
     let content = ContentHash::try_from(content).ok()?;
     (1..=MAX_NUMBER).contains(&generation).then_some(Numbered {

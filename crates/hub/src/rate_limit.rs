@@ -1,11 +1,12 @@
-//! How much one stream may say.
+//! The rate limit of an agent's stream.
 
 use std::time::{Duration, Instant};
 
-/// Messages that a stream may send at once, and then each second.
+/// The number of messages that a stream may send in a burst.
 const BURST: f64 = 400.0;
+/// The number of messages that a stream may send each second after that.
 const A_SECOND: f64 = 50.0;
-/// So many bytes count as another message.
+/// The number of bytes that count as one more message.
 const BYTES: f64 = 65_536.0;
 
 /// A token bucket over messages and their bytes.
@@ -23,7 +24,7 @@ impl Bucket {
         }
     }
 
-    /// Whether a message of this size may still pass.
+    /// Takes the tokens of a message of this size. Returns true if the message is within the limit.
     #[must_use]
     pub(crate) fn take(&mut self, bytes: usize) -> bool {
         let now = Instant::now();
@@ -33,13 +34,13 @@ impl Bucket {
         self.left >= 0.0
     }
 
-    /// Whether more was said than may be.
+    /// Returns true if the stream has exceeded its limit.
     #[must_use]
     pub(crate) fn is_over(&self) -> bool {
         self.left < 0.0
     }
 
-    /// How long nothing more is read: HTTP/2's flow control then slows whoever speaks.
+    /// Returns the time during which nothing more should be read. HTTP/2's flow control then slows the sender down.
     #[must_use]
     pub(crate) fn wait(&self) -> Duration {
         let missing = -self.left / A_SECOND - self.at.elapsed().as_secs_f64();

@@ -1,5 +1,5 @@
-//! Which instances and logins were removed, in a file beside the store. A backup of the store does not have it, so
-//! putting one back brings no removed agent back, and no login.
+//! The removed instances and logins, in a file beside the store. Backups of the store do not contain this file, so a
+//! restore does not bring a removed agent or login back.
 
 use std::{
     collections::BTreeSet,
@@ -14,19 +14,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::{authority::AuthorityError, config::REMOVED_FILE};
 
-/// The file.
+/// The file that lists removed instances and logins.
 #[derive(Debug)]
 pub(crate) struct Removals {
     path: PathBuf,
     writing: Mutex<()>,
 }
 
-/// What was removed.
+/// The content of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Names {
     pub(crate) instances: BTreeSet<(ClusterName, InstanceId)>,
-    /// By the numbers of their certificates.
+    /// The serial numbers of the certificates of removed logins.
     pub(crate) logins: BTreeSet<String>,
 }
 
@@ -38,7 +38,7 @@ impl Removals {
         }
     }
 
-    /// Everything that was removed.
+    /// Reads the whole list; it is empty if the file does not exist.
     pub(crate) fn read(&self) -> Result<Names, AuthorityError> {
         let read = match fs::read(&self.path) {
             Ok(text) => serde_json::from_slice(&text).map_err(io::Error::other),
@@ -48,7 +48,7 @@ impl Removals {
         read.map_err(|error| AuthorityError::Removals(self.path.clone(), error))
     }
 
-    /// Adds names, before they are removed from the store.
+    /// Adds names to the list. Call this before removing them from the store.
     pub(crate) fn add(&self, more: Names) -> Result<(), AuthorityError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut names = self.read()?;

@@ -1,4 +1,5 @@
-//! The listener: TCP, TLS with the fleet's certificates, and the caller's identity for the services.
+//! The listener: accepts TCP connections, does the TLS handshake with the fleet's certificates, and passes the caller's
+//! identity to the services.
 
 use std::{
     io,
@@ -25,14 +26,15 @@ use crate::{
     metrics::Metrics,
 };
 
-/// A handshake takes no longer than this.
+/// The time limit of a TLS handshake.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
-/// Connections that are in the middle of their handshake. After an outage all agents come back at once.
+/// The most connections in their handshake at the same time. After an outage all agents connect at once.
 const HANDSHAKES: usize = 2048;
-/// Connections without a certificate: agents that enrol. Of all, and from one address.
+/// The most connections without a certificate, which are agents that enrol.
 const GUESTS: usize = 64;
+/// The most connections without a certificate from one address.
 const GUESTS_OF_ONE: usize = 16;
-/// A connection without a certificate ends after this.
+/// The lifetime of a connection without a certificate.
 const GUEST_FOR: Duration = Duration::from_secs(20);
 
 /// A connection with its caller's identity.
@@ -42,7 +44,7 @@ pub(crate) struct Connection {
     guest: Option<Guest>,
 }
 
-/// What ends a connection without a certificate.
+/// The limit of a connection without a certificate: it ends after [`GUEST_FOR`], or when its place is taken.
 struct Guest {
     ends: Pin<Box<dyn Future<Output = ()> + Send>>,
     _place: Place,
@@ -65,14 +67,14 @@ impl Guest {
 }
 
 impl Connection {
-    /// An error once the time of a connection without a certificate is over.
+    /// Returns an error once the time of a connection without a certificate is over.
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let over = self
             .guest
             .as_mut()
             .is_some_and(|guest| guest.ends.as_mut().poll(cx).is_ready());
         if over {
-            // It has no second answer.
+            // A future must not be polled again after it is ready.
             self.guest = None;
             return Err(io::ErrorKind::TimedOut.into());
         }
@@ -119,17 +121,17 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// Where connections go.
+/// The channels to the two gRPC servers.
 #[derive(Clone)]
 pub(crate) struct Incoming {
-    /// Those with a certificate.
+    /// Receives connections with a certificate.
     pub(crate) certified: mpsc::Sender<io::Result<Connection>>,
-    /// The others.
+    /// Receives connections without a certificate.
     pub(crate) guests: mpsc::Sender<io::Result<Connection>>,
 }
 
-/// Accepts connections until told to stop, whatever those do that are there already. What fails its handshake
-/// is counted and logged.
+/// Accepts connections until `stop` fires. Connections that are already open can't keep it from accepting others.
+/// Failed handshakes are counted and logged.
 pub(crate) async fn accept(
     listener: TcpListener,
     tls: Arc<ServerTls>,
@@ -147,7 +149,7 @@ pub(crate) async fn accept(
         let (stream, address) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Too many open files, most likely: let some go before the next.
+                // Most likely too many files are open: wait until some are closed.
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
@@ -162,7 +164,7 @@ pub(crate) async fn accept(
             let shaken = tokio::select! {
                 shaken = shake => shaken,
                 () = place.evicted.cancelled() => {
-                    let why = "more connections than can be greeted; this one was silent for longest";
+                    let why = "too many TLS handshakes at once; this was the oldest one of its address";
                     metrics.refuse("crowded", &address.to_string(), why);
                     return;
                 }

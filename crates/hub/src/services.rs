@@ -1,4 +1,4 @@
-//! The gRPC services: who calls is known from the certificate, and each call checks it.
+//! The gRPC services. The certificate identifies the caller, and each call checks it.
 
 mod admin;
 mod agents;
@@ -23,18 +23,19 @@ use crate::{
     store_schema::timestamp,
 };
 
-/// How long a join token works where nothing else is asked for.
+/// The default lifetime of a join token.
 const TOKEN_VALID: Duration = Duration::from_secs(60 * 60);
-/// The longest that a join token and a login work.
+/// The longest lifetime of a join token.
 const TOKEN_MOST: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// The longest lifetime of a login.
 const LOGIN_MOST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// How long a login works where nothing else is asked for.
+/// The default lifetime of a login.
 const LOGIN_VALID: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// A watched status is sent at most this often.
+/// The shortest interval between two messages of a watched status.
 const STATUS_EVERY: Duration = Duration::from_millis(500);
-/// A reason is a sentence, in characters.
+/// The longest reason that a caller may give, in characters; the rest is cut off.
 const MAX_REASON: usize = 500;
-/// Messages that wait for a slow agent before its session waits too.
+/// The number of messages that are queued for a slow agent before its session waits.
 const OUTGOING: usize = 4;
 
 /// All services of a hub.
@@ -79,7 +80,7 @@ impl Services {
     }
 }
 
-/// A time that somebody asked for, within a bound.
+/// Returns the requested duration, or an error if it is longer than `most`.
 fn bounded(seconds: u64, most: Duration) -> Result<Duration, Status> {
     let asked = Duration::from_secs(seconds);
     if asked > most {

@@ -1,4 +1,4 @@
-//! The streams of all agents: who is served, which of a cluster's streams counts, and who is held.
+//! The streams of all agents. There is one current stream for each cluster; agents that must not be served are refused.
 
 mod admission;
 mod stream;
@@ -27,30 +27,30 @@ use crate::{
     leadership::Leadership, metrics::Metrics, observed::Observed,
 };
 
-/// An agent that does not say hello in this time is no agent.
+/// The time in which an agent must send its hello.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
-/// An agent that does not list its objects in this time is not waited for.
+/// The time in which an agent must list its objects when a person asks for them.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// How long two processes of one cluster are both held after they took turns.
+/// The time for which two processes of one cluster are both refused after they took turns.
 const HELD_FOR: Duration = Duration::from_secs(60);
 
-/// What is held for one reason is in the audit log once in this time.
+/// The interval at which refusals of a cluster for the same reason are repeated in the audit log.
 const AUDIT_EVERY: Duration = Duration::from_secs(3600);
-/// How far an agent may be ahead of a hub whose state is older: numbers are not used up so fast.
+/// How far an agent's generation may be ahead of the hub's, whose store may be older. No fleet uses up more numbers.
 const AHEAD: u64 = 1_000_000_000;
-/// Characters of an agent's version that are kept.
+/// The most characters of an agent's version that are stored.
 const VERSION_LENGTH: usize = 64;
 
-/// What a stream takes to the agent.
+/// The sending side of an agent's stream.
 pub(crate) type Outgoing = mpsc::Sender<Result<v1::HubMessage, Status>>;
 
-/// A question to an agent about its objects.
+/// A question to an agent about the objects of an app.
 struct Question {
     app: String,
     answer: oneshot::Sender<Vec<v1::ObjectState>>,
 }
 
-/// The stream of one cluster that counts.
+/// The current stream of one cluster.
 struct Current {
     id: u64,
     instance: InstanceId,
@@ -59,7 +59,7 @@ struct Current {
     questions: mpsc::Sender<Question>,
 }
 
-/// Every stream.
+/// All streams, and what they share.
 pub(crate) struct Sessions {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) leadership: Arc<Leadership>,
@@ -71,11 +71,11 @@ pub(crate) struct Sessions {
     pub(crate) stop: CancellationToken,
     next: AtomicU64,
     current: Mutex<HashMap<ClusterName, Current>>,
-    /// Processes that were replaced, by when: one that comes back proves that two are alive.
+    /// The processes that were replaced, and when. If one of them connects again, two processes are alive.
     replaced: Mutex<HashMap<(ClusterName, u64), Instant>>,
-    /// Clusters that were held lately, by reason and when.
+    /// The last time that a refusal was recorded in the audit log, by cluster and reason.
     audited: Mutex<HashMap<(ClusterName, &'static str), Instant>>,
-    /// When a generation was numbered anew for a cluster.
+    /// The last time that a cluster's generation was renumbered.
     renumbered: Mutex<HashMap<ClusterName, Instant>>,
 }
 
@@ -154,7 +154,7 @@ impl Sessions {
         let known = desired.map_or(0, |desired| desired.number.generation.0);
         if hello.generation > known.saturating_add(AHEAD) {
             let why = format!(
-                "its agent names generation {}, and this hub's is {known}: no hub can have given it",
+                "its agent names generation {}, and this hub's is {known}: no hub can have issued it",
                 hello.generation
             );
             let status = self.hold(&caller, "impossible_number", why).await;
@@ -179,7 +179,7 @@ impl Sessions {
             let _ = outgoing.send(Err(status)).await;
             return;
         }
-        // Who was removed since the call began would not be found by the removal.
+        // The cluster may have been removed before this stream was registered, so that the removal did not end it.
         if let Err(error) = admit(self.store.as_ref(), &caller.cluster, &caller.instance).await {
             self.leave(&caller.cluster, id);
             let _ = outgoing
@@ -209,7 +209,7 @@ impl Sessions {
         }
     }
 
-    /// Ends a cluster's stream where it is another instance's.
+    /// Ends a cluster's stream if it belongs to another instance.
     pub(crate) fn end_others(&self, cluster: &ClusterName, instance: &InstanceId) {
         let mut current = lock(&self.current);
         if current
@@ -221,7 +221,7 @@ impl Sessions {
         }
     }
 
-    /// The objects of an app in a cluster, asked of its agent.
+    /// Asks a cluster's agent for the objects of an app.
     pub(crate) async fn objects(
         &self,
         cluster: &ClusterName,
@@ -239,7 +239,7 @@ impl Sessions {
         let asking = async {
             let asked = questions.send(question).await;
             asked.map_err(|_| "its agent is not connected")?;
-            answered.await.map_err(|_| "its agent went away")
+            answered.await.map_err(|_| "its agent disconnected")
         };
         let answered = tokio::time::timeout(ANSWER_WITHIN, asking).await;
         answered.map_err(|_| "its agent did not answer in 10 s")?

@@ -1,4 +1,4 @@
-//! What the hub keeps in its store: keys and the documents behind them.
+//! The schema of the hub's store: its keys and the records behind them.
 
 use std::{
     collections::BTreeMap,
@@ -16,9 +16,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The fleet's CA, certificate and key in PEM.
 pub(crate) const CA: &str = "ca/current";
-/// The CA that takes its place, where one does.
+/// The CA that replaces it, during a rotation.
 pub(crate) const CA_NEXT: &str = "ca/next";
-/// How often the fleet's CAs have changed, and when.
+/// The number of changes to the fleet's CAs, and the time of the last one.
 pub(crate) const CA_STATE: &str = "ca/state";
 /// The [`Term`] of the hub that leads.
 pub(crate) const TERM: &str = "hub/term";
@@ -34,17 +34,18 @@ pub(crate) const BLOB: &str = "blob/";
 pub(crate) const JOIN: &str = "join/";
 /// Prefix of [`InstanceRecord`]s by cluster and instance.
 pub(crate) const INSTANCE: &str = "instance/";
-/// Prefix of the last known level of clusters.
+/// Prefix of the last observed states, by cluster.
 pub(crate) const OBSERVED: &str = "observed/";
 /// Prefix of [`ApprovalRecord`]s by cluster and set.
 pub(crate) const APPROVAL: &str = "approval/";
-/// Prefix of [`LoginRecord`]s by the number of their certificate.
+/// Prefix of [`LoginRecord`]s by the serial number of their certificate.
 pub(crate) const LOGIN: &str = "login/";
-/// A counter that whoever lets logins follow, or takes them back, raises.
+/// A counter that is raised whenever a login moves to a new CA or is removed, so that the two never miss each other.
 pub(crate) const LOGIN_TURNS: &str = "logins/turns";
-/// Prefix of counters by cluster, which every enrolment and removal raises: neither misses the other.
+/// Prefix of counters by cluster. Every enrolment and removal raises its cluster's counter, so that the two never miss
+/// each other.
 pub(crate) const MEMBERSHIP: &str = "membership/";
-/// Prefix of suspicions by cluster.
+/// Prefix of the marks of unconfirmed clusters, by cluster.
 pub(crate) const SUSPECT: &str = "suspect/";
 /// Prefix of [`AuditRecord`]s by time.
 pub(crate) const AUDIT: &str = "audit/";
@@ -61,7 +62,8 @@ pub(crate) fn instance_key(cluster: &ClusterName, instance: &InstanceId) -> Stri
     format!("{INSTANCE}{cluster}/{instance}")
 }
 
-/// The commit in force and what it says of the fleet, for status before the repository is read again.
+/// The commit in force and its description of the fleet. After a restart it feeds the status until the repository has
+/// been read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct InForce {
     pub(crate) commit: String,
@@ -71,7 +73,7 @@ pub(crate) struct InForce {
     pub(crate) fleet: String,
     pub(crate) regions: Vec<RegionRecord>,
     pub(crate) apps: Vec<AppRecord>,
-    /// Region by cluster.
+    /// Each cluster with its region.
     pub(crate) clusters: Vec<(ClusterName, String)>,
     pub(crate) problems: Vec<Problem>,
 }
@@ -93,7 +95,7 @@ pub(crate) struct AppRecord {
     pub(crate) held: bool,
 }
 
-/// What a cluster should run.
+/// The desired state of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DesiredRecord {
     pub(crate) generation: Generation,
@@ -117,50 +119,51 @@ pub(crate) struct ListedBundle {
 pub(crate) struct JoinRecord {
     pub(crate) cluster: ClusterName,
     pub(crate) expires: u64,
-    /// Who used it: the instance, and the hash of its request, so that an agent whose answer was lost
-    /// may ask again, and nobody else.
+    /// The instance that used the token and the hash of its request. An agent whose answer was lost may repeat that
+    /// request; nobody else may use the token.
     pub(crate) used: Option<(InstanceId, ContentHash)>,
-    /// The version of the CAs that it trusts.
+    /// The version of the CAs in its trust bundle.
     #[serde(default)]
     pub(crate) trust: u64,
 }
 
-/// A certificate that is granted.
+/// A certificate that was granted to an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Grant {
-    /// Its number.
+    /// The serial number of the certificate.
     pub(crate) serial: String,
-    /// The version of the CAs that come with it.
+    /// The version of the CAs that are sent with the certificate.
     pub(crate) trust: u64,
 }
 
-/// An enrolment.
+/// The enrolment of an agent's instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct InstanceRecord {
     pub(crate) enrolled: u64,
     pub(crate) revoked: bool,
-    /// The number of the certificate that it shows. Empty where it is not known.
+    /// The serial number of the certificate that the agent presents; empty if it is not known.
     #[serde(default)]
     pub(crate) shown: String,
-    /// The numbers of those that it was granted since, and that nobody has shown: an answer may be lost.
+    /// The serial numbers of certificates that were granted since and have not been presented yet: an answer may be
+    /// lost.
     #[serde(default)]
     pub(crate) granted: Vec<String>,
-    /// The version of the CAs that came with the certificate that it shows.
+    /// The version of the CAs that were sent with the presented certificate.
     #[serde(default)]
     pub(crate) trust: u64,
-    /// The same of those that it was granted and that nobody has shown.
+    /// The version of the CAs by serial number, for the certificates in [`Self::granted`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) trusts: BTreeMap<String, u64>,
-    /// Why it is held: its key is in two places.
+    /// The reason why the instance is suspended, if it is: its key is in two places.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) held: Option<String>,
 }
 
-/// Certificates that were granted and never shown, of which the oldest are forgotten.
+/// The most certificates that are remembered as granted and not presented; the oldest are forgotten first.
 const GRANTED: usize = 16;
 
 impl InstanceRecord {
-    /// An enrolment with its first certificate.
+    /// Returns the record of an enrolment with its first certificate.
     pub(crate) fn new(grant: Grant) -> Self {
         let mut record = Self {
             enrolled: now(),
@@ -175,7 +178,7 @@ impl InstanceRecord {
         record
     }
 
-    /// Notes that this certificate was shown. Whether that is new.
+    /// Notes that this certificate was presented. Returns true if it was presented for the first time.
     pub(crate) fn show(&mut self, serial: &str) -> bool {
         let known = self.granted.iter().any(|granted| granted == serial);
         if known {
@@ -187,7 +190,8 @@ impl InstanceRecord {
         known
     }
 
-    /// Whether this is the certificate that it shows. Where that is not known it is from now on.
+    /// Returns true if this is the certificate that the agent presents. If that certificate is not known, this one
+    /// becomes it.
     pub(crate) fn is_shown(&mut self, serial: &str) -> bool {
         if self.shown.is_empty() && self.granted.is_empty() {
             serial.clone_into(&mut self.shown);
@@ -195,7 +199,7 @@ impl InstanceRecord {
         self.shown == serial
     }
 
-    /// Adds a certificate that is granted now.
+    /// Adds a newly granted certificate.
     pub(crate) fn grant(&mut self, grant: Grant) {
         self.trusts.insert(grant.serial.clone(), grant.trust);
         self.granted.push(grant.serial);
@@ -205,7 +209,7 @@ impl InstanceRecord {
         }
     }
 
-    /// Forgets the numbers: the world is newer than this record.
+    /// Forgets all serial numbers, because the agent's certificates may be newer than this record.
     pub(crate) fn forget(&mut self) {
         self.shown.clear();
         self.granted.clear();
@@ -213,42 +217,42 @@ impl InstanceRecord {
     }
 }
 
-/// A login of a person or script. A certificate without one is good for nothing.
+/// A login of a person or script. The hub refuses a login certificate that has no such record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LoginRecord {
     pub(crate) name: String,
     /// Seconds since 1970.
     pub(crate) issued: u64,
     pub(crate) expires: u64,
-    /// Who made it.
+    /// The login that created it.
     pub(crate) by: String,
     pub(crate) removed: bool,
-    /// It is the one of the hub's own machine, which the hub makes anew.
+    /// True if this is the login of the hub's own machine, which the hub renews itself.
     #[serde(default)]
     pub(crate) local: bool,
-    /// The version of the CAs that it trusts.
+    /// The version of the CAs in its trust bundle.
     #[serde(default)]
     pub(crate) trust: u64,
-    /// Its owner has shown another in its place.
+    /// True if its owner has presented the login that replaces it.
     #[serde(default)]
     pub(crate) followed: bool,
-    /// The number of the login whose place it takes, until it is shown.
+    /// The serial number of the login that it replaces, until it is presented.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) replaces: Option<String>,
 }
 
-/// A set of objects of a cluster that a person lets be deleted.
+/// A person's approval to delete or recreate a set of objects in a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ApprovalRecord {
     pub(crate) app: AppName,
-    /// Who reported that it waits.
+    /// The instance that reported the set as pending approval.
     pub(crate) instance: InstanceId,
     pub(crate) at: u64,
     pub(crate) who: String,
     pub(crate) reason: String,
 }
 
-/// Something that a person ordered, or that can't be undone.
+/// An entry of the audit log: something that a person ordered, or that can't be undone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AuditRecord {
     pub(crate) at: u64,
@@ -256,24 +260,24 @@ pub(crate) struct AuditRecord {
     pub(crate) what: String,
 }
 
-/// What is wrong with the hub's own records.
+/// A failure of the hub's own records.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// The store fails.
+    /// The store failed.
     #[error("the hub's store can't be used")]
     Store(#[from] StoreError),
     /// A record can't be read.
     #[error("the record `{key}` in the hub's store can't be read; restore a backup")]
     Damaged {
-        /// Its key.
+        /// The key of the record.
         key: String,
-        /// Why.
+        /// The error of the JSON parser.
         #[source]
         source: serde_json::Error,
     },
 }
 
-/// A record in its type.
+/// Decodes a record.
 pub(crate) fn decode<T: DeserializeOwned>(
     key: &str,
     versioned: &Versioned,
@@ -284,12 +288,12 @@ pub(crate) fn decode<T: DeserializeOwned>(
     })
 }
 
-/// A record's bytes.
+/// Encodes a record.
 pub(crate) fn encode<T: Serialize>(record: &T) -> Vec<u8> {
     serde_json::to_vec(record).unwrap_or_default()
 }
 
-/// An entry of the audit log, with its key: entries are in the order in which they were made.
+/// An entry of the audit log with its key. Keys sort entries by time.
 #[derive(Debug, Clone)]
 pub(crate) struct AuditEntry {
     key: String,
@@ -297,7 +301,7 @@ pub(crate) struct AuditEntry {
 }
 
 impl AuditEntry {
-    /// Of what was done now.
+    /// Creates an entry with the current time, and logs it.
     pub(crate) fn new(who: &str, what: String) -> Self {
         tracing::info!(who, what, "audit");
         let now = muster_pki::clock::now().duration_since(UNIX_EPOCH);
@@ -310,18 +314,18 @@ impl AuditEntry {
         }
     }
 
-    /// The transaction with it.
+    /// Adds the entry to the transaction.
     pub(crate) fn put(&self, txn: Txn) -> Txn {
         txn.put(self.key.clone(), encode(&self.record))
     }
 }
 
-/// The transaction with an entry in the audit log.
+/// Adds an entry of the audit log to the transaction.
 pub(crate) fn audited(txn: Txn, who: &str, what: String) -> Txn {
     AuditEntry::new(who, what).put(txn)
 }
 
-/// The record under a key, with its revision.
+/// Reads the record under a key, with its revision.
 pub(crate) async fn read<T: DeserializeOwned>(
     store: &dyn Store,
     key: &str,
@@ -332,8 +336,8 @@ pub(crate) async fn read<T: DeserializeOwned>(
     }
 }
 
-/// The transaction that holds only where nobody else takes a turn at this counter meanwhile: neither misses what the
-/// other writes.
+/// Raises the counter under `key` in the transaction. The commit conflicts if somebody else raises the counter
+/// meanwhile, so that neither misses what the other writes.
 pub(crate) async fn turn(store: &dyn Store, txn: Txn, key: String) -> Result<Txn, RecordError> {
     let found: Option<(u64, u64)> = read(store, &key).await?;
     let (count, revision) = found.map_or((0, None), |(count, at)| (count, Some(at)));
@@ -342,25 +346,25 @@ pub(crate) async fn turn(store: &dyn Store, txn: Txn, key: String) -> Result<Txn
         .put(key, encode(&(count + 1))))
 }
 
-/// The term that leads, with its revision in the store: the condition of every write of a leader.
+/// The leading term with its revision in the store. Every write of a leader requires that revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Lead {
     pub(crate) term: Term,
     pub(crate) revision: u64,
 }
 
-/// Seconds since 1970.
+/// Converts a time to seconds since 1970.
 pub(crate) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .map_or(0, |elapsed| elapsed.as_secs())
 }
 
-/// Seconds since 1970, as the protocol's messages hold them.
+/// Converts a time to seconds since 1970 in the type of the protocol's messages.
 pub(crate) fn timestamp(time: SystemTime) -> i64 {
     i64::try_from(seconds(time)).unwrap_or_default()
 }
 
-/// Seconds since 1970, now.
+/// Returns the current time in seconds since 1970.
 pub(crate) fn now() -> u64 {
     seconds(muster_pki::clock::now())
 }

@@ -1,22 +1,19 @@
-//! What of the store may be older than the world: it was restored from a backup, or an agent proves that it
-//! has seen something newer. Until a person confirms it, nothing is deleted unasked there.
+//! Marks of unconfirmed clusters: their records may be older than the clusters, because the store was restored from a
+//! backup or an agent proved that it has seen something newer. Until a person confirms the state, nothing is deleted
+//! there without approval.
 
 use std::collections::BTreeMap;
 
-use muster_model::{
-    ids::ClusterName,
-    policy::PruneBudget,
-    problem::Problem,
-};
+use muster_model::{ids::ClusterName, policy::PruneBudget, problem::Problem};
 use muster_store::{CommitError, Expected, Store, Txn};
 use serde::{Deserialize, Serialize};
 
 use crate::store_schema::{self, Lead, RecordError, audited, now};
 
-/// The word in place of a cluster's name for the whole store. No cluster is called so.
+/// The word that stands for the whole store in place of a cluster's name. It is not a valid cluster name.
 const WHOLE: &str = "@store";
 
-/// Why something is suspect, and since when.
+/// The reason and time of a mark.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct UnconfirmedSince {
     /// Seconds since 1970.
@@ -24,7 +21,7 @@ pub(crate) struct UnconfirmedSince {
     pub(crate) why: String,
 }
 
-/// Everything that is suspect.
+/// All marks in the store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Unconfirmed {
     whole: Option<UnconfirmedSince>,
@@ -36,7 +33,8 @@ fn key(cluster: Option<&ClusterName>) -> String {
     format!("{}{name}", store_schema::SUSPECT)
 }
 
-/// The transaction with a suspicion of one cluster's records, or of all. An older one stays.
+/// Marks one cluster as unconfirmed in the transaction, or the whole store if `cluster` is `None`. An existing mark is
+/// not replaced.
 pub(crate) async fn mark_unconfirmed(
     store: &dyn Store,
     txn: Txn,
@@ -60,7 +58,7 @@ pub(crate) async fn mark_unconfirmed(
     Ok(audited(
         txn,
         "hub",
-        format!("nothing is deleted unasked: {why}"),
+        format!("nothing is deleted without approval: {why}"),
     ))
 }
 
@@ -81,17 +79,17 @@ impl Unconfirmed {
         Ok(unconfirmed)
     }
 
-    /// Whether what is known of a cluster may be older than the cluster.
+    /// Returns true if a cluster is unconfirmed.
     pub(crate) fn is(&self, cluster: &ClusterName) -> bool {
         self.whole.is_some() || self.clusters.contains_key(cluster)
     }
 
-    /// How much may be deleted unasked in a cluster.
+    /// Returns the budget of deletions without approval in a cluster: nothing if it is unconfirmed, else `budget`.
     pub(crate) fn budget(&self, cluster: &ClusterName, budget: PruneBudget) -> PruneBudget {
         if self.is(cluster) { NOTHING } else { budget }
     }
 
-    /// What is told to people, for as long as it lasts.
+    /// Returns the reasons of all marks, for people.
     pub(crate) fn texts(&self) -> Vec<String> {
         let whole = self.whole.iter().map(|suspicion| suspicion.why.clone());
         let clusters = self.clusters.iter();
@@ -103,21 +101,21 @@ impl Unconfirmed {
     pub(crate) fn problems(&self) -> Vec<Problem> {
         let problem = |why: String| {
             Problem::of_hub(
-                format!("{why}; nothing is deleted unasked until that is confirmed"),
-                "see that the fleet is as it should be, then `muster hub confirm`",
+                format!("{why}; nothing is deleted without approval until that is confirmed"),
+                "check that the fleet is in order, then run `muster hub confirm`",
             )
         };
         self.texts().into_iter().map(problem).collect()
     }
 }
 
-/// The budget of what is suspect.
+/// The budget of unconfirmed clusters: every deletion needs approval.
 pub(crate) const NOTHING: PruneBudget = PruneBudget {
     objects: 0,
     percent: 0,
 };
 
-/// A person has seen that all is as it should be. Says how many suspicions there were.
+/// Removes all marks, because a person has confirmed the state. Returns their number.
 pub(crate) async fn confirm(
     store: &dyn Store,
     lead: Lead,
@@ -144,11 +142,11 @@ pub(crate) async fn confirm(
     Ok(texts.len())
 }
 
-/// Why a confirmation fails.
+/// The reason why a confirmation failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfirmError {
     #[error(transparent)]
     Record(#[from] RecordError),
-    #[error("the hub's store refuses the write")]
+    #[error("the hub's store refused the write")]
     Commit(#[from] CommitError),
 }

@@ -1,4 +1,4 @@
-//! A Git host's webhook. It says only that there is something new; what it says beside that is not read.
+//! The webhook for Git hosts. A call only makes the hub read the repository now; its content is not used.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,17 +13,17 @@ use muster_git::Watcher;
 use ring::hmac;
 use tokio::sync::Semaphore;
 
-/// The longest content whose signature is checked. GitHub's of a push has some tens of kilobytes.
+/// The longest request body whose signature is checked, in bytes. GitHub's body for a push has some tens of kilobytes.
 const LONGEST: usize = 2 * 1024 * 1024;
-/// Calls that are read at the same time: this and [`LONGEST`] bound the memory.
+/// The most calls whose bodies are read at the same time. This and [`LONGEST`] bound the memory.
 const AT_ONCE: usize = 8;
-/// How long a call may take to send its content.
+/// The time that a call has to send its body.
 const WITHIN: Duration = Duration::from_secs(10);
 
-/// Headers that show the token itself: GitLab's, and what people's scripts use.
+/// Headers that contain the token itself: GitLab's, and those that scripts use.
 const TOKENS: [&str; 3] = ["x-gitlab-token", "authorization", "x-muster-token"];
-/// Headers with the content's HMAC-SHA256 under the token (RFC 2104), in hexadecimal: GitHub's, which
-/// Gitea and Forgejo send too, and their own.
+/// Headers with the body's HMAC-SHA256 under the token (RFC 2104), in hexadecimal: GitHub's, which Gitea and Forgejo
+/// send too, and their own.
 const SIGNATURES: [&str; 3] = [
     "x-hub-signature-256",
     "x-gitea-signature",
@@ -36,7 +36,7 @@ struct Hook {
     reading: Semaphore,
 }
 
-/// `POST /hook`, for those who know the token; for nobody where there is none.
+/// Returns the route `POST /hook`. It accepts callers that know the token, and nobody if there is no token.
 pub(crate) fn route(repo: Arc<Watcher>, token: Option<String>) -> Router {
     let hook = Hook {
         repo,
@@ -72,10 +72,10 @@ async fn hooked(
             Ok(Err(_)) => {
                 return (
                     StatusCode::PAYLOAD_TOO_LARGE,
-                    "the content is broken off or over 2 MiB\n",
+                    "the body is incomplete or over 2 MiB\n",
                 );
             }
-            Err(_) => return (StatusCode::REQUEST_TIMEOUT, "the content takes too long\n"),
+            Err(_) => return (StatusCode::REQUEST_TIMEOUT, "the body took too long\n"),
         };
         let key = hmac::Key::new(hmac::HMAC_SHA256, token.as_bytes());
         let right = |signature: &Vec<u8>| hmac::verify(&key, &body, signature).is_ok();
@@ -84,14 +84,14 @@ async fn hooked(
         }
     }
     hook.repo.poke();
-    (StatusCode::ACCEPTED, "looking\n")
+    (StatusCode::ACCEPTED, "reading the repository now\n")
 }
 
 const WRONG: &str = "the webhook's token or signature is missing or wrong\n";
 
-/// Whether a header shows the token.
+/// Returns true if a header contains the token.
 fn shows(token: &str, headers: &HeaderMap) -> bool {
-    // Both are hashed first, so that the comparison's time says nothing about the token.
+    // Both are hashed first, so that the duration of the comparison reveals nothing about the token.
     let hash = |text: &str| blake3::hash(text.as_bytes());
     TOKENS.into_iter().any(|name| {
         let value = headers.get(name).and_then(|value| value.to_str().ok());
@@ -108,7 +108,7 @@ fn signatures(headers: &HeaderMap) -> Vec<Vec<u8>> {
     SIGNATURES.into_iter().filter_map(named).collect()
 }
 
-/// The 32 bytes of a SHA-256 in hexadecimal.
+/// Decodes the 32 bytes of a SHA-256 from hexadecimal.
 fn unhex(text: &str) -> Option<Vec<u8>> {
     if text.len() != 64 || !text.is_ascii() {
         return None;

@@ -1,5 +1,5 @@
-//! A machine whose clock is wrong when its hub starts, and right later. The clock is the process's, so that this
-//! test has one of its own.
+//! Tests a machine whose clock is wrong when its hub starts, and right later. The clock belongs to the process, so this
+//! test has its own process.
 
 use std::time::Duration;
 
@@ -52,9 +52,9 @@ async fn what_the_hub_made_by_a_wrong_clock_is_made_anew() -> anyhow::Result<()>
     eventually("the hub of last month", long, status).await?;
     // Its certificate ended weeks ago, and so did the login for this machine.
     clock::put_off(0);
-    status().await.expect_err("what has ended is still good");
+    status().await.expect_err("an expired login is still valid");
     eventually("the hub of today", long, status).await?;
-    // And back: both are of the future now.
+    // Back again: both begin in the future now.
     clock::put_off(-30 * DAY);
     eventually("the hub of last month again", long, status).await?;
     shutdown.begin();

@@ -1,4 +1,4 @@
-//! Join tokens, and enrolment with one.
+//! Join tokens, and enrolment with them.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::{
 use crate::store_schema::{self, InstanceRecord, JoinRecord, RecordError, audited, now, seconds};
 
 impl Authority {
-    /// Every join token's record, by its key.
+    /// Returns the records of all join tokens with their keys.
     pub(crate) async fn join_tokens(&self) -> Result<Vec<(String, JoinRecord)>, AuthorityError> {
         let kept = self.store.range(store_schema::JOIN).await;
         let kept = kept.map_err(RecordError::from)?;
@@ -25,7 +25,7 @@ impl Authority {
         tokens.collect()
     }
 
-    /// Makes a join token for a cluster.
+    /// Creates a join token for a cluster.
     pub(crate) async fn join_token(
         &self,
         cluster: ClusterName,
@@ -59,7 +59,7 @@ impl Authority {
         })
     }
 
-    /// Tokens that expired a day ago are forgotten.
+    /// Deletes tokens that expired over a day ago, in the transaction.
     pub(super) async fn without_stale_tokens(&self, mut txn: Txn) -> Result<Txn, AuthorityError> {
         for (key, record) in self.join_tokens().await? {
             if record.expires + 86_400 < now() {
@@ -69,8 +69,8 @@ impl Authority {
         Ok(txn)
     }
 
-    /// Grants a certificate for a join token. The same request may be made again, in case its answer
-    /// was lost; any other is refused once the token was used.
+    /// Grants a certificate for a join token. The same request may be repeated, in case its answer was lost; any other
+    /// request is refused once the token was used.
     pub(crate) async fn enrol(&self, secret: &str, csr: &str) -> Result<Granted, AuthorityError> {
         let secret: JoinSecret = secret.parse().map_err(|_| AuthorityError::UnknownToken)?;
         let key = format!("{}{}", store_schema::JOIN, secret.hash());
@@ -90,7 +90,7 @@ impl Authority {
         if record.used.is_none() {
             record.used = Some((instance.clone(), request));
             let txn = Txn::new().when(key.clone(), Expected::Revision(revision));
-            // A cluster has one agent: whatever was enrolled before under its name is replaced.
+            // A cluster has one agent: an enrolment replaces every earlier one of the cluster.
             let (txn, replaced) = self.revoke(txn, &record.cluster).await?;
             let txn = txn.put(key, store_schema::encode(&record)).put(
                 store_schema::instance_key(&record.cluster, &instance),
@@ -110,7 +110,7 @@ impl Authority {
                 Err(error) => return Err(error.into()),
             }
         } else {
-            // Its answer was lost: this is a certificate of the same enrolment.
+            // The first answer was lost: this is another certificate of the same enrolment.
             let (mut enrolled, at) =
                 admitted(self.store.as_ref(), &record.cluster, &instance).await?;
             enrolled.grant(grant);

@@ -1,4 +1,4 @@
-//! Why the authority refuses a caller, or fails.
+//! The errors of the authority.
 
 use std::path::PathBuf;
 
@@ -8,16 +8,16 @@ use muster_store::CommitError;
 
 use crate::store_schema::RecordError;
 
-/// Why somebody is turned away, or can't be served.
+/// The reason why the authority refuses a caller, or fails.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
-    /// The token was never made here, or its record is gone.
+    /// The token was not created by this hub, or its record is gone.
     #[error("this join token is not known here; make one with `muster cluster join-token`")]
     UnknownToken,
-    /// The token is too old.
+    /// The token has expired.
     #[error("this join token has expired; make one with `muster cluster join-token`")]
     ExpiredToken,
-    /// The token was used by another key.
+    /// The token was already used, by another key.
     #[error("this join token was used already; make one with `muster cluster join-token`")]
     UsedToken,
     /// The instance was removed.
@@ -25,38 +25,38 @@ pub enum AuthorityError {
         "this instance of cluster {0} was removed or is not known here; it needs a new join token"
     )]
     Revoked(ClusterName),
-    /// The login was taken back, or its record is gone.
+    /// The login was removed, or its record is gone.
     #[error(
         "this login was removed or is not known here; get one with `muster hub admin NAME` on the hub's machine"
     )]
     UnknownLogin,
-    /// The instance's key is in two places.
+    /// The instance is suspended, because its key is in two places. The text is the full message.
     #[error("{0}")]
     Held(String),
     /// Another hub leads.
     #[error("this hub has stepped down; another hub leads")]
     NotLeading,
-    /// A CA that is made now would end before the one that there is.
+    /// A CA created now would expire before the current one.
     #[error(
-        "the clock of the hub's machine is wrong: a CA that is made now would end before the old one"
+        "the clock of the hub's machine is wrong: a CA created now would expire before the current one"
     )]
     Clock,
-    /// What was removed can't be written down.
-    #[error("what was removed can't be kept in {path}", path = .0.display())]
+    /// The file of removals can't be read or written.
+    #[error("the list of removed clusters and logins in {path} can't be read or written", path = .0.display())]
     Removals(PathBuf, #[source] std::io::Error),
-    /// A request or certificate is not what it should be.
+    /// The certificate request or a certificate is invalid.
     #[error("the certificate request can't be granted")]
     Pki(#[from] PkiError),
-    /// The records fail.
-    #[error("the hub's records fail")]
+    /// A record of the store can't be read.
+    #[error("the hub's records can't be read")]
     Record(#[from] RecordError),
-    /// A write fails.
-    #[error("the hub's store refuses the write")]
+    /// A write to the store failed.
+    #[error("the hub's store refused the write")]
     Commit(#[from] CommitError),
 }
 
 impl AuthorityError {
-    /// Whether the caller is at fault, and a word for the metrics.
+    /// Returns the reason label for the metrics if the caller is refused, and `None` if the hub itself failed.
     pub(crate) fn refusal(&self) -> Option<&'static str> {
         match self {
             Self::UnknownToken => Some("unknown_token"),

@@ -1,4 +1,4 @@
-//! Agent instances: renewal of their certificates, admission and removal.
+//! The agents' instances: renewal of their certificates, admission and removal.
 
 use muster_model::ids::{ClusterName, InstanceId};
 use muster_pki::{Certified, Identity};
@@ -12,8 +12,9 @@ use crate::{
 };
 
 impl Authority {
-    /// Grants a new certificate to an instance that shows this one, as often as its answers are lost. Once
-    /// another has been shown that came of it, its key is in two places, and both are held.
+    /// Grants a new certificate to an instance that presents this one, as often as it asks, since answers may be lost.
+    /// Once a certificate that replaces this one has been presented, another renewal of this one means that the key is
+    /// in two places, and the instance is suspended.
     pub(crate) async fn renew(
         &self,
         cluster: &ClusterName,
@@ -32,7 +33,7 @@ impl Authority {
             let txn = changed(cluster, instance, &record, revision);
             let who = format!("agent of cluster {cluster}");
             self.store
-                .commit(audited(txn, &who, format!("held: {why}")))
+                .commit(audited(txn, &who, format!("suspended: {why}")))
                 .await?;
             return Err(AuthorityError::Held(why));
         }
@@ -43,8 +44,8 @@ impl Authority {
         Ok(granted)
     }
 
-    /// Whether an instance is still one of the fleet, and notes that it has shown this certificate. The answer is
-    /// the version of the CAs that it knows.
+    /// Checks that an instance still belongs to the fleet, and notes that it has presented this certificate. Returns
+    /// the version of the CAs that the instance knows.
     pub(crate) async fn admit_shown(
         &self,
         cluster: &ClusterName,
@@ -57,7 +58,7 @@ impl Authority {
         }
         let txn = changed(cluster, instance, &record, revision);
         match self.store.commit(txn).await {
-            // Somebody else noted it, or renewed it just now.
+            // Another call noted it or renewed it just now.
             Ok(_) | Err(CommitError::Conflict { .. }) => Ok(record.trust),
             Err(error) => Err(error.into()),
         }
@@ -89,8 +90,8 @@ impl Authority {
         Ok((granted, grant))
     }
 
-    /// The transaction in which every instance of a cluster is revoked, and those that it revokes. It holds only
-    /// where no other enrolment or removal of that cluster comes between.
+    /// Revokes every instance of a cluster in the transaction, and returns the transaction with the revoked instances.
+    /// The commit conflicts if another enrolment or removal of that cluster comes first.
     pub(super) async fn revoke(
         &self,
         txn: Txn,
@@ -111,7 +112,7 @@ impl Authority {
         Ok((txn, revoked))
     }
 
-    /// Every instance that was not removed, by cluster, with its record.
+    /// Returns every instance that was not removed, with its cluster and record.
     pub(crate) async fn joined(
         &self,
     ) -> Result<Vec<(ClusterName, InstanceId, InstanceRecord)>, AuthorityError> {
@@ -135,7 +136,7 @@ impl Authority {
         Ok(joined)
     }
 
-    /// Revokes every instance of a cluster. Says how many there were.
+    /// Revokes every instance of a cluster, and returns their number.
     pub(crate) async fn remove(
         &self,
         cluster: &ClusterName,
@@ -143,7 +144,7 @@ impl Authority {
     ) -> Result<u32, AuthorityError> {
         loop {
             match self.try_remove(cluster, who).await {
-                // An agent enrolled just now.
+                // An agent enrolled just now: try again.
                 Err(AuthorityError::Commit(CommitError::Conflict { .. })) => {}
                 removed => return removed,
             }
@@ -177,7 +178,7 @@ impl Authority {
     }
 }
 
-/// Whether an instance is still one of the fleet.
+/// Checks that an instance still belongs to the fleet and is not suspended.
 pub(crate) async fn admit(
     store: &dyn Store,
     cluster: &ClusterName,
@@ -186,7 +187,7 @@ pub(crate) async fn admit(
     admitted(store, cluster, instance).await.map(drop)
 }
 
-/// The record of an instance that is still one of the fleet, with its revision.
+/// Returns the record and revision of an instance that still belongs to the fleet and is not suspended.
 pub(super) async fn admitted(
     store: &dyn Store,
     cluster: &ClusterName,
@@ -207,7 +208,8 @@ pub(super) async fn admitted(
     }
 }
 
-/// The transaction that changes an instance's record, where nobody else has.
+/// Returns the transaction that writes an instance's record. Its commit conflicts if somebody else has changed the
+/// record.
 pub(super) fn changed(
     cluster: &ClusterName,
     instance: &InstanceId,

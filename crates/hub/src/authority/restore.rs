@@ -1,4 +1,4 @@
-//! What a restore of the store from a backup changes: tokens and approvals are void, removals stay.
+//! Repairs the store after a restore from a backup: join tokens and approvals become void, and removals stay in effect.
 
 use muster_store::{RESTORED_KEY, Store, Txn};
 
@@ -11,8 +11,8 @@ use crate::{
 };
 
 impl Authority {
-    /// A store that was restored from a backup may hold join tokens that were used since, and approvals
-    /// of what has long been something else: all are void.
+    /// Voids all join tokens and approvals if the store was restored from a backup. Tokens may have been used since the
+    /// backup, and approvals may be for objects that have changed since.
     pub(crate) async fn after_restore(&self) -> Result<(), AuthorityError> {
         let Some(restored) = self
             .store
@@ -41,7 +41,7 @@ impl Authority {
         Ok(())
     }
 
-    /// What was removed stays removed, also where a backup of before is put back.
+    /// Removes every listed instance and login again that a restored backup has brought back.
     pub(crate) async fn still_removed(&self) -> Result<(), AuthorityError> {
         let mut txn = Txn::new();
         let Names { instances, logins } = self.removed.read()?;
@@ -53,7 +53,7 @@ impl Authority {
             };
             record.removed = true;
             let what = format!(
-                "the login of {} stays removed, which the backup did not know",
+                "the login of {} stays removed, although the restored backup still had it",
                 record.name
             );
             txn = audited(txn.put(key, store_schema::encode(&record)), "hub", what);
@@ -67,7 +67,7 @@ impl Authority {
             record.revoked = true;
             txn = txn.put(key, store_schema::encode(&record));
             let what = format!(
-                "instance {instance} of cluster {cluster} stays removed, which the backup did not know"
+                "instance {instance} of cluster {cluster} stays removed, although the restored backup still had it"
             );
             txn = audited(txn, "hub", what);
         }
@@ -76,7 +76,8 @@ impl Authority {
     }
 }
 
-/// The transaction in which it is not known which certificates agents show: the store is older than they are.
+/// Forgets in the transaction which certificates the agents present, because the store is older than those
+/// certificates.
 pub(crate) async fn without_serials(store: &dyn Store, mut txn: Txn) -> Result<Txn, RecordError> {
     for (key, versioned) in store.range(store_schema::INSTANCE).await? {
         let mut record: InstanceRecord = store_schema::decode(&key, &versioned)?;

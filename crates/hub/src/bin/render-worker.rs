@@ -1,5 +1,5 @@
-//! The process that reads and renders commits, as a program of its own: this crate's tests run hubs whose
-//! program is no `muster`.
+//! The worker process that reads and renders commits, as a separate program for this crate's tests, whose hubs don't
+//! run in the `muster` program.
 
 use std::process::ExitCode;
 

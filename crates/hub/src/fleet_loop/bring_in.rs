@@ -1,4 +1,4 @@
-//! Chooses what every cluster is to run after a commit, and brings it into force.
+//! Chooses the desired state of every cluster after a commit, and brings it into force.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -26,17 +26,17 @@ use crate::{
     unconfirmed::Unconfirmed,
 };
 
-/// What is kept from one commit to the next.
+/// The cache from one commit to the next.
 #[derive(Default)]
 pub(super) struct RenderCache {
-    /// Sets of bundles in which no object stands twice, by content.
+    /// The sets of bundles in which no object occurs twice, by content.
     verified: HashSet<ContentHash>,
-    /// The bundles in force: what an app falls back to when its newest can't be had.
+    /// The bundles in force, which an app keeps while its newest bundle has a problem.
     in_force: Bundles,
 }
 
-/// The apps that commits since the one in force let leave with all that they have; where that is not
-/// among those before it, as after a force-push, the newest commit alone counts.
+/// Returns the apps that the commits since the one in force release by their messages, so that all their objects may be
+/// deleted. If the commit in force is not an ancestor, as after a force-push, only the newest commit counts.
 pub(super) fn released_apps(snapshot: &Snapshot, in_force: &str) -> BTreeSet<AppName> {
     let recent = &snapshot.recent;
     let known = |recent: &Recent| recent.commit.to_string() == in_force;
@@ -60,8 +60,8 @@ impl FleetLoop {
         let unconfirmed = Arc::new(Unconfirmed::load(self.store.as_ref()).await?);
         let before = self.published.borrow().clone();
         let Some(facts) = &outcome.facts else {
-            // The whole last good snapshot stays in force; only the problems are new, and what people
-            // order meanwhile.
+            // The last good commit stays in force as a whole. Only its problems are new, and the approvals and
+            // confirmations that people give meanwhile.
             let lists = before.desired.iter().map(|(cluster, desired)| {
                 let list = List {
                     budget: unconfirmed.budget(cluster, desired.prune.budget),
@@ -81,7 +81,7 @@ impl FleetLoop {
             let desired = if before.current {
                 self.number(lists.collect(), &orders, &before, none, commit)
             } else {
-                // It may be older than what the clusters run.
+                // The state from the store may be older than what the clusters run.
                 before.desired.clone()
             };
             let mut state = FleetState {
@@ -170,7 +170,8 @@ impl FleetLoop {
         Ok(())
     }
 
-    /// Brings every bundle in force that is not rendered anew to hand, from the store after a restart.
+    /// Loads into the cache every bundle in force that this commit did not render again. After a restart they come from
+    /// the store.
     pub(super) async fn recall(
         &self,
         render_cache: &mut RenderCache,

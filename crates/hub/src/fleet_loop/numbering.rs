@@ -21,24 +21,24 @@ use crate::{
     unconfirmed::Unconfirmed,
 };
 
-/// What a cluster should run.
+/// The bundles and the deletion rules for one cluster, not numbered yet.
 pub(super) struct List {
     pub(super) budget: PruneBudget,
     pub(super) unknown: BTreeSet<AppName>,
     pub(super) bundles: Vec<ListedBundle>,
 }
 
-/// What else decides on a generation.
+/// The other inputs of a generation.
 pub(super) struct Orders<'a> {
     pub(super) approved: &'a Approved,
     pub(super) unconfirmed: &'a Unconfirmed,
-    /// The last numbers of clusters that come back.
+    /// The last numbers of clusters that come back to the fleet.
     pub(super) numbers: &'a BTreeMap<ClusterName, Generation>,
 }
 
-/// The names of the apps that may leave a cluster with all that they have: those that it had, or of
-/// which something is left there, that are not in its new list and are `meant` to leave; and what was
-/// decided before.
+/// Returns the names under which apps are approved to leave a cluster with all their objects. These are the apps that
+/// the cluster had or still has remains of, that are not in its new list, and that are `meant` to leave. Earlier
+/// decisions are included, except for apps that are in the list again.
 pub(super) fn leaving(
     list: &[ListedBundle],
     before: Option<&DesiredState>,
@@ -66,8 +66,8 @@ pub(super) fn leaving(
 }
 
 impl FleetLoop {
-    /// Numbers what changed. An app that a cluster no longer has is deleted there where that is `meant`;
-    /// otherwise its agent asks.
+    /// Gives a new number to each cluster whose list or approvals changed. An app that a cluster should no longer run
+    /// is deleted there if that is `meant`; otherwise its deletion is pending approval.
     pub(super) fn number(
         &self,
         lists: BTreeMap<ClusterName, List>,
@@ -137,7 +137,7 @@ impl FleetLoop {
         numbered.collect()
     }
 
-    /// The last numbers of clusters that come back to the fleet.
+    /// Reads the last numbers of clusters that come back to the fleet.
     pub(super) async fn numbers(
         &self,
         facts: &Facts,

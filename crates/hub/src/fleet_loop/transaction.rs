@@ -20,7 +20,7 @@ use crate::{
 };
 
 impl FleetLoop {
-    /// Writes what changed in one transaction, which holds only while this hub leads.
+    /// Writes the changes in one transaction, which requires that this hub leads.
     pub(super) async fn write(
         &self,
         before: &FleetState,
@@ -83,7 +83,7 @@ impl FleetLoop {
                 );
             }
         }
-        // What went out of use stays for one more commit, for streams in the middle of sending it.
+        // Bundles and lists that are no longer used stay for one more commit, since streams may still be sending them.
         for (prefix, kept) in [
             (store_schema::BLOB, (&bundles, &old_blobs)),
             (store_schema::CONTENT, (&contents, &old_contents)),

@@ -1,4 +1,4 @@
-//! The fleet as people and scripts see it: what is wanted beside what was last observed.
+//! Builds the fleet's status from each cluster's desired state and last observed state.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,10 +11,10 @@ use crate::{
     store_schema::{InForce, ListedBundle, now},
 };
 
-/// Objects of a hold that are named where nobody asked for single apps.
+/// The most objects that are named of a set pending approval, unless the request names apps.
 const FEW: usize = 3;
 
-/// A cluster's state from what is wanted and its level.
+/// Returns a cluster's status from its desired state and its last observed state.
 fn cluster(
     name: &ClusterName,
     region: &str,
@@ -48,7 +48,7 @@ fn cluster(
         .map(|name| {
             let mut app = app(name, listed.get(name).copied(), seen.apps.get(name));
             if apps_asked.is_empty() {
-                // Of a whole fleet this could be much, and nobody reads it.
+                // For a whole fleet this could be a lot of data that nobody reads.
                 app.drifts.clear();
                 for hold in &mut app.holds {
                     hold.objects.truncate(FEW);
@@ -121,7 +121,7 @@ fn app(
     }
 }
 
-/// The whole status, but for the repository's own.
+/// Returns the status of the requested clusters and apps. `repo` is the status of the repository.
 pub(crate) fn status(
     state: &FleetState,
     levels: impl Fn(&ClusterName) -> Option<Level>,

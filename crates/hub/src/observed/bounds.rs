@@ -1,5 +1,5 @@
-//! What one agent's level may take up in the hub: an agent that was taken over must fill neither its memory
-//! nor its store.
+//! Bounds the size of one cluster's observed state: a compromised agent must fill neither the hub's memory nor its
+//! store.
 
 use std::collections::BTreeMap;
 
@@ -7,21 +7,22 @@ use muster_model::ids::AppName;
 use muster_proto::v1;
 use prost::Message as _;
 
-/// Apps of which something may be left in a cluster though the hub has never heard that they were there.
+/// The most apps that an agent may report although the cluster should not run them and did not report them before.
+/// Remains of such an app may exist in the cluster.
 const UNKNOWN: usize = 64;
-/// Bytes of a level, encoded.
+/// The largest encoded observed state, in bytes.
 const LEVEL_BYTES: usize = 8 * 1024 * 1024;
-/// Characters of a text; agents cut theirs at a thousand.
+/// The longest text, in characters. Agents cut their texts at a thousand.
 const TEXT: usize = 2000;
-/// Characters of a word.
+/// The longest single word, in characters.
 const WORD: usize = 64;
-/// Problems and drifts of an app, and problems of a cluster.
+/// The most problems and drifts of an app, and the most problems of a cluster.
 const FEW: usize = 20;
-/// Kinds outside namespaces.
+/// The most cluster-scoped kinds of a cluster.
 const KINDS: usize = 2000;
-/// Sets of an app that wait for a person.
+/// The most sets of an app that are pending approval.
 const HOLDS: usize = 100;
-/// Bytes of a hash.
+/// The length of a hash, in bytes.
 const HASH: usize = 32;
 
 fn cut(text: &mut String, most: usize) {
@@ -53,8 +54,8 @@ fn cut_app(app: &mut v1::AppReport) {
     }
 }
 
-/// Cuts a report to what is sensible, and says what it left out. `has` are the apps that the cluster should
-/// run, `known` those of which it had something before.
+/// Cuts a report to its bounds, and describes the apps that it left out. `has` returns true for the apps that the
+/// cluster should run; `known` holds the apps that it reported before.
 pub(super) fn bound(
     report: &mut v1::Report,
     has: impl Fn(&str) -> bool,
@@ -92,7 +93,7 @@ pub(super) fn bound(
     ))
 }
 
-/// Leaves the details out of a level that is too large, and says so.
+/// Leaves out details of an observed state that is too large. Returns a description if it did.
 pub(super) fn bound_level(apps: &mut BTreeMap<String, v1::AppReport>) -> Option<String> {
     let size: usize = apps.values().map(v1::AppReport::encoded_len).sum();
     if size <= LEVEL_BYTES {
@@ -121,7 +122,7 @@ pub(super) fn bound_level(apps: &mut BTreeMap<String, v1::AppReport>) -> Option<
         left -= app.encoded_len();
     }
     Some(format!(
-        "its agent reports {:.1} MiB, and the hub keeps {} MiB: details of apps are left out",
+        "its agent reports {:.1} MiB, and the hub stores at most {} MiB: details of apps are left out",
         size as f64 / 1_048_576.0,
         LEVEL_BYTES / 1_048_576
     ))

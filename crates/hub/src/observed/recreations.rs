@@ -1,4 +1,4 @@
-//! What agents deleted and created anew goes into the audit log, once each.
+//! Collects the objects that agents recreated for the audit log, each recreation once.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,23 +7,24 @@ use muster_proto::v1;
 
 use crate::store_schema::AuditEntry;
 
-/// Recreations of one cluster that are written down within [`PERIOD`]: no agent fills the hub's store.
+/// The most recreations of one cluster that are recorded within [`PERIOD`]. It keeps an agent from filling the hub's
+/// store.
 const MOST: u32 = 100;
-/// In seconds.
+/// The length of a period, in seconds.
 const PERIOD: u64 = 3600;
-/// Characters of an agent's text that are written down.
+/// The most characters of an agent's text that are recorded.
 const TEXT: usize = 300;
 
 /// Recreations that are not in the audit log yet.
 #[derive(Debug, Default)]
 pub(super) struct Recreations {
     entries: Vec<AuditEntry>,
-    /// When a cluster's period began, and how many there were in it.
+    /// The start of each cluster's period, and the number of recreations in it.
     counts: HashMap<ClusterName, (u64, u32)>,
 }
 
 impl Recreations {
-    /// Finds what was recreated between two reports of a cluster's apps, at `now` in seconds since 1970.
+    /// Finds the recreations that a cluster's report adds to the one before, at `now` in seconds since 1970.
     pub(super) fn hear(
         &mut self,
         cluster: &ClusterName,
@@ -57,7 +58,7 @@ impl Recreations {
         let what = match *count {
             ..=MOST => what,
             over if over == MOST + 1 => format!(
-                "recreated more than {MOST} objects within an hour; what else there was is in its log"
+                "recreated more than {MOST} objects within an hour; the agent's log has the rest"
             ),
             _ => return,
         };
@@ -65,12 +66,12 @@ impl Recreations {
         self.entries.push(AuditEntry::new(&who, what));
     }
 
-    /// Takes what is to be written down.
+    /// Takes the entries that have to be written.
     pub(super) fn take(&mut self) -> Vec<AuditEntry> {
         std::mem::take(&mut self.entries)
     }
 
-    /// Takes back what could not be written down.
+    /// Puts back entries that could not be written.
     pub(super) fn take_back(&mut self, mut entries: Vec<AuditEntry>) {
         entries.append(&mut self.entries);
         self.entries = entries;

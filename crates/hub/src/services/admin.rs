@@ -54,7 +54,7 @@ impl v1::admin_server::Admin for Services {
                     _ = published.changed() => {}
                     _ = views.changed() => {}
                 }
-                // A login may end, or be taken back, while somebody watches.
+                // The login may expire or be removed while somebody watches.
                 if let Err(status) = services.admin(peer.clone()).await {
                     let _ = sender.send(Err(status)).await;
                     return;
@@ -291,7 +291,7 @@ impl v1::admin_server::Admin for Services {
         let v1::RotateCaRequest { finish, reason } = request.into_inner();
         let reason: String = reason.chars().take(MAX_REASON).collect();
         let services = self.clone();
-        // Goes to its end also where nobody waits for it any more.
+        // A task of its own, so that the step completes even if the caller disconnects.
         let rotating = tokio::spawn(async move {
             let Parts {
                 authority,

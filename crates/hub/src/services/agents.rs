@@ -1,4 +1,4 @@
-//! The service that agents stream over.
+//! The service for the agents' streams.
 
 use std::sync::Arc;
 

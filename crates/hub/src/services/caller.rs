@@ -1,4 +1,4 @@
-//! Who calls, by the certificate of the connection.
+//! Identifies and checks the caller by the certificate of its connection.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ impl Services {
         peer.ok_or_else(|| Status::internal("the connection has no peer"))
     }
 
-    /// The agent that calls. Its certificate may have ended: then it may only renew it.
+    /// Returns the agent that calls. Its certificate may have expired, in which case the agent may only renew it.
     pub(super) fn agent<T>(
         &self,
         request: &Request<T>,
@@ -32,7 +32,7 @@ impl Services {
                 Ok((peer, cluster, instance))
             }
             Some(Identity::Admin(_)) => {
-                Err(self.turn_away(&peer, "not_an_agent", "this is no agent's certificate"))
+                Err(self.turn_away(&peer, "not_an_agent", "this is not an agent's certificate"))
             }
             None => Err(self.turn_away(
                 &peer,
@@ -46,13 +46,13 @@ impl Services {
         Status::unauthenticated("an agent needs a certificate: enrol with a join token")
     }
 
-    /// The number of the certificate that was shown; empty where there is none.
+    /// Returns the serial number of the presented certificate; empty if there is none.
     pub(super) fn serial(peer: &Peer) -> &str {
         let certified = peer.certified.as_ref();
         certified.map_or("", |certified| certified.serial.as_str())
     }
 
-    /// The agent that calls, if its instance is still one of the fleet.
+    /// Returns the agent that calls, if its certificate is valid and its instance still belongs to the fleet.
     pub(super) async fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
         let (peer, cluster, instance) = self.agent(request)?;
         self.in_time(&peer)?;
@@ -70,14 +70,15 @@ impl Services {
         })
     }
 
-    /// A connection may be older than the end of the CA that its certificate is of.
+    /// Refuses a certificate whose CA the fleet no longer trusts. The TLS handshake is not enough, since a connection
+    /// may be older than the end of its CA.
     pub(super) fn signed_by_today(&self, peer: &Peer) -> Result<(), Status> {
         let cas = self.0.authority.cas();
         match peer.certified.as_deref() {
             Some(certified) if !cas.have_signed(certified) => Err(self.turn_away(
                 peer,
                 "old_ca",
-                "this certificate is of a CA that the fleet no longer trusts",
+                "this certificate was signed by a CA that the fleet no longer trusts",
             )),
             _ => Ok(()),
         }
@@ -86,12 +87,14 @@ impl Services {
     pub(super) fn in_time(&self, peer: &Peer) -> Result<(), Status> {
         let ended = |certified: &&Arc<Certified>| certified.not_after <= clock::now();
         match peer.certified.as_ref().filter(ended) {
-            Some(_) => Err(self.turn_away(peer, "expired", "this certificate has ended; renew it")),
+            Some(_) => {
+                Err(self.turn_away(peer, "expired", "this certificate has expired; renew it"))
+            }
             None => Ok(()),
         }
     }
 
-    /// The person that calls, if their login is good.
+    /// Returns the name of the person that calls, if their login is valid.
     pub(super) async fn admin(&self, peer: Peer) -> Result<String, Status> {
         self.in_time(&peer)?;
         self.signed_by_today(&peer)?;
@@ -121,7 +124,7 @@ impl Services {
         Status::unauthenticated(why)
     }
 
-    /// An authority's error as the caller sees it.
+    /// Logs an error of the authority, and returns the status for the caller.
     pub(super) fn denied(&self, who: &str, error: &AuthorityError) -> Status {
         match error.refusal() {
             Some(reason) => {

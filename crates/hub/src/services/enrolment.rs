@@ -1,4 +1,4 @@
-//! The service with which a cluster joins and renews its certificate.
+//! The service over which a cluster joins the fleet and renews its certificate.
 
 use muster_proto::v1;
 use tonic::{Request, Response};

@@ -1,4 +1,4 @@
-//! Which streams are served: one process for each cluster.
+//! Admission of streams: one process for each cluster is served.
 
 use std::time::{Instant, SystemTime};
 
@@ -11,18 +11,18 @@ use tonic::Status;
 use super::{AUDIT_EVERY, Current, HELD_FOR, Sessions, lock};
 use crate::{observed::MAX_NUMBER, store_schema::AuditEntry};
 
-/// Who a stream belongs to.
+/// The agent to which a stream belongs.
 pub(crate) struct Caller {
     pub(crate) cluster: ClusterName,
     pub(crate) instance: InstanceId,
     pub(crate) not_after: SystemTime,
-    /// The version of the fleet's CAs that it knows.
+    /// The version of the fleet's CAs that the agent knows.
     pub(crate) trust: u64,
     pub(crate) address: std::net::SocketAddr,
 }
 
 impl Sessions {
-    /// Whether a stream of this caller that begins like this is served.
+    /// Checks that a stream of this caller with this hello can be served. The error contains the metric's reason.
     pub(crate) fn check(caller: &Caller, hello: &v1::Hello) -> Result<(), (&'static str, Status)> {
         if hello.protocol != PROTOCOL_VERSION {
             let why = format!(
@@ -41,15 +41,15 @@ impl Sessions {
         // One agent must not be able to use up the fleet's numbers.
         let term = hello.term.clone().unwrap_or_default();
         if term.number > MAX_NUMBER || hello.generation > MAX_NUMBER {
-            let why = "the agent names a term or generation that no hub can have given";
+            let why = "the agent names a term or generation that no hub can have issued";
             return Err(("impossible_number", Status::invalid_argument(why)));
         }
         Ok(())
     }
 
-    /// Makes a stream the one of its cluster. The newest process wins, since the older stream is
-    /// usually a dead one that nobody has noticed; but one that comes back after it was replaced is
-    /// alive, and then neither is served.
+    /// Makes a stream the current one of its cluster. The newest process wins, since the older stream is usually dead
+    /// and nobody has noticed. But a process that connects again after it was replaced is alive, and then neither is
+    /// served.
     pub(super) fn enter(&self, cluster: &ClusterName, stream: Current) -> Result<(), Status> {
         let mut current = lock(&self.current);
         let mut replaced = lock(&self.replaced);
@@ -61,7 +61,7 @@ impl Sessions {
                 replaced.insert((cluster.clone(), stream.process), Instant::now());
                 return Err(Status::failed_precondition(format!(
                     "two agents take turns as cluster {cluster}: is this a copy of the cluster? \
-                     Stop one of them; both are held for a minute"
+                     Stop one of them; both are refused for a minute"
                 )));
             }
             if before.process != stream.process {
@@ -70,14 +70,15 @@ impl Sessions {
             before.stop.cancel();
         } else if replaced.contains_key(&(cluster.clone(), stream.process)) {
             return Err(Status::failed_precondition(format!(
-                "two agents took turns as cluster {cluster}; both are held for a minute"
+                "two agents took turns as cluster {cluster}; both are refused for a minute"
             )));
         }
         current.insert(cluster.clone(), stream);
         Ok(())
     }
 
-    /// Does not deliver to a cluster, and says why for as long as that lasts. Once an hour it is in the audit log.
+    /// Counts a refusal, shows its reason in the cluster's status until the agent is served again, and records it in
+    /// the audit log, at most once an hour for each reason. Returns the status for the agent.
     pub(super) async fn hold(&self, caller: &Caller, reason: &'static str, why: String) -> Status {
         let cluster = &caller.cluster;
         let who = format!("{cluster}/{} at {}", caller.instance, caller.address);
@@ -93,7 +94,7 @@ impl Sessions {
         if first {
             let entry = AuditEntry::new(
                 &format!("agent of cluster {cluster}"),
-                format!("held: {why}"),
+                format!("refused: {why}"),
             );
             if let Err(error) = self.store.commit(entry.put(Txn::new())).await {
                 tracing::error!(error = %Chain(&error), "the audit log can't be written");

@@ -1,6 +1,6 @@
-//! One agent's stream: it says what it has, is told what it should have, asks for what it lacks and
-//! reports what is. The task always listens and sends only when the agent takes, so that a slow agent
-//! holds up nobody else, and two that both have much to say don't wait for each other.
+//! One agent's stream. The agent announces what it has in force, receives its generation, requests the bundles that it
+//! lacks, and reports its observed state. The task always reads, and sends only when the agent has room, so that a slow
+//! agent delays nobody else, and hub and agent never wait for each other.
 
 mod delivery;
 mod messages;
@@ -28,11 +28,11 @@ use crate::{
     unconfirmed,
 };
 
-/// A cluster's generation is numbered anew at most once in this time: each is a write.
+/// The shortest interval between two renumberings of a cluster's generation, since each is a write.
 const RENUMBER_EVERY: Duration = Duration::from_secs(10);
-/// Generations that a report may be about: those that the stream was told last.
+/// The number of recently sent generations that a report may name.
 const TOLD: usize = 64;
-/// Objects of one app that an agent lists.
+/// The most objects that an agent may list in an answer.
 const LISTED: usize = 200_000;
 
 /// One live stream.
@@ -41,23 +41,23 @@ pub(super) struct Stream<'a> {
     caller: &'a Caller,
     outgoing: &'a Outgoing,
     in_force: Option<Numbered>,
-    /// What the agent was told last.
+    /// The generation that was last offered to the agent.
     offered: Option<Numbered>,
-    /// What the agent can have in force: what it came with, and what it was told since.
+    /// The generations that the agent can have in force: the one from its hello, and those offered since.
     told: VecDeque<Numbered>,
     bucket: Bucket,
     asked: HashMap<u64, (oneshot::Sender<Vec<v1::ObjectState>>, Vec<v1::ObjectState>)>,
     last_question: u64,
-    /// What waits until the agent takes it: small messages, the newest generation, and bundles.
+    /// The small messages that wait to be sent. The newest generation and the needed bundles follow them.
     outbox: VecDeque<v1::hub_message::Message>,
     generation: Option<v1::Generation>,
     needed: VecDeque<ContentHash>,
-    /// The bundle whose pieces are being sent, and how far.
+    /// The bundle whose pieces are being sent, with the offset of the next piece.
     sending: Option<(ContentHash, Bytes, usize)>,
 }
 
 impl<'a> Stream<'a> {
-    /// A stream that began with this hello.
+    /// Creates the state of a stream that began with this hello.
     pub(super) fn new(
         sessions: &'a Sessions,
         caller: &'a Caller,
@@ -131,22 +131,22 @@ impl Stream<'_> {
             let wait = self.bucket.wait();
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return Err(Status::aborted("this stream is no longer wanted")),
+                () = stop.cancelled() => return Err(Status::aborted("the hub ended this stream: the hub is stopping, the stream was replaced, or its cluster was removed")),
                 () = &mut expiry => return Err(Status::unauthenticated("the certificate has expired")),
                 () = tokio::time::sleep(wait), if !wait.is_zero() => {}
                 message = incoming.next(), if wait.is_zero() => match message {
-                    None => return Ok("the agent closed it"),
+                    None => return Ok("the agent closed the stream"),
                     Some(Err(error)) if error.code() == tonic::Code::OutOfRange => {
                         let why = format!("its agent sent too large a message: {}", error.message());
                         return Err(sessions.hold(self.caller, "too_large", why).await);
                     }
-                    Some(Err(_)) => return Ok("the connection broke"),
+                    Some(Err(_)) => return Ok("the connection was lost"),
                     Some(Ok(message)) => {
                         let was_over = self.bucket.is_over();
                         let size = message.encoded_len();
-                        // What was asked for is no flood.
+                        // Answers to the hub's questions don't count against the limit.
                         if !self.answers(&message) && !self.bucket.take(size) && !was_over {
-                            let why = "its agent says more than a hub takes in, over 50 messages or 3 MiB a second for seconds, and is slowed down".to_owned();
+                            let why = "its agent sends more than the hub accepts, over 50 messages or 3 MiB a second for seconds, and is slowed down".to_owned();
                             sessions.hold(self.caller, "too_much", why).await;
                         }
                         if let Err(why) = self.hear(message) {
@@ -158,14 +158,14 @@ impl Stream<'_> {
                     Ok(permit) => if let Some(message) = self.next_message().await? {
                         permit.send(Ok(v1::HubMessage { message: Some(message) }));
                     },
-                    Err(_) => return Ok("the connection broke"),
+                    Err(_) => return Ok("the connection was lost"),
                 },
                 Some(question) = questions.recv() => self.ask(question),
-                changed = published.changed() => if changed.is_err() { return Ok("the hub stops") },
-                changed = cas.changed() => if changed.is_err() { return Ok("the hub stops") },
+                changed = published.changed() => if changed.is_err() { return Ok("the hub is stopping") },
+                changed = cas.changed() => if changed.is_err() { return Ok("the hub is stopping") },
                 changed = lead.changed() => {
                     if changed.is_err() {
-                        return Ok("the hub stops");
+                        return Ok("the hub is stopping");
                     }
                     // The agent must hear of the new term before anything else.
                     return Err(Status::aborted("the hub's term has changed; connect again"));
@@ -185,7 +185,7 @@ impl Stream<'_> {
             Meeting::Unproven => {
                 let (theirs, own) = (known.term, term);
                 let why = format!(
-                    "the agent names the term {theirs}, which no hub of this fleet gave; this hub's is {own}. \
+                    "the agent names the term {theirs}, which no hub of this fleet issued; this hub's is {own}. \
                      Does somebody else hold its certificate? `muster cluster remove {cluster}`, and let it join again",
                     cluster = self.caller.cluster,
                 );
@@ -196,7 +196,7 @@ impl Stream<'_> {
                 Ok(())
             }
             Meeting::Retake { above } => {
-                let why = "an agent proves a newer term than this hub's state".to_owned();
+                let why = "an agent proved a newer term than this hub's state has".to_owned();
                 let store = sessions.store.as_ref();
                 let txn = unconfirmed::mark_unconfirmed(store, Txn::new(), None, why).await;
                 let failed = |error: &(dyn std::error::Error + 'static)| {

@@ -1,4 +1,4 @@
-//! Agents whose clusters are in memory: what arrives is applied at once.
+//! Agents whose clusters are in memory. A generation is applied as soon as it arrives.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -24,17 +24,17 @@ use tonic::Status;
 
 use crate::fixture::{Hub, SOON};
 
-/// How soon an agent comes back; real ones take longer.
+/// The pause before an agent reconnects; real agents wait longer.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// The group of kinds that live outside namespaces in every cluster in memory.
+/// The API group whose kinds are cluster-scoped in every cluster in memory.
 pub(crate) const OUTSIDE: &str = "outside.example";
 
 /// A cluster in memory.
 pub(crate) struct Memory {
     state: Mutex<State>,
     level: watch::Sender<Arc<Level>>,
-    /// What it says of its objects when it is asked.
+    /// The objects that it lists when it is asked.
     pub(crate) objects: Vec<v1::ObjectState>,
 }
 
@@ -45,11 +45,11 @@ struct State {
     held: HashMap<ContentHash, Vec<u8>>,
     taken: usize,
     arrived: usize,
-    /// What waits to be deleted, by app.
+    /// The sets that are pending approval, by app.
     holds: Vec<(String, v1::Hold)>,
-    /// The sets that the generation in force lets go.
+    /// The sets that the generation in force approves.
     approved: BTreeSet<ContentHash>,
-    /// What it says of deleting.
+    /// The rules of the generation in force for deletions.
     orders: PruneOrders,
 }
 
@@ -70,7 +70,7 @@ impl Memory {
         self.state.lock().unwrap()
     }
 
-    /// The apps that it runs, each with its role and the JSON of its objects.
+    /// Returns the apps that it runs, each with its role and the JSON of its objects.
     pub(crate) fn runs(&self) -> BTreeMap<String, (Role, Vec<String>)> {
         let state = self.state();
         let runs = state.bundles.iter().map(|(app, (role, bundle))| {
@@ -80,12 +80,12 @@ impl Memory {
         runs.collect()
     }
 
-    /// The data of an app's only object.
+    /// Returns the data of an app's only object.
     pub(crate) fn data(&self, app: &str) -> String {
         self.part(app, "data")
     }
 
-    /// The `spec` of an app's first object.
+    /// Returns the `spec` of an app's first object.
     pub(crate) fn spec(&self, app: &str) -> String {
         self.part(app, "spec")
     }
@@ -99,25 +99,25 @@ impl Memory {
         object[field].to_string()
     }
 
-    /// The generation in force; 0 where there is none.
+    /// Returns the generation in force; 0 if there is none.
     pub(crate) fn generation(&self) -> u64 {
         self.known()
             .in_force
             .map_or(0, |number| number.generation.0)
     }
 
-    /// Holds objects of an app back, as a set of this name, instead of what it held of that app before.
+    /// Reports three objects of an app as pending approval, as a set of this name. Replaces the app's earlier set.
     pub(crate) fn hold(&self, app: &str, name: &str) -> ContentHash {
         let objects = [0, 1, 2].map(|n| format!("ConfigMap {name}-{n}"));
         self.hold_objects(app, name, &objects.each_ref().map(String::as_str))
     }
 
-    /// Holds these objects back.
+    /// Reports these objects as pending approval.
     pub(crate) fn hold_objects(&self, app: &str, name: &str, objects: &[&str]) -> ContentHash {
         self.hold_back(app, name, objects, false)
     }
 
-    /// Waits for an approval to recreate an object.
+    /// Reports the recreation of an object as pending approval.
     pub(crate) fn hold_recreation(&self, app: &str, object: &str) -> ContentHash {
         self.hold_back(app, object, &[object], true)
     }
@@ -139,7 +139,7 @@ impl Memory {
         set
     }
 
-    /// Says that an object of an app was recreated.
+    /// Reports that an object of an app was recreated.
     pub(crate) fn recreated(&self, app: &str, object: &str) {
         self.level.send_modify(|level| {
             let report = Arc::make_mut(level).apps.get_mut(app).unwrap();
@@ -153,24 +153,24 @@ impl Memory {
         });
     }
 
-    /// The sets that the generation in force lets go.
-    /// What the generation in force says of deleting.
+    /// Returns the rules of the generation in force for deletions.
     pub(crate) fn orders(&self) -> PruneOrders {
         self.state().orders.clone()
     }
 
+    /// Returns the sets that the generation in force approves.
     pub(crate) fn approved(&self) -> BTreeSet<ContentHash> {
         self.state().approved.clone()
     }
 
-    /// The header of an app's bundle.
+    /// Returns the header of an app's bundle.
     pub(crate) fn header(&self, app: &str) -> Option<BundleHeader> {
         let state = self.state();
         let (_, bundle) = state.bundles.get(app)?;
         Some(bundle.header.clone())
     }
 
-    /// How many generations came into force, and how many bundles were sent for them.
+    /// Returns the number of generations that came into force, and the number of bundles that were sent for them.
     pub(crate) fn deliveries(&self) -> (usize, usize) {
         let state = self.state();
         (state.taken, state.arrived)
@@ -191,7 +191,7 @@ impl Memory {
 }
 
 impl State {
-    /// The level with what is held back.
+    /// Returns the observed state with the sets that are pending approval.
     fn holding(&self, mut level: Level) -> Level {
         for report in level.apps.values_mut() {
             Arc::make_mut(report).holds.clear();
@@ -285,7 +285,7 @@ impl Cluster for Memory {
     }
 }
 
-/// A new certificate for the one that an agent shows.
+/// Renews an agent's certificate.
 pub(crate) async fn renew(hub: &Hub, badge: &Badge) -> Result<Arc<Badge>, Status> {
     let unreachable = |error: muster_agent::DialError| Status::unavailable(error.to_string());
     let channel = dial(&hub.address(), &badge.trust, Some(&badge.credentials)).await;
@@ -303,14 +303,14 @@ pub(crate) async fn renew(hub: &Hub, badge: &Badge) -> Result<Arc<Badge>, Status
     }))
 }
 
-/// Who an agent is.
+/// The identity of an agent.
 pub(crate) struct Badge {
     pub(crate) cluster: ClusterName,
     pub(crate) trust: TrustBundle,
     pub(crate) credentials: Credentials,
 }
 
-/// Enrols with a request that was made before.
+/// Enrols with an existing certificate request.
 pub(crate) async fn enrol_with(token: &JoinToken, csr: &str) -> Result<v1::Certificate, Status> {
     let channel = dial(&token.hub, &token.trust, None).await.unwrap();
     let request = v1::EnrolRequest {
@@ -334,13 +334,13 @@ impl Badge {
     }
 }
 
-/// An agent that comes back whenever its stream ends.
+/// An agent that reconnects whenever its stream ends.
 pub(crate) struct Agent {
     pub(crate) badge: Arc<Badge>,
     pub(crate) memory: Arc<Memory>,
     stop: CancellationToken,
     running: JoinHandle<()>,
-    /// Why its last stream ended.
+    /// The reason why its last stream ended.
     ended: watch::Receiver<String>,
 }
 
@@ -349,17 +349,17 @@ impl Agent {
     pub(crate) async fn join(hub: &Hub, cluster: &str) -> Self {
         let badge = Badge::new(hub, cluster).await;
         let agent = Self::run(hub.address(), badge, Memory::new());
-        // From here on the cluster counts where all are waited for.
+        // From here on, waits for all clusters include this one.
         let look = |status: &v1::Status| {
             let joined = status.clusters.iter().find(|c| c.name == cluster);
             ensure!(joined.is_some_and(|c| c.state() != v1::ClusterState::Unjoined));
             Ok(())
         };
-        hub.until("the agent has come", look).await;
+        hub.until("the agent has connected", look).await;
         agent
     }
 
-    /// Joins a cluster that has this generation of an older life.
+    /// Runs the agent of a cluster that already has this generation, with content that the hub does not know.
     pub(crate) fn ahead(hub: &Hub, badge: Arc<Badge>, generation: u64) -> Self {
         let memory = Memory::new();
         memory.state().known.in_force = Some(Numbered {
@@ -418,14 +418,14 @@ impl Agent {
         }
     }
 
-    /// Ends it; its cluster stays as it is.
+    /// Stops the agent; its cluster remains unchanged.
     pub(crate) async fn stop(self) -> (Arc<Badge>, Arc<Memory>) {
         self.stop.cancel();
         self.running.await.unwrap();
         (self.badge, self.memory)
     }
 
-    /// Why its last stream ended; empty where none has.
+    /// Returns the reason why its last stream ended; empty if none has.
     pub(crate) fn last_end(&self) -> String {
         self.ended.borrow().clone()
     }

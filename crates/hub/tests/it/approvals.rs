@@ -1,4 +1,4 @@
-//! A person lets a cluster delete what it holds back: that very set, there, and nothing else.
+//! Tests that an approval is for exactly one pending set in one cluster, and for nothing else.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,7 +35,7 @@ async fn approve(hub: &Hub, cluster: &str, app: &str, set: ContentHash) -> Resul
     hub.admin().await.approve_set(request).await.map(|_| ())
 }
 
-/// Waits until the hub knows that a cluster holds this set of an app.
+/// Waits until the hub knows that this set of an app is pending approval in a cluster.
 async fn until_held(hub: &Hub, cluster: &str, app: &str, set: ContentHash) -> v1::ClusterApp {
     let look = |status: &v1::Status| {
         let cluster = status.clusters.iter().find(|c| c.name == cluster);
@@ -44,7 +44,7 @@ async fn until_held(hub: &Hub, cluster: &str, app: &str, set: ContentHash) -> v1
         ensure!(app.holds.iter().any(|hold| hold.set == set.0));
         Ok(app.clone())
     };
-    hub.until("a set waits", look).await
+    hub.until("a set is pending approval", look).await
 }
 
 async fn until_released(hub: &Hub, cluster: &str) {
@@ -53,7 +53,8 @@ async fn until_released(hub: &Hub, cluster: &str) {
         ensure!(cluster.is_some_and(|c| c.state() == v1::ClusterState::Synced));
         Ok(())
     };
-    hub.until("nothing waits any more", look).await;
+    hub.until("nothing is pending approval any more", look)
+        .await;
 }
 
 async fn until_generation(agent: &Agent, generation: u64) {
@@ -92,7 +93,7 @@ async fn an_approval_reaches_its_cluster_and_no_other() {
     assert_eq!(eu_1.memory.deliveries(), (2, 2));
     until_released(&hub, "eu-1").await;
 
-    // What is done is no reason for a generation, and is gone from the next one.
+    // A completed approval does not cause a new generation, and the next one does not contain it.
     let db = publish(&repo, "eu-2", [("apps/web/values/eu-2.yaml", "size: 7\n")]);
     until_generation(&eu_2, 2).await;
     hub.until_in_force(&db).await;
@@ -104,7 +105,7 @@ async fn an_approval_reaches_its_cluster_and_no_other() {
     publish(&repo, "db", [("apps/db/values.yaml", "size: 2\n")]);
     until_generation(&eu_1, 3).await;
     assert!(eu_1.memory.approved().is_empty());
-    // What waits in another cluster waits on.
+    // The set in the other cluster is still pending.
     until_generation(&us_1, 2).await;
     assert!(us_1.memory.approved().is_empty());
     until_held(&hub, "us-1", "web", elsewhere).await;
@@ -125,7 +126,7 @@ async fn an_approval_reaches_its_cluster_and_no_other() {
     );
 }
 
-/// The audit log, in order.
+/// Returns the entries of the audit log, in order.
 async fn audit(store: &SqliteStore) -> Vec<String> {
     let entries = store.range("audit/").await.unwrap();
     let text = |entry: &[u8]| {
@@ -150,8 +151,8 @@ async fn recreations_are_in_the_audit_log_once_each() {
     approve(&hub, "eu-2", "web", set).await.unwrap();
     until_generation(&agent, 2).await;
     let recreated = async |hub: &Hub| {
-        let waiting = eventually("it is told", SOON, async || {
-            // Of a whole fleet nobody reads it.
+        let waiting = eventually("the recreation is reported", SOON, async || {
+            // The status of a whole fleet leaves drifts out.
             let request = v1::StatusRequest {
                 apps: vec!["web".to_owned()],
                 ..v1::StatusRequest::default()
@@ -168,7 +169,7 @@ async fn recreations_are_in_the_audit_log_once_each() {
     };
     agent.memory.recreated("web", database);
     recreated(&hub).await;
-    // Agents say it again whenever they come back, and hubs remember what they heard.
+    // Agents report it again whenever they reconnect, and the hub remembers what was reported.
     let (badge, memory) = agent.stop().await;
     let agent = Agent::run(hub.address(), Arc::clone(&badge), memory);
     recreated(&hub).await;
@@ -221,10 +222,10 @@ async fn only_what_waits_now_can_be_approved() {
         told.push_str(&format!("{cluster} {app}: {}\n", refused.message()));
     }
     insta::assert_snapshot!(told, @r"
-    eu-1 web: what waits of app web in cluster eu-1 is no longer what you were shown; look again
-    eu-1 db: nothing of app db waits for an approval in cluster eu-1; look again
-    eu-1 wiki: nothing of app wiki waits for an approval in cluster eu-1; look again
-    us-1 db: what waits of app db in cluster us-1 is no longer what you were shown; look again
+    eu-1 web: what is pending approval for app web in cluster eu-1 has changed since you were shown it; look again
+    eu-1 db: nothing of app db is pending approval in cluster eu-1; look again
+    eu-1 wiki: nothing of app wiki is pending approval in cluster eu-1; look again
+    us-1 db: what is pending approval for app db in cluster us-1 has changed since you were shown it; look again
     eu-9 web: cluster eu-9 has no agent that could delete anything
     ");
     let request = v1::ApproveSetRequest {
@@ -251,7 +252,7 @@ async fn two_sets_of_a_cluster_are_approved_one_after_the_other() {
     let (web, db) = (agent.memory.hold("web", "a"), agent.memory.hold("db", "b"));
     until_held(&hub, "eu-1", "web", web).await;
     until_held(&hub, "eu-1", "db", db).await;
-    // It is away, so that its report is that of the generation before the first approval.
+    // The agent is disconnected, so its report is about the generation before the first approval.
     let (badge, memory) = agent.stop().await;
     approve(&hub, "eu-1", "web", web).await.unwrap();
     let wanted = async |number: u64| {
@@ -286,7 +287,7 @@ async fn an_approval_does_not_wait_for_a_broken_commit() {
         ensure!(!status.problems.is_empty());
         Ok(())
     };
-    hub.until("the problem is told", told).await;
+    hub.until("the problem is shown", told).await;
     let set = agent.memory.hold("web", "a");
     until_held(&hub, "eu-2", "web", set).await;
     approve(&hub, "eu-2", "web", set).await.unwrap();
@@ -296,7 +297,7 @@ async fn an_approval_does_not_wait_for_a_broken_commit() {
     let status = hub.status().await;
     assert_eq!(status.repo.unwrap().commit, good);
     assert_eq!(status.problems.len(), 1);
-    // And on it goes.
+    // Delivery continues.
     until_released(&hub, "eu-2").await;
     let region = fleet().remove("regions/eu/region.yaml").unwrap();
     let mended = publish(&repo, "mended", [("regions/eu/region.yaml", region)]);
@@ -325,7 +326,7 @@ async fn an_approval_from_before_a_restore_is_void() {
     let kept = scratch.path().join("backup.db");
     backup(&hub.config.store_path(), &kept).unwrap();
     let (config, state) = restored(hub, &kept).await;
-    // Its repository is away, so that nothing but the store says what the cluster should run.
+    // The repository is moved away, so that only the store knows what the cluster should run.
     let away = repo.path().with_extension("away");
     std::fs::rename(repo.path(), &away).unwrap();
     std::fs::remove_dir_all(config.state_dir.join("mirror")).unwrap();
@@ -338,7 +339,7 @@ async fn an_approval_from_before_a_restore_is_void() {
         let told = problems.map(|problem| problem.message.clone());
         Ok(told.collect::<Vec<_>>().join("\n"))
     };
-    let told = hub.until("its agent is there", look).await;
+    let told = hub.until("its agent is connected", look).await;
     assert!(told.contains("delivers nothing until it has"), "{told}");
     assert_eq!(agent.memory.generation(), 1);
     std::fs::rename(&away, repo.path()).unwrap();
@@ -348,7 +349,7 @@ async fn an_approval_from_before_a_restore_is_void() {
         .until("a generation", |memory| memory.generation() > 1)
         .await;
     assert!(agent.memory.approved().is_empty());
-    // It waits again, and can be approved again.
+    // The set is pending again, and can be approved again.
     until_held(&hub, "eu-2", "web", set).await;
     let before = generation(&agent);
     let again = eventually("it is approved", SOON, async || {
@@ -381,20 +382,20 @@ async fn an_app_leaves_by_its_placement_or_a_commits_word_and_asks_otherwise() {
     hub.until_synced(&head(&repo)).await;
     let leaving = PruneOrders::leaving(&"extra".parse().unwrap());
 
-    // Its placement no longer has a region: there it may go.
+    // Its placement no longer contains a region, so it may be deleted there.
     let commit = publish(&repo, "elsewhere", app(", placement: {regions: [eu]}"));
     hub.until_in_force(&commit).await;
     until_generation(&us_1, 2).await;
     assert_eq!(us_1.memory.approved(), sets([leaving]));
     assert!(eu_1.memory.approved().is_empty());
 
-    // Its folder is gone, and nobody says that this is meant.
+    // Its folder is gone, and no commit message says that this is intended.
     std::fs::remove_dir_all(repo.work().join("apps/extra")).unwrap();
     publish(&repo, "a script that lost its input", [("note", "1")]);
     until_generation(&eu_1, 2).await;
     assert!(eu_1.memory.approved().is_empty());
 
-    // It comes back, and leaves by a word in a commit's message, whatever comes after that.
+    // It comes back, and then a commit's message releases it, whatever commits follow.
     publish(&repo, "back again", app(""));
     until_generation(&eu_1, 3).await;
     std::fs::remove_dir_all(repo.work().join("apps/extra")).unwrap();
@@ -403,7 +404,7 @@ async fn an_app_leaves_by_its_placement_or_a_commits_word_and_asks_otherwise() {
     publish(&repo, "another commit of the same push", [("note", "2")]);
     until_generation(&eu_1, 4).await;
     assert_eq!(eu_1.memory.approved(), sets([leaving]));
-    // A later commit does not take that back, and a later app of that name is a new one.
+    // A later commit does not revoke that, and a later app of that name is a new app.
     publish(&repo, "back once more", app(""));
     until_generation(&eu_1, 5).await;
     assert!(eu_1.memory.approved().is_empty());
@@ -427,8 +428,8 @@ async fn a_namespace_is_not_approved_while_another_app_holds_something_in_it() {
     assert_eq!(refused.code(), Code::FailedPrecondition);
     assert_eq!(
         refused.message(),
-        "Namespace shards would take PersistentVolumeClaim shards/data with it, which waits for the \
-         approval of app db in cluster eu-1; approve that first"
+        "deleting Namespace shards would also delete PersistentVolumeClaim shards/data, which is pending \
+         approval for app db in cluster eu-1; approve that first"
     );
     approve(&hub, "eu-1", "db", claim).await.unwrap();
 }

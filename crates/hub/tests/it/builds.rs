@@ -1,5 +1,5 @@
-//! Hub and agent of two builds: what agents of earlier releases said is replayed against this hub, and
-//! what a newer one might say in addition disturbs nobody. `recorded/README.md` has the rules.
+//! Tests a hub and an agent of different builds. Recorded messages of agents of earlier releases are replayed against
+//! this hub, and additional messages of a newer build are ignored. `recorded/README.md` has the rules.
 
 use std::{
     collections::HashMap,
@@ -30,7 +30,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/recorded")
 }
 
-/// The second commit of every recording.
+/// Publishes the second commit of every recording.
 fn larger(repo: &muster_testkit::gitserver::GitRepo) -> String {
     publish(repo, "larger", [("apps/web/values.yaml", "size: 2\n")])
 }
@@ -42,14 +42,15 @@ fn objects_request() -> v1::ObjectsRequest {
     }
 }
 
-/// The objects that a cluster's agent lists when people ask.
+/// Returns the objects that a cluster's agent lists when a person asks.
 async fn listed(hub: &Hub) -> Result<v1::ClusterObjects, Status> {
     let mut answers = hub.admin().await.get_objects(objects_request()).await?;
     let answer = answers.get_mut().message().await?;
     answer.ok_or_else(|| Status::not_found("no answer"))
 }
 
-/// An agent's whole stream through a relay: two commits, and a question about its objects.
+/// Runs an agent's whole stream through a relay, with two commits and a question about its objects. Returns the agent's
+/// messages.
 async fn stream(babbles: bool) -> (Hub, Vec<v1::AgentMessage>) {
     let repo = repository();
     let hub = Hub::new(&repo).await;
@@ -130,7 +131,7 @@ async fn an_agent_of_another_protocol_is_told_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "writes what this build's agent says over the recording of its release"]
+#[ignore = "overwrites the recording of this release with the messages of this build's agent"]
 async fn record() {
     let (_, said) = stream(false).await;
     let mut bytes = Vec::new();
@@ -152,7 +153,7 @@ fn read(file: &Path) -> Vec<v1::AgentMessage> {
     messages
 }
 
-/// The apps of a recording by the hashes that their bundles had then.
+/// Returns the apps of a recording by the hashes that their bundles had then.
 fn apps_of(messages: &[v1::AgentMessage]) -> HashMap<Vec<u8>, String> {
     let reports = messages
         .iter()
@@ -166,7 +167,7 @@ fn apps_of(messages: &[v1::AgentMessage]) -> HashMap<Vec<u8>, String> {
         .collect()
 }
 
-/// What this hub offered last, which takes the place of what the hub of then had offered.
+/// The generation that this hub offered last. It replaces the one that the recorded hub had offered.
 #[derive(Default)]
 struct Offered(v1::Generation);
 
@@ -188,7 +189,7 @@ impl Offered {
     }
 }
 
-/// Waits for the next message of the hub that is of interest.
+/// Waits for the next message of the hub that `wanted` accepts.
 async fn hear<T>(raw: &mut Raw, wanted: impl Fn(hub_message::Message) -> Option<T>) -> T {
     loop {
         if let Some(found) = wanted(raw.next().await.unwrap()) {
@@ -197,7 +198,7 @@ async fn hear<T>(raw: &mut Raw, wanted: impl Fn(hub_message::Message) -> Option<
     }
 }
 
-/// Says a recording to a new hub, and gives the hub with the newest commit that it should be at.
+/// Replays a recording against a new hub. Returns the hub with the commit that should be in force.
 async fn replay(messages: Vec<v1::AgentMessage>) -> (Hub, String) {
     let repo = repository();
     let hub = Hub::new(&repo).await;

@@ -1,5 +1,5 @@
-//! An agent asks whether it would be served before it is: the answer is the stream's own, and the
-//! stream that the cluster has does not notice.
+//! Tests the call with which an agent asks whether it would be served. The answer is the same as the stream's, and the
+//! cluster's current stream is not affected.
 
 use muster_agent::dial;
 use muster_pki::{Credentials, TrustBundle};
@@ -39,7 +39,7 @@ async fn an_agent_asks_beside_the_stream_of_its_cluster() {
         (PROTOCOL_VERSION, VERSION)
     );
 
-    // What is said to a hello is said here, too.
+    // The call answers the same as a stream with that hello.
     let newer = v1::Hello {
         protocol: 99,
         version: "9.9.9".to_owned(),
@@ -68,7 +68,7 @@ async fn an_agent_asks_beside_the_stream_of_its_cluster() {
         assert_eq!(refused.code(), Code::Unauthenticated);
     }
 
-    // The agent's own stream went on all the time.
+    // The agent's own stream was not interrupted.
     let commit = publish(&repo, "larger", [("apps/web/values.yaml", "size: 2\n")]);
     hub.until_synced(&commit).await;
     assert_eq!(hub.refused("two_processes").await, 0);

@@ -1,4 +1,4 @@
-//! Objects that two apps claim: whoever has one keeps it and goes on, and the other waits.
+//! Tests objects that two apps claim: the app that has the object keeps it and gets updates, and the other is blocked.
 
 use muster_testkit::gitserver::GitRepo;
 
@@ -28,7 +28,7 @@ fn commit(repo: &GitRepo, message: &str, files: [(String, String); 2]) -> String
     publish(repo, message, files)
 }
 
-/// That a kind lives outside namespaces is known only from an agent here.
+/// Here the hub learns only from an agent that the kind is cluster-scoped.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_owner_of_an_object_goes_on_whatever_another_app_claims() {
     let repo = repository();
@@ -58,7 +58,7 @@ async fn the_owner_of_an_object_goes_on_whatever_another_app_claims() {
     assert_eq!(apps(), ["owner", "web"]);
     assert_eq!(agent.memory.spec("owner"), r#"{"size":3}"#);
 
-    // Handing it over is one commit.
+    // One commit can hand the object over.
     let empty = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: left}\n".to_owned();
     let both = [
         app("owner", "owner", empty),

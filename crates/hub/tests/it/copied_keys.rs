@@ -1,4 +1,4 @@
-//! Keys and enrolments in more than one place, and removals that something could undo.
+//! Tests copied keys, repeated enrolments, and removals that nothing must undo.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::{
     raw::{Raw, hello, refusal},
 };
 
-/// Shows a certificate: opens a stream with it.
+/// Presents a certificate by opening a stream with it.
 async fn show(hub: &Hub, badge: &Badge) {
     Raw::hello(hub, badge, hello(badge))
         .await
@@ -29,7 +29,7 @@ async fn a_copied_key_is_held_with_the_one_that_it_was_copied_from() {
     let hub = Hub::new(&repo).await;
     let first = Badge::new(&hub, "eu-1").await;
     show(&hub, &first).await;
-    // An answer that was lost is asked for again, as often as it takes.
+    // After a lost answer the renewal may be repeated any number of times.
     renew(&hub, &first).await.unwrap();
     renew(&hub, &first).await.unwrap();
     let second = renew(&hub, &first).await.unwrap();
@@ -37,14 +37,14 @@ async fn a_copied_key_is_held_with_the_one_that_it_was_copied_from() {
     let third = renew(&hub, &second).await.unwrap();
     show(&hub, &third).await;
     assert_eq!(hub.refused("copied_key").await, 0);
-    // Somebody who copied the second certificate renews it now: it was renewed, and that was used.
+    // Somebody who copied the second certificate renews it now, but its own renewal has been presented already.
     let refused = renew(&hub, &second).await.map(drop).unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
     assert!(
         refused.message().contains("its key is in two places"),
         "{refused}"
     );
-    // Nobody can tell who is who, so neither is served, and a restart changes nothing.
+    // Nobody can tell the copy from the original, so neither is served, not even after a restart.
     let hub = hub.restart().await;
     for badge in [&second, &third] {
         let message = Message::Hello(hello(badge));
@@ -82,7 +82,7 @@ async fn an_answer_that_was_lost_makes_no_copy() {
     }
     let enrolled = badges.pop().unwrap();
     show(&hub, &enrolled).await;
-    // Of two renewals the first was kept after all.
+    // Of two renewals, the agent uses the first one after all.
     let kept = renew(&hub, &enrolled).await.unwrap();
     renew(&hub, &enrolled).await.unwrap();
     show(&hub, &kept).await;
@@ -126,7 +126,7 @@ async fn a_removal_misses_no_enrolment() {
             trust: token.trust.clone(),
             credentials: Credentials::new(&granted.certificate, key).unwrap(),
         };
-        // It came before the removal or after it; there is nothing between.
+        // The enrolment came either before the removal or after it.
         let served = Raw::hello(&hub, &badge, hello(&badge)).await;
         let removed = hub.remove("eu-1").await;
         assert_eq!(u32::from(served.is_ok()), removed);
@@ -150,7 +150,7 @@ async fn a_backup_brings_no_removed_cluster_back() {
     }
     let (config, state) = restored(hub, &kept).await;
     let hub = Hub::start(config, state).await;
-    // One that was renewed since is no copy: the backup is older than it.
+    // A certificate that was renewed since the backup does not count as copied.
     let newer = renew(&hub, &newer).await.unwrap();
     show(&hub, &newer).await;
     renew(&hub, &newer).await.unwrap();
@@ -162,7 +162,7 @@ async fn a_backup_brings_no_removed_cluster_back() {
     renew(&hub, &removed).await.map(drop).unwrap_err();
 }
 
-/// A login for a person, as an admin client.
+/// Creates a login for a person, and returns an admin client with it.
 async fn person(
     hub: &Hub,
     name: &str,
@@ -243,7 +243,7 @@ async fn a_login_is_taken_back_at_once_and_for_good() {
             .contains("was removed or is not known here"),
         "{refused}"
     );
-    // Who watches is shown no more than what was on its way.
+    // A watching client gets at most the messages that were already on their way.
     publish(&repo, "larger", [("apps/web/values.yaml", "size: 2\n")]);
     let ended = async {
         loop {
@@ -262,7 +262,7 @@ async fn a_login_is_taken_back_at_once_and_for_good() {
     let again = hub.admin().await.remove_logins(request).await.unwrap();
     assert_eq!(again.into_inner().removed, 0);
 
-    // Neither a backup brings it back, nor does each start make another one.
+    // A restored backup does not bring it back, and each start replaces the local login instead of adding one.
     let local = hub.login();
     let (config, state) = restored(hub, &kept).await;
     let hub = Hub::start(config, state).await;
@@ -278,7 +278,7 @@ async fn a_login_is_taken_back_at_once_and_for_good() {
         .unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
 
-    // Nobody gets one for ever.
+    // No login can have an unlimited lifetime.
     let key = Key::generate().unwrap();
     let request = v1::CreateAdminRequest {
         name: "eve".to_owned(),
@@ -305,7 +305,7 @@ async fn a_connection_that_is_older_than_the_end_of_its_ca_is_worth_nothing() {
     ada.rotate_ca(rotate).await.unwrap();
     let look = v1::FollowCaRequest::default();
     assert!(bob.follow_ca(look.clone()).await.unwrap().get_ref().needed);
-    // Who was taken back follows nowhere, whatever they have.
+    // A removed login can't move to the new CA, not even with a certificate that it received for that.
     let csr = || Key::generate().unwrap().request().unwrap();
     let follow = || v1::FollowCaRequest { csr: csr() };
     let unseen = bob.follow_ca(follow()).await.unwrap().into_inner();
@@ -313,7 +313,7 @@ async fn a_connection_that_is_older_than_the_end_of_its_ca_is_worth_nothing() {
     let remove = v1::RemoveLoginsRequest {
         name: "bob".to_owned(),
     };
-    // With the certificate that was made for it and that nobody has shown.
+    // The second is the new certificate, which was not presented yet.
     let removed = ada.remove_logins(remove).await.unwrap();
     assert_eq!(removed.get_ref().removed, 2);
     assert_eq!(
@@ -330,7 +330,7 @@ async fn a_connection_that_is_older_than_the_end_of_its_ca_is_worth_nothing() {
         finish: true,
         reason: String::new(),
     };
-    // The answer is the last that this login hears.
+    // This is the last answer that this login gets.
     ada.rotate_ca(finish).await.unwrap();
     for refused in [
         ada.get_status(v1::StatusRequest::default()).await.map(drop),

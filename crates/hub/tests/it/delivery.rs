@@ -1,4 +1,5 @@
-//! From a commit to the clusters: who gets what, and what stays where something is wrong.
+//! Tests delivery from a commit to the clusters: which cluster gets what, and what stays in force if something is
+//! broken.
 
 use std::collections::BTreeMap;
 
@@ -48,7 +49,7 @@ async fn a_commit_reaches_every_cluster_and_changes_only_those_that_it_concerns(
     );
     assert_eq!(eu_1.memory.deliveries(), (1, 2));
 
-    // `db` runs in two clusters: the third keeps its generation, and the others get that bundle alone.
+    // `db` runs in two clusters: the third keeps its generation, and the others get only that bundle.
     let second = publish(&repo, "a larger db", [("apps/db/values.yaml", "size: 2\n")]);
     hub.until_synced(&second).await;
     assert_eq!(
@@ -72,7 +73,7 @@ async fn a_commit_reaches_every_cluster_and_changes_only_those_that_it_concerns(
     );
     assert_eq!(eu_2.memory.data("web"), r#"{"size":"7"}"#);
 
-    // What left the repository leaves the clusters.
+    // What is removed from the repository is removed from the clusters.
     repo.git(&["rm", "--quiet", "-r", "apps/db"]).unwrap();
     let fourth = publish(&repo, "no db", [("notes.txt", "gone")]);
     hub.until_synced(&fourth).await;
@@ -124,7 +125,7 @@ async fn a_broken_app_stays_as_it_was_while_the_others_move_on() {
     assert_eq!(held(&hub.status().await), ["web"]);
     assert_eq!((eu_1.memory.generation(), eu_2.memory.generation()), (2, 1));
 
-    // Broken in another way, by its own document, with db going on.
+    // Now its own document is broken, and db still gets its update.
     let worse = publish(
         &repo,
         "worse",
@@ -171,7 +172,7 @@ async fn a_broken_fleet_document_holds_everything() {
         ensure!(repo.tip == bad && !of_files.is_empty());
         Ok((repo.commit, of_files))
     };
-    let (commit, problems) = hub.until("the problem is told", told).await;
+    let (commit, problems) = hub.until("the problem is shown", told).await;
     assert_eq!(commit, good);
     assert_eq!(problems.len(), 1);
     assert_eq!(
@@ -180,7 +181,7 @@ async fn a_broken_fleet_document_holds_everything() {
     );
     // The same after a restart, where the broken commit is all that the hub sees.
     let hub = hub.restart().await;
-    let (commit, again) = hub.until("the problem is told again", told).await;
+    let (commit, again) = hub.until("the problem is shown again", told).await;
     assert_eq!((commit, again), (good, problems));
     assert_eq!(
         (agent.memory.generation(), agent.memory.data("web")),
@@ -217,7 +218,7 @@ async fn an_object_of_another_app_is_not_taken_over() {
     let status = hub.status().await;
     let told: Vec<_> = status.problems.iter().map(|p| p.app.as_str()).collect();
     assert_eq!(told, ["copy"], "{:?}", status.problems);
-    // Both changed in one commit. The one that ran goes on; the newcomer gets nothing.
+    // Both changed in one commit. The app that already ran gets its update; the new one is not delivered.
     hub.until_synced(&both).await;
     assert!(agent.memory.runs().keys().eq(["web"]));
     assert_eq!(agent.memory.data("web"), r#"{"size":"2"}"#);
@@ -228,7 +229,7 @@ async fn an_object_of_another_app_is_not_taken_over() {
     assert_eq!(agent.memory.data("web"), r#"{"size":"2"}"#);
     assert_eq!(agent.memory.data("copy"), r#"{"from":"copy"}"#);
     assert_eq!(held(&hub.status().await), Vec::<&str>::new());
-    // Taken over later by an app that runs already: that one stays at its last good bundle.
+    // Later an app that already runs claims the object: that app stays at its last good bundle.
     let again = publish(&repo, "again", [("apps/copy/templates/web.yaml", shared)]);
     hub.until_synced(&again).await;
     assert_eq!(held(&hub.status().await), ["copy"]);
@@ -248,7 +249,7 @@ async fn a_restarted_hub_sends_nothing_again() {
     let hub = hub.restart().await;
     hub.until_in_force(&commit).await;
     assert_eq!(hub.wanted().await, wanted);
-    // The level that was reported to the earlier hub is known by its digest.
+    // The restarted hub recognizes the observed state that was reported before by its digest.
     let mut first = hello(&badge);
     first.report = muster_agent::Cluster::level(memory.as_ref())
         .borrow()
@@ -295,7 +296,7 @@ async fn a_cluster_that_leaves_the_fleet_and_comes_back_goes_on() {
         hub.until_in_force(&commit).await;
     }
     let hub = hub.restart().await;
-    // Nobody ordered anything: its objects stay.
+    // Leaving the fleet deletes nothing: its objects stay.
     assert_eq!(agent.memory.data("web"), r#"{"size":"1"}"#);
     let back = publish(
         &repo,
@@ -316,7 +317,7 @@ async fn a_fleet_that_was_never_good_is_told_and_then_begins() {
         ensure!(!repo.problem.is_empty());
         Ok(repo.problem)
     };
-    let problem = hub.until("an empty repository is told", empty).await;
+    let problem = hub.until("an empty repository is shown", empty).await;
     assert!(
         problem.ends_with("has no commit yet; push one"),
         "{problem}"
@@ -332,7 +333,7 @@ async fn a_fleet_that_was_never_good_is_told_and_then_begins() {
         let message = problem.map(|problem| problem.message.clone());
         message.ok_or_else(|| anyhow::anyhow!("no problem"))
     };
-    insta::assert_snapshot!(hub.until("what is missing is told", told).await, @"there is no fleet.yaml");
+    insta::assert_snapshot!(hub.until("what is missing is shown", told).await, @"there is no fleet.yaml");
     assert_eq!(agent.memory.generation(), 0);
     let good = publish(&repo, "a fleet", fleet());
     agent

@@ -1,4 +1,4 @@
-//! An agent's certificate that has ended is good for a new one, and for nothing else.
+//! Tests that an agent's expired certificate can be renewed, and can be used for nothing else.
 
 use std::{
     sync::Arc,
@@ -19,7 +19,7 @@ use crate::{
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A badge of this identity that ended so long ago.
+/// Returns a badge of this identity whose certificate expired `ago`.
 fn ended(ca: &Ca, badge: &Badge, identity: &Identity, ago: Duration) -> Arc<Badge> {
     let key = Key::generate().unwrap();
     let issued = SystemTime::now() - ago - HOUR;
@@ -32,7 +32,7 @@ fn ended(ca: &Ca, badge: &Badge, identity: &Identity, ago: Duration) -> Arc<Badg
     })
 }
 
-/// The same hub, for which this is the newest certificate of its instance.
+/// Restarts the hub with a record that names this certificate as the newest of its instance.
 async fn adopt(hub: Hub, badge: &Badge) -> Hub {
     let certified = Certified::of(badge.credentials.certificate()).unwrap();
     let Identity::Agent { cluster, instance } = certified.identity else {
@@ -51,7 +51,7 @@ async fn adopt(hub: Hub, badge: &Badge) -> Hub {
     Hub::start(config, state).await
 }
 
-/// The fleet's CA, and an agent of cluster eu-1 with its identity.
+/// Returns a hub, its CA, and the badge and identity of an agent of cluster eu-1.
 async fn joined(repo: &muster_testkit::gitserver::GitRepo) -> (Hub, Ca, Arc<Badge>, Identity) {
     let hub = Hub::new(repo).await;
     let badge = Badge::new(&hub, "eu-1").await;
@@ -91,7 +91,7 @@ async fn it_gets_nothing_else() {
     let badge = ended(&ca, &badge, &identity, HOUR);
     let refused = refusal(&hub, &badge, Message::Hello(hello(&badge))).await;
     assert_eq!(refused.code(), Code::Unauthenticated);
-    insta::assert_snapshot!(refused.message(), @"this certificate has ended; renew it");
+    insta::assert_snapshot!(refused.message(), @"this certificate has expired; renew it");
 
     let channel = dial(&hub.address(), &badge.trust, Some(&badge.credentials)).await;
     let channel = channel.unwrap();
@@ -131,12 +131,16 @@ async fn that_the_ca_ends_soon_is_told_until_another_takes_its_place() {
     let hub = Hub::new(&repo).await;
     let told = |status: &muster_proto::v1::Status| {
         let mut problems = status.problems.iter();
-        problems.any(|problem| problem.message.contains("the fleet's CA ends in 99 days"))
+        problems.any(|problem| {
+            problem
+                .message
+                .contains("the fleet's CA expires in 99 days")
+        })
     };
     assert!(!told(&hub.status().await));
     let (config, state) = hub.stop().await;
     let store = store_of(&config).await;
-    // Ten years long, for all but 100 days.
+    // A CA of ten years, of which all but 100 days have passed.
     let long_ago = SystemTime::now() - Duration::from_secs((3650 - 100) * 86_400);
     let ca = Ca::create(long_ago).unwrap();
     let txn = Txn::new().put("ca/current", ca.to_pem());
@@ -147,9 +151,9 @@ async fn that_the_ca_ends_soon_is_told_until_another_takes_its_place() {
     let mut admin = hub.admin().await;
     let rotate = muster_proto::v1::RotateCaRequest::default();
     admin.rotate_ca(rotate).await.unwrap();
-    // No agent has joined, and the hub makes the login of its machine anew.
+    // No agent has joined, and the hub renews the login of its machine, so nobody needs the old CA.
     let ends = async || {
-        // It is made anew on the way.
+        // Read the login again each time, since the hub renews it during the rotation.
         let (trust, credentials) = hub.login().open()?;
         let channel = dial(&hub.address(), &trust, Some(&credentials)).await?;
         let mut admin = muster_proto::v1::admin_client::AdminClient::new(channel);

@@ -1,4 +1,4 @@
-//! A hub in this process, and the repository that it follows.
+//! A hub in this process, and the repository that it watches.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +25,7 @@ use tokio::{
 };
 use tonic::transport::Channel;
 
-/// What a level may take on a machine that is busy with other tests.
+/// The time limit of waits, on a machine that is busy with other tests.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 const PLACE: &str = "location: {continent: EU, country: IE, latitude: 53.3, longitude: -6.3}";
@@ -36,12 +36,13 @@ pub(crate) fn document(kind: &str, name: &str, spec: &str) -> String {
     )
 }
 
-/// A template of one ConfigMap.
+/// Returns a template of one ConfigMap.
 pub(crate) fn config_map(name: &str, data: &str) -> String {
     format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata: {{{data}}}\n")
 }
 
-/// Three clusters in two regions; `web` runs everywhere, `db` has a primary and a standby.
+/// Returns the files of a fleet of three clusters in two regions. `web` runs everywhere, `db` has a primary and a
+/// standby.
 pub(crate) fn fleet() -> BTreeMap<String, String> {
     let file = |path: &str, text: String| (path.to_owned(), text);
     BTreeMap::from([
@@ -73,14 +74,14 @@ pub(crate) fn fleet() -> BTreeMap<String, String> {
 pub(crate) const WEB: &str =
     "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: web}\ndata: {size: \"{{ values.size }}\"}\n";
 
-/// A repository with [`fleet`] as its first commit.
+/// Creates a repository with [`fleet`] as its first commit.
 pub(crate) fn repository() -> GitRepo {
     let repo = GitRepo::new().unwrap();
     publish(&repo, "the fleet", fleet());
     repo
 }
 
-/// Commits and pushes files, and gives the commit's id.
+/// Commits and pushes files, and returns the commit's ID.
 pub(crate) fn publish(
     repo: &GitRepo,
     subject: &str,
@@ -94,7 +95,7 @@ pub(crate) fn publish(
     repo.publish(subject, &files).unwrap()
 }
 
-/// A hub's settings for a repository, with its state in this directory.
+/// Returns a hub's settings for a repository, with its state in this directory.
 pub(crate) fn config(repo: &Path, state: &Path) -> HubConfig {
     HubConfig::local(
         RemoteConfig::new(repo.to_str().unwrap().parse().unwrap()),
@@ -112,12 +113,12 @@ pub(crate) struct Hub {
     pub(crate) addresses: Addresses,
     shutdown: Shutdown,
     running: JoinHandle<Result<(), HubError>>,
-    /// Where this hub keeps its state, if nobody else cares.
+    /// The state directory, if this hub owns it.
     _state: Option<TempDir>,
 }
 
 impl Hub {
-    /// With a state of its own.
+    /// Starts a hub with a new state directory.
     pub(crate) async fn new(repo: &GitRepo) -> Self {
         Self::with(repo, |_| {}).await
     }
@@ -130,7 +131,7 @@ impl Hub {
     }
 
     pub(crate) async fn start(config: HubConfig, state: Option<TempDir>) -> Self {
-        // A hub that ended lets go of its store a moment later.
+        // A hub that has stopped unlocks its store a moment later.
         let starting = eventually("the hub starts", SOON, async || {
             let shutdown = Shutdown::new();
             let (started, addresses) = oneshot::channel();
@@ -158,14 +159,14 @@ impl Hub {
         }
     }
 
-    /// Ends it in good order; what it leaves behind is for another.
+    /// Stops the hub gracefully, and returns its settings and state for another.
     pub(crate) async fn stop(mut self) -> (HubConfig, Option<TempDir>) {
         self.shutdown.begin();
         (&mut self.running).await.unwrap().unwrap();
         (self.config.clone(), self._state.take())
     }
 
-    /// The same hub again, at the same address.
+    /// Restarts the hub at the same address.
     pub(crate) async fn restart(self) -> Self {
         let grpc = self.addresses.grpc;
         let (mut config, state) = self.stop().await;
@@ -214,7 +215,7 @@ impl Hub {
         status.unwrap().into_inner()
     }
 
-    /// Waits for a status, and gives what the look found.
+    /// Waits until `look` accepts the status, and returns its result.
     pub(crate) async fn until<T>(
         &self,
         what: &str,
@@ -229,7 +230,7 @@ impl Hub {
         waiting.await.unwrap()
     }
 
-    /// Waits until a commit is what the hub works with.
+    /// Waits until a commit is in force.
     pub(crate) async fn until_in_force(&self, commit: &str) {
         let look = |status: &v1::Status| {
             let now = status.repo.clone().unwrap_or_default().commit;
@@ -239,7 +240,7 @@ impl Hub {
         self.until(&format!("{commit} in force"), look).await;
     }
 
-    /// Waits until a commit is in force and every joined cluster runs what it wants.
+    /// Waits until a commit is in force and every joined cluster is synced.
     pub(crate) async fn until_synced(&self, commit: &str) {
         let look = |status: &v1::Status| {
             let now = status.repo.clone().unwrap_or_default().commit;
@@ -254,7 +255,7 @@ impl Hub {
         self.until(&format!("all clusters at {commit}"), look).await;
     }
 
-    /// The generation that each cluster should run.
+    /// Returns the generation that each cluster should run.
     pub(crate) async fn wanted(&self) -> BTreeMap<String, u64> {
         let status = self.status().await;
         status
@@ -264,7 +265,7 @@ impl Hub {
             .collect()
     }
 
-    /// A counter, over all its labels that contain this text.
+    /// Returns the sum of a metric over all series whose labels contain this text.
     pub(crate) async fn count(&self, metric: &str, label: &str) -> u64 {
         let (status, text) = self.http("GET", "/metrics", &[]).await;
         assert_eq!(status, 200, "{text}");
@@ -274,14 +275,14 @@ impl Hub {
             .sum()
     }
 
-    /// How often somebody was turned away for a reason.
+    /// Returns the number of refusals for a reason.
     pub(crate) async fn refused(&self, reason: &str) -> u64 {
         let label = format!("reason=\"{reason}\"");
         self.count("muster_hub_refused_total", &label).await
     }
 
-    /// How often somebody was turned away for a reason, once that is more than it was: under TLS 1.3 a
-    /// client may know that it was refused a moment before the hub has counted it.
+    /// Waits until the number of refusals for a reason is higher than before, and returns it. Under TLS 1.3 a client
+    /// may know that it was refused a moment before the hub has counted it.
     pub(crate) async fn refused_again(&self, reason: &str, before: u64) -> u64 {
         let what = format!("more than {before} refusals for {reason}");
         eventually(&what, Duration::from_secs(10), async || {
@@ -293,12 +294,12 @@ impl Hub {
         .unwrap()
     }
 
-    /// A request to the plain HTTP side: the answer's code and text.
+    /// Sends a request to the plain HTTP server, and returns the answer's code and text.
     pub(crate) async fn http(&self, method: &str, path: &str, headers: &[&str]) -> (u16, String) {
         self.http_with(method, path, headers, "").await
     }
 
-    /// The same with a content.
+    /// Does the same as [`Self::http`], with a body.
     pub(crate) async fn http_with(
         &self,
         method: &str,
@@ -311,7 +312,7 @@ impl Hub {
         self.http_at(address, method, path, headers, body).await
     }
 
-    /// The same at one of its addresses.
+    /// Does the same as [`Self::http_with`], at one of the hub's addresses.
     pub(crate) async fn http_at(
         &self,
         address: SocketAddr,
@@ -344,7 +345,7 @@ impl Drop for Hub {
     }
 }
 
-/// The store of a hub that has stopped.
+/// Opens the store of a hub that has stopped.
 pub(crate) async fn store_of(config: &HubConfig) -> muster_store::SqliteStore {
     let opening = eventually("the store is free", SOON, async || {
         Ok(muster_store::SqliteStore::open(config.store_path())?)
@@ -352,7 +353,7 @@ pub(crate) async fn store_of(config: &HubConfig) -> muster_store::SqliteStore {
     opening.await.unwrap()
 }
 
-/// Ends a hub and puts a backup in the place of its state. The settings are those of one at the same address.
+/// Stops a hub and restores its store from a backup. The returned settings have the same address.
 pub(crate) async fn restored(hub: Hub, backup: &Path) -> (HubConfig, Option<TempDir>) {
     let grpc = hub.addresses.grpc;
     let (mut config, state) = hub.stop().await;
@@ -364,7 +365,7 @@ pub(crate) async fn restored(hub: Hub, backup: &Path) -> (HubConfig, Option<Temp
     (config, state)
 }
 
-/// The fleet's CA, out of the store of a hub that is not running.
+/// Reads the fleet's CA from the store of a hub that is not running.
 pub(crate) async fn ca_of(config: &HubConfig) -> muster_pki::Ca {
     use muster_store::Store as _;
     let store = store_of(config).await;
@@ -372,7 +373,7 @@ pub(crate) async fn ca_of(config: &HubConfig) -> muster_pki::Ca {
     muster_pki::Ca::from_pem(std::str::from_utf8(&kept.value).unwrap()).unwrap()
 }
 
-/// A copy of a directory's files.
+/// Copies a directory recursively.
 pub(crate) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {

@@ -1,5 +1,4 @@
-//! An agent whose key was stolen, or whose cluster is somebody else's: what it says harms nobody but its own
-//! cluster, and is seen.
+//! Tests compromised agents: their messages harm no cluster but their own, and the hub shows what they did.
 
 use anyhow::Context as _;
 use muster_agent::Cluster as _;
@@ -14,14 +13,14 @@ use crate::{
     terms::term_key,
 };
 
-/// Waits until a problem of the cluster says this.
+/// Waits until a problem of the cluster contains this text, and returns the problem.
 async fn told(hub: &Hub, cluster: &str, what: &str) -> String {
     let look = |status: &v1::Status| {
         let mut clusters = status.clusters.iter();
         let cluster = clusters.find(|c| c.name == cluster).context("no cluster")?;
         let mut problems = cluster.problems.iter();
         let problem = problems.find(|problem| problem.contains(what));
-        Ok(problem.context("nothing is told")?.clone())
+        Ok(problem.context("no such problem")?.clone())
     };
     hub.until(what, look).await
 }
@@ -30,11 +29,11 @@ async fn say(raw: &Raw, report: v1::Report) {
     let message = v1::AgentMessage {
         message: Some(v1::agent_message::Message::Report(report)),
     };
-    // One that is refused meanwhile hears no more.
+    // The send fails if the stream was refused meanwhile.
     let _ = raw.say.send(message).await;
 }
 
-/// How a stream ends.
+/// Returns the status with which a stream ends.
 async fn end(mut raw: Raw) -> tonic::Status {
     loop {
         if let Err(status) = raw.next().await {
@@ -80,11 +79,11 @@ async fn a_term_that_no_hub_gave_changes_nothing() {
     assert!(
         streams
             .iter()
-            .all(|why| why.contains("which no hub of this fleet gave")),
+            .all(|why| why.contains("which no hub of this fleet issued")),
         "{streams:?}"
     );
-    told(&hub, "us-1", "which no hub of this fleet gave").await;
-    // Delivery to the others goes on, on the stream that was there.
+    told(&hub, "us-1", "which no hub of this fleet issued").await;
+    // Delivery to the others continues on the existing stream.
     let commit = publish(&repo, "larger", [("apps/web/values.yaml", "size: 2\n")]);
     good.memory
         .until("the commit", |memory| {
@@ -93,7 +92,7 @@ async fn a_term_that_no_hub_gave_changes_nothing() {
         .await;
     assert_eq!(good.memory.known().term, own.term);
     hub.until_in_force(&commit).await;
-    // A hub that is started again has the next number, not one that somebody invented.
+    // A restarted hub takes the next number, not one that an agent invented.
     let (hub, key) = term_key(hub).await;
     good.memory
         .until("a newer term", |memory| {
@@ -108,13 +107,13 @@ async fn a_term_that_no_hub_gave_changes_nothing() {
         &next.incarnation,
         &next.term.proof.0
     ));
-    // What it did is in the audit log, once.
+    // The refusal is in the audit log once.
     let (config, _state) = hub.stop().await;
     let audit = store_of(&config).await.range("audit/").await.unwrap();
     let texts = audit
         .into_iter()
         .map(|(_, entry)| String::from_utf8_lossy(&entry.value).into_owned());
-    let held: Vec<String> = texts.filter(|text| text.contains("held: ")).collect();
+    let held: Vec<String> = texts.filter(|text| text.contains("refused: ")).collect();
     assert!(
         held.len() == 1 && held[0].contains("agent of cluster us-1"),
         "{held:?}"
@@ -199,7 +198,7 @@ async fn a_stream_that_says_too_much_ends_or_is_slowed_down() {
             }
         }
     });
-    told(&hub, "us-1", "more than a hub takes in").await;
+    told(&hub, "us-1", "sends more than the hub accepts").await;
     assert!(!said.is_finished(), "it was not slowed down");
     said.abort();
     assert_eq!(hub.refused("too_much").await, 1);
@@ -218,12 +217,12 @@ async fn a_generation_that_was_never_told_is_not_believed() {
         content: vec![9; 32],
         ..v1::Report::default()
     };
-    // An older one may be on its way still.
+    // A report about an older generation may still be on its way, so it is ignored.
     say(&raw, report(generation.number)).await;
     say(&raw, report(generation.number + 1000)).await;
     let status = end(raw).await;
     assert!(
-        status.message().contains("which it was not told"),
+        status.message().contains("which the hub did not send"),
         "{status}"
     );
     assert_eq!(hub.wanted().await["us-1"], generation.number);

@@ -1,4 +1,4 @@
-//! Commits that are made to end the hub, to fill its memory or to take its time.
+//! Commits that try to crash the hub, to fill its memory or to take up its time.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use crate::{
     fixture::{Hub, document, publish, repository},
 };
 
-/// A template that nests a value so deep that to drop it overflows the stack.
+/// A template that nests a value so deep that dropping it overflows the stack.
 const DEEP: &str =
     "{% set n = namespace(v=1) %}{% for i in range(100000) %}{% set n.v = [n.v] %}{% endfor %}";
-/// A template that is printed for ever.
+/// A template whose printing never ends.
 const CYCLE: &str = "{% set n = namespace(v=1) %}{% set n.v = n %}{{ n }}";
-/// A template whose one step goes through a list that is doubled forty times.
+/// A template with one step that goes through a list that was doubled forty times.
 const SLOW: &str = "{% set n = namespace(v=[1]) %}{% for i in range(40) %}{% set n.v = n.v + n.v %}{% endfor %}{{ n.v|list|length }}";
 
 fn app(name: &str, template: &str) -> Vec<(String, String)> {
@@ -30,7 +30,7 @@ fn app(name: &str, template: &str) -> Vec<(String, String)> {
     ]
 }
 
-/// The commit with these apps and another size of `web`.
+/// Publishes a commit with these apps and another size of `web`.
 fn hostile(repo: &GitRepo, size: u32, apps: &[(&str, &str)]) -> String {
     let mut files: Vec<_> = apps
         .iter()
@@ -52,7 +52,7 @@ fn without(repo: &GitRepo, subject: &str, apps: &[&str], size: u32) -> String {
     )
 }
 
-/// Waits until the hub has read a commit, whatever comes of it.
+/// Waits until the hub has read a commit, whatever the result.
 async fn until_seen(hub: &Hub, commit: &str) {
     let seen = |status: &v1::Status| {
         ensure!(status.repo.clone().unwrap_or_default().tip == commit);
@@ -61,14 +61,14 @@ async fn until_seen(hub: &Hub, commit: &str) {
     hub.until("the commit is seen", seen).await;
 }
 
-/// What is told of an app.
+/// Waits until a commit is in force, and returns the message of an app's problem.
 async fn told(hub: &Hub, commit: &str, app: &str) -> String {
     let look = |status: &v1::Status| {
         let now = status.repo.clone().unwrap_or_default().commit;
         ensure!(now == commit, "{now} is in force");
         let mut problems = status.problems.iter();
         let problem = problems.find(|problem| problem.app == app);
-        Ok(problem.context("nothing is told of it")?.message.clone())
+        Ok(problem.context("it has no problem")?.message.clone())
     };
     hub.until(&format!("what is wrong with {app}"), look).await
 }
@@ -87,7 +87,7 @@ async fn limited(app: Duration) -> (GitRepo, Hub, Agent) {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_ends_its_reader_is_held_and_nothing_else() {
     let (repo, hub, agent) = limited(Duration::from_secs(20)).await;
-    // Little text that becomes many values.
+    // A short text that becomes many values.
     let many = format!("[{}]", "1,".repeat(4_000_000));
     let bombs = [("deep", DEEP), ("cycle", CYCLE), ("many", &many)];
     let commit = hostile(&repo, 2, &bombs);
@@ -100,7 +100,7 @@ async fn what_ends_its_reader_is_held_and_nothing_else() {
     let ended = hub.count("muster_hub_render_workers_ended_total", "").await;
     assert!(ended >= 3, "{ended}");
 
-    // They are not tried again with every commit …
+    // They are not rendered again with every commit …
     let next = hostile(&repo, 3, &[]);
     hub.until_synced(&next).await;
     let now = hub.count("muster_hub_render_workers_ended_total", "").await;
@@ -154,7 +154,7 @@ async fn a_newer_commit_interrupts_one_that_takes_long() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_ends_while_it_is_interrupted_is_no_trouble() {
     let repo = repository();
-    // Its time is over at six seconds, and the newer commit interrupts at five.
+    // Its time ends after six seconds, and the newer commit interrupts it after five.
     let hub = Hub::with(&repo, |config| config.limits.app = Duration::from_secs(2)).await;
     let agent = Agent::join(&hub, "eu-1").await;
     let first = repo.git(&["rev-parse", "HEAD"]).unwrap();

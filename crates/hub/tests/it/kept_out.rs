@@ -1,4 +1,4 @@
-//! Who is turned away: each is refused, and counted by its reason.
+//! Tests that callers without permission are refused, and that each refusal is counted by its reason.
 
 use std::{
     sync::Arc,
@@ -21,7 +21,7 @@ use crate::{
     raw::{Raw, hello, refusal, refused_to_people},
 };
 
-/// What an agent with this badge is told when it comes; nothing where it is let in.
+/// Connects an agent with this badge. Returns the refusal, or `None` if the agent is served.
 async fn told(hub: &Hub, badge: &Badge, cluster: &str) -> Option<String> {
     let stop = CancellationToken::new();
     let channel = match dial(&hub.address(), &badge.trust, Some(&badge.credentials)).await {
@@ -43,7 +43,7 @@ async fn told(hub: &Hub, badge: &Badge, cluster: &str) -> Option<String> {
     following.await.err().map(|error| error.to_string())
 }
 
-/// A badge that this CA signed.
+/// Returns a badge that this CA signed.
 fn signed(ca: &Ca, badge: &Badge, identity: &Identity, now: SystemTime) -> Badge {
     let key = Key::generate().unwrap();
     let hour = Duration::from_secs(3600);
@@ -83,12 +83,12 @@ async fn certificates_that_are_not_of_this_fleet() {
     assert_eq!(told(&hub, &copied, "eu-1").await, None);
     assert_eq!(hub.count("muster_hub_refused_total", "").await, 0);
 
-    // It ended an hour ago: good for a new one, and for nothing else.
+    // It expired an hour ago: it can be renewed, and used for nothing else.
     let ended = Duration::from_secs(2 * 3600);
     let expired = signed(&ca, &good, &identity, now - ended);
-    insta::assert_snapshot!(told(&hub, &expired, "eu-1").await.unwrap(), @"this certificate has ended; renew it");
+    insta::assert_snapshot!(told(&hub, &expired, "eu-1").await.unwrap(), @"this certificate has expired; renew it");
     assert_eq!(hub.refused("expired").await, 1);
-    // For how long, is known; and people have to ask a person.
+    // It can be renewed only for a limited time, and the expired certificate of a login not at all.
     let forgotten = signed(&ca, &good, &identity, now - RENEWAL_GRACE - ended);
     assert!(told(&hub, &forgotten, "eu-1").await.is_some());
     let refused = hub.refused_again("tls", 0).await;
@@ -146,7 +146,7 @@ async fn certificates_for_something_else() {
     insta::assert_snapshot!(told(&hub, &badge, "eu-2").await.unwrap(), @"the certificate is cluster eu-1's, but the agent asks for eu-2");
     assert_eq!(hub.refused("other_cluster").await, 1);
 
-    // An agent that would be a person, on every call.
+    // An agent that makes the calls for people.
     let channel = dial(&hub.address(), &badge.trust, Some(&badge.credentials))
         .await
         .unwrap();
@@ -161,7 +161,7 @@ async fn certificates_for_something_else() {
     );
     assert_eq!(hub.refused("not_an_admin").await, 11);
 
-    // A person who would be an agent.
+    // A person who opens an agent's stream.
     let (trust, credentials) = hub.login().open().unwrap();
     let person = Badge {
         cluster: badge.cluster.clone(),
@@ -169,7 +169,7 @@ async fn certificates_for_something_else() {
         credentials,
     };
     let refused = refusal(&hub, &person, Message::Hello(hello(&person))).await;
-    assert_eq!(refused.message(), "this is no agent's certificate");
+    assert_eq!(refused.message(), "this is not an agent's certificate");
     assert_eq!(hub.refused("not_an_agent").await, 1);
 }
 
@@ -193,7 +193,7 @@ async fn words_that_no_agent_says() {
     assert_eq!(refused.message(), "a stream begins with a hello");
     assert_eq!(hub.refused("no_hello").await, 1);
 
-    // Numbers after which there is none.
+    // The highest numbers, which have no successor.
     let (term, generation) = (u64::MAX, u64::MAX);
     let last = v1::Hello {
         term: Some(v1::Term {
@@ -254,7 +254,7 @@ async fn join_tokens_work_once_and_not_for_long() {
     insta::assert_snapshot!(refused.message(), @"this join token is not known here; make one with `muster cluster join-token`");
     assert_eq!(hub.refused("unknown_token").await, 1);
 
-    // Cut off by somebody's terminal.
+    // Tokens that were cut off or repeated, as by a terminal.
     let channel = dial(&token.hub, &token.trust, None).await.unwrap();
     let whole = token.secret.expose();
     for text in [&whole[..20], "", &whole.repeat(100)] {
@@ -313,7 +313,7 @@ async fn a_removed_cluster_is_out_until_it_joins_again() {
     let request = v1::RenewRequest { csr: csr.clone() };
     let renewing = EnrolmentClient::new(channel.unwrap()).renew(request).await;
     assert_eq!(renewing.unwrap_err().code(), Code::PermissionDenied);
-    // Tokens that were made for it are void, too.
+    // Tokens that were created for it are void, too.
     assert!(enrol_with(&unused, &csr).await.is_err());
     let look = |status: &v1::Status| {
         let cluster = status.clusters.iter().find(|c| c.name == "eu-2").unwrap();
@@ -354,8 +354,8 @@ async fn two_agents_that_take_turns_are_both_held() {
         ensure!(!cluster.connected && told.is_some());
         Ok(told.unwrap().clone())
     };
-    let told = hub.until("both are held", held).await;
-    insta::assert_snapshot!(told, @"two agents take turns as cluster eu-1: is this a copy of the cluster? Stop one of them; both are held for a minute");
+    let told = hub.until("both are refused", held).await;
+    insta::assert_snapshot!(told, @"two agents take turns as cluster eu-1: is this a copy of the cluster? Stop one of them; both are refused for a minute");
     first.until_ended("turns").await;
     second.until_ended("turns").await;
     assert!(hub.refused("two_processes").await >= 2);

@@ -1,4 +1,4 @@
-//! Certificates run out: a stream ends with its certificate, and a new one is had before.
+//! Tests that a stream ends with its certificate, and that a certificate can be renewed before that.
 
 use std::{sync::Arc, time::Duration};
 
@@ -43,11 +43,11 @@ async fn a_stream_ends_with_its_certificate_and_goes_on_with_the_next() {
         trust: TrustBundle::from_pem(&renewed.trust).unwrap(),
         credentials: Credentials::new(&renewed.certificate, key).unwrap(),
     };
-    // A renewal is no enrolment: it is the same instance still.
+    // A renewal is not an enrolment: it is still the same instance.
     assert_eq!(identity(&next.credentials), identity(&badge.credentials));
 
-    // It calls again only when its stream has ended.
-    agent.until_ended("this certificate has ended").await;
+    // The agent connects again, and is refused, only after its stream has ended.
+    agent.until_ended("this certificate has expired").await;
     hub.refused_again("expired", 0).await;
 
     let (_, memory) = agent.stop().await;

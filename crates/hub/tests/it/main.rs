@@ -1,5 +1,5 @@
-//! The hub as a whole: a real Git repository, real mTLS and gRPC, its store on disk. Agents are the
-//! agent's own stream code; only the cluster behind it is memory instead of an API server.
+//! Tests of the whole hub, with a real Git repository, real mTLS and gRPC, and its store on disk. The agents run the
+//! agent's own stream code; only the cluster behind it is in memory instead of an API server.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! A stream word by word, for what no agent of ours would say.
+//! A stream message by message, for messages that our agent would never send.
 
 use muster_agent::dial;
 use muster_proto::{
@@ -16,7 +16,7 @@ pub(crate) struct Raw {
     pub(crate) hear: Streaming<v1::HubMessage>,
 }
 
-/// What an agent says first that has nothing yet.
+/// Returns the hello of an agent that has no generation yet.
 pub(crate) fn hello(badge: &Badge) -> v1::Hello {
     v1::Hello {
         protocol: PROTOCOL_VERSION,
@@ -72,7 +72,7 @@ impl Raw {
     }
 }
 
-/// How the hub ends a stream that begins like this.
+/// Returns the status with which the hub ends a stream that begins with this message.
 pub(crate) async fn refusal(hub: &Hub, badge: &Badge, first: v1::agent_message::Message) -> Status {
     match Raw::open(hub, badge, first).await {
         Err(status) => status,
@@ -80,8 +80,7 @@ pub(crate) async fn refusal(hub: &Hub, badge: &Badge, first: v1::agent_message::
     }
 }
 
-/// What is said to a caller that is no person on every call that is for people; those that are served
-/// are left out.
+/// Makes every call that is for people, and returns the refusals. Calls that are served are left out.
 pub(crate) async fn refused_to_people(channel: Channel) -> Vec<Status> {
     let mut admin = AdminClient::new(channel);
     let mut refused: Vec<Status> = Vec::new();

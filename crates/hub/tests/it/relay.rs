@@ -1,5 +1,5 @@
-//! Stands between an agent's stream and a hub, passes every message on, and notes what the agent said.
-//! It can also say things that neither understands, as a newer build would.
+//! A relay between an agent's stream and a hub. It forwards every message and records those of the agent. It can also
+//! insert messages that neither side understands, as a newer build would send.
 
 use std::sync::{Arc, Mutex};
 
@@ -19,17 +19,17 @@ use tonic::{
 
 use crate::{agents::Badge, fixture::Hub};
 
-/// What the agent said, in order.
+/// The messages of the agent, in order.
 pub(crate) type Said = Arc<Mutex<Vec<v1::AgentMessage>>>;
 
 struct Relay {
     hub: Channel,
     said: Said,
-    /// Whether to put a message of an unknown kind after each.
+    /// True to insert a message of an unknown kind after each message.
     babbles: bool,
 }
 
-/// The plain channel of a new relay to the hub, and what it hears from the agent.
+/// Starts a relay to the hub. Returns a channel to the relay, and the messages that it records.
 pub(crate) async fn relay(hub: &Hub, badge: &Badge, babbles: bool) -> (Channel, Said) {
     let channel = dial(&hub.address(), &badge.trust, Some(&badge.credentials)).await;
     let said = Said::default();

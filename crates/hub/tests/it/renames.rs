@@ -1,4 +1,4 @@
-//! Apps that get another name: what ran under the old one is never given up before the new one runs.
+//! Tests renamed apps: the app under the old name stays until the one under the new name runs.
 
 use muster_testkit::gitserver::GitRepo;
 
@@ -11,7 +11,7 @@ fn head(repo: &GitRepo) -> String {
     repo.git(&["rev-parse", "HEAD"]).unwrap()
 }
 
-/// The folder of `web` under its new name, with this template.
+/// Renames the folder of `web`, with this template.
 fn rename(repo: &GitRepo, template: &str) -> String {
     repo.git(&["rm", "--quiet", "-r", "apps/web"]).unwrap();
     let site = "tier: gold, mode: active-active, formerly: web";
@@ -48,7 +48,7 @@ async fn what_ran_stays_while_the_renamed_app_is_broken() {
     hub.until_synced(&head(&repo)).await;
     let before = agent.memory.header("web").unwrap();
 
-    // Its template is wrong.
+    // Its template is broken.
     let broken = rename(&repo, &WEB.replace("values.size", "values.sizze"));
     hub.until_synced(&broken).await;
     assert_eq!(agent.memory.header("web").unwrap(), before);
@@ -56,7 +56,7 @@ async fn what_ran_stays_while_the_renamed_app_is_broken() {
         (apps(&agent), agent.memory.generation()),
         (vec!["web".to_owned()], 1)
     );
-    // So is its document, and the hub has forgotten what it had in memory.
+    // Its document is broken too, and the hub's memory is empty after a restart.
     let site = "tier: gold, mode: active-active, formerly: web, colour: blue";
     let worse = [("apps/site/app.yaml", document("App", "site", site))];
     let worse = publish(&repo, "worse", worse);
@@ -66,7 +66,7 @@ async fn what_ran_stays_while_the_renamed_app_is_broken() {
         (apps(&agent), agent.memory.generation()),
         (vec!["web".to_owned()], 1)
     );
-    // It would take another app's object.
+    // It claims another app's object.
     let site = "tier: gold, mode: active-active, formerly: web";
     let taken = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: other, namespace: other}\n";
     let other = document("App", "other", "tier: gold, mode: active-active");
@@ -114,7 +114,7 @@ async fn of_two_apps_that_become_one_both_stay_until_it_runs() {
         .await;
     assert_eq!(apps(&agent), ["db", "web"]);
     assert_eq!(agent.memory.generation(), 1);
-    // It would take another app's object.
+    // It claims another app's object.
     let other = document("App", "other", "tier: gold, mode: active-active");
     let taken = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: other, namespace: other}\n";
     let files = [

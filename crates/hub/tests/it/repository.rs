@@ -1,4 +1,4 @@
-//! The repository's own troubles, and how the hub hears of a commit.
+//! Tests failures of the repository, and how the hub learns of a commit.
 
 use std::{fs, time::Duration};
 
@@ -28,7 +28,7 @@ async fn a_force_push_is_followed() {
     repo.force_push().unwrap();
     hub.until_synced(&other).await;
     assert_eq!(agent.memory.data("web"), r#"{"size":"3"}"#);
-    // Back to content that ran before: a higher number all the same.
+    // Content that ran before still gets a higher number.
     repo.git(&["reset", "--quiet", "--hard", &first]).unwrap();
     repo.force_push().unwrap();
     hub.until_synced(&first).await;
@@ -55,12 +55,12 @@ async fn a_repository_that_is_gone_is_told_and_comes_back() {
         ensure!(!repo.problem.is_empty());
         Ok(repo)
     };
-    let told = hub.until("the trouble is told", problem).await;
+    let told = hub.until("the failure is shown", problem).await;
     assert_eq!(told.commit, first);
     assert!(told.problem_since > 0 && told.retry_at > 0, "{told:?}");
     // A hub that starts meanwhile has the last good commit in its mirror.
     let hub = hub.restart().await;
-    hub.until("the trouble is told again", problem).await;
+    hub.until("the failure is shown again", problem).await;
     hub.until_synced(&first).await;
     assert_eq!(agent.memory.generation(), 1);
 
@@ -85,7 +85,7 @@ async fn the_webhook_wakes_the_hub_for_those_who_know_its_token() {
         config.hook = Some(config.http);
     })
     .await;
-    // It has an address of its own, so that metrics can be closed off from whoever calls it.
+    // The webhook has its own address, so that its callers can be denied access to metrics.
     let (hook, http) = (hub.addresses.hook.unwrap(), hub.addresses.http);
     for (address, method, path) in [(hook, "GET", "/metrics"), (http, "POST", "/hook")] {
         assert_eq!(
@@ -121,7 +121,7 @@ async fn the_webhook_wakes_the_hub_for_those_who_know_its_token() {
         202
     );
     hub.until_in_force(&third).await;
-    // GitHub and Gitea sign what they send.
+    // GitHub and Gitea sign their calls.
     let signed = publish(&repo, "signed", [("apps/web/values.yaml", "size: 5\n")]);
     let key = hmac::Key::new(hmac::HMAC_SHA256, b"open-sesame");
     let body = r#"{"ref": "refs/heads/main"}"#;
@@ -141,7 +141,7 @@ async fn the_webhook_wakes_the_hub_for_those_who_know_its_token() {
     let taken = hub.http_with("POST", "/hook", &[&header], body).await;
     assert_eq!(taken.0, 202);
     hub.until_in_force(&signed).await;
-    // And a person may say so.
+    // A person can also make the hub read the repository.
     let fourth = publish(&repo, "larger", [("apps/web/values.yaml", "size: 4\n")]);
     hub.admin()
         .await
@@ -151,8 +151,8 @@ async fn the_webhook_wakes_the_hub_for_those_who_know_its_token() {
     hub.until_in_force(&fourth).await;
 }
 
-/// A shell that was left open on the store, or a full disk: the commit waits, and it is said for as long as that
-/// lasts. What was rendered is not rendered again.
+/// The store can't be written, as with a shell that was left open on it or a full disk. The commit waits, and the
+/// status shows why until it can be written. It is not rendered again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_cannot_be_written_waits_and_is_told() {
     let repo = repository();
@@ -170,22 +170,22 @@ async fn a_commit_that_cannot_be_written_waits_and_is_told() {
             .iter()
             .find(|problem| problem.message.contains("can't come into force"));
         let problem = problem.map(|problem| problem.message.clone());
-        problem.context("nothing is said")
+        problem.context("no problem is shown")
     };
-    let problem = hub.until("the trouble is told", told).await;
+    let problem = hub.until("the failure is shown", told).await;
     assert!(problem.contains(&second[..7]), "{problem}");
     assert_eq!(agent.memory.data("web"), r#"{"size":"1"}"#);
     shell.execute_batch("ROLLBACK").unwrap();
     hub.until_synced(&second).await;
 
-    // One that is taken back meanwhile is no longer told of.
+    // A commit that is reverted meanwhile is no longer shown as failed.
     shell.execute_batch("BEGIN IMMEDIATE").unwrap();
     publish(
         &repo,
         "even larger",
         [("apps/web/values.yaml", "size: 3\n")],
     );
-    hub.until("the trouble is told again", told).await;
+    hub.until("the failure is shown again", told).await;
     repo.git(&["reset", "--quiet", "--hard", &second]).unwrap();
     repo.force_push().unwrap();
     shell.execute_batch("ROLLBACK").unwrap();
@@ -193,14 +193,14 @@ async fn a_commit_that_cannot_be_written_waits_and_is_told() {
         ensure!(told(status).is_err());
         Ok(())
     };
-    hub.until("the trouble is over", quiet).await;
+    hub.until("the failure is over", quiet).await;
     hub.until_synced(&second).await;
     assert_eq!(agent.memory.data("web"), r#"{"size":"2"}"#);
     assert!(told(&hub.status().await).is_err());
 }
 
-/// Agents that are ahead have their generations numbered anew while commits come in: neither loses what the other
-/// has written, and after a restart the hub has a list for each of its generations.
+/// Generations of agents that are ahead are renumbered while commits come in. Neither loses what the other has written,
+/// and after a restart the hub has a list for each of its generations.
 #[tokio::test(flavor = "multi_thread")]
 async fn generations_are_numbered_by_one_at_a_time() {
     let repo = repository();
@@ -227,7 +227,7 @@ async fn generations_are_numbered_by_one_at_a_time() {
     hub.until_synced(&last).await;
     for agent in &agents {
         assert_eq!(agent.memory.data("web"), r#"{"size":"48"}"#);
-        // Once was enough for each.
+        // No agent had to reconnect.
         assert_eq!(agent.last_end(), "");
     }
     let before = hub.wanted().await;

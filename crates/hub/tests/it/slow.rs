@@ -1,4 +1,4 @@
-//! An agent that does not keep up.
+//! Tests an agent that does not read its stream.
 
 use anyhow::ensure;
 use muster_proto::v1::{self, agent_message::Message};
@@ -10,14 +10,14 @@ use crate::{
     raw::{Raw, hello},
 };
 
-/// Text that hardly compresses.
+/// Returns text that hardly compresses.
 fn noise(bytes: usize) -> String {
     let mut random = rand::rng();
     let letter = |_| char::from(random.sample(rand::distr::Alphanumeric));
     (0..bytes).map(letter).collect()
 }
 
-/// Three manifests of 1.2 MB.
+/// Returns three manifests of 1.2 MB.
 fn large() -> Vec<(String, String)> {
     let file = |i| {
         let name = format!("noise-{i}");
@@ -61,7 +61,7 @@ async fn an_agent_that_does_not_listen_holds_up_nobody_and_can_be_removed() {
     };
     let message = Some(Message::Need(need));
     deaf.say.send(v1::AgentMessage { message }).await.unwrap();
-    // It takes nothing from here on, but has much to say.
+    // From here on it reads nothing, but sends a lot.
     let object = v1::ObjectState {
         message: "m".repeat(1_000),
         ..v1::ObjectState::default()
@@ -94,7 +94,7 @@ async fn an_agent_that_does_not_listen_holds_up_nobody_and_can_be_removed() {
             })
             .await;
     }
-    // What it says is still heard.
+    // The hub still reads its messages.
     let report = v1::Report {
         problems: vec!["I can't hear you".to_owned()],
         ..v1::Report::default()

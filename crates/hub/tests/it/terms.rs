@@ -1,4 +1,4 @@
-//! Hubs that come from one another's copies: numbers only grow, and nobody is refused for ever.
+//! Tests hubs that run on restored or copied stores: numbers only grow, and no agent is refused for ever.
 
 use anyhow::ensure;
 use muster_agent::Cluster as _;
@@ -19,7 +19,7 @@ fn head(repo: &GitRepo) -> String {
     repo.git(&["rev-parse", "HEAD"]).unwrap()
 }
 
-/// The key under which this hub's fleet proves terms, from its store.
+/// Restarts the hub, and returns it with the key that proves its fleet's terms.
 pub(crate) async fn term_key(hub: Hub) -> (Hub, TermKey) {
     let grpc = hub.addresses.grpc;
     let (mut config, state) = hub.stop().await;
@@ -65,15 +65,15 @@ async fn a_restored_backup_catches_up_with_its_agents() {
     let before = eu_1.memory.known();
     assert_eq!(eu_1.memory.generation(), 4);
     let (config, state) = restored(hub, &kept).await;
-    // … and one more commit, while there is no hub.
+    // … and one more commit while no hub runs.
     let last = publish(&repo, "db", [("apps/db/values.yaml", "size: 9\n")]);
     let hub = Hub::start(config, state).await;
     hub.until_synced(&last).await;
-    // Nothing is deleted unasked, for as long as nobody has said that all is well.
+    // Nothing is deleted without approval until a person has confirmed the state.
     let suspects = |status: &v1::Status| {
         let problems = status.problems.iter().map(|problem| &problem.message);
         problems
-            .filter(|text| text.contains("nothing is deleted unasked"))
+            .filter(|text| text.contains("nothing is deleted without approval"))
             .count()
     };
     assert_eq!(
@@ -112,7 +112,7 @@ async fn a_restored_backup_catches_up_with_its_agents() {
         assert_ne!(known.incarnation, before.incarnation);
         assert!(agent.memory.generation() > 4);
     }
-    // And on it goes, also after another restart.
+    // Delivery continues, also after another restart.
     let hub = hub.restart().await;
     let next = publish(&repo, "web", [("apps/web/values.yaml", "size: 5\n")]);
     hub.until_synced(&next).await;
@@ -170,7 +170,7 @@ async fn of_two_hubs_on_copies_of_one_store_one_steps_down() {
         Ok(problem)
     };
     insta::assert_snapshot!(second.until("it has stepped down", told).await, @"this hub has stepped down: another hub leads with a copy of its store");
-    // The one that stepped down watches, and changes nothing.
+    // The hub that stepped down still observes, but delivers nothing.
     let next = publish(
         &repo,
         "larger still",
@@ -213,14 +213,14 @@ async fn many_agents_with_a_newer_term_lead_to_one_new_term() {
         .map(|w| w.term.as_ref().unwrap().number)
         .collect();
     assert_eq!(terms, [42, 42, 42]);
-    // Its own term is no reason for another.
+    // The hub's own term does not lead to another one.
     let own = welcomes[0].term.clone();
     let again = term(&hub, &badges[0], own.clone(), &welcomes[0].incarnation).await;
     assert_eq!(again.term, own);
     let agent = Agent::run(hub.address(), badges[0].clone(), Memory::new());
     agent
         .memory
-        .until("delivery goes on", |memory| memory.generation() > 0)
+        .until("delivery continues", |memory| memory.generation() > 0)
         .await;
 }
 
@@ -233,7 +233,7 @@ async fn what_a_restored_hub_does_not_remember_is_left_alone() {
     let scratch = tempfile::tempdir().unwrap();
     let kept = scratch.path().join("backup.db");
     backup(&hub.config.store_path(), &kept).unwrap();
-    // An app that comes after the backup, and is broken by the time the backup is put back.
+    // An app that was added after the backup, and is broken when the backup is restored.
     let spec = "tier: gold, mode: active-active";
     let files = [
         ("apps/late/app.yaml", document("App", "late", spec)),
@@ -248,7 +248,7 @@ async fn what_a_restored_hub_does_not_remember_is_left_alone() {
     let hub = Hub::start(config, state).await;
     let unknown = |memory: &Memory| memory.orders().unknown.contains("late");
     agent.memory.until("it is left alone", unknown).await;
-    // That lasts until it is mended, also when a person has confirmed the state.
+    // That lasts until the app is repaired, even after a person has confirmed the state.
     let confirm = v1::ConfirmStateRequest::default();
     hub.admin().await.confirm_state(confirm).await.unwrap();
     let usual = |memory: &Memory| memory.orders().budget == PruneBudget::default();

@@ -1,4 +1,4 @@
-//! What the hub sends over a stream: generations, the blobs they need, and questions.
+//! The sending side of a stream: generations, the blobs that they need, and questions.
 
 use std::{sync::Arc, time::Instant};
 
@@ -21,7 +21,7 @@ use crate::{
 };
 
 impl Stream<'_> {
-    /// Tells the agent what its cluster should run, unless it knows.
+    /// Offers the agent its cluster's generation, unless it has that already.
     pub(super) async fn offer(&mut self, state: &FleetState) -> Result<(), Status> {
         let desired = state.desired.get(&self.caller.cluster);
         let Some(desired) = desired.filter(|_| state.current) else {
@@ -60,13 +60,13 @@ impl Stream<'_> {
             self.told.pop_front();
         }
         self.generation = Some(generation);
-        // The agent says anew what it lacks for this one.
+        // The agent requests the bundles that it lacks for this one.
         self.needed.clear();
         Ok(())
     }
 
-    /// The agent has a higher number than the store: the store is older. The content is offered again
-    /// under a number that the agent can take, once that is written.
+    /// Renumbers the cluster's generation, because the agent has a higher number than the store, which is therefore
+    /// older. Once the new number is written, the content is offered again under it.
     pub(super) async fn renumber(&self, desired: &DesiredState) -> Result<(), Status> {
         let sessions = self.sessions;
         let Some(lead) = sessions.leadership.now() else {
@@ -80,7 +80,7 @@ impl Stream<'_> {
             .get(&self.caller.cluster)
             .map(|now| now.number);
         if now != Some(desired.number) {
-            // A newer commit came first; its number is looked at in turn.
+            // A newer generation was published first; its number is checked when it is offered.
             return Ok(());
         }
         {
@@ -88,7 +88,7 @@ impl Stream<'_> {
             renumbered.retain(|_, when| when.elapsed() < RENUMBER_EVERY);
             if renumbered.contains_key(&self.caller.cluster) {
                 return Err(Status::unavailable(
-                    "this cluster's generation was numbered anew a moment ago",
+                    "this cluster's generation was renumbered a moment ago",
                 ));
             }
             renumbered.insert(self.caller.cluster.clone(), Instant::now());
@@ -157,7 +157,7 @@ impl Stream<'_> {
             || !self.needed.is_empty()
     }
 
-    /// What the agent gets next. A bundle that was begun is ended before another generation.
+    /// Returns the next message for the agent. A bundle whose sending has begun is completed before a newer generation.
     pub(super) async fn next_message(
         &mut self,
     ) -> Result<Option<v1::hub_message::Message>, Status> {

@@ -1,4 +1,4 @@
-//! What an agent says over its stream.
+//! Handles the messages of an agent.
 
 use std::collections::HashSet;
 
@@ -9,12 +9,12 @@ use super::{LISTED, Stream};
 use crate::observed::number_of;
 
 impl Stream<'_> {
-    /// Whether a message answers a question that was asked.
+    /// Returns true if a message answers an open question of the hub.
     pub(super) fn answers(&self, message: &v1::AgentMessage) -> bool {
         matches!(&message.message, Some(v1::agent_message::Message::Objects(list)) if self.asked.contains_key(&list.request))
     }
 
-    /// What an agent says. The error is why it is not heard any further.
+    /// Handles a message of the agent. The error is the reason to end the stream.
     pub(super) fn hear(&mut self, message: v1::AgentMessage) -> Result<(), String> {
         match message.message {
             Some(v1::agent_message::Message::Need(need)) => self.need(need),
@@ -25,7 +25,7 @@ impl Stream<'_> {
                         self.in_force = Some(number);
                     } else if newest.is_none_or(|newest| number.generation > newest) {
                         return Err(format!(
-                            "its agent reports generation {}, which it was not told",
+                            "its agent reports generation {}, which the hub did not send",
                             number.generation
                         ));
                     }
@@ -37,7 +37,7 @@ impl Stream<'_> {
                 self.sessions
                     .observed
                     .report(&self.caller.cluster, report, |app| {
-                        // Before the first commit it is not known what there is.
+                        // Before the first commit the hub does not know which apps exist.
                         !state.current || has.contains(app)
                     });
                 Ok(())
@@ -45,7 +45,7 @@ impl Stream<'_> {
             Some(v1::agent_message::Message::Objects(list)) => {
                 if let Some((answer, objects)) = self.asked.get_mut(&list.request) {
                     if answer.is_closed() || objects.len() + list.objects.len() > LISTED {
-                        // Nobody reads it any more, or it is no list that anybody could read.
+                        // Nobody waits for the list any more, or it is too long.
                         self.asked.remove(&list.request);
                         return Ok(());
                     }
@@ -54,20 +54,20 @@ impl Stream<'_> {
                 if list.last
                     && let Some((answer, objects)) = self.asked.remove(&list.request)
                 {
-                    // Whoever asked may have gone away.
+                    // The caller may have disconnected.
                     let _ = answer.send(objects);
                 }
                 Ok(())
             }
             Some(v1::agent_message::Message::Hello(_)) => {
-                Err("its agent says hello twice".to_owned())
+                Err("its agent sent a second hello".to_owned())
             }
-            // A newer agent's word. The protocol's number rises where it must be understood.
+            // A message of a newer agent. If it had to be understood, the protocol's number would be higher.
             None => Ok(()),
         }
     }
 
-    /// Notes what the agent lacks of the generation that it was told last.
+    /// Notes the bundles that the agent lacks for the generation that was last offered.
     pub(super) fn need(&mut self, need: v1::Need) -> Result<(), String> {
         if self.offered.map(|number| number.generation.0) != Some(need.generation) {
             return Ok(());
@@ -76,9 +76,9 @@ impl Stream<'_> {
         let desired = state.desired.get(&self.caller.cluster);
         for hash in need.hashes {
             let Ok(hash) = ContentHash::try_from(hash.as_slice()) else {
-                return Err("its agent asks for what is no hash".to_owned());
+                return Err("its agent requests a bundle by an invalid hash".to_owned());
             };
-            // What another cluster runs is none of this one's business.
+            // A cluster may read only its own bundles.
             let its_own = desired.is_some_and(|w| w.bundles.iter().any(|b| b.hash == hash));
             if its_own && !self.needed.contains(&hash) {
                 self.needed.push_back(hash);
