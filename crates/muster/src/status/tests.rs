@@ -609,7 +609,7 @@ fn lengths_and_names_are_short() {
 fn a_problem_of_the_hub_blocks_no_commit() {
     let mut status = fleet();
     let problem = Problem::of_hub(
-        "this hub's state was restored from a backup; nothing is deleted unasked until that is confirmed",
+        "this hub's state was restored from a backup; nothing is deleted without approval until that is confirmed",
         "see that the fleet is as it should be, then `muster hub confirm`",
     );
     status.problems = vec![(&problem).into()];

@@ -1,0 +1,28 @@
+use super::*;
+
+#[test]
+fn a_problem_shows_its_line() {
+    let problem = Problem::new(Scope::Fleet, "fleet.yaml", "unknown field `valuse`")
+        .at(
+            "kind: Fleet\nspec:\n\tvaluse: {}\n",
+            Pos { line: 3, col: 2 },
+        )
+        .help("did you mean `values`?");
+    insta::assert_snapshot!(problem.to_string(), @r"
+        fleet.yaml:3:2: unknown field `valuse`
+           |
+         3 | 	valuse: {}
+           | 	^
+           = help: did you mean `values`?
+        ");
+}
+
+#[test]
+fn near_words_are_suggested() {
+    assert_eq!(nearest("valuse", ["values", "labels"]), Some("values"));
+    assert_eq!(nearest("zebra", ["values", "labels"]), None);
+    assert_eq!(
+        suggest("q", ["eu-west", "us-east"]).unwrap(),
+        "use one of: eu-west, us-east"
+    );
+}
