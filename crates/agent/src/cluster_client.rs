@@ -53,7 +53,7 @@ pub struct ClusterClient {
 struct State {
     known: Known,
     /// The generation in force, once its bundles are in memory.
-    kept: Option<Arc<StoredGeneration>>,
+    stored: Option<Arc<StoredGeneration>>,
     /// The pointer to the generation in force, until its bundles are in memory.
     unread: Option<Pointer>,
 }
@@ -88,7 +88,7 @@ impl ClusterClient {
                 .as_ref()
                 .map(|pointer| known(pointer, enrolment))
                 .unwrap_or_default(),
-            kept: None,
+            stored: None,
             unread: pointer,
         };
         let applier = Applier::start(client, config);
@@ -155,17 +155,17 @@ impl ClusterClient {
             room.add(&bundle)?;
             bundles.push(bundle);
         }
-        let kept = Arc::new(pointer.clone().with(bundles));
+        let stored = Arc::new(pointer.clone().with(bundles));
         {
             let mut state = self.state();
             if !state.is_unread(pointer) {
                 return Ok(());
             }
             state.unread = None;
-            state.kept = Some(Arc::clone(&kept));
+            state.stored = Some(Arc::clone(&stored));
         }
         self.trouble.send_replace(None);
-        self.applier.want(kept);
+        self.applier.set_desired(stored);
         Ok(())
     }
 
@@ -214,29 +214,29 @@ impl ClusterClient {
         }
     }
 
-    async fn save(&self, kept: StoredGeneration) -> Result<Arc<StoredGeneration>, TakeError> {
-        let number = kept.generation.0;
+    async fn save(&self, stored: StoredGeneration) -> Result<Arc<StoredGeneration>, TakeError> {
+        let number = stored.generation.0;
         self.may_write(number)?;
-        let saved = self.store.lock().await.save(&kept).await;
+        let saved = self.store.lock().await.save(&stored).await;
         saved.map_err(|source| TakeError {
             number,
             source: Box::new(source),
         })?;
-        let kept = Arc::new(kept);
+        let stored = Arc::new(stored);
         let mut state = self.state();
         state.known = Known {
-            term: kept.term,
-            incarnation: kept.incarnation.clone(),
+            term: stored.term,
+            incarnation: stored.incarnation.clone(),
             in_force: Some(Numbered {
-                generation: kept.generation,
-                content: kept.hash,
+                generation: stored.generation,
+                content: stored.hash,
             }),
         };
-        state.kept = Some(Arc::clone(&kept));
+        state.stored = Some(Arc::clone(&stored));
         state.unread = None;
         drop(state);
         self.trouble.send_replace(None);
-        Ok(kept)
+        Ok(stored)
     }
 }
 
@@ -277,9 +277,9 @@ impl Cluster for ClusterClient {
     fn holds(&self, hash: ContentHash) -> bool {
         let state = self.state();
         state
-            .kept
+            .stored
             .as_ref()
-            .is_some_and(|kept| kept.bundles.iter().any(|b| b.hash() == hash))
+            .is_some_and(|stored| stored.bundles.iter().any(|b| b.hash() == hash))
     }
 
     async fn note_term(&self, term: Term, incarnation: &str) -> Result<(), TakeError> {
@@ -304,27 +304,27 @@ impl Cluster for ClusterClient {
 
     async fn take(&self, generation: Arrived) -> Result<(), TakeError> {
         let number = generation.number.generation.0;
-        let before = self.state().kept.clone();
-        let held: HashMap<ContentHash, &StoredBundle> = before
+        let before = self.state().stored.clone();
+        let not_deleted: HashMap<ContentHash, &StoredBundle> = before
             .iter()
-            .flat_map(|kept| kept.bundles.iter().map(|bundle| (bundle.hash(), bundle)))
+            .flat_map(|stored| stored.bundles.iter().map(|bundle| (bundle.hash(), bundle)))
             .collect();
         let mut bundles = Vec::with_capacity(generation.bundles.len());
         let mut room = self.room;
         let fail = |source: Box<dyn std::error::Error + Send + Sync>| TakeError { number, source };
         for arrived in generation.bundles {
-            let bundle = match (arrived.packed, held.get(&arrived.hash)) {
+            let bundle = match (arrived.packed, not_deleted.get(&arrived.hash)) {
                 (Some(packed), _) => {
                     let encoded = packed.unpack().map_err(|error| fail(Box::new(error)))?;
                     StoredBundle::from_encoded(&encoded).map_err(|error| fail(Box::new(error)))?
                 }
-                (None, Some(held)) => StoredBundle::clone(held),
+                (None, Some(not_deleted)) => StoredBundle::clone(not_deleted),
                 (None, None) => return Err(fail("a bundle was neither stored nor sent".into())),
             };
             room.add(&bundle).map_err(|error| fail(Box::new(error)))?;
             bundles.push(bundle);
         }
-        let kept = StoredGeneration {
+        let stored = StoredGeneration {
             generation: generation.number.generation,
             hash: generation.number.content,
             term: generation.term,
@@ -333,9 +333,9 @@ impl Cluster for ClusterClient {
             prune: generation.prune,
             bundles,
         };
-        let kept = self.save(kept).await?;
+        let stored = self.save(stored).await?;
         tracing::info!(generation = number, "generation is in force");
-        self.applier.want(kept);
+        self.applier.set_desired(stored);
         Ok(())
     }
 

@@ -23,7 +23,7 @@ use tonic::{Status, transport::Channel};
 
 use crate::dial::{DialError, dial};
 
-const SECRET: &str = muster_model::records::IDENTITY;
+const SECRET: &str = muster_model::agent_records::IDENTITY;
 const KEY: &str = "key.pem";
 const NEXT_KEY: &str = "next-key.pem";
 // An enrolment that the hub has not granted yet: its key, its request and the hash of its token. They are

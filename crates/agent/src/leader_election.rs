@@ -20,7 +20,7 @@ use kube::{
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-const LEASE: &str = muster_model::records::LEASE;
+const LEASE: &str = muster_model::agent_records::LEASE;
 /// The lifetime of the Lease. Its holder may no longer act this long after the last renewal.
 const TTL: Duration = Duration::from_secs(15);
 const RENEW_EVERY: Duration = Duration::from_secs(5);

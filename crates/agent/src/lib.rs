@@ -47,7 +47,7 @@ pub use muster_apply::NamespaceAccess;
 pub use stream::{StreamError, follow};
 
 /// The default namespace for an agent's own records.
-pub const NAMESPACE: &str = muster_model::records::NAMESPACE;
+pub const NAMESPACE: &str = muster_model::agent_records::NAMESPACE;
 /// How long a shutdown waits for unfinished requests.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
 /// A stream that lasted at least this long counts as a success and resets the back-off.
@@ -63,7 +63,7 @@ pub struct AgentConfig {
     /// The namespace for the agent's own records.
     pub namespace: String,
     /// The namespaces that the agent may touch.
-    pub reach: NamespaceAccess,
+    pub namespaces: NamespaceAccess,
     /// The most objects that the agent deletes in an hour without an approval, even if the hub allows more.
     pub prune_ceiling: Option<usize>,
     /// The token for joining the fleet. It is needed only once.
@@ -161,7 +161,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
     let client = muster_apply::connect(config.kube).map_err(|e| AgentError::Client(Box::new(e)))?;
     let apply = ApplyConfig {
         namespace: config.namespace.clone(),
-        reach: config.reach.clone(),
+        namespaces: config.namespaces.clone(),
         prune_ceiling: config.prune_ceiling,
         ..ApplyConfig::default()
     };
@@ -169,7 +169,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
         identities: IdentityStore::new(client.clone(), &config.namespace),
         client: client.clone(),
         namespace: config.namespace.clone(),
-        reach: config.reach,
+        namespaces: config.namespaces,
         join_token: config.join_token,
         hub: config.hub,
     };
@@ -180,7 +180,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
     metrics.leading.set(1);
     let acting = stop.child_token();
     let (rest, resting) = watch::channel(None);
-    let kept = tokio::spawn({
+    let stored = tokio::spawn({
         let (lead, acting) = (Arc::clone(&lead), acting.clone());
         async move {
             lead.keep(&acting, &rest).await;
@@ -199,7 +199,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
     }
     // Renewals must end before the Lease is released, or a late renewal would acquire it again.
     acting.cancel();
-    let _ = kept.await;
+    let _ = stored.await;
     if let Err(error) = lead.release().await {
         tracing::warn!(%error, "the agents' Lease was not released; another agent can take over only after it has expired");
     }
@@ -217,8 +217,8 @@ async fn may_begin(prover: &Prover, stop: &CancellationToken) -> Result<bool, Id
     let mut backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
     loop {
         let looked = async {
-            let kept = prover.identities.kept(prover.join_token.as_ref()).await?;
-            match kept {
+            let stored = prover.identities.stored(prover.join_token.as_ref()).await?;
+            match stored {
                 Some(_) => Ok(()),
                 None => prover.identities.ensure_namespace().await,
             }

@@ -61,7 +61,7 @@ pub(crate) struct Prover {
     pub(crate) client: Client,
     pub(crate) namespace: String,
     /// The namespaces that the agent may touch.
-    pub(crate) reach: NamespaceAccess,
+    pub(crate) namespaces: NamespaceAccess,
     pub(crate) identities: IdentityStore,
     pub(crate) join_token: Option<JoinToken>,
     /// The hub's address, if it differs from the stored one.
@@ -101,8 +101,9 @@ impl Prover {
     }
 
     async fn prove(&self, fit: &watch::Sender<Option<bool>>) -> Result<(), NotReady> {
-        let kept = self.identities.kept(self.join_token.as_ref()).await?;
-        let denied = check_inventory(self.client.clone(), &self.namespace, &self.reach).await?;
+        let stored = self.identities.stored(self.join_token.as_ref()).await?;
+        let denied =
+            check_inventory(self.client.clone(), &self.namespace, &self.namespaces).await?;
         if let Some((object, why)) = denied {
             return Err(NotReady::Reach { object, why });
         }
@@ -118,7 +119,7 @@ impl Prover {
         }
         // If no agent leads, this one can take the lead before the hub has answered.
         fit.send_if_modified(|fit| fit.is_none() && fit.replace(true).is_none());
-        match (kept, &self.join_token) {
+        match (stored, &self.join_token) {
             (Some(identity), _) => self.ask(&identity).await,
             // The token works only once, so it is not used before this agent leads. If joining with it fails then,
             // the agent continues with its stored identity, so that identity is checked here.

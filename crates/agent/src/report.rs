@@ -5,7 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use muster_apply::{Hold, LeftoverState, ObjectState, Observed, ObservedBundle, ObservedObject};
+use muster_apply::{
+    LeftoverState, ObjectState, Observed, ObservedBundle, ObservedObject, PendingApproval,
+};
 use muster_plan::{delivery::Numbered, health::Health};
 use muster_proto::v1;
 use tokio::sync::watch;
@@ -78,7 +80,7 @@ impl Summary {
             }
         }
         let mut room = HELD;
-        for hold in &now.holds {
+        for hold in &now.pending_approvals {
             let report = report_of(&mut apps, hold.app.as_str());
             let hold = held(hold, &mut room);
             report.holds.push(hold);
@@ -114,7 +116,7 @@ fn report_of<'a>(
     Arc::make_mut(report)
 }
 
-fn held(hold: &Hold, room: &mut usize) -> v1::Hold {
+fn held(hold: &PendingApproval, room: &mut usize) -> v1::Hold {
     let names = hold.objects.iter().map(ToString::to_string);
     let names = names.take_while(|name| {
         let fits = name.len() <= *room;

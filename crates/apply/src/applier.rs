@@ -47,7 +47,7 @@ struct Orders {
 
 impl Applier {
     /// Starts the applier. It reads the inventory, retries until that succeeds, and then waits for
-    /// a first generation. It changes nothing before [`Applier::want`] is called and
+    /// a first generation. It changes nothing before [`Applier::set_desired`] is called and
     /// nothing before the inventory is read. An inventory that can't be read is reported as the
     /// cluster's problem.
     #[must_use]
@@ -97,13 +97,13 @@ impl Applier {
 
     /// Makes this generation the desired one and interrupts a run for an older generation. A
     /// generation that is older than the desired one is ignored.
-    pub fn want(&self, kept: Arc<StoredGeneration>) {
+    pub fn set_desired(&self, stored: Arc<StoredGeneration>) {
         self.orders.send_if_modified(|Orders { desired, .. }| {
             let older = desired
                 .as_ref()
-                .is_some_and(|now| kept.generation < now.generation);
+                .is_some_and(|now| stored.generation < now.generation);
             if !older {
-                *desired = Some(kept);
+                *desired = Some(stored);
             }
             !older
         });
@@ -221,9 +221,9 @@ impl Work {
                     self.tracker.settle(Some(why));
                     None
                 }
-                (Some(kept), None) => {
+                (Some(stored), None) => {
                     recheck.drifted.extend(self.tracker.take_drifted());
-                    let again = self.once(&kept, &mut recheck).await;
+                    let again = self.once(&stored, &mut recheck).await;
                     let next = self.engine.next().map(Instant::from_std);
                     again.into_iter().chain(next).min()
                 }
@@ -249,10 +249,10 @@ impl Work {
 
     /// Does one run and returns when to try again if nothing wakes the loop before. Drifted objects
     /// that the run did not check stay in `recheck`.
-    async fn once(&mut self, kept: &StoredGeneration, recheck: &mut Recheck) -> Option<Instant> {
+    async fn once(&mut self, stored: &StoredGeneration, recheck: &mut Recheck) -> Option<Instant> {
         let interrupt = self.stop.child_token();
         let result = {
-            let mut run = std::pin::pin!(self.engine.run(kept, recheck, &interrupt));
+            let mut run = std::pin::pin!(self.engine.run(stored, recheck, &interrupt));
             loop {
                 tokio::select! {
                     result = &mut run => break result,
@@ -283,7 +283,7 @@ impl Work {
             }
             Err(error) => {
                 let problem = explain(&error);
-                tracing::warn!(generation = %kept.generation, problem, "the generation can't be applied");
+                tracing::warn!(generation = %stored.generation, problem, "the generation can't be applied");
                 self.tracker.settle(Some(problem));
                 if let RunError::Inventory(InventoryError::Superseded { .. }) = error
                     && let Err(error) = self.engine.inventory().reload().await

@@ -25,9 +25,9 @@ use std::{
 
 use kube::runtime::events::{Recorder, Reporter};
 use muster_model::{
+    agent_records,
     bundle::{Gvk, ObjectRef},
     ids::{AppName, ContentHash},
-    records,
     scopes::is_namespaced,
 };
 use muster_plan::{
@@ -61,7 +61,7 @@ pub struct Config {
     /// deletes them.
     pub namespace: String,
     /// The part of the cluster that the agent may touch.
-    pub reach: NamespaceAccess,
+    pub namespaces: NamespaceAccess,
     /// The most objects that are deleted without approval within an hour, whatever a generation
     /// says.
     pub prune_ceiling: Option<usize>,
@@ -88,8 +88,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            namespace: records::NAMESPACE.to_owned(),
-            reach: NamespaceAccess::default(),
+            namespace: agent_records::NAMESPACE.to_owned(),
+            namespaces: NamespaceAccess::default(),
             prune_ceiling: None,
             concurrency: 128,
             established_within: Duration::from_secs(15),
@@ -105,10 +105,10 @@ impl Default for Config {
 impl Config {
     /// Returns why the agent may not touch this object, or `None` if it may.
     pub(crate) fn out_of_reach(&self, id: &ObjectRef) -> Option<String> {
-        if records::is_record(id, &self.namespace) {
+        if agent_records::is_record(id, &self.namespace) {
             return Some("it is one of the agent's own records, and no app may own it".to_owned());
         }
-        self.reach.forbids(id)
+        self.namespaces.forbids(id)
     }
 }
 
@@ -321,23 +321,30 @@ impl Engine {
     }
 
     /// Starts to work on a generation. What was found for another generation is dropped.
-    fn take_up(&self, kept: &StoredGeneration) {
-        let hash = kept.hash;
+    fn take_up(&self, stored: &StoredGeneration) {
+        let hash = stored.hash;
         let mut generation = self
             .generation
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let approved = std::mem::replace(&mut *self.approved(), kept.prune.approved.clone());
+        let approved = std::mem::replace(&mut *self.approved(), stored.prune.approved.clone());
         if *generation != Some(hash) {
             *generation = Some(hash);
             self.marks().clear();
             self.postponed().extend(self.tracker.take_tolerated());
-            let bundles = kept.bundles.iter().map(crate::StoredBundle::hash).collect();
+            let bundles = stored
+                .bundles
+                .iter()
+                .map(crate::StoredBundle::hash)
+                .collect();
             let mut before = self.bundles.lock().unwrap_or_else(PoisonError::into_inner);
             let before = std::mem::replace(&mut *before, bundles);
-            let changed = kept.bundles.iter().filter(|b| !before.contains(&b.hash()));
+            let changed = stored
+                .bundles
+                .iter()
+                .filter(|b| !before.contains(&b.hash()));
             let changed: HashSet<_> = changed.map(|b| &b.bundle().header.app).collect();
-            let approves = approved != kept.prune.approved;
+            let approves = approved != stored.prune.approved;
             self.schedule.retry_all(|key| {
                 let entry = self.inventory.get(key);
                 approves || entry.is_none_or(|entry| changed.contains(&entry.app))
@@ -349,17 +356,17 @@ impl Engine {
     /// Requests that are under way continue, and their results are recorded.
     pub(crate) async fn run(
         self: &Arc<Self>,
-        kept: &StoredGeneration,
+        stored: &StoredGeneration,
         recheck: &Recheck,
         cancel: &CancellationToken,
     ) -> Result<Outcome, RunError> {
-        let prepared = self.prepare(kept);
-        self.take_up(kept);
-        self.discover(kept, &prepared, cancel).await?;
-        let (desired, claims) = desired(kept, &prepared, &self.kinds(), &self.inventory);
+        let prepared = self.prepare(stored);
+        self.take_up(stored);
+        self.discover(stored, &prepared, cancel).await?;
+        let (desired, claims) = desired(stored, &prepared, &self.kinds(), &self.inventory);
         let desired: Vec<Arc<DesiredObject>> = desired.into_iter().map(Arc::new).collect();
         let items: Vec<Item<'_>> = desired.iter().map(|desired| desired.item()).collect();
-        let headers = kept.bundles.iter().map(|bundle| &bundle.bundle().header);
+        let headers = stored.bundles.iter().map(|bundle| &bundle.bundle().header);
         let after: After<'_> = headers
             .clone()
             .map(|header| (&header.app, header.after.as_slice()))
@@ -371,11 +378,11 @@ impl Engine {
                 .collect(),
         );
         let refused = claims.iter().map(|claim| {
-            let app = kept.bundles[claim.bundle].bundle().header.app.clone();
+            let app = stored.bundles[claim.bundle].bundle().header.app.clone();
             (app, format!("{}: {}", claim.id, claim.refusal))
         });
         let refused: Vec<(AppName, String)> = refused.collect();
-        self.announce(kept, &desired, claims);
+        self.announce(stored, &desired, claims);
         self.follow(&desired);
         let keys: HashSet<&Identity> = desired.iter().map(|object| &object.key).collect();
         self.announce_leaving(&keys);
@@ -402,9 +409,9 @@ impl Engine {
         let mut unfinished = turns.contains(&Turn::None);
         if !cancel.is_cancelled() {
             self.observe_soon(&desired, cancel).await;
-            let replacements = self.replacements(kept, &desired, refused);
+            let replacements = self.replacements(stored, &desired, refused);
             unfinished |= self
-                .prune(kept, &items, &replacements, recheck, cancel)
+                .prune(stored, &items, &replacements, recheck, cancel)
                 .await?;
             let waits = self.tracker.waits_for_replacements();
             *self.replaced_at() = replacements.due.filter(|_| waits);
@@ -433,11 +440,11 @@ impl Engine {
     /// Reports the desired objects to the object tracker.
     fn announce(
         &self,
-        kept: &StoredGeneration,
+        stored: &StoredGeneration,
         desired: &[Arc<DesiredObject>],
         claims: Vec<Claim>,
     ) {
-        let mut sections: Vec<TrackedBundle> = kept
+        let mut sections: Vec<TrackedBundle> = stored
             .bundles
             .iter()
             .map(|bundle| TrackedBundle {
@@ -483,7 +490,7 @@ impl Engine {
             .collect();
         let outside = outside.into_iter().collect();
         self.tracker
-            .begin((kept.generation, kept.hash), sections, outside);
+            .begin((stored.generation, stored.hash), sections, outside);
         for claim in claims {
             self.tracker
                 .set_state(&claim.key, ObjectState::Failed(claim.refusal));
@@ -545,7 +552,7 @@ impl Engine {
                 continue;
             }
             if let Some(kind) = served.any_version(&id.gvk) {
-                let watched = Watched::of(id, self.config.reach.is_limited());
+                let watched = Watched::of(id, self.config.namespaces.is_limited());
                 kinds.entry(watched).or_insert(kind);
             }
         }

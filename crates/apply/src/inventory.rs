@@ -237,7 +237,7 @@ pub(crate) struct Inventory {
 }
 
 fn piece_name(index: usize) -> String {
-    format!("{}{index}", muster_model::records::INVENTORY)
+    format!("{}{index}", muster_model::agent_records::INVENTORY)
 }
 
 impl Inventory {

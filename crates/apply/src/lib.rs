@@ -29,8 +29,8 @@ pub use engine::{Config, applied_objects};
 pub use inventory::{InventoryError, check_inventory};
 pub use namespace_access::NamespaceAccess;
 pub use observed::{
-    Counts, DriftEvent, Hold, Leftover, LeftoverState, ObjectState, Observed, ObservedBundle,
-    ObservedObject,
+    Counts, DriftEvent, Leftover, LeftoverState, ObjectState, Observed, ObservedBundle,
+    ObservedObject, PendingApproval,
 };
 pub use stored_generation::{
     GenerationReader, GenerationStore, GenerationStoreError, Pointer, StoredBundle,

@@ -25,7 +25,7 @@ pub(crate) use self::{gates::Gate, seen::Seen};
 use crate::{
     inventory::Identity,
     managed_fields::FieldsDigest,
-    observed::{DriftEvent, Hold, Leftover, ObjectState, ObservedBundle},
+    observed::{DriftEvent, Leftover, ObjectState, ObservedBundle, PendingApproval},
 };
 
 /// The number of drifts that are remembered for each app.
@@ -61,7 +61,7 @@ struct State {
     /// again.
     others: HashMap<Identity, Seen>,
     leftovers: BTreeMap<Identity, Leftover>,
-    holds: Vec<Hold>,
+    pending_approvals: Vec<PendingApproval>,
     cluster_scoped: Vec<String>,
     /// The latest drifts of each app.
     drifts: HashMap<AppName, VecDeque<DriftEvent>>,

@@ -132,7 +132,7 @@ pub enum LeftoverState {
 /// Objects of one app whose deletion is pending approval: they are no longer in Git, or have to be
 /// recreated.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hold {
+pub struct PendingApproval {
     /// The app that the objects came from.
     pub app: AppName,
     /// The hash that names exactly this set of objects, by their UIDs. An approval is valid for
@@ -179,7 +179,7 @@ pub struct Observed {
     /// name.
     pub leftovers: Vec<Leftover>,
     /// What is pending approval: first deletions by app, then recreations.
-    pub holds: Vec<Hold>,
+    pub pending_approvals: Vec<PendingApproval>,
     /// Kinds of desired objects that live outside namespaces and that are not Kubernetes' own, as
     /// `KIND.GROUP`.
     pub cluster_scoped: Vec<String>,

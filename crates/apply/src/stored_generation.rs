@@ -27,7 +27,7 @@ use crate::{
     compression,
 };
 
-const POINTER: &str = muster_model::records::GENERATION;
+const POINTER: &str = muster_model::agent_records::GENERATION;
 const POINTER_KEY: &str = "generation.json";
 const PIECE_LABEL: &str = "muster.dev/bundle";
 const PIECE_KEY: &str = "bundle.zst";
@@ -170,8 +170,13 @@ impl Listed {
     }
 
     fn names(&self) -> impl Iterator<Item = String> {
-        (0..self.pieces)
-            .map(|piece| format!("{}{}-{piece}", muster_model::records::BUNDLE, self.packed))
+        (0..self.pieces).map(|piece| {
+            format!(
+                "{}{}-{piece}",
+                muster_model::agent_records::BUNDLE,
+                self.packed
+            )
+        })
     }
 }
 
@@ -204,12 +209,12 @@ pub enum GenerationStoreError {
     },
     /// A newer generation is stored, or the same one with other content.
     #[error("generation {offered} is refused: the cluster has generation {} ({})",
-        kept.generation, kept.hash.short())]
+        stored.generation, stored.hash.short())]
     Refused {
         /// The generation that was to be stored.
         offered: Generation,
         /// The generation in force.
-        kept: Box<Pointer>,
+        stored: Box<Pointer>,
     },
 }
 
@@ -302,14 +307,14 @@ impl GenerationStore {
             if self.pointer.is_none() {
                 self.read_pointer().await?;
             }
-            let Some(Some((kept, version))) = &self.pointer else {
+            let Some(Some((stored, version))) = &self.pointer else {
                 return Ok(false);
             };
             let noted = Pointer {
                 term,
                 incarnation: incarnation.to_owned(),
                 enrolment: enrolment.to_owned(),
-                ..kept.clone()
+                ..stored.clone()
             };
             let version = Some(version.clone());
             match self.write(noted, version).await? {
@@ -362,16 +367,16 @@ impl GenerationStore {
     /// # Errors
     /// [`GenerationStoreError`]. The old generation is then still in force, or possibly the new one
     /// if an answer was lost.
-    pub async fn save(&mut self, kept: &StoredGeneration) -> Result<(), GenerationStoreError> {
+    pub async fn save(&mut self, stored: &StoredGeneration) -> Result<(), GenerationStoreError> {
         if self.pieces.is_none() {
             self.list_pieces().await?;
         }
         if self.pointer.is_none() {
             self.read_pointer().await?;
         }
-        self.check(kept)?;
+        self.check(stored)?;
         let present = self.pieces.get_or_insert_default();
-        let missing: Vec<(String, Secret)> = kept
+        let missing: Vec<(String, Secret)> = stored
             .bundles
             .iter()
             .flat_map(|bundle| {
@@ -394,22 +399,22 @@ impl GenerationStore {
             .try_collect()
             .await?;
         self.pieces.get_or_insert_default().extend(created);
-        self.swap(kept).await
+        self.swap(stored).await
     }
 
     /// Refuses a generation that is older than the stored one.
-    fn check(&self, kept: &StoredGeneration) -> Result<(), GenerationStoreError> {
+    fn check(&self, stored: &StoredGeneration) -> Result<(), GenerationStoreError> {
         let Some(Some((pointer, _))) = &self.pointer else {
             return Ok(());
         };
-        let newer = kept.generation > pointer.generation;
-        let same = kept.generation == pointer.generation && kept.hash == pointer.hash;
+        let newer = stored.generation > pointer.generation;
+        let same = stored.generation == pointer.generation && stored.hash == pointer.hash;
         if newer || same {
             return Ok(());
         }
         Err(GenerationStoreError::Refused {
-            offered: kept.generation,
-            kept: Box::new(pointer.clone()),
+            offered: stored.generation,
+            stored: Box::new(pointer.clone()),
         })
     }
 
@@ -432,15 +437,15 @@ impl GenerationStore {
     }
 
     /// Replaces the pointer, unless somebody else replaced it.
-    async fn swap(&mut self, kept: &StoredGeneration) -> Result<(), GenerationStoreError> {
+    async fn swap(&mut self, stored: &StoredGeneration) -> Result<(), GenerationStoreError> {
         let pointer = Pointer {
-            generation: kept.generation,
-            hash: kept.hash,
-            term: kept.term,
-            incarnation: kept.incarnation.clone(),
-            enrolment: kept.enrolment.clone(),
-            prune: kept.prune.clone(),
-            bundles: kept.bundles.iter().map(Listed::of).collect(),
+            generation: stored.generation,
+            hash: stored.hash,
+            term: stored.term,
+            incarnation: stored.incarnation.clone(),
+            enrolment: stored.enrolment.clone(),
+            prune: stored.prune.clone(),
+            bundles: stored.bundles.iter().map(Listed::of).collect(),
         };
         // The second attempt is for a lost answer, or for another process that wrote first. Before
         // it, this generation is compared with the stored one again.
@@ -459,7 +464,7 @@ impl GenerationStore {
                         ensured.map_err(unreachable_namespace(&self.namespace))?;
                     }
                     self.read_pointer().await?;
-                    self.check(kept)?;
+                    self.check(stored)?;
                 }
             }
         }

@@ -54,7 +54,7 @@ pub(crate) fn expressions(data: &[u8]) {
 pub(crate) fn objects(data: &[u8]) {
     let Some(parts) = parts(data) else { return };
     let read = |at: usize| serde_json::from_str::<Value>(parts.get(at).copied().unwrap_or("{}"));
-    let (Ok(live), Ok(wanted)) = (read(0), read(1)) else {
+    let (Ok(live), Ok(desired)) = (read(0), read(1)) else {
         return;
     };
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -66,9 +66,9 @@ pub(crate) fn objects(data: &[u8]) {
     };
     let _ = assess(&live);
     let pointers = ignored(&id, &[], true);
-    let mut settled = wanted.clone();
+    let mut settled = desired.clone();
     settle(&mut settled, &live, &pointers);
-    let _ = Difference::between(&id, &live, &wanted);
+    let _ = Difference::between(&id, &live, &desired);
     let _ = added(&id, &live, &pointers);
     let _ = last_tool(&live);
     for rest in [Rest::Adopt, Rest::Leave, Rest::Take] {
@@ -83,7 +83,7 @@ pub(crate) fn objects(data: &[u8]) {
         .map(|(field, message)| Cause { message, field })
         .collect();
     let _ = unchangeable(&causes);
-    let _ = clear(&wanted, &live, &causes, &pointers);
+    let _ = clear(&desired, &live, &causes, &pointers);
     let verdict = judge(&live, Vec::new(), Conflicts::Fail, Drift::Correct, true);
     let _ = (verdict, explain(&[]));
 }

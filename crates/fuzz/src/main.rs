@@ -8,8 +8,8 @@ use libfuzzer_sys::fuzz_target;
 use muster_fuzz::{TARGETS, Target};
 
 static TARGET: LazyLock<Target> = LazyLock::new(|| {
-    let wanted = std::env::var("MUSTER_FUZZ_TARGET").unwrap_or_default();
-    let target = TARGETS.iter().find(|(name, _)| *name == wanted);
+    let desired = std::env::var("MUSTER_FUZZ_TARGET").unwrap_or_default();
+    let target = TARGETS.iter().find(|(name, _)| *name == desired);
     let names: Vec<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
     let missing = || panic!("MUSTER_FUZZ_TARGET must be one of {}", names.join(", "));
     target.map_or_else(missing, |(_, target)| *target)

@@ -54,7 +54,7 @@ fn in_force(known: &Bundles, listed: &ListedBundle, new: Option<&Candidate>) -> 
 pub(crate) struct Selection {
     pub(crate) chosen: BTreeMap<ClusterName, BTreeMap<AppName, Candidate>>,
     pub(crate) problems: Vec<Problem>,
-    pub(crate) held: BTreeSet<AppName>,
+    pub(crate) blocked: BTreeSet<AppName>,
 }
 
 /// Returns the renamed apps, each with the older name that it replaces. An older name that is still in the repository
@@ -106,10 +106,10 @@ pub(crate) fn select_bundles(
     let mut met = BTreeMap::new();
     let rendered = outcome.bundles.values().flat_map(BTreeMap::values);
     let defined = scopes(rendered.chain(known.values()));
-    let mut held = BTreeSet::new();
+    let mut blocked = BTreeSet::new();
     let mut all = BTreeMap::new();
     let mut used = HashSet::new();
-    let broken: HashSet<&AppName> = outcome.held().collect();
+    let broken: HashSet<&AppName> = outcome.blocked().collect();
     let renamed = renamed(facts, outcome);
     let renamed_to: HashMap<&AppName, &AppName> =
         renamed.iter().map(|(new, old)| (*old, *new)).collect();
@@ -207,13 +207,13 @@ pub(crate) fn select_bundles(
             composed.conflicts = conflicts;
         }
         met.insert(cluster.clone(), composed.conflicts);
-        held.extend(waits);
+        blocked.extend(waits);
         all.insert(cluster.clone(), composed.chosen);
     }
     *verified = used;
     Selection {
         chosen: all,
         problems: problems_of(&met),
-        held,
+        blocked,
     }
 }

@@ -92,7 +92,7 @@ fn encode(status: &v1::Status, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
             |app| u64::from(app.stuck),
         ),
         (
-            "cluster_held_objects",
+            "cluster_pending_approval_objects",
             "Objects whose deletion or recreation is pending approval",
             |app| app.holds.iter().map(|hold| u64::from(hold.count)).sum(),
         ),

@@ -42,7 +42,7 @@ pub(crate) struct Level {
     /// The cluster-scoped kinds among its apps' objects that are not Kubernetes' own.
     pub(crate) cluster_scoped: Vec<String>,
     /// The reason why the hub refuses or restricts the agent, if it does.
-    pub(crate) held: Option<String>,
+    pub(crate) refusal: Option<String>,
     /// A description of what the hub left out of the report, if it left anything out.
     pub(crate) cut: Option<String>,
 }
@@ -90,7 +90,7 @@ impl Observed {
                 settled: report.settled,
                 cluster_scoped: report.cluster_scoped,
                 connected: false,
-                held: None,
+                refusal: None,
                 cut: None,
             };
             levels.insert(cluster, level);
@@ -165,7 +165,7 @@ impl Observed {
             }
             level.settled &= level.in_force == in_force;
             level.connected = true;
-            level.held = None;
+            level.refusal = None;
             level.last_seen = now();
             level.instance = Some(instance.clone());
             level.version = version.to_owned();

@@ -40,6 +40,13 @@ impl Bucket {
         self.left < 0.0
     }
 
+    /// Returns the time until a whole burst is allowed again, if nothing more is sent.
+    #[must_use]
+    pub(crate) fn until_full(&self) -> Duration {
+        let missing = (BURST - self.left) / A_SECOND - self.at.elapsed().as_secs_f64();
+        Duration::try_from_secs_f64(missing).unwrap_or_default()
+    }
+
     /// Returns the time during which nothing more should be read. HTTP/2's flow control then slows the sender down.
     #[must_use]
     pub(crate) fn wait(&self) -> Duration {

@@ -174,7 +174,7 @@ impl Sessions {
         if let Err(status) = self.enter(&caller.cluster, current) {
             self.metrics.refuse("two_processes", &who, status.message());
             self.observed.update(&caller.cluster, |level| {
-                level.held = Some(status.message().to_owned());
+                level.refusal = Some(status.message().to_owned());
             });
             let _ = outgoing.send(Err(status)).await;
             return;

@@ -92,7 +92,9 @@ pub(crate) struct AppRecord {
     pub(crate) tier: String,
     pub(crate) mode: String,
     pub(crate) owner: String,
-    pub(crate) held: bool,
+    /// True if the app has a problem, so that its last good bundle stays in force. Stored under its first name.
+    #[serde(rename = "held")]
+    pub(crate) blocked: bool,
 }
 
 /// The desired state of a cluster.
@@ -155,8 +157,8 @@ pub(crate) struct InstanceRecord {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) trusts: BTreeMap<String, u64>,
     /// The reason why the instance is suspended, if it is: its key is in two places.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) held: Option<String>,
+    #[serde(rename = "held", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) suspended: Option<String>,
 }
 
 /// The most certificates that are remembered as granted and not presented; the oldest are forgotten first.
@@ -172,7 +174,7 @@ impl InstanceRecord {
             granted: Vec::new(),
             trust: 0,
             trusts: BTreeMap::new(),
-            held: None,
+            suspended: None,
         };
         record.grant(grant);
         record

@@ -11,7 +11,7 @@ pub mod load;
 pub mod overseer;
 pub mod policy;
 pub mod problem;
-pub mod records;
+pub mod agent_records;
 pub mod scopes;
 pub mod tree;
 pub mod values;

@@ -342,7 +342,7 @@ pub(crate) async fn agent(args: &AgentArgs) -> anyhow::Result<()> {
     let config = muster_agent::AgentConfig {
         kube,
         namespace: args.namespace.clone(),
-        reach: args.reach(),
+        namespaces: args.reach(),
         prune_ceiling: args.prune_ceiling,
         join_token,
         hub: args.hub.clone(),

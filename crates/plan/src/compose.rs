@@ -41,11 +41,11 @@ pub fn compose<B: Clone + PartialEq>(
     mut conflicts: impl FnMut(&BTreeMap<AppName, B>) -> Vec<Conflict>,
     holds: impl Fn(&B, &Conflict) -> bool,
 ) -> Composed<B> {
-    let mut held: BTreeSet<AppName> = BTreeSet::new();
+    let mut not_deleted: BTreeSet<AppName> = BTreeSet::new();
     let mut met = Vec::new();
     loop {
         let choose = |(name, offer): (&AppName, &Offer<B>)| {
-            let newest = offer.new.as_ref().filter(|_| !held.contains(name));
+            let newest = offer.new.as_ref().filter(|_| !not_deleted.contains(name));
             let bundle = newest.or(offer.last.as_ref());
             bundle.map(|bundle| (name.clone(), bundle.clone()))
         };
@@ -78,7 +78,7 @@ pub fn compose<B: Clone + PartialEq>(
         for conflict in next {
             for (app, _) in &conflict.claims {
                 if conflict.owner.as_ref() != Some(app) {
-                    held.insert(app.clone());
+                    not_deleted.insert(app.clone());
                 }
             }
             met.push(conflict);

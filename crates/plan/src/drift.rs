@@ -28,7 +28,7 @@ pub struct Change {
     /// The live value; `None` if the live object does not have the field.
     pub live: Option<Value>,
     /// The desired value; `None` if the field should not exist.
-    pub wanted: Option<Value>,
+    pub desired: Option<Value>,
 }
 
 /// All fields that differ. The values of a Secret are not shown.
@@ -42,9 +42,9 @@ pub struct Difference {
 impl Difference {
     /// Compares a live object with the result that the API server would produce for the desired state.
     #[must_use]
-    pub fn between(id: &ObjectRef, live: &Value, wanted: &Value) -> Self {
+    pub fn between(id: &ObjectRef, live: &Value, desired: &Value) -> Self {
         let mut changes = Vec::new();
-        compare(&mut String::new(), "", live, wanted, &mut changes);
+        compare(&mut String::new(), "", live, desired, &mut changes);
         Self {
             changes,
             secret: id.gvk.group.is_empty() && id.gvk.kind == "Secret",
@@ -67,10 +67,10 @@ impl fmt::Display for Difference {
         };
         for (index, change) in self.changes.iter().take(SHOWN).enumerate() {
             let separator = if index == 0 { "" } else { "; " };
-            let (live, wanted) = (show(&change.live), show(&change.wanted));
+            let (live, desired) = (show(&change.live), show(&change.desired));
             write!(
                 f,
-                "{separator}{} is {live}, should be {wanted}",
+                "{separator}{} is {live}, should be {desired}",
                 change.path
             )?;
         }
@@ -88,19 +88,19 @@ fn shortened(text: &str) -> String {
     }
 }
 
-fn compare(path: &mut String, pointer: &str, live: &Value, wanted: &Value, to: &mut Vec<Change>) {
-    if live == wanted || NOT_COMPARED.contains(&pointer) {
+fn compare(path: &mut String, pointer: &str, live: &Value, desired: &Value, to: &mut Vec<Change>) {
+    if live == desired || NOT_COMPARED.contains(&pointer) {
         return;
     }
-    match (live, wanted) {
-        (Value::Object(live), Value::Object(wanted)) => {
-            maps(path, pointer, live, wanted, to);
+    match (live, desired) {
+        (Value::Object(live), Value::Object(desired)) => {
+            maps(path, pointer, live, desired, to);
         }
-        (Value::Array(live), Value::Array(wanted)) => lists(path, live, wanted, to),
+        (Value::Array(live), Value::Array(desired)) => lists(path, live, desired, to),
         _ => to.push(Change {
             path: path.clone(),
             live: Some(live.clone()),
-            wanted: Some(wanted.clone()),
+            desired: Some(desired.clone()),
         }),
     }
 }
@@ -109,10 +109,10 @@ fn maps(
     path: &mut String,
     pointer: &str,
     live: &Map<String, Value>,
-    wanted: &Map<String, Value>,
+    desired: &Map<String, Value>,
     to: &mut Vec<Change>,
 ) {
-    let mut names: Vec<&String> = live.keys().chain(wanted.keys()).collect();
+    let mut names: Vec<&String> = live.keys().chain(desired.keys()).collect();
     names.sort();
     names.dedup();
     for name in names {
@@ -130,22 +130,22 @@ fn maps(
         } else {
             format!("[{name:?}]")
         };
-        inside(path, &step, &pointer, live.get(name), wanted.get(name), to);
+        inside(path, &step, &pointer, live.get(name), desired.get(name), to);
     }
 }
 
-fn lists(path: &mut String, live: &[Value], wanted: &[Value], to: &mut Vec<Change>) {
+fn lists(path: &mut String, live: &[Value], desired: &[Value], to: &mut Vec<Change>) {
     let name = |value: &Value| value["name"].as_str().map(str::to_owned);
     let mut names: Vec<String> = Vec::new();
-    for value in live.iter().chain(wanted) {
+    for value in live.iter().chain(desired) {
         match name(value) {
             Some(name) if names.contains(&name) => {}
             Some(name) => names.push(name),
             None => {
                 // Elements without a name are compared by index.
-                for index in 0..live.len().max(wanted.len()) {
+                for index in 0..live.len().max(desired.len()) {
                     let step = format!("[{index}]");
-                    inside(path, &step, "-", live.get(index), wanted.get(index), to);
+                    inside(path, &step, "-", live.get(index), desired.get(index), to);
                 }
                 return;
             }
@@ -157,8 +157,8 @@ fn lists(path: &mut String, live: &[Value], wanted: &[Value], to: &mut Vec<Chang
                 .position(|value| name(value).as_ref() == Some(&wanted_name))
         };
         let step = format!("[name={wanted_name:?}]");
-        let (live, wanted) = (of(live).map(|i| &live[i]), of(wanted).map(|i| &wanted[i]));
-        inside(path, &step, "-", live, wanted, to);
+        let (live, desired) = (of(live).map(|i| &live[i]), of(desired).map(|i| &desired[i]));
+        inside(path, &step, "-", live, desired, to);
     }
 }
 
@@ -167,19 +167,19 @@ fn inside(
     step: &str,
     pointer: &str,
     live: Option<&Value>,
-    wanted: Option<&Value>,
+    desired: Option<&Value>,
     to: &mut Vec<Change>,
 ) {
     let length = path.len();
     path.push_str(step);
-    match (live, wanted) {
-        (Some(live), Some(wanted)) => compare(path, pointer, live, wanted, to),
+    match (live, desired) {
+        (Some(live), Some(desired)) => compare(path, pointer, live, desired, to),
         (None, None) => {}
         _ if NOT_COMPARED.contains(&pointer) => {}
-        (live, wanted) => to.push(Change {
+        (live, desired) => to.push(Change {
             path: path.clone(),
             live: live.cloned(),
-            wanted: wanted.cloned(),
+            desired: desired.cloned(),
         }),
     }
     path.truncate(length);

@@ -33,7 +33,7 @@ pub const REPLICAS: &str = "/spec/replicas";
 /// the object.
 #[must_use]
 pub fn ignored<'a>(id: &ObjectRef, rules: &'a [IgnoreRule], scaled: bool) -> Vec<&'a str> {
-    let is = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|w| w == is);
+    let is = |desired: &Option<String>, is: &str| desired.as_deref().is_none_or(|w| w == is);
     let built_in = BUILT_IN
         .iter()
         .filter(|(group, kind, _)| *group == id.gvk.group && *kind == id.gvk.kind)
@@ -54,7 +54,7 @@ pub fn ignored<'a>(id: &ObjectRef, rules: &'a [IgnoreRule], scaled: bool) -> Vec
 
 /// Removes the ignored fields from `wanted` if another manager owns them, and sets them to their live values
 /// otherwise. Returns true if that changed anything.
-pub fn settle(wanted: &mut Value, live: &Value, pointers: &[&str]) -> bool {
+pub fn settle(desired: &mut Value, live: &Value, pointers: &[&str]) -> bool {
     let others: Vec<&Value> = managers(live)
         .filter(|manager| !manager.is_own())
         .map(|manager| manager.fields)
@@ -71,7 +71,7 @@ pub fn settle(wanted: &mut Value, live: &Value, pointers: &[&str]) -> bool {
             others: others.clone(),
             owned: false,
         };
-        changed |= visit(wanted, &here, &tokens) != Verdict::Stays;
+        changed |= visit(desired, &here, &tokens) != Verdict::Stays;
     }
     changed
 }
@@ -93,14 +93,14 @@ enum Verdict {
     Goes,
 }
 
-fn visit(wanted: &mut Value, here: &Place<'_>, tokens: &[String]) -> Verdict {
+fn visit(desired: &mut Value, here: &Place<'_>, tokens: &[String]) -> Verdict {
     let Some((token, rest)) = tokens.split_first() else {
         if here.owned || !here.others.is_empty() {
             return Verdict::Goes;
         }
         return match here.live {
-            Some(live) if live != wanted => {
-                *wanted = live.clone();
+            Some(live) if live != desired => {
+                *desired = live.clone();
                 Verdict::Changed
             }
             _ => Verdict::Stays,
@@ -108,7 +108,7 @@ fn visit(wanted: &mut Value, here: &Place<'_>, tokens: &[String]) -> Verdict {
     };
     let owned = here.owned || here.others.iter().any(|tree| is_leaf(tree));
     let mut changed = false;
-    match wanted {
+    match desired {
         Value::Object(map) => {
             let names: Vec<String> = match token.as_str() {
                 "*" => map.keys().cloned().collect(),

@@ -147,7 +147,7 @@ pub struct Owned<'a> {
 
 /// The desired state of a generation.
 #[derive(Debug, Clone, Copy)]
-pub struct Wanted<'a> {
+pub struct Desired<'a> {
     /// All desired objects.
     pub items: &'a [Item<'a>],
     /// Apps of the generation that have no objects.
@@ -191,9 +191,9 @@ pub struct Prune {
     /// Objects to delete. [`wave`] decides the order.
     pub delete: Vec<usize>,
     /// Objects that are not deleted yet, with the reason.
-    pub held: Vec<(usize, Held)>,
+    pub not_deleted: Vec<(usize, NotDeleted)>,
     /// Sets of objects whose deletion is pending approval. An approval applies to exactly one such set.
-    pub sets: Vec<HeldSet>,
+    pub sets: Vec<PendingSet>,
     /// Objects that leave the inventory without being deleted, because the same live object is desired under
     /// another API group.
     pub handed_over: Vec<usize>,
@@ -206,7 +206,7 @@ pub struct Prune {
 
 /// Objects of one app whose deletion is pending approval.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeldSet {
+pub struct PendingSet {
     /// The app that the objects belonged to.
     pub app: AppName,
     /// The hash that identifies exactly these objects.
@@ -219,7 +219,7 @@ pub struct HeldSet {
 
 /// Why an object that is no longer in the desired state is not deleted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Held {
+pub enum NotDeleted {
     /// The namespace contains a desired object.
     #[error("the namespace still holds {0}, which is in the desired state")]
     Namespace(ObjectRef),
@@ -275,11 +275,15 @@ pub enum Held {
 #[must_use]
 pub fn prune(
     inventory: &[Owned<'_>],
-    wanted: Wanted<'_>,
+    desired: Desired<'_>,
     own_namespace: &str,
     orders: &PruneOrders,
 ) -> Prune {
-    let identities: HashSet<_> = wanted.items.iter().map(|item| item.id.identity()).collect();
+    let identities: HashSet<_> = desired
+        .items
+        .iter()
+        .map(|item| item.id.identity())
+        .collect();
     let (kept, unwanted): (Vec<usize>, Vec<usize>) = (0..inventory.len())
         .partition(|&index| identities.contains(&inventory[index].item.id.identity()));
     // One live object can be served in two API groups (as Ingress was). Deleting it in its old group would delete
@@ -297,37 +301,39 @@ pub fn prune(
         let owned = &inventory[index];
         if owned.uid.is_some_and(|uid| kept_uids.contains(uid)) {
             plan.handed_over.push(index);
-        } else if let Some(held) = held(&owned.item, wanted.items, own_namespace) {
-            plan.held.push((index, held));
+        } else if let Some(not_deleted) = not_deleted(&owned.item, desired.items, own_namespace) {
+            plan.not_deleted.push((index, not_deleted));
         } else if let Some(&inside) = keeps.get(&index) {
             let id = inventory[inside].item.id.clone();
-            plan.held.push((index, Held::Keeps(id)));
+            plan.not_deleted.push((index, NotDeleted::Keeps(id)));
         } else if let Some(&around) = kept_with.get(&index) {
             let id = inventory[around].item.id.clone();
-            plan.held.push((index, Held::Kept(id)));
+            plan.not_deleted.push((index, NotDeleted::Kept(id)));
         } else if owned.mark == Mark::Keep || is_system(owned.item.id) {
             plan.released.push(index);
         } else if owned.going || owned.uid.is_none() {
             delete.push(index);
-        } else if orders.unknown.contains(wanted.now(owned.item.app)) {
-            plan.held.push((index, Held::Unknown));
+        } else if orders.unknown.contains(desired.now(owned.item.app)) {
+            plan.not_deleted.push((index, NotDeleted::Unknown));
         } else {
-            let app = wanted.now(owned.item.app);
+            let app = desired.now(owned.item.app);
             let goes_first = owned.mark == Mark::First || is_gate(owned.item.id);
-            match wanted.unfinished.get(app).filter(|_| !goes_first) {
-                Some(why) => plan.held.push((index, Held::Replacement(why.clone()))),
+            match desired.unfinished.get(app).filter(|_| !goes_first) {
+                Some(why) => plan
+                    .not_deleted
+                    .push((index, NotDeleted::Replacement(why.clone()))),
                 None => asked.entry(app).or_default().push(index),
             }
         }
     }
-    let (go, unasked, sets) = within_budget(inventory, asked, wanted, orders);
+    let (go, unasked, sets) = within_budget(inventory, asked, desired, orders);
     delete.extend(go);
     // Deleting a namespace or a definition would also delete the objects in it that must not be deleted yet.
-    let held: Vec<(&ObjectRef, &AppName)> = sets
+    let not_deleted: Vec<(&ObjectRef, &AppName)> = sets
         .iter()
         .flat_map(|set| set.members.iter().map(|&index| (index, &set.app)))
-        .chain(plan.held.iter().map(|(index, _)| {
-            let app = wanted.now(inventory[*index].item.app);
+        .chain(plan.not_deleted.iter().map(|(index, _)| {
+            let app = desired.now(inventory[*index].item.app);
             (*index, app)
         }))
         .map(|(index, app)| (inventory[index].item.id, app))
@@ -335,17 +341,17 @@ pub fn prune(
     let mut elsewhere = Vec::new();
     delete.retain(|&index| {
         let inside = contents(&inventory[index].item);
-        let Some((object, app)) = held.iter().find(|(id, _)| inside(id)) else {
+        let Some((object, app)) = not_deleted.iter().find(|(id, _)| inside(id)) else {
             return true;
         };
-        let held = Held::Elsewhere {
+        let not_deleted = NotDeleted::Elsewhere {
             object: Clone::clone(*object),
             app: Clone::clone(*app),
         };
-        elsewhere.push((index, held));
+        elsewhere.push((index, not_deleted));
         false
     });
-    let operated = operated(inventory, &sets, wanted.apps);
+    let operated = operated(inventory, &sets, desired.apps);
     delete.retain(|&index| {
         let item = &inventory[index].item;
         let runs = matches!(Phase::of(item.id), Phase::Settings | Phase::Workload);
@@ -353,15 +359,15 @@ pub fn prune(
             return true;
         };
         let (object, app) = (object.clone(), app.clone());
-        elsewhere.push((index, Held::Operator { object, app }));
+        elsewhere.push((index, NotDeleted::Operator { object, app }));
         false
     });
     delete.sort_unstable();
     for index in delete.iter().filter(|index| unasked.contains(*index)) {
-        let app = wanted.now(inventory[*index].item.app);
+        let app = desired.now(inventory[*index].item.app);
         *plan.unasked.entry(app.clone()).or_default() += 1;
     }
-    plan.held.extend(elsewhere);
+    plan.not_deleted.extend(elsewhere);
     plan.delete = delete;
     plan.sets = sets;
     plan
@@ -372,14 +378,14 @@ pub fn prune(
 /// resource's finalizers would never be removed.
 fn operated<'a>(
     inventory: &[Owned<'a>],
-    sets: &'a [HeldSet],
+    sets: &'a [PendingSet],
     apps: &BTreeSet<&AppName>,
 ) -> BTreeMap<&'a AppName, (&'a ObjectRef, &'a AppName)> {
     let mut operated = BTreeMap::new();
-    let held = sets
+    let not_deleted = sets
         .iter()
         .flat_map(|set| set.members.iter().map(move |&index| (index, &set.app)));
-    for (index, app) in held.filter(|(index, _)| is_custom(inventory[*index].item.id)) {
+    for (index, app) in not_deleted.filter(|(index, _)| is_custom(inventory[*index].item.id)) {
         let item = inventory[index].item;
         if !apps.contains(app) {
             operated.entry(item.app).or_insert((item.id, app));
@@ -426,7 +432,7 @@ fn kept_inside(
     (keeps, kept_with)
 }
 
-impl<'a> Wanted<'a> {
+impl<'a> Desired<'a> {
     /// Returns the current name of an app.
     fn now(&self, app: &'a AppName) -> &'a AppName {
         self.formerly.get(app).copied().unwrap_or(app)
@@ -455,14 +461,14 @@ fn contents<'a>(item: &'a Item<'_>) -> Box<dyn Fn(&ObjectRef) -> bool + 'a> {
 fn within_budget(
     inventory: &[Owned<'_>],
     asked: BTreeMap<&AppName, Vec<usize>>,
-    wanted: Wanted<'_>,
+    desired: Desired<'_>,
     orders: &PruneOrders,
-) -> (Vec<usize>, HashSet<usize>, Vec<HeldSet>) {
+) -> (Vec<usize>, HashSet<usize>, Vec<PendingSet>) {
     let mut unasked = HashSet::new();
     let mut of_app: HashMap<&AppName, usize> = HashMap::new();
     // Objects whose deletion was already decided do not count as objects of their app.
     for owned in inventory.iter().filter(|owned| !owned.going) {
-        *of_app.entry(wanted.now(owned.item.app)).or_default() += 1;
+        *of_app.entry(desired.now(owned.item.app)).or_default() += 1;
     }
     let budget = orders.budget;
     let (mut go, mut sets) = (Vec::new(), Vec::new());
@@ -486,13 +492,13 @@ fn within_budget(
     // The deletions of all apps are also compared together with the objects of all these apps, because many
     // small deletions add up to a large one.
     let cut = free.iter().filter(|(_, rest, _)| !rest.is_empty());
-    let cut = cut.map(|(app, ..)| *app).chain(wanted.spent.apps.keys());
+    let cut = cut.map(|(app, ..)| *app).chain(desired.spent.apps.keys());
     let cut: BTreeSet<&AppName> = cut.collect();
     let total: usize = cut.iter().filter_map(|app| of_app.get(*app)).sum();
     // Objects that were deleted within the last hour are counted as if they were deleted now.
-    let spent = wanted.spent.total();
+    let spent = desired.spent.total();
     let allowed_in_all = budget.of(total + spent).saturating_sub(spent);
-    let ceiling = wanted
+    let ceiling = desired
         .spent
         .ceiling
         .map(|ceiling| ceiling.saturating_sub(spent));
@@ -504,18 +510,18 @@ fn within_budget(
     let mut reasons: Vec<Option<String>> = Vec::new();
     for (app, rest, _) in &free {
         let of_app = of_app.get(app).copied().unwrap_or_default();
-        let spent_of_app = wanted.spent.of(app);
+        let spent_of_app = desired.spent.of(app);
         let allowed = budget
             .of(of_app + spent_of_app)
             .saturating_sub(spent_of_app);
         reasons.push(if rest.is_empty() {
             None
-        } else if !wanted.apps.contains(app) && !orders.lets_go(app) {
+        } else if !desired.apps.contains(app) && !orders.lets_go(app) {
             Some(format!(
                 "the app is no longer in the repository; approve the deletion, or add `{PRUNE_TRAILER}: \
                  {app}` to a commit message"
             ))
-        } else if wanted.emptied.contains(app) {
+        } else if desired.emptied.contains(app) {
             Some("the app renders to nothing, which would delete all of its objects".to_owned())
         } else if rest.len() > allowed {
             let number = rest.len();
@@ -560,7 +566,7 @@ fn within_budget(
         if !members.is_empty() {
             let mut members = members;
             members.sort_unstable();
-            sets.push(HeldSet {
+            sets.push(PendingSet {
                 app: app.clone(),
                 set: set_of(inventory, &members),
                 reason,
@@ -587,17 +593,17 @@ fn set_of(inventory: &[Owned<'_>], members: &[usize]) -> ContentHash {
     ContentHash::of(lines.concat().as_bytes())
 }
 
-fn held(item: &Item<'_>, wanted: &[Item<'_>], own_namespace: &str) -> Option<Held> {
+fn not_deleted(item: &Item<'_>, desired: &[Item<'_>], own_namespace: &str) -> Option<NotDeleted> {
     let foundation = Foundation::of(item.id)?;
     if foundation == Foundation::Namespace && item.id.name == own_namespace {
-        return Some(Held::OwnNamespace);
+        return Some(NotDeleted::OwnNamespace);
     }
     let inside = contents(item);
-    let first = wanted.iter().map(|item| item.id).filter(|id| inside(id));
+    let first = desired.iter().map(|item| item.id).filter(|id| inside(id));
     let first = first.min()?.clone();
     Some(match foundation {
-        Foundation::Namespace => Held::Namespace(first),
-        Foundation::Definition | Foundation::ApiService => Held::Definition(first),
+        Foundation::Namespace => NotDeleted::Namespace(first),
+        Foundation::Definition | Foundation::ApiService => NotDeleted::Definition(first),
     })
 }
 

@@ -22,7 +22,7 @@ use crate::{
 /// such field.
 #[must_use]
 pub fn clear(
-    wanted: &Value,
+    desired: &Value,
     live: &Value,
     causes: &[Cause<'_>],
     ignored: &[&str],
@@ -39,7 +39,7 @@ pub fn clear(
             .collect(),
     };
     let paths = causes.iter().filter_map(|cause| parse(cause.field));
-    let cleared = paths.filter_map(|path| visit(wanted, &place, &path));
+    let cleared = paths.filter_map(|path| visit(desired, &place, &path));
     let cleared = cleared.reduce(|all, fields| union(&all, &fields))?;
     let fields = union(own.fields, &cleared);
     let mut patch = Vec::new();
@@ -160,12 +160,12 @@ fn fields_of(value: &Value) -> Value {
 }
 
 /// Returns the fields to clear for a rejected path.
-fn visit(wanted: &Value, here: &Place<'_>, path: &[Segment]) -> Option<Value> {
+fn visit(desired: &Value, here: &Place<'_>, path: &[Segment]) -> Option<Value> {
     match path {
         [] => None,
         [Segment::Index(index), rest @ ..] => {
             let there = here.element(*index)?;
-            let list = wanted.as_array()?;
+            let list = desired.as_array()?;
             // Other managers may have added elements, so indexes can differ from those in Git.
             let named = there.live.get("name");
             let child = match named {
@@ -177,7 +177,7 @@ fn visit(wanted: &Value, here: &Place<'_>, path: &[Segment]) -> Option<Value> {
             Some(json!({key: fields}))
         }
         [Segment::Name(name), rest @ ..] => {
-            let map = wanted.as_object()?;
+            let map = desired.as_object()?;
             let has = |name: &str| map.get(name).is_some_and(|value| !value.is_null());
             if has(name) && !rest.is_empty() {
                 let fields = visit(&map[name], &here.child(name)?, rest)?;

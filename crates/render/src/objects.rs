@@ -1,8 +1,8 @@
 //! Reads rendered YAML into Kubernetes objects, and reports what is wrong with each object and where.
 
 use muster_model::{
+    agent_records,
     bundle::{Gvk, Object, ObjectRef},
-    records,
     yaml::{self, Node, Pos, Yaml},
 };
 
@@ -66,14 +66,14 @@ pub(crate) fn read(
 fn is_record(object: &Object, namespace: &str) -> bool {
     let id = &object.id;
     let namespace = id.namespace.as_deref().unwrap_or(namespace);
-    namespace == records::NAMESPACE && {
+    namespace == agent_records::NAMESPACE && {
         let namespace = Some(namespace.to_owned());
-        records::is_record(
+        agent_records::is_record(
             &ObjectRef {
                 namespace,
                 ..id.clone()
             },
-            records::NAMESPACE,
+            agent_records::NAMESPACE,
         )
     }
 }

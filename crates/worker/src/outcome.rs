@@ -102,7 +102,7 @@ pub struct Outcome {
 
 impl Outcome {
     /// Returns the blocked apps: those that are in the repository but have no bundles, because of a problem.
-    pub fn held(&self) -> impl Iterator<Item = &AppName> {
+    pub fn blocked(&self) -> impl Iterator<Item = &AppName> {
         let read = self.facts.iter().flat_map(|facts| facts.apps.keys());
         let without = read.filter(|app| !self.bundles.contains_key(*app));
         without.chain(&self.broken)

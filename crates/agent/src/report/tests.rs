@@ -50,7 +50,7 @@ fn what_waits_for_a_person_is_in_the_report_of_its_app() {
         health: Health::Healthy,
         drifts: (0..12).map(drift).collect(),
     };
-    let hold = |app: &str, objects: usize| Hold {
+    let hold = |app: &str, objects: usize| PendingApproval {
         app: app.parse().unwrap(),
         set: ContentHash::of(app.as_bytes()),
         recreate: false,
@@ -67,7 +67,7 @@ fn what_waits_for_a_person_is_in_the_report_of_its_app() {
         settled: true,
         cluster_scoped: vec!["Issuer.x.example".to_owned()],
         bundles: vec![Arc::new(bundle)],
-        holds: vec![hold("wiki", 2), hold("gone", 60)],
+        pending_approvals: vec![hold("wiki", 2), hold("gone", 60)],
         leftovers: [
             LeftoverState::Approval,
             LeftoverState::Deleting,

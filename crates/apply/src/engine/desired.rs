@@ -226,7 +226,7 @@ pub(super) struct Claim {
 /// another one runs. If no app owns it, the first by name gets it. `prepared` has one element for
 /// each bundle of `kept`, in the same order.
 pub(super) fn desired(
-    kept: &StoredGeneration,
+    stored: &StoredGeneration,
     prepared: &[Arc<Prepared>],
     kinds: &Kinds,
     inventory: &Inventory,
@@ -236,10 +236,10 @@ pub(super) fn desired(
         .flat_map(|prepared| &prepared.objects)
         .filter_map(|object| object.defines.as_ref())
         .collect();
-    let mut place: HashMap<Identity, usize> = HashMap::with_capacity(kept.bundles.len());
+    let mut place: HashMap<Identity, usize> = HashMap::with_capacity(stored.bundles.len());
     let mut all: Vec<DesiredObject> = Vec::new();
     let mut second: Vec<DesiredObject> = Vec::new();
-    for (index, (bundle, prepared)) in kept.bundles.iter().zip(prepared).enumerate() {
+    for (index, (bundle, prepared)) in stored.bundles.iter().zip(prepared).enumerate() {
         let bundle = bundle.bundle();
         for (at, object) in bundle.objects.iter().enumerate() {
             let (kind, namespaced) = match kinds.find(&object.id.gvk) {

@@ -16,15 +16,15 @@ use crate::{
 
 impl Engine {
     /// Parses each bundle once, as far as that is possible without the cluster.
-    pub(super) fn prepare(&self, kept: &StoredGeneration) -> Vec<Arc<Prepared>> {
+    pub(super) fn prepare(&self, stored: &StoredGeneration) -> Vec<Arc<Prepared>> {
         let mut all = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
         let known = std::mem::take(&mut *all);
         let prepare = |bundle: &StoredBundle| {
             let prepared = known.get(&bundle.hash()).cloned();
             prepared.unwrap_or_else(|| Arc::new(Prepared::of(bundle)))
         };
-        let prepared: Vec<_> = kept.bundles.iter().map(prepare).collect();
-        *all = kept
+        let prepared: Vec<_> = stored.bundles.iter().map(prepare).collect();
+        *all = stored
             .bundles
             .iter()
             .map(StoredBundle::hash)
@@ -38,7 +38,7 @@ impl Engine {
     /// over.
     pub(super) async fn discover(
         &self,
-        kept: &StoredGeneration,
+        stored: &StoredGeneration,
         prepared: &[Arc<Prepared>],
         cancel: &CancellationToken,
     ) -> Result<(), RunError> {
@@ -60,7 +60,7 @@ impl Engine {
                 .flat_map(|prepared| &prepared.objects)
                 .filter_map(|object| object.defines.as_ref())
                 .collect();
-            let bundles = kept.bundles.iter().zip(prepared);
+            let bundles = stored.bundles.iter().zip(prepared);
             let mut objects = bundles.flat_map(|(bundle, prepared)| {
                 let bundle = bundle.bundle();
                 let objects = bundle.objects.iter().zip(&prepared.objects);

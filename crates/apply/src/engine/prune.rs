@@ -10,14 +10,14 @@ use std::{
 use futures::{StreamExt as _, stream};
 use k8s_openapi::jiff::Timestamp;
 use muster_model::{
+    agent_records,
     bundle::Gvk,
     ids::{AppName, ContentHash},
-    records,
 };
 use muster_plan::{
     order::{After, Item},
     prune::{
-        Leaving, Mark, Owned, PRUNE, Spent, Wanted as Want, is_custom, is_permanent, prune, wave,
+        Leaving, Mark, Owned, PRUNE, Spent, Wanted as Desired, is_custom, is_permanent, prune, wave,
     },
 };
 use serde_json::json;
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Engine, Leftovers, PATIENCE, Recheck, replaced::Replacements};
 use crate::{
-    Hold, StoredGeneration,
+    PendingApproval, StoredGeneration,
     cluster::{Deleted, LiveMeta, RequestError, asked_again, explain, retried},
     inventory::{Entry, Identity, InventoryError},
     kinds::{Kind, Kinds},
@@ -113,7 +113,7 @@ impl Engine {
     /// replacements are healthy. Returns true if something is left that another attempt may finish.
     pub(super) async fn prune(
         self: &Arc<Self>,
-        kept: &StoredGeneration,
+        stored: &StoredGeneration,
         desired: &[Item<'_>],
         replacements: &Replacements,
         recheck: &Recheck,
@@ -147,7 +147,8 @@ impl Engine {
             .map(|(entry, found)| of(entry, *found))
             .collect();
         let headers = || {
-            kept.bundles
+            stored
+                .bundles
                 .iter()
                 .map(|bundle| (bundle, &bundle.bundle().header))
         };
@@ -163,7 +164,7 @@ impl Engine {
             apps: self.inventory.pruned_lately(),
             ceiling: self.config.prune_ceiling,
         };
-        let want = Want {
+        let desired_objects = Desired {
             items: desired,
             emptied: &emptied,
             formerly: &formerly,
@@ -171,7 +172,12 @@ impl Engine {
             unfinished: &replacements.waits_for(),
             spent: &spent,
         };
-        let plan = prune(&owned, want, &self.config.namespace, &kept.prune);
+        let plan = prune(
+            &owned,
+            desired_objects,
+            &self.config.namespace,
+            &stored.prune,
+        );
 
         let first = wanted_entries.len();
         let at = |index: usize| &there[index - first];
@@ -197,17 +203,17 @@ impl Engine {
             );
             self.inventory.forget(key);
         }
-        for (index, held) in plan.held {
+        for (index, not_deleted) in plan.not_deleted {
             let (key, entry, _) = at(index);
             keep_leftover(
                 &mut leftovers,
                 key,
                 entry,
                 LeftoverState::Waiting,
-                held.to_string(),
+                not_deleted.to_string(),
             );
         }
-        let holds = plan.sets.iter().map(|set| Hold {
+        let pending_approvals = plan.sets.iter().map(|set| PendingApproval {
             app: set.app.clone(),
             set: set.set,
             recreate: false,
@@ -218,13 +224,14 @@ impl Engine {
                 .map(|&index| at(index).1.id.clone())
                 .collect(),
         });
-        self.tracker.set_pending_approvals(holds.collect());
+        self.tracker
+            .set_pending_approvals(pending_approvals.collect());
         for (key, entry) in plan.sets.iter().flat_map(|set| {
             set.members
                 .iter()
                 .map(|&index| (&at(index).0, &at(index).1))
         }) {
-            let why = HELD.to_owned();
+            let why = PENDING_APPROVAL.to_owned();
             keep_leftover(&mut leftovers, key, entry, LeftoverState::Approval, why);
         }
 
@@ -246,7 +253,7 @@ impl Engine {
             self.inventory.goes(&object.key);
         }
         self.inventory.flush(cancel).await?;
-        unfinished |= self.delete_all(kept, going, &mut leftovers, cancel).await;
+        unfinished |= self.delete_all(stored, going, &mut leftovers, cancel).await;
         if !cancel.is_cancelled() {
             self.tracker.set_leftovers(leftovers);
         }
@@ -257,12 +264,12 @@ impl Engine {
     /// which may take until a later run. Returns true if something still exists.
     async fn delete_all(
         self: &Arc<Self>,
-        kept: &StoredGeneration,
+        stored: &StoredGeneration,
         mut going: Vec<Going>,
         leftovers: &mut Leftovers,
         cancel: &CancellationToken,
     ) -> bool {
-        let headers = kept.bundles.iter().map(|bundle| &bundle.bundle().header);
+        let headers = stored.bundles.iter().map(|bundle| &bundle.bundle().header);
         let mut after: BTreeMap<AppName, Vec<AppName>> = going
             .iter()
             .map(|object| (object.entry.app.clone(), object.entry.after.clone()))
@@ -476,7 +483,7 @@ impl Engine {
     ) -> (Vec<(Identity, Arc<Entry>, Found)>, bool) {
         let mut within = Vec::with_capacity(unwanted.len());
         for (key, entry) in unwanted {
-            if records::is_record(&entry.id, &self.config.namespace) {
+            if agent_records::is_record(&entry.id, &self.config.namespace) {
                 // An agent of an earlier release took this record for an object of an app.
                 self.inventory.forget(&key);
                 continue;
@@ -687,7 +694,7 @@ fn is_echo(live: &LiveMeta) -> bool {
 }
 
 /// The message of each object of a set that is pending approval.
-const HELD: &str = "no longer in Git; pending approval";
+const PENDING_APPROVAL: &str = "no longer in Git; pending approval";
 
 fn of<'a>(entry: &'a Entry, found: Option<&'a Found>) -> Owned<'a> {
     Owned {

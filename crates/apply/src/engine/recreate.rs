@@ -386,5 +386,5 @@ fn dependents(id: &ObjectRef, live: &Value, body: &Value) -> Dependents {
 
 fn saved_name(key: &Identity) -> String {
     let hash = ContentHash::of(key.as_str().as_bytes());
-    format!("{}{hash}", records::RECREATING)
+    format!("{}{hash}", agent_records::RECREATING)
 }

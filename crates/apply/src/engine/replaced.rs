@@ -63,14 +63,14 @@ impl Engine {
     /// Returns true if the object is a Namespace that the agent is limited to. Such an agent never
     /// applies the Namespace, because somebody else creates it, so deletions do not wait for it.
     fn is_own_place(&self, object: &DesiredObject) -> bool {
-        is_namespace(&object.id) && self.config.reach.is_limited_to(&object.id.name)
+        is_namespace(&object.id) && self.config.namespaces.is_limited_to(&object.id.name)
     }
 
     /// Checks for every app whether its desired objects are applied and healthy, or whether the
     /// time limit has passed. `refused` are objects that an app defines and another app owns.
     pub(super) fn replacements(
         &self,
-        kept: &StoredGeneration,
+        stored: &StoredGeneration,
         desired: &[Arc<DesiredObject>],
         refused: Vec<(AppName, String)>,
     ) -> Replacements {
@@ -85,7 +85,7 @@ impl Engine {
         let mut state = self.state();
         state.retain(|app, _| by_app.contains_key(app));
         let mut found = Replacements::default();
-        for bundle in &kept.bundles {
+        for bundle in &stored.bundles {
             let app = &bundle.bundle().header.app;
             let objects = by_app.get(app).map_or(&[][..], Vec::as_slice);
             let refused = objects

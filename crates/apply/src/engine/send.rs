@@ -143,7 +143,7 @@ impl Engine {
         if object.header().role == Role::Fenced || entry.is_none_or(|entry| entry.uid.is_none()) {
             return Ok(false);
         }
-        let watched = Watched::of(&object.id, self.config.reach.is_limited());
+        let watched = Watched::of(&object.id, self.config.namespaces.is_limited());
         let listed = self.observer().listed(&watched);
         if let Some(mut listed) = listed {
             let listed = listed.wait_for(|listed| *listed);

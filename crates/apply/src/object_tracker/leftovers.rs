@@ -7,7 +7,7 @@ use muster_model::bundle::ObjectRef;
 use super::ObjectTracker;
 use crate::{
     inventory::Identity,
-    observed::{Hold, Leftover, LeftoverState},
+    observed::{Leftover, LeftoverState, PendingApproval},
 };
 
 impl ObjectTracker {
@@ -32,10 +32,14 @@ impl ObjectTracker {
         let state = &mut *guard;
         let before = state.leftovers.len();
         state.leftovers.retain(|key, _| !desired.contains(key));
-        let held: HashSet<&ObjectRef> = state.holds.iter().flat_map(|hold| &hold.objects).collect();
+        let not_deleted: HashSet<&ObjectRef> = state
+            .pending_approvals
+            .iter()
+            .flat_map(|pending_approval| &pending_approval.objects)
+            .collect();
         let mut changed = state.leftovers.len() != before;
         for (key, leftover) in leaving {
-            if !held.contains(&leftover.id) && !state.leftovers.contains_key(&key) {
+            if !not_deleted.contains(&leftover.id) && !state.leftovers.contains_key(&key) {
                 state.leftovers.insert(key, leftover);
                 changed = true;
             }
@@ -47,10 +51,10 @@ impl ObjectTracker {
     }
 
     /// Sets the deletions that are pending approval.
-    pub(crate) fn set_pending_approvals(&self, holds: Vec<Hold>) {
+    pub(crate) fn set_pending_approvals(&self, pending_approvals: Vec<PendingApproval>) {
         let mut state = self.state();
-        if state.holds != holds {
-            state.holds = holds;
+        if state.pending_approvals != pending_approvals {
+            state.pending_approvals = pending_approvals;
             drop(state);
             self.changed.notify_one();
         }

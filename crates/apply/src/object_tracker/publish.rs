@@ -15,7 +15,9 @@ use super::{
 };
 use crate::{
     inventory::Identity,
-    observed::{Counts, DriftEvent, Hold, ObjectState, Observed, ObservedBundle, ObservedObject},
+    observed::{
+        Counts, DriftEvent, ObjectState, Observed, ObservedBundle, ObservedObject, PendingApproval,
+    },
 };
 
 impl ObjectTracker {
@@ -64,8 +66,8 @@ impl ObjectTracker {
             problem: state.problem.clone(),
             bundles: state.published.clone(),
             leftovers: state.leftovers.values().cloned().collect(),
-            holds: state
-                .holds
+            pending_approvals: state
+                .pending_approvals
                 .iter()
                 .cloned()
                 .chain(recreations(&state.published))
@@ -76,7 +78,9 @@ impl ObjectTracker {
 }
 
 /// Returns the recreations that are pending approval.
-pub(super) fn recreations(bundles: &[Arc<ObservedBundle>]) -> impl Iterator<Item = Hold> {
+pub(super) fn recreations(
+    bundles: &[Arc<ObservedBundle>],
+) -> impl Iterator<Item = PendingApproval> {
     // The observed state is published often, and in most bundles nothing waits.
     let waiting = bundles.iter().filter(|bundle| bundle.counts.waiting > 0);
     let objects =
@@ -85,7 +89,7 @@ pub(super) fn recreations(bundles: &[Arc<ObservedBundle>]) -> impl Iterator<Item
         let ObjectState::Approval { set, why } = &object.state else {
             return None;
         };
-        Some(Hold {
+        Some(PendingApproval {
             app: bundle.app.clone(),
             set: *set,
             recreate: true,

@@ -4,7 +4,7 @@
 use muster_apply::{ObjectState, Observed};
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, LONG, bundle, config_map, kept, namespace, object};
+use crate::fixture::{Fixture, LONG, bundle, config_map, stored, namespace, object};
 
 /// Returns all Unicode characters, in texts that each fit into one object, with 16 characters in a line.
 fn unicode() -> Vec<String> {
@@ -86,7 +86,7 @@ async fn every_character_arrives() {
         })
     };
     objects.push(secret(odd));
-    let desired = kept(1, vec![bundle("a", "unicode-a", &objects)]);
+    let desired = stored(1, vec![bundle("a", "unicode-a", &objects)]);
     let observed = applied.settle(desired).await;
     assert_eq!(troubles(&observed), [""; 0]);
     for (name, text) in names.iter().zip(&texts) {
@@ -106,7 +106,7 @@ async fn every_character_arrives() {
     let changed = format!("{odd}, changed");
     let last = objects.len() - 1;
     objects[last] = secret(&changed);
-    let desired = kept(2, vec![bundle("a", "unicode-a", &objects)]);
+    let desired = stored(2, vec![bundle("a", "unicode-a", &objects)]);
     let observed = applied.settle(desired).await;
     assert_eq!(
         object(&observed, "Secret unicode-a/s").state,
@@ -148,7 +148,7 @@ async fn nulls_of_custom_resources_stay() {
         release("r"),
     ];
     let bundles = vec![bundle("a", "nulls-a", &objects)];
-    let observed = applied.settle(kept(1, bundles.clone())).await;
+    let observed = applied.settle(stored(1, bundles.clone())).await;
     assert_eq!(troubles(&observed), [""; 0]);
     let live = async || {
         fixture
@@ -182,7 +182,7 @@ async fn nulls_of_custom_resources_stay() {
     // The nulls themselves are not drift: a new process writes nothing.
     let mut applied = fixture.start().await;
     let before = fixture.requests.writes();
-    applied.settle(kept(2, bundles)).await;
+    applied.settle(stored(2, bundles)).await;
     applied.until(|o| o.bundles[0].counts.applied == 3).await;
     assert_eq!(fixture.requests.writes() - before, 0);
     applied.applier.stop().await;
@@ -207,7 +207,7 @@ async fn what_only_an_api_server_sets_is_not_sent() {
     });
     let objects = [namespace("exported-a"), exported];
     let bundles = vec![bundle("a", "exported-a", &objects)];
-    let observed = applied.settle(kept(1, bundles.clone())).await;
+    let observed = applied.settle(stored(1, bundles.clone())).await;
     assert_eq!(troubles(&observed), [""; 0]);
     let live = fixture.get("v1", "ConfigMap", "exported-a", "c").await;
     assert_eq!(live["data"]["v"], "1");
@@ -219,7 +219,7 @@ async fn what_only_an_api_server_sets_is_not_sent() {
 
     // The omitted fields count neither as drift nor as a change.
     let before = fixture.requests.writes();
-    applied.settle(kept(2, bundles)).await;
+    applied.settle(stored(2, bundles)).await;
     assert_eq!(fixture.requests.writes() - before, 0);
     applied.applier.stop().await;
 }
@@ -230,7 +230,7 @@ async fn a_secret_text_that_is_no_text_is_refused() {
     let mut applied = fixture.start().await;
     let secret = |value: Value| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"port": value}});
     let desired = |n, value| {
-        kept(
+        stored(
             n,
             vec![bundle(
                 "a",

@@ -6,7 +6,7 @@ use kube::api::PostParams;
 use muster_apply::{ObjectState, Observed};
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, bundle, config_map, definition, foo, kept, namespace, object};
+use crate::fixture::{Fixture, bundle, config_map, definition, foo, stored, namespace, object};
 
 #[tokio::test]
 async fn namespace_definition_and_resource_come_in_one_set() {
@@ -24,7 +24,7 @@ async fn namespace_definition_and_resource_come_in_one_set() {
         namespace("set-a"),
     ];
     let observed = applied
-        .settle(kept(1, vec![bundle("a", "set-a", &objects)]))
+        .settle(stored(1, vec![bundle("a", "set-a", &objects)]))
         .await;
     assert_eq!(observed.bundles[0].counts.applied, 5, "{observed:#?}");
     assert_eq!(fixture.live("set.example/v1", "Foo").await, ["set-a/f"]);
@@ -35,7 +35,7 @@ async fn namespace_definition_and_resource_come_in_one_set() {
 
     // A definition and its resources are also deleted in one generation.
     applied
-        .settle(kept(2, vec![bundle("a", "set-a", &[namespace("set-a")])]))
+        .settle(stored(2, vec![bundle("a", "set-a", &[namespace("set-a")])]))
         .await;
     applied
         .until(|observed| observed.leftovers.is_empty())
@@ -61,7 +61,7 @@ async fn a_missing_definition_does_not_stop_the_rest() {
         foo(group, "f"),
         config_map("c", "1"),
     ];
-    let desired = kept(1, vec![bundle("a", "missing-a", &objects)]);
+    let desired = stored(1, vec![bundle("a", "missing-a", &objects)]);
     let observed = applied.settle(desired).await;
     let ObjectState::Waiting(message) = object(&observed, "Foo.missing.example missing-a/f").state
     else {
@@ -98,7 +98,7 @@ async fn a_newer_generation_interrupts_the_wait_for_a_definition() {
     let started = tokio::time::Instant::now();
     applied
         .applier
-        .want(kept(1, vec![bundle("a", "wait-a", &objects)]).into());
+        .set_desired(stored(1, vec![bundle("a", "wait-a", &objects)]).into());
     let waiting = |state: &ObjectState| matches!(state, ObjectState::Waiting(_));
     applied
         .until(|o| {
@@ -109,7 +109,7 @@ async fn a_newer_generation_interrupts_the_wait_for_a_definition() {
         })
         .await;
     applied
-        .settle(kept(2, vec![bundle("a", "wait-a", &objects[..1])]))
+        .settle(stored(2, vec![bundle("a", "wait-a", &objects[..1])]))
         .await;
     assert!(
         started.elapsed() < Duration::from_secs(10),
@@ -132,14 +132,14 @@ async fn a_changed_schema_and_its_resource_come_in_one_generation() {
         foo(group, "f"),
     ];
     applied
-        .settle(kept(1, vec![bundle("a", "schema-a", &first)]))
+        .settle(stored(1, vec![bundle("a", "schema-a", &first)]))
         .await;
     let mut changed = first.clone();
     let schema = &mut changed[1]["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
     schema["properties"]["spec"]["properties"]["colour"] = json!({"type": "string"});
     changed[2]["spec"]["colour"] = json!("red");
     let observed = applied
-        .settle(kept(2, vec![bundle("a", "schema-a", &changed)]))
+        .settle(stored(2, vec![bundle("a", "schema-a", &changed)]))
         .await;
     assert_eq!(observed.bundles[0].counts.applied, 3, "{observed:#?}");
     applied.applier.stop().await;
@@ -180,7 +180,7 @@ async fn resources_go_on_when_their_definition_drops_the_version_they_were_appli
             foo_of(group, version, "same"),
         ];
         let user = [foo_of(group, version, "other")];
-        kept(
+        stored(
             number,
             vec![bundle("a", ns, &owner), bundle("b", ns, &user)],
         )
@@ -224,7 +224,7 @@ async fn resources_go_on_while_a_change_of_their_definition_is_refused() {
             changed.clone(),
         ];
         changed["metadata"]["name"] = json!("other");
-        kept(
+        stored(
             number,
             vec![bundle("a", ns, &owner), bundle("b", ns, &[changed])],
         )

@@ -6,7 +6,7 @@ use muster_model::policy::{Drift, IgnoreRule};
 use muster_testkit::wait::eventually;
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, LONG, bundle, config_map, kept, making, namespace, object};
+use crate::fixture::{Fixture, LONG, bundle, config_map, stored, making, namespace, object};
 
 #[tokio::test]
 async fn a_deleted_object_comes_back() {
@@ -17,7 +17,7 @@ async fn a_deleted_object_comes_back() {
         config_map("a", "1"),
         config_map("b", "1"),
     ];
-    let desired = kept(1, vec![bundle("a", "drift-a", &objects)]);
+    let desired = stored(1, vec![bundle("a", "drift-a", &objects)]);
     applied.settle(desired).await;
     let maps = fixture.config_maps("drift-a");
     let old = maps.get("a").await.unwrap().metadata.uid;
@@ -64,7 +64,7 @@ async fn what_vanished_while_the_agent_was_away_comes_back() {
         config_map("a", "1"),
         config_map("b", "1"),
     ];
-    let desired = kept(1, vec![bundle("a", "away-a", &objects)]);
+    let desired = stored(1, vec![bundle("a", "away-a", &objects)]);
     let mut applied = fixture.start().await;
     applied.settle(desired.clone()).await;
     applied.applier.stop().await;
@@ -87,7 +87,7 @@ async fn an_object_that_somebody_put_in_place_of_ours_is_not_pruned() {
     let objects = [namespace("theirs-a"), config_map("a", "1")];
     let mut applied = fixture.start().await;
     applied
-        .settle(kept(1, vec![bundle("a", "theirs-a", &objects)]))
+        .settle(stored(1, vec![bundle("a", "theirs-a", &objects)]))
         .await;
     applied.applier.stop().await;
 
@@ -97,7 +97,7 @@ async fn an_object_that_somebody_put_in_place_of_ours_is_not_pruned() {
     maps.create(&PostParams::default(), &theirs).await.unwrap();
     let mut applied = fixture.start().await;
     applied
-        .settle(kept(2, vec![bundle("a", "theirs-a", &objects[..1])]))
+        .settle(stored(2, vec![bundle("a", "theirs-a", &objects[..1])]))
         .await;
     assert_eq!(
         maps.get("a").await.unwrap().data["data"],
@@ -133,7 +133,7 @@ async fn a_changed_field_is_put_back_and_told() {
     let mut applied = fixture.start().await;
     let objects = [namespace("field-a"), deployment(1), config_map("a", "1")];
     applied
-        .settle(kept(1, vec![bundle("a", "field-a", &objects)]))
+        .settle(stored(1, vec![bundle("a", "field-a", &objects)]))
         .await;
     applied.until(|o| o.bundles[0].counts.healthy == 3).await;
     let patch = json!({"metadata": {"annotations": {"theirs": "stays"}}});
@@ -193,7 +193,7 @@ async fn drift_is_only_shown_where_the_app_says_so() {
             config_map("b", "1"),
         ];
         let making = making("a", "report-a").policy(|policy| policy.drift = Drift::Report);
-        kept(number, vec![making.of(&objects)])
+        stored(number, vec![making.of(&objects)])
     };
     applied.settle(desired(1, "1")).await;
     applied.until(|o| o.bundles[0].counts.healthy == 3).await;
@@ -235,7 +235,7 @@ async fn the_drift_of_a_secret_shows_no_value() {
         "stringData": {"password": "hunter2"},
     });
     applied
-        .settle(kept(
+        .settle(stored(
             1,
             vec![bundle("a", "secret-a", &[namespace("secret-a"), secret])],
         ))
@@ -270,7 +270,7 @@ async fn replicas_belong_to_the_autoscaler() {
     });
     let desired = |number, replicas| {
         let objects = [namespace("scaled-a"), deployment(replicas), scaler.clone()];
-        kept(number, vec![bundle("a", "scaled-a", &objects)])
+        stored(number, vec![bundle("a", "scaled-a", &objects)])
     };
     applied.settle(desired(1, 1)).await;
     // Muster does not revert a change through the scale subresource, whether by the autoscaler or by a person.
@@ -335,7 +335,7 @@ async fn an_injected_ca_bundle_is_not_fought() {
         })
     };
     let desired = |number, path| {
-        kept(
+        stored(
             number,
             vec![bundle(
                 "a",
@@ -389,7 +389,7 @@ async fn an_ignored_field_is_left_to_whoever_has_it() {
             ..IgnoreRule::default()
         };
         let making = making("a", "ignored-a").policy(|policy| policy.ignore = vec![rule]);
-        kept(number, vec![making.of(&[namespace("ignored-a"), map])])
+        stored(number, vec![making.of(&[namespace("ignored-a"), map])])
     };
     applied.settle(desired(1, "git", "1")).await;
     let data = async || fixture.get("v1", "ConfigMap", "ignored-a", "a").await["data"].clone();
@@ -429,7 +429,7 @@ async fn what_somebody_marked_is_left_alone() {
         ]
     };
     applied
-        .settle(kept(1, vec![bundle("a", "alone-a", &objects("1"))]))
+        .settle(stored(1, vec![bundle("a", "alone-a", &objects("1"))]))
         .await;
     applied.until(|o| o.bundles[0].counts.healthy == 3).await;
     let patch = json!({
@@ -448,7 +448,7 @@ async fn what_somebody_marked_is_left_alone() {
         })
         .await;
     applied
-        .settle(kept(2, vec![bundle("a", "alone-a", &objects("2"))]))
+        .settle(stored(2, vec![bundle("a", "alone-a", &objects("2"))]))
         .await;
     let value =
         async |name| fixture.get("v1", "ConfigMap", "alone-a", name).await["data"]["v"].clone();
@@ -461,7 +461,7 @@ async fn what_somebody_marked_is_left_alone() {
     applied.applier.stop().await;
     let mut applied = fixture.start().await;
     applied
-        .settle(kept(3, vec![bundle("a", "alone-a", &objects("3"))]))
+        .settle(stored(3, vec![bundle("a", "alone-a", &objects("3"))]))
         .await;
     assert_eq!(
         (value("a").await, value("b").await),
@@ -503,7 +503,7 @@ async fn what_is_created_only_where_it_is_missing_is_never_changed() {
             once("made", value),
             config_map("plain", value),
         ];
-        kept(number, vec![bundle("a", "once-a", &objects)])
+        stored(number, vec![bundle("a", "once-a", &objects)])
     };
     let mut applied = fixture.start().await;
     applied.settle(desired(1, "1")).await;
@@ -517,7 +517,7 @@ async fn what_is_created_only_where_it_is_missing_is_never_changed() {
     );
     // Muster deletes the object that it created; the one that existed before stays.
     applied
-        .settle(kept(
+        .settle(stored(
             3,
             vec![bundle("a", "once-a", &[config_map("plain", "2")])],
         ))
@@ -545,7 +545,7 @@ async fn a_job_that_was_cleaned_up_after_its_end_does_not_run_again() {
         }}},
     });
     let desired = |number| {
-        kept(
+        stored(
             number,
             vec![bundle("a", "ttl-a", &[namespace("ttl-a"), job.clone()])],
         )

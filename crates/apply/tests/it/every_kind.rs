@@ -25,7 +25,7 @@ use proptest::{
 };
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, cluster, kept, making, namespace};
+use crate::fixture::{Fixture, cluster, stored, making, namespace};
 
 const CASES: u32 = 6;
 
@@ -543,10 +543,10 @@ fn generation(
             .of(&objects)
     };
     let base = making("base", ns).of(&[namespace(ns)]);
-    let mut kept = kept(number, vec![base, app(false), app(true)]);
-    kept.bundles
+    let mut stored = stored(number, vec![base, app(false), app(true)]);
+    stored.bundles
         .retain(|bundle| !bundle.bundle().objects.is_empty());
-    kept
+    stored
 }
 
 /// Carries out an edit. Errors are ignored: the object may not exist, or the API server may refuse the edit.
@@ -615,7 +615,7 @@ async fn as_git_says(
     Ok(Some((comparable(live), comparable(predicted))))
 }
 
-async fn holds(fixture: &Fixture, others: &Fixture, samples: &[Sample], case: &Case) {
+async fn pending_approvals(fixture: &Fixture, others: &Fixture, samples: &[Sample], case: &Case) {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let ns = format!("kinds-{}", NUMBER.fetch_add(1, Ordering::SeqCst));
     let mut fixture = fixture.part(&ns);
@@ -623,7 +623,7 @@ async fn holds(fixture: &Fixture, others: &Fixture, samples: &[Sample], case: &C
     let names: Vec<String> = samples.iter().map(|sample| sample.name(&ns)).collect();
     let mut before: BTreeSet<&str> = BTreeSet::new();
     for (at, desired) in case.generations.iter().enumerate() {
-        let kept = generation(at as u64 + 1, &ns, samples, desired);
+        let stored = generation(at as u64 + 1, &ns, samples, desired);
         let is_wanted = names
             .iter()
             .zip(desired)
@@ -640,14 +640,14 @@ async fn holds(fixture: &Fixture, others: &Fixture, samples: &[Sample], case: &C
         let working = async {
             for after in &case.interruptions[at] {
                 let applied = fixture.start().await;
-                applied.applier.want(Arc::new(kept.clone()));
+                applied.applier.set_desired(Arc::new(stored.clone()));
                 tokio::time::sleep(Duration::from_millis(u64::from(*after))).await;
                 applied.applier.stop().await;
             }
         };
         tokio::join!(editing, working);
         let mut applied = fixture.start().await;
-        applied.settle(kept).await;
+        applied.settle(stored).await;
         applied
             .until(|o| {
                 o.leftovers.is_empty()
@@ -708,8 +708,8 @@ async fn holds(fixture: &Fixture, others: &Fixture, samples: &[Sample], case: &C
     // Delete everything, so that nothing is left for later cases.
     let mut applied = fixture.start().await;
     let nothing = vec![None; samples.len()];
-    let kept = generation(GENERATIONS as u64 + 1, &ns, samples, &nothing);
-    applied.settle(kept).await;
+    let stored = generation(GENERATIONS as u64 + 1, &ns, samples, &nothing);
+    applied.settle(stored).await;
     applied.until(|o| o.leftovers.is_empty()).await;
     applied.applier.stop().await;
 }
@@ -765,7 +765,7 @@ fn objects_of_every_kind_end_as_git_says_whatever_others_do_and_none_is_lost() {
     runner
         .run(&case(samples.len()), |case| {
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                runtime.block_on(holds(&fixture, &others, &samples, &case));
+                runtime.block_on(pending_approvals(&fixture, &others, &samples, &case));
             }));
             done.map_err(|_| TestCaseError::fail("see above"))
         })

@@ -13,7 +13,7 @@ use muster_testkit::{
 use serde_json::{Value, json};
 
 use crate::fixture::{
-    Applied, Fixture, LONG, bundle, cluster, config_map, kept, namespace, object,
+    Applied, Fixture, LONG, bundle, cluster, config_map, stored, namespace, object,
 };
 
 const MAPS: usize = 60;
@@ -77,10 +77,10 @@ async fn is_whole(fixture: &Fixture, mut applied: Applied, bundle_name: &str) {
     let mut applied = fixture.start().await;
     let before = fixture.requests.writes();
     let all = bundle("a", bundle_name, &objects(bundle_name));
-    applied.settle(kept(8, vec![all])).await;
+    applied.settle(stored(8, vec![all])).await;
     applied.until(all_applied).await;
     assert_eq!(fixture.requests.writes() - before, 0);
-    applied.settle(kept(9, vec![])).await;
+    applied.settle(stored(9, vec![])).await;
     assert_eq!(fixture.live("v1", "ConfigMap").await, [""; 0]);
     applied.applier.stop().await;
 }
@@ -90,7 +90,7 @@ async fn a_storm_of_refusals_with_a_pause_ends_in_everything_applied() {
     let (proxy, fixture) = behind_a_proxy("storm").await;
     let storm = proxy.spoil(40, Fault::too_many(Some(1)), map);
     let mut applied = fixture.start().await;
-    let desired = kept(1, vec![bundle("a", "storm-a", &objects("storm-a"))]);
+    let desired = stored(1, vec![bundle("a", "storm-a", &objects("storm-a"))]);
     applied.settle(desired).await;
     applied.until(all_applied).await;
     assert_eq!(storm.times(), 40);
@@ -103,7 +103,7 @@ async fn a_correction_that_is_refused_is_told_until_it_succeeds_or_is_not_needed
     let (proxy, fixture) = behind_a_proxy("uncorrected").await;
     let ns = "uncorrected-a";
     let mut applied = fixture.start().await;
-    let desired = kept(1, vec![bundle("a", ns, &objects(ns))]);
+    let desired = stored(1, vec![bundle("a", ns, &objects(ns))]);
     applied.settle(desired).await;
     applied.until(all_applied).await;
     applied
@@ -151,7 +151,7 @@ async fn a_storm_of_refusals_in_plain_text_ends_in_everything_applied() {
     let (proxy, fixture) = behind_a_proxy("gale").await;
     let storm = proxy.spoil(300, Fault::too_many(None), map);
     let mut applied = fixture.start().await;
-    let desired = kept(1, vec![bundle("a", "gale-a", &objects("gale-a"))]);
+    let desired = stored(1, vec![bundle("a", "gale-a", &objects("gale-a"))]);
     applied.settle(desired).await;
     applied.until(all_applied).await;
     assert_eq!(storm.times(), 300);
@@ -163,8 +163,8 @@ async fn a_pause_that_the_server_asks_for_does_not_hold_up_the_end() {
     let (proxy, fixture) = behind_a_proxy("hush").await;
     let hush = proxy.spoil(usize::MAX, Fault::too_many(Some(3_600)), map);
     let applied = fixture.start().await;
-    let desired = kept(1, vec![bundle("a", "hush-a", &objects("hush-a"))]);
-    applied.applier.want(desired.into());
+    let desired = stored(1, vec![bundle("a", "hush-a", &objects("hush-a"))]);
+    applied.applier.set_desired(desired.into());
     eventually("a refusal", LONG, async || {
         anyhow::ensure!(hush.times() > 0);
         Ok(())
@@ -190,7 +190,7 @@ async fn failures_of_the_server_and_of_what_is_before_it_end_in_everything_appli
     let writes = |asked: &Asked| matches!(asked.verb, Verb::Create | Verb::Update);
     let aways = proxy.spoil(2, away, writes);
     let mut applied = fixture.start().await;
-    let desired = kept(1, vec![bundle("a", "mangled-a", &objects("mangled-a"))]);
+    let desired = stored(1, vec![bundle("a", "mangled-a", &objects("mangled-a"))]);
     applied.settle(desired).await;
     applied.until(all_applied).await;
     assert_eq!((errors.times(), aways.times()), (150, 2));
@@ -199,7 +199,7 @@ async fn failures_of_the_server_and_of_what_is_before_it_end_in_everything_appli
     let mut changed = objects("mangled-a");
     changed[1] = config_map("c0", "2");
     applied
-        .settle(kept(2, vec![bundle("a", "mangled-a", &changed)]))
+        .settle(stored(2, vec![bundle("a", "mangled-a", &changed)]))
         .await;
     let observed = applied.until(|o| failed(o).next().is_some()).await;
     let message = failed(&observed).next().unwrap();
@@ -211,7 +211,7 @@ async fn failures_of_the_server_and_of_what_is_before_it_end_in_everything_appli
     proxy.heal();
     applied.until(all_applied).await;
     applied
-        .settle(kept(
+        .settle(stored(
             3,
             vec![bundle("a", "mangled-a", &objects("mangled-a"))],
         ))
@@ -224,8 +224,8 @@ async fn requests_without_an_answer_end_in_everything_applied() {
     let (proxy, fixture) = behind_a_proxy("hang").await;
     let hang = proxy.spoil(10, Fault::Hang, map);
     let mut applied = fixture.start().await;
-    let desired = kept(1, vec![bundle("a", "hang-a", &objects("hang-a"))]);
-    applied.applier.want(desired.into());
+    let desired = stored(1, vec![bundle("a", "hang-a", &objects("hang-a"))]);
+    applied.applier.set_desired(desired.into());
     applied.until(all_applied).await;
     assert_eq!(hang.times(), 10);
     is_whole(&fixture, applied, "hang-a").await;
@@ -240,8 +240,8 @@ async fn answers_that_break_off_leave_nothing_twice_and_nothing_unknown() {
         matches!(asked.verb, Verb::Create | Verb::Update)
     });
     let mut applied = fixture.start().await;
-    let desired = kept(1, vec![bundle("a", "cut-a", &objects("cut-a"))]);
-    applied.applier.want(desired.into());
+    let desired = stored(1, vec![bundle("a", "cut-a", &objects("cut-a"))]);
+    applied.applier.set_desired(desired.into());
     applied.until(all_applied).await;
     assert_eq!((maps.times(), records.times()), (90, 6));
     is_whole(&fixture, applied, "cut-a").await;
@@ -275,7 +275,7 @@ async fn a_kind_that_is_denied_is_named_and_the_rest_is_applied() {
         config_map("b", "1"),
     ];
     let observed = applied
-        .settle(kept(1, vec![bundle("a", "deniedkind-a", &all)]))
+        .settle(stored(1, vec![bundle("a", "deniedkind-a", &all)]))
         .await;
     let ObjectState::Failed(message) = object(&observed, "Service deniedkind-a/front").state else {
         panic!("{observed:#?}");
@@ -335,7 +335,7 @@ async fn a_broken_webhook_is_named_and_the_rest_is_applied() {
         service("back"),
     ];
     let observed = applied
-        .settle(kept(1, vec![bundle("a", "hook-a", &all)]))
+        .settle(stored(1, vec![bundle("a", "hook-a", &all)]))
         .await;
     let messages: Vec<&str> = failed(&observed).collect();
     assert_eq!(messages.len(), 2, "{observed:#?}");
@@ -398,7 +398,7 @@ async fn a_broken_aggregated_api_is_named_and_the_rest_is_applied() {
     });
     let all = [namespace("agg-a"), thing, config_map("a", "1")];
     let observed = applied
-        .settle(kept(1, vec![bundle("a", "agg-a", &all)]))
+        .settle(stored(1, vec![bundle("a", "agg-a", &all)]))
         .await;
     assert_eq!(observed.problem, None);
     let map = object(&observed, "ConfigMap agg-a/a");

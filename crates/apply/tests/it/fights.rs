@@ -9,14 +9,14 @@ use kube::{
 };
 use muster_apply::{ObjectState, Observed};
 use muster_testkit::{
-    faults::{Asked, Fault, Hold, Verb},
+    faults::{Asked, Fault, PendingApproval, Verb},
     wait::eventually,
 };
 use serde_json::json;
 
 use crate::{
     faults::behind_a_proxy,
-    fixture::{Fixture, LONG, bundle, config_map, kept, namespace, object},
+    fixture::{Fixture, LONG, bundle, config_map, stored, namespace, object},
 };
 
 fn failure(observed: &Observed, text: &str) -> Option<String> {
@@ -29,15 +29,15 @@ fn failure(observed: &Observed, text: &str) -> Option<String> {
 #[tokio::test]
 async fn an_object_that_goes_before_its_answer_comes_is_not_lost() {
     let (proxy, fixture) = behind_a_proxy("early").await;
-    let hold = Hold::default();
-    proxy.spoil(1, Fault::Held(hold.clone()), |asked: &Asked| {
+    let pending_approval = PendingApproval::default();
+    proxy.spoil(1, Fault::NotDeleted(pending_approval.clone()), |asked: &Asked| {
         asked.verb == Verb::Patch && asked.name.as_deref() == Some("a")
     });
     let mut applied = fixture.start().await;
     let objects = [namespace("early-a"), config_map("a", "1")];
     applied
         .applier
-        .want(kept(1, vec![bundle("a", "early-a", &objects)]).into());
+        .set_desired(stored(1, vec![bundle("a", "early-a", &objects)]).into());
     let text = "ConfigMap early-a/a";
     let seen =
         |observed: &Observed| !observed.bundles.is_empty() && object(observed, text).uid.is_some();
@@ -45,7 +45,7 @@ async fn an_object_that_goes_before_its_answer_comes_is_not_lost() {
     let maps = fixture.config_maps("early-a");
     maps.delete("a", &DeleteParams::default()).await.unwrap();
     applied.until(|o| !seen(o)).await;
-    hold.release();
+    pending_approval.release();
     let observed = applied
         .until(|o| seen(o) && object(o, text).state == ObjectState::Applied)
         .await;
@@ -66,7 +66,7 @@ async fn what_the_garbage_collector_deletes_is_told_and_is_there_once_git_is_men
     let objects = [namespace("orphan-a"), stale, config_map("other", "1")];
     applied
         .applier
-        .want(kept(1, vec![bundle("a", "orphan-a", &objects)]).into());
+        .set_desired(stored(1, vec![bundle("a", "orphan-a", &objects)]).into());
     let text = "ConfigMap orphan-a/stale";
     let told = |o: &Observed| !o.bundles.is_empty() && failure(o, text).is_some();
     let observed = applied.until(told).await;
@@ -85,7 +85,7 @@ async fn what_the_garbage_collector_deletes_is_told_and_is_there_once_git_is_men
         config_map("other", "1"),
     ];
     applied
-        .settle(kept(2, vec![bundle("a", "orphan-a", &objects)]))
+        .settle(stored(2, vec![bundle("a", "orphan-a", &objects)]))
         .await;
     let is_well = |o: &Observed| {
         let object = object(o, text);
@@ -120,7 +120,7 @@ async fn what_any_client_deletes_at_once_is_there_when_it_stops() {
     let objects = [namespace("deleted-a"), config_map("a", "1")];
     applied
         .applier
-        .want(kept(1, vec![bundle("a", "deleted-a", &objects)]).into());
+        .set_desired(stored(1, vec![bundle("a", "deleted-a", &objects)]).into());
     let text = "ConfigMap deleted-a/a";
     let told = |o: &Observed| !o.bundles.is_empty() && failure(o, text).is_some();
     applied.until(told).await;
@@ -145,7 +145,7 @@ async fn who_undoes_a_field_is_named_for_as_long_as_it_lasts() {
     let mut applied = fixture.start().await;
     let objects = [namespace("rival-a"), config_map("a", "ours")];
     applied
-        .settle(kept(1, vec![bundle("a", "rival-a", &objects)]))
+        .settle(stored(1, vec![bundle("a", "rival-a", &objects)]))
         .await;
     let maps = fixture.config_maps("rival-a");
     let rival = tokio::spawn({
@@ -224,12 +224,12 @@ async fn the_rules_of_an_aggregated_role_are_left_to_kubernetes() {
     };
     let mut applied = fixture.start().await;
     applied
-        .settle(kept(1, vec![bundle("a", "sum-a", &objects("get"))]))
+        .settle(stored(1, vec![bundle("a", "sum-a", &objects("get"))]))
         .await;
     summed("get").await;
     let before = fixture.requests.writes();
     applied
-        .settle(kept(2, vec![bundle("a", "sum-a", &objects("list"))]))
+        .settle(stored(2, vec![bundle("a", "sum-a", &objects("list"))]))
         .await;
     summed("list").await;
     let observed = applied.until(|o| o.bundles[0].counts.healthy == 2).await;
@@ -253,7 +253,7 @@ async fn while_a_fight_rests_what_the_rival_does_costs_no_request() {
         config_map("b", "ours"),
     ];
     applied
-        .settle(kept(1, vec![bundle("a", "pause-a", &objects)]))
+        .settle(stored(1, vec![bundle("a", "pause-a", &objects)]))
         .await;
     let maps = rival.config_maps("pause-a");
     let edit = async |name: &str, value: &str| {
@@ -300,7 +300,7 @@ async fn while_a_fight_rests_what_the_rival_does_costs_no_request() {
         config_map("b", "ours"),
     ];
     applied
-        .settle(kept(2, vec![bundle("a", "pause-a", &objects)]))
+        .settle(stored(2, vec![bundle("a", "pause-a", &objects)]))
         .await;
     assert_eq!(maps.get("a").await.unwrap().data["data"]["v"], "new");
     applied.applier.stop().await;

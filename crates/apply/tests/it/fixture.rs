@@ -343,9 +343,9 @@ pub(crate) struct Applied {
 
 impl Applied {
     /// Makes a generation the desired state and waits until it is settled.
-    pub(crate) async fn settle(&mut self, kept: StoredGeneration) -> Arc<Observed> {
-        let generation = kept.generation;
-        self.applier.want(Arc::new(kept));
+    pub(crate) async fn settle(&mut self, stored: StoredGeneration) -> Arc<Observed> {
+        let generation = stored.generation;
+        self.applier.set_desired(Arc::new(stored));
         self.until(|o| o.settled && o.generation.is_some_and(|(g, _)| g == generation))
             .await
     }
@@ -442,15 +442,15 @@ pub(crate) fn bundle(app: &str, namespace: &str, objects: &[Value]) -> StoredBun
 
 /// Returns the generation with another prune budget.
 pub(crate) fn with_budget(
-    mut kept: StoredGeneration,
+    mut stored: StoredGeneration,
     objects: u32,
     percent: u8,
 ) -> StoredGeneration {
-    kept.prune.budget = PruneBudget { objects, percent };
-    kept
+    stored.prune.budget = PruneBudget { objects, percent };
+    stored
 }
 
-pub(crate) fn kept(generation: u64, bundles: Vec<StoredBundle>) -> StoredGeneration {
+pub(crate) fn stored(generation: u64, bundles: Vec<StoredBundle>) -> StoredGeneration {
     let hashes: String = bundles.iter().map(|b| b.hash().to_string()).collect();
     StoredGeneration {
         generation: Generation(generation),

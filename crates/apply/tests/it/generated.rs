@@ -19,7 +19,7 @@ use proptest::{
 };
 use serde_json::json;
 
-use crate::fixture::{Fixture, kept, making, namespace};
+use crate::fixture::{Fixture, stored, making, namespace};
 
 const CASES: u32 = 12;
 const NAMES: u8 = 10;
@@ -69,14 +69,14 @@ fn generation(number: u64, ns: &str, desired: &DesiredObject) -> StoredGeneratio
             .of(&maps)
     };
     let base = making("base", ns).of(&[namespace(ns)]);
-    let mut kept = kept(number, vec![base, app(false), app(true)]);
+    let mut stored = stored(number, vec![base, app(false), app(true)]);
     // An app without objects is left out: a bundle that renders to nothing would need an approval.
-    kept.bundles
+    stored.bundles
         .retain(|bundle| !bundle.bundle().objects.is_empty());
-    kept
+    stored
 }
 
-async fn holds(fixture: &Fixture, case: &Case) {
+async fn pending_approvals(fixture: &Fixture, case: &Case) {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let ns = format!("generated-{}", NUMBER.fetch_add(1, Ordering::SeqCst));
     let fixture = fixture.part(&ns);
@@ -120,16 +120,16 @@ async fn holds(fixture: &Fixture, case: &Case) {
     for (number, (desired, interruptions)) in
         (1..).zip(case.generations.iter().zip(&case.interruptions))
     {
-        let kept = generation(number, &ns, desired);
+        let stored = generation(number, &ns, desired);
         for after in interruptions {
             let applied = fixture.start().await;
-            applied.applier.want(Arc::new(kept.clone()));
+            applied.applier.set_desired(Arc::new(stored.clone()));
             // The test case sets the time of the interruption; this does not wait for anything.
             tokio::time::sleep(Duration::from_millis(u64::from(*after))).await;
             applied.applier.stop().await;
         }
         let mut applied = fixture.start().await;
-        applied.settle(kept).await;
+        applied.settle(stored).await;
         applied
             .until(|o| {
                 o.leftovers.is_empty()
@@ -182,7 +182,7 @@ fn any_two_generations_on_any_cluster_end_with_exactly_what_is_wanted() {
     runner
         .run(&case(), |case| {
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                runtime.block_on(holds(&fixture, &case));
+                runtime.block_on(pending_approvals(&fixture, &case));
             }));
             done.map_err(|_| TestCaseError::fail("see above"))
         })

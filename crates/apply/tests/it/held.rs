@@ -1,9 +1,9 @@
 //! Deletions that need a person's approval.
 
-use muster_apply::{Hold, Observed};
+use muster_apply::{PendingApproval, Observed};
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, bundle, config_map, kept, making, namespace, with_budget};
+use crate::fixture::{Fixture, bundle, config_map, stored, making, namespace, with_budget};
 
 fn plain_namespace(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
@@ -15,9 +15,9 @@ fn maps(count: usize) -> Vec<Value> {
         .collect()
 }
 
-fn only_hold(observed: &Observed) -> &Hold {
-    assert_eq!(observed.holds.len(), 1, "{observed:#?}");
-    &observed.holds[0]
+fn only_hold(observed: &Observed) -> &PendingApproval {
+    assert_eq!(observed.pending_approvals.len(), 1, "{observed:#?}");
+    &observed.pending_approvals[0]
 }
 
 #[tokio::test]
@@ -26,20 +26,20 @@ async fn a_generation_that_deletes_too_much_deletes_nothing_until_that_is_approv
     let mut applied = fixture.start().await;
     let objects = [vec![namespace("budget-a")], maps(8)].concat();
     applied
-        .settle(kept(1, vec![bundle("a", "budget-a", &objects)]))
+        .settle(stored(1, vec![bundle("a", "budget-a", &objects)]))
         .await;
     let fewer = |number| {
         with_budget(
-            kept(number, vec![bundle("a", "budget-a", &objects[..3])]),
+            stored(number, vec![bundle("a", "budget-a", &objects[..3])]),
             3,
             25,
         )
     };
     let observed = applied.settle(fewer(2)).await;
-    let hold = only_hold(&observed).clone();
-    assert_eq!((hold.app.as_str(), hold.objects.len()), ("a", 6));
+    let pending_approval = only_hold(&observed).clone();
+    assert_eq!((pending_approval.app.as_str(), pending_approval.objects.len()), ("a", 6));
     assert_eq!(
-        hold.reason,
+        pending_approval.reason,
         "6 of its 9 objects would be deleted, and the prune budget is 3"
     );
     assert_eq!(fixture.live("v1", "ConfigMap").await.len(), 8);
@@ -48,12 +48,12 @@ async fn a_generation_that_deletes_too_much_deletes_nothing_until_that_is_approv
     applied.applier.stop().await;
     let mut applied = fixture.start().await;
     let observed = applied.settle(fewer(3)).await;
-    assert_eq!(*only_hold(&observed), hold);
+    assert_eq!(*only_hold(&observed), pending_approval);
 
     let mut approved = fewer(4);
-    approved.prune.approved.insert(hold.set);
+    approved.prune.approved.insert(pending_approval.set);
     let observed = applied.settle(approved).await;
-    assert_eq!((observed.holds.len(), observed.leftovers.len()), (0, 0));
+    assert_eq!((observed.pending_approvals.len(), observed.leftovers.len()), (0, 0));
     assert_eq!(
         fixture.live("v1", "ConfigMap").await,
         ["budget-a/m0", "budget-a/m1"]
@@ -67,11 +67,11 @@ async fn an_approval_is_for_the_very_objects_that_were_seen() {
     let mut applied = fixture.start().await;
     let objects = [vec![namespace("exact-a")], maps(4)].concat();
     applied
-        .settle(kept(1, vec![bundle("a", "exact-a", &objects)]))
+        .settle(stored(1, vec![bundle("a", "exact-a", &objects)]))
         .await;
     let fewer = |number, left| {
         with_budget(
-            kept(number, vec![bundle("a", "exact-a", &objects[..left])]),
+            stored(number, vec![bundle("a", "exact-a", &objects[..left])]),
             1,
             0,
         )
@@ -93,18 +93,18 @@ async fn a_namespace_is_not_pruned_without_being_asked() {
     let mut applied = fixture.start().await;
     let objects = [plain_namespace("nsprune-a"), config_map("a", "1")];
     applied
-        .settle(kept(1, vec![bundle("a", "nsprune-a", &objects)]))
+        .settle(stored(1, vec![bundle("a", "nsprune-a", &objects)]))
         .await;
-    let observed = applied.settle(kept(2, vec![])).await;
-    let hold = only_hold(&observed).clone();
-    assert_eq!(hold.reason, "protected: Namespace");
+    let observed = applied.settle(stored(2, vec![])).await;
+    let pending_approval = only_hold(&observed).clone();
+    assert_eq!(pending_approval.reason, "protected: Namespace");
     assert_eq!(fixture.live("v1", "Namespace").await, ["nsprune-a"]);
     assert_eq!(fixture.live("v1", "ConfigMap").await, Vec::<String>::new());
-    let mut approved = kept(3, vec![]);
-    approved.prune.approved.insert(hold.set);
+    let mut approved = stored(3, vec![]);
+    approved.prune.approved.insert(pending_approval.set);
     applied.settle(approved).await;
     applied
-        .until(|o| o.leftovers.is_empty() && o.holds.is_empty())
+        .until(|o| o.leftovers.is_empty() && o.pending_approvals.is_empty())
         .await;
     applied.applier.stop().await;
 }
@@ -115,9 +115,9 @@ async fn an_app_that_renders_to_nothing_keeps_what_it_has() {
     let mut applied = fixture.start().await;
     let base = bundle("base", "empty-a", &[namespace("empty-a")]);
     let app = bundle("a", "empty-a", &maps(2));
-    applied.settle(kept(1, vec![base.clone(), app])).await;
+    applied.settle(stored(1, vec![base.clone(), app])).await;
     let observed = applied
-        .settle(kept(2, vec![base, bundle("a", "empty-a", &[])]))
+        .settle(stored(2, vec![base, bundle("a", "empty-a", &[])]))
         .await;
     assert!(only_hold(&observed).reason.contains("renders to nothing"));
     assert_eq!(fixture.live("v1", "ConfigMap").await.len(), 2);
@@ -137,11 +137,11 @@ async fn a_generator_that_drops_every_app_deletes_nothing() {
         )
     });
     let all: Vec<_> = std::iter::once(base.clone()).chain(apps).collect();
-    applied.settle(kept(1, all)).await;
+    applied.settle(stored(1, all)).await;
     let observed = applied
-        .settle(with_budget(kept(2, vec![base]), 4, 25))
+        .settle(with_budget(stored(2, vec![base]), 4, 25))
         .await;
-    assert_eq!(observed.holds.len(), 6);
+    assert_eq!(observed.pending_approvals.len(), 6);
     assert_eq!(fixture.live("v1", "ConfigMap").await.len(), 6);
     applied.applier.stop().await;
 }
@@ -152,7 +152,7 @@ async fn an_annotation_on_the_live_object_keeps_it() {
     let mut applied = fixture.start().await;
     let objects = [vec![namespace("keep-a")], maps(2)].concat();
     applied
-        .settle(kept(1, vec![bundle("a", "keep-a", &objects)]))
+        .settle(stored(1, vec![bundle("a", "keep-a", &objects)]))
         .await;
     let patch = json!({"metadata": {"annotations": {"muster.dev/prune": "disabled"}}});
     fixture
@@ -165,13 +165,13 @@ async fn an_annotation_on_the_live_object_keeps_it() {
         )
         .await;
     let observed = applied
-        .settle(kept(2, vec![bundle("a", "keep-a", &objects[..1])]))
+        .settle(stored(2, vec![bundle("a", "keep-a", &objects[..1])]))
         .await;
-    assert_eq!((observed.holds.len(), observed.leftovers.len()), (0, 0));
+    assert_eq!((observed.pending_approvals.len(), observed.leftovers.len()), (0, 0));
     assert_eq!(fixture.live("v1", "ConfigMap").await, ["keep-a/m0"]);
     // It belongs to no app any more: another app may claim it, or a person may delete it.
     let again = making("b", "keep-a").of(&objects[..2]);
-    applied.settle(kept(3, vec![again])).await;
+    applied.settle(stored(3, vec![again])).await;
     assert_eq!(fixture.live("v1", "ConfigMap").await, ["keep-a/m0"]);
     applied.applier.stop().await;
 }
@@ -189,18 +189,18 @@ async fn what_is_wanted_again_before_it_was_approved_is_known_to_be_well() {
     let objects = [plain_namespace("again-b"), account, service];
     let app = bundle("a", "again-a", &objects);
     applied
-        .settle(kept(1, vec![base.clone(), app.clone()]))
+        .settle(stored(1, vec![base.clone(), app.clone()]))
         .await;
     applied.until(|o| o.bundles[1].counts.healthy == 3).await;
     let observed = applied
         .settle(with_budget(
-            kept(2, vec![base.clone(), bundle("a", "again-a", &[])]),
+            stored(2, vec![base.clone(), bundle("a", "again-a", &[])]),
             0,
             0,
         ))
         .await;
     assert_eq!(only_hold(&observed).objects.len(), 3);
-    applied.settle(kept(3, vec![base, app])).await;
+    applied.settle(stored(3, vec![base, app])).await;
     applied.until(|o| o.bundles[1].counts.healthy == 3).await;
     applied.applier.stop().await;
 }
@@ -212,7 +212,7 @@ async fn many_small_commits_delete_no_more_than_one_large_one() {
     let objects = [vec![namespace("hourly-a")], maps(12)].concat();
     let with = |number, left: usize| {
         let left = &objects[..=left];
-        with_budget(kept(number, vec![bundle("a", "hourly-a", left)]), 4, 0)
+        with_budget(stored(number, vec![bundle("a", "hourly-a", left)]), 4, 0)
     };
     applied.settle(with(1, 12)).await;
     applied.settle(with(2, 10)).await;
@@ -226,7 +226,7 @@ async fn many_small_commits_delete_no_more_than_one_large_one() {
         "3 of its 11 objects would be deleted, and the prune budget is 2 (2 already deleted within the last hour)"
     );
     let observed = applied.settle(with(4, 8)).await;
-    assert_eq!(observed.holds.len(), 0);
+    assert_eq!(observed.pending_approvals.len(), 0);
     assert_eq!(fixture.live("v1", "ConfigMap").await.len(), 8);
     let observed = applied.settle(with(5, 7)).await;
     let set = only_hold(&observed).set;
@@ -246,7 +246,7 @@ async fn no_hub_lets_an_agent_delete_more_than_its_own_ceiling() {
     let with = |number, left: usize| {
         let left = &objects[..=left];
         with_budget(
-            kept(number, vec![bundle("a", "ceiling-a", left)]),
+            stored(number, vec![bundle("a", "ceiling-a", left)]),
             u32::MAX,
             100,
         )

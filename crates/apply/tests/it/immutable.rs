@@ -9,7 +9,7 @@ use muster_testkit::wait::eventually;
 use serde_json::{Value, json};
 
 use crate::fixture::{
-    Applied, Fixture, LONG, bundle, config_map, definition, kept, making, namespace, object,
+    Applied, Fixture, LONG, bundle, config_map, definition, stored, making, namespace, object,
 };
 
 fn job(image: &str) -> Value {
@@ -29,10 +29,10 @@ async fn failure(fixture: &Fixture, first: Value, second: Value, of: &str) -> St
     let mut applied = fixture.start().await;
     let objects = |object| [namespace(&ns), object, config_map("other", "1")];
     applied
-        .settle(kept(1, vec![bundle("a", &ns, &objects(first))]))
+        .settle(stored(1, vec![bundle("a", &ns, &objects(first))]))
         .await;
     let observed = applied
-        .settle(kept(2, vec![bundle("a", &ns, &objects(second))]))
+        .settle(stored(2, vec![bundle("a", &ns, &objects(second))]))
         .await;
     let state = object(&observed, of).state;
     applied.applier.stop().await;
@@ -48,11 +48,11 @@ async fn an_immutable_field_is_changed_by_a_new_object() {
     let mut applied = fixture.start().await;
     let objects = |image| [namespace("replace-a"), job(image)];
     applied
-        .settle(kept(1, vec![bundle("a", "replace-a", &objects("one:1"))]))
+        .settle(stored(1, vec![bundle("a", "replace-a", &objects("one:1"))]))
         .await;
     let old = fixture.get("batch/v1", "Job", "replace-a", "work").await;
     let observed = applied
-        .settle(kept(2, vec![bundle("a", "replace-a", &objects("two:2"))]))
+        .settle(stored(2, vec![bundle("a", "replace-a", &objects("two:2"))]))
         .await;
     assert_eq!(
         object(&observed, "Job.batch replace-a/work").state,
@@ -134,7 +134,7 @@ async fn an_object_is_put_back_where_its_replacement_is_refused_after_all() {
     let mut applied = fixture.start().await;
     let objects = |image| [namespace("putback-a"), job(image)];
     applied
-        .settle(kept(1, vec![bundle("a", "putback-a", &objects("one:1"))]))
+        .settle(stored(1, vec![bundle("a", "putback-a", &objects("one:1"))]))
         .await;
     let jobs = fixture.api("batch/v1", "Job", Some("putback-a"));
     eventually("the policy is enforced", LONG, async || {
@@ -154,7 +154,7 @@ async fn an_object_is_put_back_where_its_replacement_is_refused_after_all() {
     .unwrap();
 
     let observed = applied
-        .settle(kept(2, vec![bundle("a", "putback-a", &objects("two:2"))]))
+        .settle(stored(2, vec![bundle("a", "putback-a", &objects("two:2"))]))
         .await;
     let ObjectState::Failed(message) = object(&observed, "Job.batch putback-a/work").state else {
         panic!("{observed:#?}");
@@ -220,7 +220,7 @@ async fn a_claim_that_can_not_shrink_says_so_in_the_api_servers_words() {
     let fixture = Fixture::new("shrink").await;
     let desired = |number, size| {
         let objects = [namespace("shrink-a"), claim("ReadWriteOnce", size)];
-        kept(number, vec![bundle("a", "shrink-a", &objects)])
+        stored(number, vec![bundle("a", "shrink-a", &objects)])
     };
     let mut applied = fixture.start().await;
     applied.settle(desired(1, "10Gi")).await;
@@ -259,8 +259,8 @@ async fn an_annotation_forbids_to_recreate() {
 }
 
 /// Applies a generation and returns the message of an object that failed or needs an approval.
-async fn failed(applied: &mut Applied, kept: muster_apply::StoredGeneration, of: &str) -> String {
-    let observed = applied.settle(kept).await;
+async fn failed(applied: &mut Applied, stored: muster_apply::StoredGeneration, of: &str) -> String {
+    let observed = applied.settle(stored).await;
     match object(&observed, of).state {
         ObjectState::Failed(message) | ObjectState::Approval { why: message, .. } => message,
         other => panic!("{other:?}"),
@@ -281,7 +281,7 @@ async fn a_custom_resource_is_recreated_only_where_a_person_says_so() {
     };
     let desired = |number, engine: &str| {
         let objects = [taught.clone(), namespace("celonly-a"), database(engine)];
-        kept(number, vec![bundle("a", "celonly-a", &objects)])
+        stored(number, vec![bundle("a", "celonly-a", &objects)])
     };
     let of = format!("Foo.{group} celonly-a/database");
     let mut applied = fixture.start().await;
@@ -374,10 +374,10 @@ async fn a_recreation_waits_for_the_approval_of_what_was_shown() {
             "spec": {"engine": engine},
         });
         let objects = [frozen_definition(group), namespace("asked-a"), database];
-        let mut kept = kept(number, vec![bundle("a", "asked-a", &objects)]);
-        kept.prune.approved.extend(approved);
-        kept.hash = ContentHash::of(format!("{} {approved:?}", kept.hash).as_bytes());
-        kept
+        let mut stored = stored(number, vec![bundle("a", "asked-a", &objects)]);
+        stored.prune.approved.extend(approved);
+        stored.hash = ContentHash::of(format!("{} {approved:?}", stored.hash).as_bytes());
+        stored
     };
     let of = format!("Foo.{group} asked-a/database");
     let api_version = format!("{group}/v1");
@@ -392,13 +392,13 @@ async fn a_recreation_waits_for_the_approval_of_what_was_shown() {
     applied.settle(desired(1, "postgres", &[])).await;
     let (old, _) = get().await;
     let shown = |observed: Arc<Observed>| {
-        let [hold] = &observed.holds[..] else {
+        let [pending_approval] = &observed.pending_approvals[..] else {
             panic!("{observed:#?}");
         };
-        assert!(hold.recreate && hold.app.as_str() == "a");
-        assert_eq!(hold.objects[0].to_string(), of);
-        assert!(hold.reason.contains("would lose what"), "{}", hold.reason);
-        hold.set
+        assert!(pending_approval.recreate && pending_approval.app.as_str() == "a");
+        assert_eq!(pending_approval.objects[0].to_string(), of);
+        assert!(pending_approval.reason.contains("would lose what"), "{}", pending_approval.reason);
+        pending_approval.set
     };
     let mysql = shown(applied.settle(desired(2, "mysql", &[])).await);
     // The hash is the same in a new process, and differs for another content.
@@ -411,7 +411,7 @@ async fn a_recreation_waits_for_the_approval_of_what_was_shown() {
 
     applied
         .applier
-        .want(Arc::new(desired(4, "mysql", &[mysql])));
+        .set_desired(Arc::new(desired(4, "mysql", &[mysql])));
     eventually("the old object is being deleted", LONG, async || {
         let live = fixture
             .get(&api_version, "Foo", "asked-a", "database")
@@ -423,14 +423,14 @@ async fn a_recreation_waits_for_the_approval_of_what_was_shown() {
     .unwrap();
     // The controller has not removed the finalizer yet. The next generation no longer has the approval, since the
     // recreation has begun.
-    applied.applier.want(Arc::new(desired(5, "mysql", &[])));
+    applied.applier.set_desired(Arc::new(desired(5, "mysql", &[])));
     let observed = applied
         .until(|o| {
             o.generation
                 .is_some_and(|(number, _)| number == Generation(5))
         })
         .await;
-    assert_eq!(observed.holds, []);
+    assert_eq!(observed.pending_approvals, []);
     let let_go = json!({"metadata": {"finalizers": null}});
     let at = ("asked-a", "database");
     fixture
@@ -439,7 +439,7 @@ async fn a_recreation_waits_for_the_approval_of_what_was_shown() {
     let observed = applied
         .until(|o| object(o, &of).state == ObjectState::Applied)
         .await;
-    assert_eq!(observed.holds, []);
+    assert_eq!(observed.pending_approvals, []);
     let (new, engine) = get().await;
     assert_eq!(engine, "mysql");
     assert_ne!(new, old);
@@ -449,7 +449,7 @@ async fn a_recreation_waits_for_the_approval_of_what_was_shown() {
     assert_eq!(get().await, (new, "mysql".to_owned()));
     // No approval is needed if nothing changes.
     let observed = applied.settle(desired(7, "mysql", &[])).await;
-    assert_eq!(observed.holds, []);
+    assert_eq!(observed.pending_approvals, []);
     // Remove the finalizer, so that it does not prevent a later deletion.
     fixture
         .edit_as("controller", &api_version, "Foo", at, &let_go)
@@ -486,7 +486,7 @@ async fn what_muster_never_applied_is_not_recreated_unasked() {
     let desired = |number, object: Value| {
         let making = making("a", "foreign-a")
             .policy(|policy| policy.conflicts = muster_model::policy::Conflicts::Take);
-        kept(number, vec![making.of(&[object])])
+        stored(number, vec![making.of(&[object])])
     };
     let of = "Deployment.apps foreign-a/web";
     let mut applied = fixture.start().await;

@@ -6,7 +6,7 @@ use muster_plan::health::Health;
 use muster_testkit::wait::eventually;
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, LONG, bundle, config_map, kept, namespace, object};
+use crate::fixture::{Fixture, LONG, bundle, config_map, stored, namespace, object};
 
 fn job(name: &str, ttl: Option<u32>) -> Value {
     let mut job = json!({
@@ -48,7 +48,7 @@ async fn a_job_that_is_removed_as_soon_as_it_has_completed_is_well() {
         config_map("c", "1"),
     ];
     applied
-        .settle(kept(1, vec![bundle("a", "ttldone-a", &objects)]))
+        .settle(stored(1, vec![bundle("a", "ttldone-a", &objects)]))
         .await;
     let text = "Job.batch ttldone-a/once";
     until_gone(&fixture, "ttldone-a", "once").await;
@@ -60,7 +60,7 @@ async fn a_job_that_is_removed_as_soon_as_it_has_completed_is_well() {
     let mut applied = fixture.start().await;
     let before = fixture.requests.writes();
     applied
-        .settle(kept(2, vec![bundle("a", "ttldone-a", &objects)]))
+        .settle(stored(2, vec![bundle("a", "ttldone-a", &objects)]))
         .await;
     let observed = applied.until(|o| o.bundles[0].counts.healthy == 3).await;
     assert_eq!(health(&observed, text), Health::Healthy);
@@ -78,7 +78,7 @@ async fn a_job_that_failed_and_is_removed_stays_failed() {
     failing["spec"]["activeDeadlineSeconds"] = 1.into();
     let objects = [namespace("ttlfail-a"), failing];
     applied
-        .settle(kept(1, vec![bundle("a", "ttlfail-a", &objects)]))
+        .settle(stored(1, vec![bundle("a", "ttlfail-a", &objects)]))
         .await;
     let text = "Job.batch ttlfail-a/fails";
     until_gone(&fixture, "ttlfail-a", "fails").await;
@@ -102,7 +102,7 @@ async fn a_job_that_a_person_deletes_before_it_has_ended_comes_back() {
     suspended["spec"]["suspend"] = true.into();
     let objects = [namespace("ttlback-a"), suspended];
     applied
-        .settle(kept(1, vec![bundle("a", "ttlback-a", &objects)]))
+        .settle(stored(1, vec![bundle("a", "ttlback-a", &objects)]))
         .await;
     applied.until(|o| o.bundles[0].counts.healthy == 2).await;
     let jobs = fixture.api("batch/v1", "Job", Some("ttlback-a"));

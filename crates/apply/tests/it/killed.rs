@@ -15,7 +15,7 @@ use muster_model::bundle::Bundle;
 use muster_testkit::process::Process;
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, LONG, bundle, cluster, definition, foo, kept, namespace};
+use crate::fixture::{Fixture, LONG, bundle, cluster, definition, foo, stored, namespace};
 
 const CHILD: &str = "killed::the_process_that_is_killed";
 const DIRECTORY: &str = "MUSTER_TEST_KILLED_DIRECTORY";
@@ -118,17 +118,17 @@ fn the_process_that_is_killed() {
         let mut store = GenerationStore::new(fixture.client.clone(), &fixture.config.namespace);
         let loaded = store.load().await.unwrap();
         let applied = fixture.start().await;
-        let mut in_force = loaded.as_ref().map_or(0, |kept| kept.generation.0);
+        let mut in_force = loaded.as_ref().map_or(0, |stored| stored.generation.0);
         if let Some(loaded) = loaded {
-            applied.applier.want(Arc::new(loaded));
+            applied.applier.set_desired(Arc::new(loaded));
         }
         loop {
             if let Some((number, bundles)) = read(directory)
                 && number > in_force
             {
-                let kept = kept(number, bundles);
-                store.save(&kept).await.unwrap();
-                applied.applier.want(Arc::new(kept));
+                let stored = stored(number, bundles);
+                store.save(&stored).await.unwrap();
+                applied.applier.set_desired(Arc::new(stored));
                 store.sweep().await.unwrap();
                 in_force = number;
             }
@@ -197,8 +197,8 @@ async fn killed_at_random_it_ends_with_the_last_generation() {
     // This process is the last agent, and is not killed.
     let mut store = GenerationStore::new(fixture.client.clone(), &fixture.config.namespace);
     let before = store.load().await.unwrap();
-    assert!(before.is_some_and(|kept| kept.generation.0 <= GENERATIONS));
-    let last = kept(GENERATIONS, desired.clone());
+    assert!(before.is_some_and(|stored| stored.generation.0 <= GENERATIONS));
+    let last = stored(GENERATIONS, desired.clone());
     store.save(&last).await.unwrap();
     let mut applied = fixture.start().await;
     applied.settle(last).await;

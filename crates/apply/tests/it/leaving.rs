@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, bundle, config_map, definition, foo, kept, namespace};
+use crate::fixture::{Fixture, bundle, config_map, definition, foo, stored, namespace};
 
 #[tokio::test]
 async fn a_custom_resource_that_owns_others_is_asked_about() {
@@ -21,7 +21,7 @@ async fn a_custom_resource_that_owns_others_is_asked_about() {
         config_map("c", "1"),
     ];
     applied
-        .settle(kept(1, vec![base.clone(), bundle("a", "owns-a", &all)]))
+        .settle(stored(1, vec![base.clone(), bundle("a", "owns-a", &all)]))
         .await;
     let owner = fixture.get(api, "Foo", "owns-a", "owner").await;
     let mut dependent = config_map("dependent", "1");
@@ -31,11 +31,11 @@ async fn a_custom_resource_that_owns_others_is_asked_about() {
     }]);
     fixture.create(&dependent).await;
     let without = bundle("a", "owns-a", &all[2..]);
-    applied.settle(kept(2, vec![base, without])).await;
+    applied.settle(stored(2, vec![base, without])).await;
     let observed = applied
-        .until(|o| o.holds.len() == 1 && o.leftovers.len() == 1)
+        .until(|o| o.pending_approvals.len() == 1 && o.leftovers.len() == 1)
         .await;
-    assert_eq!(observed.holds[0].reason, "protected: Foo");
+    assert_eq!(observed.pending_approvals[0].reason, "protected: Foo");
     assert_eq!(fixture.live(api, "Foo").await, ["owns-a/owner"]);
     applied.applier.stop().await;
 }
@@ -46,14 +46,14 @@ async fn what_a_person_keeps_is_not_lost_with_its_namespace() {
     let mut applied = fixture.start().await;
     let objects = [namespace("keepns-a"), config_map("kept", "1")];
     applied
-        .settle(kept(1, vec![bundle("a", "keepns-a", &objects)]))
+        .settle(stored(1, vec![bundle("a", "keepns-a", &objects)]))
         .await;
     let patch = json!({"metadata": {"annotations": {"muster.dev/prune": "disabled"}}});
     let at = ("keepns-a", "kept");
     fixture
         .edit_as("kubectl-annotate", "v1", "ConfigMap", at, &patch)
         .await;
-    let observed = applied.settle(kept(2, vec![])).await;
+    let observed = applied.settle(stored(2, vec![])).await;
     assert_eq!(observed.leftovers.len(), 2, "{observed:#?}");
     assert_eq!(fixture.live("v1", "ConfigMap").await, ["keepns-a/kept"]);
     let live = fixture.api("v1", "Namespace", None).get("keepns-a").await;
@@ -77,11 +77,11 @@ async fn what_kubernetes_keeps_is_released() {
         labelled(rbac, "ClusterRole", "view"),
     ];
     applied
-        .settle(kept(1, vec![bundle("a", "default", &all)]))
+        .settle(stored(1, vec![bundle("a", "default", &all)]))
         .await;
-    let observed = applied.settle(kept(2, vec![])).await;
+    let observed = applied.settle(stored(2, vec![])).await;
     assert_eq!(
-        (observed.leftovers.len(), observed.holds.len()),
+        (observed.leftovers.len(), observed.pending_approvals.len()),
         (0, 0),
         "{observed:#?}"
     );

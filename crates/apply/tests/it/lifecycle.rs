@@ -4,7 +4,7 @@ use muster_apply::ObjectState;
 use muster_plan::health::Health;
 use serde_json::json;
 
-use crate::fixture::{Fixture, bundle, config_map, kept, making, namespace, object};
+use crate::fixture::{Fixture, bundle, config_map, stored, making, namespace, object};
 
 #[tokio::test]
 async fn objects_come_change_move_and_go() {
@@ -17,7 +17,7 @@ async fn objects_come_change_move_and_go() {
     let maps = fixture.config_maps("life-a");
 
     let observed = applied
-        .settle(kept(
+        .settle(stored(
             1,
             vec![one(&[config_map("a", "1"), config_map("b", "1")])],
         ))
@@ -39,7 +39,7 @@ async fn objects_come_change_move_and_go() {
         &[config_map("b", "1"), config_map("c", "1")],
     );
     applied
-        .settle(kept(2, vec![one(&[config_map("a", "2")]), two.clone()]))
+        .settle(stored(2, vec![one(&[config_map("a", "2")]), two.clone()]))
         .await;
     assert_eq!(
         fixture.live("v1", "ConfigMap").await,
@@ -50,7 +50,7 @@ async fn objects_come_change_move_and_go() {
     assert_eq!(b.metadata.uid, moved);
     assert_eq!(b.metadata.labels.unwrap()[muster_apply::APP_LABEL], "two");
 
-    let observed = applied.settle(kept(3, vec![one(&[]), two])).await;
+    let observed = applied.settle(stored(3, vec![one(&[]), two])).await;
     assert_eq!(
         fixture.live("v1", "ConfigMap").await,
         ["life-a/b", "life-a/c"]
@@ -58,7 +58,7 @@ async fn objects_come_change_move_and_go() {
     assert_eq!(observed.leftovers, []);
 
     // The deletion of the namespace takes a while.
-    applied.settle(kept(4, vec![])).await;
+    applied.settle(stored(4, vec![])).await;
     applied
         .until(|observed| observed.leftovers.is_empty())
         .await;
@@ -75,7 +75,7 @@ async fn a_broken_object_is_reported_and_the_rest_goes_on() {
     let objects = [namespace("broken-a"), broken, config_map("good", "1")];
     let lonely = bundle("lonely", "broken-nowhere", &[config_map("lonely", "1")]);
     let observed = applied
-        .settle(kept(1, vec![bundle("a", "broken-a", &objects), lonely]))
+        .settle(stored(1, vec![bundle("a", "broken-a", &objects), lonely]))
         .await;
     let ObjectState::Failed(message) = object(&observed, "ConfigMap broken-a/broken").state else {
         panic!("{observed:#?}");
@@ -95,7 +95,7 @@ async fn a_broken_object_is_reported_and_the_rest_goes_on() {
         config_map("good", "1"),
     ];
     applied
-        .settle(kept(2, vec![bundle("a", "broken-a", &objects)]))
+        .settle(stored(2, vec![bundle("a", "broken-a", &objects)]))
         .await;
     assert_eq!(
         fixture.live("v1", "ConfigMap").await,
@@ -123,7 +123,7 @@ async fn a_workload_becomes_healthy() {
     });
     let objects = [namespace("work-a"), config_map("settings", "1"), deployment];
     let web = making("web", "work-a").after(&["base"]).of(&objects);
-    applied.settle(kept(1, vec![web])).await;
+    applied.settle(stored(1, vec![web])).await;
     let observed = applied
         .until(|o| o.bundles.iter().all(|b| b.health == Health::Healthy))
         .await;

@@ -13,7 +13,7 @@ mod faults;
 mod fights;
 mod fixture;
 mod generated;
-mod held;
+mod not_deleted;
 mod immutable;
 mod jobs;
 mod killed;

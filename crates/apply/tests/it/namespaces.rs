@@ -5,7 +5,7 @@ use muster_apply::{NamespaceAccess, ObjectState};
 use muster_testkit::wait::eventually;
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, LONG, bundle, config_map, kept, namespace, object};
+use crate::fixture::{Fixture, LONG, bundle, config_map, stored, namespace, object};
 
 /// Creates a namespace and grants a user all permissions in it. The user could not create the namespace.
 async fn admit(admin: &Fixture, user: &str, name: &str) {
@@ -52,7 +52,7 @@ async fn an_agent_of_two_namespaces_asks_for_nothing_elsewhere() {
     }
     admin.create(&namespace("reach-c")).await;
     let mut fixture = Fixture::of_user("reach", USER).await;
-    fixture.config.reach = NamespaceAccess::Only(["reach-a", "reach-b"].map(str::to_owned).into());
+    fixture.config.namespaces = NamespaceAccess::Only(["reach-a", "reach-b"].map(str::to_owned).into());
     let mut applied = fixture.start().await;
     let all = [
         // A Namespace is cluster-scoped, so the agent may not apply it. The objects in it do not wait for it.
@@ -64,7 +64,7 @@ async fn an_agent_of_two_namespaces_asks_for_nothing_elsewhere() {
         in_namespace("reach-c", config_map("one", "1")),
     ];
     let desired =
-        |generation, objects: &[Value]| kept(generation, vec![bundle("a", "reach-a", objects)]);
+        |generation, objects: &[Value]| stored(generation, vec![bundle("a", "reach-a", objects)]);
     applied.settle(desired(1, &all)).await;
     let observed = applied.until(|o| o.bundles[0].counts.healthy == 4).await;
     let limited = "this agent is limited to the namespaces reach-a, reach-b";
@@ -128,7 +128,7 @@ async fn no_app_writes_the_agents_own_records() {
             "metadata": {"name": "muster-agent"}, "spec": {"holderIdentity": "me"},
         })),
     ];
-    let desired = |number| kept(number, vec![bundle("a", "records-a", &objects)]);
+    let desired = |number| stored(number, vec![bundle("a", "records-a", &objects)]);
     let mut applied = fixture.start().await;
     let observed = applied.settle(desired(1)).await;
     for id in [
@@ -173,14 +173,14 @@ async fn what_an_agent_may_no_longer_touch_is_named_and_left() {
         in_namespace("narrowed-b", config_map("two", "1")),
     ];
     let desired =
-        |generation, objects: &[Value]| kept(generation, vec![bundle("a", "narrowed-a", objects)]);
+        |generation, objects: &[Value]| stored(generation, vec![bundle("a", "narrowed-a", objects)]);
     let mut applied = admin.start().await;
     applied.settle(desired(1, &all)).await;
     applied.until(|o| o.bundles[0].counts.healthy == 5).await;
     applied.applier.stop().await;
 
     let mut fixture = Fixture::new("narrowed").await;
-    fixture.config.reach = NamespaceAccess::Only(["narrowed-a".to_owned()].into());
+    fixture.config.namespaces = NamespaceAccess::Only(["narrowed-a".to_owned()].into());
     let mut applied = fixture.start().await;
     let observed = applied.settle(desired(2, &all[..4])).await;
     let limited = "this agent is limited to the namespace narrowed-a";
@@ -212,7 +212,7 @@ async fn what_is_denied_to_an_agent_is_left_as_it_is() {
         in_namespace("denied-b", config_map("two", "1")),
     ];
     let desired =
-        |generation, objects: &[Value]| kept(generation, vec![bundle("a", "denied-a", objects)]);
+        |generation, objects: &[Value]| stored(generation, vec![bundle("a", "denied-a", objects)]);
     let mut applied = admin.start().await;
     applied.settle(desired(1, &all)).await;
     applied.until(|o| o.bundles[0].counts.healthy == 5).await;
@@ -220,7 +220,7 @@ async fn what_is_denied_to_an_agent_is_left_as_it_is() {
 
     // Objects that were applied before stay: they are neither changed, nor reverted, nor deleted.
     let mut fixture = Fixture::new("denied").await;
-    fixture.config.reach = NamespaceAccess::AllBut(["denied-b".to_owned()].into());
+    fixture.config.namespaces = NamespaceAccess::AllBut(["denied-b".to_owned()].into());
     let mut applied = fixture.start().await;
     let next = [
         all[0].clone(),

@@ -6,7 +6,7 @@ use muster_apply::ObjectState;
 use muster_plan::health::Health;
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, bundle, config_map, kept, making, namespace, object};
+use crate::fixture::{Fixture, bundle, config_map, stored, making, namespace, object};
 
 fn job(name: &str, phase: &str) -> Value {
     json!({
@@ -55,8 +55,8 @@ async fn a_job_runs_before_its_app_and_again_when_the_app_changes() {
             job("report", "after"),
         ]
     };
-    let desired = |number, image| kept(number, vec![bundle("a", "before-a", &objects(image))]);
-    applied.applier.want(Arc::new(desired(1, "web:1")));
+    let desired = |number, image| stored(number, vec![bundle("a", "before-a", &objects(image))]);
+    applied.applier.set_desired(Arc::new(desired(1, "web:1")));
     let applied_all = |o: &muster_apply::Observed| {
         o.settled && o.bundles.len() == 1 && o.bundles[0].counts.healthy == 5
     };
@@ -81,7 +81,7 @@ async fn a_job_runs_before_its_app_and_again_when_the_app_changes() {
     let after = created(fixture.get("batch/v1", "Job", "before-a", "report").await);
     assert!(web <= after, "{web} {after}");
 
-    applied.applier.want(Arc::new(desired(2, "web:2")));
+    applied.applier.set_desired(Arc::new(desired(2, "web:2")));
     applied
         .until(|o| applied_all(o) && o.generation.is_some_and(|(g, _)| g.0 == 2))
         .await;
@@ -113,7 +113,7 @@ async fn a_job_that_fails_holds_its_app_back_and_no_other_and_gives_way_to_its_f
     let other = bundle("b", "jobfail-a", &[deployment("other", "web:1")]);
     applied
         .applier
-        .want(Arc::new(kept(1, vec![app(broken), other.clone()])));
+        .set_desired(Arc::new(stored(1, vec![app(broken), other.clone()])));
     let observed = applied
         .until(|o| {
             o.bundles.len() == 2
@@ -128,7 +128,7 @@ async fn a_job_that_fails_holds_its_app_back_and_no_other_and_gives_way_to_its_f
         })
         .await;
     assert_eq!(observed.bundles[1].counts.failed, 0);
-    applied.applier.want(Arc::new(kept(
+    applied.applier.set_desired(Arc::new(stored(
         2,
         vec![app(job("migrate", "before")), other],
     )));
@@ -148,7 +148,7 @@ async fn an_app_waits_until_what_it_depends_on_is_healthy() {
             .after(&["db"])
             .of(&[config_map("web", "1")])
     };
-    let observed = applied.settle(kept(1, vec![db(stuck("db")), web()])).await;
+    let observed = applied.settle(stored(1, vec![db(stuck("db")), web()])).await;
     let ObjectState::Waiting(message) = object(&observed, "ConfigMap depends-a/web").state else {
         panic!("{observed:#?}");
     };
@@ -159,7 +159,7 @@ async fn an_app_waits_until_what_it_depends_on_is_healthy() {
     // The fix replaces the bad commit without delay.
     applied
         .applier
-        .want(Arc::new(kept(2, vec![db(deployment("db", "db:1")), web()])));
+        .set_desired(Arc::new(stored(2, vec![db(deployment("db", "db:1")), web()])));
     applied
         .until(|o| object(o, "ConfigMap depends-a/web").state == ObjectState::Applied)
         .await;
@@ -177,12 +177,12 @@ async fn a_burst_of_commits_ends_at_the_last_without_working_through_the_others(
             .collect();
         bundle("a", "burst-a", &maps)
     };
-    applied.settle(kept(1, vec![base.clone(), app(1)])).await;
+    applied.settle(stored(1, vec![base.clone(), app(1)])).await;
     let writes = fixture.requests.writes();
     for number in 2..=21 {
         applied
             .applier
-            .want(Arc::new(kept(number, vec![base.clone(), app(number)])));
+            .set_desired(Arc::new(stored(number, vec![base.clone(), app(number)])));
     }
     applied
         .until(|o| o.settled && o.generation.is_some_and(|(g, _)| g.0 == 21))

@@ -8,7 +8,7 @@ use muster_model::{
 };
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, bundle, config_map, kept, making, namespace, object};
+use crate::fixture::{Fixture, bundle, config_map, stored, making, namespace, object};
 
 fn with_namespace(fixture: &Fixture, mut objects: Vec<Value>) -> Vec<Value> {
     objects.insert(0, namespace(&format!("{}-a", fixture.name)));
@@ -53,7 +53,7 @@ async fn a_conflict_is_reported_by_field_and_manager_and_nothing_else_stops() {
     let shared = data(&json!({"a": "ours", "b": "theirs", "c": "ours"}));
     let objects = with_namespace(&fixture, vec![shared.clone(), config_map("other", "1")]);
     let observed = applied
-        .settle(kept(1, vec![bundle("a", &ns, &objects)]))
+        .settle(stored(1, vec![bundle("a", &ns, &objects)]))
         .await;
     let ObjectState::Failed(message) = object(&observed, &format!("ConfigMap {ns}/shared")).state
     else {
@@ -72,7 +72,7 @@ async fn a_conflict_is_reported_by_field_and_manager_and_nothing_else_stops() {
     let take = making("a", &ns)
         .policy(|policy| policy.conflicts = Conflicts::Take)
         .of(&objects);
-    applied.settle(kept(2, vec![take])).await;
+    applied.settle(stored(2, vec![take])).await;
     let live = fixture.get("v1", "ConfigMap", &ns, "shared").await;
     assert_eq!(
         live["data"],
@@ -93,7 +93,7 @@ async fn an_annotation_takes_over_one_object() {
     let mut applied = fixture.start().await;
     let objects = with_namespace(&fixture, vec![shared]);
     applied
-        .settle(kept(1, vec![bundle("a", &ns, &objects)]))
+        .settle(stored(1, vec![bundle("a", &ns, &objects)]))
         .await;
     let live = fixture.get("v1", "ConfigMap", &ns, "shared").await;
     assert_eq!(live["data"], json!({"a": "ours"}));
@@ -127,7 +127,7 @@ async fn adopts_from(name: &str, manager: &str, applies: bool) {
     let mut applied = fixture.start().await;
     let objects = with_namespace(&fixture, vec![data(&json!({"both": "new"}))]);
     applied
-        .settle(kept(1, vec![bundle("a", &ns, &objects)]))
+        .settle(stored(1, vec![bundle("a", &ns, &objects)]))
         .await;
     let live = fixture.get("v1", "ConfigMap", &ns, "shared").await;
     assert_eq!(live["metadata"]["uid"], uid);
@@ -139,7 +139,7 @@ async fn adopts_from(name: &str, manager: &str, applies: bool) {
     // A field that is then removed from Git is removed from the object, although the tool once owned it.
     let objects = with_namespace(&fixture, vec![data(&json!({"other": "1"}))]);
     applied
-        .settle(kept(2, vec![bundle("a", &ns, &objects)]))
+        .settle(stored(2, vec![bundle("a", &ns, &objects)]))
         .await;
     let live = fixture.get("v1", "ConfigMap", &ns, "shared").await;
     assert_eq!(live["metadata"]["uid"], uid);
@@ -175,15 +175,15 @@ async fn an_object_of_a_renamed_app_keeps_its_uid() {
     let mut applied = fixture.start().await;
     let objects = with_namespace(&fixture, vec![config_map("a", "1"), config_map("b", "1")]);
     applied
-        .settle(kept(1, vec![bundle("old", &ns, &objects)]))
+        .settle(stored(1, vec![bundle("old", &ns, &objects)]))
         .await;
     let uid = |live: Value| live["metadata"]["uid"].clone();
     let before = uid(fixture.get("v1", "ConfigMap", &ns, "a").await);
     let renamed = making("new", &ns).formerly("old").of(&objects[..2]);
-    let observed = applied.settle(kept(2, vec![renamed])).await;
+    let observed = applied.settle(stored(2, vec![renamed])).await;
     assert_eq!(uid(fixture.get("v1", "ConfigMap", &ns, "a").await), before);
     assert_eq!(fixture.live("v1", "ConfigMap").await, [format!("{ns}/a")]);
-    assert_eq!((observed.holds.len(), observed.leftovers.len()), (0, 0));
+    assert_eq!((observed.pending_approvals.len(), observed.leftovers.len()), (0, 0));
     applied.applier.stop().await;
 }
 
@@ -205,7 +205,7 @@ async fn a_fenced_role_is_applied_whatever_stands_in_its_way() {
         })
         .of(&[data(&json!({"a": "fenced"}))]);
     let mut applied = fixture.start().await;
-    applied.settle(kept(1, vec![fenced])).await;
+    applied.settle(stored(1, vec![fenced])).await;
     let live = fixture.get("v1", "ConfigMap", &ns, "shared").await;
     assert_eq!(live["data"]["a"], "fenced");
     applied.applier.stop().await;

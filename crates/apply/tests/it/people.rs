@@ -9,7 +9,7 @@ use muster_testkit::wait::eventually;
 use serde_json::{Value, json};
 
 use crate::fixture::{
-    Applied, Fixture, LONG, bundle, config_map, kept, kubectl, kubectl_does, making, namespace,
+    Applied, Fixture, LONG, bundle, config_map, stored, kubectl, kubectl_does, making, namespace,
     object,
 };
 
@@ -73,7 +73,7 @@ async fn what_leaves_git_goes_whoever_else_had_it() {
     let desired = |number, data: &Value| {
         let maps = names.iter().map(|name| map(name, data));
         let objects: Vec<_> = [namespace(ns)].into_iter().chain(maps).collect();
-        kept(number, vec![bundle("a", ns, &objects)])
+        stored(number, vec![bundle("a", ns, &objects)])
     };
     let both = json!({"a": "1", "b": "2"});
     let mut applied = fixture.start().await;
@@ -154,7 +154,7 @@ async fn what_people_add_is_told_and_removed() {
         map("settings", &json!({"a": "1"})),
     ];
     applied
-        .settle(kept(1, vec![bundle("a", ns, &objects)]))
+        .settle(stored(1, vec![bundle("a", ns, &objects)]))
         .await;
     applied.until(|o| o.bundles[0].counts.healthy == 3).await;
     let template = |live: &Value| live["spec"]["template"].clone();
@@ -216,7 +216,7 @@ async fn what_people_add_is_told_and_removed() {
     applied.until(|o| o.bundles[0].counts.applied == 3).await;
     let writes = fixture.requests.writes();
     applied
-        .settle(kept(2, vec![bundle("a", ns, &objects)]))
+        .settle(stored(2, vec![bundle("a", ns, &objects)]))
         .await;
     assert_eq!(fixture.requests.writes(), writes);
     applied.applier.stop().await;
@@ -229,7 +229,7 @@ async fn what_is_an_act_or_a_controllers_stays() {
     let mut applied = fixture.start().await;
     let objects = [namespace(ns), deployment()];
     applied
-        .settle(kept(1, vec![bundle("a", ns, &objects)]))
+        .settle(stored(1, vec![bundle("a", ns, &objects)]))
         .await;
     applied.until(|o| o.bundles[0].counts.healthy == 2).await;
 
@@ -268,7 +268,7 @@ async fn what_is_an_act_or_a_controllers_stays() {
 fn with(policy: impl Fn(&mut Policy), ns: &str, number: u64) -> muster_apply::StoredGeneration {
     let objects = [namespace(ns), config_map("settings", "1")];
     let making = making("a", ns).policy(policy);
-    kept(number, vec![making.of(&objects)])
+    stored(number, vec![making.of(&objects)])
 }
 
 fn ignore_more(policy: &mut Policy) {

@@ -3,20 +3,20 @@
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-use crate::fixture::{Fixture, bundle, config_map, kept, namespace};
+use crate::fixture::{Fixture, bundle, config_map, stored, namespace};
 
 #[tokio::test]
 async fn an_object_with_a_finalizer_is_shown_until_it_is_gone() {
     let fixture = Fixture::new("final").await;
     let mut applied = fixture.start().await;
-    let mut held = config_map("held", "1");
-    held["metadata"]["finalizers"] = json!(["test.muster.dev/hold"]);
-    let objects = [namespace("final-a"), held];
+    let mut not_deleted = config_map("held", "1");
+    not_deleted["metadata"]["finalizers"] = json!(["test.muster.dev/hold"]);
+    let objects = [namespace("final-a"), not_deleted];
     applied
-        .settle(kept(1, vec![bundle("a", "final-a", &objects)]))
+        .settle(stored(1, vec![bundle("a", "final-a", &objects)]))
         .await;
     let observed = applied
-        .settle(kept(2, vec![bundle("a", "final-a", &objects[..1])]))
+        .settle(stored(2, vec![bundle("a", "final-a", &objects[..1])]))
         .await;
     let messages: Vec<_> = observed
         .leftovers
@@ -32,7 +32,7 @@ async fn an_object_with_a_finalizer_is_shown_until_it_is_gone() {
     applied.applier.stop().await;
     let mut applied = fixture.start().await;
     let observed = applied
-        .settle(kept(3, vec![bundle("a", "final-a", &objects[..1])]))
+        .settle(stored(3, vec![bundle("a", "final-a", &objects[..1])]))
         .await;
     assert_eq!(observed.leftovers.len(), 1);
 
@@ -53,10 +53,10 @@ async fn a_namespace_with_wanted_objects_stays() {
     let mut applied = fixture.start().await;
     let objects = [namespace("holds-a"), config_map("a", "1")];
     applied
-        .settle(kept(1, vec![bundle("a", "holds-a", &objects)]))
+        .settle(stored(1, vec![bundle("a", "holds-a", &objects)]))
         .await;
     let observed = applied
-        .settle(kept(2, vec![bundle("a", "holds-a", &objects[1..])]))
+        .settle(stored(2, vec![bundle("a", "holds-a", &objects[1..])]))
         .await;
     assert_eq!(observed.leftovers.len(), 1);
     assert!(

@@ -5,7 +5,7 @@ use muster_apply::{LeftoverState, Observed};
 use muster_testkit::wait::eventually;
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, LONG, bundle, config_map, definition, foo, kept, making, namespace};
+use crate::fixture::{Fixture, LONG, bundle, config_map, definition, foo, stored, making, namespace};
 
 fn states(observed: &Observed) -> Vec<(String, LeftoverState)> {
     let leftovers = observed.leftovers.iter();
@@ -43,9 +43,9 @@ async fn an_operator_stays_until_its_resources_are_gone() {
             .after(&["op"])
             .of(&[resource, config_map("use", "1")]),
     ];
-    applied.settle(kept(1, apps)).await;
+    applied.settle(stored(1, apps)).await;
     applied.until(|o| o.bundles[2].counts.applied == 2).await;
-    let gone = |number| kept(number, vec![base.clone()]);
+    let gone = |number| stored(number, vec![base.clone()]);
     let observed = applied.settle(gone(2)).await;
     let waiting = LeftoverState::Waiting;
     let expected = [
@@ -122,7 +122,7 @@ async fn an_aggregated_role_that_leaves_with_its_parts_does_not_come_back() {
     for round in 0..3 {
         let app = bundle("a", "parts-a", &objects);
         applied
-            .settle(kept(2 * round + 1, vec![base.clone(), app]))
+            .settle(stored(2 * round + 1, vec![base.clone(), app]))
             .await;
         eventually("the role is aggregated", LONG, async || {
             let live = roles.get("parts-all").await?;
@@ -134,7 +134,7 @@ async fn an_aggregated_role_that_leaves_with_its_parts_does_not_come_back() {
         .unwrap();
         let app = bundle("a", "parts-a", &objects[..1]);
         applied
-            .settle(kept(2 * round + 2, vec![base.clone(), app]))
+            .settle(stored(2 * round + 2, vec![base.clone(), app]))
             .await;
         applied.until(|o| o.settled && o.leftovers.is_empty()).await;
         let list = roles.list(&Default::default()).await.unwrap();
@@ -166,14 +166,14 @@ async fn an_approved_namespace_waits_for_what_another_app_holds_in_it() {
         bundle("defs", "elsewhere-a", &[space]),
         bundle("users", "elsewhere-a", &[claim]),
     ];
-    applied.settle(kept(1, apps)).await;
-    let observed = applied.settle(kept(2, vec![])).await;
+    applied.settle(stored(1, apps)).await;
+    let observed = applied.settle(stored(2, vec![])).await;
     let set = |observed: &Observed, app: &str| {
-        let hold = observed.holds.iter().find(|hold| hold.app.as_str() == app);
-        hold.map(|hold| hold.set)
+        let pending_approval = observed.pending_approvals.iter().find(|pending_approval| pending_approval.app.as_str() == app);
+        pending_approval.map(|pending_approval| pending_approval.set)
     };
     let (defs, users) = (set(&observed, "defs"), set(&observed, "users"));
-    let mut approved = kept(3, vec![]);
+    let mut approved = stored(3, vec![]);
     approved.prune.approved.extend(defs);
     let observed = applied.settle(approved.clone()).await;
     let leftover = observed
@@ -189,7 +189,7 @@ async fn an_approved_namespace_waits_for_what_another_app_holds_in_it() {
     approved.generation.0 = 4;
     applied.settle(approved).await;
     applied
-        .until(|o| o.leftovers.is_empty() && o.holds.is_empty())
+        .until(|o| o.leftovers.is_empty() && o.pending_approvals.is_empty())
         .await;
     applied.applier.stop().await;
 }

@@ -1,6 +1,6 @@
 //! Unchanged objects cause no writes.
 
-use crate::fixture::{Fixture, bundle, config_map, kept, namespace};
+use crate::fixture::{Fixture, bundle, config_map, stored, namespace};
 
 #[tokio::test]
 async fn an_unchanged_generation_writes_nothing() {
@@ -9,24 +9,24 @@ async fn an_unchanged_generation_writes_nothing() {
     let mut objects = vec![namespace("quiet-a")];
     objects.extend((0..50).map(|i| config_map(&format!("c{i}"), "1")));
     let bundles = vec![bundle("a", "quiet-a", &objects)];
-    applied.settle(kept(1, bundles.clone())).await;
+    applied.settle(stored(1, bundles.clone())).await;
     applied.until(|o| o.bundles[0].counts.healthy == 51).await;
 
     let before = fixture.requests.writes();
-    applied.settle(kept(2, bundles.clone())).await;
+    applied.settle(stored(2, bundles.clone())).await;
     assert_eq!(fixture.requests.writes() - before, 0);
     applied.applier.stop().await;
 
     // A new process writes nothing, either.
     let mut applied = fixture.start().await;
-    applied.settle(kept(2, bundles.clone())).await;
+    applied.settle(stored(2, bundles.clone())).await;
     applied.until(|o| o.bundles[0].counts.healthy == 51).await;
     assert_eq!(fixture.requests.writes() - before, 0);
 
     // One changed object costs three writes: its apply, and the inventory before and after it.
     objects[7] = config_map("c6", "2");
     applied
-        .settle(kept(3, vec![bundle("a", "quiet-a", &objects)]))
+        .settle(stored(3, vec![bundle("a", "quiet-a", &objects)]))
         .await;
     assert_eq!(fixture.requests.writes() - before, 3);
 

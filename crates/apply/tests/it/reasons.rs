@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::fixture::{Fixture, bundle, kept, namespace, object};
+use crate::fixture::{Fixture, bundle, stored, namespace, object};
 
 #[tokio::test]
 async fn a_deployment_that_waits_says_what_its_pods_wait_for() {
@@ -23,7 +23,7 @@ async fn a_deployment_that_waits_says_what_its_pods_wait_for() {
         },
     });
     let one = bundle("picky", "reasons", &[namespace("reasons"), deployment]);
-    applied.settle(kept(1, vec![one])).await;
+    applied.settle(stored(1, vec![one])).await;
     let observed = applied
         .until(|observed| {
             let message = object(observed, "Deployment.apps reasons/picky").message;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     faults::behind_a_proxy,
-    fixture::{Applied, Fixture, bundle, config_map, kept, making, namespace, object},
+    fixture::{Applied, Fixture, bundle, config_map, stored, making, namespace, object},
 };
 
 fn deployment(name: &str) -> Value {
@@ -69,7 +69,7 @@ async fn a_rename_behind_an_unfinished_job_leaves_what_runs() {
     };
     let generation = |number, objects: &[Value]| {
         let all = [&[namespace("behind-a")], objects].concat();
-        kept(number, vec![bundle("a", "behind-a", &all)])
+        stored(number, vec![bundle("a", "behind-a", &all)])
     };
     applied.settle(generation(1, &[deployment("old")])).await;
     applied.until(|o| o.bundles[0].counts.healthy == 2).await;
@@ -95,7 +95,7 @@ async fn a_rename_behind_an_unfinished_job_leaves_what_runs() {
     // The Job is no longer suspended, so it completes.
     applied
         .applier
-        .want(generation(4, &[job(false), deployment("new")]).into());
+        .set_desired(generation(4, &[job(false), deployment("new")]).into());
     applied.until(|o| o.bundles[0].counts.healthy == 3).await;
     all_gone(&mut applied).await;
     assert_eq!(
@@ -121,7 +121,7 @@ async fn what_is_refused_or_has_no_place_or_kind_replaces_nothing() {
     let mut generation = |object: Value| {
         number += 1;
         let all = [namespace("refused-a"), object];
-        kept(number, vec![bundle("a", "refused-a", &all)])
+        stored(number, vec![bundle("a", "refused-a", &all)])
     };
     applied.settle(generation(deployment("old"))).await;
     applied.until(|o| o.bundles[0].counts.healthy == 2).await;
@@ -152,7 +152,7 @@ async fn settings_that_pods_may_still_read_stay_until_the_new_ones_run() {
         // Renaming the app in generation 3 changes nothing.
         let app = if number < 3 { "a" } else { "b" };
         let app = making(app, "hashed-a").formerly(if number < 3 { "x" } else { "a" });
-        kept(number, vec![app.of(&all)])
+        stored(number, vec![app.of(&all)])
     };
     applied
         .settle(generation(1, "settings-1", deployment("web")))
@@ -187,7 +187,7 @@ async fn a_workload_that_never_gets_well_keeps_its_predecessor_for_a_bounded_tim
     let mut applied = fixture.start().await;
     let generation = |number, workload: Value| {
         let all = [namespace("bounded-a"), workload];
-        kept(number, vec![bundle("a", "bounded-a", &all)])
+        stored(number, vec![bundle("a", "bounded-a", &all)])
     };
     applied.settle(generation(1, deployment("old"))).await;
     applied.until(|o| o.bundles[0].counts.healthy == 2).await;
@@ -218,7 +218,7 @@ async fn what_has_to_go_first_says_so() {
     };
     let generation = |number, name: &str| {
         let all = [namespace("first-a"), service(name)];
-        kept(number, vec![bundle("a", "first-a", &all)])
+        stored(number, vec![bundle("a", "first-a", &all)])
     };
     applied.settle(generation(1, "old")).await;
     applied.settle(generation(2, "new")).await;
@@ -254,7 +254,7 @@ async fn a_webhook_that_refuses_its_own_app_can_leave() {
     let generation = |number, value: &str, rest: &[Value]| {
         let map = config_map("victim", value);
         let all = [&[namespace("gatekeeper-a"), map], rest].concat();
-        kept(number, vec![bundle("a", "gatekeeper-a", &all)])
+        stored(number, vec![bundle("a", "gatekeeper-a", &all)])
     };
     let hooked = std::slice::from_ref(&hook);
     applied.settle(generation(1, "1", hooked)).await;
@@ -273,7 +273,7 @@ async fn a_webhook_that_refuses_its_own_app_can_leave() {
     }
     applied
         .applier
-        .want(generation(number + 1, "last", &[]).into());
+        .set_desired(generation(number + 1, "last", &[]).into());
     applied
         .until(|o| o.bundles[0].counts.total == 2 && o.bundles[0].counts.applied == 2)
         .await;
@@ -298,7 +298,7 @@ async fn a_deletion_that_was_taken_back_is_asked_for_again() {
     let base = bundle("base", "back-a", &[namespace("back-a")]);
     let generation = |number, objects: &[Value]| {
         let app = bundle("a", "back-a", objects);
-        kept(number, vec![base.clone(), app])
+        stored(number, vec![base.clone(), app])
     };
     let both = [config_map("a", "1"), config_map("b", "1")];
     applied.settle(generation(1, &both)).await;
@@ -314,7 +314,7 @@ async fn a_deletion_that_was_taken_back_is_asked_for_again() {
     assert!(observed.leftovers.is_empty(), "{observed:#?}");
     proxy.heal();
     let observed = applied.settle(generation(4, &[])).await;
-    assert_eq!(observed.holds[0].objects.len(), 2, "{observed:#?}");
+    assert_eq!(observed.pending_approvals[0].objects.len(), 2, "{observed:#?}");
     assert_eq!(fixture.live("v1", "ConfigMap").await.len(), 2);
     applied.applier.stop().await;
 }
@@ -328,16 +328,16 @@ async fn a_deletion_that_hangs_delays_no_other_app_and_is_told() {
         let all = [&[namespace("sink-a")], objects].concat();
         let other = [namespace("sink-b"), config_map("good", value)];
         let apps = vec![bundle("a", "sink-a", &all), bundle("b", "sink-b", &other)];
-        kept(number, apps)
+        stored(number, apps)
     };
     let map = config_map("old", "1");
     applied
         .settle(generation(1, std::slice::from_ref(&map), "1"))
         .await;
-    applied.applier.want(generation(2, &[], "1").into());
+    applied.applier.set_desired(generation(2, &[], "1").into());
     applied.until(|_| hang.times() == 1).await;
     // The other app is applied while the deletion still hangs.
-    applied.applier.want(generation(3, &[], "2").into());
+    applied.applier.set_desired(generation(3, &[], "2").into());
     let observed = applied
         .until(|o| {
             let told = |l: &muster_apply::Leftover| l.message.contains("has not answered");
@@ -359,10 +359,10 @@ async fn what_kubernetes_never_lets_go_is_released() {
     let system = namespace("kube-public");
     let objects = [namespace("system-a"), system];
     applied
-        .settle(kept(1, vec![bundle("a", "system-a", &objects)]))
+        .settle(stored(1, vec![bundle("a", "system-a", &objects)]))
         .await;
     let observed = applied
-        .settle(kept(2, vec![bundle("a", "system-a", &objects[..1])]))
+        .settle(stored(2, vec![bundle("a", "system-a", &objects[..1])]))
         .await;
     assert!(observed.leftovers.is_empty(), "{observed:#?}");
     let namespaces = fixture.api("v1", "Namespace", None);

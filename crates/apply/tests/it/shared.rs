@@ -7,7 +7,7 @@ use muster_plan::health::Health;
 use serde_json::{Value, json};
 
 use crate::fixture::{
-    Fixture, bundle, config_map, definition, foo, kept, making, namespace, object,
+    Fixture, bundle, config_map, definition, foo, stored, making, namespace, object,
 };
 
 /// The table of scopes has every built-in kind of a real API server, with the scope that the API server reports.
@@ -66,7 +66,7 @@ async fn of_two_apps_with_one_object_the_first_to_have_it_keeps_it() {
         ];
         bundle("owner", "shared-owner", &objects)
     };
-    let observed = applied.settle(kept(1, vec![defs(), owner("1")])).await;
+    let observed = applied.settle(stored(1, vec![defs(), owner("1")])).await;
     assert_eq!(
         object(&observed, &format!("Foo.{group} shared")).state,
         ObjectState::Applied
@@ -127,18 +127,18 @@ async fn of_two_apps_with_one_object_the_first_to_have_it_keeps_it() {
         assert_eq!(live["data"]["v"], value);
     };
     let observed = applied
-        .settle(kept(2, vec![other(), defs(), owner("1")]))
+        .settle(stored(2, vec![other(), defs(), owner("1")]))
         .await;
     check(&observed, "1").await;
     // The owner can still change its objects, and a new process decides the same.
     let observed = applied
-        .settle(kept(3, vec![other(), defs(), owner("2")]))
+        .settle(stored(3, vec![other(), defs(), owner("2")]))
         .await;
     check(&observed, "2").await;
     applied.applier.stop().await;
     let mut applied = fixture.start().await;
     let observed = applied
-        .settle(kept(3, vec![other(), defs(), owner("2")]))
+        .settle(stored(3, vec![other(), defs(), owner("2")]))
         .await;
     check(&observed, "2").await;
 
@@ -150,13 +150,13 @@ async fn of_two_apps_with_one_object_the_first_to_have_it_keeps_it() {
         foo("owner", "shared-owner"),
     ]);
     let observed = applied
-        .settle(kept(4, vec![other(), defs(), renamed]))
+        .settle(stored(4, vec![other(), defs(), renamed]))
         .await;
     assert_eq!(observed.bundles[0].counts.failed, 2);
     assert_eq!(observed.bundles[2].counts.applied, 4);
     // Once the owner gives the objects up, the other app gets them.
     let less = bundle("z-owner", "shared-owner", &[namespace("shared-owner")]);
-    let observed = applied.settle(kept(5, vec![other(), defs(), less])).await;
+    let observed = applied.settle(stored(5, vec![other(), defs(), less])).await;
     assert_eq!(observed.bundles[0].counts.applied, 4);
     assert_eq!(
         from("ClusterRole", "rbac.authorization.k8s.io/v1").await,
@@ -171,7 +171,7 @@ async fn a_namespace_that_nobody_brings_is_a_failure() {
     let fixture = Fixture::new("nowhere").await;
     let mut applied = fixture.start().await;
     let desired = || bundle("lost", "nowhere-lost", &[config_map("a", "1")]);
-    let observed = applied.settle(kept(1, vec![desired()])).await;
+    let observed = applied.settle(stored(1, vec![desired()])).await;
     let message = "the namespace nowhere-lost does not exist, and no app brings it to this cluster: add \
                    the Namespace to an app, or create it";
     let a = object(&observed, "ConfigMap nowhere-lost/a");
@@ -190,7 +190,7 @@ async fn a_namespace_that_nobody_brings_is_a_failure() {
     });
     let other = bundle("other", "nowhere-refused", &[refused]);
     let waits = bundle("waits", "nowhere-refused", &[config_map("a", "1")]);
-    let observed = applied.settle(kept(2, vec![desired(), other, waits])).await;
+    let observed = applied.settle(stored(2, vec![desired(), other, waits])).await;
     let a = object(&observed, "ConfigMap nowhere-refused/a");
     assert_eq!(
         a.state,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::{
     faults::behind_a_proxy,
-    fixture::{Fixture, LONG, bundle, config_map, kept, making, namespace, object},
+    fixture::{Fixture, LONG, bundle, config_map, stored, making, namespace, object},
 };
 
 /// Returns true for a PATCH of an object whose name starts with `bad`.
@@ -46,10 +46,10 @@ async fn requests_that_hang_delay_no_other_app_and_no_other_generation() {
             bundle("a", "stuck-a", &bad),
             making("b", "stuck-b").of(&good),
         ];
-        kept(number, apps)
+        stored(number, apps)
     };
     for number in 1..=3 {
-        applied.applier.want(generation(number).into());
+        applied.applier.set_desired(generation(number).into());
         let observed = applied
             .until(|o| {
                 o.generation.is_some_and(|(of, _)| of.0 == number)
@@ -85,7 +85,7 @@ async fn what_failed_is_tried_again_by_its_own_time_and_not_whenever_something_h
         let bad = [namespace("own-a"), config_map("bad", "1")];
         let good = [namespace("own-b"), config_map("good", value)];
         let apps = vec![bundle("a", "own-a", &bad), bundle("b", "own-b", &good)];
-        kept(number, apps)
+        stored(number, apps)
     };
     let observed = applied.settle(generation(1, "1")).await;
     let is_told = |observed: &Observed| {
@@ -135,7 +135,7 @@ async fn a_failing_object_that_somebody_changes_is_tried_at_once() {
     let mut applied = fixture.start().await;
     let generation = |number, value| {
         let objects = [namespace("repair-a"), config_map("bad", value)];
-        kept(number, vec![bundle("a", "repair-a", &objects)])
+        stored(number, vec![bundle("a", "repair-a", &objects)])
     };
     applied.settle(generation(1, "1")).await;
     applied.until(|o| o.bundles[0].counts.healthy == 2).await;
@@ -179,7 +179,7 @@ async fn a_watch_that_hangs_is_no_reason_to_overwrite_what_is_to_be_left_alone()
             service("one", port),
             service("two", port),
         ];
-        kept(number, vec![bundle("a", "blind-a", &objects)])
+        stored(number, vec![bundle("a", "blind-a", &objects)])
     };
     let (proxy, fixture) = behind_a_proxy("blind").await;
     let mut applied = fixture.start().await;

@@ -8,10 +8,10 @@ use kube::{
 use muster_apply::{GenerationStore, GenerationStoreError, StoredGeneration};
 use serde_json::json;
 
-use crate::fixture::{Fixture, bundle, config_map, kept};
+use crate::fixture::{Fixture, bundle, config_map, stored};
 
-fn content(kept: &StoredGeneration) -> Vec<Vec<u8>> {
-    kept.bundles.iter().map(|b| b.bundle().encode()).collect()
+fn content(stored: &StoredGeneration) -> Vec<Vec<u8>> {
+    stored.bundles.iter().map(|b| b.bundle().encode()).collect()
 }
 
 /// Returns text that hardly compresses, so that it takes several Secrets.
@@ -43,7 +43,7 @@ async fn a_generation_survives_its_agent() {
         .collect();
     let large = bundle("large", "x", &large);
     let small = bundle("small", "x", &[config_map("a", "1")]);
-    let first = kept(5, vec![large.clone(), small]);
+    let first = stored(5, vec![large.clone(), small]);
     let mut store = open();
     store.save(&first).await.unwrap();
     let loaded = open().load().await.unwrap().unwrap();
@@ -59,7 +59,7 @@ async fn a_generation_survives_its_agent() {
 
     // An unchanged bundle is not written again: the two writes are one piece and the pointer.
     let before = fixture.requests.writes();
-    let second = kept(
+    let second = stored(
         6,
         vec![large, bundle("small", "x", &[config_map("a", "2")])],
     );
@@ -90,7 +90,7 @@ async fn a_generation_survives_its_agent() {
 
     // An older generation is refused, even by a store that has not loaded the newer one.
     let mut blind = open();
-    for older in [first, kept(6, vec![])] {
+    for older in [first, stored(6, vec![])] {
         assert!(matches!(
             blind.save(&older).await,
             Err(GenerationStoreError::Refused { .. })
@@ -104,14 +104,14 @@ async fn a_generation_survives_its_agent() {
     // Of two processes, the slower one is refused, although the pointer that it loaded is older than its generation.
     let mut slow = open();
     slow.load().await.unwrap();
-    store.save(&kept(8, vec![])).await.unwrap();
+    store.save(&stored(8, vec![])).await.unwrap();
     assert!(matches!(
-        slow.save(&kept(7, vec![])).await,
+        slow.save(&stored(7, vec![])).await,
         Err(GenerationStoreError::Refused { .. })
     ));
 
     // A missing piece is detected, and the error still has the number of the generation.
-    store.save(&kept(9, second.bundles)).await.unwrap();
+    store.save(&stored(9, second.bundles)).await.unwrap();
     let piece = secrets
         .list(&ListParams::default().labels("muster.dev/bundle"))
         .await

@@ -5,7 +5,7 @@ use kube::api::{Patch, PatchParams};
 use muster_apply::{ObjectState, Observed};
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, bundle, definition, kept, kubectl_does, namespace, object};
+use crate::fixture::{Fixture, bundle, definition, stored, kubectl_does, namespace, object};
 
 fn workload(kind: &str, name: &str, spec: &Value, pod: &Value) -> Value {
     let mut object = json!({
@@ -154,7 +154,7 @@ async fn another_member_of_a_union_is_chosen_and_chosen_back() {
         let objects = pairs().into_iter().map(|pair| pair[side].clone());
         let objects: Vec<_> = [namespace(ns)].into_iter().chain(objects).collect();
         let observed = applied
-            .settle(kept(number, vec![bundle("a", ns, &objects)]))
+            .settle(stored(number, vec![bundle("a", ns, &objects)]))
             .await;
         assert_eq!(
             not_applied(&observed),
@@ -177,7 +177,7 @@ async fn another_member_of_a_union_is_chosen_and_chosen_back() {
     let objects = pairs().into_iter().map(|pair| pair[1].clone());
     let objects: Vec<_> = [namespace(ns)].into_iter().chain(objects).collect();
     applied
-        .settle(kept(5, vec![bundle("a", ns, &objects)]))
+        .settle(stored(5, vec![bundle("a", ns, &objects)]))
         .await;
     assert_eq!(fixture.requests.writes(), writes);
     applied.applier.stop().await;
@@ -192,7 +192,7 @@ async fn a_member_is_found_beside_elements_that_others_have_put_before_it() {
     let mut applied = fixture.start().await;
     let http = json!({"httpGet": {"path": "/", "port": 80}});
     let first = [namespace(ns), probed("web", &http)];
-    applied.settle(kept(1, vec![bundle("a", ns, &first)])).await;
+    applied.settle(stored(1, vec![bundle("a", ns, &first)])).await;
     let sidecar = json!({"name": "sidecar", "image": "s:1"});
     let patch = json!([{
         "op": "add", "path": "/spec/template/spec/containers/0", "value": sidecar,
@@ -210,7 +210,7 @@ async fn a_member_is_found_beside_elements_that_others_have_put_before_it() {
         namespace(ns),
         probed("web", &json!({"tcpSocket": {"port": 80}})),
     ];
-    let observed = applied.settle(kept(2, vec![bundle("a", ns, &then)])).await;
+    let observed = applied.settle(stored(2, vec![bundle("a", ns, &then)])).await;
     assert_eq!(not_applied(&observed), Vec::<String>::new());
     let live = fixture.get("apps/v1", "Deployment", ns, "web").await;
     let containers = live["spec"]["template"]["spec"]["containers"]
@@ -238,7 +238,7 @@ async fn a_definition_whose_conversion_leaves_git_loses_what_was_injected_into_i
     let mut applied = fixture.start().await;
     let objects = [namespace(ns), converted];
     applied
-        .settle(kept(1, vec![bundle("a", ns, &objects)]))
+        .settle(stored(1, vec![bundle("a", ns, &objects)]))
         .await;
     let roots = fixture
         .get("v1", "ConfigMap", "default", "kube-root-ca.crt")
@@ -263,7 +263,7 @@ async fn a_definition_whose_conversion_leaves_git_loses_what_was_injected_into_i
 
     let objects = [namespace(ns), definition(group, "Namespaced")];
     let observed = applied
-        .settle(kept(2, vec![bundle("a", ns, &objects)]))
+        .settle(stored(2, vec![bundle("a", ns, &objects)]))
         .await;
     let text = format!("CustomResourceDefinition.apiextensions.k8s.io {name}");
     assert_eq!(object(&observed, &text).state, ObjectState::Applied);

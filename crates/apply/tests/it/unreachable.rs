@@ -3,7 +3,7 @@
 use muster_testkit::local::{Cluster, ClusterOptions, Component};
 use serde_json::json;
 
-use crate::fixture::{Fixture, bundle, config_map, kept, namespace};
+use crate::fixture::{Fixture, bundle, config_map, stored, namespace};
 
 #[tokio::test]
 async fn what_is_wanted_meanwhile_is_applied_afterwards() {
@@ -14,12 +14,12 @@ async fn what_is_wanted_meanwhile_is_applied_afterwards() {
     let mut applied = fixture.start().await;
     let desired = |number, value| {
         let objects = [namespace("gone-a"), config_map("a", value)];
-        kept(number, vec![bundle("a", "gone-a", &objects)])
+        stored(number, vec![bundle("a", "gone-a", &objects)])
     };
     applied.settle(desired(1, "1")).await;
 
     cluster.stop(Component::ApiServer).await.unwrap();
-    applied.applier.want(desired(2, "2").into());
+    applied.applier.set_desired(desired(2, "2").into());
     let observed = applied.until(|observed| observed.problem.is_some()).await;
     let problem = observed.problem.clone().unwrap();
     assert!(problem.contains("did not answer"), "{problem}");

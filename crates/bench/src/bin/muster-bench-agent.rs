@@ -48,7 +48,7 @@ async fn run() -> anyhow::Result<()> {
         let generation = Generation(number.parse()?);
         let kept = Arc::new(read(generation, Path::new(folder), &mut held)?);
         let start = Instant::now();
-        applier.want(kept);
+        applier.set_desired(kept);
         let done = |level: &Observed| {
             let ours = level.generation.is_some_and(|(g, _)| g == generation);
             let mut bundles = level.bundles.iter();

@@ -45,8 +45,7 @@ fn only_what_is_held_now_can_be_approved() {
     let held = level(5, &["a", "b"]);
     let cluster: ClusterName = "eu-1".parse().unwrap();
     let judged = |app, name, current: &Option<_>, level: Option<&Level>| {
-        judge(&request(app, name), current.clone(), level)
-            .map(|(_, instance)| instance.to_string())
+        judge(&request(app, name), current.clone(), level).map(|(_, instance)| instance.to_string())
     };
     assert_eq!(
         judged("wiki", "b", &newest, Some(&held)),

@@ -32,7 +32,7 @@ pub enum AuthorityError {
     UnknownLogin,
     /// The instance is suspended, because its key is in two places. The text is the full message.
     #[error("{0}")]
-    Held(String),
+    Suspended(String),
     /// Another hub leads.
     #[error("this hub has stepped down; another hub leads")]
     NotLeading,
@@ -64,7 +64,7 @@ impl AuthorityError {
             Self::UsedToken => Some("used_token"),
             Self::Revoked(_) => Some("revoked"),
             Self::UnknownLogin => Some("unknown_login"),
-            Self::Held(_) => Some("copied_key"),
+            Self::Suspended(_) => Some("copied_key"),
             Self::Pki(_) => Some("bad_request"),
             Self::NotLeading => Some("not_leading"),
             Self::Clock => Some("wrong_clock"),

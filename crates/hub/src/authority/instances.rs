@@ -29,13 +29,13 @@ impl Authority {
                 "the certificate of cluster {cluster} was renewed twice: its key is in two places. Find out where; \
                  then `muster cluster remove {cluster}`, and let it join again with a new token"
             );
-            record.held = Some(why.clone());
+            record.suspended = Some(why.clone());
             let txn = changed(cluster, instance, &record, revision);
             let who = format!("agent of cluster {cluster}");
             self.store
                 .commit(audited(txn, &who, format!("suspended: {why}")))
                 .await?;
-            return Err(AuthorityError::Held(why));
+            return Err(AuthorityError::Suspended(why));
         }
         let (granted, grant) = self.grant(cluster, instance, csr)?;
         record.grant(grant);
@@ -197,12 +197,12 @@ pub(super) async fn admitted(
     match store_schema::read::<InstanceRecord>(store, &key).await? {
         Some((
             InstanceRecord {
-                held: Some(why),
+                suspended: Some(why),
                 revoked: false,
                 ..
             },
             _,
-        )) => Err(AuthorityError::Held(why)),
+        )) => Err(AuthorityError::Suspended(why)),
         Some((record, revision)) if !record.revoked => Ok((record, revision)),
         Some(_) | None => Err(AuthorityError::Revoked(cluster.clone())),
     }

@@ -105,7 +105,7 @@ impl FleetLoop {
         let Selection {
             chosen,
             mut problems,
-            held,
+            blocked,
         } = select_bundles(
             facts,
             outcome,
@@ -121,7 +121,7 @@ impl FleetLoop {
         problems.extend(outcome.problems.iter().cloned());
         problems.sort();
         problems.dedup();
-        let in_force = Arc::new(describe(facts, outcome, snapshot, problems, &held));
+        let in_force = Arc::new(describe(facts, outcome, snapshot, problems, &blocked));
         let budget = facts.prune;
         let lists = chosen.iter().map(|(cluster, bundles)| {
             let is_unconfirmed = unconfirmed.is(cluster);
@@ -131,7 +131,7 @@ impl FleetLoop {
                 is_unconfirmed || level.is_some_and(|level| level.apps.contains_key(app.as_str()))
             };
             let unknown = outcome
-                .held()
+                .blocked()
                 .filter(|app| !bundles.contains_key(*app))
                 .filter(there);
             let list = List {
@@ -215,7 +215,7 @@ pub(super) fn describe(
     outcome: &Outcome,
     snapshot: &Snapshot,
     problems: Vec<Problem>,
-    held: &BTreeSet<AppName>,
+    blocked: &BTreeSet<AppName>,
 ) -> InForce {
     let regions = facts.regions.iter().map(|(name, region)| RegionRecord {
         name: name.to_string(),
@@ -231,7 +231,7 @@ pub(super) fn describe(
             tier: app.tier.clone(),
             mode: app.mode.clone(),
             owner: app.owner.clone(),
-            held: held.contains(name) || !outcome.bundles.contains_key(name),
+            blocked: blocked.contains(name) || !outcome.bundles.contains_key(name),
         })
         .collect();
     let unread = |name: &AppName| AppRecord {
@@ -239,7 +239,7 @@ pub(super) fn describe(
         tier: String::new(),
         mode: String::new(),
         owner: String::new(),
-        held: true,
+        blocked: true,
     };
     apps.extend(outcome.broken.iter().map(unread));
     apps.sort_by(|a, b| a.name.cmp(&b.name));

@@ -87,7 +87,7 @@ fn cluster(
         problems: seen
             .problems
             .iter()
-            .chain(&seen.held)
+            .chain(&seen.refusal)
             .chain(&seen.cut)
             .cloned()
             .collect(),
@@ -161,7 +161,7 @@ pub(crate) fn status(
                 tier: app.tier.clone(),
                 mode: app.mode.clone(),
                 owner: app.owner.clone(),
-                held: app.held,
+                held: app.blocked,
             })
             .collect(),
         regions: in_force

@@ -27,12 +27,12 @@ impl v1::enrolment_server::Enrolment for Services {
             .authority
             .renew(&cluster, &instance, Self::serial(&peer), &csr)
             .await;
-        if let Err(AuthorityError::Held(why)) = &granted {
+        if let Err(AuthorityError::Suspended(why)) = &granted {
             self.0.sessions.end(&cluster);
             self.0
                 .view
                 .observed
-                .update(&cluster, |level| level.held = Some(why.clone()));
+                .update(&cluster, |level| level.refusal = Some(why.clone()));
         }
         let who = peer.address.to_string();
         Ok(Response::new(certificate(

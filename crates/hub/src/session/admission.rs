@@ -84,7 +84,7 @@ impl Sessions {
         let who = format!("{cluster}/{} at {}", caller.instance, caller.address);
         self.metrics.refuse(reason, &who, &why);
         self.observed
-            .update(cluster, |level| level.held = Some(why.clone()));
+            .update(cluster, |level| level.refusal = Some(why.clone()));
         let first = {
             let mut audited = lock(&self.audited);
             audited.retain(|_, when| when.elapsed() < AUDIT_EVERY);

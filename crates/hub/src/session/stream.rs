@@ -46,6 +46,8 @@ pub(super) struct Stream<'a> {
     /// The generations that the agent can have in force: the one from its hello, and those offered since.
     told: VecDeque<Numbered>,
     bucket: Bucket,
+    /// True from when the agent sent too much until its limit has filled up again.
+    slowed: bool,
     asked: HashMap<u64, (oneshot::Sender<Vec<v1::ObjectState>>, Vec<v1::ObjectState>)>,
     last_question: u64,
     /// The small messages that wait to be sent. The newest generation and the needed bundles follow them.
@@ -73,6 +75,7 @@ impl<'a> Stream<'a> {
             offered: None,
             told: in_force.into_iter().collect(),
             bucket: Bucket::new(),
+            slowed: false,
             asked: HashMap::new(),
             last_question: 0,
             outbox: VecDeque::new(),
@@ -134,6 +137,10 @@ impl Stream<'_> {
                 () = stop.cancelled() => return Err(Status::aborted("the hub ended this stream: the hub is stopping, the stream was replaced, or its cluster was removed")),
                 () = &mut expiry => return Err(Status::unauthenticated("the certificate has expired")),
                 () = tokio::time::sleep(wait), if !wait.is_zero() => {}
+                () = tokio::time::sleep(self.bucket.until_full()), if self.slowed => {
+                    self.slowed = false;
+                    sessions.observed.update(&self.caller.cluster, |level| level.refusal = None);
+                }
                 message = incoming.next(), if wait.is_zero() => match message {
                     None => return Ok("the agent closed the stream"),
                     Some(Err(error)) if error.code() == tonic::Code::OutOfRange => {
@@ -148,6 +155,7 @@ impl Stream<'_> {
                         if !self.answers(&message) && !self.bucket.take(size) && !was_over {
                             let why = "its agent sends more than the hub accepts, over 50 messages or 3 MiB a second for seconds, and is slowed down".to_owned();
                             sessions.hold(self.caller, "too_much", why).await;
+                            self.slowed = true;
                         }
                         if let Err(why) = self.hear(message) {
                             return Err(sessions.hold(self.caller, "nonsense", why).await);

@@ -1,6 +1,6 @@
 //! Tests compromised agents: their messages harm no cluster but their own, and the hub shows what they did.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use muster_agent::Cluster as _;
 use muster_proto::v1;
 use muster_store::Store as _;
@@ -202,6 +202,28 @@ async fn a_stream_that_says_too_much_ends_or_is_slowed_down() {
     assert!(!said.is_finished(), "it was not slowed down");
     said.abort();
     assert_eq!(hub.refused("too_much").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_is_reported_only_while_it_lasts() {
+    let repo = repository();
+    let hub = Hub::new(&repo).await;
+    let badge = Badge::new(&hub, "us-1").await;
+    let mut raw = Raw::hello(&hub, &badge, hello(&badge)).await.unwrap();
+    raw.welcome().await;
+    for _ in 0..450 {
+        say(&raw, v1::Report::default()).await;
+    }
+    told(&hub, "us-1", "sends more than the hub accepts").await;
+    let over = |status: &v1::Status| {
+        let mut clusters = status.clusters.iter();
+        let cluster = clusters.find(|cluster| cluster.name == "us-1");
+        let cluster = cluster.context("no cluster")?;
+        ensure!(cluster.problems.is_empty(), "{:?}", cluster.problems);
+        ensure!(cluster.connected, "the stream ended");
+        Ok(())
+    };
+    hub.until("the end of the report of the flood", over).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

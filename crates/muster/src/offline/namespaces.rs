@@ -18,7 +18,7 @@ const BUILT_IN: [&str; 5] = [
     "kube-system",
     "kube-public",
     "kube-node-lease",
-    muster_model::records::NAMESPACE,
+    muster_model::agent_records::NAMESPACE,
 ];
 
 /// The namespaces that a bundle uses, and those that it creates.

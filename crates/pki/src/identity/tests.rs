@@ -17,9 +17,7 @@ fn a_clock_that_jumps_makes_things_due() {
     let (hour, made) = (Duration::from_secs(3600), UNIX_EPOCH + SKEW * 1000);
     let due = |now| is_due(made, hour, now);
     assert!(!due(made) && !due(made + hour / 3) && !due(made - SKEW / 2));
-    assert!(
-        due(made + hour / 2) && due(made + hour * 9) && due(made - SKEW) && due(UNIX_EPOCH)
-    );
+    assert!(due(made + hour / 2) && due(made + hour * 9) && due(made - SKEW) && due(UNIX_EPOCH));
 }
 
 #[test]

@@ -47,8 +47,7 @@ fn two_copies_of_one_store_do_not_both_lead() {
         incarnation: "store".into(),
         in_force: None,
     };
-    let meet =
-        |number, nonce, incarnation| meet(term(number, nonce), incarnation, &agent, true);
+    let meet = |number, nonce, incarnation| meet(term(number, nonce), incarnation, &agent, true);
     assert_eq!(meet(3, 7, "store"), Meeting::Lead);
     assert_eq!(meet(4, 1, "store"), Meeting::Lead);
     assert_eq!(meet(3, 8, "store"), Meeting::StepDown);
@@ -78,10 +77,10 @@ fn a_term_that_nobody_proves_changes_nothing() {
 
 proptest! {
     #[test]
-    fn what_a_hub_offers_is_never_refused(held in 0..9_u64, a in 0..2_u8, now in 0..9_u64, b in 0..2_u8) {
-        let (held, now) = (numbered(held, &[a]), numbered(now, &[b]));
-        let offered = number_for(held, Some(now));
-        prop_assert_eq!(offered.content, held.content);
+    fn what_a_hub_offers_is_never_refused(not_deleted in 0..9_u64, a in 0..2_u8, now in 0..9_u64, b in 0..2_u8) {
+        let (not_deleted, now) = (numbered(not_deleted, &[a]), numbered(now, &[b]));
+        let offered = number_for(not_deleted, Some(now));
+        prop_assert_eq!(offered.content, not_deleted.content);
         prop_assert!(accept_generation(Some(now), offered).is_ok());
     }
 

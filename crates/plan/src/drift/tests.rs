@@ -22,13 +22,13 @@ fn fields_are_named_as_people_name_them() {
         ]},
         "status": {"replicas": 5},
     });
-    let wanted = json!({
+    let desired = json!({
         "metadata": {"resourceVersion": "8", "labels": {}},
         "spec": {"replicas": 3, "containers": [
             {"name": "web", "image": "web:2", "args": ["x", "y"]},
         ]},
     });
-    let difference = Difference::between(&id("Pod"), &live, &wanted);
+    let difference = Difference::between(&id("Pod"), &live, &desired);
     assert_eq!(
         difference.to_string(),
         ".metadata.labels[\"a/b\"] is \"1\", should be (none); \
@@ -41,22 +41,22 @@ fn fields_are_named_as_people_name_them() {
 
 #[test]
 fn a_secret_shows_names_and_no_values() {
-    let (live, wanted) = (
+    let (live, desired) = (
         json!({"data": {"key": "aGVsbG8="}}),
         json!({"data": {"key": "Ynll"}}),
     );
     assert_eq!(
-        Difference::between(&id("Secret"), &live, &wanted).to_string(),
+        Difference::between(&id("Secret"), &live, &desired).to_string(),
         ".data.key is (hidden), should be (hidden)"
     );
 }
 
 #[test]
 fn what_is_long_is_cut() {
-    let wanted: Map<String, Value> = (0..20)
+    let desired: Map<String, Value> = (0..20)
         .map(|i| (format!("f{i:02}"), json!("ä".repeat(500))))
         .collect();
-    let text = Difference::between(&id("Pod"), &json!({}), &wanted.into()).to_string();
+    let text = Difference::between(&id("Pod"), &json!({}), &desired.into()).to_string();
     assert!(text.ends_with("; and 12 more"), "{text}");
     assert!(text.chars().count() < 1200, "{text}");
 }
@@ -81,7 +81,7 @@ proptest! {
     fn only_what_differs_is_named(a in tree(), b in tree()) {
         prop_assert!(Difference::between(&id("Pod"), &a, &a).is_empty());
         for change in Difference::between(&id("Pod"), &a, &b).changes {
-            prop_assert_ne!(change.live, change.wanted);
+            prop_assert_ne!(change.live, change.desired);
         }
     }
 }

@@ -84,11 +84,11 @@ fn namespace(object: &Value) -> Assessment {
     if text(&object["status"], "phase") != "Terminating" {
         return Assessment::HEALTHY;
     }
-    let held = || conditions(object).filter(|condition| condition.status == "True");
-    if let Some(failed) = held().find(|condition| condition.kind.ends_with("Failure")) {
+    let not_deleted = || conditions(object).filter(|condition| condition.status == "True");
+    if let Some(failed) = not_deleted().find(|condition| condition.kind.ends_with("Failure")) {
         return Assessment::degraded(format!("being deleted: {}", failed.said()));
     }
-    Assessment::progressing(match held().next() {
+    Assessment::progressing(match not_deleted().next() {
         Some(rest) => format!("being deleted: {}", rest.said()),
         None => "being deleted".to_owned(),
     })

@@ -20,7 +20,7 @@ pub(super) fn rule(group: &str, kind: &str) -> Option<Rule> {
 }
 
 /// Returns the desired number of replicas. Kubernetes' default is one.
-fn wanted(object: &Value) -> i64 {
+fn desired(object: &Value) -> i64 {
     object["spec"]["replicas"].as_i64().unwrap_or(1)
 }
 
@@ -45,17 +45,17 @@ fn deployment(object: &Value) -> Assessment {
         return assessment;
     }
     let status = &object["status"];
-    let (wanted, updated) = (wanted(object), count(status, "updatedReplicas"));
+    let (desired, updated) = (desired(object), count(status, "updatedReplicas"));
     let (all, available) = (
         count(status, "replicas"),
         count(status, "availableReplicas"),
     );
-    if updated < wanted {
+    if updated < desired {
         let failure = condition(object, "ReplicaFailure").filter(|c| c.status == "True");
         let why = failure
             .map(|c| format!(": {}", c.said()))
             .unwrap_or_default();
-        return Assessment::progressing(format!("{updated} of {wanted} replicas updated{why}"));
+        return Assessment::progressing(format!("{updated} of {desired} replicas updated{why}"));
     }
     if all > updated {
         let old = all - updated;
@@ -72,16 +72,16 @@ fn stateful_set(object: &Value) -> Assessment {
         return assessment;
     }
     let (spec, status) = (&object["spec"], &object["status"]);
-    let (wanted, ready) = (wanted(object), count(status, "readyReplicas"));
-    if ready < wanted {
-        return Assessment::progressing(format!("{ready} of {wanted} replicas ready"));
+    let (desired, ready) = (desired(object), count(status, "readyReplicas"));
+    if ready < desired {
+        return Assessment::progressing(format!("{ready} of {desired} replicas ready"));
     }
     if text(&spec["updateStrategy"], "type") == "OnDelete" {
         return Assessment::HEALTHY;
     }
     let partition = count(&spec["updateStrategy"]["rollingUpdate"], "partition");
     let (target, updated) = (
-        (wanted - partition).max(0),
+        (desired - partition).max(0),
         count(status, "updatedReplicas"),
     );
     let rolled_out = status["updateRevision"] == status["currentRevision"];
@@ -96,15 +96,15 @@ fn daemon_set(object: &Value) -> Assessment {
         return assessment;
     }
     let status = &object["status"];
-    let wanted = count(status, "desiredNumberScheduled");
+    let desired = count(status, "desiredNumberScheduled");
     let updated = count(status, "updatedNumberScheduled");
     let on_delete = text(&object["spec"]["updateStrategy"], "type") == "OnDelete";
-    if !on_delete && updated < wanted {
-        return Assessment::progressing(format!("updated on {updated} of {wanted} nodes"));
+    if !on_delete && updated < desired {
+        return Assessment::progressing(format!("updated on {updated} of {desired} nodes"));
     }
     let available = count(status, "numberAvailable");
-    if available < wanted {
-        return Assessment::progressing(format!("available on {available} of {wanted} nodes"));
+    if available < desired {
+        return Assessment::progressing(format!("available on {available} of {desired} nodes"));
     }
     Assessment::HEALTHY
 }
@@ -113,12 +113,12 @@ fn replica_set(object: &Value) -> Assessment {
     if let Some(failure) = condition(object, "ReplicaFailure").filter(|c| c.status == "True") {
         return Assessment::degraded(failure.said());
     }
-    let (wanted, available) = (
-        wanted(object),
+    let (desired, available) = (
+        desired(object),
         count(&object["status"], "availableReplicas"),
     );
-    if available < wanted {
-        return Assessment::progressing(format!("{available} of {wanted} replicas available"));
+    if available < desired {
+        return Assessment::progressing(format!("{available} of {desired} replicas available"));
     }
     Assessment::HEALTHY
 }
@@ -134,7 +134,7 @@ fn job(object: &Value) -> Assessment {
     if object["spec"]["suspend"] == true || is("Suspended").is_some() {
         return Assessment::suspended("the Job is suspended");
     }
-    let wanted = object["spec"]["completions"].as_i64().unwrap_or(1);
+    let desired = object["spec"]["completions"].as_i64().unwrap_or(1);
     let (done, failed) = (
         count(&object["status"], "succeeded"),
         count(&object["status"], "failed"),
@@ -144,7 +144,7 @@ fn job(object: &Value) -> Assessment {
     } else {
         String::new()
     };
-    Assessment::progressing(format!("{done} of {wanted} completions{failures}"))
+    Assessment::progressing(format!("{done} of {desired} completions{failures}"))
 }
 
 fn cron_job(object: &Value) -> Assessment {

@@ -19,17 +19,17 @@ fn what_another_owns_is_dropped() {
             {"name": "a", "clientConfig": {"caBundle": "injected"}},
         ],
     });
-    let mut wanted = json!({"webhooks": [
+    let mut desired = json!({"webhooks": [
         {"name": "a", "clientConfig": {"caBundle": "", "url": "u"}},
         {"name": "b", "clientConfig": {"caBundle": ""}},
     ]});
     assert!(settle(
-        &mut wanted,
+        &mut desired,
         &live,
         &["/webhooks/*/clientConfig/caBundle"]
     ));
     assert_eq!(
-        wanted,
+        desired,
         json!({"webhooks": [
             {"name": "a", "clientConfig": {"url": "u"}},
             {"name": "b", "clientConfig": {"caBundle": "own"}},
@@ -46,7 +46,7 @@ fn what_nobody_else_owns_keeps_its_live_value() {
         },
         "spec": {"replicas": 7},
     });
-    let mut wanted =
+    let mut desired =
         json!({"metadata": {"annotations": {"a/b": "git", "d": "2"}}, "spec": {"replicas": 2}});
     let pointers = [
         REPLICAS,
@@ -54,12 +54,12 @@ fn what_nobody_else_owns_keeps_its_live_value() {
         "/metadata/annotations/d",
         "/status/x",
     ];
-    assert!(settle(&mut wanted, &live, &pointers));
+    assert!(settle(&mut desired, &live, &pointers));
     assert_eq!(
-        wanted,
+        desired,
         json!({"metadata": {"annotations": {"a/b": "live", "d": "2"}}, "spec": {"replicas": 7}})
     );
-    assert!(!settle(&mut wanted, &live, &pointers));
+    assert!(!settle(&mut desired, &live, &pointers));
 }
 
 #[test]
@@ -68,9 +68,9 @@ fn what_is_owned_as_one_is_owned_below() {
         "metadata": {"managedFields": [manager("x", "Update", json!({"f:spec": {"f:selector": {}}}))]},
         "spec": {"selector": {"a": "1"}},
     });
-    let mut wanted = json!({"spec": {"selector": {"a": "2"}}});
-    assert!(settle(&mut wanted, &live, &["/spec/selector/a"]));
-    assert_eq!(wanted, json!({"spec": {"selector": {}}}));
+    let mut desired = json!({"spec": {"selector": {"a": "2"}}});
+    assert!(settle(&mut desired, &live, &["/spec/selector/a"]));
+    assert_eq!(desired, json!({"spec": {"selector": {}}}));
 }
 
 #[test]

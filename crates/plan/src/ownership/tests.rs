@@ -22,8 +22,7 @@ fn conflict(manager: &str, field: &str) -> Conflict {
 
 #[test]
 fn conflicts_are_read_from_causes() {
-    let of =
-        |message: &str| Conflict::of_cause("FieldManagerConflict", message, ".spec.replicas");
+    let of = |message: &str| Conflict::of_cause("FieldManagerConflict", message, ".spec.replicas");
     assert_eq!(
         of(
             "conflict with \"hpa\" with subresource \"scale\" using apps/v1 at 2026-01-01T00:00:00Z"

@@ -107,8 +107,7 @@ fn what_people_add_becomes_musters_to_be_removed() {
     live["metadata"]["annotations"] = json!({"muster.dev/prune": "disabled", "note": "x"});
     let id = id("v1", "ConfigMap");
     let ignored = ["/data/ignored"];
-    let fields =
-        json!({"f:data": {"f:more": {}}, "f:metadata": {"f:annotations": {"f:note": {}}}});
+    let fields = json!({"f:data": {"f:more": {}}, "f:metadata": {"f:annotations": {"f:note": {}}}});
     assert_eq!(added(&id, &live, &ignored), Some(fields.clone()));
     let removed = without_fields(&live, &fields);
     assert_eq!(removed["data"], json!({"a": "1", "ignored": "3"}));

@@ -40,15 +40,15 @@ impl Fixture {
         }
     }
 
-    fn prune(&self, inventory: &[(ObjectRef, &str)], wanted: &[ObjectRef]) -> Prune {
+    fn prune(&self, inventory: &[(ObjectRef, &str)], desired: &[ObjectRef]) -> Prune {
         let owned: Vec<_> = inventory
             .iter()
             .map(|(id, uid)| self.owned(id, uid))
             .collect();
-        let wanted: Vec<_> = wanted.iter().map(|id| self.item(id)).collect();
+        let desired: Vec<_> = desired.iter().map(|id| self.item(id)).collect();
         prune(
             &owned,
-            in_all(&wanted),
+            in_all(&desired),
             "muster-system",
             &orders(u32::MAX, 100),
         )
@@ -80,8 +80,8 @@ static NONE: (
     },
 );
 
-fn in_all<'a>(items: &'a [Item<'a>]) -> Wanted<'a> {
-    Wanted {
+fn in_all<'a>(items: &'a [Item<'a>]) -> Desired<'a> {
+    Desired {
         items,
         emptied: &NONE.0,
         formerly: &NONE.1,
@@ -114,12 +114,12 @@ fn many_small_cuts_within_an_hour_are_a_large_one() {
                 ceiling,
             };
             let kept: Vec<_> = owned[gone..].iter().map(|owned| owned.item).collect();
-            let wanted = Wanted {
+            let desired = Desired {
                 apps: &apps,
                 spent: &spent,
                 ..in_all(&kept)
             };
-            prune(owned, wanted, "m", &orders(3, 25))
+            prune(owned, desired, "m", &orders(3, 25))
         };
         let plan = planned(0, None, 2);
         assert_eq!(plan.delete, [0, 1]);
@@ -150,7 +150,10 @@ fn an_app_that_the_hub_does_not_remember_is_left_alone() {
         let mut orders = orders(u32::MAX, 100);
         orders.unknown.insert(fixture.app.clone());
         let plan = prune(&owned[..2], in_all(&[]), "m", &orders);
-        assert_eq!(plan.held, [(0, Held::Unknown), (1, Held::Unknown)]);
+        assert_eq!(
+            plan.not_deleted,
+            [(0, NotDeleted::Unknown), (1, NotDeleted::Unknown)]
+        );
         assert_eq!((plan.delete.len(), plan.sets.len()), (0, 0));
     });
 }
@@ -176,20 +179,20 @@ fn what_holds_something_wanted_stays() {
             "7",
         ),
     ];
-    let wanted = [
+    let desired = [
         id("x.example/v1", "Foo", Some("web"), "f"),
         id("apps/v1", "Deployment", Some("web"), "web"),
         id("networking.k8s.io/v1", "Ingress", Some("web"), "in"),
     ];
     assert_eq!(
-        Fixture::new().prune(&inventory, &wanted),
+        Fixture::new().prune(&inventory, &desired),
         Prune {
             delete: vec![3, 4],
             unasked: BTreeMap::from([("a".parse().unwrap(), 2)]),
-            held: vec![
-                (0, Held::Namespace(wanted[1].clone())),
-                (1, Held::Definition(wanted[0].clone())),
-                (2, Held::OwnNamespace),
+            not_deleted: vec![
+                (0, NotDeleted::Namespace(desired[1].clone())),
+                (1, NotDeleted::Definition(desired[0].clone())),
+                (2, NotDeleted::OwnNamespace),
             ],
             handed_over: vec![6],
             ..Prune::default()
@@ -224,7 +227,7 @@ fn a_protected_kind_waits_for_approval_of_exactly_that_set() {
         let set = set_of(owned, &[2]);
         assert_eq!(
             plan.sets,
-            [HeldSet {
+            [PendingSet {
                 app: fixture.app.clone(),
                 set,
                 reason: "protected: Namespace".into(),
@@ -287,11 +290,11 @@ fn an_app_that_renders_to_nothing_is_held() {
     let fixture = Fixture::new();
     let emptied = BTreeSet::from([&fixture.app]);
     many(&fixture, 1, |owned| {
-        let wanted = Wanted {
+        let desired = Desired {
             emptied: &emptied,
             ..in_all(&[])
         };
-        let plan = prune(owned, wanted, "m", &orders(100, 100));
+        let plan = prune(owned, desired, "m", &orders(100, 100));
         assert_eq!((plan.delete.len(), plan.sets[0].members.len()), (0, 2));
     });
 }
@@ -308,8 +311,11 @@ fn a_person_may_keep_an_object() {
         let [kept, namespace] = [0, 1].map(|index| owned[index].item.id.clone());
         assert_eq!((plan.released, plan.delete), (vec![], vec![]));
         assert_eq!(
-            plan.held,
-            [(0, Held::Kept(namespace)), (1, Held::Keeps(kept))]
+            plan.not_deleted,
+            [
+                (0, NotDeleted::Kept(namespace)),
+                (1, NotDeleted::Keeps(kept))
+            ]
         );
     });
     many(&fixture, 2, |owned| {
@@ -342,14 +348,17 @@ fn an_operator_stays_while_a_resource_of_its_kind_waits_for_an_approval() {
     owned[2].mark = Mark::None;
     owned[2].precious = true;
     let apps = BTreeSet::from([&fixture.app, &user]);
-    let want = Wanted {
+    let want = Desired {
         apps: &apps,
         ..in_all(&[])
     };
     let mut said = orders(100, 100);
     let plan = prune(&owned, want, "m", &said);
     let (object, app) = (ids[2].clone(), user.clone());
-    assert!(plan.held.contains(&(0, Held::Operator { object, app })));
+    assert!(
+        plan.not_deleted
+            .contains(&(0, NotDeleted::Operator { object, app }))
+    );
     assert_eq!(
         (&*plan.delete, &*plan.sets[0].members),
         (&[3][..], &[2][..])
@@ -381,13 +390,13 @@ fn a_renamed_app_counts_as_one() {
             owned.item.app = &new;
         }
         let items: Vec<_> = owned[..32].iter().map(|owned| owned.item).collect();
-        let wanted = |formerly| Wanted {
+        let desired = |formerly| Desired {
             formerly,
             ..in_all(&items)
         };
-        let plan = prune(&owned, wanted(&formerly), "m", &orders(5, 25));
+        let plan = prune(&owned, desired(&formerly), "m", &orders(5, 25));
         assert_eq!((plan.delete.len(), plan.sets.len()), (8, 0));
-        let plan = prune(&owned, wanted(&NONE.1), "m", &orders(5, 0));
+        let plan = prune(&owned, desired(&NONE.1), "m", &orders(5, 0));
         assert_eq!((plan.delete.len(), plan.sets.len()), (0, 1));
     });
 }
@@ -411,12 +420,12 @@ fn nothing_goes_while_what_its_app_wants_is_not_there() {
     let mut owned: Vec<Owned<'_>> = ids.iter().map(|id| fixture.owned(id, "u")).collect();
     owned[1].mark = Mark::First;
     owned[3].going = true;
-    let wanted = Wanted {
+    let desired = Desired {
         unfinished: &unfinished,
         ..in_all(&[])
     };
-    let plan = prune(&owned, wanted, "m", &orders(100, 100));
-    assert_eq!(plan.held, [(0, Held::Replacement(why))]);
+    let plan = prune(&owned, desired, "m", &orders(100, 100));
+    assert_eq!(plan.not_deleted, [(0, NotDeleted::Replacement(why))]);
     assert_eq!(plan.delete, [1, 2, 3]);
 }
 
@@ -448,11 +457,14 @@ fn an_approved_namespace_takes_nothing_with_it_that_is_held_elsewhere() {
     let mut approved = orders(100, 100);
     approved.approved.insert(set_of(&owned, &[0]));
     let plan = prune(&owned, in_all(&[]), "m", &approved);
-    let held = Held::Elsewhere {
+    let not_deleted = NotDeleted::Elsewhere {
         object: ids[1].clone(),
         app: other.clone(),
     };
-    assert_eq!((plan.held, plan.delete), (vec![(0, held)], vec![]));
+    assert_eq!(
+        (plan.not_deleted, plan.delete),
+        (vec![(0, not_deleted)], vec![])
+    );
     assert_eq!(plan.sets[0].app, other);
 }
 
@@ -471,11 +483,11 @@ fn an_app_that_is_gone_asks_unless_a_commit_says_so() {
         assert_eq!((plan.delete.len(), plan.sets.len()), (0, 1));
         assert!(plan.sets[0].reason.contains("`Muster-Prune: a`"));
         let apps = BTreeSet::from([&fixture.app]);
-        let wanted = Wanted {
+        let desired = Desired {
             apps: &apps,
             ..in_all(&[])
         };
-        assert_eq!(prune(&owned[..2], wanted, "m", &orders).delete, [0, 1]);
+        assert_eq!(prune(&owned[..2], desired, "m", &orders).delete, [0, 1]);
         orders.approved.insert(PruneOrders::leaving(&fixture.app));
         assert_eq!(prune(&owned[..2], in_all(&[]), "m", &orders).delete, [0, 1]);
     });
@@ -530,30 +542,30 @@ proptest! {
     #[test]
     fn only_unwanted_objects_of_the_inventory_go_and_a_second_look_finds_nothing(
         inventory in objects(),
-        wanted in objects(),
+        desired in objects(),
     ) {
         let fixture = Fixture::new();
         let uids: Vec<String> = (0..inventory.len()).map(|i| format!("uid{i}")).collect();
         let owned: Vec<_> =
             inventory.iter().cloned().zip(uids.iter().map(String::as_str)).collect();
-        let plan = fixture.prune(&owned, &wanted);
+        let plan = fixture.prune(&owned, &desired);
 
         let deleted = &plan.delete;
-        let held: HashSet<usize> = plan.held.iter().map(|(index, _)| *index).collect();
-        let is_wanted = |id: &ObjectRef| wanted.iter().any(|w| w.identity() == id.identity());
+        let not_deleted: HashSet<usize> = plan.not_deleted.iter().map(|(index, _)| *index).collect();
+        let is_wanted = |id: &ObjectRef| desired.iter().any(|w| w.identity() == id.identity());
         for (index, id) in inventory.iter().enumerate() {
             let times = deleted.iter().filter(|d| **d == index).count();
             prop_assert!(times <= 1);
-            prop_assert_eq!(times == 1, !is_wanted(id) && !held.contains(&index));
+            prop_assert_eq!(times == 1, !is_wanted(id) && !not_deleted.contains(&index));
             if times == 1 && id.gvk.kind == "Namespace" {
-                let inside = wanted.iter().any(|w| w.namespace.as_ref() == Some(&id.name));
+                let inside = desired.iter().any(|w| w.namespace.as_ref() == Some(&id.name));
                 prop_assert!(!inside);
             }
         }
         // Afterwards, the inventory has only desired and held objects, so nothing more is deleted.
-        let mut after: Vec<_> = wanted.iter().map(|id| (id.clone(), "new")).collect();
-        after.extend(held.iter().map(|&index| owned[index].clone()));
-        let again = fixture.prune(&after, &wanted);
+        let mut after: Vec<_> = desired.iter().map(|id| (id.clone(), "new")).collect();
+        after.extend(not_deleted.iter().map(|&index| owned[index].clone()));
+        let again = fixture.prune(&after, &desired);
         prop_assert_eq!(again.delete, Vec::<usize>::new());
     }
 }

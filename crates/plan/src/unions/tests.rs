@@ -1,9 +1,9 @@
 use super::*;
 
 /// Returns the fields that Muster owns after the patch.
-fn cleared(wanted: &Value, live: &Value, field: &str, ignored: &[&str]) -> Option<Value> {
+fn cleared(desired: &Value, live: &Value, field: &str, ignored: &[&str]) -> Option<Value> {
     let cause = Cause { message: "", field };
-    let patch = clear(wanted, live, &[cause], ignored)?;
+    let patch = clear(desired, live, &[cause], ignored)?;
     let own = patch.as_array()?.iter().find(|step| step["path"] == OWN)?;
     Some(own["value"].clone())
 }
@@ -21,10 +21,10 @@ fn what_git_never_had_and_nobody_has_becomes_musters() {
         "metadata": {"managedFields": [entry("muster", "Apply", own)]},
         "spec": {"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}},
     });
-    let wanted = json!({"spec": {"strategy": {"type": "Recreate"}}});
+    let desired = json!({"spec": {"strategy": {"type": "Recreate"}}});
     let rolling = json!({".": {}, "f:maxSurge": {}});
     assert_eq!(
-        cleared(&wanted, &live, "spec.strategy.rollingUpdate", &[]),
+        cleared(&desired, &live, "spec.strategy.rollingUpdate", &[]),
         Some(json!({"f:spec": {"f:strategy": {"f:type": {}, "f:rollingUpdate": rolling}}}))
     );
     for field in [
@@ -35,7 +35,7 @@ fn what_git_never_had_and_nobody_has_becomes_musters() {
         "spec.strategy[0]",
         "",
     ] {
-        assert_eq!(cleared(&wanted, &live, field, &[]), None, "{field}");
+        assert_eq!(cleared(&desired, &live, field, &[]), None, "{field}");
     }
 }
 
@@ -50,16 +50,14 @@ fn the_member_of_a_union_that_is_too_many_is_cleared() {
             {"name": "v", "secret": {"defaultMode": 420}},
         ]},
     });
-    let wanted = json!({"spec": {"volumes": [{"name": "v", "configMap": {"name": "c"}}]}});
+    let desired = json!({"spec": {"volumes": [{"name": "v", "configMap": {"name": "c"}}]}});
     let secret = json!({".": {}, "f:defaultMode": {}});
     assert_eq!(
-        cleared(&wanted, &live, "spec.volumes[1].configMap", &[]),
-        Some(
-            json!({"f:spec": {"f:volumes": {key: {".": {}, "f:name": {}, "f:secret": secret}}}})
-        )
+        cleared(&desired, &live, "spec.volumes[1].configMap", &[]),
+        Some(json!({"f:spec": {"f:volumes": {key: {".": {}, "f:name": {}, "f:secret": secret}}}}))
     );
     assert_eq!(
-        cleared(&wanted, &live, "spec.volumes[0].emptyDir", &[]),
+        cleared(&desired, &live, "spec.volumes[0].emptyDir", &[]),
         None
     );
 }
@@ -76,24 +74,24 @@ fn what_a_controller_has_stays_unless_it_is_ignored() {
             "spec": {"conversion": {"webhook": {"caBundle": "x"}}},
         })
     };
-    let wanted = json!({"spec": {"group": "g"}});
+    let desired = json!({"spec": {"group": "g"}});
     // The API server may use a different name for the field.
     let field = "spec.conversion.webhookClientConfig";
     let all = json!({"f:spec": {"f:group": {}, "f:conversion": {
         ".": {}, "f:webhook": {".": {}, "f:caBundle": {}},
     }}});
-    assert_eq!(cleared(&wanted, &live("cainjector"), field, &[]), None);
+    assert_eq!(cleared(&desired, &live("cainjector"), field, &[]), None);
     let ignored = ["/spec/conversion/webhook/caBundle"];
     assert_eq!(
-        cleared(&wanted, &live("cainjector"), field, &ignored),
+        cleared(&desired, &live("cainjector"), field, &ignored),
         Some(all.clone())
     );
     assert_eq!(
-        cleared(&wanted, &live("kubectl-edit"), field, &[]),
+        cleared(&desired, &live("kubectl-edit"), field, &[]),
         Some(all)
     );
     let cause = Cause { message: "", field };
-    let patch = clear(&wanted, &live("kubectl-edit"), &[cause], &[]).unwrap();
+    let patch = clear(&desired, &live("kubectl-edit"), &[cause], &[]).unwrap();
     assert_eq!(
         patch[1],
         json!({"op": "remove", "path": "/metadata/managedFields/1"})

@@ -39,8 +39,7 @@ fn what_is_no_object_says_why_and_where() {
         let wrong = read(text, "a", None).unwrap_err().remove(0);
         (wrong.at.line, wrong.message)
     };
-    let (line, message) =
-        wrong("apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n---\n- a\n");
+    let (line, message) = wrong("apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n---\n- a\n");
     assert_eq!(line, 5);
     assert!(
         message.contains("not a Kubernetes object but a list"),

@@ -50,9 +50,9 @@ impl Stream<'_> {
         let observed = &self.sessions.observed;
         if observed
             .get(&self.caller.cluster)
-            .is_some_and(|level| level.held.is_some())
+            .is_some_and(|level| level.refusal.is_some())
         {
-            observed.update(&self.caller.cluster, |level| level.held = None);
+            observed.update(&self.caller.cluster, |level| level.refusal = None);
         }
         self.offered = Some(number);
         self.told.push_back(number);

@@ -205,7 +205,7 @@ impl<'a> Evidence<'a> {
         };
         let partition = spec["updateStrategy"]["rollingUpdate"]["partition"]
             .as_i64()
-            .filter(|held| *held > 0);
+            .filter(|not_deleted| *not_deleted > 0);
         if let (Some(partition), Some(updated)) = (partition, number("updatedReplicas")) {
             let field = "updatedReplicas";
             let said = Said::Count {
