@@ -1,6 +1,7 @@
 //! The kinds of a fleet repository: typed names, documents and values, and the checks that report what
 //! is wrong with them and where. The crate does no I/O: it gets the files as a [`tree::Tree`].
 
+pub mod agent_records;
 pub mod bundle;
 mod decode;
 pub mod expression;
@@ -11,7 +12,6 @@ pub mod load;
 pub mod overseer;
 pub mod policy;
 pub mod problem;
-pub mod agent_records;
 pub mod scopes;
 pub mod tree;
 pub mod values;

@@ -9,7 +9,7 @@ use kube::{
     Api,
     api::{DeleteParams, ListParams, ObjectMeta, PostParams},
 };
-use muster_model::{bundle::ObjectRef, ids::ContentHash, records};
+use muster_model::{agent_records, bundle::ObjectRef, ids::ContentHash};
 use muster_plan::immutable::{Refusal, may_recreate};
 use serde_json::{Map, Value};
 use tokio::time::Instant;

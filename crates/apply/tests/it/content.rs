@@ -4,7 +4,7 @@
 use muster_apply::{ObjectState, Observed};
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, LONG, bundle, config_map, stored, namespace, object};
+use crate::fixture::{Fixture, LONG, bundle, config_map, namespace, object, stored};
 
 /// Returns all Unicode characters, in texts that each fit into one object, with 16 characters in a line.
 fn unicode() -> Vec<String> {

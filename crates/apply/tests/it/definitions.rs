@@ -6,7 +6,7 @@ use kube::api::PostParams;
 use muster_apply::{ObjectState, Observed};
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, bundle, config_map, definition, foo, stored, namespace, object};
+use crate::fixture::{Fixture, bundle, config_map, definition, foo, namespace, object, stored};
 
 #[tokio::test]
 async fn namespace_definition_and_resource_come_in_one_set() {

@@ -6,7 +6,7 @@ use muster_model::policy::{Drift, IgnoreRule};
 use muster_testkit::wait::eventually;
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, LONG, bundle, config_map, stored, making, namespace, object};
+use crate::fixture::{Fixture, LONG, bundle, config_map, making, namespace, object, stored};
 
 #[tokio::test]
 async fn a_deleted_object_comes_back() {

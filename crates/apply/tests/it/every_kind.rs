@@ -25,7 +25,7 @@ use proptest::{
 };
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, cluster, stored, making, namespace};
+use crate::fixture::{Fixture, cluster, making, namespace, stored};
 
 const CASES: u32 = 6;
 
@@ -544,7 +544,8 @@ fn generation(
     };
     let base = making("base", ns).of(&[namespace(ns)]);
     let mut stored = stored(number, vec![base, app(false), app(true)]);
-    stored.bundles
+    stored
+        .bundles
         .retain(|bundle| !bundle.bundle().objects.is_empty());
     stored
 }

@@ -13,7 +13,7 @@ use muster_testkit::{
 use serde_json::{Value, json};
 
 use crate::fixture::{
-    Applied, Fixture, LONG, bundle, cluster, config_map, stored, namespace, object,
+    Applied, Fixture, LONG, bundle, cluster, config_map, namespace, object, stored,
 };
 
 const MAPS: usize = 60;

@@ -19,7 +19,7 @@ use proptest::{
 };
 use serde_json::json;
 
-use crate::fixture::{Fixture, stored, making, namespace};
+use crate::fixture::{Fixture, making, namespace, stored};
 
 const CASES: u32 = 12;
 const NAMES: u8 = 10;
@@ -71,7 +71,8 @@ fn generation(number: u64, ns: &str, desired: &DesiredObject) -> StoredGeneratio
     let base = making("base", ns).of(&[namespace(ns)]);
     let mut stored = stored(number, vec![base, app(false), app(true)]);
     // An app without objects is left out: a bundle that renders to nothing would need an approval.
-    stored.bundles
+    stored
+        .bundles
         .retain(|bundle| !bundle.bundle().objects.is_empty());
     stored
 }

@@ -9,7 +9,7 @@ use muster_testkit::wait::eventually;
 use serde_json::{Value, json};
 
 use crate::fixture::{
-    Applied, Fixture, LONG, bundle, config_map, definition, stored, making, namespace, object,
+    Applied, Fixture, LONG, bundle, config_map, definition, making, namespace, object, stored,
 };
 
 fn job(image: &str) -> Value {
@@ -397,7 +397,11 @@ async fn a_recreation_waits_for_the_approval_of_what_was_shown() {
         };
         assert!(pending_approval.recreate && pending_approval.app.as_str() == "a");
         assert_eq!(pending_approval.objects[0].to_string(), of);
-        assert!(pending_approval.reason.contains("would lose what"), "{}", pending_approval.reason);
+        assert!(
+            pending_approval.reason.contains("would lose what"),
+            "{}",
+            pending_approval.reason
+        );
         pending_approval.set
     };
     let mysql = shown(applied.settle(desired(2, "mysql", &[])).await);
@@ -423,7 +427,9 @@ async fn a_recreation_waits_for_the_approval_of_what_was_shown() {
     .unwrap();
     // The controller has not removed the finalizer yet. The next generation no longer has the approval, since the
     // recreation has begun.
-    applied.applier.set_desired(Arc::new(desired(5, "mysql", &[])));
+    applied
+        .applier
+        .set_desired(Arc::new(desired(5, "mysql", &[])));
     let observed = applied
         .until(|o| {
             o.generation

@@ -6,7 +6,7 @@ use muster_plan::health::Health;
 use muster_testkit::wait::eventually;
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, LONG, bundle, config_map, stored, namespace, object};
+use crate::fixture::{Fixture, LONG, bundle, config_map, namespace, object, stored};
 
 fn job(name: &str, ttl: Option<u32>) -> Value {
     let mut job = json!({

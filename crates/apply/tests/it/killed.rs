@@ -15,7 +15,7 @@ use muster_model::bundle::Bundle;
 use muster_testkit::process::Process;
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, LONG, bundle, cluster, definition, foo, stored, namespace};
+use crate::fixture::{Fixture, LONG, bundle, cluster, definition, foo, namespace, stored};
 
 const CHILD: &str = "killed::the_process_that_is_killed";
 const DIRECTORY: &str = "MUSTER_TEST_KILLED_DIRECTORY";

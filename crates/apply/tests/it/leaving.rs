@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, bundle, config_map, definition, foo, stored, namespace};
+use crate::fixture::{Fixture, bundle, config_map, definition, foo, namespace, stored};
 
 #[tokio::test]
 async fn a_custom_resource_that_owns_others_is_asked_about() {

@@ -4,7 +4,7 @@ use muster_apply::ObjectState;
 use muster_plan::health::Health;
 use serde_json::json;
 
-use crate::fixture::{Fixture, bundle, config_map, stored, making, namespace, object};
+use crate::fixture::{Fixture, bundle, config_map, making, namespace, object, stored};
 
 #[tokio::test]
 async fn objects_come_change_move_and_go() {

@@ -5,7 +5,7 @@ use muster_apply::{NamespaceAccess, ObjectState};
 use muster_testkit::wait::eventually;
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, LONG, bundle, config_map, stored, namespace, object};
+use crate::fixture::{Fixture, LONG, bundle, config_map, namespace, object, stored};
 
 /// Creates a namespace and grants a user all permissions in it. The user could not create the namespace.
 async fn admit(admin: &Fixture, user: &str, name: &str) {
@@ -52,7 +52,8 @@ async fn an_agent_of_two_namespaces_asks_for_nothing_elsewhere() {
     }
     admin.create(&namespace("reach-c")).await;
     let mut fixture = Fixture::of_user("reach", USER).await;
-    fixture.config.namespaces = NamespaceAccess::Only(["reach-a", "reach-b"].map(str::to_owned).into());
+    fixture.config.namespaces =
+        NamespaceAccess::Only(["reach-a", "reach-b"].map(str::to_owned).into());
     let mut applied = fixture.start().await;
     let all = [
         // A Namespace is cluster-scoped, so the agent may not apply it. The objects in it do not wait for it.
@@ -172,8 +173,9 @@ async fn what_an_agent_may_no_longer_touch_is_named_and_left() {
         in_namespace("narrowed-b", config_map("one", "1")),
         in_namespace("narrowed-b", config_map("two", "1")),
     ];
-    let desired =
-        |generation, objects: &[Value]| stored(generation, vec![bundle("a", "narrowed-a", objects)]);
+    let desired = |generation, objects: &[Value]| {
+        stored(generation, vec![bundle("a", "narrowed-a", objects)])
+    };
     let mut applied = admin.start().await;
     applied.settle(desired(1, &all)).await;
     applied.until(|o| o.bundles[0].counts.healthy == 5).await;

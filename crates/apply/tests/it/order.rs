@@ -6,7 +6,7 @@ use muster_apply::ObjectState;
 use muster_plan::health::Health;
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, bundle, config_map, stored, making, namespace, object};
+use crate::fixture::{Fixture, bundle, config_map, making, namespace, object, stored};
 
 fn job(name: &str, phase: &str) -> Value {
     json!({
@@ -148,7 +148,9 @@ async fn an_app_waits_until_what_it_depends_on_is_healthy() {
             .after(&["db"])
             .of(&[config_map("web", "1")])
     };
-    let observed = applied.settle(stored(1, vec![db(stuck("db")), web()])).await;
+    let observed = applied
+        .settle(stored(1, vec![db(stuck("db")), web()]))
+        .await;
     let ObjectState::Waiting(message) = object(&observed, "ConfigMap depends-a/web").state else {
         panic!("{observed:#?}");
     };
@@ -157,9 +159,10 @@ async fn an_app_waits_until_what_it_depends_on_is_healthy() {
         "{message}"
     );
     // The fix replaces the bad commit without delay.
-    applied
-        .applier
-        .set_desired(Arc::new(stored(2, vec![db(deployment("db", "db:1")), web()])));
+    applied.applier.set_desired(Arc::new(stored(
+        2,
+        vec![db(deployment("db", "db:1")), web()],
+    )));
     applied
         .until(|o| object(o, "ConfigMap depends-a/web").state == ObjectState::Applied)
         .await;

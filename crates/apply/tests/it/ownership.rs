@@ -8,7 +8,7 @@ use muster_model::{
 };
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, bundle, config_map, stored, making, namespace, object};
+use crate::fixture::{Fixture, bundle, config_map, making, namespace, object, stored};
 
 fn with_namespace(fixture: &Fixture, mut objects: Vec<Value>) -> Vec<Value> {
     objects.insert(0, namespace(&format!("{}-a", fixture.name)));
@@ -183,7 +183,10 @@ async fn an_object_of_a_renamed_app_keeps_its_uid() {
     let observed = applied.settle(stored(2, vec![renamed])).await;
     assert_eq!(uid(fixture.get("v1", "ConfigMap", &ns, "a").await), before);
     assert_eq!(fixture.live("v1", "ConfigMap").await, [format!("{ns}/a")]);
-    assert_eq!((observed.pending_approvals.len(), observed.leftovers.len()), (0, 0));
+    assert_eq!(
+        (observed.pending_approvals.len(), observed.leftovers.len()),
+        (0, 0)
+    );
     applied.applier.stop().await;
 }
 

@@ -9,8 +9,8 @@ use muster_testkit::wait::eventually;
 use serde_json::{Value, json};
 
 use crate::fixture::{
-    Applied, Fixture, LONG, bundle, config_map, stored, kubectl, kubectl_does, making, namespace,
-    object,
+    Applied, Fixture, LONG, bundle, config_map, kubectl, kubectl_does, making, namespace, object,
+    stored,
 };
 
 fn map(name: &str, data: &Value) -> Value {

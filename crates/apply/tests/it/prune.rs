@@ -3,7 +3,7 @@
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-use crate::fixture::{Fixture, bundle, config_map, stored, namespace};
+use crate::fixture::{Fixture, bundle, config_map, namespace, stored};
 
 #[tokio::test]
 async fn an_object_with_a_finalizer_is_shown_until_it_is_gone() {

@@ -5,7 +5,9 @@ use muster_apply::{LeftoverState, Observed};
 use muster_testkit::wait::eventually;
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, LONG, bundle, config_map, definition, foo, stored, making, namespace};
+use crate::fixture::{
+    Fixture, LONG, bundle, config_map, definition, foo, making, namespace, stored,
+};
 
 fn states(observed: &Observed) -> Vec<(String, LeftoverState)> {
     let leftovers = observed.leftovers.iter();
@@ -169,7 +171,10 @@ async fn an_approved_namespace_waits_for_what_another_app_holds_in_it() {
     applied.settle(stored(1, apps)).await;
     let observed = applied.settle(stored(2, vec![])).await;
     let set = |observed: &Observed, app: &str| {
-        let pending_approval = observed.pending_approvals.iter().find(|pending_approval| pending_approval.app.as_str() == app);
+        let pending_approval = observed
+            .pending_approvals
+            .iter()
+            .find(|pending_approval| pending_approval.app.as_str() == app);
         pending_approval.map(|pending_approval| pending_approval.set)
     };
     let (defs, users) = (set(&observed, "defs"), set(&observed, "users"));

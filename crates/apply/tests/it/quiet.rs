@@ -1,6 +1,6 @@
 //! Unchanged objects cause no writes.
 
-use crate::fixture::{Fixture, bundle, config_map, stored, namespace};
+use crate::fixture::{Fixture, bundle, config_map, namespace, stored};
 
 #[tokio::test]
 async fn an_unchanged_generation_writes_nothing() {

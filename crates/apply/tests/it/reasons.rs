@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::fixture::{Fixture, bundle, stored, namespace, object};
+use crate::fixture::{Fixture, bundle, namespace, object, stored};
 
 #[tokio::test]
 async fn a_deployment_that_waits_says_what_its_pods_wait_for() {

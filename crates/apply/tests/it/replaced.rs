@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     faults::behind_a_proxy,
-    fixture::{Applied, Fixture, bundle, config_map, stored, making, namespace, object},
+    fixture::{Applied, Fixture, bundle, config_map, making, namespace, object, stored},
 };
 
 fn deployment(name: &str) -> Value {
@@ -314,7 +314,11 @@ async fn a_deletion_that_was_taken_back_is_asked_for_again() {
     assert!(observed.leftovers.is_empty(), "{observed:#?}");
     proxy.heal();
     let observed = applied.settle(generation(4, &[])).await;
-    assert_eq!(observed.pending_approvals[0].objects.len(), 2, "{observed:#?}");
+    assert_eq!(
+        observed.pending_approvals[0].objects.len(),
+        2,
+        "{observed:#?}"
+    );
     assert_eq!(fixture.live("v1", "ConfigMap").await.len(), 2);
     applied.applier.stop().await;
 }

@@ -7,7 +7,7 @@ use muster_plan::health::Health;
 use serde_json::{Value, json};
 
 use crate::fixture::{
-    Fixture, bundle, config_map, definition, foo, stored, making, namespace, object,
+    Fixture, bundle, config_map, definition, foo, making, namespace, object, stored,
 };
 
 /// The table of scopes has every built-in kind of a real API server, with the scope that the API server reports.
@@ -190,7 +190,9 @@ async fn a_namespace_that_nobody_brings_is_a_failure() {
     });
     let other = bundle("other", "nowhere-refused", &[refused]);
     let waits = bundle("waits", "nowhere-refused", &[config_map("a", "1")]);
-    let observed = applied.settle(stored(2, vec![desired(), other, waits])).await;
+    let observed = applied
+        .settle(stored(2, vec![desired(), other, waits]))
+        .await;
     let a = object(&observed, "ConfigMap nowhere-refused/a");
     assert_eq!(
         a.state,

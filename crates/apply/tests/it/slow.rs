@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::{
     faults::behind_a_proxy,
-    fixture::{Fixture, LONG, bundle, config_map, stored, making, namespace, object},
+    fixture::{Fixture, LONG, bundle, config_map, making, namespace, object, stored},
 };
 
 /// Returns true for a PATCH of an object whose name starts with `bad`.

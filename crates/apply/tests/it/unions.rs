@@ -5,7 +5,7 @@ use kube::api::{Patch, PatchParams};
 use muster_apply::{ObjectState, Observed};
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, bundle, definition, stored, kubectl_does, namespace, object};
+use crate::fixture::{Fixture, bundle, definition, kubectl_does, namespace, object, stored};
 
 fn workload(kind: &str, name: &str, spec: &Value, pod: &Value) -> Value {
     let mut object = json!({
@@ -192,7 +192,9 @@ async fn a_member_is_found_beside_elements_that_others_have_put_before_it() {
     let mut applied = fixture.start().await;
     let http = json!({"httpGet": {"path": "/", "port": 80}});
     let first = [namespace(ns), probed("web", &http)];
-    applied.settle(stored(1, vec![bundle("a", ns, &first)])).await;
+    applied
+        .settle(stored(1, vec![bundle("a", ns, &first)]))
+        .await;
     let sidecar = json!({"name": "sidecar", "image": "s:1"});
     let patch = json!([{
         "op": "add", "path": "/spec/template/spec/containers/0", "value": sidecar,
@@ -210,7 +212,9 @@ async fn a_member_is_found_beside_elements_that_others_have_put_before_it() {
         namespace(ns),
         probed("web", &json!({"tcpSocket": {"port": 80}})),
     ];
-    let observed = applied.settle(stored(2, vec![bundle("a", ns, &then)])).await;
+    let observed = applied
+        .settle(stored(2, vec![bundle("a", ns, &then)]))
+        .await;
     assert_eq!(not_applied(&observed), Vec::<String>::new());
     let live = fixture.get("apps/v1", "Deployment", ns, "web").await;
     let containers = live["spec"]["template"]["spec"]["containers"]

@@ -3,7 +3,7 @@
 use muster_testkit::local::{Cluster, ClusterOptions, Component};
 use serde_json::json;
 
-use crate::fixture::{Fixture, bundle, config_map, stored, namespace};
+use crate::fixture::{Fixture, bundle, config_map, namespace, stored};
 
 #[tokio::test]
 async fn what_is_wanted_meanwhile_is_applied_afterwards() {

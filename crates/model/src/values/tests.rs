@@ -13,8 +13,7 @@ fn map(value: Value) -> Values {
 #[test]
 fn maps_merge_lists_replace_and_null_removes() {
     let lower = map(json!({"a": {"x": 1, "y": 2}, "list": [1, 2], "gone": 1, "n": {"k": 1}}));
-    let upper =
-        map(json!({"a": {"y": 3, "z": {"deep": null}}, "list": [3], "gone": null, "n": 5}));
+    let upper = map(json!({"a": {"y": 3, "z": {"deep": null}}, "list": [3], "gone": null, "n": 5}));
     assert_eq!(
         layer([&lower, &upper]),
         map(json!({"a": {"x": 1, "y": 3, "z": {}}, "list": [3], "n": 5}))

@@ -1,9 +1,9 @@
 //! Deletions that need a person's approval.
 
-use muster_apply::{PendingApproval, Observed};
+use muster_apply::{Observed, PendingApproval};
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, bundle, config_map, stored, making, namespace, with_budget};
+use crate::fixture::{Fixture, bundle, config_map, making, namespace, stored, with_budget};
 
 fn plain_namespace(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
@@ -37,7 +37,13 @@ async fn a_generation_that_deletes_too_much_deletes_nothing_until_that_is_approv
     };
     let observed = applied.settle(fewer(2)).await;
     let pending_approval = only_hold(&observed).clone();
-    assert_eq!((pending_approval.app.as_str(), pending_approval.objects.len()), ("a", 6));
+    assert_eq!(
+        (
+            pending_approval.app.as_str(),
+            pending_approval.objects.len()
+        ),
+        ("a", 6)
+    );
     assert_eq!(
         pending_approval.reason,
         "6 of its 9 objects would be deleted, and the prune budget is 3"
@@ -53,7 +59,10 @@ async fn a_generation_that_deletes_too_much_deletes_nothing_until_that_is_approv
     let mut approved = fewer(4);
     approved.prune.approved.insert(pending_approval.set);
     let observed = applied.settle(approved).await;
-    assert_eq!((observed.pending_approvals.len(), observed.leftovers.len()), (0, 0));
+    assert_eq!(
+        (observed.pending_approvals.len(), observed.leftovers.len()),
+        (0, 0)
+    );
     assert_eq!(
         fixture.live("v1", "ConfigMap").await,
         ["budget-a/m0", "budget-a/m1"]
@@ -167,7 +176,10 @@ async fn an_annotation_on_the_live_object_keeps_it() {
     let observed = applied
         .settle(stored(2, vec![bundle("a", "keep-a", &objects[..1])]))
         .await;
-    assert_eq!((observed.pending_approvals.len(), observed.leftovers.len()), (0, 0));
+    assert_eq!(
+        (observed.pending_approvals.len(), observed.leftovers.len()),
+        (0, 0)
+    );
     assert_eq!(fixture.live("v1", "ConfigMap").await, ["keep-a/m0"]);
     // It belongs to no app any more: another app may claim it, or a person may delete it.
     let again = making("b", "keep-a").of(&objects[..2]);
