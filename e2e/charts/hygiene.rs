@@ -1,5 +1,5 @@
 //! Checks every rendering of the charts as manifest linters do: pods have no privileges and declare their resources,
-//! and roles list what they allow.
+//! and roles have no wildcards.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,5 @@
-//! Tests of the charts with Helm 3 and Helm 4: they pass the linter, render as the golden files, and refuse invalid
-//! values. `MUSTER_UPDATE_GOLDEN=1` writes the golden files from the current rendering.
+//! Tests of the charts with Helm 3 and Helm 4: the charts pass the linter, render exactly the golden files, and refuse
+//! invalid values. `MUSTER_UPDATE_GOLDEN=1` writes the golden files from the current rendering.
 
 mod hygiene;
 
@@ -109,7 +109,7 @@ fn values_that_make_no_sense_are_refused() -> anyhow::Result<()> {
         let expected = text
             .lines()
             .find_map(|line| line.strip_prefix("# expect: "));
-        let expected = expected.with_context(|| format!("{case} expects nothing"))?;
+        let expected = expected.with_context(|| format!("{case} has no line `# expect: `"))?;
         let output = template(helm, chart, &values)?;
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "{case} is accepted");

@@ -53,7 +53,7 @@ pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
     world.serves(&App::saying("with its agent again"), Levels::RECOVERY).await?;
     runs(world, "next").await?;
 
-    // Without the app the agent stays: it never prunes itself.
+    // When the app leaves Git, the agent stays, because an agent never prunes itself.
     world.commit("Back to Helm", &App::saying("under Helm").fleet())?;
     world.serves_in(CLUSTER, &App::saying("under Helm"), Levels::RECOVERY).await?;
     world.install_agent(CLUSTER, &[])?;
@@ -61,7 +61,7 @@ pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
 }
 
 async fn runs(world: &World, tag: &str) -> anyhow::Result<()> {
-    eventually(&format!("the agent {tag} to be alone"), Levels::RECOVERY, async || {
+    eventually(&format!("only an agent with the image tag {tag} to run"), Levels::RECOVERY, async || {
         let pods = world.get(CLUSTER, &PODS)?;
         let images = pods["items"].as_array().into_iter().flatten();
         let images: Vec<&str> = images.filter_map(|pod| pod["spec"]["containers"][0]["image"].as_str()).collect();

@@ -40,16 +40,17 @@ pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
 
     let gone = App::saying("without it");
     world.commit("Gone\n\nMuster-Prune: bulk-0\nMuster-Prune: bulk-1\n", &gone.fleet())?;
-    // This is more than the prune budget of an hour, so it needs an approval although the commit asks for it.
+    // These are more deletions than the prune budget of an hour, so they need an approval although the commit asks for
+    // them.
     for app in ["bulk-0", "bulk-1"] {
-        eventually("what leaves to be approved", Levels::RECOVERY, async || {
+        eventually("the deletions to be approved", Levels::RECOVERY, async || {
             world.muster(&["app", "approve", app, "--yes"])?;
             Ok(())
         })
         .await?;
     }
     world.serves(&gone, Levels::RECOVERY).await?;
-    eventually("nothing of it to be left", Levels::RECOVERY, async || {
+    eventually("the large ConfigMaps to be deleted", Levels::RECOVERY, async || {
         let maps = world.kubectl(CLUSTER, &["-n", "default", "get", "configmaps", "-o", "name"])?;
         ensure!(!maps.contains("bulk-"), "{maps}");
         Ok(())

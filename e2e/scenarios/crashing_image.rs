@@ -16,7 +16,7 @@ pub(crate) async fn run(world: &World) -> anyhow::Result<()> {
             ..App::saying("never heard")
         };
         world.commit(&format!("An image that is {tag}"), &bad.fleet())?;
-        eventually("the status to say why", Levels::RECOVERY, async || {
+        eventually("the status to say why the new pods don't run", Levels::RECOVERY, async || {
             let status = world.status()?;
             let text = status["clusters"].to_string();
             let told = reasons.iter().any(|reason| text.contains(reason));

@@ -22,7 +22,7 @@ const NAMESPACE: &str = "muster-system";
 /// The namespace of the hub. It differs from the agents', because the agent in the hub's cluster must not read the
 /// hub's Secrets.
 const HUB_NAMESPACE: &str = "muster-hub";
-/// The number of lines that a failure shows of each output.
+/// The maximum number of lines of each output that the report of a failed scenario shows.
 const DUMPED: usize = 60;
 /// The hub's node port, at which the agents of all clusters reach it.
 const HUB_PORT: u16 = 30443;

@@ -27,7 +27,7 @@ use crate::{
     report::{Row, Section, Spread},
 };
 
-/// The numbers of parallel requests that are tried with bare requests.
+/// The numbers of parallel bare PATCH requests that are measured.
 const AT_A_TIME: [usize; 4] = [8, 16, 32, 64];
 const ROUNDS: usize = 5;
 /// The number of sets in the large measurement.
@@ -94,7 +94,7 @@ impl Turn {
     }
 }
 
-/// What the large measurement additionally finds out about Muster. Memory is in bytes.
+/// Further figures of Muster in the large measurement. Memory is in bytes.
 struct Agent {
     peak: u64,
     settled: u64,
@@ -156,7 +156,7 @@ impl Bench {
     }
 
     /// Starts a process with Muster's apply engine, with its own namespace for its records. The namespace is
-    /// created first, because that of a joined agent exists, too.
+    /// created first, because the namespace of a real agent also exists before the agent starts.
     async fn agent(&self, name: &str) -> anyhow::Result<Worker> {
         let records = format!("{name}-records");
         audit::namespace(&self.cluster.client().await?, &records).await?;
@@ -230,7 +230,8 @@ impl Bench {
         Ok((turn, agent, files.bundles))
     }
 
-    /// Measures what the agent needs while nothing changes, and for a restart.
+    /// Measures the agent's memory and requests while nothing changes, and the time, memory and requests of a
+    /// restart.
     async fn rest(&mut self, name: &str, agent: Worker, bundles: &Path) -> anyhow::Result<Agent> {
         let (_, peak) = agent.memory()?;
         // Waits until the requests of the last apply are finished and logged.
@@ -335,7 +336,7 @@ async fn run() -> anyhow::Result<Section> {
             LARGE * objects::SET
         ),
         format!(
-            "Bare PATCH requests in parallel, and objects per second with 1,010 objects: {}. The best \
+            "Objects per second with 1,010 objects, by the number of parallel bare PATCH requests: {}. The best \
              result is in the table.",
             all.join(", ")
         ),

@@ -1,4 +1,5 @@
-//! The first hour: how long a release build of `muster` takes, and the build of what its demo runs, with empty caches.
+//! Measures how long the first builds take, with empty caches: the release build of `muster`, and the builds of the
+//! programs that its demo runs.
 
 use std::{
     fs,
@@ -16,7 +17,7 @@ use muster_testkit::{
 
 use crate::report::{Row, Section, root};
 
-/// The file of a build's output, in its folder.
+/// The name of the file that gets a build's output.
 const LOG: &str = "build.log";
 
 /// Measures each build once: they take long, and the caches are empty only once.
@@ -57,12 +58,13 @@ pub(crate) fn measure(_repeat: u32) -> anyhow::Result<Section> {
             String::from_utf8_lossy(&release.stdout).trim(),
             String::from_utf8_lossy(&go.stdout).trim(),
         ),
-        "The Go programs share one build cache, in this order, as in the demo's first run; their modules are downloaded in that time.".to_owned(),
+        "The Go programs share one build cache, in this order, as in the demo's first run; the measured times include the download of their modules.".to_owned(),
     ];
     Ok(Section::new("build", "The first build", rows, notes))
 }
 
-/// Returns the command that builds a program into empty caches: this program itself, since the builder is a library.
+/// Returns the command that builds a program into empty caches. The command runs this program again, because the
+/// builder is a library.
 fn builder(program: Program, caches: &Path) -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command
@@ -70,7 +72,7 @@ fn builder(program: Program, caches: &Path) -> anyhow::Result<Command> {
         .env(CACHE_VARIABLE, caches.join("programs"))
         .env("GOCACHE", caches.join("go-build"))
         .env("GOMODCACHE", caches.join("go-modules"))
-        // So that the folder can be removed.
+        // By default, Go makes its module cache read-only, so the folder could not be removed.
         .env("GOFLAGS", "-modcacherw");
     Ok(command)
 }
@@ -108,7 +110,8 @@ fn timed(what: &str, mut command: Command, folder: &Path) -> anyhow::Result<[Row
     ])
 }
 
-/// Returns the processor time of all ended child processes and theirs: `cutime` and `cstime` of proc_pid_stat(5).
+/// Returns the processor time of all ended child processes and their descendants: `cutime` and `cstime` of
+/// proc_pid_stat(5).
 fn children_seconds() -> anyhow::Result<f64> {
     let stat = fs::read_to_string("/proc/self/stat").context("can't read /proc/self/stat")?;
     let (_, fields) = stat

@@ -296,7 +296,7 @@ pub(crate) fn measure(_: u32) -> anyhow::Result<Section> {
             "{COMMITS} commits. The time starts when `git push` returns and ends when a watch on the API server of each of four real clusters shows the object. The hub watches a local path."
         ),
         format!(
-            "Of the {FAILING} failing objects in each cluster, half have a field of the wrong type and half wait for a webhook that never answers. After each commit they are tried again, a moment later. The last column shows how many times as long the commit takes."
+            "Of the {FAILING} failing objects in each cluster, half have a field of the wrong type and half wait for a webhook that never answers. After each commit they are tried again, a moment later. The last column of that row is its median divided by the median of the first row."
         ),
         format!(
             "Each cluster has {} objects. API servers, etcds, hub, agents and the benchmark share the machine.",

@@ -50,7 +50,7 @@ enum Choice {
     Hostile,
     /// Objects per second for 50 apps in 200 clusters, compared with Helm and Kustomize
     Render,
-    /// The first release build of Muster, and the build of what its demo runs, with empty caches. Not part of `all`
+    /// The first builds of Muster and of the programs of its demo, with empty caches. Not part of `all`
     Build,
     /// Build one program of a control plane; used by `build`
     #[value(hide = true)]

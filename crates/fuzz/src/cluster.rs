@@ -49,8 +49,8 @@ pub(crate) fn expressions(data: &[u8]) {
     }
 }
 
-/// Runs the decisions about a live object. The input has up to three parts: the live object, the desired object, and
-/// the causes that the API server gives for a rejection.
+/// Runs the code that decides about a live object. The input has up to three parts: the live object, the desired
+/// object, and the causes that the API server gives for a rejection.
 pub(crate) fn objects(data: &[u8]) {
     let Some(parts) = parts(data) else { return };
     let read = |at: usize| serde_json::from_str::<Value>(parts.get(at).copied().unwrap_or("{}"));

@@ -45,8 +45,8 @@ impl Gvk {
     }
 }
 
-/// A reference to an object by type, namespace and name. Two references that differ only in the version are
-/// the same object; compare [`ObjectRef::identity`] where that matters.
+/// A reference to an object by type, namespace and name. Two references that differ only in the version
+/// refer to the same object; compare [`ObjectRef::identity`] where that matters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectRef {
     /// The type.
@@ -239,8 +239,8 @@ pub struct Conflict {
     pub identity: u64,
     /// The two apps, each with the file that contains the object.
     pub claims: [(AppName, Arc<str>); 2],
-    /// The app that already owns the object. `None` if neither app owned it before, or if only the cluster
-    /// knows the owner.
+    /// The app that already owns the object. `None` if neither app owned it before, or if both
+    /// apps' bundles in force contain it, so that only the cluster's agent knows the owner.
     pub owner: Option<AppName>,
 }
 

@@ -115,7 +115,7 @@ fn explain(
     };
     let owned: Vec<String> = parts().collect();
     let node = root.descend(owned.iter().map(String::as_str));
-    // Messages name an element of a list by the name of the list.
+    // An element of a list has no name, so messages about it name the list.
     let named = |part: &&String| part.bytes().any(|byte| !byte.is_ascii_digit());
     let field = owned.iter().rev().find(named);
     let field = field.map_or("the document", String::as_str);

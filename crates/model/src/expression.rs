@@ -85,8 +85,9 @@ pub struct Expression {
 pub const MAX_STEPS: u64 = 1_000_000;
 
 impl Expression {
-    /// Returns the maximum number of steps over an object. `longest_list` is the number of elements of its
-    /// longest list or map, and `longest_text` the number of bytes of its longest text.
+    /// Returns the maximum number of steps that evaluating the expression over an object takes. `longest_list`
+    /// is the number of elements of the object's longest list or map, and `longest_text` the number of bytes of
+    /// its longest text.
     #[must_use]
     pub fn steps(&self, longest_list: usize, longest_text: usize) -> u64 {
         let list = (longest_list as u64).max(1).saturating_mul(self.growth);

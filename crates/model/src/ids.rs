@@ -252,14 +252,14 @@ hash!(
     ObjectId,
     20,
     "Git object id",
-    "it has 40 hexadecimal digits"
+    "use 40 hexadecimal digits"
 );
 hash!(
     /// A BLAKE3 hash, such as that of a bundle's content or of a generation's list of bundles.
     ContentHash,
     32,
     "content hash",
-    "it has 64 hexadecimal digits"
+    "use 64 hexadecimal digits"
 );
 
 impl ContentHash {

@@ -151,7 +151,7 @@ pub enum Continent {
     Sa,
 }
 
-/// A Kubernetes cluster. The folder of its document names its region.
+/// A Kubernetes cluster. It belongs to the region in whose folder its document is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClusterSpec {

@@ -353,7 +353,7 @@ impl<'a> Load<'a> {
         if !self.tree.entries.contains_key("fleet.yaml") {
             let problem = Problem::new(Scope::Fleet, "fleet.yaml", "there is no fleet.yaml");
             self.problems
-                .push(problem.help("add one of kind Fleet at the root of the repository"));
+                .push(problem.help("add a document of kind Fleet at the root of the repository"));
         }
         let mut found = self.decoded(&Scope::Fleet, "fleet.yaml", Kind::Fleet);
         let (node, document): (_, Document<FleetName, FleetSpec>) = found.pop()?;
@@ -413,7 +413,7 @@ impl<'a> Load<'a> {
             if !self.tree.entries.contains_key(&file) {
                 let problem = Problem::new(Scope::Fleet, &file, "this region has no region.yaml");
                 self.problems
-                    .push(problem.help("add one of kind Region, or remove the folder"));
+                    .push(problem.help("add a document of kind Region, or remove the folder"));
             }
             for (node, document) in self.decoded(&Scope::Fleet, &file, Kind::Region) {
                 let Document { metadata, spec, .. }: Document<RegionName, RegionSpec> = document;

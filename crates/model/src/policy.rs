@@ -82,11 +82,12 @@ impl IgnoreRule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PruneBudget {
-    /// The number of objects, of one app and of all apps together, that may always be deleted.
+    /// The number of objects that may always be deleted. It limits the deletions of each app, and those of all apps
+    /// together.
     #[serde(default = "PruneBudget::default_objects")]
     pub objects: u32,
-    /// The share, in percent, of the objects that the app, or all apps together, have in the cluster. It
-    /// counts if it is more than `objects`.
+    /// The percentage of the existing objects of the app, or of all apps together, that may be deleted. It
+    /// applies instead of `objects` if it allows more deletions.
     #[serde(default = "PruneBudget::default_percent")]
     #[schemars(range(min = 0, max = 100))]
     pub percent: u8,
@@ -124,7 +125,8 @@ impl Default for PruneBudget {
 pub struct PruneOrders {
     /// How much may be deleted without approval.
     pub budget: PruneBudget,
-    /// Sets of objects whose deletion a person has approved, each by the hash that the agent gave it.
+    /// The hashes of approved deletions: of sets of objects that a person approved, as the agent reported them, and
+    /// of apps that may leave (see [`Self::leaving`]).
     pub approved: BTreeSet<ContentHash>,
     /// Apps that exist in the repository, but for which the hub has no good bundle. None of their objects is
     /// deleted.
@@ -136,9 +138,9 @@ pub struct PruneOrders {
 const LEAVING: [u8; 8] = *b"leaving:";
 
 impl PruneOrders {
-    /// Returns the hash that approves the deletion of all objects of an app in a cluster, because its
-    /// placement or a commit message says so. It is made from the app's name, so that no agent has to
-    /// report the set of objects first.
+    /// Returns the hash that approves the deletion of all objects of an app in a cluster. The hub uses it if the
+    /// app's placement or a commit message says that the app leaves. It is made from the app's name, so that no
+    /// agent has to report the set of objects first.
     #[must_use]
     pub fn leaving(app: &AppName) -> ContentHash {
         let mut name = ContentHash::of(app.as_str().as_bytes());

@@ -98,7 +98,7 @@ pub struct Rewritten {
 }
 
 impl Rewritten {
-    /// Returns the number in a form that is printed as it is written, if there is one.
+    /// Returns a spelling of the number that templates print unchanged, if there is one.
     #[must_use]
     pub fn plain(&self) -> Option<String> {
         let text = self.value.to_string();
@@ -203,7 +203,7 @@ pub fn parse(text: &str) -> Result<Vec<Node>, YamlError> {
     Reader::new(&without_marks(text), false).documents()
 }
 
-/// Reads every document of a text whose values templates print. A number that would be printed
+/// Reads every document of a text with values that templates may print. A number that would be printed
 /// differently from how it is written becomes a [`Yaml::Rewritten`], and a key that is a number keeps its
 /// text.
 ///

@@ -1,5 +1,6 @@
 //! The choice of the bundles that one cluster should run: the newest good bundle of every app, or the last good
-//! one if the newest is broken. Two apps never newly claim the same object.
+//! one if the newest is broken. A choice never creates a new conflict: the chosen bundles of two apps contain
+//! the same object only if both apps' bundles in force already contain it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,9 +31,9 @@ pub struct Composed<B> {
     pub conflicts: Vec<Conflict>,
 }
 
-/// Chooses among the offers. If two apps claim one object, the app that newly claims it stays at its last bundle;
-/// if both newly claim it, both do. If both bundles were already in force, they stay in force: the cluster itself
-/// knows which app had the object first.
+/// Chooses among the offers. If two apps claim one object, the app that newly claims it stays at its last bundle; if
+/// both newly claim it, both stay at their last bundles. If the last bundles of both already contain the object, the
+/// conflict blocks neither app: the cluster's agent knows which app had the object first.
 ///
 /// `conflicts` finds every object that two of the given bundles contain. `holds` returns true if a bundle
 /// contains the object of a conflict.
@@ -121,7 +122,7 @@ pub fn problems_of(conflicts: &BTreeMap<ClusterName, Vec<Conflict>>) -> Vec<Prob
         let (message, help) = if owned {
             (
                 format!(
-                    "{object} belongs to app `{other}`, in {other_file}; {clusters} ha{s} it from there",
+                    "{object} belongs to app `{other}`, in {other_file}; {clusters} already ha{s} it from that app",
                     s = if one { "s" } else { "ve" }
                 ),
                 format!(

@@ -25,8 +25,9 @@ const TOKEN: &str = "kubernetes.io/service-account-token";
 /// The keys that the token controller writes into a token Secret.
 const TOKEN_DATA: [&str; 3] = ["token", "ca.crt", "namespace"];
 
-/// Returns true if an object of this kind, with this content as JSON, may have such fields. This is a cheap check
-/// that may return true for an object without such fields, but never false for one that has them.
+/// Returns true if an object of this kind, with this content as JSON, may have fields that Kubernetes' controllers
+/// set. This is a cheap check that may return true for an object without such fields, but never false for one that
+/// has them.
 #[must_use]
 pub fn may_concern(id: &ObjectRef, json: &str) -> bool {
     match (id.gvk.group.as_str(), id.gvk.kind.as_str()) {
@@ -38,7 +39,7 @@ pub fn may_concern(id: &ObjectRef, json: &str) -> bool {
     }
 }
 
-/// Removes such fields from an object.
+/// Removes the fields that Kubernetes' controllers set from an object.
 pub fn remove(id: &ObjectRef, object: &mut Map<String, Value>) {
     let is = |group: &str, kind: &str| id.gvk.group == group && id.gvk.kind == kind;
     // The controller of aggregated roles writes the rules of all matching roles into it.

@@ -5,8 +5,8 @@ use std::fmt;
 use muster_model::ids::{ContentHash, Generation};
 use serde::{Deserialize, Serialize};
 
-/// A hub's period of leadership. The nonce distinguishes two hubs that took the same number from two copies of one
-/// store.
+/// A hub's period of leadership. Two hubs that run on copies of one store can take the same number. They differ in
+/// their nonces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Term {
     /// The number of the term. It grows with every hub that takes the lead.
@@ -50,7 +50,7 @@ pub struct Numbered {
 pub struct Known {
     /// The newest term in which the agent received anything.
     pub term: Term,
-    /// The incarnation of the store that this came from.
+    /// The incarnation of the hub's store that the agent last accepted.
     pub incarnation: String,
     /// The generation in force; `None` if there is none yet.
     pub in_force: Option<Numbered>,
@@ -152,8 +152,8 @@ pub enum Meeting {
     },
     /// The hub stops leading, because another hub leads with a copy of its store.
     StepDown,
-    /// The hub continues to lead and ignores the agent. The agent names a newer or another hub's term, but does
-    /// not prove that a hub of this fleet took it.
+    /// The hub continues to lead and refuses the agent. The agent names a newer term, or another hub's term with
+    /// the same number, without a proof that a hub of this fleet took it.
     Unproven,
 }
 
@@ -184,8 +184,8 @@ pub fn meet(own: Term, incarnation: &str, agent: &Known, proven: bool) -> Meetin
     Meeting::Lead
 }
 
-/// Returns the generation under which a hub offers content to an agent, given the generation `held` that the hub has
-/// stored and the generation that the agent has in force. The agent never has to refuse the result.
+/// Returns the number under which a hub offers content to an agent, given the generation that the hub has stored and
+/// the generation that the agent has in force. The agent never has to refuse the result.
 #[must_use]
 pub fn number_for(not_deleted: Numbered, in_force: Option<Numbered>) -> Numbered {
     match in_force {

@@ -52,8 +52,8 @@ pub fn ignored<'a>(id: &ObjectRef, rules: &'a [IgnoreRule], scaled: bool) -> Vec
         .collect()
 }
 
-/// Removes the ignored fields from `wanted` if another manager owns them, and sets them to their live values
-/// otherwise. Returns true if that changed anything.
+/// Removes the ignored fields from the desired object if another manager owns them, and sets them to their live
+/// values otherwise. Returns true if that changed anything.
 pub fn settle(desired: &mut Value, live: &Value, pointers: &[&str]) -> bool {
     let others: Vec<&Value> = managers(live)
         .filter(|manager| !manager.is_own())

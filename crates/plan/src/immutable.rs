@@ -129,7 +129,7 @@ pub fn loss(id: &ObjectRef, live: &Value) -> Option<String> {
             if addresses.is_empty() {
                 return None;
             }
-            format!("its address {} outside the cluster", addresses.join(", "))
+            format!("its external address {}", addresses.join(", "))
         }
         // Immutable ones are made to be replaced. Others may contain keys that someone else wrote.
         ("", "ConfigMap" | "Secret") if live["immutable"] == true => return None,
@@ -224,7 +224,7 @@ pub fn may_recreate(
     )))
 }
 
-/// Returns the annotation's value on the live object, if a person wrote it. A value that Muster itself applied only
+/// Returns the annotation's value on the live object, if a person wrote it. If Muster applied the value, it only
 /// repeats what Git said before.
 fn said_by_a_person(live: &Value) -> Option<&str> {
     let applied = managers(live).filter(Manager::is_own).any(|own| {

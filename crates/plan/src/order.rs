@@ -178,8 +178,8 @@ pub enum Reach {
     Foundation,
     /// Only the app's own objects.
     App,
-    /// Requests of every client to the API server: webhooks and aggregated APIs. They are sent after the
-    /// other apps' current requests.
+    /// Requests of every client to the API server, as webhooks and aggregated APIs do. Such objects are sent
+    /// after the other apps' current requests.
     Everybody,
 }
 
@@ -188,7 +188,7 @@ pub enum Reach {
 pub(crate) enum Phase {
     /// Namespaces and definitions, before every app.
     Foundation,
-    /// Objects that workloads read, run as or are reached through.
+    /// Objects that workloads depend on, such as ConfigMaps, ServiceAccounts and Services.
     Settings,
     /// Jobs that run before the rest of their app.
     Before,

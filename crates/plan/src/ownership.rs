@@ -77,9 +77,9 @@ pub enum Verdict {
     Leave(Vec<Conflict>),
 }
 
-/// Decides how conflicts are resolved. `applied` is true if Muster has applied the object before. In that case, a
-/// field that another manager took since then is drift, which is corrected; a field that it owned before is a
-/// conflict.
+/// Decides how conflicts are resolved. `applied` is true if Muster has applied the object before. In that case, the
+/// fields of managers that wrote after Muster did are drift and are taken over, if drift is corrected. Other fields
+/// stay in conflict, except those of tools that managed the object before Muster.
 #[must_use]
 pub fn judge(
     live: &Value,
@@ -149,7 +149,7 @@ pub fn explain(conflicts: &[Conflict]) -> String {
     )
 }
 
-/// Replaces the API version `dead` in `metadata.managedFields`, which the API server no longer serves, with `to`.
+/// Replaces `dead`, an API version that is no longer served, with `to` in the entries of `metadata.managedFields`.
 /// The API server can't convert entries of such a version and rejects every apply. Returns a JSON patch
 /// (RFC 6902) that is valid only for this version of the object, or `None` if there are no such entries.
 #[must_use]

@@ -279,7 +279,7 @@ pub(crate) fn split(fields: &Value, live: Option<&Value>, theirs: &[Vec<Step>]) 
         taken.extend(parts.taken.map(|part| (key.clone(), part)));
         stays.extend(parts.stays.map(|part| (key.clone(), part)));
     }
-    // An element or a map of which something stays also stays itself.
+    // If any part of an element or map stays, the element or map itself stays, too.
     if stays.keys().any(|key| key != ".")
         && let Some(itself) = taken.remove(".")
     {
@@ -308,7 +308,7 @@ fn child<'a>(key: &str, live: &'a Value) -> (String, Option<&'a Value>) {
     }
 }
 
-/// Removes the maps from a tree of which only the map itself is owned, and none of its fields.
+/// Removes every map from a tree if only the map itself is owned, and none of its fields.
 fn pruned(tree: Value) -> Option<Value> {
     let Value::Object(map) = tree else {
         return Some(tree);
@@ -318,7 +318,7 @@ fn pruned(tree: Value) -> Option<Value> {
     }
     let below = |(key, tree): (String, Value)| {
         let tree = pruned(tree)?;
-        // An element of a list may consist only of itself, so it is kept. A map without fields can be dropped.
+        // An element of a list can be owned without any of its fields, so it stays. A map without fields is dropped.
         let bare = key.starts_with("f:") && is_bare(&tree);
         (!bare).then_some((key, tree))
     };

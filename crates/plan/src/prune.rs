@@ -1,5 +1,6 @@
-//! Decides what is deleted: every object of the inventory that is no longer in the desired state. Exceptions are
-//! objects whose deletion would also delete desired objects, protected objects, and deletions beyond the budget.
+//! Decides what is deleted: every object of the inventory that is no longer in the desired state. Some of these objects
+//! are not deleted: protected objects, objects whose deletion would also delete a desired object, and objects beyond
+//! the prune budget.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -62,7 +63,7 @@ pub fn is_custom(id: &ObjectRef) -> bool {
     !OWN_GROUPS.contains(&id.gvk.group.as_str())
 }
 
-/// Returns true if Kubernetes never deletes this object or recreates it immediately.
+/// Returns true if Kubernetes never deletes this object, or if it recreates the object immediately.
 fn is_system(id: &ObjectRef) -> bool {
     let name = id.name.as_str();
     match (id.gvk.group.as_str(), id.gvk.kind.as_str()) {
@@ -232,7 +233,7 @@ pub enum NotDeleted {
          object stays until the problem is fixed"
     )]
     Unknown,
-    /// The namespace in which the agent stores its own records.
+    /// The object is the namespace in which the agent stores its own records.
     #[error("the agent stores its own records in it")]
     OwnNamespace,
     /// The object's app is not fully applied and healthy yet.
@@ -270,8 +271,8 @@ pub enum NotDeleted {
     },
 }
 
-/// Decides which objects of `inventory` are deleted, given the desired state `wanted`. `own_namespace` is the
-/// agent's namespace.
+/// Decides which objects of `inventory` are deleted, given the desired state. `own_namespace` is the agent's
+/// namespace.
 #[must_use]
 pub fn prune(
     inventory: &[Owned<'_>],

@@ -1,5 +1,5 @@
 //! When one object is tried again. An object whose request failed is retried with exponential back-off. An object
-//! whose changes are repeatedly undone is corrected with pauses that double until that stops.
+//! that someone else repeatedly changes is corrected with pauses that double until the changes stop.
 //!
 //! Each object has its own times, so a failing object does not delay the others.
 
@@ -77,8 +77,7 @@ impl Failing {
 /// How many times an object is corrected immediately, before there are pauses. A person may change it several
 /// times in a row.
 const AT_ONCE: u32 = 3;
-/// How long an object must stay unchanged until a fight is over, as a multiple of the first pause. This is the
-/// minimum.
+/// The minimum time for which an object must stay unchanged until a fight is over, as a multiple of the first pause.
 const CALM: u32 = 60;
 
 /// An object whose applied fields are repeatedly changed, or that is repeatedly deleted, by someone else.
@@ -154,7 +153,7 @@ impl Fight {
         self.undone
     }
 
-    /// Returns true if the fight should be reported, because the object was changed more often than it is
+    /// Returns true if the fight should be reported, because the object was changed so often that it is no longer
     /// corrected immediately.
     #[must_use]
     pub fn is_serious(&self) -> bool {

@@ -15,8 +15,8 @@ use crate::{
 /// Makes Muster the owner of fields that the API server rejects and that Git does not have, so that the next apply
 /// removes them. A field that a controller owns is not taken, unless it is in `ignored` (JSON pointers).
 ///
-/// If the API server rejects a field that Git has, the objects next to it that Git does not have are taken instead,
-/// because the API server does not say which member of a union is surplus.
+/// If the API server rejects a field that Git has, Muster instead takes those fields next to it whose values are
+/// maps and that Git does not have, because the API server does not say which member of a union has to go.
 ///
 /// Returns a JSON patch (RFC 6902) that is valid only for this version of the object, or `None` if there is no
 /// such field.

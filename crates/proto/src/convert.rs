@@ -32,7 +32,7 @@ impl v1::BundleEntry {
     /// Returns the bundle's hash.
     ///
     /// # Errors
-    /// If the hash has the wrong length.
+    /// Returns an error if the hash has the wrong length.
     pub fn content_hash(&self) -> Result<ContentHash, BadMessage> {
         let source = ContentHash::try_from(self.hash.as_slice());
         source.map_err(|source| BadMessage::Field {
@@ -84,7 +84,7 @@ impl v1::Generation {
     /// Computes the hash that `content` must hold for this generation.
     ///
     /// # Errors
-    /// If the prune orders can't be read.
+    /// Returns an error if the prune orders can't be read.
     pub fn computed_content(&self) -> Result<ContentHash, BadMessage> {
         let entries = self
             .bundles
@@ -96,7 +96,7 @@ impl v1::Generation {
     /// Returns the generation's prune orders.
     ///
     /// # Errors
-    /// If the generation has no prune orders or invalid ones.
+    /// Returns an error if the generation has no prune orders or invalid ones.
     pub fn prune_orders(&self) -> Result<PruneOrders, BadMessage> {
         let orders = self.prune.as_ref().ok_or(BadMessage::NoOrders)?;
         let percent = u8::try_from(orders.percent).ok();

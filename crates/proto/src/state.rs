@@ -1,5 +1,4 @@
-//! The state of an app in a cluster, computed in one place for the hub, the command line and everything that waits
-//! for a fleet.
+//! Computes the state of an app in a cluster. The hub and the command line both use this code, so that they agree.
 
 use crate::v1::{ClusterApp, ClusterState, Phase};
 
@@ -16,7 +15,7 @@ impl ClusterApp {
         !self.holds.is_empty() || self.drifted > 0
     }
 
-    /// Returns the state by the agent's last report: failing, progressing or synced.
+    /// Returns the state according to the agent's last report: failing, progressing or synced.
     #[must_use]
     pub fn state(&self) -> ClusterState {
         if self.fails() || self.waits_for_a_person() {

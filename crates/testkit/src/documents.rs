@@ -1,4 +1,4 @@
-//! Documents with parts that are made from the code: a test fails when such a part is out of date.
+//! Checks the parts of documents that are generated from the code, so that a test fails when a part is out of date.
 
 use std::path::Path;
 

@@ -54,7 +54,8 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// The response of an API server's priority and fairness: plain text, with or without `Retry-After`.
+    /// The response of an API server that rejects a request because of API Priority and Fairness: plain text, with or
+    /// without `Retry-After`.
     pub fn too_many(retry_after: Option<u32>) -> Self {
         Self::Answer {
             code: StatusCode::TOO_MANY_REQUESTS,

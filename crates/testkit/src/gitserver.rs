@@ -41,7 +41,7 @@ fn program(name: &str, package: &str) -> anyhow::Result<PathBuf> {
         apt_get(&["update", "-q"])?;
         apt_get(&["install", "-q", "-y", "--no-install-recommends", package])?;
     }
-    find(name).with_context(|| format!("the package {package} brought no `{name}`"))
+    find(name).with_context(|| format!("the package {package} provides no `{name}`"))
 }
 
 fn apt_get(arguments: &[&str]) -> anyhow::Result<()> {

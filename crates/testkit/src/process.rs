@@ -21,7 +21,7 @@ pub use rustix::process::Signal;
 
 /// How long a process may take to end after SIGTERM when it is dropped.
 const GRACE: Duration = Duration::from_secs(3);
-/// The length of the end of a log that an error shows, in bytes.
+/// The number of bytes at the end of a log that an error shows.
 const TAIL: u64 = 4096;
 
 /// A child process in its own process group, with its log.
@@ -64,7 +64,7 @@ impl Process {
                 .kill()
                 .and_then(|()| child.wait().map(drop))
                 .with_context(|| {
-                    format!("{name} (pid {pid}) is not guarded and could not be ended")
+                    format!("{name} (pid {pid}) has no guard process and could not be killed")
                 })?;
             return Err(error);
         }
@@ -202,12 +202,12 @@ impl Process {
     fn reap(&self, state: &mut State) -> anyhow::Result<Option<ExitStatus>> {
         if state.status.is_none() {
             let status = state.child.try_wait();
-            state.status = status.with_context(|| format!("cannot ask after {}", self.name))?;
+            state.status = status.with_context(|| format!("cannot wait for {}", self.name))?;
             if state.status.is_some() {
                 match kill_process_group(Pid::from_child(&state.child), Signal::KILL) {
                     Ok(()) | Err(Errno::SRCH) => {}
                     Err(error) => {
-                        let left = format!("cannot end what {} left behind", self.name);
+                        let left = format!("cannot kill the process group of {}", self.name);
                         return Err(error).context(left);
                     }
                 }

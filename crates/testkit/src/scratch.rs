@@ -20,8 +20,8 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Creates an empty directory in the system's temporary directory, which is removed when this is dropped. Removes
-    /// the leftovers of killed runs first.
+    /// Creates an empty directory below the system's temporary directory. The new directory is removed when this is
+    /// dropped. Removes the leftovers of killed runs first.
     ///
     /// # Errors
     /// Fails if the directory can't be created, or its parent belongs to another user.
@@ -30,7 +30,7 @@ impl Scratch {
         let root = std::env::temp_dir().join(format!("muster-{user}"));
         private_dir(&root)?;
         let owner = fs::metadata(&root).map(|found| found.uid());
-        let owner = owner.with_context(|| format!("cannot look at {}", root.display()))?;
+        let owner = owner.with_context(|| format!("cannot inspect {}", root.display()))?;
         anyhow::ensure!(
             owner == user,
             "{} belongs to another user (uid {owner}); set TMPDIR to a directory of yours",
@@ -54,7 +54,8 @@ impl Scratch {
         })
     }
 
-    /// Takes the given directory, which is created if it is missing and not removed when this is dropped.
+    /// Locks the given directory for this process, and creates it if it is missing. The directory stays when this is
+    /// dropped.
     ///
     /// # Errors
     /// Fails if the directory can't be created, or another running process uses it.

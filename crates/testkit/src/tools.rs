@@ -331,7 +331,7 @@ pub fn cache_dir() -> anyhow::Result<PathBuf> {
         return std::path::absolute(chosen).context("MUSTER_CACHE is no usable path");
     }
     let user = etcetera::choose_base_strategy()
-        .context("no home directory; set MUSTER_CACHE to a directory for what is built once")?;
+        .context("no home directory; set MUSTER_CACHE to a directory for cached builds")?;
     Ok(user.cache_dir().join("muster"))
 }
 
@@ -346,7 +346,7 @@ pub(crate) fn lock(path: &Path, what: &str) -> anyhow::Result<File> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            say(&format!("waiting for another process that builds {what}"));
+            say(&format!("waiting for another process that prepares {what}"));
             file.lock().with_context(failed)?;
         }
         Err(TryLockError::Error(error)) => return Err(error).with_context(failed),

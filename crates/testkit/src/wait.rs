@@ -27,7 +27,7 @@ pub async fn eventually<T>(
         match tokio::time::timeout(left, check()).await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => seen = error,
-            // A check that hangs tells less than the one before it.
+            // A check that hangs returns no error. Keep the error of the check before it.
             Err(_) => {}
         }
         if start.elapsed() + pause >= timeout {

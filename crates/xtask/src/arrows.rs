@@ -1,5 +1,5 @@
-//! Checks the dependencies between crates. The crates `model`, `render` and `plan` only decide and must not
-//! be able to act, so that their results can be tested as plain values, in microseconds.
+//! Checks the dependencies between crates. The crates `model`, `render` and `plan` must have no side effects, so
+//! that tests can check their results as plain values, in microseconds.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -104,7 +104,7 @@ pub(crate) fn check(metadata: &Metadata) -> Vec<String> {
                 let effect = way.last().copied().unwrap_or_default();
                 problems.push(format!(
                     "{pure} must be pure but depends on {effect}: {}\n  \
-                     remove that dependency (or its feature), or move the code to a crate that may act",
+                     remove that dependency (or its feature), or move the code to a crate that may have effects",
                     way.join(" -> ")
                 ));
             }

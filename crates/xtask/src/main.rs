@@ -155,7 +155,8 @@ fn demo(args: &[String]) -> anyhow::Result<bool> {
     Err(error).with_context(|| format!("can't start {}", program.display()))
 }
 
-/// Says how long the first release build may take, from the figures of `cargo xtask bench build`.
+/// Returns a message that says how long the first release build may take. The estimate uses the figures of
+/// `cargo xtask bench build`.
 fn first_build(metadata: &Metadata) -> anyhow::Result<String> {
     let file = metadata.workspace_root.join("bench/results/build.json");
     let figures = std::fs::read(&file).with_context(|| format!("can't read {}", file.display()))?;

@@ -107,8 +107,8 @@ fn service(namespace: &str, index: usize) -> Value {
         "kind": "Service",
         "metadata": {"name": name, "namespace": namespace, "labels": labels(&name)},
         "spec": {
-            // An API server needs longer for each address the more of them it has allocated. With cluster IPs,
-            // later clients would therefore be slower.
+            // The more addresses an API server has allocated, the longer it takes to allocate another one. With
+            // cluster IPs, the clients that are measured later would therefore be slower.
             "clusterIP": "None",
             "selector": {"app.kubernetes.io/name": name},
             "ports": [{"name": "http", "port": 80, "targetPort": "http"}],

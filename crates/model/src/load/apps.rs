@@ -109,7 +109,7 @@ impl Load<'_> {
         if !self.tree.entries.contains_key(&path) {
             let problem = Problem::new(scope.clone(), &path, "this app has no app.yaml");
             self.problems
-                .push(problem.help("add one of kind App, or remove the folder"));
+                .push(problem.help("add a document of kind App, or remove the folder"));
         }
         let (node, document): (_, Document<AppName, AppSpec>) =
             self.decoded(scope, &path, Kind::App).pop()?;

@@ -1,4 +1,4 @@
-//! Checks rules for fields that others may set (`ignore`), and rules for the health of kinds.
+//! Checks the rules for fields that other field managers may set (`ignore`), and the health rules.
 
 use std::collections::BTreeMap;
 

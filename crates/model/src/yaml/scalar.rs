@@ -72,8 +72,8 @@ fn binary(text: &str) -> Result<Value, String> {
     Ok(Value::String(text))
 }
 
-/// Returns what templates print instead of a number's own text, be it alone, in a list or as JSON. Returns
-/// `None` if they print the number as it is written.
+/// Returns the text that templates print for a number if it differs from the text in the file. A template may
+/// print the number alone, in a list or as JSON. Returns `None` if the text is the same in all three cases.
 #[must_use]
 pub fn printed(number: &Number, text: &str) -> Option<String> {
     // Fast path: most numbers are small and whole.

@@ -1,4 +1,4 @@
-//! Tests what the reader makes of texts, and that written values are read back unchanged.
+//! Tests how the reader parses texts, and that written values are read back unchanged.
 
 use proptest::prelude::*;
 use serde_json::json;

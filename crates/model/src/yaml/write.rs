@@ -13,7 +13,7 @@ use serde_json::Value;
 pub fn to_yaml(value: &Value) -> String {
     let mut out = String::new();
     emit(value, 0, &mut out);
-    // A document that is a map or list begins with a line break, like one below a key.
+    // `emit` begins a map or list with a line break, as it must below a key. A document needs none.
     out.strip_prefix('\n')
         .unwrap_or(&out)
         .trim_start_matches(' ')
@@ -125,7 +125,7 @@ fn quoted(text: &str) -> String {
     let mut quoted = String::with_capacity(json.len() + 8);
     for c in json.chars() {
         match strange(c) {
-            // Each of them has at most four digits.
+            // The code points of all these characters have at most four hexadecimal digits.
             true => quoted.push_str(&format!("\\u{:04x}", u32::from(c))),
             false => quoted.push(c),
         }

@@ -338,7 +338,7 @@ fn numbers_that_templates_would_print_otherwise() {
     ");
 }
 
-/// Files with objects are read in any case of their endings, and files that are left out are reported.
+/// Object files are read whether their ending is in upper or lower case, and files that are left out are reported.
 #[test]
 fn files_that_hold_objects_and_files_that_do_not() {
     let mut fleet = Fleet::new();

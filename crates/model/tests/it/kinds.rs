@@ -10,7 +10,7 @@ fn an_empty_repository() {
     blocked: the whole commit
 
     fleet.yaml: there is no fleet.yaml
-       = help: add one of kind Fleet at the root of the repository
+       = help: add a document of kind Fleet at the root of the repository
     ");
 }
 
@@ -70,7 +70,7 @@ fn missing_and_empty_documents() {
     apps/shop/app.yaml: this file is empty; it should hold a document of kind App
 
     apps/wiki/app.yaml: this app has no app.yaml
-       = help: add one of kind App, or remove the folder
+       = help: add a document of kind App, or remove the folder
     ");
 }
 
@@ -196,7 +196,7 @@ fn a_region_without_its_document() {
     blocked: the whole commit
 
     regions/us-east/region.yaml: this region has no region.yaml
-       = help: add one of kind Region, or remove the folder
+       = help: add a document of kind Region, or remove the folder
     ");
 }
 

@@ -89,7 +89,7 @@ static ENTRIES: LazyLock<[Vec<Entry>; 26]> = LazyLock::new(|| {
 
 /// Returns the tone of a text of one or several words; `None` if no part of it is known.
 pub(super) fn tone(text: &str) -> Option<Tone> {
-    // Only alone, `up` means a state. Next to other words, it is a direction: `backing-up`, `ScalingUp`.
+    // `up` is a state only if it is the whole text. Next to other words, it is a direction: `backing-up`, `ScalingUp`.
     if text.eq_ignore_ascii_case("up") {
         return Some(Tone::Good);
     }
@@ -116,7 +116,8 @@ pub(super) fn tone(text: &str) -> Option<Tone> {
             negated = true;
             continue;
         }
-        // A part that ends in -ing means progress, unless it is listed as a whole: `Running`, but not `Succeeding`.
+        // A part that ends in -ing means progress, even if its beginning is listed as good (`Succeeding`). Only a part
+        // that is listed as a whole is good (`Running`).
         let is_moving = part.len() > 4 && ends_with(part, "ing");
         let Some(tone) = of_pair.or_else(|| tone_of_part(part, is_moving)) else {
             moves |= is_moving && !is_one_of(part, &STANDING);

@@ -113,7 +113,7 @@ fn it_is_said_what_would_be_lost() {
     let service = json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}});
     assert_eq!(
         loss(&id("v1", "Service"), &service),
-        Some("its address 192.0.2.1 outside the cluster".into())
+        Some("its external address 192.0.2.1".into())
     );
     assert_eq!(
         loss(

@@ -562,7 +562,8 @@ proptest! {
                 prop_assert!(!inside);
             }
         }
-        // Afterwards, the inventory has only desired and held objects, so nothing more is deleted.
+        // Afterwards, the inventory has only desired objects and objects that may not be deleted, so nothing more is
+        // deleted.
         let mut after: Vec<_> = desired.iter().map(|id| (id.clone(), "new")).collect();
         after.extend(not_deleted.iter().map(|&index| owned[index].clone()));
         let again = fixture.prune(&after, &desired);

@@ -56,7 +56,7 @@ pub fn wave(leaving: &[Leaving<'_>], after: &After<'_>) -> Wave {
         }
     }
     let dependents = dependents(&last_phase, after);
-    // An app that defines a kind is taken for the operator of the kind's objects.
+    // An app that defines a kind is assumed to contain the operator of the kind's objects.
     let mut looked_after: BTreeMap<&AppName, usize> = BTreeMap::new();
     for definer in leaving {
         if let Some(defines) = definer.item.defines {

@@ -453,7 +453,7 @@ fn two_apps_with_one_object() {
             .collect::<String>()
     };
     insta::assert_snapshot!(told(&composed.conflicts, &["eu-west-1"]), @r"
-    apps/shop/templates/main.yaml: ConfigMap shared/settings belongs to app `wiki`, in apps/wiki/templates/main.yaml; cluster eu-west-1 has it from there
+    apps/shop/templates/main.yaml: ConfigMap shared/settings belongs to app `wiki`, in apps/wiki/templates/main.yaml; cluster eu-west-1 already has it from that app
        = help: an object belongs to one app; remove it here, or from `wiki` in the same commit
     ");
     insta::assert_snapshot!(told(&both_new.conflicts[..1], &["a", "b", "c", "d"]), @r"

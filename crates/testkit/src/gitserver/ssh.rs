@@ -94,7 +94,7 @@ impl SshGit {
         )
     }
 
-    /// Makes a key pair with these arguments of `ssh-keygen`, which sshd accepts from now on. Returns the path of the
+    /// Creates a key pair with these arguments of `ssh-keygen`, and makes sshd accept the key. Returns the path of the
     /// private key.
     ///
     /// # Errors

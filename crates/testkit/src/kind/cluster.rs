@@ -212,7 +212,7 @@ fn sweep(root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes the nodes of the kind clusters whose name is `chosen`.
+/// Removes the nodes of the kind clusters for whose names `chosen` returns true.
 fn remove(chosen: impl Fn(&str) -> bool) -> anyhow::Result<()> {
     let label = "io.x-k8s.kind.cluster";
     let format = format!("{{{{.Names}}}} {{{{.Label \"{label}\"}}}}");

@@ -22,7 +22,7 @@ const CAP_SYS_RESOURCE: u64 = 1 << 24;
 /// A wrapper around `runc` for hosts whose root lacks CAP_SYS_RESOURCE. Docker requests all capabilities for a
 /// privileged container, and the kernel refuses to grant one that the caller lacks.
 const RUNTIME: &str = r#"#!/bin/sh
-# runc, without CAP_SYS_RESOURCE and without negative oomScoreAdj: this host's root may neither.
+# Runs runc without CAP_SYS_RESOURCE and without a negative oomScoreAdj, because root on this host cannot set them.
 set -eu
 strip='(.process // .) |= (
   if .capabilities then .capabilities |= map_values(map(select(. != "CAP_SYS_RESOURCE"))) else . end
@@ -189,7 +189,7 @@ fn start() -> anyhow::Result<()> {
     while !works() {
         anyhow::ensure!(
             started.elapsed() < UP_WITHIN,
-            "it did not answer within {UP_WITHIN:.0?}"
+            "the engine did not answer within {UP_WITHIN:.0?}"
         );
         std::thread::sleep(Duration::from_millis(200));
     }

@@ -287,8 +287,8 @@ impl Cluster {
         self.directory().join(format!("{}.log", component.name()))
     }
 
-    /// The path of the audit log, with one JSON event per line. The end of a request is an event, and the beginning of
-    /// a watch. An event is written within two seconds.
+    /// The path of the audit log, with one JSON event per line. Each request has an event when it ends, and a watch
+    /// also has one when it begins. An event is written within two seconds.
     pub fn audit_log(&self) -> PathBuf {
         self.directory().join("audit.log")
     }

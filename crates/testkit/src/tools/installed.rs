@@ -22,9 +22,9 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 /// A program that is on this machine already.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
-    /// The file.
+    /// The path of the program.
     pub path: PathBuf,
-    /// The version that it reports, such as `v1.36.3`.
+    /// The version that the program reports, such as `v1.36.3`.
     pub version: String,
 }
 
@@ -40,12 +40,12 @@ impl Minor {
     }
 }
 
-/// Why an installed program is not used.
+/// An installed program that is not used, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unusable {
-    /// The file.
+    /// The path of the program.
     pub path: PathBuf,
-    /// What it reports, or why it reports nothing.
+    /// The reason, such as the program's version or the error of `--version`.
     pub why: String,
 }
 
@@ -116,7 +116,7 @@ fn printed(path: &Path) -> anyhow::Result<String> {
     let process = Process::spawn("--version", command, &scratch.path().join("log"))?;
     let status = process
         .wait(ANSWERS_WITHIN)?
-        .ok_or_else(|| anyhow::anyhow!("it does not answer to --version"))?;
+        .ok_or_else(|| anyhow::anyhow!("`--version` does not finish in time"))?;
     anyhow::ensure!(status.success(), "`--version` fails with {status}");
     Ok(process.tail())
 }

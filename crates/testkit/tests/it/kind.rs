@@ -43,7 +43,8 @@ async fn say_name(cluster: &KindCluster) -> anyhow::Result<String> {
 
 /// Sends a request to an address from the cluster and returns the response.
 fn heard(from: &KindCluster, address: &str) -> anyhow::Result<String> {
-    // The request comes from the node. Its source address is in the pods' network: the node's end of a pod's link.
+    // The node sends the request. The source address is the node's end of a pod's veth pair, so it is in the pods'
+    // network.
     let url = format!("http://{address}:{PORT}/");
     let get = format!(
         "exec 3<>/dev/tcp/{address}/{PORT}; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"

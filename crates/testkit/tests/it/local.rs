@@ -270,7 +270,7 @@ async fn what_was_written_survives_restarts() -> anyhow::Result<()> {
     cluster.kill(Component::ApiServer)?;
     assert!(
         maps.get("lasting").await.is_err(),
-        "a killed API server refuses"
+        "a killed API server refuses connections"
     );
     assert!(cluster.pid(Component::ApiServer).is_err());
     cluster.start_component(Component::ApiServer).await?;
@@ -317,7 +317,8 @@ async fn a_component_that_ends_is_reported_with_its_log() -> anyhow::Result<()> 
     Ok(())
 }
 
-/// The parent process is this test's binary again, in which an environment variable makes this test start a cluster.
+/// Runs this test's binary a second time as the parent process. There, an environment variable makes this test start a
+/// cluster.
 #[tokio::test]
 async fn nothing_outlives_a_killed_parent() -> anyhow::Result<()> {
     const ROLE: &str = "MUSTER_TESTKIT_PARENT";
@@ -380,7 +381,7 @@ async fn nothing_outlives_a_killed_parent() -> anyhow::Result<()> {
     )
     .await?;
 
-    // The next temporary directory removes the parent's.
+    // Creating the next temporary directory removes the parent's directory.
     eventually("the end of the parent's directory", MINUTE, async || {
         drop(muster_testkit::scratch::Scratch::temporary("sweeper")?);
         anyhow::ensure!(!directory.exists(), "{} still exists", directory.display());

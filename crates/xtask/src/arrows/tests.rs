@@ -75,7 +75,7 @@ fn a_pure_crate_that_reaches_an_effect_is_told_the_way() {
     let way = |from: &str, way: &str| {
         format!(
             "{from} must be pure but depends on reqwest: {way}\n  remove that dependency (or its \
-                 feature), or move the code to a crate that may act"
+                 feature), or move the code to a crate that may have effects"
         )
     };
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Conditions: whether true is good or bad for a type, and what reasons and messages mean.
+//! Interprets conditions: for which types true is good or bad, and what reasons and messages mean.
 
 use serde_json::{Map, Value};
 

@@ -66,7 +66,7 @@ fn lines(value: &Value) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// The evidence in an object, the first of each sort.
+/// The evidence in an object. For each sort of evidence, only the first piece is stored.
 #[derive(Debug, Default)]
 pub(super) struct Evidence<'a> {
     /// True if objects of this kind run to completion.

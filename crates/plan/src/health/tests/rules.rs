@@ -106,7 +106,9 @@ fn what_is_no_expression_is_named() {
     assert_eq!((error.rule, error.case, error.field), (1, 1, "message"));
     let text = error.to_string();
     assert!(
-        text.starts_with("the health rule of Foo can't be used: message of case 2: this is no CEL"),
+        text.starts_with(
+            "the health rule of Foo can't be used: message of case 2: this is not a valid CEL"
+        ),
         "{text}"
     );
 }

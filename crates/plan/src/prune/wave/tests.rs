@@ -34,7 +34,7 @@ impl World {
         }
     }
 
-    /// Deletes everything wave by wave. The objects in `stuck` are never gone.
+    /// Deletes everything wave by wave. The deletion of the objects in `stuck` never finishes.
     fn waves(&self, after: &After<'_>, stuck: &[usize]) -> (Vec<Vec<usize>>, Wave) {
         let mut gone = BTreeSet::new();
         let mut asked: BTreeSet<usize> = BTreeSet::new();
