@@ -42,11 +42,11 @@ pub fn compose<B: Clone + PartialEq>(
     mut conflicts: impl FnMut(&BTreeMap<AppName, B>) -> Vec<Conflict>,
     holds: impl Fn(&B, &Conflict) -> bool,
 ) -> Composed<B> {
-    let mut not_deleted: BTreeSet<AppName> = BTreeSet::new();
+    let mut blocked: BTreeSet<AppName> = BTreeSet::new();
     let mut met = Vec::new();
     loop {
         let choose = |(name, offer): (&AppName, &Offer<B>)| {
-            let newest = offer.new.as_ref().filter(|_| !not_deleted.contains(name));
+            let newest = offer.new.as_ref().filter(|_| !blocked.contains(name));
             let bundle = newest.or(offer.last.as_ref());
             bundle.map(|bundle| (name.clone(), bundle.clone()))
         };
@@ -79,7 +79,7 @@ pub fn compose<B: Clone + PartialEq>(
         for conflict in next {
             for (app, _) in &conflict.claims {
                 if conflict.owner.as_ref() != Some(app) {
-                    not_deleted.insert(app.clone());
+                    blocked.insert(app.clone());
                 }
             }
             met.push(conflict);

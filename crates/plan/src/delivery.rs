@@ -187,13 +187,13 @@ pub fn meet(own: Term, incarnation: &str, agent: &Known, proven: bool) -> Meetin
 /// Returns the number under which a hub offers content to an agent, given the generation that the hub has stored and
 /// the generation that the agent has in force. The agent never has to refuse the result.
 #[must_use]
-pub fn number_for(not_deleted: Numbered, in_force: Option<Numbered>) -> Numbered {
+pub fn number_for(stored: Numbered, in_force: Option<Numbered>) -> Numbered {
     match in_force {
-        Some(now) if accept_generation(Some(now), not_deleted).is_err() => Numbered {
+        Some(now) if accept_generation(Some(now), stored).is_err() => Numbered {
             generation: now.generation.next(),
-            content: not_deleted.content,
+            content: stored.content,
         },
-        Some(_) | None => not_deleted,
+        Some(_) | None => stored,
     }
 }
 

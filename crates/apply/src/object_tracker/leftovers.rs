@@ -32,14 +32,14 @@ impl ObjectTracker {
         let state = &mut *guard;
         let before = state.leftovers.len();
         state.leftovers.retain(|key, _| !desired.contains(key));
-        let not_deleted: HashSet<&ObjectRef> = state
+        let pending: HashSet<&ObjectRef> = state
             .pending_approvals
             .iter()
             .flat_map(|pending_approval| &pending_approval.objects)
             .collect();
         let mut changed = state.leftovers.len() != before;
         for (key, leftover) in leaving {
-            if !not_deleted.contains(&leftover.id) && !state.leftovers.contains_key(&key) {
+            if !pending.contains(&leftover.id) && !state.leftovers.contains_key(&key) {
                 state.leftovers.insert(key, leftover);
                 changed = true;
             }

@@ -84,11 +84,11 @@ fn namespace(object: &Value) -> Assessment {
     if text(&object["status"], "phase") != "Terminating" {
         return Assessment::HEALTHY;
     }
-    let not_deleted = || conditions(object).filter(|condition| condition.status == "True");
-    if let Some(failed) = not_deleted().find(|condition| condition.kind.ends_with("Failure")) {
+    let in_effect = || conditions(object).filter(|condition| condition.status == "True");
+    if let Some(failed) = in_effect().find(|condition| condition.kind.ends_with("Failure")) {
         return Assessment::degraded(format!("being deleted: {}", failed.said()));
     }
-    Assessment::progressing(match not_deleted().next() {
+    Assessment::progressing(match in_effect().next() {
         Some(rest) => format!("being deleted: {}", rest.said()),
         None => "being deleted".to_owned(),
     })

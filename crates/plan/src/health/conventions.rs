@@ -20,7 +20,7 @@ use super::{
 const DEPTH: usize = 3;
 
 pub(super) fn assess(object: &Value) -> Assessment {
-    if let Some(message) = not_deleted(object) {
+    if let Some(message) = paused(object) {
         return Assessment::suspended(message);
     }
     let status = match &object["status"] {
@@ -40,7 +40,7 @@ pub(super) fn assess(object: &Value) -> Assessment {
 }
 
 /// Returns a message if the object's controller is switched off on purpose for this object.
-fn not_deleted(object: &Value) -> Option<String> {
+fn paused(object: &Value) -> Option<String> {
     let annotations = object["metadata"]["annotations"].as_object();
     let annotation = annotations.into_iter().flatten().find(|(key, value)| {
         let name = key.rsplit('/').next().unwrap_or_default();

@@ -205,7 +205,7 @@ impl<'a> Evidence<'a> {
         };
         let partition = spec["updateStrategy"]["rollingUpdate"]["partition"]
             .as_i64()
-            .filter(|not_deleted| *not_deleted > 0);
+            .filter(|partition| *partition > 0);
         if let (Some(partition), Some(updated)) = (partition, number("updatedReplicas")) {
             let field = "updatedReplicas";
             let said = Said::Count {
