@@ -126,9 +126,12 @@ impl IdentityStore {
     ///
     /// # Errors
     /// [`IdentityError`] if there is neither an identity nor a token, or the identity can't be read.
-    pub async fn kept(&self, token: Option<&JoinToken>) -> Result<Option<Identity>, IdentityError> {
+    pub async fn stored(
+        &self,
+        token: Option<&JoinToken>,
+    ) -> Result<Option<Identity>, IdentityError> {
         let secret = self.secrets().get_opt(SECRET).await;
-        kept(secret.map_err(cluster_error)?.as_ref(), token)
+        stored(secret.map_err(cluster_error)?.as_ref(), token)
     }
 
     /// Returns the stored identity, whatever token it came from, or `None` if there is none.
@@ -136,7 +139,7 @@ impl IdentityStore {
     /// # Errors
     /// [`IdentityError`] if it can't be read.
     pub async fn current(&self) -> Result<Option<Identity>, IdentityError> {
-        match self.kept(None).await {
+        match self.stored(None).await {
             Err(IdentityError::NotJoined) => Ok(None),
             current => current,
         }
@@ -154,12 +157,12 @@ impl IdentityStore {
             .get_opt(SECRET)
             .await
             .map_err(cluster_error)?;
-        let token = match (kept(secret.as_ref(), token)?, token) {
+        let token = match (stored(secret.as_ref(), token)?, token) {
             (Some(identity), _) => return Ok(identity),
             (None, Some(token)) => token,
             (None, None) => return Err(IdentityError::NotJoined),
         };
-        let current = kept(secret.as_ref(), None).ok().flatten();
+        let current = stored(secret.as_ref(), None).ok().flatten();
         match (self.enrol(secret, token, hash_of(token)).await, current) {
             (Err(error @ (IdentityError::Refused(_) | IdentityError::Dial(_))), Some(current)) => {
                 tracing::error!(
@@ -179,11 +182,11 @@ impl IdentityStore {
     /// answers again.
     async fn enrol(
         &self,
-        kept: Option<Secret>,
+        stored: Option<Secret>,
         token: &JoinToken,
         hash: String,
     ) -> Result<Identity, IdentityError> {
-        let mut secret = kept.unwrap_or_else(|| self.empty());
+        let mut secret = stored.unwrap_or_else(|| self.empty());
         let begun = secret
             .data
             .as_ref()
@@ -315,7 +318,7 @@ fn hash_of(token: &JoinToken) -> String {
 }
 
 /// Returns the identity in the Secret, or `None` if it does not come from this token.
-fn kept(
+fn stored(
     secret: Option<&Secret>,
     token: Option<&JoinToken>,
 ) -> Result<Option<Identity>, IdentityError> {

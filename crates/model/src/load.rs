@@ -162,7 +162,7 @@ impl Loader {
             .iter()
             .filter_map(|problem| match &problem.scope {
                 Scope::App(app) => Some(app.clone()),
-                Scope::Fleet | Scope::Hint => None,
+                Scope::Fleet | Scope::Hint | Scope::Hub => None,
             })
             .collect();
         let model = model.filter(|_| !held).map(|mut model| {

@@ -175,7 +175,7 @@ fn applied(request: &RenderRequest<'_>) -> anyhow::Result<(Vec<AppObjects>, bool
             .roles
             .get(name)
             .is_none_or(|places| places.keys().any(|place| place.as_str() == cluster)),
-        (Scope::Hint, _) => false,
+        (Scope::Hint | Scope::Hub, _) => false,
     };
     let mut good = true;
     for problem in checked.problems.iter().filter(concerns) {

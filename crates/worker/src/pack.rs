@@ -190,7 +190,7 @@ fn bounded(problems: Vec<Problem>) -> Vec<Problem> {
         let left_out = count - MAX_PROBLEMS;
         let file = match &scope {
             Scope::App(app) => format!("apps/{app}"),
-            Scope::Fleet | Scope::Hint => "fleet.yaml".to_owned(),
+            Scope::Fleet | Scope::Hint | Scope::Hub => "fleet.yaml".to_owned(),
         };
         kept.push(Problem::new(
             scope,

@@ -13,7 +13,7 @@ pub(crate) struct Program {
 }
 
 /// The programs that are needed to build and run everything.
-pub(crate) const BUILD: [Program; 5] = [
+pub(crate) const BUILD: [Program; 4] = [
     Program {
         name: "cc",
         version_flag: "--version",
@@ -23,14 +23,8 @@ pub(crate) const BUILD: [Program; 5] = [
     Program {
         name: "make",
         version_flag: "--version",
-        purpose: "builds the OpenSSL inside libgit2",
+        purpose: "builds jemalloc",
         install: "apt-get install make",
-    },
-    Program {
-        name: "perl",
-        version_flag: "--version",
-        purpose: "configures the OpenSSL inside libgit2",
-        install: "apt-get install perl",
     },
     Program {
         name: "git",

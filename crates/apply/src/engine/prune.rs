@@ -16,9 +16,7 @@ use muster_model::{
 };
 use muster_plan::{
     order::{After, Item},
-    prune::{
-        Leaving, Mark, Owned, PRUNE, Spent, Wanted as Desired, is_custom, is_permanent, prune, wave,
-    },
+    prune::{Desired, Leaving, Mark, Owned, PRUNE, Spent, is_custom, is_permanent, prune, wave},
 };
 use serde_json::json;
 use tokio::sync::mpsc;

@@ -9,7 +9,7 @@ use kube::{
 };
 use muster_apply::{ObjectState, Observed};
 use muster_testkit::{
-    faults::{Asked, Fault, PendingApproval, Verb},
+    faults::{Asked, Fault, Hold, Verb},
     wait::eventually,
 };
 use serde_json::json;
@@ -29,10 +29,10 @@ fn failure(observed: &Observed, text: &str) -> Option<String> {
 #[tokio::test]
 async fn an_object_that_goes_before_its_answer_comes_is_not_lost() {
     let (proxy, fixture) = behind_a_proxy("early").await;
-    let pending_approval = PendingApproval::default();
+    let pending_approval = Hold::default();
     proxy.spoil(
         1,
-        Fault::NotDeleted(pending_approval.clone()),
+        Fault::Held(pending_approval.clone()),
         |asked: &Asked| asked.verb == Verb::Patch && asked.name.as_deref() == Some("a"),
     );
     let mut applied = fixture.start().await;

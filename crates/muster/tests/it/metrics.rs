@@ -121,10 +121,10 @@ async fn alerts_and_dashboards_have_what_they_ask_for() -> anyhow::Result<()> {
     until(&fleet.http(), "muster_hub_commit_behind 0").await?;
     all_there(&get(&fleet.http(), "/metrics").await?, "muster-hub")?;
     all_there(&get(&http, "/metrics").await?, "muster-agent")?;
-    let hub = get(&fleet.http(), "/metrics").await?;
-    block_is("reference.md", "hub-metrics", &table(&hub))?;
-    let agent = get(&http, "/metrics").await?;
-    block_is("reference.md", "agent-metrics", &table(&agent))?;
+    let page = get(&fleet.http(), "/metrics").await?;
+    block_is("reference.md", "hub-metrics", &table(&page))?;
+    let page = get(&http, "/metrics").await?;
+    block_is("reference.md", "agent-metrics", &table(&page))?;
 
     let bad = map.replace("name: shop", "name: Not A Name");
     fleet
