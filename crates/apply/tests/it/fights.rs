@@ -30,11 +30,9 @@ fn failure(observed: &Observed, text: &str) -> Option<String> {
 async fn an_object_that_goes_before_its_answer_comes_is_not_lost() {
     let (proxy, fixture) = behind_a_proxy("early").await;
     let pending_approval = Hold::default();
-    proxy.spoil(
-        1,
-        Fault::Held(pending_approval.clone()),
-        |asked: &Asked| asked.verb == Verb::Patch && asked.name.as_deref() == Some("a"),
-    );
+    proxy.spoil(1, Fault::Held(pending_approval.clone()), |asked: &Asked| {
+        asked.verb == Verb::Patch && asked.name.as_deref() == Some("a")
+    });
     let mut applied = fixture.start().await;
     let objects = [namespace("early-a"), config_map("a", "1")];
     applied

@@ -27,38 +27,35 @@ impl Report<'_> {
             self.text.push_str(&grid.draw(self.terminal));
             return;
         }
-        let mut grid = Grid::new([
-            "REGION",
-            "CLUSTERS",
-            "SYNCED",
-            "PROGRESSING",
-            "FAILING",
-            "PENDING",
-            "OFFLINE",
-            "UNJOINED",
-            "OBJECTS",
-        ])
-        .spare(&["OBJECTS", "UNJOINED", "PENDING"]);
+        // A fleet rarely has pending clusters, and the table is wide.
+        let is_shown = |state| state != State::Pending || all.iter().any(|c| c.state == state);
+        let states = [
+            State::Synced,
+            State::Progressing,
+            State::Failing,
+            State::Pending,
+            State::Offline,
+            State::Unjoined,
+        ]
+        .into_iter()
+        .filter(|state| is_shown(*state));
+        let mut header = vec!["REGION".to_owned(), "CLUSTERS".to_owned()];
+        header.extend(states.clone().map(|state| state.word().to_uppercase()));
+        header.push("OBJECTS".to_owned());
+        let mut grid = Grid::new(header).spare(&["OBJECTS", "UNJOINED"]);
         for region in &self.document.regions {
             let own: Vec<&Cluster> = all.iter().filter(|c| c.region == region.name).collect();
-            let number = |state| {
+            let number = |state: State| {
                 let number = own.iter().filter(|cluster| cluster.state == state).count();
                 match number {
                     0 => Cell::or_dash(None),
                     n => Cell::new(State::tone(state), n.to_string()),
                 }
             };
-            grid.row([
-                region.name.as_str().into(),
-                own.len().to_string().into(),
-                number(State::Synced),
-                number(State::Progressing),
-                number(State::Failing),
-                number(State::Pending),
-                number(State::Offline),
-                number(State::Unjoined),
-                objects(own.iter().copied()),
-            ]);
+            let mut row = vec![region.name.as_str().into(), own.len().to_string().into()];
+            row.extend(states.clone().map(number));
+            row.push(objects(own.iter().copied()));
+            grid.row(row);
         }
         self.text.push_str(&grid.draw(self.terminal));
         let astray = all.iter().filter(|c| c.state != State::Synced).count();
