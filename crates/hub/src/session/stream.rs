@@ -134,7 +134,7 @@ impl Stream<'_> {
             let wait = self.bucket.wait();
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return Err(Status::aborted("the hub ended this stream: the hub is stopping, the stream was replaced, or its cluster was removed")),
+                () = stop.cancelled() => return Err(Status::aborted("the hub ended this stream: the hub is stopping, a newer stream replaced it, or its cluster left the fleet")),
                 () = &mut expiry => return Err(Status::unauthenticated("the certificate has expired")),
                 () = tokio::time::sleep(wait), if !wait.is_zero() => {}
                 () = tokio::time::sleep(self.bucket.until_full()), if self.slowed => {

@@ -211,7 +211,7 @@ async fn a_flood_is_reported_only_while_it_lasts() {
     let badge = Badge::new(&hub, "us-1").await;
     let mut raw = Raw::hello(&hub, &badge, hello(&badge)).await.unwrap();
     raw.welcome().await;
-    for _ in 0..450 {
+    for _ in 0..700 {
         say(&raw, v1::Report::default()).await;
     }
     told(&hub, "us-1", "sends more than the hub accepts").await;

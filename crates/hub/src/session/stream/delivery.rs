@@ -48,9 +48,10 @@ impl Stream<'_> {
             prune: Some((&desired.prune).into()),
         };
         let observed = &self.sessions.observed;
-        if observed
-            .get(&self.caller.cluster)
-            .is_some_and(|level| level.refusal.is_some())
+        if !self.slowed
+            && observed
+                .get(&self.caller.cluster)
+                .is_some_and(|level| level.refusal.is_some())
         {
             observed.update(&self.caller.cluster, |level| level.refusal = None);
         }
