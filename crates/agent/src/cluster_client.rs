@@ -305,7 +305,7 @@ impl Cluster for ClusterClient {
     async fn take(&self, generation: Arrived) -> Result<(), TakeError> {
         let number = generation.number.generation.0;
         let before = self.state().stored.clone();
-        let not_deleted: HashMap<ContentHash, &StoredBundle> = before
+        let already_stored: HashMap<ContentHash, &StoredBundle> = before
             .iter()
             .flat_map(|stored| stored.bundles.iter().map(|bundle| (bundle.hash(), bundle)))
             .collect();
@@ -313,12 +313,12 @@ impl Cluster for ClusterClient {
         let mut room = self.room;
         let fail = |source: Box<dyn std::error::Error + Send + Sync>| TakeError { number, source };
         for arrived in generation.bundles {
-            let bundle = match (arrived.packed, not_deleted.get(&arrived.hash)) {
+            let bundle = match (arrived.packed, already_stored.get(&arrived.hash)) {
                 (Some(packed), _) => {
                     let encoded = packed.unpack().map_err(|error| fail(Box::new(error)))?;
                     StoredBundle::from_encoded(&encoded).map_err(|error| fail(Box::new(error)))?
                 }
-                (None, Some(not_deleted)) => StoredBundle::clone(not_deleted),
+                (None, Some(already_stored)) => StoredBundle::clone(already_stored),
                 (None, None) => return Err(fail("a bundle was neither stored nor sent".into())),
             };
             room.add(&bundle).map_err(|error| fail(Box::new(error)))?;

@@ -21,7 +21,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 const LEASE: &str = muster_model::agent_records::LEASE;
-/// The lifetime of the Lease. Its holder may no longer act this long after the last renewal.
+/// The lifetime of the Lease. Once this time has passed since the last renewal, the holder must not act.
 const TTL: Duration = Duration::from_secs(15);
 const RENEW_EVERY: Duration = Duration::from_secs(5);
 /// How long another agent waits after it saw the last renewal: the lifetime of the Lease, plus the longest
@@ -81,7 +81,8 @@ impl Holder {
             std::process::id(),
             started(std::process::id()).unwrap_or(0)
         );
-        // In a pod, containers of one name run one after another. On a host, process ids tell holders apart.
+        // In a pod, at most one agent container runs at a time, so the pod's UID is enough to know that an earlier
+        // holder is dead. On a host, several agents may run, and their process IDs distinguish them.
         if let Ok(uid) = std::env::var("POD_UID") {
             return Self {
                 place: format!("pod-{uid}"),

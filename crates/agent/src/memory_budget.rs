@@ -6,7 +6,7 @@ use std::fmt;
 use muster_apply::StoredBundle;
 use muster_runtime::process;
 
-/// The divisor for the share of memory that the text of all manifests may take. For a while two generations are in
+/// The text of all manifests may take at most the agent's memory divided by this. For a while two generations are in
 /// memory, each of them also in compressed form, and the API server's answers are of similar size.
 const TEXT: u64 = 10;
 /// The memory in bytes that one object takes besides its text, for the agent's records of it and its predecessor.

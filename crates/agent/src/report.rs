@@ -63,11 +63,11 @@ impl Summary {
             apps.insert(name.clone(), Arc::clone(&report));
             self.0.insert(name, (Arc::clone(bundle), report));
         }
-        // Leftovers and holds may belong to apps that no longer have a bundle.
+        // Leftovers and pending approvals may belong to apps that no longer have a bundle.
         for leftover in &now.leftovers {
             let report = report_of(&mut apps, leftover.app.as_str());
             match leftover.state {
-                // The hold of the app reports this object.
+                // The app's pending approval (`v1::Hold`) reports this object.
                 LeftoverState::Approval => continue,
                 LeftoverState::Waiting | LeftoverState::Deleting => report.leaving += 1,
                 LeftoverState::Refused => report.stuck += 1,

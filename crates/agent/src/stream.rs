@@ -190,7 +190,7 @@ pub async fn follow<C: Cluster>(
         }
     }
     connected();
-    // The first report is due immediately, and each later one at least an interval after the one before.
+    // The first report is sent immediately, and each later one at least `REPORT_EVERY` after the previous one.
     let mut report_at = Instant::now();
     let mut changed = true;
     loop {
@@ -273,15 +273,15 @@ impl<C: Cluster> Stream<'_, C> {
         }
     }
 
-    /// Handles a generation from the hub. The generation replaces one that could not be put in force.
+    /// Handles a generation from the hub. An earlier one that could not be put in force is no longer retried.
     async fn offered(&mut self, generation: v1::Generation) -> Result<(), StreamError> {
         self.stuck = None;
         self.keep_again.reset();
         self.begin(generation).await
     }
 
-    /// Requests the bundles that the cluster lacks for a generation. This generation replaces one that is still
-    /// arriving.
+    /// Requests the bundles that the cluster lacks for a generation. If another generation is still arriving, this one
+    /// replaces it.
     async fn begin(&mut self, generation: v1::Generation) -> Result<(), StreamError> {
         let content = ContentHash::try_from(generation.content.as_slice())
             .map_err(|_| StreamError::Nonsense("a generation without a hash"))?;

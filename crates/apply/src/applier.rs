@@ -247,8 +247,8 @@ impl Work {
         }
     }
 
-    /// Does one run and returns when to try again if nothing wakes the loop before. Drifted objects
-    /// that the run did not check stay in `recheck`.
+    /// Does one run. Returns the time of the next attempt, or `None` if none is needed; an event may
+    /// wake the loop earlier. Drifted objects that the run did not check stay in `recheck`.
     async fn once(&mut self, stored: &StoredGeneration, recheck: &mut Recheck) -> Option<Instant> {
         let interrupt = self.stop.child_token();
         let result = {

@@ -254,7 +254,7 @@ async fn repeated<T, F: Future<Output = Result<T, RequestError>>>(
     }
 }
 
-/// The part of an object in an answer that is read: its metadata, never its content.
+/// An object in an answer, of which only the metadata is read.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Live {
     #[serde(default)]

@@ -352,7 +352,7 @@ impl Engine {
         }
     }
 
-    /// Changes the cluster to what `kept` says. After a cancellation no request is started.
+    /// Changes the cluster to match the generation `stored`. After a cancellation no request is started.
     /// Requests that are under way continue, and their results are recorded.
     pub(crate) async fn run(
         self: &Arc<Self>,

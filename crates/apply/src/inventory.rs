@@ -2,7 +2,7 @@
 //!
 //! It is a write-ahead record: an object is recorded, without the hash of its content, before the
 //! request that creates or changes it is sent. A crash of the agent therefore never orphans an
-//! object, and the agent never takes content for applied that a later request has replaced.
+//! object, and the agent never treats content as applied after a later request has replaced it.
 //! The record is stored in [`PIECES`] ConfigMaps. Objects are distributed over them by identity, so
 //! that a change rewrites little.
 

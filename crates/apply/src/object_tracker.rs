@@ -69,8 +69,8 @@ struct State {
     gates: Vec<Gate>,
     /// True if something has happened that the engine waits for.
     woken: bool,
-    /// Objects that no controller has reported on, in the order of the time until which a report is
-    /// awaited.
+    /// Objects that no controller has reported on, each with the end of the wait for a report. They
+    /// are sorted by that time.
     silent: BTreeSet<(Instant, Identity)>,
     /// Sections that have changed since they were published.
     stale: HashSet<usize>,
@@ -79,7 +79,7 @@ struct State {
     drifted: HashSet<Identity>,
     /// Objects whose drift is known and is not reverted for a while.
     resting: HashSet<Identity>,
-    /// The digest of the fields of each object that people's tools own and that Muster has decided
+    /// For each object, the digest of the fields that people's tools own and that Muster has decided
     /// not to take over.
     tolerated: HashMap<Identity, FieldsDigest>,
 }
@@ -250,8 +250,8 @@ impl ObjectTracker {
         });
     }
 
-    /// Sets the message that somebody else changes or deletes an object again and again; `None`
-    /// when that is over.
+    /// Sets the message for an object that somebody else repeatedly changes or deletes; `None` when
+    /// that has stopped.
     pub(crate) fn set_fight(&self, key: &Identity, message: Option<String>) {
         self.update(key, |object| {
             let changed = object.fought != message;
@@ -260,7 +260,7 @@ impl ObjectTracker {
         });
     }
 
-    /// Sets the reason that the pods of an unhealthy object give.
+    /// Sets the reason why an object is not healthy, as the messages of its pods explain it.
     pub(crate) fn set_reason(&self, key: &Identity, reason: Option<String>) {
         self.update(key, |object| {
             let changed = object.reason != reason;

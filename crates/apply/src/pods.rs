@@ -1,6 +1,6 @@
-//! Explains why a workload is not healthy with the messages of its pods, because a Deployment
-//! itself says only that it waits. Pods are listed only while a workload that has pods is not
-//! healthy, and with growing pauses.
+//! Uses the messages of a workload's pods to explain why the workload is not healthy, because a
+//! Deployment itself says only that it waits. Pods are listed only while a workload that has pods
+//! is not healthy, and with growing pauses.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -184,7 +184,7 @@ impl Listed {
 #[derive(Debug, thiserror::Error)]
 pub enum GenerationStoreError {
     /// A request failed.
-    #[error("the generation is stored in the cluster, and {object} can't be reached")]
+    #[error("the agent stores generations in {object}, which can't be reached")]
     Request {
         /// The object that can't be reached, such as `Secret NAME`.
         object: String,

@@ -68,7 +68,7 @@ impl Who {
     }
 }
 
-/// The result of one client's turn: it applies the same objects twice. At first they are new to the API server.
+/// The result of one client's turn. The client applies the same objects twice. The first time, they do not exist yet.
 struct Turn {
     who: Who,
     first: Duration,

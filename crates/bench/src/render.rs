@@ -414,7 +414,11 @@ impl Sample {
         anyhow::ensure!(output.status.success(), "Helm's engine failed; see above");
         let engine: Engine = serde_json::from_slice(&output.stdout).context("no result")?;
         let expected = (releases.len() * OBJECTS) as f64;
-        anyhow::ensure!(engine.objects == expected, "{} objects", engine.objects);
+        anyhow::ensure!(
+            engine.objects == expected,
+            "Helm's engine rendered {} objects instead of {expected}",
+            engine.objects
+        );
         Ok(engine)
     }
 }

@@ -286,7 +286,8 @@ impl Session<'_> {
         }
         let mut request = request.build().map_err(|error| self.failed(error))?;
         if elsewhere(request.url()) {
-            // The client drops the login when it is redirected to another host. Later requests must do so, too.
+            // The client drops the login when it is redirected to another host. Later requests go directly to that
+            // host, so the login must be removed from them, too.
             request.headers_mut().remove(reqwest::header::AUTHORIZATION);
         }
         let response = self
@@ -328,7 +329,7 @@ impl Session<'_> {
         match answer.next().await.map_err(|error| self.failed(error))? {
             Ok(Packet::Error(text)) => Err(self.corrupt(Cause::Said(text))),
             Ok(Packet::End) => {
-                let text = "it ended in the middle of its answer".to_owned();
+                let text = "the answer ended too early".to_owned();
                 Err(self.corrupt(Cause::Said(text)))
             }
             Ok(packet) => Ok(packet),

@@ -38,7 +38,8 @@ pub struct Mirror {
     /// The repository; `None` before the first refresh if there was nothing usable on disk.
     repo: Option<Repository>,
     last: Option<Arc<Snapshot>>,
-    /// The commit for which a rebuild did not help.
+    /// The commit whose objects could not be read even after a rebuild. The mirror is not rebuilt for it again
+    /// while the last good commit can be read.
     beyond_repair: Option<Oid>,
     _lock: Lock,
 }
@@ -460,8 +461,8 @@ impl Mirror {
         Ok(built)
     }
 
-    /// Tries once to get from the remote's reference to a verified tip. Returns `None` if the reference has not
-    /// moved.
+    /// Fetches the commit of the remote's reference, verifies it and moves the tip to it. Does not retry. Returns
+    /// `None` if the reference has not moved.
     fn attempt(&self, base: &Base<'_>) -> Result<Option<(Snapshot, Change)>, Failure> {
         let Some(commit) = self.transfer(base)? else {
             return Ok(None);

@@ -71,8 +71,8 @@ pub struct RemoteConfig {
 }
 
 impl RemoteConfig {
-    /// Returns a configuration for the default branch at this address, with the login that this user's account
-    /// provides.
+    /// Returns a configuration for the default branch at this address, with the default [`Auth`]: no token file,
+    /// and the current user's SSH keys.
     #[must_use]
     pub fn new(url: RemoteUrl) -> Self {
         Self {

@@ -8,8 +8,8 @@ use muster_model::{
     tree::{Entry, MAX_FILE_BYTES, PRUNE_TRAILER, Recent, Snapshot, Tree},
 };
 
-/// The most files and directories of one commit. A few nested trees that repeat each other can have more paths
-/// than fit in memory.
+/// The most files and directories of one commit. Without this limit, a small repository whose trees contain the same
+/// subtrees many times could have more paths than fit in memory.
 pub(crate) const MAX_ENTRIES: usize = 200_000;
 /// The maximum length of a path in bytes. It is the limit of most systems.
 pub(crate) const MAX_PATH_BYTES: usize = 4096;

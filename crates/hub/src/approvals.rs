@@ -199,8 +199,8 @@ fn named(key: &str) -> Option<(ClusterName, ContentHash)> {
     Some((cluster.parse().ok()?, set.parse().ok()?))
 }
 
-/// Returns the approvals that the next generation still needs. An approval is done if the generation before contained
-/// it, the cluster has that generation in force and is settled, and the set is no longer pending there.
+/// Returns the approvals that the next generation still needs. An approval is done if the previous generation contained
+/// it, the cluster has that generation in force and is settled, and the set is no longer pending approval there.
 pub(crate) fn pending(
     approved: &BTreeSet<ContentHash>,
     before: Option<&DesiredState>,

@@ -146,8 +146,8 @@ impl Authority {
         Ok(ca.hub_credentials(&names, HUB_LIFETIME, muster_pki::clock::now())?)
     }
 
-    /// Renews the hub's own certificate before it expires, until `stop` fires. It is due by the wall clock, which may
-    /// have been wrong when the hub started.
+    /// Renews the hub's own certificate before it expires, until `stop` fires. It checks the wall clock at short
+    /// intervals instead of sleeping until the renewal, because the clock may have been wrong when the hub started.
     pub(crate) async fn renew_hub(self: Arc<Self>, stop: CancellationToken) {
         let mut made = muster_pki::clock::now();
         loop {

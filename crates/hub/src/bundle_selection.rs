@@ -80,8 +80,8 @@ fn apps_at_older_bundle(
     offers.iter().filter_map(waits).collect()
 }
 
-/// Returns a name for a set of bundles, given the known scopes of kinds. Under that name a set is remembered in which
-/// no object occurs twice, so that it is not checked again.
+/// Returns a hash of a set of bundles and of the known scopes of kinds. A set that was checked and contains no object
+/// twice is remembered by this hash, so that it is not checked again.
 fn verified_as(listed: &[ListedBundle], scopes: &Scopes) -> ContentHash {
     let mut content = content_of(EPOCH.0, &PruneOrders::default(), listed)
         .0
@@ -192,7 +192,7 @@ pub(crate) fn select_bundles(
         });
         let mut waits = apps_at_older_bundle(&offers, &composed.chosen);
         if !merged.is_empty() {
-            // Apps at an older bundle stay there, and their new bundles claim no objects meanwhile.
+            // Apps that stay at an older bundle no longer offer their new one, so that it can't claim objects.
             for name in &waits {
                 if let Some(offer) = offers.get_mut(name) {
                     offer.new = None;

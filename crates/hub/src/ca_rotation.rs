@@ -1,9 +1,9 @@
 //! Rotation of the fleet's CA. First everybody learns to trust both CAs and gets a certificate of the new one; then the
-//! old one is dropped. Each step is one write that requires this hub's lead, so a hub that is killed continues from the
-//! last step.
+//! old one is dropped. Each step is one write that succeeds only if this hub leads, so a hub that is killed continues
+//! from the last step.
 //!
 //! The version of the CAs, a number that only grows, shows who has moved to the new CA; clocks play no part. Each
-//! certificate is recorded with the version at which it was granted, and counts once it is presented.
+//! certificate is recorded with the version at which it was granted, and counts as in use once it is presented.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -45,11 +45,11 @@ struct State {
 pub(crate) struct Cas {
     /// The CA that everybody trusts.
     pub(crate) current: Ca,
-    /// The CA that replaces it, during a rotation.
+    /// The CA that replaces the current one, during a rotation.
     pub(crate) next: Option<Ca>,
-    /// The certificates of all of them.
+    /// The certificates of the current and the next CA.
     pub(crate) trust: TrustBundle,
-    /// The names of all of them.
+    /// The names of the current and the next CA.
     names: Vec<String>,
     state: State,
 }
@@ -99,7 +99,8 @@ impl Cas {
         self.state.since
     }
 
-    /// Returns true if one of these CAs signed the certificate. A connection may be older than the end of its CA.
+    /// Returns true if one of these CAs signed the certificate. The TLS handshake can't ensure that: a connection may
+    /// still be open after the CA of its certificate was dropped.
     pub(crate) fn have_signed(&self, certified: &Certified) -> bool {
         self.names.contains(&certified.issuer)
     }

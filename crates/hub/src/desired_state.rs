@@ -24,7 +24,7 @@ pub(crate) const EPOCH: Epoch = Epoch(1);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DesiredState {
     pub(crate) number: Numbered,
-    /// The first generation that differs from this one only in its approvals, as do all generations between them.
+    /// The generation since which neither the bundles nor the deletion budget of this cluster have changed.
     pub(crate) since: Generation,
     pub(crate) commit: String,
     pub(crate) epoch: u64,
@@ -65,8 +65,8 @@ impl DesiredState {
         }
     }
 
-    /// Returns the same bundles under a number that an agent accepts which has `in_force`. The store is older than that
-    /// agent, so the approvals are void, and every deletion needs a new approval.
+    /// Returns the same bundles under a number that an agent accepts if it has the generation `in_force`. The store is
+    /// older than that agent's state, so the approvals are void, and every deletion needs a new approval.
     pub(crate) fn renumbered(&self, in_force: Option<Numbered>) -> Self {
         let prune = PruneOrders {
             budget: NOTHING,

@@ -77,8 +77,8 @@ pub(crate) struct FleetLoop {
     pub(crate) worker: Worker,
 }
 
-/// The time for which a newer commit waits for the one in progress before it interrupts that. Finished renderings of
-/// the interrupted commit are not lost.
+/// The time for which a commit is in progress before a newer commit may interrupt it. Finished renderings of the
+/// interrupted commit are not lost.
 const SUPERSEDE_AFTER: Duration = Duration::from_secs(5);
 
 /// The first and the longest pause before a failed commit is retried.
@@ -96,7 +96,7 @@ impl FleetLoop {
         let mut lead = self.leadership.watch();
         let mut approvals = self.store.watch(store_schema::APPROVAL);
         let mut unconfirmed = self.store.watch(store_schema::SUSPECT);
-        // Drop the initial notifications: the first iteration reads all approvals and marks anyway.
+        // Drop the initial notifications: the first iteration reads all approvals and unconfirmed clusters anyway.
         let _ = approvals.changes().await;
         let _ = unconfirmed.changes().await;
         loop {

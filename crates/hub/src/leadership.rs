@@ -105,7 +105,7 @@ impl Leadership {
         Ok(())
     }
 
-    /// Takes the lead again above a number that an agent has seen.
+    /// Takes the lead again, with a term above the number that an agent has seen.
     pub(crate) async fn retake(&self, above: u64) -> Result<(), LeadError> {
         let _taking = self.taking.lock().await;
         if self.now().is_none_or(|lead| lead.term.number > above) {

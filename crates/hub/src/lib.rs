@@ -65,7 +65,7 @@ const LOCAL_LOGIN: Duration = Duration::from_secs(24 * 60 * 60);
 /// The interval at which the hub checks whether that login is due. The check uses the wall clock, since a machine may
 /// sleep or may set its clock late.
 const LOGIN_LOOK: Duration = Duration::from_secs(15);
-/// The time that streams and writes have to finish when the hub stops.
+/// The time within which streams and writes must finish when the hub stops.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// The HTTP/2 window of an agent's connection, in bytes. It can be small, since bundles are sent in pieces.
 const WINDOW: u32 = 256 * 1024;

@@ -45,7 +45,7 @@ impl Authority {
         Ok((made.certificate, made.trust))
     }
 
-    /// Creates a login, which may replace the one with a certificate of this serial number.
+    /// Creates a login. `replaces` is the serial number of the login that it replaces, if any.
     pub(crate) fn make_login(
         &self,
         name: &AdminName,

@@ -79,8 +79,8 @@ pub(crate) struct Metrics {
     pub(crate) workers_ended: Counter,
     pub(crate) ca_end: Gauge,
     pub(crate) ca_behind: Gauge,
-    /// The start and number of refusals of the current log period, by reason. It limits how much refused callers can
-    /// write to the log.
+    /// The start of the current log period and the number of refusals in it, by reason. This limits how much refused
+    /// callers can write to the log.
     logged: Arc<Mutex<HashMap<String, (Instant, u32)>>>,
 }
 
@@ -145,7 +145,7 @@ impl Metrics {
         );
         registry.register(
             "render_workers_ended",
-            "Processes for reading and rendering commits that ended unexpectedly",
+            "Worker processes (which read and render commits) that ended unexpectedly",
             metrics.workers_ended.clone(),
         );
         metrics

@@ -37,7 +37,8 @@ pub(crate) struct Level {
     pub(crate) apps: BTreeMap<String, v1::AppReport>,
     pub(crate) digest: Vec<u8>,
     pub(crate) problems: Vec<String>,
-    /// True if the agent has gone through everything, so that the reported sets pending approval are complete.
+    /// True if the agent has processed every object of the generation, including deletions, so that the reported sets
+    /// pending approval are complete.
     pub(crate) settled: bool,
     /// The cluster-scoped kinds among its apps' objects that are not Kubernetes' own.
     pub(crate) cluster_scoped: Vec<String>,

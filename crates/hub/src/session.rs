@@ -36,7 +36,8 @@ const HELD_FOR: Duration = Duration::from_secs(60);
 
 /// The interval at which refusals of a cluster for the same reason are repeated in the audit log.
 const AUDIT_EVERY: Duration = Duration::from_secs(3600);
-/// How far an agent's generation may be ahead of the hub's, whose store may be older. No fleet uses up more numbers.
+/// The most by which an agent's generation number may exceed the hub's. It can be higher if the hub's store was
+/// restored, but no fleet uses up this many numbers.
 const AHEAD: u64 = 1_000_000_000;
 /// The most characters of an agent's version that are stored.
 const VERSION_LENGTH: usize = 64;

@@ -14,9 +14,9 @@ use muster_plan::delivery::Term;
 use muster_store::{Expected, Store, StoreError, Txn, Versioned};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// The fleet's CA, certificate and key in PEM.
+/// The fleet's CA: its certificate and its key, in PEM.
 pub(crate) const CA: &str = "ca/current";
-/// The CA that replaces it, during a rotation.
+/// The CA that replaces the current one, during a rotation.
 pub(crate) const CA_NEXT: &str = "ca/next";
 /// The number of changes to the fleet's CAs, and the time of the last one.
 pub(crate) const CA_STATE: &str = "ca/state";
@@ -40,10 +40,11 @@ pub(crate) const OBSERVED: &str = "observed/";
 pub(crate) const APPROVAL: &str = "approval/";
 /// Prefix of [`LoginRecord`]s by the serial number of their certificate.
 pub(crate) const LOGIN: &str = "login/";
-/// A counter that is raised whenever a login moves to a new CA or is removed, so that the two never miss each other.
+/// A counter that is raised whenever a login moves to a new CA or is removed. If both happen at the same time, one of
+/// the two transactions conflicts, and is retried.
 pub(crate) const LOGIN_TURNS: &str = "logins/turns";
-/// Prefix of counters by cluster. Every enrolment and removal raises its cluster's counter, so that the two never miss
-/// each other.
+/// Prefix of counters by cluster. Every enrolment and removal raises its cluster's counter, so that of two concurrent
+/// ones the later conflicts.
 pub(crate) const MEMBERSHIP: &str = "membership/";
 /// Prefix of the marks of unconfirmed clusters, by cluster.
 pub(crate) const SUSPECT: &str = "suspect/";
@@ -92,7 +93,8 @@ pub(crate) struct AppRecord {
     pub(crate) tier: String,
     pub(crate) mode: String,
     pub(crate) owner: String,
-    /// True if the app has a problem, so that its last good bundle stays in force. Stored under its first name.
+    /// True if the app has a problem, so that its last good bundle stays in force. The stored record
+    /// keeps the field's original name.
     #[serde(rename = "held")]
     pub(crate) blocked: bool,
 }
@@ -146,8 +148,8 @@ pub(crate) struct InstanceRecord {
     /// The serial number of the certificate that the agent presents; empty if it is not known.
     #[serde(default)]
     pub(crate) shown: String,
-    /// The serial numbers of certificates that were granted since and have not been presented yet: an answer may be
-    /// lost.
+    /// The serial numbers of the certificates that were granted after [`Self::shown`] and have not been presented yet.
+    /// There may be several, since an answer may be lost.
     #[serde(default)]
     pub(crate) granted: Vec<String>,
     /// The version of the CAs that were sent with the presented certificate.
@@ -192,8 +194,8 @@ impl InstanceRecord {
         known
     }
 
-    /// Returns true if this is the certificate that the agent presents. If that certificate is not known, this one
-    /// becomes it.
+    /// Returns true if this is the certificate that the agent presents. If the record knows no certificate, it adopts
+    /// this one.
     pub(crate) fn is_shown(&mut self, serial: &str) -> bool {
         if self.shown.is_empty() && self.granted.is_empty() {
             serial.clone_into(&mut self.shown);
@@ -238,7 +240,7 @@ pub(crate) struct LoginRecord {
     /// True if its owner has presented the login that replaces it.
     #[serde(default)]
     pub(crate) followed: bool,
-    /// The serial number of the login that it replaces, until it is presented.
+    /// The serial number of the login that this one replaces. It is cleared once this login has been presented.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) replaces: Option<String>,
 }

@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 const LONGEST: usize = 2 * 1024 * 1024;
 /// The most calls whose bodies are read at the same time. This and [`LONGEST`] bound the memory.
 const AT_ONCE: usize = 8;
-/// The time that a call has to send its body.
+/// The time within which a call must send its body.
 const WITHIN: Duration = Duration::from_secs(10);
 
 /// Headers that contain the token itself: GitLab's, and those that scripts use.

@@ -50,11 +50,11 @@ async fn what_the_hub_made_by_a_wrong_clock_is_made_anew() -> anyhow::Result<()>
     let hub = tokio::spawn(muster_hub::run(config.clone(), shutdown.clone(), |_| {}));
     let long = Duration::from_secs(60);
     eventually("the hub of last month", long, status).await?;
-    // Its certificate ended weeks ago, and so did the login for this machine.
+    // The hub's certificate and the login for this machine expired weeks ago.
     clock::put_off(0);
     status().await.expect_err("an expired login is still valid");
     eventually("the hub of today", long, status).await?;
-    // Back again: both begin in the future now.
+    // The clock is set back again, so the certificate and the login become valid only in the future.
     clock::put_off(-30 * DAY);
     eventually("the hub of last month again", long, status).await?;
     shutdown.begin();

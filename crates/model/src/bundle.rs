@@ -151,7 +151,7 @@ pub struct BundleHeader {
     /// The app's previous name. The objects under that name are now this app's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub formerly: Option<AppName>,
-    /// The rules for applying and judging the app's objects.
+    /// The rules for applying the app's objects and for assessing their health.
     #[serde(default, skip_serializing_if = "Policy::is_default")]
     pub policy: Policy,
 }

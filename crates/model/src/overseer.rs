@@ -1,5 +1,5 @@
-//! Hooks around the reading and rendering of apps. Reading and rendering are pure functions; the process
-//! that runs them limits what they may cost.
+//! Hooks around the reading and rendering of apps. Reading and rendering are pure functions. The process that
+//! calls them uses these hooks to limit the cost of each app.
 
 use crate::{ids::AppName, problem::Problem};
 

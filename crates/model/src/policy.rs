@@ -1,4 +1,4 @@
-//! Rules of a fleet repository for how objects are applied, deleted and judged. The rules for one app
+//! Rules of a fleet repository for applying and deleting objects and for assessing their health. The rules for one app
 //! are in the header of its bundle, so that an agent has them even without its hub.
 
 use std::collections::BTreeSet;
@@ -82,8 +82,8 @@ impl IgnoreRule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PruneBudget {
-    /// The number of objects that may always be deleted. It limits the deletions of each app, and those of all apps
-    /// together.
+    /// The number of objects that may be deleted without approval. It limits the deletions of each app, and those of
+    /// all apps together.
     #[serde(default = "PruneBudget::default_objects")]
     pub objects: u32,
     /// The percentage of the existing objects of the app, or of all apps together, that may be deleted. It
@@ -125,8 +125,8 @@ impl Default for PruneBudget {
 pub struct PruneOrders {
     /// How much may be deleted without approval.
     pub budget: PruneBudget,
-    /// The hashes of approved deletions: of sets of objects that a person approved, as the agent reported them, and
-    /// of apps that may leave (see [`Self::leaving`]).
+    /// The hashes of approved deletions. A hash identifies either a set of objects that the agent reported and a person
+    /// approved, or an app whose objects may all be deleted (see [`Self::leaving`]).
     pub approved: BTreeSet<ContentHash>,
     /// Apps that exist in the repository, but for which the hub has no good bundle. None of their objects is
     /// deleted.

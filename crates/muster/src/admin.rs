@@ -88,11 +88,11 @@ pub(crate) async fn confirm(
     reason: String,
     output: Output,
 ) -> anyhow::Result<bool> {
-    let terminal = v1::ConfirmStateRequest {
+    let request = v1::ConfirmStateRequest {
         dry_run: true,
         reason: String::new(),
     };
-    let shown = client.confirm_state(terminal).await.map_err(said)?;
+    let shown = client.confirm_state(request).await.map_err(said)?;
     let suspicions = shown.into_inner().suspicions;
     let clean = suspicions.is_empty();
     if output == Output::Table {

@@ -86,8 +86,8 @@ fn is_to_be_looked_at(path: &Path) -> bool {
 
 /// Gets a new certificate for a login if the fleet's CA has changed.
 async fn follow(mut client: Client, login: Login, path: &Path) -> anyhow::Result<()> {
-    let terminal = client.follow_ca(v1::FollowCaRequest::default()).await;
-    let needed = match terminal {
+    let answer = client.follow_ca(v1::FollowCaRequest::default()).await;
+    let needed = match answer {
         Ok(answer) => answer.into_inner().needed,
         // The error is ignored: if the hub can't be reached, the command itself fails, and an older hub does not
         // know this call.

@@ -5,8 +5,8 @@ use muster_model::problem::{Problem, Scope};
 
 use crate::output::print;
 
-/// Invalid input, with what is wrong and where. The program then exits with 2, as it does for unknown
-/// arguments.
+/// The error for invalid input. It says what is wrong and where. The program then exits with 2, as it does
+/// for unknown arguments.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct WrongUse(pub(crate) String);

@@ -154,7 +154,7 @@ impl Ca {
     ) -> Result<String, PkiError> {
         let request = CertificateSigningRequestParams::from_pem(request)
             .map_err(|source| PkiError::Request { source })?;
-        // The algorithm here is that of the request's signature. Only the length shows the type of the key.
+        // `algorithm` is that of the request's signature, not of the key. Only the key's length shows its type.
         let key = request.public_key;
         if key.algorithm() != &PKCS_ECDSA_P256_SHA256 || key.der_bytes().len() != POINT {
             return Err(PkiError::RequestKey);

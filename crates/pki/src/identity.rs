@@ -81,7 +81,7 @@ impl fmt::Display for AdminName {
 }
 
 /// The content of a client's certificate. TLS has already checked that the certificate is genuine and that its
-/// validity has begun. An agent's certificate may have expired. The owner of a connection must end it at
+/// validity has begun. An agent's certificate may have expired. The owner of a connection must close the connection at
 /// `not_after`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certified {

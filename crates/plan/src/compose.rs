@@ -16,7 +16,7 @@ use muster_model::{
 /// The bundles of an app that a cluster could run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer<B> {
-    /// The bundle from the newest commit; `None` while that commit is broken.
+    /// The bundle from the newest commit; `None` if it has none, for example because the app has a problem there.
     pub new: Option<B>,
     /// The bundle that was last assigned to the cluster; `None` if there was none.
     pub last: Option<B>,

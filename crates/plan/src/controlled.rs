@@ -42,7 +42,7 @@ pub fn may_concern(id: &ObjectRef, json: &str) -> bool {
 /// Removes the fields that Kubernetes' controllers set from an object.
 pub fn remove(id: &ObjectRef, object: &mut Map<String, Value>) {
     let is = |group: &str, kind: &str| id.gvk.group == group && id.gvk.kind == kind;
-    // The controller of aggregated roles writes the rules of all matching roles into it.
+    // A controller writes the rules of all matching roles into an aggregated role.
     let aggregated = object
         .get("aggregationRule")
         .is_some_and(|rule| !rule.is_null());

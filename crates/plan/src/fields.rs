@@ -71,7 +71,7 @@ pub fn without(all: &Value, taken: &Value) -> Option<Value> {
 }
 
 /// Returns the fields that are in at least one of two trees. A field that is a leaf in one tree and a map in the
-/// other becomes a map that contains itself (`.`).
+/// other becomes that map with the additional key `.`, which is the field itself.
 #[must_use]
 pub(crate) fn union(a: &Value, b: &Value) -> Value {
     let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else {

@@ -1,5 +1,5 @@
-//! Ignored fields, which other managers may set. A field that another manager owns is removed from the applied
-//! object; otherwise it is sent with its live value. So Muster neither overwrites nor removes such a field.
+//! Ignored fields, which other managers may set. If another manager owns such a field, the field is removed from the
+//! applied object; otherwise it is sent with its live value. So Muster neither overwrites nor removes it.
 
 use muster_model::{bundle::ObjectRef, policy::IgnoreRule};
 use serde_json::Value;

@@ -72,8 +72,8 @@ fn words_of(message: &str) -> &str {
     }
 }
 
-/// Returns true for kinds whose deletion can't be undone by recreating the object: it would also delete everything in
-/// a namespace, every object of a definition, or data, or it would break objects that refer to it.
+/// Returns true for kinds whose deletion can't be undone by recreating the object. Deleting such an object also deletes
+/// everything in the namespace, every object of the definition, or data, or it breaks objects that refer to the object.
 #[must_use]
 pub fn is_precious(id: &ObjectRef) -> bool {
     matches!(

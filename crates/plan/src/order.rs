@@ -179,7 +179,7 @@ pub enum Reach {
     /// Only the app's own objects.
     App,
     /// Requests of every client to the API server, as webhooks and aggregated APIs do. Such objects are sent
-    /// after the other apps' current requests.
+    /// only when no other app has an object in progress or another stage that can begin.
     Everybody,
 }
 

@@ -490,7 +490,7 @@ fn within_budget(
             free.push((app, rest, precious));
         }
     }
-    // The deletions of all apps are also compared together with the objects of all these apps, because many
+    // The sum of the deletions of all apps is also checked against a budget for the sum of their objects, because many
     // small deletions add up to a large one.
     let cut = free.iter().filter(|(_, rest, _)| !rest.is_empty());
     let cut = cut.map(|(app, ..)| *app).chain(desired.spent.apps.keys());

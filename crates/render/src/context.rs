@@ -140,7 +140,7 @@ impl Overlay {
     }
 
     /// Returns the digest of what a template would read, without recording a read. This runs for every template in
-    /// every cluster at every commit, so it borrows the layers, where [`Overlay::get`] creates a new overlay.
+    /// every cluster at every commit, so it borrows the layers. [`Overlay::get`] would create a new overlay.
     fn observe(&self, read: &Read) -> Digest {
         let Some((last, parents)) = read.path.split_last() else {
             return self.keys_digest();

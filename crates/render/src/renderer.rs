@@ -305,7 +305,7 @@ impl Renderer {
     }
 }
 
-/// Returns a hash of everything in an app and the library that its bundles depend on, except the clusters.
+/// Returns a hash of everything that an [`AppUnit`] is made from: the app, its tier and the library.
 fn fingerprint(name: &AppName, app: &App, model: &Model) -> ContentHash {
     let mut hasher = blake3::Hasher::new();
     let tier = model.tiers.get(&app.spec.tier);

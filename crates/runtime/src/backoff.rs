@@ -30,7 +30,7 @@ impl Backoff {
         self.draw(&mut rand::rng())
     }
 
-    /// Resets the delays to the start. Call it after a success that has lasted.
+    /// Resets the delays to the start. Call this once the operation has worked for some time.
     pub fn reset(&mut self) {
         self.ceiling = self.base;
     }

@@ -1,4 +1,4 @@
-//! Watches of changed keys, for loops that read the state and act on the difference.
+//! Watches of changed keys. Control loops use them to read the state after a change and act on the difference.
 //!
 //! A watch holds a set of keys, not a log. A key that changed ten times since the last call is returned once, and a
 //! watcher that falls far behind has to read everything again. So even the slowest watcher needs only a bounded

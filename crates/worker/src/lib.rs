@@ -1,6 +1,6 @@
 //! Reads and renders commits in a separate process, the worker, so that nothing in the repository can crash or block
-//! the hub. The worker is the same binary. It gets no environment variables and no files, a memory limit, and a budget
-//! of processor time for each app. An app that crashes the worker is identified and left out.
+//! the hub. The worker is the same binary. It gets no environment variables and no files. Its memory is limited, and so
+//! is its processor time for each app. An app that crashes the worker is identified and left out.
 
 mod child;
 mod journal;

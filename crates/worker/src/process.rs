@@ -45,7 +45,7 @@ use crate::{
 
 /// The time within which a worker must answer, or it is killed. Each app has its own, much lower limit.
 const ANSWER_WITHIN: Duration = Duration::from_secs(300);
-/// The time that a worker has to stop after it was asked to.
+/// The time within which a worker must stop after it was asked to.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 /// The time after which a commit that is blocked as a whole is tried again.
 const HELD_FOR: Duration = Duration::from_secs(60);
@@ -538,7 +538,7 @@ fn is_same(a: &Entry, b: &Entry) -> bool {
 /// The future that cancels a job, and a flag that is set when it completes.
 type Interrupt<'a, F> = (Pin<&'a mut F>, &'a mut bool);
 
-/// Waits until the job should be cancelled. Never returns without an interrupt.
+/// Waits until the job should be cancelled. Never completes if `interrupt` is `None`.
 async fn until<F: Future<Output = ()>>(interrupt: Option<&mut Interrupt<'_, F>>) {
     match interrupt {
         Some((newer, fired)) => {

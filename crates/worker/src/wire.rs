@@ -31,8 +31,8 @@ pub(crate) enum Ask {
         /// The maximum size of all bundles together, in bytes.
         bundles: u64,
     },
-    /// Adds or replaces a file. The frame's bytes are the file's content. They are empty if `sent` is true: the content
-    /// was then sent before, with another file.
+    /// Adds or replaces a file. The frame's bytes are the file's content. They are empty if `sent` is true, because the
+    /// content was already sent with another file.
     Put {
         path: String,
         entry: PutEntry,

@@ -97,8 +97,8 @@ impl Engine {
     }
 }
 
-/// Returns true if it matters that an object of this kind has an owner. Kinds that controllers only
-/// use for notes, or recreate immediately, do not matter.
+/// Returns true if it matters that an object of this kind has an owner. Kinds that controllers use
+/// only for bookkeeping, or recreate immediately, do not matter.
 fn matters(kind: &Kind) -> bool {
     !kind.gvk.group.ends_with("metrics.k8s.io")
         && !matches!(

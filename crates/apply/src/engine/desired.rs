@@ -224,7 +224,7 @@ pub(super) struct Claim {
 /// Returns every desired object once, and the claims that are refused. If several apps define the
 /// same object, the app that already owns it keeps it, so that no commit of one app takes over what
 /// another one runs. If no app owns it, the first by name gets it. `prepared` has one element for
-/// each bundle of `kept`, in the same order.
+/// each bundle of `stored`, in the same order.
 pub(super) fn desired(
     stored: &StoredGeneration,
     prepared: &[Arc<Prepared>],

@@ -429,7 +429,7 @@ impl Engine {
     /// Reports that the field ownership of an object is lost.
     pub(super) fn tell_loss_of_owners(&self, object: &DesiredObject, uid: &str) {
         const LOST: &str = "somebody has cleared .metadata.managedFields, which record who owns which \
-             field; the fields in Git are reverted, but a field that was removed from Git meanwhile may \
+             field; fields that differ from Git are reverted, but a field that was removed from Git meanwhile may \
              still be set: inspect the object";
         tracing::warn!(app = %object.app(), object = %object.id, "{LOST}");
         self.publish(object, Some(uid.to_owned()), "Drift", "Correct", LOST);

@@ -482,7 +482,8 @@ impl Engine {
         let mut within = Vec::with_capacity(unwanted.len());
         for (key, entry) in unwanted {
             if agent_records::is_record(&entry.id, &self.config.namespace) {
-                // An agent of an earlier release took this record for an object of an app.
+                // This is one of the agent's own records. An earlier release of the agent put it into the
+                // inventory as an object of an app.
                 self.inventory.forget(&key);
                 continue;
             }

@@ -112,7 +112,7 @@ impl Engine {
                 continue;
             };
             let why = format!(
-                "{} for at most {}",
+                "{}; this delays the deletion for at most {}",
                 self.waits_for(object),
                 minutes(self.config.replaced_within)
             );

@@ -20,7 +20,7 @@ struct Times {
     fights: HashMap<Identity, Fight>,
 }
 
-/// The back-off of one cluster's objects. No method waits.
+/// The back-off of one cluster's objects. No method blocks or sleeps.
 pub(super) struct Schedule {
     failures: Pauses,
     fights: Pauses,
@@ -156,8 +156,9 @@ impl Schedule {
         }
     }
 
-    /// Ends the run. An object that was due but was not sent loses its back-off: it waits for
-    /// something else, and that wakes the engine. An object that is `under_way` keeps its back-off.
+    /// Ends the run. An object that was due but was not sent loses its back-off, because it
+    /// waits for something else that wakes the engine. An object that is `under_way` keeps its
+    /// back-off.
     pub(super) fn end(&self, due: Due, under_way: impl Fn(&Identity) -> bool) {
         let mut times = self.times();
         for (key, before) in due.failing {

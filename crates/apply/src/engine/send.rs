@@ -1,4 +1,4 @@
-//! One object's request: it builds the request, sends it and handles the answer.
+//! Builds the request for one object, sends it and handles the answer.
 
 use std::{sync::PoisonError, time::Duration};
 

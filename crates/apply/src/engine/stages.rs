@@ -1,6 +1,6 @@
 //! Sends the objects of a run: each app's objects in their order, all apps in parallel.
 //!
-//! An object waits without limit for what it can't exist without. For objects of its app that
+//! An object waits indefinitely for the objects that it can't exist without. For objects of its app that
 //! merely precede it in the order, it waits at most [`FIRST_PATIENCE`]. It never waits for the objects of unrelated
 //! apps, so a request that hangs or fails delays no other app. Such a request continues after the
 //! run, and its end wakes the engine.
@@ -381,7 +381,7 @@ impl<'a> Dispatch<'a> {
             if self.open > 0 {
                 return;
             }
-            // No other line has anything under way that could come first.
+            // No line has an object under way, so a stage that affects every client may begin.
             let mut all = 0..self.lines.len();
             let Some(line) = all.find(|&line| self.may_begin(line, true)) else {
                 return;

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// A server that takes `latency` seconds for a request and answers at most `capacity` requests a
-/// second. If `refuses` is set, it refuses requests above that number at a time.
+/// second. If `refuses` is set, the server refuses requests while the limit is above that number.
 #[derive(Debug, Clone, Copy)]
 struct Server {
     latency: f64,

@@ -17,9 +17,9 @@ pub(super) struct Object {
     pub(super) seen: Option<Seen>,
     /// The same as in [`super::TrackedObject`].
     pub(super) ended: Option<Assessment>,
-    /// The reason that its pods give while it is not healthy.
+    /// The reason why the object is not healthy, as the messages of its pods explain it.
     pub(super) reason: Option<String>,
-    /// The message that somebody else changes or deletes the object again and again.
+    /// The message for people if somebody else repeatedly changes or deletes the object.
     pub(super) fought: Option<String>,
 }
 

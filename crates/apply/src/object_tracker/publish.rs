@@ -21,8 +21,8 @@ use crate::{
 };
 
 impl ObjectTracker {
-    /// Publishes the observed state whenever it has changed: at most once in `pause`, and at the
-    /// end of a run.
+    /// Publishes the observed state whenever it has changed: at most once per `pause`, and
+    /// immediately at the end of a run.
     pub(crate) async fn publish(&self, to: watch::Sender<Arc<Observed>>, pause: Duration) {
         loop {
             let silence = self.state().silent.first().map(|(until, _)| *until);

@@ -616,7 +616,7 @@ async fn as_git_says(
     Ok(Some((comparable(live), comparable(predicted))))
 }
 
-async fn pending_approvals(fixture: &Fixture, others: &Fixture, samples: &[Sample], case: &Case) {
+async fn check_property(fixture: &Fixture, others: &Fixture, samples: &[Sample], case: &Case) {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let ns = format!("kinds-{}", NUMBER.fetch_add(1, Ordering::SeqCst));
     let mut fixture = fixture.part(&ns);
@@ -633,7 +633,7 @@ async fn pending_approvals(fixture: &Fixture, others: &Fixture, samples: &[Sampl
         fixture.requests.take_deleted();
         let editing = async {
             for edit in &case.edits {
-                // The test case sets the time of the edit; this does not wait for anything.
+                // The pause is part of the generated test case; it does not wait for any condition.
                 tokio::time::sleep(Duration::from_millis(edit.after.into())).await;
                 carry_out(others, &ns, &samples[edit.sample], edit).await;
             }
@@ -766,7 +766,7 @@ fn objects_of_every_kind_end_as_git_says_whatever_others_do_and_none_is_lost() {
     runner
         .run(&case(samples.len()), |case| {
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                runtime.block_on(pending_approvals(&fixture, &others, &samples, &case));
+                runtime.block_on(check_property(&fixture, &others, &samples, &case));
             }));
             done.map_err(|_| TestCaseError::fail("see above"))
         })

@@ -29,8 +29,8 @@ fn failure(observed: &Observed, text: &str) -> Option<String> {
 #[tokio::test]
 async fn an_object_that_goes_before_its_answer_comes_is_not_lost() {
     let (proxy, fixture) = behind_a_proxy("early").await;
-    let pending_approval = Hold::default();
-    proxy.spoil(1, Fault::Held(pending_approval.clone()), |asked: &Asked| {
+    let hold = Hold::default();
+    proxy.spoil(1, Fault::Held(hold.clone()), |asked: &Asked| {
         asked.verb == Verb::Patch && asked.name.as_deref() == Some("a")
     });
     let mut applied = fixture.start().await;
@@ -45,7 +45,7 @@ async fn an_object_that_goes_before_its_answer_comes_is_not_lost() {
     let maps = fixture.config_maps("early-a");
     maps.delete("a", &DeleteParams::default()).await.unwrap();
     applied.until(|o| !seen(o)).await;
-    pending_approval.release();
+    hold.release();
     let observed = applied
         .until(|o| seen(o) && object(o, text).state == ObjectState::Applied)
         .await;
@@ -234,7 +234,7 @@ async fn the_rules_of_an_aggregated_role_are_left_to_kubernetes() {
     summed("list").await;
     let observed = applied.until(|o| o.bundles[0].counts.healthy == 2).await;
     assert!(observed.bundles[0].drifts.is_empty(), "{observed:#?}");
-    // One write is the part, and two are the inventory before and after it.
+    // One write changes the ClusterRole `sum-part`, and two change the inventory before and after it.
     assert_eq!(fixture.requests.writes() - before, 3);
     applied.applier.stop().await;
 }

@@ -194,6 +194,13 @@ impl Fixture {
         }
     }
 
+    /// Returns true if a namespace or object with this name belongs to this fixture, and not to one whose name
+    /// begins with the same letters.
+    fn owns(&self, name: &str) -> bool {
+        let rest = name.strip_prefix(&self.name);
+        rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphanumeric()))
+    }
+
     /// Lists the objects of a kind that carry the app label and belong to this test, as `namespace/name`.
     pub(crate) async fn live(&self, api_version: &str, kind: &str) -> Vec<String> {
         let list = self
@@ -206,7 +213,7 @@ impl Fixture {
             let labels = object.metadata.labels.as_ref();
             let name = object.metadata.name.as_deref().unwrap_or_default();
             labels.is_some_and(|labels| labels.contains_key(muster_apply::APP_LABEL))
-                && (namespace.starts_with(&self.name) || name.starts_with(&self.name))
+                && (self.owns(namespace) || self.owns(name))
         };
         let mut names: Vec<String> = list
             .into_iter()

@@ -77,7 +77,7 @@ fn generation(number: u64, ns: &str, desired: &DesiredObject) -> StoredGeneratio
     stored
 }
 
-async fn pending_approvals(fixture: &Fixture, case: &Case) {
+async fn check_property(fixture: &Fixture, case: &Case) {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let ns = format!("generated-{}", NUMBER.fetch_add(1, Ordering::SeqCst));
     let fixture = fixture.part(&ns);
@@ -125,7 +125,7 @@ async fn pending_approvals(fixture: &Fixture, case: &Case) {
         for after in interruptions {
             let applied = fixture.start().await;
             applied.applier.set_desired(Arc::new(stored.clone()));
-            // The test case sets the time of the interruption; this does not wait for anything.
+            // The pause is part of the generated test case; it does not wait for any condition.
             tokio::time::sleep(Duration::from_millis(u64::from(*after))).await;
             applied.applier.stop().await;
         }
@@ -183,7 +183,7 @@ fn any_two_generations_on_any_cluster_end_with_exactly_what_is_wanted() {
     runner
         .run(&case(), |case| {
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                runtime.block_on(pending_approvals(&fixture, &case));
+                runtime.block_on(check_property(&fixture, &case));
             }));
             done.map_err(|_| TestCaseError::fail("see above"))
         })

@@ -50,7 +50,7 @@ async fn a_generation_that_deletes_too_much_deletes_nothing_until_that_is_approv
     );
     assert_eq!(fixture.live("v1", "ConfigMap").await.len(), 8);
 
-    // A new process reports the same hold, since the surviving objects stay in the inventory.
+    // A new process reports the same pending approval, since the objects are still in the inventory.
     applied.applier.stop().await;
     let mut applied = fixture.start().await;
     let observed = applied.settle(fewer(3)).await;

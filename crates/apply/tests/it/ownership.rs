@@ -1,4 +1,4 @@
-//! Fields that other field managers own, owned, or take over.
+//! Field ownership: conflicts with other field managers, and objects that are adopted from other tools or apps.
 
 use kube::api::{Patch, PatchParams};
 use muster_apply::ObjectState;

@@ -9,9 +9,9 @@ use crate::fixture::{Fixture, bundle, config_map, namespace, stored};
 async fn an_object_with_a_finalizer_is_shown_until_it_is_gone() {
     let fixture = Fixture::new("final").await;
     let mut applied = fixture.start().await;
-    let mut not_deleted = config_map("held", "1");
-    not_deleted["metadata"]["finalizers"] = json!(["test.muster.dev/hold"]);
-    let objects = [namespace("final-a"), not_deleted];
+    let mut held = config_map("held", "1");
+    held["metadata"]["finalizers"] = json!(["test.muster.dev/hold"]);
+    let objects = [namespace("final-a"), held];
     applied
         .settle(stored(1, vec![bundle("a", "final-a", &objects)]))
         .await;

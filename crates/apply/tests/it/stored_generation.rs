@@ -101,7 +101,8 @@ async fn a_generation_survives_its_agent() {
         second.generation
     );
 
-    // Of two processes, the slower one is refused, although the pointer that it loaded is older than its generation.
+    // The slower of two processes is refused: it offers generation 7 after it has loaded generation 6, but the other
+    // process has stored generation 8 in the meantime.
     let mut slow = open();
     slow.load().await.unwrap();
     store.save(&stored(8, vec![])).await.unwrap();

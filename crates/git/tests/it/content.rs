@@ -100,7 +100,7 @@ fn a_directory_that_is_not_there_is_named() {
     assert!(error.contains("missing"), "{error}");
 }
 
-/// The tree contains another tree ten times, which does the same, and so on: few objects, and 10^12 paths.
+/// Each tree contains the next tree ten times, twelve levels deep: few objects, but 10^12 paths.
 #[test]
 fn a_tree_without_end_is_refused_and_the_last_good_snapshot_stays() {
     let repo = GitRepo::new().unwrap();

@@ -90,7 +90,7 @@ impl Authority {
         if record.used.is_none() {
             record.used = Some((instance.clone(), request));
             let txn = Txn::new().when(key.clone(), Expected::Revision(revision));
-            // A cluster has one agent: an enrolment replaces every earlier one of the cluster.
+            // A cluster has one agent, so an enrolment replaces every earlier instance of the cluster.
             let (txn, replaced) = self.revoke(txn, &record.cluster).await?;
             let txn = txn.put(key, store_schema::encode(&record)).put(
                 store_schema::instance_key(&record.cluster, &instance),
@@ -123,7 +123,7 @@ impl Authority {
 
 pub(super) fn new_instance() -> InstanceId {
     let id = format!("i-{:016x}", rand::random::<u64>());
-    // Letters, digits and a dash are always a label.
+    // An ID of these letters, digits and one dash is always a valid label.
     id.parse()
         .unwrap_or_else(|_| unreachable!("{id} is a label"))
 }

@@ -12,9 +12,9 @@ use crate::{
 };
 
 impl Authority {
-    /// Grants a new certificate to an instance that presents this one, as often as it asks, since answers may be lost.
-    /// Once a certificate that replaces this one has been presented, another renewal of this one means that the key is
-    /// in two places, and the instance is suspended.
+    /// Grants a new certificate to an instance that presents the certificate with this serial number. The instance may
+    /// repeat the request, since answers may be lost. If it has presented a newer certificate before, the key is in two
+    /// places, and the instance is suspended.
     pub(crate) async fn renew(
         &self,
         cluster: &ClusterName,
@@ -58,7 +58,7 @@ impl Authority {
         }
         let txn = changed(cluster, instance, &record, revision);
         match self.store.commit(txn).await {
-            // Another call noted it or renewed it just now.
+            // Another call has changed the record meanwhile.
             Ok(_) | Err(CommitError::Conflict { .. }) => Ok(record.trust),
             Err(error) => Err(error.into()),
         }

@@ -41,7 +41,8 @@ impl Authority {
         Ok(())
     }
 
-    /// Removes every listed instance and login again that a restored backup has brought back.
+    /// Removes again the instances and logins that are on the list of removals but that a restored backup has brought
+    /// back.
     pub(crate) async fn still_removed(&self) -> Result<(), AuthorityError> {
         let mut txn = Txn::new();
         let Names { instances, logins } = self.removed.read()?;

@@ -60,8 +60,8 @@ impl FleetLoop {
         let unconfirmed = Arc::new(Unconfirmed::load(self.store.as_ref()).await?);
         let before = self.published.borrow().clone();
         let Some(facts) = &outcome.facts else {
-            // The last good commit stays in force as a whole. Only its problems are new, and the approvals and
-            // confirmations that people give meanwhile.
+            // The last good commit stays in force as a whole. Only two things change: the problems that are shown, and
+            // the approvals and confirmations that people have given meanwhile.
             let lists = before.desired.iter().map(|(cluster, desired)| {
                 let list = List {
                     budget: unconfirmed.budget(cluster, desired.prune.budget),

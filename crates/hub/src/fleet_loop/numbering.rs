@@ -36,9 +36,9 @@ pub(super) struct Orders<'a> {
     pub(super) numbers: &'a BTreeMap<ClusterName, Generation>,
 }
 
-/// Returns the names under which apps are approved to leave a cluster with all their objects. These are the apps that
-/// the cluster had or still has remains of, that are not in its new list, and that are `meant` to leave. Earlier
-/// decisions are included, except for apps that are in the list again.
+/// Returns the approvals ([`PruneOrders::leaving`]) of the apps that may leave a cluster with all their objects. These
+/// are the apps in the cluster's previous list or last report that are not in its new list and that are `meant` to
+/// leave. Such approvals of the previous generation are included too, except for apps that are in the list again.
 pub(super) fn leaving(
     list: &[ListedBundle],
     before: Option<&DesiredState>,

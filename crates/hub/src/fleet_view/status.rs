@@ -11,7 +11,7 @@ use crate::{
     store_schema::{InForce, ListedBundle, now},
 };
 
-/// The most objects that are named of a set pending approval, unless the request names apps.
+/// The most objects that the status lists for each set pending approval, unless the request names apps.
 const FEW: usize = 3;
 
 /// Returns a cluster's status from its desired state and its last observed state.

@@ -1,4 +1,4 @@
-//! Collects the objects that agents recreated for the audit log, each recreation once.
+//! Collects entries for the audit log about the objects that agents have recreated. Each recreation is recorded once.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -24,7 +24,8 @@ pub(super) struct Recreations {
 }
 
 impl Recreations {
-    /// Finds the recreations that a cluster's report adds to the one before, at `now` in seconds since 1970.
+    /// Records the recreations in a cluster's report that its previous report did not contain. `now` is in seconds
+    /// since 1970.
     pub(super) fn hear(
         &mut self,
         cluster: &ClusterName,

@@ -291,7 +291,7 @@ impl v1::admin_server::Admin for Services {
         let v1::RotateCaRequest { finish, reason } = request.into_inner();
         let reason: String = reason.chars().take(MAX_REASON).collect();
         let services = self.clone();
-        // A task of its own, so that the step completes even if the caller disconnects.
+        // A separate task, so that the step completes even if the caller disconnects.
         let rotating = tokio::spawn(async move {
             let Parts {
                 authority,

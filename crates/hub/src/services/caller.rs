@@ -70,8 +70,8 @@ impl Services {
         })
     }
 
-    /// Refuses a certificate whose CA the fleet no longer trusts. The TLS handshake is not enough, since a connection
-    /// may be older than the end of its CA.
+    /// Refuses a certificate whose CA the fleet no longer trusts. The check in the TLS handshake is not enough, since
+    /// the CA may have been dropped while the connection was open.
     pub(super) fn signed_by_today(&self, peer: &Peer) -> Result<(), Status> {
         let cas = self.0.authority.cas();
         match peer.certified.as_deref() {

@@ -46,7 +46,7 @@ pub(super) struct Stream<'a> {
     /// The generations that the agent can have in force: the one from its hello, and those offered since.
     told: VecDeque<Numbered>,
     bucket: Bucket,
-    /// True from when the agent sent too much until its limit has filled up again.
+    /// True from the moment the agent exceeds its rate limit until its token bucket is full again.
     slowed: bool,
     asked: HashMap<u64, (oneshot::Sender<Vec<v1::ObjectState>>, Vec<v1::ObjectState>)>,
     last_question: u64,
@@ -153,7 +153,7 @@ impl Stream<'_> {
                         let size = message.encoded_len();
                         // Answers to the hub's questions don't count against the limit.
                         if !self.answers(&message) && !self.bucket.take(size) && !was_over {
-                            let why = "its agent sends more than the hub accepts, over 50 messages or 3 MiB a second for seconds, and is slowed down".to_owned();
+                            let why = "its agent sends more than the hub accepts (over 50 messages or 3 MiB a second for several seconds), and is slowed down".to_owned();
                             sessions.hold(self.caller, "too_much", why).await;
                             self.slowed = true;
                         }
@@ -204,7 +204,7 @@ impl Stream<'_> {
                 Ok(())
             }
             Meeting::Retake { above } => {
-                let why = "an agent proved a newer term than this hub's state has".to_owned();
+                let why = "an agent has a newer term than this hub's state".to_owned();
                 let store = sessions.store.as_ref();
                 let txn = unconfirmed::mark_unconfirmed(store, Txn::new(), None, why).await;
                 let failed = |error: &(dyn std::error::Error + 'static)| {

@@ -49,7 +49,7 @@ struct State {
     holds: Vec<(String, v1::Hold)>,
     /// The sets that the generation in force approves.
     approved: BTreeSet<ContentHash>,
-    /// The rules of the generation in force for deletions.
+    /// The deletion rules of the generation in force.
     orders: PruneOrders,
 }
 
@@ -153,7 +153,7 @@ impl Memory {
         });
     }
 
-    /// Returns the rules of the generation in force for deletions.
+    /// Returns the deletion rules of the generation in force.
     pub(crate) fn orders(&self) -> PruneOrders {
         self.state().orders.clone()
     }
@@ -349,7 +349,7 @@ impl Agent {
     pub(crate) async fn join(hub: &Hub, cluster: &str) -> Self {
         let badge = Badge::new(hub, cluster).await;
         let agent = Self::run(hub.address(), badge, Memory::new());
-        // From here on, waits for all clusters include this one.
+        // From here on, `Hub::until_synced` also waits for this cluster.
         let look = |status: &v1::Status| {
             let joined = status.clusters.iter().find(|c| c.name == cluster);
             ensure!(joined.is_some_and(|c| c.state() != v1::ClusterState::Unjoined));

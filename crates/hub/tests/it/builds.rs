@@ -101,7 +101,7 @@ async fn stream(babbles: bool) -> (Hub, Vec<v1::AgentMessage>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn words_that_only_newer_builds_know_disturb_nobody() {
-    // A field of the oneof that does not exist yet, and a field of a message.
+    // A member of the oneof and a field of a message that this build does not know.
     let unknown = v1::AgentMessage::decode(&[0x7a, 0x02, 0x08, 0x01][..]).unwrap();
     assert_eq!(unknown, v1::AgentMessage { message: None });
     let hello = v1::Hello::decode(&[0x08, 0x02, 0xa2, 0x06, 0x01, 0x07][..]).unwrap();

@@ -313,7 +313,7 @@ async fn a_connection_that_is_older_than_the_end_of_its_ca_is_worth_nothing() {
     let remove = v1::RemoveLoginsRequest {
         name: "bob".to_owned(),
     };
-    // The second is the new certificate, which was not presented yet.
+    // Two logins are removed: bob's old one, and the new one that was not presented yet.
     let removed = ada.remove_logins(remove).await.unwrap();
     assert_eq!(removed.get_ref().removed, 2);
     assert_eq!(

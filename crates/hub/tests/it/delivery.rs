@@ -125,7 +125,7 @@ async fn a_broken_app_stays_as_it_was_while_the_others_move_on() {
     assert_eq!(held(&hub.status().await), ["web"]);
     assert_eq!((eu_1.memory.generation(), eu_2.memory.generation()), (2, 1));
 
-    // Now its own document is broken, and db still gets its update.
+    // Now web's `app.yaml` is broken too, and db still gets its update.
     let worse = publish(
         &repo,
         "worse",
@@ -249,7 +249,7 @@ async fn a_restarted_hub_sends_nothing_again() {
     let hub = hub.restart().await;
     hub.until_in_force(&commit).await;
     assert_eq!(hub.wanted().await, wanted);
-    // The restarted hub recognizes the observed state that was reported before by its digest.
+    // The restarted hub recognizes, by its digest, the observed state that was reported before the restart.
     let mut first = hello(&badge);
     first.report = muster_agent::Cluster::level(memory.as_ref())
         .borrow()

@@ -154,7 +154,7 @@ async fn a_newer_commit_interrupts_one_that_takes_long() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_ends_while_it_is_interrupted_is_no_trouble() {
     let repo = repository();
-    // Its time ends after six seconds, and the newer commit interrupts it after five.
+    // The worker exits after six seconds (three times the limit), and the newer commit interrupts it after five.
     let hub = Hub::with(&repo, |config| config.limits.app = Duration::from_secs(2)).await;
     let agent = Agent::join(&hub, "eu-1").await;
     let first = repo.git(&["rev-parse", "HEAD"]).unwrap();

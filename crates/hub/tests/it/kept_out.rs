@@ -219,7 +219,7 @@ async fn words_that_no_agent_says() {
     raw.say.send(v1::AgentMessage { message }).await.unwrap();
     assert_eq!(raw.generation().await.number, 1);
 
-    // A second hello ends the stream, and the next one is served all the same.
+    // A second hello ends the stream, but the agent's next stream is served.
     let message = Some(Message::Hello(hello(&badge)));
     raw.say.send(v1::AgentMessage { message }).await.unwrap();
     assert_eq!(

@@ -1,4 +1,4 @@
-//! A stream message by message, for messages that our agent would never send.
+//! A stream that a test drives message by message, so that it can send what a real agent would never send.
 
 use muster_agent::dial;
 use muster_proto::{

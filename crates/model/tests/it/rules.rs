@@ -1,4 +1,4 @@
-//! Rules of a fleet: what may be deleted, which fields others may set, and how the health of kinds is judged.
+//! Rules of a fleet: what may be deleted, which fields other field managers may set, and how health is assessed.
 
 use muster_model::{
     health::Health,

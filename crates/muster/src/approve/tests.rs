@@ -98,7 +98,8 @@ fn scripts_see_every_verdict() {
     assert!(all.end(Output::Table).unwrap());
     all.holds[0].verdict = Verdict::Approved;
     all.holds[1].verdict = Verdict::Refused;
-    all.holds[1].refusal = Some("what waits is no longer what you were shown".to_owned());
+    all.holds[1].refusal =
+        Some("what is pending approval has changed since you were shown it".to_owned());
     assert!(!all.end(Output::Table).unwrap());
     assert!(!approvals(vec![]).end(Output::Table).unwrap());
     insta::assert_snapshot!(format!("{:#}", value(&all).unwrap()), @r#"
@@ -125,7 +126,7 @@ fn scripts_see_every_verdict() {
               ],
               "reason": "1 of 40 objects of wiki would be deleted; the budget is 10",
               "recreate": false,
-              "refusal": "what waits is no longer what you were shown",
+              "refusal": "what is pending approval has changed since you were shown it",
               "set": "c",
               "verdict": "refused"
             }

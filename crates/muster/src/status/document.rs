@@ -23,7 +23,7 @@ pub(crate) enum State {
     Progressing,
     /// No agent has ever joined.
     Unjoined,
-    /// The agent has no stream to the hub. Everything else is the last observed state.
+    /// The agent has no stream to the hub. All other fields hold the last observed state.
     Offline,
     /// Something is pending approval or needs a decision, and nothing fails.
     Pending,
@@ -120,8 +120,8 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Returns how many of the cluster's apps were synced by the last report, and how many apps it should have. An app
-    /// that is leaving the cluster is not counted.
+    /// Returns how many of the cluster's apps are synced according to the agent's last report, and how many apps the
+    /// cluster should have. An app that is leaving the cluster is not counted.
     pub(crate) fn apps_synced(&self) -> (usize, usize) {
         let placed = || self.apps.iter().filter(|app| !app.role.is_empty());
         let synced = placed().filter(|app| app.reported == State::Synced);
@@ -163,7 +163,7 @@ pub(crate) struct Placed {
     pub(crate) drifted: u32,
     /// The latest drift events, newest first; empty unless apps are selected by name.
     pub(crate) drifts: Vec<Drift>,
-    /// The app's state by the last report, even if the cluster is offline.
+    /// The app's state according to the agent's last report, even if the cluster is offline.
     #[serde(skip)]
     pub(crate) reported: State,
     /// True if something of the app is refused, degraded or stuck.
@@ -183,7 +183,8 @@ pub(crate) struct Hold {
     pub(crate) recreate: bool,
     /// The number of objects.
     pub(crate) count: u32,
-    /// The names of the objects: all that fit in the agent's report, or at most three unless apps are selected by name.
+    /// The names of objects of the set. If apps are selected by name, these are all names that fit in the agent's
+    /// report, otherwise at most three.
     pub(crate) objects: Vec<String>,
 }
 
@@ -278,7 +279,7 @@ impl Document {
         self.problems.iter().any(Problem::blocks) && runs_everywhere(&self.repo, &self.clusters)
     }
 
-    /// Returns true if the fleet is in sync, but for problems of the hub that only a person can end.
+    /// Returns true if the fleet is in sync, except for problems of the hub that only a person can solve.
     pub(crate) fn waits_for_a_person(&self) -> bool {
         let mut problems = self.problems.iter();
         problems.any(|problem| problem.scope == Scope::Hub)
@@ -374,7 +375,7 @@ fn cluster(cluster: v1::ClusterStatus, apps_asked: &[String]) -> Cluster {
         .filter(|app| asked(apps_asked, &app.app))
         .map(|app| placed(app, state))
         .collect();
-    // The hub's state is that of the whole generation. If apps are selected, only those count.
+    // The hub reports the cluster's state for its whole generation. If apps are selected, only their states count.
     let state = match state {
         State::Synced | State::Progressing | State::Failing
             if !apps_asked.is_empty() || state == State::Failing =>

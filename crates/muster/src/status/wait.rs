@@ -98,7 +98,7 @@ pub(crate) async fn wait(
     let mut last = first;
     let mut fresh = false;
     while Instant::now() < deadline {
-        let seen = terminal(&mut client, filter, !fresh);
+        let seen = read(&mut client, filter, !fresh);
         match tokio::time::timeout_at(deadline.into(), seen).await {
             Ok(Ok(document)) => {
                 let read = document.repo.last_read.map_or(0, |time| time.as_second());
@@ -140,7 +140,7 @@ pub(crate) async fn wait(
 }
 
 /// Gets the status. With `refresh`, first makes the hub read the repository.
-async fn terminal(
+async fn read(
     client: &mut Client,
     filter: &Filter,
     refresh: bool,

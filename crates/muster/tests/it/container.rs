@@ -116,7 +116,7 @@ async fn a_state_directory_is_made_where_it_can_be_and_named_where_not() -> anyh
             .env("MUSTER_HTTP", &http);
         command
     };
-    // Not even root can write to these folders, as to a volume that is mounted read-only.
+    // Not even root can write to these folders. They take the place of a volume that is mounted read-only.
     for dir in ["/proc/sys/muster", "/proc/sys"] {
         let refused = start(dir.as_ref()).output()?;
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();

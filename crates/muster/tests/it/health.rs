@@ -177,7 +177,7 @@ spec:
     insta::assert_snapshot!(health(&["--rules", &document, &bare, "-o", "json"], input)?, @r#"
     {"kind":"Queue","namespace":"","name":"a","status":"Degraded","message":"behind by 200","apiVersion":"x.example/v1","uid":"","health":"Degraded"}
     {"kind":"Queue","namespace":"","name":"b","status":"Healthy","message":"","apiVersion":"x.example/v1","uid":"","health":"Healthy"}
-    {"kind":"ConfigMap","namespace":"","name":"c","status":"Degraded","message":"by a rule of the fleet: has(object.data.broken)","apiVersion":"v1","uid":"","health":"Degraded"}
+    {"kind":"ConfigMap","namespace":"","name":"c","status":"Degraded","message":"the health rule matches: has(object.data.broken)","apiVersion":"v1","uid":"","health":"Degraded"}
     exit 1
     "#);
 
@@ -187,7 +187,7 @@ spec:
         anyhow::Ok(said.replace(&dir.path().display().to_string(), "DIR"))
     };
     insta::assert_snapshot!(wrong("a.yaml", "kind: Queue\ncases:\n- when: object.spec.a ==\n  health: Degraded\n")?, @r#"
-    error: DIR/a.yaml:3:9: the health rule of Queue can't be used: when of case 1: this is not a valid CEL expression: mismatched input '<EOF>' at column 17 of the expression
+    error: DIR/a.yaml:3:9: the health rule of Queue can't be used: `when` of case 1: this is not a valid CEL expression: mismatched input '<EOF>' at column 17 of the expression
     exit 2
     "#);
     insta::assert_snapshot!(wrong("b.yaml", "kind: Queue\ncases:\n- when: 'true'\n  health: Broken\n")?, @r#"

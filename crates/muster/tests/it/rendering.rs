@@ -19,7 +19,7 @@ use serde_json::Value;
 
 const CLUSTERS: [(&str, &str); 1] = [("one", "west")];
 
-/// Objects that cover each change that Muster makes on the way to a cluster.
+/// Objects that together need every change that Muster makes to manifests before it applies them.
 const OBJECTS: &str = r#"apiVersion: v1
 kind: Namespace
 metadata: {name: shop}

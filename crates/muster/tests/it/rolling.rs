@@ -1,6 +1,6 @@
 //! A new agent starts beside a running one, as in a rolling update of the Deployment. It becomes ready once it has
-//! shown, without writing anything, that it can do the work. It takes over as soon as the old agent ends. A broken
-//! one changes nothing.
+//! shown, without writing anything, that it can do the work. It takes over as soon as the old agent ends. A new agent
+//! that is broken changes nothing.
 
 use std::time::{Duration, Instant};
 

@@ -26,7 +26,7 @@ use crate::{
 };
 
 const CLUSTERS: [(&str, &str); 1] = [("one", "west")];
-/// The timeout for hundreds of objects on a busy machine. An API server describes all its kinds again for each CRD that
+/// The timeout for hundreds of objects on a busy machine. An API server rebuilds its OpenAPI documents whenever a CRD
 /// is created or deleted.
 const LONG: Duration = Duration::from_secs(1200);
 /// How long the agent is watched for writes while nothing changes.
@@ -157,7 +157,7 @@ impl Upstream {
         }
     }
 
-    /// Returns those of these objects that exist in the cluster, each by the key that `named` makes.
+    /// Returns the live state of the given objects, as far as they exist in the cluster. The keys are those of `named`.
     fn live(&self, objects: &[Value]) -> anyhow::Result<BTreeMap<String, Value>> {
         let mut live = BTreeMap::new();
         for part in objects.chunks(200) {

@@ -30,7 +30,7 @@ struct Case {
 
 /// An invalid expression in a health rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the health rule of {kind} can't be used: {} of case {}: {reason}", .field, .case + 1)]
+#[error("the health rule of {kind} can't be used: `{}` of case {}: {reason}", .field, .case + 1)]
 pub struct RuleError {
     /// The index of the rule.
     pub rule: usize,
@@ -120,7 +120,7 @@ impl Rules {
         let message = match said {
             Some(Ok(cel::Value::String(text))) => text.to_string(),
             _ if case.health == Health::Healthy => String::new(),
-            _ => format!("by a rule of the fleet: {}", case.text),
+            _ => format!("the health rule matches: {}", case.text),
         };
         Assessment::new(case.health, message)
     }

@@ -26,7 +26,7 @@ pub struct Leaving<'a> {
 pub struct Wave {
     /// Objects to delete now.
     pub delete: Vec<usize>,
-    /// Pairs of an object that waits and an object that must be gone before it is deleted.
+    /// Pairs of objects. The first object of a pair is deleted only after the second one is gone.
     pub behind: Vec<(usize, usize)>,
 }
 

@@ -11,7 +11,7 @@ use crate::{CommitError, Expected, StoreError, Txn, watch::Watchers};
 
 /// The largest number of transactions in a batch.
 const MOST_TXNS: usize = 512;
-/// A batch of at least this many bytes takes no further transaction, so that a batch takes well below a second.
+/// The number of bytes from which a batch is full. It is small enough to be written in well below a second.
 const MOST_BYTES: usize = 16 << 20;
 
 /// A transaction, and the channel for its result.

@@ -61,7 +61,7 @@ impl Stream<'_> {
             self.told.pop_front();
         }
         self.generation = Some(generation);
-        // The agent requests the bundles that it lacks for this one.
+        // The agent will request the bundles that it lacks for the new generation.
         self.needed.clear();
         Ok(())
     }

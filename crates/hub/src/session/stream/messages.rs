@@ -62,7 +62,8 @@ impl Stream<'_> {
             Some(v1::agent_message::Message::Hello(_)) => {
                 Err("its agent sent a second hello".to_owned())
             }
-            // A message of a newer agent. If it had to be understood, the protocol's number would be higher.
+            // A newer agent sent a message that this hub does not know. It can be ignored: a message that the hub must
+            // understand comes with a higher protocol version.
             None => Ok(()),
         }
     }

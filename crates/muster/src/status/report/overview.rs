@@ -27,7 +27,7 @@ impl Report<'_> {
             self.text.push_str(&grid.draw(self.terminal));
             return;
         }
-        // A fleet rarely has pending clusters, and the table is wide.
+        // The column for pending clusters is left out if there are none, because the table is wide.
         let is_shown = |state| state != State::Pending || all.iter().any(|c| c.state == state);
         let states = [
             State::Synced,

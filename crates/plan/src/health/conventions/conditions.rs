@@ -1,4 +1,5 @@
-//! Interprets conditions: for which types true is good or bad, and what reasons and messages mean.
+//! Interprets conditions: whether it is good or bad that a condition of some type is true, and what reasons and
+//! messages mean.
 
 use serde_json::{Map, Value};
 
@@ -135,7 +136,7 @@ fn fails(part: &str) -> bool {
         .any(|begin| starts_with(part, begin))
 }
 
-/// Returns the tone of a condition that is true.
+/// Returns the tone that a condition of this type has when it is true.
 fn polarity(kind: &str) -> Option<Tone> {
     // AWS controllers (ACK) use these for errors that are retried and errors that are not.
     match parts(kind).last() {

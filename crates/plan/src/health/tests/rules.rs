@@ -48,7 +48,7 @@ fn the_first_true_case_says_it() {
     assert_eq!(
         assess(json!({"shards": [{"lag": 0}]})),
         Assessment::progressing(
-            "by a rule of the fleet: object.status.shards.size() < object.spec.shards"
+            "the health rule matches: object.status.shards.size() < object.spec.shards"
         )
     );
     assert_eq!(
@@ -107,7 +107,7 @@ fn what_is_no_expression_is_named() {
     let text = error.to_string();
     assert!(
         text.starts_with(
-            "the health rule of Foo can't be used: message of case 2: this is not a valid CEL"
+            "the health rule of Foo can't be used: `message` of case 2: this is not a valid CEL"
         ),
         "{text}"
     );
