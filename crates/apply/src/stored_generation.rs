@@ -220,18 +220,15 @@ pub enum GenerationStoreError {
 
 /// Returns the error for a Secret that can't be reached.
 fn failed(secret: &str) -> impl FnOnce(RequestError) -> GenerationStoreError + use<'_> {
-    move |source| unreachable("Secret", secret, source)
+    unreachable("Secret", secret)
 }
 
-/// Returns the error for a namespace that can't be created.
-fn unreachable_namespace(
-    namespace: &str,
-) -> impl FnOnce(RequestError) -> GenerationStoreError + use<'_> {
-    move |source| unreachable("Namespace", namespace, source)
-}
-
-fn unreachable(kind: &str, name: &str, source: RequestError) -> GenerationStoreError {
-    GenerationStoreError::Request {
+/// Returns the error for an object that can't be reached.
+fn unreachable<'a>(
+    kind: &'a str,
+    name: &'a str,
+) -> impl FnOnce(RequestError) -> GenerationStoreError + use<'a> {
+    move |source| GenerationStoreError::Request {
         object: format!("{kind} {name}"),
         source,
     }
@@ -427,7 +424,7 @@ impl GenerationStore {
             self.cluster
                 .ensure_namespace(&self.namespace)
                 .await
-                .map_err(unreachable_namespace(&self.namespace))?;
+                .map_err(unreachable("Namespace", &self.namespace))?;
             answer = bounded(self.api.create(&options, &secret)).await;
         }
         match answer {
@@ -461,7 +458,7 @@ impl GenerationStore {
                 Err(error) => {
                     if error.is_not_found() {
                         let ensured = self.cluster.ensure_namespace(&self.namespace).await;
-                        ensured.map_err(unreachable_namespace(&self.namespace))?;
+                        ensured.map_err(unreachable("Namespace", &self.namespace))?;
                     }
                     self.read_pointer().await?;
                     self.check(stored)?;

@@ -6,12 +6,10 @@ use std::{
 };
 
 use anyhow::Context;
+use muster_testkit::documents::with_block;
 use serde::Serialize;
 
 use crate::machine;
-
-const BEGIN: &str = "<!-- bench:begin -->";
-const END: &str = "<!-- bench:end -->";
 
 /// The results of one benchmark.
 #[derive(Debug, Serialize)]
@@ -174,11 +172,9 @@ pub(crate) fn update_document() -> anyhow::Result<()> {
     }
 }
 
-/// Replaces the block between the markers. Returns `None` if the text has no markers.
+/// Replaces the figures in a document. Returns `None` if it has no markers.
 fn replace_block(text: &str, block: &str) -> Option<String> {
-    let (before, rest) = text.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n{block}{END}{after}"))
+    with_block(text, "bench", block)
 }
 
 /// Formats a number: small numbers with about three significant digits, large ones with commas between thousands.

@@ -78,34 +78,45 @@ fn default_files() -> Vec<PathBuf> {
         .collect()
 }
 
-/// Accepts the host only if a file has exactly this key for it.
-pub(crate) fn check(
-    file: Option<&Path>,
-    host: &str,
+/// What the known_hosts files say of one host.
+#[derive(Debug)]
+pub(crate) struct KnownHosts {
+    host: String,
     port: u16,
-    key: &[u8],
-) -> Result<(), HostKeyError> {
-    let (files, texts) = read(file)?;
-    let add_to = files.into_iter().next().unwrap_or_default();
-    decide(&texts, &add_to, host, port, key)
+    texts: Texts,
+    /// The file that a missing key belongs in.
+    add_to: PathBuf,
 }
 
-/// Returns the types of the keys that are known for a host, so that the host can be asked for one of them.
-pub(crate) fn kinds(
-    file: Option<&Path>,
-    host: &str,
-    port: u16,
-) -> Result<Vec<String>, HostKeyError> {
-    let (_, texts) = read(file)?;
-    let name = name(host, port);
-    let lines = texts.iter().flat_map(|(_, text)| text.lines());
-    let known = lines.filter_map(|line| {
-        let mut words = line.split_whitespace();
-        let (hosts, kind) = (words.next()?, words.next()?);
-        let plain = !hosts.starts_with(['#', '@']);
-        (plain && covers(hosts, &name)).then(|| kind.to_owned())
-    });
-    Ok(known.collect())
+impl KnownHosts {
+    /// Reads this file, or else the default ones.
+    pub(crate) fn read(file: Option<&Path>, host: &str, port: u16) -> Result<Self, HostKeyError> {
+        let (files, texts) = read(file)?;
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+            texts,
+            add_to: files.into_iter().next().unwrap_or_default(),
+        })
+    }
+
+    /// Accepts the host only if a file has exactly this key for it.
+    pub(crate) fn check(&self, key: &[u8]) -> Result<(), HostKeyError> {
+        decide(&self.texts, &self.add_to, &self.host, self.port, key)
+    }
+
+    /// Returns the types of the keys that are known for the host, so that it can be asked for one of them.
+    pub(crate) fn kinds(&self) -> Vec<&str> {
+        let name = name(&self.host, self.port);
+        let lines = self.texts.iter().flat_map(|(_, text)| text.lines());
+        let known = lines.filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let (hosts, kind) = (words.next()?, words.next()?);
+            let plain = !hosts.starts_with(['#', '@']);
+            (plain && covers(hosts, &name)).then_some(kind)
+        });
+        known.collect()
+    }
 }
 
 /// Files with known hosts, with their content.

@@ -47,10 +47,11 @@ impl FleetView {
             repo.problem_since = timestamp(problem.since);
             repo.retry_at = timestamp(problem.retry_at);
         }
+        let unreadable = !repo.problem.is_empty();
         let mut status =
             status::status(&state, |cluster| self.observed.get(cluster), repo, request);
         let mut first = state.unconfirmed.problems();
-        let blocked = !status.repo.clone().unwrap_or_default().problem.is_empty()
+        let blocked = unreadable
             || status
                 .problems
                 .iter()

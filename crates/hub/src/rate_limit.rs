@@ -43,14 +43,18 @@ impl Bucket {
     /// Returns the time until a whole burst is allowed again, if nothing more is sent.
     #[must_use]
     pub(crate) fn until_full(&self) -> Duration {
-        let missing = (BURST - self.left) / A_SECOND - self.at.elapsed().as_secs_f64();
-        Duration::try_from_secs_f64(missing).unwrap_or_default()
+        self.until(BURST)
     }
 
     /// Returns the time during which nothing more should be read. HTTP/2's flow control then slows the sender down.
     #[must_use]
     pub(crate) fn wait(&self) -> Duration {
-        let missing = -self.left / A_SECOND - self.at.elapsed().as_secs_f64();
+        self.until(0.0)
+    }
+
+    /// Returns the time until this many tokens are left, if none is taken meanwhile.
+    fn until(&self, tokens: f64) -> Duration {
+        let missing = (tokens - self.left) / A_SECOND - self.at.elapsed().as_secs_f64();
         Duration::try_from_secs_f64(missing).unwrap_or_default()
     }
 }

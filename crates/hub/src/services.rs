@@ -20,7 +20,7 @@ use crate::{
     leadership::Leadership,
     metrics::Metrics,
     session::Sessions,
-    store_schema::timestamp,
+    store_schema::{Lead, timestamp},
 };
 
 /// The default lifetime of a join token.
@@ -59,6 +59,12 @@ impl Services {
         Self(Arc::new(parts))
     }
 
+    /// Returns the term that this hub leads in, or an error for the caller if another hub leads.
+    fn lead(&self) -> Result<Lead, Status> {
+        let lead = self.0.leadership.now();
+        lead.ok_or_else(|| Status::unavailable("this hub has stepped down; another hub leads"))
+    }
+
     async fn ca_info(&self) -> Result<v1::CaInfo, AuthorityError> {
         let authority = &self.0.authority;
         let (cas, behind) = (authority.cas(), authority.behind().await?);
@@ -80,8 +86,16 @@ impl Services {
     }
 }
 
-/// Returns the requested duration, or an error if it is longer than `most`.
-fn bounded(seconds: u64, most: Duration) -> Result<Duration, Status> {
+/// Cuts a person's reason to the length that is recorded.
+fn cut_reason(reason: &str) -> String {
+    reason.chars().take(MAX_REASON).collect()
+}
+
+/// Returns the requested validity, or the default if none is requested. Fails if it is longer than `most`.
+fn validity(seconds: u64, default: Duration, most: Duration) -> Result<Duration, Status> {
+    if seconds == 0 {
+        return Ok(default);
+    }
     let asked = Duration::from_secs(seconds);
     if asked > most {
         let days = most.as_secs() / 86_400;

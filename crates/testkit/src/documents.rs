@@ -1,6 +1,6 @@
 //! Checks the parts of documents that are generated from the code, so that a test fails when a part is out of date.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
@@ -12,9 +12,7 @@ const UPDATE: &str = "MUSTER_UPDATE_DOCS";
 /// # Errors
 /// Fails if the file differs.
 pub fn is(name: &str, text: &str) -> anyhow::Result<()> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../docs")
-        .join(name);
+    let path = path(name);
     let old = std::fs::read_to_string(&path).unwrap_or_default();
     if old == text {
         return Ok(());
@@ -37,17 +35,30 @@ pub fn is(name: &str, text: &str) -> anyhow::Result<()> {
 /// # Errors
 /// Fails if that part differs, or the file has no such part.
 pub fn block_is(name: &str, block: &str, text: &str) -> anyhow::Result<()> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../docs")
-        .join(name);
+    let path = path(name);
     let old =
         std::fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))?;
+    let new = with_block(&old, block, text);
+    is(
+        name,
+        &new.with_context(|| format!("docs/{name} has no part `{block}`"))?,
+    )
+}
+
+/// Replaces the part of a document between `<!-- BLOCK:begin -->` and `<!-- BLOCK:end -->`. Returns `None` if the
+/// document has no such part.
+pub fn with_block(document: &str, block: &str, text: &str) -> Option<String> {
     let (begin, end) = (
-        format!("<!-- {block}:begin -->\n"),
+        format!("<!-- {block}:begin -->"),
         format!("<!-- {block}:end -->"),
     );
-    let parts = old.split_once(&begin);
-    let parts = parts.and_then(|(before, rest)| Some((before, rest.split_once(&end)?.1)));
-    let (before, after) = parts.with_context(|| format!("docs/{name} has no part `{block}`"))?;
-    is(name, &format!("{before}{begin}{text}{end}{after}"))
+    let (before, rest) = document.split_once(&begin)?;
+    let (_, after) = rest.split_once(&end)?;
+    Some(format!("{before}{begin}\n{text}{end}{after}"))
+}
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../docs")
+        .join(name)
 }

@@ -3,7 +3,6 @@
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use russh::{
@@ -11,13 +10,14 @@ use russh::{
     client::{self, AuthResult, Handle, Msg},
     keys::{self, Algorithm, PrivateKeyWithHashAlg, PublicKeyOrCertificate, load_secret_key},
 };
+use tokio::time::timeout;
 
 use crate::{
     address::Ssh,
     cause::Cause,
     connection::{ConnectionError, Limits, dial},
     error::Error,
-    known_hosts::{self, HostKeyError},
+    known_hosts::{HostKeyError, KnownHosts},
     remote::RemoteConfig,
 };
 
@@ -58,21 +58,19 @@ impl Session {
             remote: remote(),
             source,
         };
-        let known_hosts = config.auth.known_hosts.as_deref();
-        let kinds = known_hosts::kinds(known_hosts, &ssh.host, ssh.port).map_err(untrusted)?;
+        let file = config.auth.known_hosts.as_deref();
+        let known = KnownHosts::read(file, &ssh.host, ssh.port).map_err(untrusted)?;
         let stream = dial(&ssh.host, ssh.port, limits)
             .await
             .map_err(unreachable)?;
         let refused = Arc::new(Mutex::new(None));
+        let settings = Arc::new(settings(&known.kinds()));
         let host_keys = HostKeys {
-            known_hosts: known_hosts.map(Path::to_owned),
-            host: ssh.host.clone(),
-            port: ssh.port,
+            known,
             refused: Arc::clone(&refused),
         };
-        let settings = Arc::new(settings(&kinds));
         let connecting = client::connect_stream(settings, stream, host_keys);
-        let connected = within(limits.stall, connecting).await.map_err(stalled)?;
+        let connected = timeout(limits.stall, connecting).await.map_err(stalled)?;
         let mut handle = connected.map_err(|error| {
             let refused = refused
                 .lock()
@@ -90,7 +88,7 @@ impl Session {
                 "there is no private key; give one that may read the repository",
             ));
         };
-        let accepted = within(limits.stall, login(&mut handle, &ssh.user, &key));
+        let accepted = timeout(limits.stall, login(&mut handle, &ssh.user, &key));
         match accepted.await.map_err(stalled)? {
             Ok(AuthResult::Success) => {}
             Ok(AuthResult::Failure { .. }) => {
@@ -105,7 +103,7 @@ impl Session {
             }
             Err(LoginError::Session(error)) => return Err(broken(error)),
         }
-        let starting = within(limits.stall, start(&handle, &ssh.path));
+        let starting = timeout(limits.stall, start(&handle, &ssh.path));
         match starting.await.map_err(stalled)?.map_err(broken)? {
             Some(channel) => Ok(Self { channel, handle }),
             None => Err(denied("it does not let this user run git-upload-pack")),
@@ -113,19 +111,12 @@ impl Session {
     }
 }
 
-async fn within<F: Future>(
-    limit: Duration,
-    work: F,
-) -> Result<F::Output, tokio::time::error::Elapsed> {
-    tokio::time::timeout(limit, work).await
-}
-
 /// Returns the settings of a client that asks for a host key of these types first, as OpenSSH does.
-fn settings(kinds: &[String]) -> client::Config {
+fn settings(kinds: &[&str]) -> client::Config {
     let mut preferred = Preferred::DEFAULT;
     let is_known = |algorithm: &Algorithm| match algorithm {
-        Algorithm::Rsa { .. } => kinds.iter().any(|kind| kind == "ssh-rsa"),
-        other => kinds.iter().any(|kind| kind == other.as_str()),
+        Algorithm::Rsa { .. } => kinds.contains(&"ssh-rsa"),
+        other => kinds.contains(&other.as_str()),
     };
     let keys = preferred.key.to_mut();
     keys.sort_by_key(|algorithm| !is_known(algorithm));
@@ -185,9 +176,7 @@ async fn start(
 
 /// Accepts a host's key only if a known_hosts file has it.
 pub(super) struct HostKeys {
-    known_hosts: Option<PathBuf>,
-    host: String,
-    port: u16,
+    known: KnownHosts,
     /// The reason why the key was refused, or `None` if it was not refused.
     refused: Arc<Mutex<Option<HostKeyError>>>,
 }
@@ -204,7 +193,7 @@ impl client::Handler for HostKeys {
             PublicKeyOrCertificate::PublicKey { key, .. } => key.to_bytes().unwrap_or_default(),
             PublicKeyOrCertificate::Certificate(_) => Vec::new(),
         };
-        let checked = known_hosts::check(self.known_hosts.as_deref(), &self.host, self.port, &key);
+        let checked = self.known.check(&key);
         let accepted = checked.is_ok();
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = checked.err();
         Ok(accepted)

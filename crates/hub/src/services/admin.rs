@@ -9,8 +9,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{
-    Answer, LOGIN_MOST, LOGIN_VALID, MAX_REASON, Messages, Parts, STATUS_EVERY, Services,
-    TOKEN_MOST, TOKEN_VALID, admin_name, bounded, cluster_name, timestamp,
+    Answer, LOGIN_MOST, LOGIN_VALID, Messages, Parts, STATUS_EVERY, Services, TOKEN_MOST,
+    TOKEN_VALID, admin_name, cluster_name, cut_reason, timestamp, validity,
 };
 use crate::{
     approvals,
@@ -120,10 +120,7 @@ impl v1::admin_server::Admin for Services {
             valid_seconds,
         } = request.into_inner();
         let cluster = cluster_name(&cluster)?;
-        let valid = match valid_seconds {
-            0 => TOKEN_VALID,
-            seconds => bounded(seconds, TOKEN_MOST)?,
-        };
+        let valid = validity(valid_seconds, TOKEN_VALID, TOKEN_MOST)?;
         let state = self.0.view.published.borrow().clone();
         let known = state
             .in_force
@@ -164,10 +161,7 @@ impl v1::admin_server::Admin for Services {
             csr,
         } = request.into_inner();
         let name = admin_name(&name)?;
-        let valid = match valid_seconds {
-            0 => LOGIN_VALID,
-            seconds => bounded(seconds, LOGIN_MOST)?,
-        };
+        let valid = validity(valid_seconds, LOGIN_VALID, LOGIN_MOST)?;
         let granted = self.0.authority.admin(&name, &csr, valid, &who).await;
         let (certificate, trust) = granted.map_err(|error| self.denied(&who, &error))?;
         Ok(Response::new(v1::AdminCertificate {
@@ -194,14 +188,10 @@ impl v1::admin_server::Admin for Services {
             cluster: cluster_name(&cluster)?,
             app: app.parse().map_err(invalid)?,
             set: set.as_slice().try_into().map_err(invalid)?,
-            reason: reason.chars().take(MAX_REASON).collect(),
+            reason: cut_reason(&reason),
         };
         let parts = &self.0;
-        let Some(lead) = parts.leadership.now() else {
-            return Err(Status::unavailable(
-                "this hub has stepped down; another hub leads",
-            ));
-        };
+        let lead = self.lead()?;
         let state = parts.view.published.borrow().clone();
         let current = state.desired.get(&request.cluster);
         let current = current.map(|desired| desired.since..=desired.number.generation);
@@ -256,11 +246,7 @@ impl v1::admin_server::Admin for Services {
         let who = self.admin(Self::peer(&request)?).await?;
         let v1::ConfirmStateRequest { dry_run, reason } = request.into_inner();
         let parts = &self.0;
-        let Some(lead) = parts.leadership.now() else {
-            return Err(Status::unavailable(
-                "this hub has stepped down; another hub leads",
-            ));
-        };
+        let lead = self.lead()?;
         let store = parts.sessions.store.as_ref();
         let failed = |error: unconfirmed::ConfirmError| {
             tracing::error!(error = %Chain(&error), who, "a confirmation failed");
@@ -269,7 +255,7 @@ impl v1::admin_server::Admin for Services {
         let loaded = unconfirmed::Unconfirmed::load(store).await;
         let unconfirmed = loaded.map_err(|error| failed(error.into()))?.texts();
         if !dry_run {
-            let reason: String = reason.chars().take(MAX_REASON).collect();
+            let reason = cut_reason(&reason);
             let confirmed = unconfirmed::confirm(store, lead, &who, &reason).await;
             confirmed.map_err(failed)?;
         }
@@ -289,7 +275,7 @@ impl v1::admin_server::Admin for Services {
     async fn rotate_ca(&self, request: Request<v1::RotateCaRequest>) -> Answer<v1::CaInfo> {
         let who = self.admin(Self::peer(&request)?).await?;
         let v1::RotateCaRequest { finish, reason } = request.into_inner();
-        let reason: String = reason.chars().take(MAX_REASON).collect();
+        let reason = cut_reason(&reason);
         let services = self.clone();
         // A separate task, so that the step completes even if the caller disconnects.
         let rotating = tokio::spawn(async move {

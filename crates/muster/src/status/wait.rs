@@ -85,6 +85,18 @@ impl Drop for Progress {
     }
 }
 
+/// Returns the reason why waiting longer does not help, if there is one.
+fn only_a_person_can_help(document: &Document) -> Option<&'static str> {
+    if document.waits_for_a_commit() {
+        return Some(
+            "the newest commit has problems, and everything else in it is applied; fix them and push",
+        );
+    }
+    document.waits_for_a_person().then_some(
+        "the newest commit is applied everywhere, but the hub has a problem that does not end by itself",
+    )
+}
+
 /// Waits until the newest commit is in sync, only another commit can help, or the time is up. Returns the last status.
 pub(crate) async fn wait(
     mut client: Client,
@@ -107,19 +119,9 @@ pub(crate) async fn wait(
                 if fresh && last.synced {
                     return Ok(last);
                 }
-                if fresh && last.waits_for_a_commit() {
+                if fresh && let Some(why) = only_a_person_can_help(&last) {
                     drop(progress);
-                    anstream::eprintln!(
-                        "the newest commit has problems, and everything else in it is applied; fix them \
-                         and push"
-                    );
-                    return Ok(last);
-                }
-                if fresh && last.waits_for_a_person() {
-                    drop(progress);
-                    anstream::eprintln!(
-                        "the newest commit is applied everywhere, but the hub has a problem that does not end by itself"
-                    );
+                    anstream::eprintln!("{why}");
                     return Ok(last);
                 }
                 progress.say(report::summary(&last));
