@@ -41,6 +41,9 @@ pub(crate) struct FleetState {
     pub(crate) current: bool,
     /// The reason why the newest commit is not in force, if the hub itself failed and not the commit.
     pub(crate) failed: Option<String>,
+    /// The last commit that was processed, in force or blocked; empty before the first one. The problems in `in_force`
+    /// belong to it.
+    pub(crate) processed: String,
     pub(crate) unconfirmed: Arc<Unconfirmed>,
     pub(crate) in_force: Arc<InForce>,
     pub(crate) desired: BTreeMap<ClusterName, Arc<DesiredState>>,
@@ -136,6 +139,7 @@ pub(crate) async fn load(store: &dyn Store) -> Result<FleetState, RecordError> {
     Ok(FleetState {
         current: false,
         failed: None,
+        processed: in_force.commit.clone(),
         unconfirmed,
         in_force,
         desired,

@@ -40,6 +40,7 @@ impl FleetView {
                 .map(|tip| tip.commit.to_string())
                 .unwrap_or_default(),
             last_read: view.last_attempt.map_or(0, timestamp),
+            processed: state.processed.clone(),
             ..v1::Repo::default()
         };
         if let Some(problem) = view.problem {

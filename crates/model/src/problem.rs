@@ -88,11 +88,14 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
-        if let Some(at) = self.at {
-            write!(f, ":{at}")?;
+        if !self.file.is_empty() {
+            f.write_str(&self.file)?;
+            if let Some(at) = self.at {
+                write!(f, ":{at}")?;
+            }
+            f.write_str(": ")?;
         }
-        write!(f, ": {}", self.message)?;
+        f.write_str(&self.message)?;
         if let (Some(at), Some(line)) = (self.at, &self.line) {
             let number = at.line.to_string();
             let gutter = " ".repeat(number.len());

@@ -87,6 +87,7 @@ impl FleetLoop {
             let mut state = FleetState {
                 current: before.current,
                 failed: None,
+                processed: snapshot.commit.to_string(),
                 unconfirmed,
                 in_force: Arc::clone(&before.in_force),
                 desired,
@@ -155,6 +156,7 @@ impl FleetLoop {
         let state = FleetState {
             current: true,
             failed: None,
+            processed: snapshot.commit.to_string(),
             unconfirmed,
             in_force,
             desired,

@@ -169,7 +169,7 @@ async fn a_broken_fleet_document_holds_everything() {
             .iter()
             .filter(|problem| !problem.file.is_empty());
         let of_files: Vec<_> = of_files.cloned().collect();
-        ensure!(repo.tip == bad && !of_files.is_empty());
+        ensure!(repo.tip == bad && repo.processed == bad && !of_files.is_empty());
         Ok((repo.commit, of_files))
     };
     let (commit, problems) = hub.until("the problem is shown", told).await;
@@ -191,6 +191,7 @@ async fn a_broken_fleet_document_holds_everything() {
     let region = fleet().remove("regions/eu/region.yaml").unwrap();
     let mended = publish(&repo, "mended", [("regions/eu/region.yaml", region)]);
     hub.until_synced(&mended).await;
+    assert_eq!(hub.status().await.repo.unwrap().processed, mended);
     assert_eq!(agent.memory.data("web"), r#"{"size":"2"}"#);
 }
 

@@ -18,6 +18,15 @@ fn a_problem_shows_its_line() {
 }
 
 #[test]
+fn a_problem_in_no_file_is_only_its_message() {
+    let problem = Problem::of_hub("the disk is full", "free space");
+    insta::assert_snapshot!(problem.to_string(), @r"
+        the disk is full
+           = help: free space
+        ");
+}
+
+#[test]
 fn near_words_are_suggested() {
     assert_eq!(nearest("valuse", ["values", "labels"]), Some("values"));
     assert_eq!(nearest("zebra", ["values", "labels"]), None);

@@ -80,6 +80,9 @@ pub(crate) struct Repo {
     pub(crate) tip: Option<String>,
     /// True if the newest commit is not in force: it is blocked or in progress.
     pub(crate) behind: bool,
+    /// The commit that the problems belong to. It differs from `tip` while a newer commit is in progress. `None` also
+    /// for a hub that is too old to report it.
+    pub(crate) processed: Option<String>,
     /// The reason why the repository can't be read.
     pub(crate) problem: Option<String>,
     pub(crate) problem_since: Option<Timestamp>,
@@ -273,10 +276,39 @@ fn runs_everywhere(repo: &Repo, clusters: &[Cluster]) -> bool {
             .all(|cluster| cluster.state == State::Synced)
 }
 
+impl Repo {
+    /// Returns true if the problems belong to the newest commit, and not to an earlier one.
+    fn is_tip_processed(&self) -> bool {
+        self.processed.is_none() || self.processed == self.tip
+    }
+}
+
 impl Document {
+    /// Returns true if the newest commit is blocked as a whole.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.repo.behind && self.repo.is_tip_processed() && self.has_fleet_problem()
+    }
+
+    /// Returns the commit that the problems belong to, if it was blocked and is not the newest one.
+    pub(crate) fn blocked_before(&self) -> Option<&str> {
+        let processed = self.repo.processed.as_deref();
+        processed.filter(|_| {
+            !self.repo.is_tip_processed()
+                && self.repo.processed != self.repo.commit
+                && self.has_fleet_problem()
+        })
+    }
+
+    fn has_fleet_problem(&self) -> bool {
+        let mut problems = self.problems.iter();
+        problems.any(|problem| problem.scope == Scope::Fleet)
+    }
+
     /// Returns true if the newest commit runs everywhere but has problems that only another commit can fix.
     pub(crate) fn waits_for_a_commit(&self) -> bool {
-        self.problems.iter().any(Problem::blocks) && runs_everywhere(&self.repo, &self.clusters)
+        self.problems.iter().any(Problem::blocks)
+            && self.repo.is_tip_processed()
+            && runs_everywhere(&self.repo, &self.clusters)
     }
 
     /// Returns true if the fleet is in sync, except for problems of the hub that only a person can solve.
@@ -348,6 +380,7 @@ fn repo(repo: v1::Repo) -> Repo {
         author: repo.author,
         committed_at: time(repo.committed_at),
         tip: known(repo.tip),
+        processed: known(repo.processed),
         problem: known(repo.problem),
         problem_since: time(repo.problem_since),
         retry_at: time(repo.retry_at),

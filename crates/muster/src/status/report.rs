@@ -59,8 +59,10 @@ pub(crate) fn summary(document: &Document) -> String {
         parts.push("the repository is unreachable".to_owned());
     }
     if let Some(tip) = repo.tip.as_deref().filter(|_| repo.behind) {
-        let held = document.problems.iter().any(|p| p.scope == Scope::Fleet);
-        let how = if held { "blocked" } else { "in progress" };
+        let how = match document.is_blocked() {
+            true => "blocked",
+            false => "in progress",
+        };
         parts.push(format!("{} is {how}", short(tip)));
     }
     let held = document.apps.iter().filter(|app| app.held);
@@ -175,19 +177,24 @@ impl Report<'_> {
             .iter()
             .filter(|problem| problem.scope != Scope::Hint)
             .collect();
-        let whole = errors.iter().any(|problem| problem.scope == Scope::Fleet);
         if let Some(tip) = repo.tip.as_deref().filter(|_| repo.behind) {
             let tip = self.strong(short(tip));
             let stays = match &repo.commit {
                 Some(commit) => format!("{} stays in force", short(commit)),
                 None => "no commit is in force yet".to_owned(),
             };
-            if whole {
+            if self.document.is_blocked() {
                 let text = format!("commit {tip} is blocked; {stays}");
                 self.item(Tone::Bad, '✗', &text);
             } else {
                 let text = format!("commit {tip} is in progress; {stays}");
                 self.item(Tone::Busy, '↻', &text);
+            }
+            if let Some(commit) = self.document.blocked_before() {
+                let commit = short(commit);
+                self.more(&format!(
+                    "the problems below are those of {commit}, which was blocked"
+                ));
             }
         }
         let held: Vec<&str> = self.held_apps().collect();

@@ -85,6 +85,7 @@ fn fleet() -> v1::Status {
             author: "Ada Lovelace".to_owned(),
             committed_at: NOW - 200,
             tip: COMMIT.to_owned(),
+            processed: COMMIT.to_owned(),
             last_read: NOW - 3,
             ..v1::Repo::default()
         }),
@@ -225,6 +226,7 @@ fn waiting() -> v1::Status {
 fn broken_commit(status: &mut v1::Status) {
     let repo = status.repo.as_mut().unwrap();
     repo.tip = TIP.to_owned();
+    repo.processed = TIP.to_owned();
     status.problems = vec![v1::RepoProblem {
         scope: "fleet".to_owned(),
         app: String::new(),
@@ -317,6 +319,29 @@ fn a_commit_is_held_back() {
     // The newest commit is not in force. It may also be in progress, so waiting continues.
     assert!(!document.waits_for_a_commit());
     insta::assert_snapshot!(summary(&document), @"1a2b3c4d: 9f8e7d6c is blocked; 4 of 4 clusters in sync");
+}
+
+#[test]
+fn a_commit_after_a_blocked_one_is_in_progress() {
+    let mut status = fleet();
+    broken_commit(&mut status);
+    status.repo.as_mut().unwrap().tip = "0123456789abcdef0123456789abcdef01234567".to_owned();
+    let document = whole(status.clone());
+    insta::assert_snapshot!(summary(&document), @"1a2b3c4d: 01234567 is in progress; 4 of 4 clusters in sync");
+    let page = render(&document, terminal(None, false));
+    let (first, _) = page.split_once("\n\n").unwrap();
+    insta::assert_snapshot!(first, @r"
+    note: commit 01234567 is in progress; 1a2b3c4d stays in force
+        the problems below are those of 9f8e7d6c, which was blocked
+    ");
+    // The newest commit is the one in force again. Its own problems are not known yet.
+    status.repo.as_mut().unwrap().tip = COMMIT.to_owned();
+    assert!(!whole(status.clone()).waits_for_a_commit());
+    // An older hub does not report which commit the problems belong to.
+    let repo = status.repo.as_mut().unwrap();
+    repo.tip = TIP.to_owned();
+    repo.processed = String::new();
+    insta::assert_snapshot!(summary(&whole(status)), @"1a2b3c4d: 9f8e7d6c is blocked; 4 of 4 clusters in sync");
 }
 
 #[test]
@@ -616,6 +641,11 @@ fn a_problem_of_the_hub_blocks_no_commit() {
     let document = whole(status.clone());
     assert!(!document.synced);
     assert!(document.waits_for_a_person() && !document.waits_for_a_commit());
+    let page = render(&document, terminal(None, false));
+    assert!(
+        page.starts_with("error: this hub's state was restored"),
+        "{page}"
+    );
     // A newer commit is not blocked by it.
     status.repo.as_mut().unwrap().tip = "9f8e7d6c5b4a39281706f5e4d3c2b1a098765432".to_owned();
     let document = whole(status);
