@@ -19,11 +19,17 @@ use muster_proto::v1;
 use muster_runtime::shutdown::Shutdown;
 use muster_testkit::{
     fleet::{Fleet, FleetOptions},
+    gitserver::GitRepo,
     kind::{KindClusters, KindOptions},
     scratch::Scratch,
 };
 
-use crate::{client, output::print, problems, status::terminal::count as counted};
+use crate::{
+    client,
+    output::print,
+    problems::{self, WrongUse},
+    status::terminal::count as counted,
+};
 
 mod programs;
 mod stand_in_images;
@@ -36,10 +42,11 @@ const SYNC_WITHIN: Duration = Duration::from_secs(300);
 /// The flags of `muster demo`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DemoArgs {
-    /// The directory of a fleet repository to use instead of the sample.
+    /// The directory of a fleet repository to use instead of the sample; not with the --dir of an earlier run.
     #[arg(long, value_name = "DIR")]
     fleet: Option<PathBuf>,
-    /// A directory to keep everything in for the next run; if not set, everything is removed at the end.
+    /// A directory to keep everything in for the next run, which continues with the repository in it; if not set,
+    /// everything is removed at the end.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// The kind of clusters to run.
@@ -100,17 +107,8 @@ impl Progress {
 /// Runs the demo until a signal stops it.
 pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_signals()?;
-    let sample = Scratch::temporary("sample")?;
-    let source = match &args.fleet {
-        Some(dir) => dir.clone(),
-        None => {
-            let unpacked = sample.path().join("fleet");
-            std::fs::create_dir(&unpacked)
-                .and_then(|()| SAMPLE.extract(&unpacked))
-                .context("can't unpack the sample fleet")?;
-            unpacked
-        }
-    };
+    let scratch = Scratch::temporary("sample")?;
+    let source = source(args, &scratch.path().join("fleet"))?;
     let model = load(&source)?;
     let clusters: Vec<(String, String)> = model
         .clusters
@@ -138,6 +136,33 @@ pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
         "stopped, and everything is removed".into()
     });
     Ok(())
+}
+
+/// Returns a directory with the files of the fleet: those of the repository in `--dir` if an earlier run has left one
+/// there, else those of `--fleet`, else the sample. The first and the last are written to the new directory `to`.
+fn source(args: &DemoArgs, to: &Path) -> anyhow::Result<PathBuf> {
+    let kept = args.dir.as_deref().and_then(GitRepo::kept);
+    match (kept, &args.fleet) {
+        (Some(kept), None) => {
+            let copied = kept.clone_to(to);
+            copied.with_context(|| format!("can't copy {}", kept.path().display()))?;
+            Ok(to.to_owned())
+        }
+        (Some(kept), Some(fleet)) => Err(WrongUse(format!(
+            "{} is the repository of an earlier run, so --fleet can't be used; leave it out to continue with that \
+             repository, or use another --dir for {}",
+            kept.path().display(),
+            fleet.display()
+        ))
+        .into()),
+        (None, Some(fleet)) => Ok(fleet.clone()),
+        (None, None) => {
+            std::fs::create_dir(to)
+                .and_then(|()| SAMPLE.extract(to))
+                .context("can't unpack the sample fleet")?;
+            Ok(to.to_owned())
+        }
+    }
 }
 
 fn load(source: &Path) -> anyhow::Result<Model> {
@@ -184,17 +209,13 @@ async fn bring_up(
     if let Some(progress) = progress {
         progress.done(&format!("started {clusters_up}"));
     }
-    if fleet
-        .repo()
-        .git(&["rev-parse", "--verify", "--quiet", "HEAD"])
-        .is_err()
-    {
+    if !fleet.repo().has_commit() {
         copy(source, &fleet.repo().work())?;
         fleet.repo().git(&["config", "user.name", "Demo"])?;
         fleet
             .repo()
             .git(&["config", "user.email", "demo@example.com"])?;
-        fleet.repo().publish("The sample fleet", &[])?;
+        fleet.repo().publish(&subject(args), &[])?;
         fleet
             .repo()
             .git(&["branch", "--set-upstream-to=origin/main"])?;
@@ -204,6 +225,17 @@ async fn bring_up(
     fleet.start_agents()?;
     progress.done(&format!("started the hub and {agents}"));
     Ok((fleet, kind))
+}
+
+/// Returns the subject of the repository's first commit.
+fn subject(args: &DemoArgs) -> String {
+    match &args.fleet {
+        Some(dir) => {
+            let path = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
+            format!("A copy of {}", path.display())
+        }
+        None => "The sample fleet".to_owned(),
+    }
 }
 
 /// Starts kind clusters, and makes sure that the images of the fleet's pods are available in them.
@@ -287,24 +319,38 @@ async fn until_synced(fleet: &mut Fleet) -> anyhow::Result<()> {
     }
 }
 
+/// Returns the commands that change the fleet in this work tree. If it has the file of the sample that they edit, they
+/// can be copied as they are.
+fn change(work: &Path) -> String {
+    const FILE: &str = "apps/storefront/values.yaml";
+    let values = std::fs::read_to_string(work.join(FILE)).unwrap_or_default();
+    let (edit, subject) = match values.contains("replicas: ") {
+        true => (
+            format!("sed -i 's/replicas: .*/replicas: 4/' {FILE} && "),
+            "More storefront",
+        ),
+        false => ("# Edit a file, then:\n  ".to_owned(), "A change"),
+    };
+    format!(
+        "  cd {}\n  {edit}git commit -qam '{subject}' && git push -q\n  muster status --wait\n",
+        work.display()
+    )
+}
+
 fn welcome(fleet: &Fleet, args: &DemoArgs) {
     let exe = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("muster"));
     let folder = exe
         .parent()
         .map(|dir| dir.display().to_string())
         .unwrap_or_default();
-    let work = fleet.repo().work();
     let mut text = format!(
         "\n\x1b[1mThe fleet is up.\x1b[0m In another terminal:\n\n  \
          export MUSTER_LOGIN={} PATH={folder}:$PATH\n  \
          muster status\n\n\
-         \x1b[1mChange something\x1b[0m and see it arrive:\n\n  \
-         cd {}\n  \
-         sed -i 's/replicas: .*/replicas: 4/' apps/storefront/values.yaml && git commit -qam 'More storefront' && git push -q\n  \
-         muster status --wait\n\n\
+         \x1b[1mChange something\x1b[0m and see it arrive:\n\n{}\n\
          \x1b[1mInspect a cluster:\x1b[0m\n\n",
         fleet.login().display(),
-        work.display(),
+        change(&fleet.repo().work()),
     );
     for (name, kubeconfig) in fleet.kubeconfigs() {
         text += &format!(
@@ -322,3 +368,6 @@ fn welcome(fleet: &Fleet, args: &DemoArgs) {
     );
     print(&text);
 }
+
+#[cfg(test)]
+mod tests;

@@ -150,8 +150,17 @@ fn demo(args: &[String]) -> anyhow::Result<bool> {
         return Ok(false);
     }
     let mut command = Command::new(&program);
-    command.current_dir(&metadata.workspace_root);
-    let error = command.args(["demo", "--fleet", "fleet"]).args(args).exec();
+    command.current_dir(&metadata.workspace_root).arg("demo");
+    // The sample in the binary lacks files that were added since it was built. So the sample's directory is named,
+    // unless the arguments choose the fleet.
+    let chooses_fleet = |arg: &String| {
+        let flag = arg.split('=').next().unwrap_or_default();
+        ["--fleet", "--dir"].contains(&flag)
+    };
+    if !args.iter().any(chooses_fleet) {
+        command.args(["--fleet", "fleet"]);
+    }
+    let error = command.args(args).exec();
     Err(error).with_context(|| format!("can't start {}", program.display()))
 }
 

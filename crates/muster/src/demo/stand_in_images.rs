@@ -1,5 +1,5 @@
-//! Images for the pods of kind clusters. If a fleet's images can't be pulled, small stand-in images replace
-//! them: they have the same names, listen on the same ports, and contain the programs that pods call.
+//! Images for the pods of kind clusters. Each image of a fleet that can't be pulled is replaced by a small stand-in: it
+//! has the same name, listens on the same ports, and contains the programs that pods call.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,8 +13,10 @@ use muster_testkit::{
 };
 use serde_json::Value;
 
-/// The timeout of a pull, in seconds.
-const PULL_WITHIN: &str = "60";
+use crate::status::terminal::names;
+
+/// The timeout of a request to a registry, in seconds.
+const ANSWER_WITHIN: &str = "30";
 
 /// The properties that a stand-in image needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,17 +31,18 @@ struct Needs {
 /// Makes sure that the images of these objects' pods are available. Returns a message that says how.
 pub(super) fn provide(clusters: &KindClusters, objects: &[Value]) -> anyhow::Result<String> {
     let needs = needs(objects);
-    let Some(first) = needs.keys().next() else {
-        return Ok("the fleet runs no pods".to_owned());
-    };
-    let mut pull = Command::new("timeout");
-    pull.args([PULL_WITHIN, "docker", "pull", "--quiet", first]);
-    if docker::run(&mut pull).is_ok() {
-        return Ok(format!("the nodes pull the fleet's {} images", needs.len()));
+    let missing = missing(&needs, |image| {
+        // The nodes pull the images themselves, so nothing is downloaded here.
+        let mut inspect = Command::new("timeout");
+        inspect.args([ANSWER_WITHIN, "docker", "manifest", "inspect", image]);
+        docker::run(&mut inspect).is_ok()
+    });
+    if missing.is_empty() {
+        return Ok(summary(needs.len(), &missing));
     }
     let program = Program::Standin.build()?;
     let archive = clusters.directory().join("standins.tar");
-    for (name, needs) in &needs {
+    for (name, needs) in needs.iter().filter(|(name, _)| missing.contains(name)) {
         let words = |words: &mut dyn Iterator<Item = String>| words.collect::<Vec<_>>().join(" ");
         let links = needs.servers.union(&needs.helpers);
         Image {
@@ -67,10 +70,42 @@ pub(super) fn provide(clusters: &KindClusters, objects: &[Value]) -> anyhow::Res
             cluster.load(&archive)?;
         }
     }
-    Ok(format!(
-        "the fleet's {} images can't be pulled here; small stand-ins with the same names replace them",
-        needs.len()
-    ))
+    Ok(summary(needs.len(), &missing))
+}
+
+/// Returns the images that can't be pulled. `is_available` is called for all at the same time, because a network that
+/// drops packets makes each call last until its timeout.
+fn missing<'a>(
+    needs: &'a BTreeMap<String, Needs>,
+    is_available: impl Fn(&str) -> bool + Sync,
+) -> Vec<&'a String> {
+    let is_available = &is_available;
+    std::thread::scope(|scope| {
+        let tries: Vec<_> = needs
+            .keys()
+            .map(|image| (image, scope.spawn(move || is_available(image))))
+            .collect();
+        let failed = tries
+            .into_iter()
+            .filter_map(|(image, tried)| (!tried.join().unwrap_or(false)).then_some(image));
+        failed.collect()
+    })
+}
+
+/// Says which of the fleet's images are pulled and which are replaced.
+fn summary(all: usize, missing: &[&String]) -> String {
+    match all - missing.len() {
+        _ if all == 0 => "the fleet runs no pods".to_owned(),
+        0 => format!(
+            "the fleet's {all} images can't be pulled here; small stand-ins with the same names replace them"
+        ),
+        pulled if pulled == all => format!("the nodes pull the fleet's {all} images"),
+        pulled => format!(
+            "the nodes pull {pulled} of the fleet's {all} images; small stand-ins with the same names replace those \
+             that can't be pulled here: {}",
+            names(missing.iter().map(|image| image.as_str()), missing.len())
+        ),
+    }
 }
 
 /// Returns an image's name as a node looks it up: with its registry, and with `:latest` if it has no tag.

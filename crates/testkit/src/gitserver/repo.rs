@@ -57,6 +57,31 @@ impl GitRepo {
         Ok(repo)
     }
 
+    /// Opens the repository that an earlier run has left in this directory. Returns `None` if it has no commit.
+    pub fn kept(directory: &Path) -> Option<Self> {
+        let repo = Self {
+            directory: directory.to_owned(),
+            _scratch: None,
+        };
+        repo.has_commit().then_some(repo)
+    }
+
+    /// Returns true if a commit has been pushed to the bare repository's default branch.
+    pub fn has_commit(&self) -> bool {
+        let head = ["rev-parse", "--verify", "--quiet", "HEAD"];
+        self.git_bare(&head).is_ok()
+    }
+
+    /// Makes another clone of the bare repository, in a new directory.
+    ///
+    /// # Errors
+    /// Fails if `git` fails, for example because the directory is not empty.
+    pub fn clone_to(&self, directory: &Path) -> anyhow::Result<()> {
+        let directory = directory.to_string_lossy();
+        self.git_bare(&["clone", "--quiet", ".", &directory])
+            .map(drop)
+    }
+
     /// The directory to serve. It contains the repository as `fleet.git`.
     pub fn root(&self) -> PathBuf {
         self.directory.join("served")

@@ -35,3 +35,14 @@ fn a_stand_in_has_the_ports_and_programs_that_pods_name() {
     };
     assert_eq!(needs(&objects), BTreeMap::from([("db:1".to_owned(), db)]));
 }
+
+#[test]
+fn each_image_is_tried_by_itself() {
+    let needs = ["a:1", "b:1", "c:1"].map(|name| (name.to_owned(), Needs::default()));
+    let needs = BTreeMap::from(needs);
+    let told = |pulled: &[&str]| summary(3, &missing(&needs, |image| pulled.contains(&image)));
+    insta::assert_snapshot!(told(&["a:1", "b:1", "c:1"]), @"the nodes pull the fleet's 3 images");
+    insta::assert_snapshot!(told(&["a:1"]), @"the nodes pull 1 of the fleet's 3 images; small stand-ins with the same names replace those that can't be pulled here: b:1, c:1");
+    insta::assert_snapshot!(told(&[]), @"the fleet's 3 images can't be pulled here; small stand-ins with the same names replace them");
+    assert_eq!(summary(0, &[]), "the fleet runs no pods");
+}
