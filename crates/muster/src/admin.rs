@@ -1,13 +1,14 @@
 //! The commands that change a hub: join tokens, removal of clusters, `muster hub confirm`, and logins.
 
-use std::{io::IsTerminal as _, path::Path};
+use std::{error::Error as _, io::IsTerminal as _, path::Path};
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use muster_model::kinds::Span;
 use muster_pki::{Key, Login};
 use muster_proto::v1;
+use muster_runtime::log::Chain;
 use serde_json::json;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::{
     approve::agreed,
@@ -16,9 +17,20 @@ use crate::{
     output::{Output, print},
 };
 
-/// Converts a hub's refusal to an error.
+/// Converts the status of a failed call to an error: what the hub says, or why it could not be asked.
 pub(crate) fn said(status: Status) -> anyhow::Error {
-    anyhow::anyhow!("the hub says: {}", status.message())
+    if is_answer(&status) {
+        return anyhow!("the hub says: {}", status.message());
+    }
+    let why = status.source().map(|source| Chain(source).to_string());
+    let why = why.unwrap_or_else(|| status.message().to_owned());
+    anyhow!("the connection to the hub broke: {why}")
+}
+
+/// Returns true if the hub sent this status. Otherwise the connection broke, and tonic made the status: with the
+/// transport's error as its source, or with [`Code::Unknown`], which the hub never sends, if the answer is incomplete.
+pub(crate) fn is_answer(status: &Status) -> bool {
+    status.source().is_none() && status.code() != Code::Unknown
 }
 
 /// Runs `muster cluster join-token NAME`.
@@ -110,6 +122,11 @@ pub(crate) async fn confirm(
                 bail!(
                     "this lets clusters delete objects within their budgets, and there is no terminal to ask for confirmation; check with --dry-run, then use --yes"
                 );
+            }
+            if output != Output::Table {
+                for suspicion in &suspicions {
+                    anstream::eprintln!("{suspicion}");
+                }
             }
             if !agreed(
                 "Is the fleet as it should be, and may clusters delete objects within their budgets again",
@@ -244,3 +261,6 @@ pub(crate) async fn admin(
     ));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

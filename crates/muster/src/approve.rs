@@ -10,8 +10,10 @@ use clap::Args;
 use muster_model::ids::ContentHash;
 use muster_proto::v1;
 use serde::Serialize;
+use tonic::Status;
 
 use crate::{
+    admin::is_answer,
     client::Client,
     output::{Output, print, print_paged},
     status::{
@@ -22,8 +24,11 @@ use crate::{
     },
 };
 
+/// What a person is told if the hub's answer to an approval is missing.
+const BROKEN: &str = "the connection broke; whether the hub has written the approval is unknown; run `muster status`";
+
 /// The arguments of `muster app approve`, which exits with 1 if nothing was pending, nothing was approved, or the
-/// hub refused.
+/// hub refused or did not answer.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ApproveArgs {
     /// The app whose objects are pending approval.
@@ -55,6 +60,8 @@ enum Verdict {
     Waiting,
     Approved,
     Refused,
+    /// The hub's answer is missing. It may have written the approval.
+    Unknown,
 }
 
 /// Objects of a cluster that are pending approval.
@@ -65,7 +72,7 @@ struct Waiting {
     #[serde(flatten)]
     hold: Hold,
     verdict: Verdict,
-    /// The hub's reason for refusing.
+    /// The hub's reason for refusing, or why the verdict is unknown.
     refusal: Option<String>,
 }
 
@@ -77,7 +84,8 @@ struct Approvals {
     holds: Vec<Waiting>,
 }
 
-/// Shows what is pending approval and approves it. Returns false if nothing was approved or the hub refused.
+/// Shows what is pending approval and approves it. Returns false if nothing was approved, or the hub refused or did
+/// not answer.
 pub(crate) async fn run(
     mut client: Client,
     args: &ApproveArgs,
@@ -134,6 +142,15 @@ pub(crate) fn agreed(question: &str) -> anyhow::Result<bool> {
     Ok(answer == "y" || answer == "yes")
 }
 
+/// Returns the verdict of the hub's answer, and the reason if the hub has not approved.
+fn verdict(answer: Result<(), Status>) -> (Verdict, Option<String>) {
+    match answer {
+        Ok(()) => (Verdict::Approved, None),
+        Err(status) if is_answer(&status) => (Verdict::Refused, Some(status.message().to_owned())),
+        Err(_) => (Verdict::Unknown, Some(BROKEN.to_owned())),
+    }
+}
+
 impl Waiting {
     async fn approve(
         &mut self,
@@ -152,13 +169,8 @@ impl Waiting {
             set: set.0.to_vec(),
             reason: reason.to_owned(),
         };
-        match client.approve_set(request).await {
-            Ok(_) => self.verdict = Verdict::Approved,
-            Err(status) => {
-                self.verdict = Verdict::Refused;
-                self.refusal = Some(status.message().to_owned());
-            }
-        }
+        let answer = client.approve_set(request).await;
+        (self.verdict, self.refusal) = verdict(answer.map(drop));
         Ok(())
     }
 
@@ -257,14 +269,15 @@ impl Approvals {
         text
     }
 
-    /// Prints the document if the output is not a table. Returns true if something was pending and nothing was
-    /// refused.
+    /// Prints the document if the output is not a table. Returns true if something was pending, and the hub neither
+    /// refused nor failed to answer.
     fn end(&self, output: Output) -> anyhow::Result<bool> {
         if output != Output::Table {
             output.document(&value(self)?);
         }
-        let refused = |waiting: &Waiting| waiting.verdict == Verdict::Refused;
-        Ok(!self.holds.is_empty() && !self.holds.iter().any(refused))
+        let failed =
+            |waiting: &Waiting| matches!(waiting.verdict, Verdict::Refused | Verdict::Unknown);
+        Ok(!self.holds.is_empty() && !self.holds.iter().any(failed))
     }
 }
 

@@ -81,6 +81,9 @@ pub(crate) async fn rotate(
                 "there is no terminal to ask for confirmation; check with --dry-run, then use --yes"
             );
         }
+        if output != Output::Table {
+            anstream::eprintln!("{effect}");
+        }
         if !agreed(question)? {
             anstream::eprintln!("nothing was changed");
             return Ok(false);

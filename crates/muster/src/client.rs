@@ -102,9 +102,7 @@ async fn follow(mut client: Client, login: Login, path: &Path) -> anyhow::Result
     let key = Key::generate()?;
     let csr = key.request()?;
     let answer = client.follow_ca(v1::FollowCaRequest { csr }).await;
-    let answer = answer
-        .map_err(|status| anyhow!("the hub says: {}", status.message()))?
-        .into_inner();
+    let answer = answer.map_err(crate::admin::said)?.into_inner();
     if !answer.needed {
         return Ok(());
     }

@@ -220,7 +220,7 @@ enum AdminCommand {
 enum AppCommand {
     /// Show which objects of an app are pending approval and why, and approve exactly those.
     ///
-    /// The exit code is 1 if nothing was pending, nothing was approved, or the hub refused.
+    /// The exit code is 1 if nothing was pending, nothing was approved, or the hub refused or did not answer.
     Approve(approve::ApproveArgs),
 }
 

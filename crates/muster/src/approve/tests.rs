@@ -90,6 +90,26 @@ fn a_recreation_says_that_the_object_comes_back() {
 }
 
 #[test]
+fn without_an_answer_the_verdict_is_unknown() {
+    assert_eq!(verdict(Ok(())), (Verdict::Approved, None));
+    let refused = Status::failed_precondition("it has changed");
+    assert_eq!(
+        verdict(Err(refused)),
+        (Verdict::Refused, Some("it has changed".to_owned()))
+    );
+    let broken = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+    let broken = Status::from_error(broken.into());
+    assert_eq!(
+        verdict(Err(broken)),
+        (Verdict::Unknown, Some(BROKEN.to_owned()))
+    );
+    let mut all = approvals(vec![waiting("eu-west-1", "b", 1, 1)]);
+    all.holds[0].verdict = Verdict::Unknown;
+    assert!(!all.end(Output::Table).unwrap());
+    assert_eq!(value(&Verdict::Unknown).unwrap(), "unknown");
+}
+
+#[test]
 fn scripts_see_every_verdict() {
     let mut all = approvals(vec![
         waiting("eu-west-1", "b", 1, 1),
