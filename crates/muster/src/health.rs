@@ -22,7 +22,7 @@ use serde_json::Value;
 
 use self::stream::{Document, Documents, Unreadable};
 use crate::{
-    output::{Output, print, quit_if_closed},
+    output::{Output, print, quit_unless_written},
     problems::WrongUse,
     status::terminal::{Cell, Grid, Terminal, Tone, count, one_line},
 };
@@ -98,7 +98,7 @@ impl<W: Write> Answer<W> {
         let mut documents = Documents::new(input);
         loop {
             // Flush before waiting for the next object, so that a reader that follows the output sees each result.
-            let document = documents.next(|| quit_if_closed(self.out.flush()));
+            let document = documents.next(|| quit_unless_written(self.out.flush()));
             let Some(document) = document.with_context(|| format!("can't read {name}"))? else {
                 return Ok(());
             };
@@ -171,7 +171,7 @@ impl<W: Write> Answer<W> {
                 .map_err(io::Error::from)
                 .and_then(|line| writeln!(self.out, "---\n{}", to_yaml(&line))),
         };
-        quit_if_closed(written);
+        quit_unless_written(written);
     }
 
     /// Prints the table, if any, and flushes the output. Returns false if an object is neither Healthy nor Suspended.
@@ -183,7 +183,7 @@ impl<W: Write> Answer<W> {
                 print(&table(&self.rows, terminal));
             }
         }
-        quit_if_closed(self.out.flush());
+        quit_unless_written(self.out.flush());
         if self.refused > 0 {
             let documents = count(self.refused, "document");
             return Err(WrongUse(format!("{documents} could not be judged; see above")).into());
@@ -196,7 +196,10 @@ impl<W: Write> Answer<W> {
 fn is_older_than(object: &Value, time: Duration) -> bool {
     let created = object["metadata"]["creationTimestamp"].as_str();
     let created = created.and_then(|created| created.parse::<Timestamp>().ok());
-    created.is_some_and(|created| Timestamp::now().duration_since(created).unsigned_abs() > time)
+    let age = created.map(|created| Timestamp::now().duration_since(created));
+    // A time in the future, as of a clock that is ahead, is an age of zero. Agents do the same.
+    age.and_then(|age| Duration::try_from(age).ok())
+        .is_some_and(|age| age > time)
 }
 
 fn table(rows: &[Line], terminal: Terminal) -> String {

@@ -1,7 +1,7 @@
 //! The output of commands: tables for people, JSON or YAML for scripts, and colour only on terminals.
 
 use std::{
-    io::{IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     process::{Command, Stdio},
 };
 
@@ -30,11 +30,11 @@ impl Output {
     }
 }
 
-/// Prints to standard output, without colour if it is not a terminal. If the reader is gone, as with
-/// `head`, the program ends quietly.
+/// Prints to standard output, without colour if it is not a terminal. If that fails, the program ends: quietly if
+/// the reader is gone, as with `head`, otherwise with an error.
 pub(crate) fn print(text: &str) {
     let mut out = anstream::stdout();
-    quit_if_closed(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+    quit_unless_written(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
 }
 
 /// Prints a text that a person should read to its end. If the terminal has too few lines for it, the text is
@@ -42,7 +42,7 @@ pub(crate) fn print(text: &str) {
 pub(crate) fn print_paged(text: &str) {
     let height = terminal_size::terminal_size().map(|(_, height)| usize::from(height.0));
     let fits = height.is_none_or(|height| text.lines().count() < height);
-    if fits || !std::io::stdout().is_terminal() || !page(text) {
+    if fits || !io::stdout().is_terminal() || !page(text) {
         print(text);
     }
 }
@@ -68,9 +68,15 @@ fn page(text: &str) -> bool {
     pager.wait().is_ok_and(|status| status.success())
 }
 
-/// Ends the program quietly if writing to standard output failed, because its reader is gone.
-pub(crate) fn quit_if_closed(written: std::io::Result<()>) {
-    if written.is_err() {
+/// Ends the program if writing to standard output failed: quietly if the reader is gone, otherwise with an error,
+/// because the output is incomplete.
+pub(crate) fn quit_unless_written(written: io::Result<()>) {
+    let Err(error) = written else {
+        return;
+    };
+    if error.kind() == io::ErrorKind::BrokenPipe {
         std::process::exit(0);
     }
+    anstream::eprintln!("\x1b[1;31merror\x1b[0m: can't write to standard output: {error}");
+    std::process::exit(1);
 }

@@ -211,10 +211,14 @@ fn an_object_on_which_nobody_reports_is_well_after_a_while() -> anyhow::Result<(
             r#"{"name": "old", "uid": "u-1", "generation": 1, "creationTimestamp": "2020-01-01T00:00:00Z"}"#,
         ),
         object(r#"{"name": "new", "generation": 1}"#),
+        object(
+            r#"{"name": "ahead", "generation": 1, "creationTimestamp": "2999-01-01T00:00:00Z"}"#,
+        ),
     ];
     insta::assert_snapshot!(health(&["-o", "json"], &input.join("\n"))?, @r#"
     {"kind":"Queue","namespace":"","name":"old","status":"Healthy","message":"","apiVersion":"x.example/v1","uid":"u-1","health":"Healthy"}
     {"kind":"Queue","namespace":"","name":"new","status":"Progressing","message":"nothing has reported on it yet","apiVersion":"x.example/v1","uid":"","health":"Progressing"}
+    {"kind":"Queue","namespace":"","name":"ahead","status":"Progressing","message":"nothing has reported on it yet","apiVersion":"x.example/v1","uid":"","health":"Progressing"}
     exit 1
     "#);
     Ok(())

@@ -14,6 +14,7 @@ mod joining;
 mod killed;
 mod large;
 mod metrics;
+mod output;
 mod people;
 mod reading;
 mod rendering;
