@@ -25,9 +25,10 @@ struct Cli {
     /// What to measure
     #[arg(value_enum, default_value = "all")]
     bench: Choice,
-    /// Number of repetitions of each measurement
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    repeat: u32,
+    /// Number of rounds of `render` and `render-alone`, 5 if not set. The other sections have fixed numbers of
+    /// measurements, also as parts of `all`
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: Option<u32>,
     /// Also write the figures as JSON to this file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -59,7 +60,26 @@ enum Choice {
     RenderAlone,
 }
 
-/// A benchmark: its choice, and the function that runs it with a number of repetitions.
+impl Cli {
+    /// Returns the number of rounds.
+    ///
+    /// # Errors
+    /// Fails if a number is given for a benchmark that has no rounds.
+    fn rounds(&self) -> anyhow::Result<u32> {
+        let has_rounds = matches!(
+            self.bench,
+            Choice::All | Choice::Render | Choice::RenderAlone
+        );
+        anyhow::ensure!(
+            has_rounds || self.repeat.is_none(),
+            "--repeat works only with `render`, `render-alone` and `all`; the other sections have fixed numbers of \
+             measurements"
+        );
+        Ok(self.repeat.unwrap_or(5))
+    }
+}
+
+/// A benchmark: its choice, and the function that runs it. Only `render` uses the number of rounds.
 type Bench = (Choice, fn(u32) -> anyhow::Result<Section>);
 
 const BENCHES: [Bench; 6] = [
@@ -73,12 +93,13 @@ const BENCHES: [Bench; 6] = [
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
+    let rounds = cli.rounds()?;
     anyhow::ensure!(
         !cfg!(debug_assertions),
         "a debug build gives useless figures; run `cargo xtask bench`"
     );
     if cli.bench == Choice::RenderAlone {
-        println!("\n{}", render::alone(cli.repeat)?.table());
+        println!("\n{}", render::alone(rounds)?.table());
         return Ok(());
     }
     if cli.bench == Choice::BuildProgram {
@@ -88,7 +109,7 @@ fn main() -> anyhow::Result<()> {
     for (choice, measure) in BENCHES {
         let among_all = cli.bench == Choice::All && choice != Choice::Build;
         if among_all || cli.bench == choice {
-            let section = measure(cli.repeat)?;
+            let section = measure(rounds)?;
             println!("\n{}", section.table());
             section.save()?;
             sections.push(section);
@@ -99,3 +120,6 @@ fn main() -> anyhow::Result<()> {
     }
     report::update_document()
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,6 +22,24 @@ fn the_reference_has_every_command_and_flag() -> anyhow::Result<()> {
     block_is("reference.md", "commands", &text)
 }
 
+#[test]
+fn a_default_that_is_empty_or_hidden_is_not_listed() {
+    let table = table(
+        [
+            Arg::new("empty").long("empty").default_value(""),
+            Arg::new("hidden")
+                .long("hidden")
+                .default_value("x")
+                .hide_default_value(true),
+            Arg::new("shown").long("shown").default_value("x"),
+        ]
+        .iter(),
+    );
+    let defaults = table.lines().filter_map(|line| line.split('|').nth(2));
+    let defaults: Vec<&str> = defaults.map(str::trim).collect();
+    assert_eq!(defaults, ["Default", "---", "", "", "`x`"]);
+}
+
 fn is_global(arg: &Arg) -> bool {
     GLOBAL.contains(&arg.get_id().as_str())
 }
@@ -64,16 +82,14 @@ fn paragraphs(about: &str) -> String {
 fn table<'a>(args: impl Iterator<Item = &'a Arg>) -> String {
     let mut text = String::from("| Argument | Default | Meaning |\n|---|---|---|\n");
     for arg in args {
+        let takes_value = arg.get_action().takes_values();
         let defaults: Vec<String> = arg
             .get_default_values()
             .iter()
+            .filter(|value| takes_value && !arg.is_hide_default_value_set() && !value.is_empty())
             .map(|value| format!("`{}`", value.to_string_lossy()))
             .collect();
-        let takes_value = arg.get_action().takes_values();
-        let defaults = match takes_value {
-            true => defaults.join(", "),
-            false => String::new(),
-        };
+        let defaults = defaults.join(", ");
         let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
         let env = arg
             .get_env()

@@ -21,13 +21,34 @@ pub fn is(name: &str, text: &str) -> anyhow::Result<()> {
         return std::fs::write(&path, text)
             .with_context(|| format!("can't write {}", path.display()));
     }
-    let mut pairs = old.lines().zip(text.lines()).enumerate();
-    let (line, (old, new)) = pairs.find(|(_, (old, new))| old != new).unwrap_or_default();
     anyhow::bail!(
-        "docs/{name} is out of date at line {}:\n  it has {old}\n  it should have {new}\n\
+        "docs/{name} is out of date at {}\n\
          run the test again with {UPDATE}=1, and look at the difference",
-        line + 1
+        difference(&old, text)
     )
+}
+
+/// Returns the first line where two different texts differ, with what each has there.
+fn difference(old: &str, new: &str) -> String {
+    let (mut old, mut new) = (old.split_inclusive('\n'), new.split_inclusive('\n'));
+    let mut number = 1;
+    loop {
+        let (old, new) = (old.next(), new.next());
+        if old != new || old.is_none() {
+            let (old, new) = (shown(old), shown(new));
+            return format!("line {number}:\n  it has {old}\n  it should have {new}");
+        }
+        number += 1;
+    }
+}
+
+/// Returns a line for people. The last line may have no newline, and the text may have ended before this line.
+fn shown(line: Option<&str>) -> String {
+    match line.map(|line| (line, line.strip_suffix('\n'))) {
+        None => "no such line".to_owned(),
+        Some((_, Some(line))) => line.to_owned(),
+        Some((line, None)) => format!("{line} (without a newline at the end)"),
+    }
 }
 
 /// Checks or rewrites the part of a file in `docs/` between `<!-- BLOCK:begin -->` and `<!-- BLOCK:end -->`.
@@ -62,3 +83,6 @@ fn path(name: &str) -> PathBuf {
         .join("../../docs")
         .join(name)
 }
+
+#[cfg(test)]
+mod tests;

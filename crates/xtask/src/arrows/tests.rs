@@ -95,16 +95,22 @@ fn an_arrow_that_the_map_does_not_have_is_refused() {
     let bad = workspace(&[
         "muster-plan -> muster-render",
         "muster-hub -> muster-apply",
+        "muster-hub -> muster-fuzz",
         "muster-hub -> muster-testkit",
+        "muster-store -> muster-model",
+        "muster-runtime -> muster-model",
         "muster-new -> muster-model",
     ]);
     assert_eq!(
         check(&bad),
         [
             "muster-hub must not use muster-apply; see the map of crates in ARCHITECTURE.md",
+            "muster-hub must not use muster-fuzz; see the map of crates in ARCHITECTURE.md",
             "muster-hub must not use muster-testkit; see the map of crates in ARCHITECTURE.md",
             "muster-new: no rule says what this crate may use; add one to arrows.rs and ARCHITECTURE.md",
             "muster-plan must not use muster-render; see the map of crates in ARCHITECTURE.md",
+            "muster-runtime must not use muster-model; see the map of crates in ARCHITECTURE.md",
+            "muster-store must not use muster-model; see the map of crates in ARCHITECTURE.md",
         ]
     );
 }
