@@ -56,7 +56,7 @@ pub(crate) enum Refusal {
     Elsewhere {
         /// A Namespace or CustomResourceDefinition in the set.
         container: String,
-        /// An object in that Namespace, or of that CustomResourceDefinition's group.
+        /// An object in that Namespace, or of that CustomResourceDefinition's kind.
         object: String,
         /// The application for which the object is pending approval.
         app: String,
@@ -65,8 +65,12 @@ pub(crate) enum Refusal {
     },
 }
 
-/// Returns true if deleting `container` would delete `object`: it is the object's Namespace, or a
-/// CustomResourceDefinition of the object's group. Both are in the text form of [`muster_model::bundle::ObjectRef`].
+/// Returns true if deleting `container` would delete `object`: it is the object's Namespace, or the
+/// CustomResourceDefinition of its kind. Both are in the text form of [`muster_model::bundle::ObjectRef`].
+///
+/// The name of a CustomResourceDefinition contains the plural of its kind, and an unusual plural is not recognized.
+/// Nothing is lost then: the agent knows the kind of each CustomResourceDefinition, and does not delete one before the
+/// objects of that kind whose deletion is pending approval.
 fn is_inside(container: &str, object: &str) -> bool {
     let Some(((kind, name), (object_kind, object_name))) =
         container.split_once(' ').zip(object.split_once(' '))
@@ -80,8 +84,20 @@ fn is_inside(container: &str, object: &str) -> bool {
         "CustomResourceDefinition.apiextensions.k8s.io" => name
             .split_once('.')
             .zip(object_kind.split_once('.'))
-            .is_some_and(|((_, group), (_, of_object))| group == of_object),
+            .is_some_and(|((plural, group), (kind, of_object))| {
+                group == of_object && is_plural(plural, kind)
+            }),
         _ => false,
+    }
+}
+
+/// Returns true if this is a usual plural of a kind: the kind in lower case, as it is or with `s`, `es` or `ies`.
+fn is_plural(plural: &str, kind: &str) -> bool {
+    let kind = kind.to_ascii_lowercase();
+    let stem = kind.strip_suffix('y');
+    match plural.strip_prefix(&kind) {
+        Some(ending) => matches!(ending, "" | "s" | "es"),
+        None => stem.is_some_and(|stem| plural.strip_suffix("ies") == Some(stem)),
     }
 }
 

@@ -44,12 +44,12 @@ pub(crate) struct Level {
     pub(crate) cluster_scoped: Vec<String>,
     /// The reason why the hub refuses or restricts the agent, if it does.
     pub(crate) refusal: Option<String>,
-    /// A description of what the hub left out of the report, if it left anything out.
+    /// A description of what the hub has left out since the last full report began, if it left anything out.
     pub(crate) cut: Option<String>,
 }
 
 /// The observed states of all clusters. Subscribers of [`Self::watch`] may see several changes as one.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Observed {
     levels: Mutex<HashMap<ClusterName, Level>>,
     dirty: Mutex<BTreeSet<ClusterName>>,
@@ -67,6 +67,7 @@ impl Observed {
     /// Loads the observed states that an earlier hub process stored. No agent is connected yet.
     pub(crate) async fn load(store: &dyn Store) -> Result<Self, RecordError> {
         let mut levels = HashMap::new();
+        let mut recreations = Recreations::default();
         for (key, versioned) in store.range(store_schema::OBSERVED).await? {
             let cluster = key[store_schema::OBSERVED.len()..].parse::<ClusterName>();
             let (Ok(cluster), Ok(status)) = (
@@ -76,6 +77,7 @@ impl Observed {
                 continue;
             };
             let report = status.report.unwrap_or_default();
+            recreations.hear_stored(&cluster, &report.apps);
             let level = Level {
                 instance: status.instance.parse().ok(),
                 last_seen: status.last_seen,
@@ -98,10 +100,8 @@ impl Observed {
         }
         Ok(Self {
             levels: Mutex::new(levels),
-            dirty: Mutex::default(),
-            recreations: Mutex::default(),
-            changed: watch::Sender::new(0),
-            write: Notify::new(),
+            recreations: Mutex::new(recreations),
+            ..Self::default()
         })
     }
 
@@ -121,10 +121,10 @@ impl Observed {
         has: impl Fn(&str) -> bool,
     ) {
         self.update(cluster, |level| {
-            let cut = bounds::bound(&mut report, has, &level.apps);
+            let invented = bounds::bound(&mut report, has, &level.apps);
             level.last_seen = now();
             level.in_force = number_of(report.generation, &report.content);
-            lock(&self.recreations).hear(cluster, &level.apps, &report.apps, now());
+            lock(&self.recreations).hear(cluster, &report.apps, now());
             if report.full {
                 level.apps.clear();
             }
@@ -135,11 +135,14 @@ impl Observed {
                     level.apps.insert(app.app.clone(), app);
                 }
             }
-            let cut = cut.or(bounds::bound_level(&mut level.apps));
-            if cut != level.cut {
+            let cut = invented.or(bounds::bound_level(&mut level.apps));
+            if cut.is_some() && cut != level.cut {
                 tracing::warn!(%cluster, cut, "parts of a report were left out");
             }
-            level.cut = cut;
+            // Until the next full report the agent sends only what changes, so what was left out stays missing.
+            if report.full || cut.is_some() {
+                level.cut = cut;
+            }
             // Without a digest the agent sends its full report again on its next stream.
             level.digest = if level.cut.is_none() {
                 report.digest
@@ -197,6 +200,7 @@ impl Observed {
     /// Forgets a cluster that was removed.
     pub(crate) fn forget(&self, cluster: &ClusterName) {
         lock(&self.levels).remove(cluster);
+        lock(&self.recreations).forget(cluster);
         self.changed.send_modify(|count| *count += 1);
     }
 
@@ -290,3 +294,6 @@ pub(crate) fn number_of(generation: u64, content: &[u8]) -> Option<Numbered> {
         content,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,10 +45,13 @@ const VERSION_LENGTH: usize = 64;
 /// The sending side of an agent's stream.
 pub(crate) type Outgoing = mpsc::Sender<Result<v1::HubMessage, Status>>;
 
+/// Takes the objects that an agent lists, or the reason why the hub does not accept its list.
+type Answer = oneshot::Sender<Result<Vec<v1::ObjectState>, &'static str>>;
+
 /// A question to an agent about the objects of an app.
 struct Question {
     app: String,
-    answer: oneshot::Sender<Vec<v1::ObjectState>>,
+    answer: Answer,
 }
 
 /// The current stream of one cluster.
@@ -240,7 +243,7 @@ impl Sessions {
         let asking = async {
             let asked = questions.send(question).await;
             asked.map_err(|_| "its agent is not connected")?;
-            answered.await.map_err(|_| "its agent disconnected")
+            answered.await.map_err(|_| "its agent disconnected")?
         };
         let answered = tokio::time::timeout(ANSWER_WITHIN, asking).await;
         answered.map_err(|_| "its agent did not answer in 10 s")?

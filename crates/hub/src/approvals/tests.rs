@@ -79,6 +79,37 @@ fn only_what_is_held_now_can_be_approved() {
 }
 
 #[test]
+fn a_container_is_recognized_by_what_it_contains() {
+    let definition = |name: &str| format!("CustomResourceDefinition.apiextensions.k8s.io {name}");
+    let inside = [
+        ("Namespace shards".to_owned(), "Pod shards/a"),
+        (definition("foos.example.org"), "Foo.example.org x"),
+        (definition("foos.example.org"), "Foo.example.org shards/x"),
+        (definition("policies.example.org"), "Policy.example.org x"),
+        (definition("proxies.example.org"), "Proxy.example.org x"),
+        (definition("gateways.example.org"), "Gateway.example.org x"),
+        (definition("mutexes.example.org"), "Mutex.example.org x"),
+        (definition("redis.example.org"), "Redis.example.org x"),
+    ];
+    for (container, object) in inside {
+        assert!(is_inside(&container, object), "{container}: {object}");
+    }
+    let outside = [
+        ("Namespace shards".to_owned(), "Pod other/a"),
+        ("Namespace shards".to_owned(), "Namespace shards"),
+        ("ConfigMap shards".to_owned(), "Pod shards/a"),
+        (definition("foos.example.org"), "Bar.example.org x"),
+        (definition("foos.example.org"), "FooSet.example.org x"),
+        (definition("foos.example.org"), "Foo.example.com x"),
+        (definition("foos.example.org"), "Foo x"),
+        (definition("foosets.example.org"), "Foo.example.org x"),
+    ];
+    for (container, object) in outside {
+        assert!(!is_inside(&container, object), "{container}: {object}");
+    }
+}
+
+#[test]
 fn an_approval_is_done_when_its_cluster_has_it_and_no_longer_waits() {
     let approved: BTreeSet<ContentHash> = [set("a"), set("b")].into();
     let before = DesiredState {

@@ -1,6 +1,9 @@
 //! Admission of streams: one process for each cluster is served.
 
-use std::time::{Instant, SystemTime};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    time::{Instant, SystemTime},
+};
 
 use muster_model::ids::{ClusterName, InstanceId};
 use muster_proto::{PROTOCOL_VERSION, VERSION, v1};
@@ -19,6 +22,24 @@ pub(crate) struct Caller {
     /// The version of the fleet's CAs that the agent knows.
     pub(crate) trust: u64,
     pub(crate) address: std::net::SocketAddr,
+}
+
+/// Returns true if a refusal of this cluster for this reason must be recorded in the audit log, because none was
+/// recorded within [`AUDIT_EVERY`]. The time in `audited` changes only then, so that a lasting refusal is recorded once
+/// an hour.
+fn is_audit_due(
+    audited: &mut HashMap<(ClusterName, &'static str), Instant>,
+    key: (ClusterName, &'static str),
+    now: Instant,
+) -> bool {
+    audited.retain(|_, when| now.duration_since(*when) < AUDIT_EVERY);
+    match audited.entry(key) {
+        Entry::Occupied(_) => false,
+        Entry::Vacant(entry) => {
+            entry.insert(now);
+            true
+        }
+    }
 }
 
 impl Sessions {
@@ -85,13 +106,9 @@ impl Sessions {
         self.metrics.refuse(reason, &who, &why);
         self.observed
             .update(cluster, |level| level.refusal = Some(why.clone()));
-        let first = {
-            let mut audited = lock(&self.audited);
-            audited.retain(|_, when| when.elapsed() < AUDIT_EVERY);
-            let key = (cluster.clone(), reason);
-            audited.insert(key, Instant::now()).is_none()
-        };
-        if first {
+        let key = (cluster.clone(), reason);
+        let is_due = is_audit_due(&mut lock(&self.audited), key, Instant::now());
+        if is_due {
             let entry = AuditEntry::new(
                 &format!("agent of cluster {cluster}"),
                 format!("refused: {why}"),
@@ -113,3 +130,6 @@ impl Sessions {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

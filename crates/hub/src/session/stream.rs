@@ -18,11 +18,11 @@ use muster_proto::{PROTOCOL_VERSION, VERSION, v1};
 use muster_runtime::log::Chain;
 use muster_store::Txn;
 use prost::Message as _;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
-use super::{Caller, Outgoing, Question, Sessions, VERSION_LENGTH};
+use super::{Answer, Caller, Outgoing, Question, Sessions, VERSION_LENGTH};
 use crate::{
     authority::without_serials, observed::number_of, rate_limit::Bucket, store_schema::Lead,
     unconfirmed,
@@ -48,7 +48,7 @@ pub(super) struct Stream<'a> {
     bucket: Bucket,
     /// True from the moment the agent exceeds its rate limit until its token bucket is full again.
     slowed: bool,
-    asked: HashMap<u64, (oneshot::Sender<Vec<v1::ObjectState>>, Vec<v1::ObjectState>)>,
+    asked: HashMap<u64, (Answer, Vec<v1::ObjectState>)>,
     last_question: u64,
     /// The small messages that wait to be sent. The newest generation and the needed bundles follow them.
     outbox: VecDeque<v1::hub_message::Message>,

@@ -104,8 +104,8 @@ async fn it_gets_nothing_else() {
     );
     refused.extend(refused_to_people(channel).await);
     let codes: Vec<Code> = refused.iter().map(Status::code).collect();
-    assert_eq!(codes, [Code::Unauthenticated; 12]);
-    assert_eq!(hub.refused("expired").await, 13);
+    assert_eq!(codes, [Code::Unauthenticated; 15]);
+    assert_eq!(hub.refused("expired").await, 16);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use tonic::Code;
 
 use crate::{
     agents::{Agent, Badge},
-    fixture::{Hub, publish, repository, store_of},
+    fixture::{Hub, SOON, publish, repository, store_of},
     raw::{Raw, hello, refusal},
     terms::term_key,
 };
@@ -248,4 +248,41 @@ async fn a_generation_that_was_never_told_is_not_believed() {
         "{status}"
     );
     assert_eq!(hub.wanted().await["us-1"], generation.number);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_long_a_list_of_objects_is_not_accepted() {
+    let repo = repository();
+    let hub = Hub::new(&repo).await;
+    let badge = Badge::new(&hub, "us-1").await;
+    let mut raw = Raw::hello(&hub, &badge, hello(&badge)).await.unwrap();
+    raw.welcome().await;
+    raw.generation().await;
+    let asked = tokio::spawn({
+        let mut admin = hub.admin().await;
+        async move {
+            let request = v1::ObjectsRequest {
+                clusters: vec!["us-1".to_owned()],
+                app: String::new(),
+            };
+            let mut answers = admin.get_objects(request).await.unwrap().into_inner();
+            answers.message().await.unwrap().unwrap()
+        }
+    });
+    let Ok(v1::hub_message::Message::ListObjects(question)) = raw.next().await else {
+        panic!("no question");
+    };
+    let list = v1::ObjectList {
+        request: question.request,
+        objects: vec![v1::ObjectState::default(); 200_001],
+        last: true,
+    };
+    let message = Some(v1::agent_message::Message::Objects(list));
+    raw.say.send(v1::AgentMessage { message }).await.unwrap();
+    let answer = tokio::time::timeout(SOON, asked).await.unwrap().unwrap();
+    assert!(answer.objects.is_empty());
+    assert_eq!(
+        answer.problem,
+        "its agent lists more than 200000 objects, the most that the hub accepts"
+    );
 }

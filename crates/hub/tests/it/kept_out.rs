@@ -157,9 +157,9 @@ async fn certificates_for_something_else() {
         .collect();
     assert_eq!(
         told,
-        [(Code::Unauthenticated, "an agent may not do this"); 11]
+        [(Code::Unauthenticated, "an agent may not do this"); 14]
     );
-    assert_eq!(hub.refused("not_an_admin").await, 11);
+    assert_eq!(hub.refused("not_an_admin").await, 14);
 
     // A person who opens an agent's stream.
     let (trust, credentials) = hub.login().open().unwrap();

@@ -124,6 +124,9 @@ pub(crate) async fn refused_to_people(channel: Channel) -> Vec<Status> {
             .await
             .err(),
     );
+    refused.extend(admin.get_ca(v1::GetCaRequest {}).await.err());
+    refused.extend(admin.rotate_ca(v1::RotateCaRequest::default()).await.err());
+    refused.extend(admin.follow_ca(v1::FollowCaRequest::default()).await.err());
     refused.extend(admin.refresh(v1::RefreshRequest {}).await.err());
     refused
 }

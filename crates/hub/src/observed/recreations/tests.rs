@@ -26,35 +26,46 @@ fn told(recreations: &mut Recreations) -> Vec<String> {
 fn each_recreation_is_told_once() {
     let cluster: ClusterName = "eu-1".parse().unwrap();
     let mut recreations = Recreations::default();
-    let mut known = BTreeMap::new();
     let first = report("wiki", [(1, false), (2, true)]);
-    recreations.hear(&cluster, &known, std::slice::from_ref(&first), 10);
+    recreations.hear(&cluster, std::slice::from_ref(&first), 10);
     let one = "agent of cluster eu-1: recreated Job.batch wiki/migrate of app wiki: \
                    spec.template can't be changed";
     let untold = recreations.take();
     recreations.take_back(untold);
     assert_eq!(told(&mut recreations), [one]);
-    known.insert("wiki".to_owned(), first.clone());
-    recreations.hear(&cluster, &known, &[first], 11);
+    recreations.hear(&cluster, std::slice::from_ref(&first), 11);
     assert_eq!(told(&mut recreations), [""; 0]);
-    recreations.hear(
-        &cluster,
-        &known,
-        &[report("wiki", [(2, true), (3, true)])],
-        12,
-    );
+    recreations.hear(&cluster, &[report("wiki", [(2, true), (3, true)])], 12);
     assert_eq!(told(&mut recreations).len(), 1);
+    // The same happened in another app, and in another cluster.
+    recreations.hear(&cluster, &[report("shop", [(2, true)])], 13);
+    recreations.hear(&"eu-2".parse().unwrap(), &[first], 13);
+    assert_eq!(told(&mut recreations).len(), 2);
 }
 
 #[test]
 fn no_agent_fills_the_store() {
     let cluster: ClusterName = "eu-1".parse().unwrap();
     let mut recreations = Recreations::default();
-    let many = [report("wiki", (0..10_000).map(|at| (at, true)))];
-    recreations.hear(&cluster, &BTreeMap::new(), &many, 10);
+    let many = |from: i64| [report("wiki", (from..from + 10_000).map(|at| (at, true)))];
+    recreations.hear(&cluster, &many(0), 10);
     let entries = told(&mut recreations);
     assert_eq!(entries.len(), 101);
     assert!(entries[100].contains("more than 100 objects"));
-    recreations.hear(&cluster, &BTreeMap::new(), &many, 10 + PERIOD);
+    recreations.hear(&cluster, &many(10_000), 10 + PERIOD);
     assert_eq!(told(&mut recreations).len(), 101);
+}
+
+#[test]
+fn no_agent_fills_the_memory() {
+    let cluster: ClusterName = "eu-1".parse().unwrap();
+    let mut recreations = Recreations::default();
+    let least = i64::try_from(REMEMBERED).unwrap();
+    let end = 3 * least + 10;
+    let all = [report("wiki", (0..end).map(|at| (at, true)))];
+    recreations.hear(&cluster, &all, 10);
+    let Reported { recent, earlier } = &recreations.reported[&cluster];
+    assert_eq!((recent.len(), earlier.len()), (10, REMEMBERED));
+    let newest = [report("wiki", (end - least..end).map(|at| (at, true)))];
+    assert!(recreations.new_in(&cluster, &newest).is_empty());
 }

@@ -8,6 +8,9 @@ use muster_proto::v1;
 use super::{LISTED, Stream};
 use crate::observed::number_of;
 
+/// What a person is told if an agent lists more than [`LISTED`] objects.
+const TOO_MANY: &str = "its agent lists more than 200000 objects, the most that the hub accepts";
+
 impl Stream<'_> {
     /// Returns true if a message answers an open question of the hub.
     pub(super) fn answers(&self, message: &v1::AgentMessage) -> bool {
@@ -45,8 +48,10 @@ impl Stream<'_> {
             Some(v1::agent_message::Message::Objects(list)) => {
                 if let Some((answer, objects)) = self.asked.get_mut(&list.request) {
                     if answer.is_closed() || objects.len() + list.objects.len() > LISTED {
-                        // Nobody waits for the list any more, or it is too long.
-                        self.asked.remove(&list.request);
+                        if let Some((answer, _)) = self.asked.remove(&list.request) {
+                            // Nobody receives this if the caller has disconnected.
+                            let _ = answer.send(Err(TOO_MANY));
+                        }
                         return Ok(());
                     }
                     objects.extend(list.objects);
@@ -55,7 +60,7 @@ impl Stream<'_> {
                     && let Some((answer, objects)) = self.asked.remove(&list.request)
                 {
                     // The caller may have disconnected.
-                    let _ = answer.send(objects);
+                    let _ = answer.send(Ok(objects));
                 }
                 Ok(())
             }
