@@ -103,6 +103,28 @@ pub enum Error {
         #[source]
         source: Cause,
     },
+    /// The mirror's objects can't be read, although they could be read when they were fetched.
+    #[error(
+        "the mirror of {remote} in {path} is damaged; to fetch it again, stop the hub and remove that directory"
+    )]
+    MirrorDamaged {
+        /// The remote.
+        remote: String,
+        /// The mirror's repository.
+        path: PathBuf,
+        /// The error from reading the objects.
+        #[source]
+        source: Cause,
+    },
+    /// A file of a local repository can't be opened, for example because of its permissions.
+    #[error("{path} can't be read; check that this user may read every file of the repository")]
+    Unreadable {
+        /// The file, or the repository if the file is not known.
+        path: PathBuf,
+        /// The I/O error.
+        #[source]
+        source: io::Error,
+    },
     /// The commit's tree exceeds a limit.
     #[error("commit {commit} of {remote} is too big for a fleet repository")]
     TooBig {

@@ -30,7 +30,7 @@ use crate::{
     connection::{ConnectionError, Limits, Stop},
     error::Error,
     packet::{Answer, FLUSH, Packet, SEPARATOR, line},
-    remote::{Auth, RemoteConfig, Wanted, choose},
+    remote::{Auth, FetchError, RemoteConfig, Wanted, choose},
 };
 
 /// The user name that most hosts require with a token. Other hosts accept any name.
@@ -54,7 +54,7 @@ pub(crate) fn fetch(
     (limits, stop): (Limits, &Stop),
     repo: &Repository,
     have: Option<Oid>,
-) -> Result<Wanted, Error> {
+) -> Result<Wanted, FetchError> {
     let remote = config.url.to_string();
     let local = |error: &dyn std::fmt::Display| Error::Protocol {
         remote: remote.clone(),
@@ -95,7 +95,7 @@ pub(crate) fn fetch(
     runtime.block_on(async {
         tokio::select! {
             result = session.fetch(url, repo, have) => result,
-            () = stop.stopped() => Err(Error::Stopped),
+            () = stop.stopped() => Err(Error::Stopped.into()),
         }
     })
 }
@@ -115,7 +115,7 @@ impl Session<'_> {
         url: &Url,
         repo: &Repository,
         have: Option<Oid>,
-    ) -> Result<Wanted, Error> {
+    ) -> Result<Wanted, FetchError> {
         let service = self.greet(url).await?;
         let name = self.config.reference.full_name();
         let mut heads = self.list(&service, Some(&name)).await?;
@@ -134,7 +134,12 @@ impl Session<'_> {
                 fetched: false,
             });
         }
-        self.download(&service, repo, found.id, have).await?;
+        self.download(&service, repo, found.id, have)
+            .await
+            .map_err(|error| FetchError {
+                commit: Some(found.commit),
+                error,
+            })?;
         Ok(Wanted {
             id: found.id,
             fetched: true,

@@ -12,6 +12,7 @@ use flate2::bufread::ZlibDecoder;
 use git2::{ErrorClass, ErrorCode, Object, ObjectType, Oid, Repository, RepositoryOpenFlags};
 
 use crate::{
+    cause::Cause,
     error::Error,
     remote::{RemoteConfig, no_reference},
 };
@@ -50,7 +51,7 @@ impl<'a> Local<'a> {
         })
     }
 
-    fn corrupt(&self, source: git2::Error) -> Error {
+    fn corrupt(&self, source: impl Into<Cause>) -> Error {
         Error::Corrupt {
             remote: self.config.url.to_string(),
             source: source.into(),
@@ -72,7 +73,13 @@ impl<'a> Local<'a> {
             Err(error) => error,
         };
         if error.code() != ErrorCode::NotFound {
-            return Err(self.corrupt(error));
+            return Err(match error.class() {
+                ErrorClass::Os => Error::Unreadable {
+                    path: self.repo.path().to_owned(),
+                    source: io::Error::other(error.message().to_owned()),
+                },
+                _ => self.corrupt(error),
+            });
         }
         let references = self
             .repo
@@ -94,7 +101,7 @@ impl<'a> Local<'a> {
     pub(crate) fn commit(&self, id: Oid) -> Result<Option<Oid>, Error> {
         let mut id = id;
         loop {
-            let object = self.object(id).map_err(|error| self.corrupt(error))?;
+            let object = self.object(id)?;
             match (object.kind(), object.as_tag()) {
                 (Some(ObjectType::Commit), _) => return Ok(Some(id)),
                 (_, Some(tag)) => id = tag.target_id(),
@@ -103,32 +110,28 @@ impl<'a> Local<'a> {
         }
     }
 
-    /// Writes the objects that are reachable from `commit` and missing in `mirror` to a pack in the mirror.
+    /// Writes the objects that are reachable from `commit` and missing in `mirror` to a pack in the mirror. The
+    /// mirror stores an object only together with everything reachable from it, so the walk can stop at objects
+    /// that the mirror has.
     pub(crate) fn copy(&self, mirror: &Repository, commit: Oid) -> Result<(), Error> {
         let packs = mirror.path().join("objects/pack");
-        self.pack_new(mirror, &packs, commit)
-            .map_err(|error| match error.class() {
-                ErrorClass::Os => Error::Storage {
-                    path: packs,
-                    source: io::Error::other(error.message().to_owned()),
-                },
-                _ => self.corrupt(error),
-            })
-    }
-
-    /// Packs the missing objects. The mirror stores an object only together with everything reachable from it,
-    /// so the walk can stop at objects that the mirror has.
-    fn pack_new(&self, mirror: &Repository, packs: &Path, tip: Oid) -> Result<(), git2::Error> {
-        let there = mirror.odb()?;
-        let mut builder = self.repo.packbuilder()?;
+        let failed = |error: git2::Error| match error.class() {
+            ErrorClass::Os => Error::Storage {
+                path: packs.clone(),
+                source: io::Error::other(error.message().to_owned()),
+            },
+            _ => self.corrupt(error),
+        };
+        let there = mirror.odb().map_err(failed)?;
+        let mut builder = self.repo.packbuilder().map_err(failed)?;
         let mut seen = HashSet::new();
-        let mut open = vec![tip];
+        let mut open = vec![commit];
         while let Some(id) = open.pop() {
             if there.exists(id) || !seen.insert(id) {
                 continue;
             }
             let object = self.object(id)?;
-            builder.insert_object(id, None)?;
+            builder.insert_object(id, None).map_err(failed)?;
             if let Some(commit) = object.as_commit() {
                 open.push(commit.tree_id());
                 open.extend(commit.parent_ids());
@@ -140,16 +143,36 @@ impl<'a> Local<'a> {
             }
         }
         if !seen.is_empty() {
-            builder.write(packs, 0)?;
+            builder.write(&packs, 0).map_err(failed)?;
         }
         Ok(())
     }
 
-    fn object(&self, id: Oid) -> Result<Object<'_>, git2::Error> {
+    fn object(&self, id: Oid) -> Result<Object<'_>, Error> {
         for objects in &self.objects {
-            check_loose(objects, id)?;
+            self.check_loose(objects, id)?;
         }
-        self.repo.find_object(id, None)
+        self.repo
+            .find_object(id, None)
+            .map_err(|error| self.corrupt(error))
+    }
+
+    /// Checks that a loose object's file is complete. libgit2 would read a truncated file in an endless loop.
+    fn check_loose(&self, objects: &Path, id: Oid) -> Result<(), Error> {
+        let name = id.to_string();
+        let path = objects.join(&name[..2]).join(&name[2..]);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // The content may be sound, for example if this user may not read it.
+            Err(source) => return Err(Error::Unreadable { path, source }),
+        };
+        let mut content = ZlibDecoder::new(BufReader::new(file));
+        io::copy(&mut content, &mut io::sink()).map_err(|error| {
+            let text = format!("the file of object {id} is damaged: {error}");
+            self.corrupt(Cause::Said(text))
+        })?;
+        Ok(())
     }
 }
 
@@ -172,25 +195,6 @@ fn object_directories(repo: &Repository) -> Vec<PathBuf> {
         next += 1;
     }
     found
-}
-
-/// Checks that a loose object's file is complete. libgit2 would read a truncated file in an endless loop.
-fn check_loose(objects: &Path, id: Oid) -> Result<(), git2::Error> {
-    let name = id.to_string();
-    let path = objects.join(&name[..2]).join(&name[2..]);
-    let result = File::open(&path)
-        .and_then(|file| io::copy(&mut ZlibDecoder::new(BufReader::new(file)), &mut io::sink()));
-    match result {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            let text = format!("the file of object {id} is damaged: {error}");
-            Err(git2::Error::new(
-                ErrorCode::GenericError,
-                ErrorClass::Zlib,
-                text,
-            ))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Writes everything reachable from a commit as one pack and returns the pack's name.

@@ -16,12 +16,13 @@ use muster_model::{ids::ObjectId, tree::Snapshot};
 
 use crate::{
     address::Place,
+    cause::Cause,
     connection::{Limits, Stop},
     error::Error,
     https,
     local::{self, Local},
-    remote::{RemoteConfig, Wanted},
-    snapshot::{self, ReadError, object_id},
+    remote::{FetchError, RemoteConfig, Wanted},
+    snapshot::{self, ReadError, TooBig, object_id},
     ssh,
 };
 
@@ -35,7 +36,7 @@ pub struct Mirror {
     config: RemoteConfig,
     limits: Limits,
     stop: Arc<Stop>,
-    /// The repository; `None` before the first refresh if there was nothing usable on disk.
+    /// The repository. `None` if there is none yet, if it is damaged, or if an error closed it.
     repo: Option<Repository>,
     last: Option<Arc<Snapshot>>,
     /// The commit whose objects could not be read even after a rebuild. The mirror is not rebuilt for it again
@@ -92,20 +93,33 @@ struct Base<'a> {
 
 /// The failure of an attempt.
 enum Failure {
-    /// An error of the remote, the network or the configuration.
+    /// An error whose cause is known: the remote, the network, the configuration or this machine.
     Told(Error),
-    /// Objects of this commit can't be read. Either the remote or the mirror is damaged.
-    Damaged { commit: Option<Oid>, error: Error },
+    /// Objects of this commit can't be read. Either the remote or the mirror is damaged, and a rebuild shows which.
+    Damaged { commit: Oid, source: Cause },
+}
+
+impl Failure {
+    /// Returns the failure to get the objects of this commit.
+    fn of(commit: Oid, error: Error) -> Self {
+        match error {
+            Error::Corrupt { source, .. } => Self::Damaged { commit, source },
+            error => Self::Told(error),
+        }
+    }
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        match error {
-            Error::Corrupt { .. } => Self::Damaged {
-                commit: None,
-                error,
-            },
-            error => Self::Told(error),
+        Self::Told(error)
+    }
+}
+
+impl From<FetchError> for Failure {
+    fn from(FetchError { commit, error }: FetchError) -> Self {
+        match commit {
+            Some(commit) => Self::of(commit, error),
+            None => Self::Told(error),
         }
     }
 }
@@ -149,11 +163,7 @@ impl Mirror {
             beyond_repair: None,
             _lock: Lock(lock),
         };
-        // An earlier process crashed between the two renames of a swap.
-        if !mirror.path().exists() && mirror.rebuild_path().exists() {
-            let (from, to) = (mirror.rebuild_path(), mirror.path());
-            fs::rename(&from, &to).map_err(storage(&from))?;
-        }
+        mirror.finish_swap()?;
         mirror
             .remember_source()
             .map_err(storage(&mirror.source_path()))?;
@@ -200,59 +210,67 @@ impl Mirror {
             .as_ref()
             .map(|last| Oid::from_bytes(&last.commit.0));
         let old = old.transpose().map_err(|error| self.protocol(error))?;
-        let repo = match self.repo.take() {
-            Some(repo) => repo,
-            None => self.init(&self.path())?,
+        self.reopen()?;
+        let Some(repo) = &self.repo else {
+            return self.repair(old);
         };
         let base = Base {
-            repo: &repo,
+            repo,
             old,
-            have: old,
+            // After an error, the repository may be another one than that of the last good commit.
+            have: old.filter(|old| repo.refname_to_id(TIP).is_ok_and(|tip| tip == *old)),
             known: self.last.as_deref(),
         };
-        let result = self.attempt(&base);
-        self.repo = Some(repo);
-        let (snapshot, change, rebuilt) = match result {
-            Ok(Some((snapshot, change))) => (snapshot, change, false),
+        match self.attempt(&base) {
+            Ok(Some((snapshot, change))) => Ok(self.refreshed(snapshot, change, false)),
             Ok(None) => match &self.last {
-                Some(last) => return Ok(unchanged(last)),
-                None => return Err(self.protocol(git2::Error::from_str("nothing was fetched"))),
+                Some(last) => Ok(unchanged(last)),
+                None => Err(self.protocol(git2::Error::from_str("nothing was fetched"))),
             },
-            Err(Failure::Told(error)) => return Err(error),
-            Err(Failure::Damaged { commit, error }) => {
-                let hopeless = commit.is_some() && commit == self.beyond_repair;
-                if hopeless && self.is_whole() {
-                    return Err(error);
+            Err(Failure::Told(error)) => Err(error),
+            Err(Failure::Damaged { commit, source }) => {
+                if self.beyond_repair == Some(commit) && self.is_whole() {
+                    return Err(self.corrupt(source));
                 }
                 tracing::warn!(
-                    error = error.chain(),
+                    error = %source,
                     dir = %self.dir.display(),
                     "objects can't be read; rebuilding the mirror from the remote"
                 );
-                match self.rebuild(old) {
-                    Ok((snapshot, change)) => (snapshot, change, true),
-                    Err(Failure::Told(error)) => return Err(error),
-                    Err(Failure::Damaged { commit, error }) => {
-                        self.beyond_repair = commit;
-                        return Err(error);
-                    }
-                }
+                self.repair(old)
             }
-        };
+        }
+    }
+
+    /// Replaces the mirror with a new one that has only what the remote sends. The old one stays if that fails.
+    fn repair(&mut self, old: Option<Oid>) -> Result<Refreshed, Error> {
+        match self.rebuild(old) {
+            Ok((snapshot, change)) => Ok(self.refreshed(snapshot, change, true)),
+            Err(Failure::Told(error)) => Err(error),
+            Err(Failure::Damaged { commit, source }) => {
+                self.beyond_repair = Some(commit);
+                Err(self.corrupt(source))
+            }
+        }
+    }
+
+    /// Records a good commit.
+    fn refreshed(&mut self, snapshot: Snapshot, change: Change, rebuilt: bool) -> Refreshed {
         self.beyond_repair = None;
         let snapshot = Arc::new(snapshot);
         self.last = Some(snapshot.clone());
-        Ok(Refreshed {
+        Refreshed {
             snapshot,
             change,
             rebuilt,
-        })
+        }
     }
 
     /// Reads the files of any commit in the mirror.
     ///
     /// # Errors
-    /// [`Error::NoReference`] if the mirror does not have the commit, and other errors if it can't be read.
+    /// [`Error::NoReference`] if the mirror does not have the commit, [`Error::MirrorDamaged`] if it can't be read,
+    /// and [`Error::TooBig`] if it exceeds a limit.
     pub fn snapshot(&self, commit: ObjectId) -> Result<Snapshot, Error> {
         let missing = || Error::NoReference {
             remote: self.config.url.to_string(),
@@ -268,7 +286,14 @@ impl Mirror {
             return Err(missing());
         }
         let known = self.last.as_ref().map(|last| &*last.tree);
-        snapshot::read(repo, id, known).map_err(|error| self.unreadable(id, error))
+        snapshot::read(repo, id, known).map_err(|error| match error {
+            ReadError::Git(source) => Error::MirrorDamaged {
+                remote: self.config.url.to_string(),
+                path: self.path(),
+                source: source.into(),
+            },
+            ReadError::TooBig(source) => self.too_big(id, source),
+        })
     }
 
     /// Merges the packs of many fetches into one, and drops objects that the followed reference does not reach.
@@ -295,17 +320,13 @@ impl Mirror {
         let Some(merged) = merged else { return Ok(()) };
         // The repository handle holds the old packs open.
         self.repo = None;
-        for name in names.iter().filter(|name| **name != merged) {
-            for end in ["pack", "idx"] {
-                let file = packs.join(format!("pack-{name}.{end}"));
-                fs::remove_file(&file).map_err(|source| Error::Storage { path: file, source })?;
-            }
-        }
-        self.repo = Some(
-            self.open_repo(&self.path())
-                .map_err(|error| self.protocol(error))?,
-        );
-        Ok(())
+        let removed = names
+            .iter()
+            .filter(|name| **name != merged)
+            .try_for_each(|name| remove_pack(&packs, name));
+        // If this fails, `reopen` tries again at the next refresh.
+        self.repo = self.open_repo(&self.path()).ok();
+        removed
     }
 
     fn path(&self) -> PathBuf {
@@ -327,18 +348,18 @@ impl Mirror {
         }
     }
 
-    fn unreadable(&self, commit: Oid, error: ReadError) -> Error {
-        let remote = self.config.url.to_string();
-        match error {
-            ReadError::Git(source) => Error::Corrupt {
-                remote,
-                source: source.into(),
-            },
-            ReadError::TooBig(source) => Error::TooBig {
-                remote,
-                commit: commit.to_string(),
-                source,
-            },
+    fn corrupt(&self, source: Cause) -> Error {
+        Error::Corrupt {
+            remote: self.config.url.to_string(),
+            source,
+        }
+    }
+
+    fn too_big(&self, commit: Oid, source: TooBig) -> Error {
+        Error::TooBig {
+            remote: self.config.url.to_string(),
+            commit: commit.to_string(),
+            source,
         }
     }
 
@@ -367,6 +388,43 @@ impl Mirror {
         Repository::open_ext(path, flags, none)
     }
 
+    /// Finishes a swap that ended between its two renames.
+    fn finish_swap(&self) -> Result<(), Error> {
+        let (from, to) = (self.rebuild_path(), self.path());
+        if to.exists() || !from.exists() {
+            return Ok(());
+        }
+        fs::rename(&from, to).map_err(|source| Error::Storage { path: from, source })
+    }
+
+    /// Opens the repository again if an error closed it, and creates it if there is none. A repository that can't be
+    /// used is left in place, and `repo` stays `None`.
+    fn reopen(&mut self) -> Result<(), Error> {
+        if self.repo.is_some() {
+            return Ok(());
+        }
+        self.finish_swap()?;
+        let path = self.path();
+        let exists = path.try_exists().map_err(|source| Error::Storage {
+            path: path.clone(),
+            source,
+        })?;
+        if !exists {
+            self.repo = Some(self.init(&path)?);
+        } else if self.last.is_some() {
+            // Without a last good commit, `load` has found the repository damaged.
+            match self.open_repo(&path) {
+                Ok(repo) => self.repo = Some(repo),
+                Err(error) => tracing::warn!(
+                    error = error.message(),
+                    dir = %self.dir.display(),
+                    "the mirror can't be opened and will be rebuilt from the remote"
+                ),
+            }
+        }
+        Ok(())
+    }
+
     /// Loads the tip and its snapshot from disk, if all of it can be read.
     fn load(&mut self) {
         let Ok(repo) = self.open_repo(&self.path()) else {
@@ -386,11 +444,13 @@ impl Mirror {
                 self.repo = Some(repo);
                 self.last = Some(Arc::new(snapshot));
             }
-            Err(error) => tracing::warn!(
-                error = self.unreadable(tip, error).chain(),
+            Err(ReadError::Git(error)) => tracing::warn!(
+                error = error.message(),
                 dir = %self.dir.display(),
                 "the mirror is damaged and will be rebuilt from the remote"
             ),
+            // The mirror is not damaged. The next refresh reports this if the remote still has the commit.
+            Err(ReadError::TooBig(_)) => self.repo = Some(repo),
         }
     }
 
@@ -450,14 +510,13 @@ impl Mirror {
             }
             Ok(())
         };
-        swap().map_err(|source| Error::Storage {
+        let swapped = swap();
+        // If this fails, or the swap ended halfway, `reopen` continues at the next refresh.
+        self.repo = self.open_repo(&path).ok();
+        swapped.map_err(|source| Error::Storage {
             path: self.dir.clone(),
             source,
         })?;
-        self.repo = Some(
-            self.open_repo(&path)
-                .map_err(|error| self.protocol(error))?,
-        );
         Ok(built)
     }
 
@@ -468,11 +527,8 @@ impl Mirror {
             return Ok(None);
         };
         let damaged = |source: git2::Error| Failure::Damaged {
-            commit: Some(commit),
-            error: Error::Corrupt {
-                remote: self.config.url.to_string(),
-                source: source.into(),
-            },
+            commit,
+            source: source.into(),
         };
         // The new pack was not written through this handle.
         base.repo
@@ -482,7 +538,7 @@ impl Mirror {
         let known = base.known.map(|known| &*known.tree);
         let snapshot = snapshot::read(base.repo, commit, known).map_err(|error| match error {
             ReadError::Git(source) => damaged(source),
-            too_big => Failure::Told(self.unreadable(commit, too_big)),
+            ReadError::TooBig(source) => Failure::Told(self.too_big(commit, source)),
         })?;
         let change = match base.old {
             Some(old) if old == commit => Change::None,
@@ -538,13 +594,9 @@ impl Mirror {
         if base.have == Some(commit) {
             return Ok(None);
         }
-        local.copy(base.repo, commit).map_err(|error| match error {
-            Error::Corrupt { .. } => Failure::Damaged {
-                commit: Some(commit),
-                error,
-            },
-            error => Failure::Told(error),
-        })?;
+        local
+            .copy(base.repo, commit)
+            .map_err(|error| Failure::of(commit, error))?;
         Ok(Some(commit))
     }
 
@@ -559,11 +611,8 @@ impl Mirror {
             .and_then(|odb| odb.refresh())
             .and_then(|()| repo.find_object(wanted.id, None));
         let object = object.map_err(|source| Failure::Damaged {
-            commit: Some(wanted.id),
-            error: Error::Corrupt {
-                remote: self.config.url.to_string(),
-                source: source.into(),
-            },
+            commit: wanted.id,
+            source: source.into(),
         })?;
         let commit = object.peel_to_commit().map_err(|_| self.not_a_commit())?;
         Ok(Some(commit.id()))
@@ -610,6 +659,15 @@ fn pack_names(packs: &Path) -> io::Result<Vec<String>> {
         names.extend(name.map(str::to_owned));
     }
     Ok(names)
+}
+
+/// Removes a pack. The index goes first, because a pack without an index is swept when the mirror is opened.
+fn remove_pack(packs: &Path, name: &str) -> Result<(), Error> {
+    for end in ["idx", "pack"] {
+        let path = packs.join(format!("pack-{name}.{end}"));
+        fs::remove_file(&path).map_err(|source| Error::Storage { path, source })?;
+    }
+    Ok(())
 }
 
 /// Removes lock files of references and configuration that a killed process left. They would look like those

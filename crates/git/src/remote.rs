@@ -91,6 +91,24 @@ pub(crate) struct Wanted {
     pub(crate) fetched: bool,
 }
 
+/// The failure of a fetch over a network.
+#[derive(Debug)]
+pub(crate) struct FetchError {
+    /// The commit whose objects were being fetched. `None` if the failure came earlier, when the mirror's objects
+    /// had not been used yet.
+    pub(crate) commit: Option<Oid>,
+    pub(crate) error: Error,
+}
+
+impl From<Error> for FetchError {
+    fn from(error: Error) -> Self {
+        Self {
+            commit: None,
+            error,
+        }
+    }
+}
+
 /// The followed reference as a remote lists it.
 #[derive(Debug)]
 pub(crate) struct Found {

@@ -22,7 +22,7 @@ use crate::{
     cause::Cause,
     connection::{ConnectionError, Limits, Stop},
     error::Error,
-    remote::{Auth, RemoteConfig, Wanted, choose},
+    remote::{Auth, FetchError, RemoteConfig, Wanted, choose},
 };
 
 /// Looks up the followed reference and fetches the objects that `repo` lacks, unless the reference points to
@@ -33,7 +33,7 @@ pub(crate) fn fetch(
     (limits, stop): (Limits, &Stop),
     repo: &Repository,
     have: Option<Oid>,
-) -> Result<Wanted, Error> {
+) -> Result<Wanted, FetchError> {
     let local = |error| Error::Unreachable {
         remote: config.url.to_string(),
         source: ConnectionError::Loopback(error),
@@ -72,11 +72,12 @@ pub(crate) fn fetch(
         (fetched, bridging.join().unwrap_or_default())
     });
     fetched.map_err(|failed| match failed {
-        Failed::Told(error) => error,
-        Failed::Git { error, fetching } if !stop.is_stopped() => {
-            explain(config, error, fetching, ended)
-        }
-        Failed::Git { .. } => Error::Stopped,
+        Failed::Told(error) => error.into(),
+        Failed::Git { .. } if stop.is_stopped() => Error::Stopped.into(),
+        Failed::Git { error, commit } => FetchError {
+            commit,
+            error: explain(config, error, commit.is_some(), ended),
+        },
     })
 }
 
@@ -84,8 +85,11 @@ pub(crate) fn fetch(
 enum Failed {
     /// An error of this crate, which already states the reason.
     Told(Error),
-    /// An error of libgit2. `fetching` is true if it occurred after the reference was found.
-    Git { error: git2::Error, fetching: bool },
+    /// An error of libgit2. `commit` is the reference's commit if the error occurred after the reference was found.
+    Git {
+        error: git2::Error,
+        commit: Option<Oid>,
+    },
 }
 
 /// libgit2's part of a fetch.
@@ -98,13 +102,13 @@ struct Download<'a> {
 
 impl Download<'_> {
     fn run(&self, repo: &Repository, have: Option<Oid>) -> Result<Wanted, Failed> {
-        let failed = |fetching| move |error| Failed::Git { error, fetching };
-        let mut remote = repo.remote_anonymous(self.url).map_err(failed(false))?;
+        let failed = |commit| move |error| Failed::Git { error, commit };
+        let mut remote = repo.remote_anonymous(self.url).map_err(failed(None))?;
         let mut connection = remote
             .connect_auth(Direction::Fetch, Some(self.callbacks()), None)
-            .map_err(failed(false))?;
+            .map_err(failed(None))?;
         let found = {
-            let heads = connection.list().map_err(failed(false))?;
+            let heads = connection.list().map_err(failed(None))?;
             let heads: Vec<_> = heads.iter().map(|head| (head.name(), head.oid())).collect();
             choose(self.config, &heads).map_err(Failed::Told)?
         };
@@ -122,7 +126,7 @@ impl Download<'_> {
         connection
             .remote()
             .download(&[&refspec], Some(&mut options))
-            .map_err(failed(true))?;
+            .map_err(failed(Some(found.commit)))?;
         Ok(Wanted {
             id: found.id,
             fetched: true,

@@ -262,7 +262,8 @@ pub(crate) fn check_numbers(values: &Node, context: Context<'_>, problems: &mut 
 fn in_words(name: &str) -> &str {
     match name {
         "string" => "text",
-        "integer" | "number" => "a number",
+        "integer" => "a whole number",
+        "number" => "a number",
         "boolean" => "true or false",
         "array" => "a list",
         "object" => "a map",

@@ -209,7 +209,9 @@ macro_rules! hash {
             fn from_str(value: &str) -> Result<Self, InvalidId> {
                 let invalid = || InvalidId::new($what, value, $rule);
                 let mut bytes = [0; $len];
-                if value.len() != 2 * $len || !value.is_ascii() {
+                // `from_str_radix` would also accept a sign, as in `+a`.
+                let digits = value.bytes().all(|digit| digit.is_ascii_hexdigit());
+                if value.len() != 2 * $len || !digits {
                     return Err(invalid());
                 }
                 for (i, byte) in bytes.iter_mut().enumerate() {

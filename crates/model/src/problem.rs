@@ -120,11 +120,15 @@ impl fmt::Display for Problem {
 /// Returns the candidate that was probably meant, if one is similar enough.
 #[must_use]
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let allowed = (word.chars().count() / 3).max(1) + 1;
+    let length = word.chars().count();
+    let allowed = (length / 3).max(1) + 1;
     candidates
         .into_iter()
         .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
-        .filter(|(distance, _)| *distance <= allowed)
+        .filter(|(distance, candidate)| {
+            // At a distance of the longer word's length, the two words share nothing.
+            *distance <= allowed && *distance < length.max(candidate.chars().count())
+        })
         .min()
         .map(|(_, candidate)| candidate)
 }

@@ -15,8 +15,8 @@ pub(crate) struct Literal<'a> {
     pub(crate) offset: usize,
     /// Its text in the template.
     pub(crate) text: &'a str,
-    /// The text that would be printed.
-    pub(crate) printed: String,
+    /// The text that would be printed. `None` if the number is out of range.
+    pub(crate) printed: Option<String>,
 }
 
 /// Finds every number literal that would be printed differently from how it is written. The template must be valid.
@@ -38,22 +38,20 @@ pub(crate) fn rewritten<'a>(source: &'a str, syntax: &SyntaxConfig) -> Vec<Liter
         let before = index.checked_sub(1).and_then(token);
         let calculated = match before {
             // After an operand this is an operator; otherwise it is a sign.
-            Some(Token::Minus | Token::Plus) => index
-                .checked_sub(2)
-                .and_then(token)
-                .is_some_and(ends_operand),
+            Some(Token::Minus | Token::Plus) => index.checked_sub(2).is_some_and(|index| {
+                let before = index.checked_sub(1).and_then(token);
+                token(index).is_some_and(|token| ends_operand(before, token))
+            }),
             Some(token) => is_operator(token),
             None => false,
         } || token(index + 1).is_some_and(is_operator);
         if calculated {
             continue;
         }
-        let printed = match number {
-            Some(number) => printed(&number, text),
-            None => Some("a number that is out of range".to_owned()),
-        };
-        let Some(printed) = printed else {
-            continue;
+        let printed = match number.map(|number| printed(&number, text)) {
+            // It is printed as it is written.
+            Some(None) => continue,
+            printed => printed.flatten(),
         };
         found.push(Literal {
             offset: start,
@@ -64,18 +62,26 @@ pub(crate) fn rewritten<'a>(source: &'a str, syntax: &SyntaxConfig) -> Vec<Liter
     found
 }
 
-fn ends_operand(token: &Token<'_>) -> bool {
-    matches!(
-        token,
-        Token::Ident(_)
-            | Token::Str(_)
-            | Token::String(_)
-            | Token::Int(_)
-            | Token::Int128(_)
-            | Token::Float(_)
-            | Token::ParenClose
-            | Token::BracketClose
-    )
+/// Returns true if an operand ends with this token, so that a sign after it is an operator. `before` is the token
+/// before it.
+fn ends_operand(before: Option<&Token<'_>>, token: &Token<'_>) -> bool {
+    match token {
+        Token::Ident(word) => match before {
+            // The word is a statement's name, as in `{% if -1.50 %}`.
+            Some(Token::BlockStart) => false,
+            // The word is an attribute, which may be named like a keyword.
+            Some(Token::Dot) => true,
+            _ => !matches!(*word, "and" | "else" | "if" | "in" | "is" | "not" | "or"),
+        },
+        Token::Str(_)
+        | Token::String(_)
+        | Token::Int(_)
+        | Token::Int128(_)
+        | Token::Float(_)
+        | Token::ParenClose
+        | Token::BracketClose => true,
+        _ => false,
+    }
 }
 
 fn is_operator(token: &Token<'_>) -> bool {

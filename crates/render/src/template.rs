@@ -217,13 +217,20 @@ impl Templates {
 }
 
 fn numeral(scope: &Scope, file: &TextFile, literal: &Literal<'_>) -> Problem {
-    let message = format!(
-        "`{}` is a number that is printed as `{}`",
-        literal.text, literal.printed
-    );
+    let text = literal.text;
+    let (message, help) = match &literal.printed {
+        Some(printed) => (
+            format!("`{text}` is a number that is printed as `{printed}`"),
+            "put it in quotes if it is text, or write it exactly as it should be printed",
+        ),
+        None => (
+            format!("`{text}` is a number that is out of range"),
+            "put it in quotes",
+        ),
+    };
     Problem::new(scope.clone(), &file.path, message)
         .at(&file.text, place(&file.text, literal.offset))
-        .help("put it in quotes if it is text, or write it exactly as it should be printed")
+        .help(help)
 }
 
 /// Marks the errors that a template raises with `fail`.

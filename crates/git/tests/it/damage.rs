@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -116,16 +117,22 @@ fn a_damaged_remote_is_told_and_followed_again_once_restored() {
     for (what, path, damage) in damages {
         let whole = fs::read(path).unwrap();
         damage(path);
-        for (_, mirror) in &mut mirrors {
+        for (dir, mirror) in &mut mirrors {
+            let rebuild = dir.path().join("rebuild.git");
             // The second refresh must fail in the same way.
-            for _ in 0..2 {
+            for first in [true, false] {
                 let url = mirror.config().url.to_string();
+                if rebuild.exists() {
+                    fs::remove_dir_all(&rebuild).unwrap();
+                }
                 let error = mirror.refresh().unwrap_err();
                 let told = matches!(error, Error::Corrupt { .. });
                 // Git itself hides a branch whose commit is missing.
                 let hidden = what == "a missing commit"
                     && matches!(error, Error::NoReference { .. } | Error::Empty { .. });
                 assert!(told || hidden, "{what} of {url}: {error:?}");
+                // A rebuild is not tried again, because it fetches everything.
+                assert!(first || !rebuild.exists(), "{what} of {url}");
                 assert_eq!(mirror.last().unwrap().commit.to_string(), good);
             }
         }
@@ -247,6 +254,123 @@ fn a_swap_that_was_cut_in_two_is_finished() {
     let good = mirror.refresh().unwrap().snapshot;
     drop(mirror);
     fs::rename(dir.path().join("repo.git"), dir.path().join("rebuild.git")).unwrap();
+    let mirror = Mirror::open(dir.path(), main_of(&repo)).unwrap();
+    assert_eq!(mirror.last(), Some(&good));
+}
+
+#[test]
+fn a_damaged_mirror_is_not_blamed_on_the_remote() {
+    let repo = GitRepo::new().unwrap();
+    repo.publish("first", &[("a", "old a")]).unwrap();
+    let dir = scratch();
+    let mut mirror = Mirror::open(dir.path(), main_of(&repo)).unwrap();
+    mirror.refresh().unwrap();
+    let oldest = files(&dir.path().join("repo.git/objects/pack"));
+    let second = repo.publish("second", &[("b", "old b")]).unwrap();
+    mirror.refresh().unwrap();
+    let third = repo
+        .publish("third", &[("a", "new a"), ("b", "new b")])
+        .unwrap();
+    mirror.refresh().unwrap();
+    drop(mirror);
+    for path in oldest {
+        fs::remove_file(path).unwrap();
+    }
+    let mirror = Mirror::open(dir.path(), main_of(&repo)).unwrap();
+    assert_eq!(mirror.last().unwrap().commit.to_string(), third);
+    let error = mirror.snapshot(second.parse().unwrap()).unwrap_err();
+    assert!(matches!(error, Error::MirrorDamaged { .. }), "{error:?}");
+}
+
+#[test]
+fn a_file_of_the_remote_that_can_not_be_opened_is_no_damage() {
+    let repo = GitRepo::new().unwrap();
+    repo.publish("first", &[("a", "1")]).unwrap();
+    let dir = scratch();
+    let mut mirror = Mirror::open(dir.path(), main_of(&repo)).unwrap();
+    mirror.refresh().unwrap();
+    let next = repo.publish("next", &[("a", "2")]).unwrap();
+    let blob = repo.git(&["rev-parse", "HEAD:a"]).unwrap();
+    let object = format!("objects/{}/{}", &blob[..2], &blob[2..]);
+    for name in [object.as_str(), "refs/heads/main"] {
+        let path = repo.path().join(name);
+        let whole = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        // Root may read every file, but not even root can open a link to itself.
+        symlink(&path, &path).unwrap();
+        let error = mirror.refresh().unwrap_err();
+        assert!(
+            matches!(error, Error::Unreadable { .. }),
+            "{name}: {error:?}"
+        );
+        assert!(!dir.path().join("rebuild.git").exists(), "{name}");
+        replace(&path, &whole);
+    }
+    assert_eq!(mirror.refresh().unwrap().snapshot.commit.to_string(), next);
+}
+
+#[test]
+fn a_good_mirror_survives_packs_that_can_not_be_removed() {
+    let repo = GitRepo::new().unwrap();
+    let good = repo.publish("first", &[("a", "1")]).unwrap();
+    let dir = scratch();
+    let mut mirror = Mirror::open(dir.path(), main_of(&repo)).unwrap();
+    mirror.refresh().unwrap();
+    // Directories can't be removed as files.
+    let packs = dir.path().join("repo.git/objects/pack");
+    for number in 0..65 {
+        fs::create_dir(packs.join(format!("pack-{number}.idx"))).unwrap();
+    }
+    let error = mirror.tidy().unwrap_err();
+    assert!(matches!(error, Error::Storage { .. }), "{error:?}");
+    mirror.snapshot(good.parse().unwrap()).unwrap();
+    assert_eq!(mirror.refresh().unwrap().change, Change::None);
+    drop(mirror);
+    let mirror = Mirror::open(dir.path(), main_of(&repo)).unwrap();
+    assert_eq!(mirror.last().unwrap().commit.to_string(), good);
+}
+
+#[test]
+fn a_mirror_whose_replacement_fails_stays_and_is_replaced_later() {
+    let repo = GitRepo::new().unwrap();
+    let good = repo.publish("first", &[("a", "1")]).unwrap();
+    let dir = scratch();
+    let mut mirror = Mirror::open(dir.path(), main_of(&repo)).unwrap();
+    mirror.refresh().unwrap();
+    // A tip that is no reference makes the next refresh rebuild the mirror.
+    replace(&dir.path().join("repo.git/refs/muster/tip"), b"garbage\n");
+    // The old mirror can't be moved out of the way.
+    let aside = dir.path().join("damaged.git");
+    fs::write(&aside, "").unwrap();
+    let next = repo.publish("next", &[("a", "2")]).unwrap();
+    let error = mirror.refresh().unwrap_err();
+    assert!(matches!(error, Error::Storage { .. }), "{error:?}");
+    mirror.snapshot(good.parse().unwrap()).unwrap();
+    fs::remove_file(&aside).unwrap();
+    let refreshed = mirror.refresh().unwrap();
+    assert_eq!(refreshed.snapshot.commit.to_string(), next);
+    assert!(refreshed.rebuilt);
+}
+
+#[test]
+fn a_damaged_mirror_stays_until_it_can_be_replaced() {
+    let repo = GitRepo::new().unwrap();
+    repo.publish("first", &[("a", "1")]).unwrap();
+    let dir = scratch();
+    let mut mirror = Mirror::open(dir.path(), main_of(&repo)).unwrap();
+    let good = mirror.refresh().unwrap().snapshot;
+    drop(mirror);
+    let tip = dir.path().join("repo.git/refs/muster/tip");
+    let whole = fs::read(&tip).unwrap();
+    replace(&tip, b"garbage\n");
+    let away = repo.root().join("away.git");
+    fs::rename(repo.path(), &away).unwrap();
+    let mut mirror = Mirror::open(dir.path(), main_of(&repo)).unwrap();
+    assert_eq!(mirror.last(), None);
+    assert!(matches!(mirror.refresh(), Err(Error::NotFound { .. })));
+    drop(mirror);
+    // Nothing was lost: once the error is gone, the mirror is as good as before.
+    replace(&tip, &whole);
     let mirror = Mirror::open(dir.path(), main_of(&repo)).unwrap();
     assert_eq!(mirror.last(), Some(&good));
 }

@@ -26,4 +26,6 @@ fn hashes_survive_their_text() {
     assert_eq!(hash.to_string().parse(), Ok(hash));
     assert!("zz".repeat(32).parse::<ContentHash>().is_err());
     assert!("é".repeat(32).parse::<ContentHash>().is_err());
+    assert!("+a".repeat(32).parse::<ContentHash>().is_err());
+    assert!("+a".repeat(20).parse::<ObjectId>().is_err());
 }

@@ -122,12 +122,10 @@ impl Load<'_> {
         };
         let values = self.values(scope, &format!("{base}values.yaml"));
         let mut values_at = BTreeMap::new();
-        for path in self.files(&format!("{base}values/")) {
-            let stem = path
-                .rsplit('/')
-                .next()
-                .and_then(|name| name.strip_suffix(".yaml"));
-            if let Some(stem) = stem {
+        let values_folder = format!("{base}values/");
+        for path in self.files(&values_folder) {
+            let stem = path[values_folder.len()..].strip_suffix(".yaml");
+            if let Some(stem) = stem.filter(|stem| !stem.contains('/')) {
                 let values = self.values(scope, &path);
                 values_at.insert(stem.to_owned(), values);
             } else if holds_objects(&path) {

@@ -30,6 +30,11 @@ fn a_problem_in_no_file_is_only_its_message() {
 fn near_words_are_suggested() {
     assert_eq!(nearest("valuse", ["values", "labels"]), Some("values"));
     assert_eq!(nearest("zebra", ["values", "labels"]), None);
+    assert_eq!(nearest("AE", ["AS", "EU"]), Some("AS"));
+    assert_eq!(nearest("A", ["AF", "EU"]), Some("AF"));
+    for word in ["", "X", "XX"] {
+        assert_eq!(nearest(word, ["AF", "EU"]), None, "{word}");
+    }
     assert_eq!(
         suggest("q", ["eu-west", "us-east"]).unwrap(),
         "use one of: eu-west, us-east"

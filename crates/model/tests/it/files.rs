@@ -387,6 +387,7 @@ fn files_that_hold_objects_and_files_that_do_not() {
         "manifests/c.txt",
         "templates/_helpers.tpl",
         "values/eu.yml",
+        "values/old/eu-west.yaml",
         "kustomization.yaml",
         "crds/a.yaml",
         "crds/deep/b.yaml",
@@ -424,9 +425,17 @@ fn files_that_hold_objects_and_files_that_do_not() {
     hint: apps/wiki/values/eu.yml: this file is not read
        = help: values of a region or cluster belong in values/NAME.yaml
 
+    hint: apps/wiki/values/old/eu-west.yaml: this file is not read
+       = help: values of a region or cluster belong in values/NAME.yaml
+
     hint: regions/eu-west/new.yml: this file is not read
        = help: clusters belong in regions/REGION/CLUSTER.yaml
     ");
+    assert!(
+        fleet.load().model.unwrap().apps["wiki"]
+            .values_at
+            .is_empty()
+    );
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Documents that are valid YAML, but not a valid document for their path.
 
-use crate::{Fleet, TIERS, app, cluster, region};
+use crate::{FLEET, Fleet, TIERS, app, cluster, region};
 
 #[test]
 fn an_empty_repository() {
@@ -103,6 +103,10 @@ fn values_of_the_wrong_type() {
     fleet.file("apps/wiki/app.yaml", bad);
     fleet.file("apps/shop/values.yaml", "- replicas\n");
     fleet.file("tiers.yaml", TIERS.replace("15m", "soon"));
+    fleet.file(
+        "fleet.yaml",
+        format!("{FLEET}spec:\n  prune: {{objects: 2.5}}\n"),
+    );
     insta::assert_snapshot!(fleet.told(), @r"
     blocked: the whole commit
 
@@ -127,6 +131,11 @@ fn values_of_the_wrong_type() {
      9 |   owner: 12
        |          ^
        = help: put it in quotes
+
+    fleet.yaml:6:20: `objects` must be a whole number, not a number
+       |
+     6 |   prune: {objects: 2.5}
+       |                    ^
 
     tiers.yaml:7:8: `soon` is not a valid `rto`
        |

@@ -8,7 +8,8 @@ fn only_numbers_that_would_be_printed_otherwise_are_found() {
             .iter()
             .map(|literal| {
                 assert!(source[literal.offset..].starts_with(literal.text));
-                format!("{} {}", literal.text, literal.printed)
+                let printed = literal.printed.as_deref().unwrap_or("is out of range");
+                format!("{} {printed}", literal.text)
             })
             .collect()
     };
@@ -21,6 +22,15 @@ fn only_numbers_that_would_be_printed_otherwise_are_found() {
         ("{{ -1.50 }}", "1.50 1.5"),
         ("{{ f(-1.50) }}", "1.50 1.5"),
         ("{{ {'a': 1e-7} }}", "1e-7 0.0000001"),
+        ("{{ x if y else -1.50 }}", "1.50 1.5"),
+        ("{{ x or -1.50 }}", "1.50 1.5"),
+        ("{{ x and +1.50 }}", "1.50 1.5"),
+        ("{% if -1.50 %}{% endif %}", "1.50 1.5"),
+        ("{% for x in -1.50 %}{% endfor %}", "1.50 1.5"),
+        (
+            "{{ 18446744073709551616 }}",
+            "18446744073709551616 is out of range",
+        ),
     ] {
         assert_eq!(found(source), [wanted], "{source}");
     }
@@ -29,6 +39,7 @@ fn only_numbers_that_would_be_printed_otherwise_are_found() {
         "{{ 1.1 }} {{ 10 }} {{ '1.10' }} {{ 1.0 }}",
         "{{ values.x * 1.10 }} {{ 1e3 + x }} {{ x - 0x10 }} {{ (x) - 1_000 }}",
         "{% if x >= 0.50 %}{% endif %}",
+        "{{ values.in - 1.50 }} {{ (x or y) + 1.50 }} {{ x if y - 1.50 else z }}",
         "{{ values.list[0] }}",
     ] {
         assert_eq!(found(source), [""; 0], "{source}");

@@ -43,6 +43,10 @@ fn nulls_stay_where_an_api_server_keeps_them() {
             json!({"spec": {"schema": {"default": {"a": null}, "metadata": {"labels": {}}, "enum": [null]}}}),
         ),
         (
+            "apiVersion: lifecycle.k8s.io/v1alpha1\nkind: Eviction\nspec: {a: , b: x}\n",
+            json!({"spec": {"b": "x"}}),
+        ),
+        (
             "apiVersion: resource.k8s.io/v1\nkind: DeviceClass\nspec: {config: [{opaque: {driver: d, parameters: {a: }}}], selectors: }\n",
             json!({"spec": {"config": [{"opaque": {"driver": "d", "parameters": {"a": null}}}]}}),
         ),

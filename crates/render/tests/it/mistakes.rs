@@ -482,6 +482,7 @@ data:
   tag: \"app:{{ 1.10 }}\"
   calculated: \"{{ 0x10 * 2 }}\"
 {% set tag = 1e3 %}
+{% set huge = 18446744073709551616 %}
 ";
     insta::assert_snapshot!(fleet(template).told(), @r#"
     rendered: shop
@@ -497,6 +498,12 @@ data:
      7 | {% set tag = 1e3 %}
        |              ^
        = help: put it in quotes if it is text, or write it exactly as it should be printed
+
+    apps/wiki/templates/main.yaml:8:15: `18446744073709551616` is a number that is out of range
+       |
+     8 | {% set huge = 18446744073709551616 %}
+       |               ^
+       = help: put it in quotes
     "#);
 }
 
