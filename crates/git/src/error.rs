@@ -72,7 +72,7 @@ pub enum Error {
         remote: String,
         /// The followed reference, in words.
         reference: String,
-        /// The references that exist instead.
+        /// A clause that names references that exist, or the one that is followed.
         there: String,
     },
     /// The followed reference points to something other than a commit.

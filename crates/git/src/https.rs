@@ -33,7 +33,7 @@ use crate::{
     remote::{Auth, FetchError, RemoteConfig, Wanted, choose},
 };
 
-/// The user name that most hosts require with a token. Other hosts accept any name.
+/// The user name that is sent with a token if none is configured. Most Git hosts accept any name.
 const TOKEN_USER: &str = "x-access-token";
 /// The most commits that are sent as `have` lines, from the tip back. The server needs to know only one of
 /// them, and after a force-push it does not know the newest ones.

@@ -1,8 +1,9 @@
 //! The verified copy of one reference of a remote, in the hub's state directory.
 //!
 //! `repo.git` is a bare repository. Its reference `refs/muster/tip` is moved last, after every file of the
-//! commit has been read. A damaged mirror is rebuilt in `rebuild.git` next to it and replaced only when the
-//! rebuild is complete, so that a good copy is never lost.
+//! commit has been read. A mirror that is found damaged during a refresh is rebuilt in `rebuild.git` next to it and
+//! replaced only when the rebuild is complete, so that a good copy is never lost. A mirror whose tip can't be read at
+//! start is emptied by the first refresh.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -50,8 +51,8 @@ struct Lock(File);
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Closing the file is not enough, because a process that another thread is just starting may
-        // hold a copy of it. If unlocking fails, closing the last copy unlocks it.
+        // Closing the file is not enough: a process that another thread is just starting may have inherited its
+        // descriptor. If unlocking fails, the file is unlocked when the last descriptor is closed.
         let _ = self.0.unlock();
     }
 }
@@ -61,7 +62,7 @@ impl Drop for Lock {
 pub enum Change {
     /// The tip has not changed.
     None,
-    /// The tip moved to a descendant of the old one, or to the first commit.
+    /// The tip moved to a descendant of the old one, or there was no old one.
     Forward,
     /// The tip moved to a commit that is not a descendant of the old one: a force-push, or a moved tag.
     Forced {
@@ -432,7 +433,7 @@ impl Mirror {
         };
         let tip = match repo.refname_to_id(TIP) {
             Ok(tip) => tip,
-            // No fetch was ever completed.
+            // No fetch of the followed reference was ever completed.
             Err(error) if error.code() == ErrorCode::NotFound => {
                 self.repo = Some(repo);
                 return;

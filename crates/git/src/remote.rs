@@ -55,7 +55,8 @@ pub struct Auth {
     /// The file with the keys of known SSH hosts. By default, `~/.ssh/known_hosts` and `/etc/ssh/ssh_known_hosts`.
     pub known_hosts: Option<PathBuf>,
     /// The file with PEM certificates of CAs that are trusted for `https://` in addition to the system's. If an
-    /// intermediate CA issued the server's certificate, this file needs that CA's certificate.
+    /// intermediate CA issued the server's certificate and the server does not send that CA's certificate, this file
+    /// needs it.
     pub ca_file: Option<PathBuf>,
 }
 

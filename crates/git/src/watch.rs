@@ -225,7 +225,8 @@ impl Follower {
                 () = changed.notified() => tokio::time::sleep(SETTLE).await,
                 () = self.stop.cancelled() => return,
             }
-            // Pokes must not make the hub poll a remote host more often, since anybody may call the webhook.
+            // Pokes must not make the hub poll a remote host more often: the webhook's callers decide how often they
+            // call it.
             if failures > 0 || eyes.path.is_none() {
                 tokio::select! {
                     () = tokio::time::sleep_until(started + MIN_RETRY) => {}

@@ -20,7 +20,8 @@ pub fn memory() -> u64 {
     container_memory().map_or(machine, |limit| limit.min(machine))
 }
 
-/// Returns the memory limit of this container, in bytes, or `None` without a limit or a container.
+/// Returns the memory limit of this container, in bytes, or `None` without a limit or a container. With cgroup v1, a
+/// missing limit is a very large number instead.
 #[must_use]
 pub fn container_memory() -> Option<u64> {
     let limits = [

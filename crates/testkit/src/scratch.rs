@@ -1,5 +1,5 @@
-//! Directories for the files of a run. They are private to the user, locked by the run, and removed at its end; if the
-//! run is killed, the next run removes them.
+//! Directories for the files of a run. They are private to the user and locked by the run. A temporary one is removed
+//! at the end of the run; if the run is killed, the next run removes it.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};

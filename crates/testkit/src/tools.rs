@@ -190,7 +190,7 @@ impl Program {
     /// all programs takes about ten minutes on two cores. It shows its progress.
     ///
     /// # Errors
-    /// Fails if Go is missing, too old or fails, or the cache can't be written.
+    /// Fails if Go is missing or too old, if the build fails, or if the cache can't be written.
     pub fn build(self) -> anyhow::Result<PathBuf> {
         let module = self.module();
         let version = module.version()?;

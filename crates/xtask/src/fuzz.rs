@@ -119,7 +119,7 @@ fn found(metadata: &Metadata, target: &str) -> PathBuf {
 
 fn fuzzer(program: &Path, target: &str) -> Command {
     let mut command = Command::new(program);
-    // The fuzzer counts the coverage of a single thread.
+    // With several threads, one input would reach different code from run to run.
     command
         .env("MUSTER_FUZZ_TARGET", target)
         .env("RAYON_NUM_THREADS", "1")

@@ -179,24 +179,26 @@ fn whatever_happens_to_the_mirrors_files_it_is_built_anew() {
     ];
     // Damages each file of a mirror in each way, both while its process is stopped and while it runs.
     let count = {
-        let dir = scratch();
-        Mirror::open(dir.path(), main_of(&repo))
+        let scratch = scratch();
+        let dir = scratch.path().join("mirror");
+        Mirror::open(&dir, main_of(&repo))
             .unwrap()
             .refresh()
             .unwrap();
-        files(dir.path()).len()
+        files(&dir).len()
     };
     for number in 0..count {
         for damage in damages {
             for running in [false, true] {
-                let dir = scratch();
-                let mut mirror = Mirror::open(dir.path(), main_of(&repo)).unwrap();
+                let scratch = scratch();
+                let dir = scratch.path().join("mirror");
+                let mut mirror = Mirror::open(&dir, main_of(&repo)).unwrap();
                 mirror.refresh().unwrap();
-                let path = files(dir.path())[number].clone();
+                let path = files(&dir)[number].clone();
                 if !running {
                     drop(mirror);
                     damage(&path);
-                    mirror = Mirror::open(dir.path(), main_of(&repo)).unwrap();
+                    mirror = Mirror::open(&dir, main_of(&repo)).unwrap();
                     let seen = mirror.refresh();
                     let seen = seen.unwrap_or_else(|error| panic!("{path:?}: {}", error.chain()));
                     assert_eq!(text(&seen.snapshot, "b/c").as_deref(), Some("2"));
@@ -209,7 +211,7 @@ fn whatever_happens_to_the_mirrors_files_it_is_built_anew() {
                 let seen = seen.unwrap_or_else(|error| panic!("{path:?}: {}", error.chain()));
                 assert_eq!(seen.snapshot.commit.to_string(), next, "{path:?}");
                 drop(mirror);
-                let mut mirror = Mirror::open(dir.path(), main_of(&repo)).unwrap();
+                let mut mirror = Mirror::open(&dir, main_of(&repo)).unwrap();
                 assert_eq!(
                     mirror.refresh().unwrap().snapshot,
                     seen.snapshot,
@@ -221,7 +223,7 @@ fn whatever_happens_to_the_mirrors_files_it_is_built_anew() {
 }
 
 #[test]
-fn locks_that_a_killed_process_left_hold_up_nobody() {
+fn locks_that_a_killed_process_left_are_removed() {
     let repo = GitRepo::new().unwrap();
     repo.publish("first", &[("a", "1")]).unwrap();
     let dir = scratch();

@@ -44,7 +44,7 @@ fn at(commit: &str) -> impl FnMut(&RepoView) -> bool {
 }
 
 #[tokio::test]
-async fn a_push_is_seen_without_the_timer_also_into_a_branch_that_is_made_anew() {
+async fn a_push_is_seen_without_the_timer_even_if_it_recreates_the_branch() {
     let repo = GitRepo::new().unwrap();
     let first = repo.publish("first", &[("a", "1")]).unwrap();
     for remote in [local(&repo.path()), local(&repo.work())] {
@@ -163,7 +163,7 @@ async fn pokes_after_a_failure_lead_to_one_attempt_a_second() {
 }
 
 #[tokio::test]
-async fn pokes_lead_to_one_look_at_another_host_a_second() {
+async fn pokes_lead_to_one_attempt_a_second_on_a_remote_host() {
     let repo = GitRepo::new().unwrap();
     let first = repo.publish("first", &[("a", "1")]).unwrap();
     let server = HttpsGit::start(&repo.root()).unwrap();

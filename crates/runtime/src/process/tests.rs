@@ -16,7 +16,7 @@ fn names_with_brackets_and_spaces_do_not_disturb() {
 }
 
 #[test]
-fn this_process_has_started_a_moment_ago() {
+fn this_process_started_a_moment_ago() {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap()

@@ -37,7 +37,7 @@ async fn a_vital_task_takes_the_process_with_it() {
 }
 
 #[tokio::test]
-async fn counts_tasks_that_do_not() {
+async fn counts_tasks_that_do_not_end() {
     let shutdown = Shutdown::new();
     for _ in 0..2 {
         shutdown.spawn(std::future::pending::<()>());

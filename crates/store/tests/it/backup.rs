@@ -30,7 +30,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backup_of_a_busy_store_is_one_moment() {
+async fn a_backup_of_a_busy_store_is_consistent() {
     let (dir, store) = store();
     fill(&store).await;
     let store = Arc::new(store);

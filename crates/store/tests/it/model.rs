@@ -116,7 +116,7 @@ proptest! {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_many_who_count_at_once_none_is_lost() {
+async fn concurrent_increments_are_not_lost() {
     let (_dir, store) = store();
     let store = std::sync::Arc::new(store);
     let mut tasks = tokio::task::JoinSet::new();
@@ -167,7 +167,7 @@ async fn a_watch_tells_what_is_committed_and_ends_with_the_store() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_generation_of_many_rows_and_many_commits_at_once_are_all_there() {
+async fn a_transaction_of_many_rows_and_concurrent_commits_are_stored_completely() {
     let (_dir, store) = store();
     let rows = (0..2000).fold(Txn::new(), |txn, n| {
         txn.put(format!("wanted/cluster-{n}"), "1")

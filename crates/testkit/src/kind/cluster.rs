@@ -21,7 +21,7 @@ use crate::wait::eventually;
 
 /// The prefix of the names of all clusters that are created here.
 const PREFIX: &str = "muster-";
-/// The longest time from the start of a node's container until pods can run on the node.
+/// The longest time until pods can run on a node, once kind has created all clusters.
 const READY_WITHIN: Duration = Duration::from_secs(180);
 
 /// The options of a kind cluster.

@@ -14,7 +14,7 @@ use super::Program;
 use crate::process::Process;
 use crate::scratch::Scratch;
 
-/// The folder with the binaries of `setup-envtest`.
+/// The environment variable with the folder of `setup-envtest`'s binaries.
 const ASSETS: &str = "KUBEBUILDER_ASSETS";
 /// How long a program may take to print its version.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);

@@ -41,7 +41,7 @@ async fn say_name(cluster: &KindCluster) -> anyhow::Result<String> {
         .context("the Service has no address")
 }
 
-/// Sends a request to an address from the cluster and returns the response.
+/// Sends a request from the cluster's node to an address, and returns the response.
 fn heard(from: &KindCluster, address: &str) -> anyhow::Result<String> {
     // The node sends the request. The source address is the node's end of a pod's veth pair, so it is in the pods'
     // network.

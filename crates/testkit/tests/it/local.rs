@@ -62,7 +62,7 @@ fn readiness(pod: &Pod) -> Option<&str> {
 }
 
 #[tokio::test]
-async fn workloads_run_on_played_nodes() -> anyhow::Result<()> {
+async fn workloads_run_on_simulated_nodes() -> anyhow::Result<()> {
     let options = ClusterOptions {
         nodes: 3,
         region: "eu-west".to_owned(),
@@ -304,7 +304,7 @@ async fn a_component_that_ends_is_reported_with_its_log() -> anyhow::Result<()> 
     let error = cluster
         .start_component(Component::ApiServer)
         .await
-        .expect_err("it has no key");
+        .expect_err("its key is broken");
     let text = format!("{error:#}");
     assert!(
         text.contains("kube-apiserver of headless ended (exit status: 1)"),
