@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, future::Future, sync::Arc};
 
 use muster_model::{
+    fleet_record::SealedRecord,
     ids::{AppName, ContentHash, Role},
     policy::PruneOrders,
 };
@@ -25,6 +26,8 @@ pub struct Arrived {
     pub incarnation: String,
     /// The prune budget and the approved deletions.
     pub prune: PruneOrders,
+    /// The fleet record; `None` if the hub has none.
+    pub record: Option<SealedRecord>,
     /// The bundles, in the generation's order.
     pub bundles: Vec<ArrivedBundle>,
 }
@@ -115,8 +118,7 @@ pub struct Level {
     pub problems: Vec<String>,
     /// True if the agent has processed every object of the generation and has run the prune, whatever the results.
     pub settled: bool,
-    /// Cluster-scoped kinds among the generation's objects that Kubernetes itself does not define, as
-    /// `KIND.GROUP`.
+    /// The cluster-scoped kinds of the generation's objects, as `KIND.GROUP`, without Kubernetes' own kinds.
     pub cluster_scoped: Vec<String>,
 }
 
@@ -164,7 +166,7 @@ impl TakeError {
 
 /// The cluster of an agent, as its stream uses it.
 pub trait Cluster: Send + Sync + 'static {
-    /// Returns the generation in force, and the term and store of the hub that it came from.
+    /// Returns the generation in force, and the newest term and the incarnation that the agent has accepted from a hub.
     fn known(&self) -> Known;
 
     /// Returns true if the cluster holds the bundle with this hash.
@@ -175,6 +177,12 @@ pub trait Cluster: Send + Sync + 'static {
         &self,
         term: Term,
         incarnation: &str,
+    ) -> impl Future<Output = Result<(), TakeError>> + Send;
+
+    /// Stores a fleet record with the generation in force.
+    fn note_record(
+        &self,
+        record: SealedRecord,
     ) -> impl Future<Output = Result<(), TakeError>> + Send;
 
     /// Stores the complete generation in the cluster and then puts it in force.

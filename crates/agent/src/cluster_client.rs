@@ -13,7 +13,7 @@ use muster_apply::{
     Applier, Config, GenerationStore, GenerationStoreError, ObjectState, Observed, Pointer,
     StoredBundle, StoredGeneration,
 };
-use muster_model::ids::ContentHash;
+use muster_model::{fleet_record::SealedRecord, ids::ContentHash};
 use muster_plan::delivery::{Known, Numbered, Term};
 use muster_proto::v1;
 use muster_runtime::{backoff::Backoff, log::Chain};
@@ -231,6 +231,8 @@ impl ClusterClient {
                 generation: stored.generation,
                 content: stored.hash,
             }),
+            record: stored.record.clone(),
+            is_record_foreign: false,
         };
         state.stored = Some(Arc::clone(&stored));
         state.unread = None;
@@ -250,7 +252,7 @@ enum ReadError {
 }
 
 /// Returns what an agent with this enrolment knows from the stored pointer. The hub's term is dropped if it belongs to
-/// another enrolment, because that may be another hub. The generation in force is always known.
+/// another enrolment, because that may be another fleet. The generation in force and the fleet record are always known.
 fn known(pointer: &Pointer, enrolment: &str) -> Known {
     let known = Known {
         term: pointer.term,
@@ -259,12 +261,16 @@ fn known(pointer: &Pointer, enrolment: &str) -> Known {
             generation: pointer.generation,
             content: pointer.hash,
         }),
+        record: pointer.record.clone(),
+        is_record_foreign: false,
     };
     if pointer.enrolment.is_empty() || pointer.enrolment == enrolment {
         return known;
     }
     Known {
         in_force: known.in_force,
+        record: known.record,
+        is_record_foreign: true,
         ..Known::default()
     }
 }
@@ -302,6 +308,24 @@ impl Cluster for ClusterClient {
         Ok(())
     }
 
+    async fn note_record(&self, record: SealedRecord) -> Result<(), TakeError> {
+        let number = self
+            .known()
+            .in_force
+            .map_or(0, |number| number.generation.0);
+        self.may_write(number)?;
+        let mut store = self.store.lock().await;
+        let noted = store.note_record(record.clone(), &self.enrolment).await;
+        noted.map_err(|source| TakeError {
+            number,
+            source: Box::new(source),
+        })?;
+        let mut state = self.state();
+        state.known.record = Some(record);
+        state.known.is_record_foreign = false;
+        Ok(())
+    }
+
     async fn take(&self, generation: Arrived) -> Result<(), TakeError> {
         let number = generation.number.generation.0;
         let before = self.state().stored.clone();
@@ -331,6 +355,7 @@ impl Cluster for ClusterClient {
             incarnation: generation.incarnation,
             enrolment: self.enrolment.clone(),
             prune: generation.prune,
+            record: generation.record,
             bundles,
         };
         let stored = self.save(stored).await?;

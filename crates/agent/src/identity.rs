@@ -147,11 +147,16 @@ impl IdentityStore {
 
     /// Returns the stored identity, or enrols if the token is not the one that the identity came from. If
     /// that enrolment fails, the agent continues with its stored identity: a wrong or used token, as after a
-    /// rollback of the agent's chart, must not disconnect the cluster.
+    /// rollback of the agent's chart, must not disconnect the cluster. `hub` is the hub's address, if it differs
+    /// from the one in the token.
     ///
     /// # Errors
     /// [`IdentityError`] if there is no identity and the agent can't get one.
-    pub async fn open(&self, token: Option<&JoinToken>) -> Result<Identity, IdentityError> {
+    pub async fn open(
+        &self,
+        token: Option<&JoinToken>,
+        hub: Option<&str>,
+    ) -> Result<Identity, IdentityError> {
         let secret = self
             .secrets()
             .get_opt(SECRET)
@@ -163,7 +168,8 @@ impl IdentityStore {
             (None, None) => return Err(IdentityError::NotJoined),
         };
         let current = stored(secret.as_ref(), None).ok().flatten();
-        match (self.enrol(secret, token, hash_of(token)).await, current) {
+        let hub = hub.unwrap_or(&token.hub);
+        match (self.enrol(secret, token, hub).await, current) {
             (Err(error @ (IdentityError::Refused(_) | IdentityError::Dial(_))), Some(current)) => {
                 tracing::error!(
                     error = %Chain(&error),
@@ -184,8 +190,9 @@ impl IdentityStore {
         &self,
         stored: Option<Secret>,
         token: &JoinToken,
-        hash: String,
+        hub: &str,
     ) -> Result<Identity, IdentityError> {
+        let hash = hash_of(token);
         let mut secret = stored.unwrap_or_else(|| self.empty());
         let begun = secret
             .data
@@ -201,7 +208,7 @@ impl IdentityStore {
         }
         let data = secret.data.clone().unwrap_or_default();
         let csr = text(&data, REQUEST).ok_or(IdentityError::Damaged)?;
-        let channel = dial(&token.hub, &token.trust, None).await?;
+        let channel = dial(hub, &token.trust, None).await?;
         let request = v1::EnrolRequest {
             token: token.secret.expose(),
             csr,

@@ -89,6 +89,9 @@ pub enum AgentError {
     /// Another agent has become the leader in this cluster.
     #[error("another agent has taken the lead in this cluster")]
     LeadLost,
+    /// The agent can't renew its Lease, and has loaded nothing yet.
+    #[error("the agent can't start: {0}")]
+    CantRenew(String),
     /// The agent can't listen on the address for probes and metrics.
     #[error("can't listen on {address}")]
     Listen {
@@ -267,7 +270,7 @@ async fn act(
     let acting = leading.acting;
     let identities = &prover.identities;
     let opening = async {
-        let opening = open_identity(identities, prover.join_token.as_ref(), acting);
+        let opening = open_identity(prover, acting);
         let Some(mut identity) = opening.await? else {
             return Ok(None);
         };
@@ -281,7 +284,9 @@ async fn act(
     let opened = tokio::select! {
         opened = opening => opened?,
         // Nothing is loaded yet, so the agent ends instead of waiting until its Lease can be renewed.
-        Ok(_) = resting.wait_for(Option::is_some) => None,
+        Ok(why) = resting.wait_for(Option::is_some) => {
+            return Err(AgentError::CantRenew(why.clone().unwrap_or_default()));
+        }
     };
     let Some((cluster, identity)) = opened else {
         return Ok(());
@@ -309,13 +314,13 @@ async fn act(
 /// # Errors
 /// [`IdentityError`] if only a person can fix the problem.
 async fn open_identity(
-    identities: &IdentityStore,
-    token: Option<&JoinToken>,
+    prover: &Prover,
     stop: &CancellationToken,
 ) -> Result<Option<Identity>, IdentityError> {
+    let (token, hub) = (prover.join_token.as_ref(), prover.hub.as_deref());
     let mut backoff = Backoff::new(RECONNECT.0, RECONNECT.1);
     loop {
-        match identities.open(token).await {
+        match prover.identities.open(token, hub).await {
             Ok(identity) => return Ok(Some(identity)),
             Err(error @ (IdentityError::Cluster(_) | IdentityError::Dial(_))) => {
                 tracing::warn!(error = %Chain(&error), "the agent has no identity yet; trying again");

@@ -4,11 +4,12 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use muster_model::{
-    ids::{ClusterName, ContentHash, Generation},
+    fleet_record::SealedRecord,
+    ids::{ClusterName, ContentHash, Epoch, Generation},
     policy::PruneOrders,
 };
 use muster_plan::delivery::{
-    Acceptance, Numbered, Proof, Refusal, Term, accept_generation, accept_term,
+    Acceptance, Numbered, Proof, Refusal, Term, accept_generation, accept_record, accept_term,
 };
 use muster_proto::{PROTOCOL_VERSION, VERSION, v1};
 use muster_runtime::{backoff::Backoff, log::Chain};
@@ -77,6 +78,7 @@ struct Arriving {
     generation: v1::Generation,
     number: Numbered,
     prune: PruneOrders,
+    record: Option<SealedRecord>,
     pieces: HashMap<ContentHash, Vec<u8>>,
     complete: HashMap<ContentHash, PackedBundle>,
     missing: usize,
@@ -98,6 +100,8 @@ struct Stream<'a, C> {
     incarnation: String,
     arriving: Option<Arriving>,
     stuck: Option<Stuck>,
+    /// The fleet record that the hub last sent on this stream.
+    record: Option<SealedRecord>,
     keep_again: Backoff,
     reported: Option<Arc<Level>>,
     room: MemoryBudget,
@@ -122,6 +126,7 @@ pub async fn follow<C: Cluster>(
     let mut levels = cluster.level();
     let level = levels.borrow_and_update().clone();
     let (outgoing, messages) = mpsc::channel(OUTGOING);
+    let record = known.record.as_ref().map(SealedRecord::id);
     let hello = v1::Hello {
         protocol: PROTOCOL_VERSION,
         version: VERSION.to_owned(),
@@ -138,6 +143,9 @@ pub async fn follow<C: Cluster>(
         report: level.digest().0.to_vec(),
         cluster: name.to_string(),
         process,
+        epoch: record.map_or(0, |record| record.epoch.0),
+        record: record.map_or_else(Vec::new, |record| record.hash.0.to_vec()),
+        foreign_record: known.is_record_foreign,
     };
     let first = v1::AgentMessage {
         message: Some(v1::agent_message::Message::Hello(hello)),
@@ -167,6 +175,7 @@ pub async fn follow<C: Cluster>(
         incarnation: welcome.incarnation,
         arriving: None,
         stuck: None,
+        record: None,
         keep_again: Backoff::new(KEEP_AGAIN.0, KEEP_AGAIN.1),
         reported: welcome.report_known.then_some(level),
         room: MemoryBudget::of_this_process(),
@@ -267,6 +276,11 @@ impl<C: Cluster> Stream<'_, C> {
                 self.renew.notify_one();
                 Ok(())
             }
+            Some(v1::hub_message::Message::ShowRecord(_)) => {
+                let record = self.cluster.known().record.as_ref().map(Into::into);
+                let record = record.unwrap_or_default();
+                self.send(v1::agent_message::Message::Record(record)).await
+            }
             // A message that only newer agents know. It can be ignored: a new message that every agent must understand
             // comes with a higher protocol version.
             None => Ok(()),
@@ -295,8 +309,20 @@ impl<C: Cluster> Stream<'_, C> {
             generation: Generation(generation.number),
             content,
         };
-        if accept_generation(self.cluster.known().in_force, number)? == Acceptance::Same {
+        let known = self.cluster.known();
+        let acceptance = accept_generation(known.in_force, number)?;
+        let sent = generation.record.clone().map(TryInto::try_into).transpose();
+        let sent: Option<SealedRecord> =
+            sent.map_err(|_| StreamError::Nonsense("a fleet record that can't be read"))?;
+        if sent.is_some() {
+            self.record = sent;
+        }
+        let record = accept_record(&known, self.record.clone(), Epoch(generation.epoch))?;
+        if acceptance == Acceptance::Same {
             self.stuck = None;
+            if let Some(record) = record.filter(|record| known.record.as_ref() != Some(record)) {
+                self.cluster.note_record(record).await?;
+            }
             return Ok(());
         }
         let mut lacking = Vec::new();
@@ -313,6 +339,7 @@ impl<C: Cluster> Stream<'_, C> {
             generation,
             number,
             prune,
+            record,
             pieces: HashMap::new(),
             complete: HashMap::new(),
             missing: 0,
@@ -385,6 +412,7 @@ impl<C: Cluster> Stream<'_, C> {
             generation,
             number,
             prune,
+            record,
             mut complete,
             ..
         }) = self.arriving.take()
@@ -417,6 +445,7 @@ impl<C: Cluster> Stream<'_, C> {
                 term,
                 incarnation,
                 prune,
+                record,
                 bundles,
             })
             .await;

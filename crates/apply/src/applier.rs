@@ -215,6 +215,7 @@ impl Work {
         let mut recheck = Recheck::default();
         while !self.stop.is_cancelled() {
             let Orders { desired, rest } = self.orders.borrow_and_update().clone();
+            let paused = rest.is_some();
             let again = match (desired, rest) {
                 (Some(_), Some(why)) => {
                     self.engine.calm().await;
@@ -240,7 +241,8 @@ impl Work {
                     self.retry.reset();
                 }
                 () = resync.notified() => recheck.everything = true,
-                () = tracker.until_woken() => tokio::time::sleep(GATHER).await,
+                // What drifts during a pause is corrected after it.
+                () = tracker.until_woken(), if !paused => tokio::time::sleep(GATHER).await,
                 () = tokio::time::sleep_until(again.unwrap_or_else(Instant::now)),
                     if again.is_some() => {}
             }

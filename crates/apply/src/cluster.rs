@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 pub use connect::connect;
 
 use crate::{
-    APP_LABEL,
+    APP_LABEL, FIELD_MANAGER,
     limit::{Limiter, Sign, Turn},
     managed_fields::{FieldsDigest, Managers},
 };
@@ -275,9 +275,12 @@ pub(crate) struct LiveMeta {
 }
 
 impl LiveMeta {
-    /// Returns true if Muster has applied the object, even if the inventory does not know it.
+    /// Returns true if Muster has applied or created the object, even if the inventory does not know it.
+    /// Somebody may have removed the label since.
     pub(crate) fn is_ours(&self) -> bool {
-        self.labels.contains_key(APP_LABEL) && self.managed_fields.own.is_some()
+        let managers = &self.managed_fields;
+        let created = managers.others.iter().any(|name| name == FIELD_MANAGER);
+        managers.own.is_some() || (created && self.labels.contains_key(APP_LABEL))
     }
 
     pub(crate) fn app(&self) -> Option<&str> {

@@ -81,7 +81,7 @@ pub struct Config {
     /// The longest time that an object that left Git stays while its app's new objects are applied
     /// but not healthy.
     pub replaced_within: Duration,
-    /// The shortest time between two published [`crate::Observed`] values.
+    /// The shortest time between two published [`crate::Observed`] values. A run's result is published immediately.
     pub publish_every: Duration,
 }
 
@@ -132,7 +132,7 @@ pub(crate) enum Outcome {
         /// True if something should be tried again that no object's own back-off covers.
         unfinished: bool,
     },
-    /// The run was interrupted by a newer generation or by the end of the agent.
+    /// The run was interrupted by a newer generation, a pause, or the end of the agent.
     Interrupted,
 }
 
@@ -187,7 +187,7 @@ pub(crate) struct Engine {
     events: Recorder,
 }
 
-/// The pauses between two checks whether a kind is served.
+/// The first pause between two checks of whether a kind is served.
 const FIRST_LOOK: Duration = Duration::from_millis(20);
 const LONGEST_LOOK: Duration = Duration::from_millis(500);
 /// The longest time that a request that changes an object waits for the first list of its kind's
@@ -199,7 +199,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// How far one object got in a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn {
-    /// The object is as desired; `true` if it was sent in this run.
+    /// The object is as desired or left alone; `true` if it was sent in this run.
     Good(bool),
     /// The object failed or waits for something. Its own back-off says when it is tried again.
     Bad,

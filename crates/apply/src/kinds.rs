@@ -135,8 +135,8 @@ struct ResponseKind {
     kind: String,
 }
 
-/// The `Accept` header for aggregated discovery (KEP-3352), which Kubernetes serves since 1.27. One
-/// answer holds all groups.
+/// The `Accept` header for aggregated discovery (KEP-3352), which Kubernetes has served since 1.27.
+/// One answer holds all groups.
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,\
      application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
 

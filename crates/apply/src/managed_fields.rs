@@ -44,7 +44,8 @@ impl<'de> Deserialize<'de> for FieldsDigest {
 pub(crate) struct Managers {
     /// The digest of the fields that Muster owns; `None` if it owns none.
     pub(crate) own: Option<FieldsDigest>,
-    /// The names of the other managers of the object itself (not of its subresources).
+    /// The names of the other managers of the object itself (not of its subresources). Muster is
+    /// among them if it has created the object without applying it, or changed it with a patch.
     pub(crate) others: Vec<String>,
     /// The digest of the fields that people's tools own, together with the managers' names; `None`
     /// if they own none.

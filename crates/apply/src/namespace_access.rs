@@ -1,4 +1,4 @@
-//! The namespaces of its cluster that an agent may touch.
+//! The namespaces that an agent may touch in its cluster.
 
 use std::collections::BTreeSet;
 

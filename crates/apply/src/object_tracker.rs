@@ -230,7 +230,7 @@ impl ObjectTracker {
         }
     }
 
-    /// Sets what an object waits for, if it is pending or already waiting.
+    /// Sets what an object waits for, if it has not been processed yet or is already waiting.
     pub(crate) fn set_waiting(&self, key: &Identity, why: &str) {
         let waits =
             |state: &ObjectState| matches!(state, ObjectState::Pending | ObjectState::Waiting(_));

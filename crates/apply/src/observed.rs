@@ -18,7 +18,8 @@ pub enum ObjectState {
     Applied,
     /// The object can't be applied before something else has happened.
     Waiting(String),
-    /// The API server refused the object, for this reason.
+    /// The object failed, for this reason: for example, the API server refused it, another app owns it, or the agent
+    /// may not touch it.
     Failed(String),
     /// The object can't be changed. Its recreation is pending approval.
     Approval {
@@ -72,11 +73,11 @@ pub struct ObservedObject {
 pub struct Counts {
     /// All objects.
     pub total: usize,
-    /// Objects that the API server has accepted.
+    /// Objects that the API server has accepted, or that are left alone.
     pub applied: usize,
-    /// Objects that wait for something else.
+    /// Objects that wait for something else, or whose recreation is pending approval.
     pub waiting: usize,
-    /// Objects that were refused.
+    /// Objects that failed, or that somebody else changes or deletes repeatedly.
     pub failed: usize,
     /// Objects whose drift is not reverted.
     pub drifted: usize,
@@ -125,7 +126,7 @@ pub enum LeftoverState {
     Waiting,
     /// The object is being deleted, and its finalizers are not done.
     Deleting,
-    /// The object can't be deleted, or its state can't be read.
+    /// The object can't be deleted, its deletion is stuck, or its state can't be read.
     Refused,
 }
 
@@ -157,7 +158,8 @@ pub struct DriftEvent {
     pub difference: String,
     /// True if the drift was reverted.
     pub corrected: bool,
-    /// True if the object did not drift but was recreated, because a field can't be changed.
+    /// True if the object did not drift but was recreated, because a field can't be changed or a Job runs again for a
+    /// new bundle.
     pub recreated: bool,
 }
 

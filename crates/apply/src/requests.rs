@@ -10,7 +10,8 @@ use crate::{
     cluster::{Cluster, Deleted, Live, LiveMeta, METADATA_ONLY, RequestError, SERVER_TIMEOUT},
 };
 
-/// JSON is also YAML, except for the characters that [`as_yaml`] escapes.
+/// The content type of an apply request. Its body is JSON, which is also YAML, except for the
+/// characters that [`as_yaml`] escapes.
 const APPLY: &str = "application/apply-patch+yaml";
 const JSON: &str = "application/json";
 const JSON_PATCH: &str = "application/json-patch+json";

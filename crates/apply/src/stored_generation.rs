@@ -16,6 +16,7 @@ use kube::{
 };
 use muster_model::{
     bundle::{Bundle, BundleError},
+    fleet_record::SealedRecord,
     ids::{AppName, ContentHash, Generation, Role},
     policy::PruneOrders,
 };
@@ -105,6 +106,8 @@ pub struct StoredGeneration {
     pub enrolment: String,
     /// The generation's orders about deletions.
     pub prune: PruneOrders,
+    /// The fleet record; `None` if the hub sent none.
+    pub record: Option<SealedRecord>,
     /// The bundles, in the hub's order.
     pub bundles: Vec<StoredBundle>,
 }
@@ -128,6 +131,9 @@ pub struct Pointer {
     /// The generation's orders about deletions.
     #[serde(default)]
     pub prune: PruneOrders,
+    /// The fleet record. Hubs of earlier releases sent none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<SealedRecord>,
     bundles: Vec<Listed>,
 }
 
@@ -153,6 +159,7 @@ impl Pointer {
             incarnation: self.incarnation,
             enrolment: self.enrolment,
             prune: self.prune,
+            record: self.record,
             bundles,
         }
     }
@@ -300,6 +307,43 @@ impl GenerationStore {
         incarnation: &str,
         enrolment: &str,
     ) -> Result<bool, GenerationStoreError> {
+        self.note(|stored| {
+            // A record of an earlier enrolment may be another fleet's. This one must not vouch for it.
+            let is_own = stored.enrolment.is_empty() || stored.enrolment == enrolment;
+            Pointer {
+                term,
+                incarnation: incarnation.to_owned(),
+                enrolment: enrolment.to_owned(),
+                record: stored.record.clone().filter(|_| is_own),
+                ..stored.clone()
+            }
+        })
+        .await
+    }
+
+    /// Records a fleet record that came without a new generation. Returns false if no generation is
+    /// stored.
+    ///
+    /// # Errors
+    /// [`GenerationStoreError`]. It is then unknown whether the record was stored.
+    pub async fn note_record(
+        &mut self,
+        record: SealedRecord,
+        enrolment: &str,
+    ) -> Result<bool, GenerationStoreError> {
+        self.note(|stored| Pointer {
+            enrolment: enrolment.to_owned(),
+            record: Some(record.clone()),
+            ..stored.clone()
+        })
+        .await
+    }
+
+    /// Changes the pointer of the stored generation.
+    async fn note(
+        &mut self,
+        change: impl Fn(&Pointer) -> Pointer,
+    ) -> Result<bool, GenerationStoreError> {
         for last in [false, true] {
             if self.pointer.is_none() {
                 self.read_pointer().await?;
@@ -307,12 +351,7 @@ impl GenerationStore {
             let Some(Some((stored, version))) = &self.pointer else {
                 return Ok(false);
             };
-            let noted = Pointer {
-                term,
-                incarnation: incarnation.to_owned(),
-                enrolment: enrolment.to_owned(),
-                ..stored.clone()
-            };
+            let noted = change(stored);
             let version = Some(version.clone());
             match self.write(noted, version).await? {
                 Ok(()) => return Ok(true),
@@ -399,7 +438,7 @@ impl GenerationStore {
         self.swap(stored).await
     }
 
-    /// Refuses a generation that is older than the stored one.
+    /// Refuses a generation that is older than the stored one, or that has the same number and other content.
     fn check(&self, stored: &StoredGeneration) -> Result<(), GenerationStoreError> {
         let Some(Some((pointer, _))) = &self.pointer else {
             return Ok(());
@@ -442,6 +481,7 @@ impl GenerationStore {
             incarnation: stored.incarnation.clone(),
             enrolment: stored.enrolment.clone(),
             prune: stored.prune.clone(),
+            record: stored.record.clone(),
             bundles: stored.bundles.iter().map(Listed::of).collect(),
         };
         // The second attempt is for a lost answer, or for another process that wrote first. Before

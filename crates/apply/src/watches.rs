@@ -357,7 +357,7 @@ impl Sight {
     }
 
     /// Returns how a Job has ended. A failed Job counts as ended only if Kubernetes deletes it by
-    /// itself. Any other failed Job exists until a person deletes it, so that it runs again.
+    /// itself. Any other failed Job exists until a person deletes it. Muster then creates it again.
     fn end_of(&self, object: &Value) -> Option<End> {
         if self.kind.gvk.group != "batch" || self.kind.gvk.kind != "Job" {
             return None;

@@ -32,7 +32,7 @@ const AT_A_TIME: [usize; 4] = [8, 16, 32, 64];
 const ROUNDS: usize = 5;
 /// The number of sets in the large measurement.
 const LARGE: usize = 10;
-/// The time without changes before memory is read and requests are counted.
+/// The time without changes during which requests are counted. Memory is read at its end.
 const QUIET: Duration = Duration::from_secs(130);
 
 const PER_SECOND: &str = "objects/s";

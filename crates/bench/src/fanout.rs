@@ -15,7 +15,10 @@ use crate::report::{Row, Section};
 use anyhow::{Context, ensure};
 use futures::{StreamExt as _, TryStreamExt as _};
 use muster_agent::{Arrived, Cluster, Level, TakeError, dial, follow};
-use muster_model::ids::{ClusterName, ContentHash};
+use muster_model::{
+    fleet_record::SealedRecord,
+    ids::{ClusterName, ContentHash},
+};
 use muster_pki::{Credentials, JoinToken, Key, Login, TrustBundle};
 use muster_plan::delivery::{Known, Term};
 use muster_proto::v1::{self, admin_client::AdminClient, enrolment_client::EnrolmentClient};
@@ -95,6 +98,11 @@ impl Cluster for Instantly {
         Ok(())
     }
 
+    async fn note_record(&self, record: SealedRecord) -> Result<(), TakeError> {
+        self.state().known.record = Some(record);
+        Ok(())
+    }
+
     async fn take(&self, generation: Arrived) -> Result<(), TakeError> {
         {
             let mut state = self.state();
@@ -102,6 +110,8 @@ impl Cluster for Instantly {
                 term: generation.term,
                 incarnation: generation.incarnation,
                 in_force: Some(generation.number),
+                record: generation.record,
+                is_record_foreign: false,
             };
             state.held = generation
                 .bundles

@@ -116,7 +116,7 @@ pub(crate) fn measure(_: u32) -> anyhow::Result<Section> {
         let ended = crowd.ended.load(Ordering::Relaxed);
 
         let login = Login::read(&crowd.fleet.login())?;
-        let hub: SocketAddr = login.hub.parse().context("the hub's address")?;
+        let hub: SocketAddr = login.hub.parse().context("can't parse the hub's address")?;
         let hello = Arc::new(client_hello(&login)?);
         let (tried, made) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let stop = CancellationToken::new();

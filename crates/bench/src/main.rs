@@ -39,7 +39,7 @@ struct Cli {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Choice {
-    /// Everything below
+    /// All benchmarks except `build`
     All,
     /// Objects per second into a real API server, compared with kubectl, Flux's package and bare requests
     Apply,

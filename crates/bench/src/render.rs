@@ -8,8 +8,8 @@ use std::{
 };
 
 use anyhow::Context;
-use muster_model::{bundle::Bundle, ids::Epoch, load::Loader, tree::Tree};
-use muster_plan::placement::place;
+use muster_model::{bundle::Bundle, load::Loader, tree::Tree};
+use muster_plan::placement::place_first;
 use muster_render::{Rendered, Renderer};
 use muster_testkit::scratch::Scratch;
 use serde::Deserialize;
@@ -261,7 +261,8 @@ fn render(loader: &mut Loader, renderer: &mut Renderer, tree: &Tree) -> anyhow::
     let model = loaded
         .model
         .with_context(|| format!("the fleet has problems: {:?}", loaded.problems))?;
-    let rendered = renderer.render(&model, &place(&model), Epoch(1));
+    let placed = place_first(&model);
+    let rendered = renderer.render(&model, &placed.roles, &placed.record);
     anyhow::ensure!(
         rendered.problems.is_empty(),
         "rendering found problems: {:?}",

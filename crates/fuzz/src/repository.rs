@@ -4,12 +4,12 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use muster_model::{
-    ids::{ContentHash, Epoch, ObjectId},
+    ids::{ContentHash, ObjectId},
     load::{Loaded, Loader},
     tree::{Entry, Tree},
     yaml,
 };
-use muster_plan::placement::place;
+use muster_plan::placement::place_first;
 use muster_render::Renderer;
 
 use crate::parts;
@@ -79,8 +79,8 @@ fn load(files: &BTreeMap<&str, &str>) -> Loaded {
 
 fn render(loaded: &Loaded) {
     if let Some(model) = &loaded.model {
-        let roles = place(model);
-        let _ = Renderer::default().render(model, &roles, Epoch(1));
+        let placed = place_first(model);
+        let _ = Renderer::default().render(model, &placed.roles, &placed.record);
     }
 }
 

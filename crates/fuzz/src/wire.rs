@@ -60,7 +60,7 @@ pub(crate) fn tokens(data: &[u8]) {
     let _ = TrustBundle::from_pem(text);
     let _ = Key::from_pem(text);
     let _ = Ca::from_pem(text);
-    let name: AdminName = "ada".parse().expect("a name");
+    let name: AdminName = "ada".parse().expect("`ada` is a valid name");
     let _ = CA.sign(
         text,
         &Identity::Admin(name),

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use muster_fuzz::TARGETS;
 
 #[test]
-fn every_kept_input_is_survived() {
+fn no_target_panics_on_a_stored_input() {
     let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpora");
     for (name, target) in TARGETS {
         let folder = corpora.join(name);

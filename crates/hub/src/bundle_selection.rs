@@ -17,7 +17,7 @@ use muster_render::{RenderedBundle, conflicts, scopes};
 use muster_worker::{Facts, Outcome};
 
 use crate::{
-    desired_state::{DesiredState, EPOCH, content_of},
+    desired_state::{DesiredState, content_of},
     store_schema::ListedBundle,
 };
 
@@ -83,9 +83,7 @@ fn apps_at_older_bundle(
 /// Returns a hash of a set of bundles and of the known scopes of kinds. A set that was checked and contains no object
 /// twice is remembered by this hash, so that it is not checked again.
 fn verified_as(listed: &[ListedBundle], scopes: &Scopes) -> ContentHash {
-    let mut content = content_of(EPOCH.0, &PruneOrders::default(), listed)
-        .0
-        .to_vec();
+    let mut content = content_of(0, &PruneOrders::default(), listed).0.to_vec();
     for kind in scopes.iter() {
         content.push(0);
         content.extend_from_slice(kind.as_bytes());

@@ -1,6 +1,6 @@
 //! Rotation of the fleet's CA. First everybody learns to trust both CAs and gets a certificate of the new one; then the
-//! old one is dropped. Each step is one write that succeeds only if this hub leads, so a hub that is killed continues
-//! from the last step.
+//! old one is dropped. Each step is one write, so a hub that is killed continues from the last step. The write succeeds
+//! only if this hub leads.
 //!
 //! The version of the CAs, a number that only grows, shows who has moved to the new CA; clocks play no part. Each
 //! certificate is recorded with the version at which it was granted, and counts as in use once it is presented.
@@ -28,8 +28,8 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The time before the expiry of the CA from which the status warns of it.
 const TOLD_BEFORE: Duration = Duration::from_secs(180 * 24 * 60 * 60);
-/// The age of a rotation, in seconds, from which the status shows how many still need the old CA. Every connected
-/// agent has renewed its certificate by then, even if it ignored the request to do so.
+/// The age of a rotation, in seconds, from which the status shows how many still need the old CA. By then, every
+/// connected agent has renewed a certificate of the default lifetime, even if it ignored the request to do so.
 const WAITED: u64 = 24 * 60 * 60;
 
 /// The state of the CAs apart from their keys.

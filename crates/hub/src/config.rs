@@ -28,6 +28,8 @@ pub struct HubConfig {
     pub agent_lifetime: Duration,
     /// The time after its expiry during which an agent's certificate can still be renewed.
     pub renewal_grace: Duration,
+    /// The time for which a hub waits after its start for clusters that have joined, before it places a first writer.
+    pub heard_within: Duration,
     /// The program that reads and renders commits.
     pub worker: Program,
     /// The limits of that program's time and memory.
@@ -50,6 +52,7 @@ impl HubConfig {
             hook_token: None,
             agent_lifetime: AGENT_LIFETIME,
             renewal_grace: muster_pki::RENEWAL_GRACE,
+            heard_within: HEARD_WITHIN,
             worker,
             limits: Limits::default(),
         }
@@ -72,6 +75,8 @@ impl HubConfig {
 pub const STORE_FILE: &str = "hub.db";
 /// The name of the login's file in the state directory.
 pub const LOGIN_FILE: &str = "admin.yaml";
+/// The default of [`HubConfig::heard_within`]. Agents connect again within 15 s.
+pub const HEARD_WITHIN: Duration = Duration::from_secs(30);
 /// The default lifetime of an agent's certificate.
 pub const AGENT_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// The name of the file in the state directory that lists removed instances and logins. Backups do not contain it, so

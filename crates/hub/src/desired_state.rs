@@ -6,19 +6,19 @@ use std::{
 };
 
 use muster_model::{
-    ids::{ClusterName, ContentHash, Epoch, Generation},
+    fleet_record::{FleetRecord, SealedRecord},
+    ids::{ClusterName, ContentHash, Generation},
     policy::PruneOrders,
 };
 use muster_plan::delivery::{Numbered, number_for};
 use muster_store::Store;
 
 use crate::{
+    fleet_record::Stored,
+    leadership::Leadership,
     store_schema::{self, DesiredRecord, InForce, ListedBundle, RecordError},
     unconfirmed::{NOTHING, Unconfirmed},
 };
-
-/// The fleet's epoch, which is constant until roles can move between clusters.
-pub(crate) const EPOCH: Epoch = Epoch(1);
 
 /// The desired state of one cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,9 @@ pub(crate) struct FleetState {
     pub(crate) unconfirmed: Arc<Unconfirmed>,
     pub(crate) in_force: Arc<InForce>,
     pub(crate) desired: BTreeMap<ClusterName, Arc<DesiredState>>,
+    pub(crate) record: Arc<FleetRecord>,
+    /// The record as it is sent to agents.
+    pub(crate) sealed: Arc<SealedRecord>,
 }
 
 /// Returns the hash of a generation's content.
@@ -65,6 +68,14 @@ impl DesiredState {
             commit: self.commit.clone(),
             epoch: self.epoch,
             prune: self.prune.clone(),
+        }
+    }
+
+    /// Returns the same content under the next number, for an agent that has lost the content of generation `in_force`.
+    pub(crate) fn repeated(&self, in_force: Option<Numbered>) -> Self {
+        Self {
+            number: number_for(self.number, in_force),
+            ..self.clone()
         }
     }
 
@@ -93,7 +104,10 @@ impl DesiredState {
 }
 
 /// Loads the fleet's state from the store. It is in force until the repository has been read.
-pub(crate) async fn load(store: &dyn Store) -> Result<FleetState, RecordError> {
+pub(crate) async fn load(
+    store: &dyn Store,
+    leadership: &Leadership,
+) -> Result<FleetState, RecordError> {
     let in_force = match store_schema::read::<InForce>(store, store_schema::IN_FORCE).await? {
         Some((record, _)) => Arc::new(record),
         None => Arc::default(),
@@ -136,6 +150,8 @@ pub(crate) async fn load(store: &dyn Store) -> Result<FleetState, RecordError> {
         desired.insert(cluster, Arc::new(state));
     }
     let unconfirmed = Arc::new(Unconfirmed::load(store).await?);
+    let record = Arc::new(Stored::load(store, &in_force, &desired).await?.record);
+    let sealed = Arc::new(leadership.seal(&record));
     Ok(FleetState {
         current: false,
         failed: None,
@@ -143,6 +159,8 @@ pub(crate) async fn load(store: &dyn Store) -> Result<FleetState, RecordError> {
         unconfirmed,
         in_force,
         desired,
+        record,
+        sealed,
     })
 }
 

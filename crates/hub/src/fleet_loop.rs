@@ -6,18 +6,20 @@ mod numbering;
 mod transaction;
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use muster_git::RepoView;
 use muster_model::{
-    ids::{AppName, ContentHash, ObjectId},
+    fleet_record::{FleetRecord, Writer},
+    ids::{AppName, ClusterName, ContentHash, ObjectId},
     tree::Snapshot,
 };
 use muster_runtime::{backoff::Backoff, log::Chain};
 use muster_store::{CommitError, Store};
-use muster_worker::{Outcome, WorkError, Worker};
+use muster_worker::{Outcome, WorkError, Worker, Writers};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -25,11 +27,21 @@ use self::bring_in::RenderCache;
 use crate::{
     blobs::Blobs,
     desired_state::FleetState,
+    fleet_record::{Stored, without_gone},
     leadership::Leadership,
     metrics::Metrics,
     observed::Observed,
     store_schema::{self, RecordError},
+    unconfirmed::Unconfirmed,
 };
+
+/// A commit that was read and rendered, with the stored fleet record at that time.
+pub(crate) struct Worked {
+    outcome: Outcome,
+    stored: Stored,
+    /// The record with which the commit was rendered: the stored one without the writers of apps that are gone.
+    base: FleetRecord,
+}
 
 /// The channel on which the loop publishes the fleet's state.
 pub(crate) type Published = watch::Sender<Arc<FleetState>>;
@@ -57,6 +69,14 @@ pub(crate) enum FleetError {
     /// Another hub leads, and nothing was written.
     #[error("this hub no longer leads")]
     NotLeading,
+    /// Somebody changed the fleet record while a commit was processed with it.
+    #[error("the fleet record has changed; the commit is processed again")]
+    RecordChanged,
+    /// A commit would move or remove a writer. Placement never allows that, so this is a bug.
+    #[error(
+        "the commit would move the writer of app `{0}`, which is a bug in Muster; nothing has changed"
+    )]
+    MovedWriter(AppName),
     /// The worker that reads and renders the commit failed.
     #[error("the commit can't be read and rendered")]
     Work(#[from] WorkError),
@@ -75,11 +95,16 @@ pub(crate) struct FleetLoop {
     pub(crate) published: Arc<Published>,
     pub(crate) metrics: Metrics,
     pub(crate) worker: Worker,
+    /// When this hub has waited long enough for its clusters to place a first writer.
+    pub(crate) heard_by: Instant,
 }
 
 /// The time for which a commit is in progress before a newer commit may interrupt it. Finished renderings of the
 /// interrupted commit are not lost.
 const SUPERSEDE_AFTER: Duration = Duration::from_secs(5);
+
+/// How often the hub checks whether clusters have connected that it waits for before it places a first writer.
+const FROZEN_LOOK: Duration = Duration::from_secs(5);
 
 /// The first and the longest pause before a failed commit is retried.
 const RETRY_DELAYS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -90,7 +115,7 @@ impl FleetLoop {
         let mut render_cache = RenderCache::default();
         let mut done: Option<ObjectId> = None;
         // The last commit that was rendered but could not be written.
-        let mut unwritten: Option<(ObjectId, Outcome)> = None;
+        let mut unwritten: Option<(ObjectId, Worked)> = None;
         let mut again_after = Backoff::new(RETRY_DELAYS.0, RETRY_DELAYS.1);
         let mut interrupted = false;
         let mut lead = self.leadership.watch();
@@ -99,6 +124,8 @@ impl FleetLoop {
         // Drop the initial notifications: the first iteration reads all approvals and unconfirmed clusters anyway.
         let _ = approvals.changes().await;
         let _ = unconfirmed.changes().await;
+        let mut record = self.store.watch(store_schema::FLEET_RECORD);
+        let _ = record.changes().await;
         loop {
             let snapshot = {
                 let view = self.views.borrow_and_update();
@@ -107,12 +134,13 @@ impl FleetLoop {
                 view.snapshot.clone().filter(|_| view.state.asked)
             };
             let leads = lead.borrow_and_update().is_some();
+            self.reseal();
             let mut failed = None;
             if let Some(snapshot) = snapshot.filter(|s| leads && done != Some(s.commit)) {
                 let started = Instant::now();
                 let commit = snapshot.commit;
                 let worked = match unwritten.take().filter(|(of, _)| *of == commit) {
-                    Some((_, outcome)) => Ok(Some(outcome)),
+                    Some((_, worked)) => Ok(Some(worked)),
                     None => tokio::select! {
                         worked = self.work(&snapshot, interrupted) => worked,
                         () = stop.cancelled() => {
@@ -123,12 +151,18 @@ impl FleetLoop {
                 };
                 interrupted = matches!(worked, Ok(None));
                 let brought = match worked {
-                    Ok(Some(outcome)) => {
-                        let brought = self.bring_in(&mut render_cache, &snapshot, &outcome).await;
-                        if brought.is_err() {
-                            unwritten = Some((commit, outcome));
+                    Ok(Some(worked)) => {
+                        match self.bring_in(&mut render_cache, &snapshot, &worked).await {
+                            Err(FleetError::RecordChanged) => {
+                                done = None;
+                                continue;
+                            }
+                            Err(error) => {
+                                unwritten = Some((commit, worked));
+                                Err(error)
+                            }
+                            Ok(()) => Ok(()),
                         }
-                        brought
                     }
                     // A newer commit interrupted it, and is next.
                     Ok(None) => continue,
@@ -161,6 +195,7 @@ impl FleetLoop {
                     }
                 }
             }
+            let frozen = self.frozen(&self.published.borrow().unconfirmed).is_some();
             let again = self.worker.again();
             let again = async {
                 match again {
@@ -185,6 +220,18 @@ impl FleetLoop {
                     Some(_) => done = None,
                     None => return,
                 },
+                // The loop's own changes are published already.
+                changed = record.changes() => match changed {
+                    Some(_) => if !self.published.borrow().current || self.is_other_record().await {
+                        done = None;
+                        unwritten = None;
+                    },
+                    None => return,
+                },
+                () = tokio::time::sleep(FROZEN_LOOK), if frozen => if self.frozen(&self.published.borrow().unconfirmed).is_none() {
+                    done = None;
+                    unwritten = None;
+                },
                 () = tokio::time::sleep(failed.unwrap_or_default()), if failed.is_some() => {}
             }
         }
@@ -196,7 +243,16 @@ impl FleetLoop {
         &mut self,
         snapshot: &Snapshot,
         interrupted: bool,
-    ) -> Result<Option<Outcome>, FleetError> {
+    ) -> Result<Option<Worked>, FleetError> {
+        let stored = {
+            let state = self.published.borrow().clone();
+            Stored::load(self.store.as_ref(), &state.in_force, &state.desired).await?
+        };
+        let base = self.without_gone(&stored.record);
+        let writers = Writers {
+            record: base.clone(),
+            frozen: self.frozen(&Unconfirmed::load(self.store.as_ref()).await?),
+        };
         let mut views = self.views.clone();
         let newer = async {
             if interrupted {
@@ -213,10 +269,99 @@ impl FleetLoop {
         };
         let commit = snapshot.commit.to_string();
         let ended = self.worker.ended();
-        let worked = self.worker.work(&commit, &snapshot.tree, newer).await;
+        let worked = self
+            .worker
+            .work(&commit, &snapshot.tree, &writers, newer)
+            .await;
         self.metrics
             .workers_ended
             .inc_by(self.worker.ended() - ended);
-        Ok(worked?)
+        Ok(worked?.map(|outcome| Worked {
+            outcome,
+            stored,
+            base,
+        }))
     }
+
+    /// Returns true if the store has another fleet record than the published one.
+    async fn is_other_record(&self) -> bool {
+        let state = self.published.borrow().clone();
+        let stored = Stored::load(self.store.as_ref(), &state.in_force, &state.desired).await;
+        stored.map_or(true, |stored| stored.record != *state.record)
+    }
+
+    /// Returns the record without the writers of apps that have left the repository and of which their cluster has
+    /// reported that nothing is left.
+    fn without_gone(&self, record: &FleetRecord) -> FleetRecord {
+        let state = self.published.borrow().clone();
+        let is_gone = |app: &AppName, writer: &Writer| {
+            let apps = &state.in_force.apps;
+            let desired = state.desired.get(&writer.cluster);
+            let level = self.observed.get(&writer.cluster);
+            let Some((desired, level)) = desired.zip(level).filter(|_| state.current) else {
+                return false;
+            };
+            let is_listed = apps.iter().any(|listed| listed.name == *app)
+                || desired.bundles.iter().any(|listed| listed.app == *app);
+            let is_reported = level.heard
+                && level.settled
+                && level.cut.is_none()
+                && level.in_force == Some(desired.number);
+            !is_listed && is_reported && !level.apps.contains_key(app.as_str())
+        };
+        without_gone(record, is_gone)
+    }
+
+    /// Returns why no app may get its first writer now: this hub's state may be older than the fleet, and a cluster that
+    /// was not heard may know who writes. For a moment after its start, a hub expects that of any state: its volume may
+    /// have been rolled back without a word.
+    fn frozen(&self, unconfirmed: &Unconfirmed) -> Option<String> {
+        let left = self.heard_by.saturating_duration_since(Instant::now());
+        let is_new = !left.is_zero() && !self.observed.is_answered();
+        if !unconfirmed.is_whole() && !is_new {
+            return None;
+        }
+        let silent = match unconfirmed.is_whole() {
+            true => silent(&self.observed, &self.published.borrow()),
+            false => self.observed.silent(),
+        };
+        let first = silent.first()?;
+        let more = match silent.len() {
+            1 => String::new(),
+            all => format!(" and {} more", all - 1),
+        };
+        Some(match unconfirmed.is_whole() {
+            true => format!(
+                "this hub's state may be older than the fleet, and cluster {first}{more} may know who writes but was not \
+                 heard. Connect it, or run `muster hub confirm`"
+            ),
+            false => format!(
+                "this hub has just started and has not heard cluster {first}{more} yet. It waits for at most {} s more",
+                left.as_secs() + 1
+            ),
+        })
+    }
+
+    /// Seals the published record again after a change of the fleet's key.
+    fn reseal(&self) {
+        self.published.send_if_modified(|state| {
+            let sealed = self.leadership.seal(&state.record);
+            let changes = *state.sealed != sealed;
+            if changes {
+                let mut changed = FleetState::clone(state);
+                changed.sealed = Arc::new(sealed);
+                *state = Arc::new(changed);
+            }
+            changes
+        });
+    }
+}
+
+/// Returns the clusters that were not heard, among them those of the commit in force as which no agent has joined as
+/// far as this hub knows.
+pub(crate) fn silent(observed: &Observed, state: &FleetState) -> BTreeSet<ClusterName> {
+    let mut silent = observed.silent();
+    let clusters = state.in_force.clusters.iter().map(|(name, _)| name);
+    silent.extend(clusters.filter(|name| !observed.has_joined(name)).cloned());
+    silent
 }

@@ -2,15 +2,18 @@
 
 mod status;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use muster_git::RepoView;
-use muster_model::problem::Problem;
+use muster_model::{ids::ClusterName, problem::Problem};
 use muster_proto::v1;
 use tokio::sync::watch;
 
 use crate::{
-    authority::Authority, fleet_loop::Published, leadership::Leadership, observed::Observed,
+    authority::Authority,
+    fleet_loop::{Published, silent},
+    leadership::Leadership,
+    observed::Observed,
     store_schema::timestamp,
 };
 
@@ -24,6 +27,12 @@ pub(crate) struct FleetView {
 }
 
 impl FleetView {
+    /// Returns the clusters that may know a writer that the hub does not know, and that were not heard. While the hub's
+    /// whole state is unconfirmed, a cluster may have joined after the state was stored.
+    pub(crate) fn silent(&self) -> BTreeSet<ClusterName> {
+        silent(&self.observed, &self.published.borrow())
+    }
+
     /// Returns the current status of the fleet, or of the requested clusters and apps.
     pub(crate) fn status(&self, request: &v1::StatusRequest) -> v1::Status {
         let state = self.published.borrow().clone();

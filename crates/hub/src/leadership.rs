@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use muster_model::fleet_record::{FleetRecord, SealedRecord};
 use muster_pki::TermKey;
 use muster_plan::delivery::{Known, Proof, Term};
 use muster_store::{CommitError, Expected, Store, Txn};
@@ -90,6 +91,18 @@ impl Leadership {
         } = known.term;
         let key = self.key.read().unwrap_or_else(PoisonError::into_inner);
         key.holds(number, nonce, &known.incarnation, &proof.0)
+    }
+
+    /// Returns a record with the proof that a hub of this fleet wrote it.
+    pub(crate) fn seal(&self, record: &FleetRecord) -> SealedRecord {
+        let key = self.key.read().unwrap_or_else(PoisonError::into_inner);
+        SealedRecord::new(record, |content| key.prove_record(content))
+    }
+
+    /// Returns true if a hub of this fleet wrote the record that an agent shows.
+    pub(crate) fn holds_record(&self, shown: &SealedRecord) -> bool {
+        let key = self.key.read().unwrap_or_else(PoisonError::into_inner);
+        key.holds_record(shown.content.as_bytes(), &shown.proof)
     }
 
     /// Proves terms with another key from now on. Takes a new term, so that every older term and its proof are

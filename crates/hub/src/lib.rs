@@ -11,6 +11,7 @@ mod connection_limit;
 mod desired_state;
 mod fleet_loop;
 mod fleet_metrics;
+mod fleet_record;
 mod fleet_view;
 mod leadership;
 mod logins;
@@ -26,7 +27,13 @@ mod store_schema;
 mod unconfirmed;
 mod webhook;
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use fleet_loop::FleetLoop;
 use fleet_view::FleetView;
@@ -52,12 +59,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 pub use authority::AuthorityError;
-pub use config::{AGENT_LIFETIME, HubConfig, LOGIN_FILE, STORE_FILE};
+pub use config::{AGENT_LIFETIME, HEARD_WITHIN, HubConfig, LOGIN_FILE, STORE_FILE};
 pub use leadership::LeadError;
 pub use maintenance::maintain;
 pub use store_schema::RecordError;
 
-/// The file in the state directory in which the worker notes the commit that is in progress.
+/// The file in the state directory in which the hub notes the commit that is in progress.
 const WORKING_FILE: &str = "working.json";
 /// The lifetime of the login for people on the hub's own machine. The hub replaces it at every start, and when half
 /// of this time has passed.
@@ -195,12 +202,12 @@ pub async fn run(
     authority.after_restore().await?;
     authority.still_removed().await?;
     let tls = authority.server_tls()?;
-    let state = desired_state::load(store.as_ref()).await?;
     let observed = Arc::new(Observed::load(store.as_ref()).await?);
     for (cluster, instance, _) in authority.joined().await? {
         observed.expect(&cluster, instance);
     }
     let leadership = Arc::new(Leadership::begin(Arc::clone(&store), authority.term_key()).await?);
+    let state = desired_state::load(store.as_ref(), &leadership).await?;
     let blobs = Arc::new(blobs::Blobs::new(Arc::clone(&store)));
     let published = Arc::new(watch::Sender::new(Arc::new(state)));
 
@@ -223,6 +230,7 @@ pub async fn run(
             config.limits,
             Some(config.state_dir.join(WORKING_FILE)),
         ),
+        heard_by: Instant::now() + config.heard_within,
     };
     shutdown.spawn_vital("fleet", fleet.run(stop.clone()));
     let keeping = Arc::clone(&observed).keep(Arc::clone(&store), stop.clone());
@@ -285,7 +293,7 @@ pub async fn run(
     let incoming = server::Incoming { certified, guests };
     let accepting = server::accept(grpc, tls, metrics, incoming, stop.clone());
     shutdown.spawn_vital("connections", accepting);
-    // Callers without a certificate can enrol; every other call tells them to do so.
+    // Callers without a certificate can only enrol; every other call is refused and says what the caller needs.
     let for_strangers = tonic::transport::Server::builder()
         .initial_stream_window_size(SMALL)
         .initial_connection_window_size(SMALL)

@@ -135,7 +135,7 @@ impl Metrics {
         );
         registry.register(
             "commit_seconds",
-            "Seconds from a new commit to its generations in the store",
+            "Seconds from the start of processing a commit to its generations in the store",
             metrics.commit_seconds.clone(),
         );
         registry.register(

@@ -5,7 +5,10 @@ mod recreations;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -30,6 +33,8 @@ const WRITE_EVERY: Duration = Duration::from_secs(5);
 pub(crate) struct Level {
     pub(crate) instance: Option<InstanceId>,
     pub(crate) connected: bool,
+    /// True if its agent is connected and has no writer in its fleet record that the hub lacks.
+    pub(crate) heard: bool,
     /// The time of the last contact, in seconds since 1970.
     pub(crate) last_seen: u64,
     pub(crate) version: String,
@@ -55,6 +60,9 @@ pub(crate) struct Observed {
     dirty: Mutex<BTreeSet<ClusterName>>,
     /// The recreations that are not in the audit log yet.
     recreations: Mutex<Recreations>,
+    /// The clusters that were removed before they were heard.
+    removed_unheard: Mutex<BTreeSet<ClusterName>>,
+    is_answered: AtomicBool,
     changed: watch::Sender<u64>,
     write: Notify,
 }
@@ -93,6 +101,7 @@ impl Observed {
                 settled: report.settled,
                 cluster_scoped: report.cluster_scoped,
                 connected: false,
+                heard: false,
                 refusal: None,
                 cut: None,
             };
@@ -169,6 +178,7 @@ impl Observed {
             }
             level.settled &= level.in_force == in_force;
             level.connected = true;
+            level.heard = false;
             level.refusal = None;
             level.last_seen = now();
             level.instance = Some(instance.clone());
@@ -192,6 +202,7 @@ impl Observed {
         if lock(&self.levels).contains_key(cluster) {
             self.update(cluster, |level| {
                 level.connected = false;
+                level.heard = false;
                 level.last_seen = now();
             });
         }
@@ -199,7 +210,10 @@ impl Observed {
 
     /// Forgets a cluster that was removed.
     pub(crate) fn forget(&self, cluster: &ClusterName) {
-        lock(&self.levels).remove(cluster);
+        let removed = lock(&self.levels).remove(cluster);
+        if removed.is_some_and(|level| level.instance.is_some() && !level.heard) {
+            lock(&self.removed_unheard).insert(cluster.clone());
+        }
         lock(&self.recreations).forget(cluster);
         self.changed.send_modify(|count| *count += 1);
     }
@@ -207,6 +221,43 @@ impl Observed {
     /// Returns a cluster's observed state.
     pub(crate) fn get(&self, cluster: &ClusterName) -> Option<Level> {
         lock(&self.levels).get(cluster).cloned()
+    }
+
+    /// Notes that a cluster's fleet record was compared with the hub's.
+    pub(crate) fn heard(&self, cluster: &ClusterName) {
+        self.update(cluster, |level| level.heard = true);
+    }
+
+    /// Returns the clusters that have joined, also those that were removed since, and whose fleet record the hub does
+    /// not know.
+    pub(crate) fn silent(&self) -> BTreeSet<ClusterName> {
+        let mut silent = lock(&self.removed_unheard).clone();
+        let levels = lock(&self.levels);
+        let unheard = levels
+            .iter()
+            .filter(|(_, level)| level.instance.is_some() && !level.heard);
+        silent.extend(unheard.map(|(cluster, _)| cluster.clone()));
+        silent.retain(|cluster| levels.get(cluster).is_none_or(|level| !level.heard));
+        silent
+    }
+
+    /// Notes that a person has answered for the clusters that were not heard.
+    pub(crate) fn answered(&self) {
+        lock(&self.removed_unheard).clear();
+        self.is_answered.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns true if a person has answered for the clusters that were not heard, in this process.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.is_answered.load(Ordering::Relaxed)
+    }
+
+    /// Returns true if an agent has ever joined as this cluster.
+    pub(crate) fn has_joined(&self, cluster: &ClusterName) -> bool {
+        let levels = lock(&self.levels);
+        levels
+            .get(cluster)
+            .is_some_and(|level| level.instance.is_some())
     }
 
     /// Returns a watch that fires on every change.

@@ -186,9 +186,11 @@ impl Sessions {
         // The cluster may have been removed before this stream was registered, so that the removal did not end it.
         if let Err(error) = admit(self.store.as_ref(), &caller.cluster, &caller.instance).await {
             self.leave(&caller.cluster, id);
-            let _ = outgoing
-                .send(Err(Status::permission_denied(error.to_string())))
-                .await;
+            let why = error.to_string();
+            if let Some(reason) = error.refusal() {
+                self.metrics.refuse(reason, &who, &why);
+            }
+            let _ = outgoing.send(Err(Status::permission_denied(why))).await;
             return;
         }
         self.metrics.agents.inc();

@@ -22,6 +22,8 @@ pub(crate) const CA_NEXT: &str = "ca/next";
 pub(crate) const CA_STATE: &str = "ca/state";
 /// The [`Term`] of the hub that leads.
 pub(crate) const TERM: &str = "hub/term";
+/// The [`muster_model::fleet_record::FleetRecord`].
+pub(crate) const FLEET_RECORD: &str = "fleet/record";
 /// The [`InForce`] commit.
 pub(crate) const IN_FORCE: &str = "repo/in-force";
 /// Prefix of [`DesiredRecord`]s by cluster.
@@ -256,7 +258,7 @@ pub(crate) struct ApprovalRecord {
     pub(crate) reason: String,
 }
 
-/// An entry of the audit log: something that a person ordered, or that can't be undone.
+/// An entry of the audit log, such as a person's order, a new login, a refused agent or a recreated object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AuditRecord {
     pub(crate) at: u64,
@@ -350,7 +352,7 @@ pub(crate) async fn turn(store: &dyn Store, txn: Txn, key: String) -> Result<Txn
         .put(key, encode(&(count + 1))))
 }
 
-/// The leading term with its revision in the store. Every write of a leader requires that revision.
+/// The leading term with its revision in the store. Every write that only the leader may do requires that revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Lead {
     pub(crate) term: Term,

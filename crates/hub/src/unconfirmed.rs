@@ -2,7 +2,7 @@
 //! backup or an agent proved that it has seen something newer. Until a person confirms the state, nothing is deleted
 //! there without approval.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use muster_model::{ids::ClusterName, policy::PruneBudget, problem::Problem};
 use muster_store::{CommitError, Expected, Store, Txn};
@@ -79,6 +79,11 @@ impl Unconfirmed {
         Ok(unconfirmed)
     }
 
+    /// Returns true if the whole store is unconfirmed.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.whole.is_some()
+    }
+
     /// Returns true if a cluster is unconfirmed.
     pub(crate) fn is(&self, cluster: &ClusterName) -> bool {
         self.whole.is_some() || self.clusters.contains_key(cluster)
@@ -98,6 +103,19 @@ impl Unconfirmed {
             .collect()
     }
 
+    /// Returns the same reasons, and the clusters that were not heard, which may know a newer fleet record.
+    pub(crate) fn texts_with(&self, silent: &BTreeSet<ClusterName>) -> Vec<String> {
+        let mut texts = self.texts();
+        if !silent.is_empty() {
+            let names: Vec<&str> = silent.iter().map(ClusterName::as_str).collect();
+            texts.push(format!(
+                "not heard, so that nobody knows whether they have a newer fleet record: {}",
+                names.join(", ")
+            ));
+        }
+        texts
+    }
+
     pub(crate) fn problems(&self) -> Vec<Problem> {
         let problem = |why: String| {
             Problem::of_hub(
@@ -115,15 +133,18 @@ pub(crate) const NOTHING: PruneBudget = PruneBudget {
     percent: 0,
 };
 
-/// Removes all marks, because a person has confirmed the state. Returns their number.
+/// Removes all marks, because a person has confirmed the state, and answers for the clusters in `silent`, which were not
+/// heard. Returns the number of reasons that were confirmed.
 pub(crate) async fn confirm(
     store: &dyn Store,
     lead: Lead,
     who: &str,
     reason: &str,
+    silent: &BTreeSet<ClusterName>,
 ) -> Result<usize, ConfirmError> {
-    let texts = Unconfirmed::load(store).await?.texts();
-    if texts.is_empty() {
+    let unconfirmed = Unconfirmed::load(store).await?;
+    let texts = unconfirmed.texts_with(silent);
+    if unconfirmed == Unconfirmed::default() {
         return Ok(0);
     }
     let mut txn = Txn::new().when(store_schema::TERM, Expected::Revision(lead.revision));

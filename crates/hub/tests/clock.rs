@@ -20,7 +20,7 @@ use muster_worker::Program;
 const DAY: i64 = 24 * 60 * 60;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_hub_made_by_a_wrong_clock_is_made_anew() -> anyhow::Result<()> {
+async fn what_the_hub_made_under_a_wrong_clock_is_replaced() -> anyhow::Result<()> {
     let repo = GitRepo::new()?;
     let files = repository::fleet("clock", "{}", [("one", "west")]);
     repo.publish("begin", &listed(&files))?;

@@ -108,7 +108,7 @@ macro_rules! label {
 }
 
 label!(
-    /// The name of a region, a group of clusters that fail together and are drained together.
+    /// The name of a region, a group of clusters that fail together.
     RegionName,
     "region name"
 );
@@ -276,7 +276,7 @@ impl ContentHash {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// The app serves here, as in every other region.
+    /// The app serves in this region, as in every other region where it is placed.
     Active,
     /// The app is the only writer.
     Primary,

@@ -187,7 +187,7 @@ pub struct AppSpec {
     #[serde(default)]
     #[schemars(regex(pattern = "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"), extend("patternErrorMessage" = "a namespace has 1 to 63 lower-case letters, digits and '-'"))]
     pub namespace: Option<String>,
-    /// Where the app runs; in every cluster if not set.
+    /// Where the app may run; in any cluster if not set.
     #[serde(default)]
     pub placement: Placement,
     /// Apps that are applied before this one in each cluster.

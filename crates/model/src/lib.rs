@@ -5,6 +5,7 @@ pub mod agent_records;
 pub mod bundle;
 mod decode;
 pub mod expression;
+pub mod fleet_record;
 pub mod health;
 pub mod ids;
 pub mod kinds;

@@ -1,7 +1,7 @@
 //! Turns the files of a repository into a checked [`Model`], and reports all problems together.
 //!
-//! A problem in an app blocks only that app. A problem in the fleet, a tier, a region or a cluster blocks
-//! the whole commit.
+//! A problem in an app blocks only that app. A problem in the fleet, a tier, a region, a cluster, a health rule or
+//! a file of `lib/` blocks the whole commit.
 
 mod apps;
 mod rules;
@@ -25,7 +25,7 @@ use crate::{
     yaml::{self, Node, Pos, Yaml},
 };
 
-/// A file whose text is used verbatim.
+/// A text file of the repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextFile {
     /// The path from the repository's root.

@@ -67,29 +67,39 @@ pub(crate) async fn join_token(
 /// Runs `muster cluster remove NAME`. Returns true if an agent had joined.
 pub(crate) async fn remove(
     mut client: Client,
-    cluster: &str,
+    request: v1::RemoveClusterRequest,
     output: Output,
 ) -> anyhow::Result<bool> {
-    let request = v1::RemoveClusterRequest {
-        cluster: cluster.to_owned(),
-    };
-    let removed = client
-        .remove_cluster(request)
-        .await
-        .map_err(said)?
-        .into_inner()
-        .revoked;
+    let (cluster, lose_writers) = (request.cluster.clone(), request.lose_writers);
+    let answer = client.remove_cluster(request).await.map_err(said)?;
+    let v1::RemoveClusterResponse {
+        revoked: removed,
+        writers,
+    } = answer.into_inner();
     match output {
-        Output::Table if removed == 0 => print(&format!("no agent has joined as {cluster}\n")),
-        Output::Table => print(&format!(
-            "{cluster}: {removed} enrolment{} revoked. Its workloads keep running. Remove its document from the fleet repository yourself.\n",
-            if removed == 1 { "" } else { "s" }
-        )),
+        Output::Table => {
+            print(&match removed {
+                0 => format!("no agent has joined as {cluster}\n"),
+                1 => format!("{cluster}: 1 enrolment revoked. Its workloads keep running.\n"),
+                more => {
+                    format!("{cluster}: {more} enrolments revoked. Its workloads keep running.\n")
+                }
+            });
+            print(&match writers.is_empty() {
+                true => "Remove its document from the fleet repository yourself.\n".to_owned(),
+                false => format!(
+                    "It still holds the writer of {}, so no other cluster becomes the primary. Let it join again with \
+                     `muster cluster join-token {cluster}`. If its data is lost, remove its document from the fleet \
+                     repository, then run `muster cluster remove {cluster} --override writers --reason TEXT`.\n",
+                    writers.join(", ")
+                ),
+            });
+        }
         Output::Json | Output::Yaml => {
-            output.document(&json!({"cluster": cluster, "revoked": removed}))
+            output.document(&json!({"cluster": cluster, "revoked": removed, "writers": writers}))
         }
     }
-    Ok(removed > 0)
+    Ok(removed > 0 || lose_writers)
 }
 
 /// Runs `muster hub confirm`. Returns true if nothing is left to confirm.
@@ -129,7 +139,7 @@ pub(crate) async fn confirm(
                 }
             }
             if !agreed(
-                "Is the fleet as it should be, and may clusters delete objects within their budgets again",
+                "Is the fleet as it should be, and may clusters delete objects within their budgets and apps get their first writers again",
             )? {
                 anstream::eprintln!("nothing was confirmed");
                 return Ok(false);

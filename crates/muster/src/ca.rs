@@ -52,8 +52,8 @@ pub(crate) async fn rotate(
             "Replace the fleet's CA",
             "Agents and logins get certificates of a new CA automatically, and the clusters keep running. When all \
              have one, the old CA is no longer trusted. This can't be undone: agents and people with a new \
-             certificate do not trust a hub that is restored from an older backup. Take one backup now, and one when \
-             the replacement has finished."
+             certificate do not trust a hub that is restored from an older backup. Take one backup when the \
+             replacement has begun, and one when it has finished."
                 .to_owned(),
         ),
         (true, false) => (

@@ -160,11 +160,13 @@ fn app_grid(apps: &[App], terminal: Terminal) -> Grid {
         "TIER",
         "MODE",
         "OWNER",
+        "WRITER",
         "CLUSTERS SYNCED",
         "BLOCKED",
     ])
     .spare(&["OWNER", "MODE", "TIER"]);
     for app in apps {
+        let writer = app.writer.as_ref();
         let held = if app.held {
             Cell::new(Tone::Bad, "yes")
         } else {
@@ -175,6 +177,7 @@ fn app_grid(apps: &[App], terminal: Terminal) -> Grid {
             Cell::or_dash(Some(&app.tier)),
             Cell::or_dash(Some(&app.mode)),
             Cell::or_dash(Some(&one_line(&app.owner))),
+            Cell::or_dash(writer.map(|writer| writer.cluster.as_str())),
             synced(terminal, app.synced, app.clusters),
             held,
         ]);
@@ -203,7 +206,7 @@ struct Object {
     namespace: String,
     name: String,
     uid: String,
-    /// The object's state: `Pending`, `Applied`, `Waiting`, `Failed`, `Drifted` or `Leaving`.
+    /// The object's state: `Pending`, `Applied`, `Waiting`, `Failed`, `Approval`, `LeftAlone`, `Drifted` or `Leaving`.
     state: String,
     /// The object's health, in Argo CD's words.
     health: String,

@@ -216,6 +216,13 @@ enum AdminCommand {
     },
 }
 
+/// A check that a person may override.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Guardrail {
+    /// A cluster that is removed keeps the writers of apps that it holds.
+    Writers,
+}
+
 #[derive(Debug, Subcommand)]
 enum AppCommand {
     /// Show which objects of an app are pending approval and why, and approve exactly those.
@@ -235,9 +242,18 @@ enum ClusterCommand {
         valid: Option<Span>,
     },
     /// Revoke every certificate of a cluster's agents and close their connections.
+    ///
+    /// The cluster keeps the writers of apps that it holds, until you say that they are lost.
     Remove {
         /// The cluster.
         name: String,
+        /// Take the writers of apps from it. You answer for it that none of them runs there any more, and that their
+        /// data there is lost. Each app gets a new writer in the first region that the fleet repository names.
+        #[arg(long = "override", value_name = "GUARDRAIL", requires = "reason")]
+        overridden: Option<Guardrail>,
+        /// The reason for the override, for the audit log.
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
     },
 }
 
@@ -374,8 +390,18 @@ async fn run_connected(
         Command::Cluster(ClusterCommand::JoinToken { name, valid }) => {
             admin::join_token(connect().await?, &name, valid, output).await?;
         }
-        Command::Cluster(ClusterCommand::Remove { name }) => {
-            return admin::remove(connect().await?, &name, output).await;
+        Command::Cluster(ClusterCommand::Remove {
+            name,
+            overridden,
+            reason,
+        }) => {
+            let lose_writers = overridden == Some(Guardrail::Writers);
+            let request = muster_proto::v1::RemoveClusterRequest {
+                cluster: name,
+                lose_writers,
+                reason: reason.unwrap_or_default(),
+            };
+            return admin::remove(connect().await?, request, output).await;
         }
         // `run` handles the other commands without a runtime.
         _ => {}

@@ -13,7 +13,7 @@ use muster_model::{
     yaml::to_yaml,
 };
 use muster_render::{RenderedBundle, conflicts, scopes};
-use muster_worker::{AsRole, Limits, Outcome, Worker};
+use muster_worker::{AsRole, Limits, Outcome, Worker, Writers};
 use serde_json::{Value, json};
 
 use crate::status::terminal::count;
@@ -45,7 +45,12 @@ fn check(dir: &Path, role: Option<AsRole>) -> anyhow::Result<Checked> {
     let worked = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?
-        .block_on(worker.work("", &Arc::new(tree), std::future::pending()))?;
+        .block_on(worker.work(
+            "",
+            &Arc::new(tree),
+            &Writers::default(),
+            std::future::pending(),
+        ))?;
     let outcome = worked.context("rendering was interrupted")?;
     let mut problems = outcome.problems.clone();
     problems.extend(clashes(&outcome));
@@ -57,7 +62,7 @@ fn check(dir: &Path, role: Option<AsRole>) -> anyhow::Result<Checked> {
     Ok(Checked { outcome, problems })
 }
 
-/// Returns a problem for each object that two apps of one cluster both have.
+/// Returns two problems, one of each app, for each object that two apps would both bring into a cluster.
 fn clashes(outcome: &Outcome) -> Vec<Problem> {
     let mut by_cluster: BTreeMap<&ClusterName, Vec<_>> = BTreeMap::new();
     for (cluster, bundle) in outcome.bundles.values().flatten() {
@@ -150,7 +155,7 @@ fn advice(help: Option<String>) -> String {
     help.map_or_else(String::new, |help| format!("; {help}"))
 }
 
-/// Returns the objects of every app as a cluster's agent would apply them, and true if there are no problems.
+/// Returns the objects of the requested apps as a cluster's agent would apply them, and true if no error concerns them.
 fn applied(request: &RenderRequest<'_>) -> anyhow::Result<(Vec<AppObjects>, bool)> {
     let RenderRequest {
         dir,

@@ -14,9 +14,9 @@ pub(crate) enum Output {
     /// Text for people.
     #[default]
     Table,
-    /// One JSON document.
+    /// JSON for scripts.
     Json,
-    /// One YAML document.
+    /// YAML for scripts.
     Yaml,
 }
 

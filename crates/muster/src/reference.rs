@@ -116,7 +116,7 @@ fn table<'a>(args: impl Iterator<Item = &'a Arg>) -> String {
     text
 }
 
-/// An argument as it is typed.
+/// Returns an argument as people type it, with the name of its value.
 fn spelled(arg: &Arg) -> String {
     let names = arg.get_value_names().unwrap_or_default();
     let value = names
@@ -136,7 +136,7 @@ fn spelled(arg: &Arg) -> String {
     }
 }
 
-/// One line that ends with a full stop.
+/// Returns a help text as one line of a Markdown table, with a full stop at its end.
 fn sentence(help: &str) -> String {
     let line = help.split_whitespace().collect::<Vec<_>>().join(" ");
     let line = line.replace('|', "\\|");

@@ -201,6 +201,7 @@ impl HubArgs {
             hook_token,
             agent_lifetime: self.agent_lifetime.duration.max(Duration::from_secs(10)),
             renewal_grace: self.renewal_grace.duration,
+            heard_within: muster_hub::HEARD_WITHIN,
             worker: worker()?,
             limits: Limits {
                 memory: self
@@ -259,7 +260,7 @@ pub(crate) struct AgentArgs {
     namespace: String,
     /// The only namespaces that the agent may touch.
     ///
-    /// For a service account without rights in the whole cluster. Objects in Git outside of these namespaces are
+    /// Use this for a service account that has no cluster-wide rights. Objects in Git outside of these namespaces are
     /// reported and left alone.
     #[arg(
         long,

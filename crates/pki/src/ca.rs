@@ -169,8 +169,8 @@ impl Ca {
         self.issue(&key, &common_name, vec![name], client, lifetime, now)
     }
 
-    /// Creates a key and certificate for the hub itself, valid for `lifetime` from `now`. The certificate
-    /// names [`HUB_SERVER_NAME`] and `names`: the DNS names and IP addresses that browsers use.
+    /// Creates a key and certificate for the hub itself, valid for `lifetime` from `now`. The certificate names
+    /// [`HUB_SERVER_NAME`], which Muster's own clients check, and `names`: DNS names and IP addresses of the hub.
     ///
     /// # Errors
     /// [`PkiError`] if a name is neither a DNS name nor an IP address, or if the authority has expired.

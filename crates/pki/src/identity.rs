@@ -189,8 +189,8 @@ pub fn rotate_at(not_before: SystemTime, not_after: SystemTime) -> SystemTime {
     made + lifetime * 2 / 3
 }
 
-/// Returns true if a self-issued credential must be renewed: after half of its lifetime, or if `made` is in the future.
-/// In that case the clock was wrong, and the real age is unknown.
+/// Returns true if a self-issued credential must be renewed: after half of its lifetime, or if `made` is at least
+/// [`SKEW`] in the future. In the second case the clock was wrong, and the real age is unknown.
 #[must_use]
 pub fn is_due(made: SystemTime, lifetime: Duration, now: SystemTime) -> bool {
     now.duration_since(made)

@@ -35,6 +35,14 @@ fn message(number: u64, nonce: u64, incarnation: &str) -> Vec<u8> {
     message
 }
 
+/// Returns what the proof of a fleet record is made of. No term has a message that begins like this: a term's number is
+/// never that high.
+fn record_message(content: &[u8]) -> Vec<u8> {
+    let mut message = u64::MAX.to_le_bytes().to_vec();
+    message.extend_from_slice(content);
+    message
+}
+
 impl TermKey {
     /// Returns the proof of a term: HMAC-SHA256 over the term and the incarnation of its hub's store.
     #[must_use]
@@ -43,6 +51,20 @@ impl TermKey {
         let mut proof = [0; 32];
         proof.copy_from_slice(tag.as_ref());
         proof
+    }
+
+    /// Returns the proof of a fleet record's content.
+    #[must_use]
+    pub fn prove_record(&self, content: &[u8]) -> [u8; 32] {
+        let mut proof = [0; 32];
+        proof.copy_from_slice(hmac::sign(&self.0, &record_message(content)).as_ref());
+        proof
+    }
+
+    /// Returns true if a hub of this fleet wrote the content of a fleet record.
+    #[must_use]
+    pub fn holds_record(&self, content: &[u8], proof: &[u8]) -> bool {
+        hmac::verify(&self.0, &record_message(content), proof).is_ok()
     }
 
     /// Returns true if the proof comes from this fleet. The comparison takes constant time.

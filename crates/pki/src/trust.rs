@@ -7,8 +7,8 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 use crate::{PkiError, identity::parse};
 
-/// A set of trusted certificate authorities. To rotate an authority, first add its successor on all sides,
-/// then let the hub sign with it, and remove the old one when none of its certificates is in use any more.
+/// A set of trusted certificate authorities. To replace an authority, first add its successor on all sides. Then let
+/// the hub present a certificate of the successor. Remove the old one when none of its certificates is in use any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustBundle(Vec<CertificateDer<'static>>);
 

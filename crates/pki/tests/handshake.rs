@@ -133,7 +133,7 @@ async fn an_agent_is_known_by_its_certificate() {
 }
 
 #[tokio::test]
-async fn who_enrols_comes_without_a_certificate() {
+async fn a_client_without_a_certificate_can_connect_to_enrol() {
     let Hub { ca, tls } = hub();
     assert_eq!(meet(&tls, &trust(&[&ca]), None).await.unwrap().client, None);
 }
@@ -163,7 +163,7 @@ async fn certificates_of_other_times_and_authorities_are_refused() {
 }
 
 #[tokio::test]
-async fn an_agents_certificate_makes_no_hub_and_a_hubs_no_agent() {
+async fn hubs_and_agents_cannot_use_each_others_certificates() {
     let Hub { ca, tls } = hub();
     let trust = trust(&[&ca]);
     let own = enrol(&ca, &agent("a"), now());
@@ -187,7 +187,7 @@ async fn another_fleets_hub_is_not_trusted() {
 }
 
 #[tokio::test]
-async fn a_browser_finds_the_hub_under_its_names() {
+async fn the_hubs_certificate_is_valid_for_all_its_names() {
     let ca = Ca::create(now()).unwrap();
     let names = [
         "hub.example.org".to_owned(),

@@ -27,7 +27,8 @@ pub struct Offer<B> {
 pub struct Composed<B> {
     /// The bundle to run, by app.
     pub chosen: BTreeMap<AppName, B>,
-    /// The conflicts that block apps, and the conflicts between bundles that were already in force.
+    /// The conflicts that block apps, and the conflicts about objects that the last bundles of both apps already
+    /// contain.
     pub conflicts: Vec<Conflict>,
 }
 
@@ -87,8 +88,8 @@ pub fn compose<B: Clone + PartialEq>(
     }
 }
 
-/// Turns conflicts into problems of the apps: one for each object and pair of apps, no matter how many clusters
-/// are affected. If the object's owner is known, only the other app gets a problem.
+/// Turns conflicts into problems of the apps. Both apps of a conflict get a problem, or only the other app if the
+/// object's owner is known. A conflict that occurs in several clusters gives each app only one problem.
 #[must_use]
 pub fn problems_of(conflicts: &BTreeMap<ClusterName, Vec<Conflict>>) -> Vec<Problem> {
     let mut places: BTreeMap<Clash<'_>, Vec<&ClusterName>> = BTreeMap::new();

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use muster_model::ids::{ContentHash, Generation};
+use muster_model::{
+    fleet_record::{RecordId, SealedRecord},
+    ids::{ContentHash, Epoch, Generation},
+};
 use serde::{Deserialize, Serialize};
 
 /// A hub's period of leadership. Two hubs that run on copies of one store can take the same number. They differ in
@@ -54,6 +57,11 @@ pub struct Known {
     pub incarnation: String,
     /// The generation in force; `None` if there is none yet.
     pub in_force: Option<Numbered>,
+    /// The fleet record that the agent has stored; `None` if no hub ever sent one.
+    pub record: Option<SealedRecord>,
+    /// True if the record came in an earlier enrolment, perhaps from another fleet. The agent shows it, but follows a
+    /// hub that has an older one.
+    pub is_record_foreign: bool,
 }
 
 /// Why an agent refuses a hub's term or generation.
@@ -86,6 +94,17 @@ pub enum Refusal {
     /// The generation has the same number as the one in force, but different content.
     #[error("generation {0} is in force with other content")]
     OtherContent(Generation),
+    /// The generation was made before a change of roles that the agent has seen.
+    #[error("the hub's epoch {offered} is older than {known}, which this cluster has seen")]
+    OldEpoch {
+        /// The epoch of the generation.
+        offered: Epoch,
+        /// The epoch of the agent's fleet record.
+        known: Epoch,
+    },
+    /// The generation has another epoch than its fleet record.
+    #[error("the generation of epoch {0} came without the fleet record of that epoch")]
+    NoRecord(Epoch),
 }
 
 /// Checks whether an agent accepts a hub with this term.
@@ -136,6 +155,53 @@ pub fn accept_generation(
             Err(Refusal::OtherContent(now.generation))
         }
         Some(_) | None => Ok(Acceptance::New),
+    }
+}
+
+/// Returns the fleet record that an agent stores with a generation of this epoch: the one that was sent with it, or
+/// else the one that the agent has. A hub of an earlier release sends none.
+///
+/// # Errors
+/// Returns a [`Refusal`] if the epoch is older than the agent's, or the record has another epoch.
+pub fn accept_record(
+    known: &Known,
+    sent: Option<SealedRecord>,
+    offered: Epoch,
+) -> Result<Option<SealedRecord>, Refusal> {
+    let known = known.record.clone().filter(|_| !known.is_record_foreign);
+    if let Some(known) = known.as_ref().filter(|known| known.epoch > offered) {
+        return Err(Refusal::OldEpoch {
+            offered,
+            known: known.epoch,
+        });
+    }
+    let record = sent.or(known);
+    if record.as_ref().is_some_and(|r| r.epoch != offered) {
+        return Err(Refusal::NoRecord(offered));
+    }
+    Ok(record)
+}
+
+/// What a hub does about the fleet record of an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecordMeeting {
+    /// The agent has the hub's record.
+    Same,
+    /// The agent's record is older, or it has none. The hub sends its own with the next generation.
+    Older,
+    /// The agent may know a writer that the hub does not know. The hub asks for the record, and sends the agent nothing
+    /// before it has seen it.
+    Ask,
+}
+
+/// Compares the hub's fleet record with the one that an agent names. `is_suspect` is true if the hub's store may be
+/// older than the fleet. Then also a record of a lower epoch may have what the hub has lost.
+#[must_use]
+pub fn meet_record(own: RecordId, agent: Option<RecordId>, is_suspect: bool) -> RecordMeeting {
+    match agent {
+        Some(agent) if agent == own => RecordMeeting::Same,
+        Some(agent) if is_suspect || agent.epoch >= own.epoch => RecordMeeting::Ask,
+        Some(_) | None => RecordMeeting::Older,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Field-by-field differences between a live object and its desired state, formatted for people.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use muster_model::bundle::ObjectRef;
 use serde_json::{Map, Value};
@@ -134,32 +134,51 @@ fn maps(
     }
 }
 
+/// Compares two lists that are not equal. Elements are compared by name if the names are unique in each list, and
+/// by index otherwise.
 fn lists(path: &mut String, live: &[Value], desired: &[Value], to: &mut Vec<Change>) {
-    let name = |value: &Value| value["name"].as_str().map(str::to_owned);
-    let mut names: Vec<String> = Vec::new();
-    for value in live.iter().chain(desired) {
-        match name(value) {
-            Some(name) if names.contains(&name) => {}
-            Some(name) => names.push(name),
-            None => {
-                // Elements without a name are compared by index.
-                for index in 0..live.len().max(desired.len()) {
-                    let step = format!("[{index}]");
-                    inside(path, &step, "-", live.get(index), desired.get(index), to);
-                }
-                return;
-            }
+    let (Some(live_by_name), Some(desired_by_name)) = (by_name(live), by_name(desired)) else {
+        for index in 0..live.len().max(desired.len()) {
+            let step = format!("[{index}]");
+            inside(path, &step, "-", live.get(index), desired.get(index), to);
+        }
+        return;
+    };
+    if live_by_name == desired_by_name {
+        // Only the order differs.
+        to.push(Change {
+            path: path.clone(),
+            live: Some(Value::from(live)),
+            desired: Some(Value::from(desired)),
+        });
+        return;
+    }
+    let mut names: Vec<&str> = Vec::new();
+    for name in live.iter().chain(desired).filter_map(name_of) {
+        if !names.contains(&name) {
+            names.push(name);
         }
     }
-    for wanted_name in names {
-        let of = |list: &'_ [Value]| {
-            list.iter()
-                .position(|value| name(value).as_ref() == Some(&wanted_name))
-        };
-        let step = format!("[name={wanted_name:?}]");
-        let (live, desired) = (of(live).map(|i| &live[i]), of(desired).map(|i| &desired[i]));
-        inside(path, &step, "-", live, desired, to);
+    for name in names {
+        let step = format!("[name={name:?}]");
+        let (live, desired) = (live_by_name.get(name), desired_by_name.get(name));
+        inside(path, &step, "-", live.copied(), desired.copied(), to);
     }
+}
+
+fn name_of(element: &Value) -> Option<&str> {
+    element["name"].as_str()
+}
+
+/// Returns the elements of a list by their names; `None` if an element has no name, or two have the same.
+fn by_name(list: &[Value]) -> Option<BTreeMap<&str, &Value>> {
+    let mut named = BTreeMap::new();
+    for element in list {
+        if named.insert(name_of(element)?, element).is_some() {
+            return None;
+        }
+    }
+    Some(named)
 }
 
 fn inside(

@@ -59,7 +59,7 @@ pub fn without(all: &Value, taken: &Value) -> Option<Value> {
     for (key, fields) in all {
         let rest = match taken.get(key) {
             None => Some(fields.clone()),
-            // The field is a leaf in both trees.
+            // The field is a leaf of `all`, and `taken` has it, too.
             Some(_) if fields.as_object().is_some_and(Map::is_empty) => None,
             Some(taken) => without(fields, taken),
         };

@@ -105,8 +105,8 @@ fn exact(group: &str, kind: &str) -> Option<Rule> {
         .or_else(|| gateway::rule(group, kind))
 }
 
-/// Returns true if a group is one of Kubernetes' own. An object of such a group without a status never gets
-/// one.
+/// Returns true if a group is one of Kubernetes' own. An object of such a group counts as healthy while it has no
+/// status, because most of these kinds never get one.
 fn is_builtin(group: &str) -> bool {
     match group.strip_suffix(".k8s.io") {
         Some(own) => matches!(

@@ -31,8 +31,8 @@ pub struct Definition {
 }
 
 impl Definition {
-    /// Returns what an object defines; `None` if it is neither a CustomResourceDefinition nor an APIService, or
-    /// if it can't be parsed (the API server will reject it).
+    /// Returns what an object defines; `None` if it is neither a CustomResourceDefinition nor an APIService with a
+    /// service, or if it can't be parsed (the API server will reject it).
     #[must_use]
     pub fn of(object: &Object) -> Option<Self> {
         #[derive(Deserialize)]
@@ -159,13 +159,13 @@ pub type After<'a> = BTreeMap<&'a AppName, &'a [AppName]>;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Order {
     /// The stages, in the order in which they are applied. The items of one stage may be sent concurrently.
-    /// Stages are deleted in reverse order.
+    /// [`wave`](crate::prune::wave) decides the order of deletion.
     pub stages: Vec<Vec<usize>>,
     /// For each item, the items that it needs to exist. All of them are in earlier stages.
     pub needs: Vec<Vec<usize>>,
     /// For each item, the items that must be complete or healthy before it is sent: the Jobs that run before
-    /// the rest of its app, or, for a Job that runs after the rest of its app, everything else of the app. All
-    /// of them are in earlier stages.
+    /// the rest of its app, or, for a Job that runs after the rest of its app, everything else of the app. An
+    /// object that needs an APIService of a later app may be in a later stage than such a Job.
     pub gates: Vec<Vec<usize>>,
     /// For each stage, what its objects affect.
     pub reach: Vec<Reach>,

@@ -108,7 +108,8 @@ pub enum Mark {
     /// There is no annotation.
     #[default]
     None,
-    /// The object is not deleted, and Muster no longer manages it.
+    /// The object is not deleted. Muster no longer manages it, unless its namespace or definition has left Git, too
+    /// ([`NotDeleted::Kept`]).
     Keep,
     /// The object may be deleted although its kind is protected.
     MayGo,
@@ -449,7 +450,8 @@ fn contents<'a>(item: &'a Item<'_>) -> Box<dyn Fn(&ObjectRef) -> bool + 'a> {
             Box::new(|id| id.namespace.as_ref() == Some(&item.id.name))
         }
         (Some(_), Some(defines)) => Box::new(|id| Definition::covers(defines, id)),
-        // The definition could not be parsed, so only its name is known, which ends with its group.
+        // The definition could not be parsed, or it is an APIService without a service. Only its name is known, which
+        // ends with its group.
         (Some(_), None) => Box::new(|id| {
             let name = item.id.name.strip_suffix(id.gvk.group.as_str());
             !id.gvk.group.is_empty() && name.is_some_and(|rest| rest.ends_with('.'))

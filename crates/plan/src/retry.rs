@@ -22,7 +22,7 @@ impl Pauses {
     }
 }
 
-/// The shortest time between two attempts, except after a commit.
+/// The shortest time between two attempts if an event hastens the second one ([`Failing::hasten`]).
 pub const SOONEST: Duration = Duration::from_secs(1);
 
 /// How long after a commit the failed objects of other apps are tried again. The objects that the commit changes
@@ -68,7 +68,7 @@ impl Failing {
         self.due = self.due.min(now + AFTER_COMMIT);
     }
 
-    /// Schedules the next attempt now. Called when a person has changed the object or approved the request.
+    /// Schedules the next attempt now. Called after a commit that changes the object's app, and after an approval.
     pub fn now(&mut self) {
         self.due = self.last;
     }

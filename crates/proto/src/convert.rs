@@ -1,7 +1,8 @@
 //! Conversions between messages and the model's types.
 
 use muster_model::{
-    ids::{ContentHash, InvalidId},
+    fleet_record::SealedRecord,
+    ids::{ContentHash, Epoch, InvalidId},
     policy::{PruneBudget, PruneOrders},
     problem::{Problem, Scope},
 };
@@ -26,6 +27,30 @@ pub enum BadMessage {
     /// The prune budget's share is not a percentage.
     #[error("the generation's prune budget is not a percentage")]
     Percent,
+    /// A fleet record is not text, or has no proof.
+    #[error("the fleet record can't be read")]
+    Record,
+}
+
+impl From<&SealedRecord> for v1::FleetRecord {
+    fn from(record: &SealedRecord) -> Self {
+        Self {
+            epoch: record.epoch.0,
+            content: record.content.clone().into_bytes(),
+            proof: record.proof.to_vec(),
+        }
+    }
+}
+
+impl TryFrom<v1::FleetRecord> for SealedRecord {
+    type Error = BadMessage;
+    fn try_from(record: v1::FleetRecord) -> Result<Self, BadMessage> {
+        Ok(Self {
+            epoch: Epoch(record.epoch),
+            content: String::from_utf8(record.content).map_err(|_| BadMessage::Record)?,
+            proof: record.proof.try_into().map_err(|_| BadMessage::Record)?,
+        })
+    }
 }
 
 impl v1::BundleEntry {

@@ -23,5 +23,5 @@ pub const PROTOCOL_VERSION: u32 = 2;
 /// The release of this build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The number of bytes of compressed content in one [`v1::BlobPiece`].
+/// The most bytes of compressed content in one [`v1::BlobPiece`]. The last piece of a bundle may be smaller.
 pub const PIECE_BYTES: usize = 256 * 1024;

@@ -15,7 +15,8 @@ impl ClusterApp {
         !self.holds.is_empty() || self.drifted > 0
     }
 
-    /// Returns the state according to the agent's last report: failing, progressing or synced.
+    /// Returns the state according to the agent's last report: failing, progressing or synced. What is pending
+    /// counts as failing.
     #[must_use]
     pub fn state(&self) -> ClusterState {
         if self.fails() || self.waits_for_a_person() {

@@ -141,7 +141,7 @@ fn object(node: &Node, findings: &mut Findings<'_>) -> Result<Object, NoObject> 
     let api_version = field("apiVersion").map_err(missing)?;
     let kind = field("kind").map_err(missing)?;
     if api_version.starts_with("kustomize.config.k8s.io/") {
-        let help = "commit what `kustomize build` writes as manifests/NAME.yaml instead";
+        let help = "commit the output of `kustomize build` as manifests/NAME.yaml instead";
         let message = format!("this {kind} is for Kustomize, which Muster does not run");
         return fail(node.at, message, Some(help));
     }
@@ -153,7 +153,7 @@ fn object(node: &Node, findings: &mut Findings<'_>) -> Result<Object, NoObject> 
             _ => {
                 return fail(
                     name.at,
-                    "`metadata.name` must be text; quote it".into(),
+                    "`metadata.name` must be non-empty text; quote it".into(),
                     None,
                 );
             }

@@ -10,6 +10,7 @@ use std::{
 
 use muster_model::{
     bundle::{Bundle, BundleError, BundleHeader, Object, ObjectRef},
+    fleet_record::FleetRecord,
     ids::{AppName, ClusterName, ContentHash, Epoch, Role},
     kinds::AppSpec,
     load::{App, Cluster, Model, Roles, TextFile},
@@ -157,6 +158,16 @@ struct Kept {
     by_outputs: HashMap<ContentHash, Arc<RenderedBundle>>,
 }
 
+/// The role of an app in a cluster, and the epochs that templates see.
+#[derive(Clone, Copy)]
+struct Turn<'a> {
+    role: Role,
+    /// The epoch at which the app's roles last changed.
+    since: Epoch,
+    /// The values with the fleet's epoch.
+    epoch: &'a Arc<Layer>,
+}
+
 /// Renders one commit after another, and caches results between them.
 #[derive(Debug, Default)]
 pub struct Renderer {
@@ -167,8 +178,8 @@ pub struct Renderer {
 
 impl Renderer {
     /// Renders every app in every cluster that has a role for it.
-    pub fn render(&mut self, model: &Model, roles: &Roles, epoch: Epoch) -> Rendered {
-        self.render_overseen(model, roles, epoch, &Unwatched)
+    pub fn render(&mut self, model: &Model, roles: &Roles, record: &FleetRecord) -> Rendered {
+        self.render_overseen(model, roles, record, &Unwatched)
     }
 
     /// Renders every app that the overseer does not refuse, in every cluster that has a role for it.
@@ -176,7 +187,7 @@ impl Renderer {
         &mut self,
         model: &Model,
         roles: &Roles,
-        epoch: Epoch,
+        record: &FleetRecord,
         overseer: &dyn Overseer,
     ) -> Rendered {
         let mut refused = self.compile(model, overseer);
@@ -185,7 +196,7 @@ impl Renderer {
             .par_iter()
             .map(|(name, c)| (name, facts(model, name, c)))
             .collect();
-        let epoch = Layer::new(&map(json!({"epoch": epoch.0})));
+        let epoch = Layer::new(&map(json!({"epoch": record.epoch.0})));
         let work: Vec<(&AppName, &ClusterName, Role)> = roles
             .iter()
             .flat_map(|(app, places)| {
@@ -200,7 +211,12 @@ impl Renderer {
             .filter_map(|(app, cluster, role)| {
                 let (_, unit) = self.apps.get(app)?;
                 let facts = clusters.get(cluster)?;
-                let bundle = unit.bundle(model, app, facts, role, &epoch, overseer);
+                let turn = Turn {
+                    role,
+                    since: record.epoch_of(app),
+                    epoch: &epoch,
+                };
+                let bundle = unit.bundle(model, app, facts, turn, overseer);
                 Some((app, cluster, bundle))
             })
             .collect();
@@ -449,14 +465,14 @@ impl AppUnit {
         model: &Model,
         name: &AppName,
         cluster: &ClusterFacts,
-        role: Role,
-        epoch: &Arc<Layer>,
+        turn: Turn<'_>,
         overseer: &dyn Overseer,
     ) -> Result<Arc<RenderedBundle>, Failure> {
         if !self.problems.is_empty() {
             return Err(Failure::Wrong(Arc::clone(&self.problems)));
         }
-        let role_layer = Layer::new(&map(json!({"app": {"role": role}})));
+        let Turn { role, since, epoch } = turn;
+        let role_layer = Layer::new(&map(json!({"app": {"role": role, "epoch": since.0}})));
         let above = [
             self.values.get(cluster.name.as_str()),
             self.values.get(&cluster.region),

@@ -132,7 +132,8 @@ impl Content {
     /// Returns true if a null below a key is part of the object.
     fn keeps_null(self, key: &str) -> bool {
         match self {
-            // Only controllers write a status, so an API server accepts no null for it.
+            // Only controllers write a status. A null status in a manifest means nothing, and an API server may refuse
+            // it.
             Self::Object(Family::Custom) => key != "status",
             Self::Texts | Self::Encoded | Self::Free => true,
             _ => false,

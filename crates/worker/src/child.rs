@@ -16,11 +16,12 @@ use std::{
 };
 
 use muster_model::{
-    ids::{AppName, Epoch, ObjectId},
-    load::{Loader, Model, Roles},
+    ids::{AppName, ObjectId},
+    load::{Loaded, Loader},
+    problem::Scope,
     tree::Tree,
 };
-use muster_plan::placement::place;
+use muster_plan::placement::{Known, Placed, place};
 use muster_render::{Rendered, Renderer};
 use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 
@@ -38,9 +39,6 @@ const STUCK_AFTER: u32 = 3;
 
 /// The exit code of a worker that ends because one piece of an app's work takes too long.
 const STUCK: u8 = 3;
-
-/// The epoch of all roles. It is constant, because roles do not move between clusters yet.
-const EPOCH: Epoch = Epoch(1);
 
 type Out = Mutex<BufWriter<UnixStream>>;
 
@@ -170,16 +168,19 @@ impl Shop {
         };
         let watch = Watch::new(job, stopped, &begun);
         let mut work = || {
-            let loaded = self.loader.load_overseen(&tree, &watch);
-            let roles = match &loaded.model {
-                Some(model) => placed(model, job.role.as_ref()),
-                None => Roles::new(),
-            };
+            let mut loaded = self.loader.load_overseen(&tree, &watch);
+            let placed = placed(&loaded, job);
+            if placed.problems.iter().any(|p| p.scope == Scope::Fleet) {
+                loaded.model = None;
+            }
             let rendered = match &loaded.model {
-                Some(model) => self.renderer.render_overseen(model, &roles, EPOCH, &watch),
+                Some(model) => {
+                    self.renderer
+                        .render_overseen(model, &placed.roles, &placed.record, &watch)
+                }
                 None => Rendered::default(),
             };
-            (loaded, roles, rendered)
+            (loaded, placed, rendered)
         };
         let worked = thread::scope(|scope| {
             let (done, waiting) = mpsc::channel();
@@ -200,7 +201,7 @@ impl Shop {
         if watch.is_stopped() {
             return tell(out, &Tell::Stopped);
         }
-        let (loaded, roles, rendered) = worked;
+        let (loaded, placed, rendered) = worked;
         let part = |id, file: &str, namespace: &str, lines: &str| {
             let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
             let (file, namespace) = (file.to_owned(), namespace.to_owned());
@@ -213,23 +214,31 @@ impl Shop {
         };
         let mut answer = self
             .sent
-            .answer(loaded, roles, rendered, most_bytes, part)?;
+            .answer(loaded, placed, rendered, most_bytes, part)?;
         answer.slow = watch.is_slow();
         tell(out, &Tell::Answer(Box::new(answer)))
     }
 }
 
-fn placed(model: &Model, role: Option<&AsRole>) -> Roles {
-    let mut roles = place(model);
-    if let Some(AsRole { cluster, app, role }) = role {
-        for (name, places) in &mut roles {
+fn placed(loaded: &Loaded, job: &Job) -> Placed {
+    let Some(model) = &loaded.model else {
+        return Placed::default();
+    };
+    let known = Known {
+        record: &job.writers.record,
+        broken: &loaded.broken,
+        frozen: job.writers.frozen.as_deref(),
+    };
+    let mut placed = place(model, known);
+    if let Some(AsRole { cluster, app, role }) = &job.role {
+        for (name, places) in &mut placed.roles {
             let wanted = app.as_ref().is_none_or(|app| app == name.as_str());
             if let Some(place) = places.get_mut(cluster).filter(|_| wanted) {
                 *place = *role;
             }
         }
     }
-    roles
+    placed
 }
 
 /// Ends the process if one piece of an app's work takes too long.

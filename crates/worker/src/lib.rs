@@ -15,4 +15,4 @@ mod wire;
 pub use child::serve;
 pub use outcome::{AppFacts, Facts, Outcome, RegionFacts};
 pub use process::{Limits, Program, WorkError, Worker};
-pub use wire::AsRole;
+pub use wire::{AsRole, Writers};

@@ -6,6 +6,7 @@ use std::{
 };
 
 use muster_model::{
+    fleet_record::FleetRecord,
     ids::{AppName, ClusterName, FleetName, RegionName},
     load::{Model, Roles},
     policy::PruneBudget,
@@ -94,6 +95,8 @@ pub struct Outcome {
     pub formerly: BTreeMap<AppName, AppName>,
     /// The role of every app in every cluster that the app is placed in.
     pub roles: Roles,
+    /// The fleet record with the writers of apps that are new or renamed.
+    pub record: FleetRecord,
     /// The bundles, by app and cluster. An app with a problem in any cluster has no bundle.
     pub bundles: BTreeMap<AppName, BTreeMap<ClusterName, Arc<RenderedBundle>>>,
     /// The problems that were found.

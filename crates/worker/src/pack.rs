@@ -9,9 +9,10 @@ use std::{
 
 use muster_model::{
     ids::{AppName, ClusterName, ContentHash},
-    load::{Loaded, Roles},
+    load::Loaded,
     problem::{Problem, Scope},
 };
+use muster_plan::placement::Placed;
 use muster_render::{Part, Rendered, RenderedBundle};
 
 use crate::{
@@ -46,12 +47,13 @@ impl Sent {
     pub(crate) fn answer(
         &mut self,
         loaded: Loaded,
-        roles: Roles,
+        placed: Placed,
         mut rendered: Rendered,
         most_bytes: u64,
         mut part: impl FnMut(u64, &str, &str, &str) -> io::Result<()>,
     ) -> io::Result<Answer> {
         let mut problems = loaded.problems;
+        problems.extend(placed.problems);
         problems.append(&mut rendered.problems);
         problems.extend(leave_out(&mut rendered, most_bytes));
         let before = std::mem::take(self);
@@ -79,7 +81,8 @@ impl Sent {
             facts: loaded.model.as_ref().map(Facts::of),
             broken: loaded.broken,
             formerly: loaded.formerly,
-            roles,
+            roles: placed.roles,
+            record: placed.record,
             problems: bounded(problems),
             slow: false,
             bundles,
@@ -255,6 +258,7 @@ impl Received {
             broken: answer.broken,
             formerly: answer.formerly,
             roles: answer.roles,
+            record: answer.record,
             bundles: by_app,
             problems: answer.problems,
         })

@@ -40,14 +40,14 @@ use crate::{
     pack::Received,
     sizes,
     verdicts::TRY_AGAIN_AFTER,
-    wire::{self, AsRole, Ask, Job, PutEntry, Tell},
+    wire::{self, AsRole, Ask, Job, PutEntry, Tell, Writers},
 };
 
 /// The time within which a worker must answer, or it is killed. Each app has its own, much lower limit.
 const ANSWER_WITHIN: Duration = Duration::from_secs(300);
 /// The time within which a worker must stop after it was asked to.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
-/// The time after which a commit that is blocked as a whole is tried again.
+/// The time after which a commit that is blocked as a whole is tried again, unless it crashed [`MOST_ENDS`] workers.
 const HELD_FOR: Duration = Duration::from_secs(60);
 /// The number of workers that one commit may crash before it is blocked as a whole.
 const MOST_ENDS: usize = 32;
@@ -203,7 +203,7 @@ impl Worker {
         self.ended
     }
 
-    /// Reads and renders a commit's files. The caller completes `newer` to cancel the work; the result is then `None`.
+    /// Reads and renders a commit's files. `writers` says where the primaries of apps are. The caller completes `newer` to cancel the work; the result is then `None`.
     ///
     /// # Errors
     /// Returns [`WorkError`] if the worker can't be started or its answer can't be read. Problems of the commit itself
@@ -212,6 +212,7 @@ impl Worker {
         &mut self,
         commit: &str,
         tree: &Arc<Tree>,
+        writers: &Writers,
         newer: impl Future<Output = ()>,
     ) -> Result<Option<Outcome>, WorkError> {
         let mut newer = std::pin::pin!(newer);
@@ -230,7 +231,7 @@ impl Worker {
             // Processing the apps one at a time is never cancelled. Otherwise a steady stream of commits could keep the
             // faulty app from being found.
             let interrupt = (!careful).then_some((newer.as_mut(), &mut interrupted));
-            let attempt = self.attempt(commit, tree, careful, &too_large, interrupt);
+            let attempt = self.attempt(commit, tree, writers, careful, &too_large, interrupt);
             let (app, why) = match attempt.await {
                 Ok((outcome, slow)) => {
                     self.journal.end();
@@ -280,6 +281,7 @@ impl Worker {
         &mut self,
         commit: &str,
         tree: &Arc<Tree>,
+        writers: &Writers,
         careful: bool,
         too_large: &BTreeMap<AppName, Problem>,
         interrupt: Option<Interrupt<'_, impl Future<Output = ()>>>,
@@ -301,6 +303,7 @@ impl Worker {
                 refused
             },
             role: self.role.clone(),
+            writers: writers.clone(),
         };
         let mut app = None;
         let journal = &mut self.journal;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use muster_model::{
+    fleet_record::FleetRecord,
     ids::{AppName, ClusterName, ObjectId, Role},
     load::Roles,
     problem::Problem,
@@ -86,6 +87,16 @@ pub(crate) struct Job {
     pub(crate) refused: BTreeMap<AppName, Problem>,
     /// A role to use instead of the one that placement gives.
     pub(crate) role: Option<AsRole>,
+    pub(crate) writers: Writers,
+}
+
+/// Who writes, before the commit that is processed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Writers {
+    /// The fleet record.
+    pub record: FleetRecord,
+    /// The reason why no app may get its first writer now, if there is one.
+    pub frozen: Option<String>,
 }
 
 /// A role that apps get in one cluster, instead of the role that placement gives.
@@ -125,6 +136,7 @@ pub(crate) struct Answer {
     pub(crate) broken: BTreeSet<AppName>,
     pub(crate) formerly: BTreeMap<AppName, AppName>,
     pub(crate) roles: Roles,
+    pub(crate) record: FleetRecord,
     pub(crate) problems: Vec<Problem>,
     /// True if work on an app was cancelled because it took too long.
     pub(crate) slow: bool,

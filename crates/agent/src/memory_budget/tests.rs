@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn what_is_too_much_is_said_in_figures() {
+fn the_error_names_the_limit_and_the_memory() {
     let memory = 512 * MIB;
     let check = |objects, bytes| {
         let room = MemoryBudget {

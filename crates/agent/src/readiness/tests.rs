@@ -7,7 +7,7 @@ fn told(answer: Result<v1::Checked, Status>) -> Option<String> {
 }
 
 #[test]
-fn what_a_hub_says_counts_and_what_it_can_not_say_does_not() {
+fn only_an_explicit_refusal_counts_against_this_build() {
     let checked = |protocol| v1::Checked {
         protocol,
         version: "9.9.9".to_owned(),

@@ -31,8 +31,8 @@ const SERVER_SET: [&str; 8] = [
     "selfLink",
 ];
 
-/// The annotation of a Job that runs before or after its app. It holds the bundle for which the Job
-/// runs.
+/// The annotation of a Job that runs before or after its app. It holds the hash of the bundle for
+/// which the Job runs.
 pub(super) const BUNDLE: &str = "muster.dev/bundle";
 
 /// The values that are written into an object's metadata.
@@ -56,8 +56,8 @@ impl<'a> Stamp<'a> {
     }
 }
 
-/// Returns the body of an object's request. Only the metadata is parsed; the rest is copied
-/// unchanged.
+/// Returns the body of an object's request. For most kinds, only the metadata is parsed, and the rest
+/// is copied unchanged.
 pub(super) fn text(desired: &DesiredObject, kind: &Kind) -> Result<Bytes, serde_json::Error> {
     if is_secret(&desired.id) || controlled::may_concern(&desired.id, &desired.object().json) {
         return Ok(of(desired, kind)?.to_string().into());
@@ -144,8 +144,14 @@ fn stamp(metadata: &mut Map<String, Value>, how: &Stamp<'_>) {
 /// owner of `stringData` only, so a key that somebody removes or changes in `data` would not be
 /// reverted.
 fn encode_secret(object: &mut Map<String, Value>) {
-    let Some(Value::Object(texts)) = object.remove("stringData") else {
-        return;
+    let texts = match object.remove("stringData") {
+        Some(Value::Object(texts)) => texts,
+        None | Some(Value::Null) => return,
+        // The API server refuses anything else.
+        Some(other) => {
+            object.insert("stringData".to_owned(), other);
+            return;
+        }
     };
     let data = child(object, "data");
     for (key, text) in texts {

@@ -502,7 +502,7 @@ fn last_writer(live: &Value) -> Option<String> {
         .map(|manager| manager.name.to_owned())
 }
 
-/// Returns a hint why an object may be deleted as soon as it is created, if its own content
+/// Returns a hint about why an object may be deleted as soon as it is created, if its own content
 /// explains that.
 fn deletion_hint(object: &DesiredObject) -> &'static str {
     let json = &object.object().json;

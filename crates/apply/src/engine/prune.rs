@@ -107,8 +107,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Deletes objects that are no longer desired, if the deletion needs no approval and their
-    /// replacements are healthy. Returns true if something is left that another attempt may finish.
+    /// Deletes objects that are no longer desired, if the deletion is approved or needs no approval, and
+    /// their replacements are healthy. Returns true if something is left that another attempt may finish.
     pub(super) async fn prune(
         self: &Arc<Self>,
         stored: &StoredGeneration,
@@ -527,7 +527,8 @@ impl Engine {
         // person approves.
         there.sort_by(|a, b| a.0.cmp(&b.0));
         self.protect_owners(&mut there, cancel).await;
-        for (key, _, found) in &there {
+        // A cancelled check has found out nothing that may be remembered.
+        for (key, _, found) in there.iter().filter(|_| !cancel.is_cancelled()) {
             if found.terminating.is_none() {
                 self.marks().insert(key.clone(), found.clone());
             }

@@ -152,7 +152,7 @@ impl Engine {
     /// differ.
     async fn prove(&self, sending: &Sending<'_>, body: &Value) -> Result<(), RequestError> {
         let Sending { object, kind, .. } = sending;
-        // The names of these kinds must match their content.
+        // The names of these kinds must match their content, so they can't be tested under another name.
         if matches!(
             object.id.gvk.kind.as_str(),
             "CustomResourceDefinition" | "APIService"

@@ -1,6 +1,12 @@
 //! Builds the request for one object, sends it and handles the answer.
 
-use std::{sync::PoisonError, time::Duration};
+use std::{
+    sync::{
+        PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use muster_model::{
@@ -69,6 +75,8 @@ pub(super) struct Sending<'a> {
     pub(super) path: String,
     /// True if the object's definition was sent in the same run.
     new_schema: bool,
+    /// Set once the object is known not to have existed before this request.
+    absent: AtomicBool,
     pub(super) cancel: &'a CancellationToken,
 }
 
@@ -86,6 +94,7 @@ impl Engine {
             kind,
             path: kind.path(&object.id),
             new_schema,
+            absent: AtomicBool::new(false),
             cancel,
         };
         let left_alone = match drifted {
@@ -193,7 +202,12 @@ impl Engine {
             // The object may already be Muster's, from a request whose answer was lost. Changes
             // that were made since then are drift.
             let live = retried(sending.cancel, || self.cluster.metadata(path)).await?;
+            // A request of a process that was killed may create it only now.
+            sending.absent.store(live.is_none(), Ordering::Relaxed);
             if let Some(live) = live.filter(LiveMeta::is_ours) {
+                if object.marks().if_not_present {
+                    return Ok(Ended::Applied(live));
+                }
                 self.inventory.found(&object.key, &live.uid);
             }
         }
@@ -347,10 +361,16 @@ impl Engine {
             cancel,
             ..
         } = sending;
-        let live = retried(cancel, || self.cluster.metadata(path)).await?;
-        // An object that exists because an earlier answer was lost is Muster's.
-        if live.is_some_and(|live| !live.is_ours()) {
-            return Ok(Ended::Present);
+        // An object that exists because the answer to an earlier request was lost is Muster's.
+        let ended = |live: LiveMeta| {
+            if live.is_ours() {
+                Ended::Applied(live)
+            } else {
+                Ended::Present
+            }
+        };
+        if let Some(live) = retried(cancel, || self.cluster.metadata(path)).await? {
+            return Ok(ended(live));
         }
         let collection = kind.collection(&object.id);
         let asked = || {
@@ -358,7 +378,10 @@ impl Engine {
             self.cluster.create(&collection, body, false)
         };
         match retried(cancel, asked).await {
-            Err(error) if error.already_exists() => Ok(Ended::Present),
+            Err(error) if error.already_exists() => {
+                let live = retried(cancel, || self.cluster.metadata(path)).await?;
+                Ok(live.map_or(Ended::Present, ended))
+            }
             answer => Ok(Ended::Applied(answer?)),
         }
     }
@@ -493,7 +516,8 @@ impl Engine {
     async fn accepted(&self, sending: &Sending<'_>, live: LiveMeta) -> Result<(), ObjectState> {
         let object = sending.object;
         let entry = self.inventory.get(&object.key);
-        let rest = if entry.is_none_or(|entry| entry.uid.is_none()) {
+        let is_new = sending.absent.load(Ordering::Relaxed);
+        let rest = if !is_new && entry.is_none_or(|entry| entry.uid.is_none()) {
             Rest::Adopt
         } else if object.only_reports_drift() {
             Rest::Leave
@@ -638,10 +662,10 @@ pub(super) fn refusal(gvk: &Gvk, error: &RequestError) -> String {
     // The message shows a value whose type is wrong.
     if gvk.group.is_empty()
         && gvk.kind == "Secret"
-        && let Some(at) = text.find("got &value")
+        && let Some(at) = text.find(", got ")
     {
         text.truncate(at);
-        text.push_str("got another type");
+        text.push_str(", got another type");
     }
     if text.len() > LONGEST_REFUSAL {
         text.truncate(text.floor_char_boundary(LONGEST_REFUSAL));

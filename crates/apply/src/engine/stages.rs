@@ -1,9 +1,9 @@
 //! Sends the objects of a run: each app's objects in their order, all apps in parallel.
 //!
 //! An object waits indefinitely for the objects that it can't exist without. For objects of its app that
-//! merely precede it in the order, it waits at most [`FIRST_PATIENCE`]. It never waits for the objects of unrelated
-//! apps, so a request that hangs or fails delays no other app. Such a request continues after the
-//! run, and its end wakes the engine.
+//! merely precede it in the order, it waits at most [`FIRST_PATIENCE`]. It does not wait for the objects of unrelated
+//! apps, so a request that hangs or fails delays no other app. Only webhooks and aggregated APIs wait for other
+//! apps. A request that hangs continues after the run, and its end wakes the engine.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -32,7 +32,7 @@ pub(super) struct Work<'a> {
     pub(super) order: &'a Order,
     /// The indexes of each app's objects.
     pub(super) by_app: BTreeMap<&'a AppName, Vec<usize>>,
-    /// Objects that exist and have drifted.
+    /// Objects that have drifted, or were deleted, and are corrected in this run.
     pub(super) drifted: HashSet<usize>,
     pub(super) cancel: &'a CancellationToken,
 }
@@ -573,8 +573,8 @@ impl Engine {
     /// and the objects of the apps that its app depends on.
     fn gate(&self, index: usize, work: &Work<'_>) -> Option<(String, Gate)> {
         let object = &work.desired[index];
-        // Namespaces and definitions come before every app. Drift of an existing object is
-        // corrected regardless of others.
+        // Namespaces and definitions come before every app. Drift, including a deletion by somebody
+        // else, is corrected regardless of others.
         let namespace = object.id.gvk.group.is_empty() && object.id.gvk.kind == "Namespace";
         if namespace || object.defines().is_some() || work.drifted.contains(&index) {
             return None;

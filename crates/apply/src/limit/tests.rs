@@ -27,7 +27,7 @@ fn run(pace: &mut Pace, server: Server, answers: usize) {
 }
 
 #[test]
-fn a_server_that_gains_gets_more_and_one_that_does_not_gets_no_more() {
+fn the_limit_grows_only_while_the_server_answers_more() {
     let server = |capacity| Server {
         latency: 0.02,
         capacity,
@@ -63,7 +63,7 @@ fn a_refusal_halves_once_and_recovery_is_by_one() {
 }
 
 #[test]
-fn what_had_not_to_wait_says_nothing_about_the_limit() {
+fn requests_that_did_not_wait_say_nothing_about_the_limit() {
     let mut pace = Pace::new(64);
     let start = Instant::now();
     for answer in 0..10_000 {
@@ -110,7 +110,7 @@ proptest! {
     }
 
     #[test]
-    fn it_stays_where_a_server_does_not_refuse_for_long(most in 1_usize..60) {
+    fn the_limit_stays_near_what_the_server_accepts(most in 1_usize..60) {
         let mut pace = Pace::new(64);
         let server = Server { latency: 0.02, capacity: 1e9, refuses: Some(most) };
         run(&mut pace, server, 20_000);

@@ -53,7 +53,7 @@ fn entries_of_subresources_and_others_are_not_ours() {
 }
 
 #[test]
-fn what_people_have_is_told_from_what_they_had() {
+fn the_digest_of_peoples_fields_depends_on_fields_and_manager() {
     let of = |manager: &str, fields: serde_json::Value| {
         let entries = json!([{"manager": manager, "operation": "Update", "fieldsV1": fields}]);
         serde_json::from_value::<Managers>(entries).unwrap().people

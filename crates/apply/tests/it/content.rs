@@ -225,7 +225,7 @@ async fn what_only_an_api_server_sets_is_not_sent() {
 }
 
 #[tokio::test]
-async fn a_secret_text_that_is_no_text_is_refused() {
+async fn a_value_of_string_data_that_is_not_text_is_refused() {
     let fixture = Fixture::new("notext").await;
     let mut applied = fixture.start().await;
     let secret = |value: Value| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"port": value}});
@@ -244,7 +244,7 @@ async fn a_secret_text_that_is_no_text_is_refused() {
         panic!("{observed:#?}");
     };
     assert!(
-        message.ends_with(".data.port: expected string, got 8080"),
+        message.ends_with(".data.port: expected string, got another type"),
         "{message}"
     );
     let observed = applied.settle(desired(2, json!({"a": [1, "}"]}))).await;
@@ -252,10 +252,20 @@ async fn a_secret_text_that_is_no_text_is_refused() {
         panic!("{observed:#?}");
     };
     assert!(
-        message.ends_with(".data.port: expected string, got a map"),
+        message.ends_with(".data.port: expected string, got another type"),
         "{message}"
     );
-    let observed = applied.settle(desired(3, json!(null))).await;
+    let whole = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": "hunter2"});
+    let all = bundle("a", "notext-a", &[namespace("notext-a"), whole]);
+    let observed = applied.settle(stored(3, vec![all])).await;
+    let ObjectState::Failed(message) = object(&observed, "Secret notext-a/s").state else {
+        panic!("{observed:#?}");
+    };
+    assert!(
+        message.ends_with(".stringData: expected map, got another type"),
+        "{message}"
+    );
+    let observed = applied.settle(desired(4, json!(null))).await;
     assert_eq!(troubles(&observed), [""; 0]);
     let live = fixture.get("v1", "Secret", "notext-a", "s").await;
     assert_eq!(live["data"], json!({"port": ""}));

@@ -482,7 +482,7 @@ struct Case {
     /// The variant of the object for each generation and kind; `None` where there is no object.
     generations: Vec<Vec<Option<u8>>>,
     edits: Vec<Edit>,
-    /// For each generation, after how many milliseconds each interrupted run of the applier is stopped.
+    /// The interrupted runs of the applier in each generation: after how many milliseconds each of them is stopped.
     interruptions: Vec<Vec<u16>>,
 }
 

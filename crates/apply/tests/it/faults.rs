@@ -99,7 +99,7 @@ async fn a_storm_of_refusals_with_a_pause_ends_in_everything_applied() {
 
 /// While a drift can't be reverted, the status reports the failure the whole time.
 #[tokio::test]
-async fn a_correction_that_is_refused_is_told_until_it_succeeds_or_is_not_needed() {
+async fn a_correction_that_is_refused_is_reported_until_it_succeeds_or_is_not_needed() {
     let (proxy, fixture) = behind_a_proxy("uncorrected").await;
     let ns = "uncorrected-a";
     let mut applied = fixture.start().await;
@@ -159,13 +159,13 @@ async fn a_storm_of_refusals_in_plain_text_ends_in_everything_applied() {
 }
 
 #[tokio::test]
-async fn a_pause_that_the_server_asks_for_does_not_hold_up_the_end() {
+async fn a_pause_that_the_server_asks_for_does_not_delay_the_stop() {
     let (proxy, fixture) = behind_a_proxy("hush").await;
     let hush = proxy.spoil(usize::MAX, Fault::too_many(Some(3_600)), map);
     let applied = fixture.start().await;
     let desired = stored(1, vec![bundle("a", "hush-a", &objects("hush-a"))]);
     applied.applier.set_desired(desired.into());
-    eventually("a refusal", LONG, async || {
+    eventually("the server refuses a request", LONG, async || {
         anyhow::ensure!(hush.times() > 0);
         Ok(())
     })
@@ -178,7 +178,7 @@ async fn a_pause_that_the_server_asks_for_does_not_hold_up_the_end() {
 }
 
 #[tokio::test]
-async fn failures_of_the_server_and_of_what_is_before_it_end_in_everything_applied() {
+async fn failures_of_the_server_and_of_its_proxies_end_in_everything_applied() {
     let (proxy, fixture) = behind_a_proxy("mangled").await;
     let error = Fault::status(
         StatusCode::INTERNAL_SERVER_ERROR,
@@ -232,7 +232,7 @@ async fn requests_without_an_answer_end_in_everything_applied() {
 }
 
 #[tokio::test]
-async fn answers_that_break_off_leave_nothing_twice_and_nothing_unknown() {
+async fn answers_that_break_off_leave_every_object_applied_and_recorded() {
     let (proxy, fixture) = behind_a_proxy("cut").await;
     let maps = proxy.spoil(90, Fault::Cut, map);
     // The answers for the agent's own records are cut off, too.
@@ -245,6 +245,67 @@ async fn answers_that_break_off_leave_nothing_twice_and_nothing_unknown() {
     applied.until(all_applied).await;
     assert_eq!((maps.times(), records.times()), (90, 6));
     is_whole(&fixture, applied, "cut-a").await;
+}
+
+#[tokio::test]
+async fn an_object_that_is_only_created_belongs_to_muster_even_if_the_answer_is_lost() {
+    let (proxy, fixture) = behind_a_proxy("lostonce").await;
+    let cut = proxy.spoil(1, Fault::Cut, |asked| {
+        asked.verb == Verb::Create
+            && asked.resource == "configmaps"
+            && asked.namespace.as_deref() == Some("lostonce-a")
+    });
+    let mut once = config_map("once", "1");
+    once["metadata"]["annotations"] = json!({"muster.dev/if-not-present": "enabled"});
+    let mut applied = fixture.start().await;
+    let all = [namespace("lostonce-a"), once];
+    let observed = applied
+        .settle(stored(1, vec![bundle("a", "lostonce-a", &all)]))
+        .await;
+    assert_eq!(cut.times(), 1);
+    let state = object(&observed, "ConfigMap lostonce-a/once").state;
+    assert_eq!(state, ObjectState::Applied);
+
+    let without = [namespace("lostonce-a")];
+    let without = stored(2, vec![bundle("a", "lostonce-a", &without)]);
+    applied.settle(without).await;
+    let maps = fixture.config_maps("lostonce-a");
+    assert!(maps.get_opt("once").await.unwrap().is_none());
+    applied.applier.stop().await;
+}
+
+#[tokio::test]
+async fn labels_that_people_add_after_a_lost_answer_are_drift() {
+    let (proxy, fixture) = behind_a_proxy("lostlabel").await;
+    let cut = proxy.spoil(usize::MAX, Fault::Cut, |asked| {
+        map(asked) && asked.namespace.as_deref() == Some("lostlabel-a")
+    });
+    let all = [namespace("lostlabel-a"), config_map("a", "1")];
+    let desired = stored(1, vec![bundle("a", "lostlabel-a", &all)]);
+    let applied = fixture.start().await;
+    applied.applier.set_desired(desired.clone().into());
+    let maps = fixture.config_maps("lostlabel-a");
+    eventually("the object is created", LONG, async || {
+        anyhow::ensure!(maps.get_opt("a").await?.is_some() && cut.times() > 0);
+        Ok(())
+    })
+    .await
+    .unwrap();
+    applied.applier.stop().await;
+    proxy.heal();
+
+    // The agent did not learn that it has created the object, and somebody takes its label away.
+    let labels =
+        json!({"metadata": {"labels": {"added": "by-hand", muster_apply::APP_LABEL: null}}});
+    let object = ("lostlabel-a", "a");
+    fixture
+        .edit_as("kubectl-patch", "v1", "ConfigMap", object, &labels)
+        .await;
+    let mut applied = fixture.start().await;
+    applied.settle(desired).await;
+    let live = fixture.get("v1", "ConfigMap", "lostlabel-a", "a").await;
+    assert_eq!(live["metadata"]["labels"]["added"], Value::Null, "{live:#}");
+    applied.applier.stop().await;
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ fn failure(observed: &Observed, text: &str) -> Option<String> {
 }
 
 #[tokio::test]
-async fn an_object_that_goes_before_its_answer_comes_is_not_lost() {
+async fn an_object_that_is_deleted_before_the_answer_to_its_apply_is_recreated() {
     let (proxy, fixture) = behind_a_proxy("early").await;
     let hold = Hold::default();
     proxy.spoil(1, Fault::Held(hold.clone()), |asked: &Asked| {
@@ -55,7 +55,7 @@ async fn an_object_that_goes_before_its_answer_comes_is_not_lost() {
 }
 
 #[tokio::test]
-async fn what_the_garbage_collector_deletes_is_told_and_is_there_once_git_is_mended() {
+async fn what_the_garbage_collector_deletes_is_reported_and_exists_once_git_is_fixed() {
     let fixture = Fixture::new("orphan").await;
     let mut applied = fixture.start().await;
     let mut stale = config_map("stale", "1");

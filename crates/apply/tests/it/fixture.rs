@@ -477,6 +477,7 @@ pub(crate) fn stored(generation: u64, bundles: Vec<StoredBundle>) -> StoredGener
             approved: MADE.lock().unwrap().clone(),
             ..PruneOrders::default()
         },
+        record: None,
         bundles,
     }
 }

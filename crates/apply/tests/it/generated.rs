@@ -32,7 +32,7 @@ struct Case {
     /// The objects that others created before, by name; true if the object has Muster's app label.
     theirs: BTreeMap<u8, bool>,
     generations: [DesiredObject; 2],
-    /// For each generation, after how many milliseconds each interrupted run of the applier is stopped.
+    /// The interrupted runs of the applier in each generation: after how many milliseconds each of them is stopped.
     interruptions: [Vec<u8>; 2],
 }
 

@@ -96,7 +96,7 @@ async fn an_object_is_not_deleted_for_one_that_would_be_refused() {
 }
 
 #[tokio::test]
-async fn an_object_is_put_back_where_its_replacement_is_refused_after_all() {
+async fn an_object_is_restored_if_its_replacement_is_refused_after_all() {
     let fixture = Fixture::new("putback").await;
     // The dry run before the recreation uses another name, so this policy does not match it.
     let policy = json!({
@@ -241,7 +241,7 @@ async fn a_claim_that_can_not_shrink_says_so_in_the_api_servers_words() {
 }
 
 #[tokio::test]
-async fn an_annotation_forbids_to_recreate() {
+async fn an_annotation_forbids_the_recreation() {
     let fixture = Fixture::new("forbid").await;
     let annotated = |image| {
         let mut job = job(image);
@@ -405,7 +405,7 @@ async fn a_recreation_waits_for_the_approval_of_what_was_shown() {
         pending_approval.set
     };
     let mysql = shown(applied.settle(desired(2, "mysql", &[])).await);
-    // The hash is the same in a new process, and differs for another content.
+    // The hash is the same in a new process, and different for other content.
     applied.applier.stop().await;
     let mut applied = fixture.start().await;
     assert_eq!(shown(applied.settle(desired(2, "mysql", &[])).await), mysql);
@@ -500,7 +500,7 @@ async fn what_muster_never_applied_is_not_recreated_unasked() {
     assert!(message.contains("somebody else created it"), "{message}");
     assert_eq!(get().await, old);
 
-    // Once Muster has applied it unchanged, it may recreate the Deployment, which holds no data.
+    // Once Muster has applied the existing Deployment, it may recreate it, because a Deployment holds no data.
     applied.settle(desired(2, deployment("old"))).await;
     applied.settle(desired(3, deployment("new"))).await;
     assert_ne!(get().await, old);

@@ -39,7 +39,7 @@ async fn until_gone(fixture: &Fixture, namespace: &str, name: &str) {
 }
 
 #[tokio::test]
-async fn a_job_that_is_removed_as_soon_as_it_has_completed_is_well() {
+async fn a_job_that_is_deleted_as_soon_as_it_has_completed_is_healthy() {
     let fixture = Fixture::new("ttldone").await;
     let mut applied = fixture.start().await;
     let objects = [

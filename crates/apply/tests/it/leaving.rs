@@ -62,7 +62,7 @@ async fn what_a_person_keeps_is_not_lost_with_its_namespace() {
 }
 
 #[tokio::test]
-async fn what_kubernetes_keeps_is_released() {
+async fn an_object_that_kubernetes_keeps_only_leaves_the_inventory() {
     let fixture = Fixture::new("permanent").await;
     let mut applied = fixture.start().await;
     let labelled = |api: &str, kind: &str, name: &str| -> Value {

@@ -97,7 +97,7 @@ async fn an_approval_is_for_the_very_objects_that_were_seen() {
 }
 
 #[tokio::test]
-async fn a_namespace_is_not_pruned_without_being_asked() {
+async fn a_namespace_is_not_pruned_without_approval() {
     let fixture = Fixture::new("nsprune").await;
     let mut applied = fixture.start().await;
     let objects = [plain_namespace("nsprune-a"), config_map("a", "1")];
@@ -189,7 +189,7 @@ async fn an_annotation_on_the_live_object_keeps_it() {
 }
 
 #[tokio::test]
-async fn what_is_wanted_again_before_it_was_approved_is_known_to_be_well() {
+async fn objects_that_return_to_git_before_their_deletion_is_approved_are_healthy() {
     let fixture = Fixture::new("again").await;
     let mut applied = fixture.start().await;
     let base = bundle("base", "again-a", &[namespace("again-a")]);

@@ -97,7 +97,7 @@ async fn a_job_runs_before_its_app_and_again_when_the_app_changes() {
 }
 
 #[tokio::test]
-async fn a_job_that_fails_holds_its_app_back_and_no_other_and_gives_way_to_its_fix() {
+async fn a_job_that_fails_delays_only_its_own_app_until_it_is_fixed() {
     let fixture = Fixture::new("jobfail").await;
     let mut applied = fixture.start().await;
     let mut broken = job("migrate", "before");

@@ -66,7 +66,7 @@ async fn told(applied: &mut Applied, text: &str) {
 const DEPLOYMENT: (&str, &str, &str) = ("apps/v1", "Deployment", "web");
 
 #[tokio::test]
-async fn what_leaves_git_goes_whoever_else_had_it() {
+async fn a_field_that_leaves_git_is_removed_whoever_else_owns_it() {
     let fixture = Fixture::new("coowned").await;
     let ns = "coowned-a";
     let names = ["csa", "ssa", "edit", "lost"];
@@ -120,7 +120,7 @@ async fn what_leaves_git_goes_whoever_else_had_it() {
 }
 
 #[tokio::test]
-async fn what_nobody_can_tell_any_more_stays_and_is_told() {
+async fn fields_whose_owners_were_cleared_stay_and_the_status_says_so() {
     let fixture = Fixture::new("cleared").await;
     let ns = "cleared-a";
     let mut applied = fixture.start().await;
@@ -144,7 +144,7 @@ async fn what_nobody_can_tell_any_more_stays_and_is_told() {
 }
 
 #[tokio::test]
-async fn what_people_add_is_told_and_removed() {
+async fn what_people_add_is_reported_and_removed() {
     let fixture = Fixture::new("added").await;
     let ns = "added-a";
     let mut applied = fixture.start().await;
@@ -223,7 +223,7 @@ async fn what_people_add_is_told_and_removed() {
 }
 
 #[tokio::test]
-async fn what_is_an_act_or_a_controllers_stays() {
+async fn actions_of_people_and_fields_of_controllers_stay() {
     let fixture = Fixture::new("acts").await;
     let ns = "acts-a";
     let mut applied = fixture.start().await;
@@ -364,7 +364,7 @@ async fn what_people_add_is_only_shown_where_the_app_says_so_and_for_as_long_as_
 }
 
 #[tokio::test]
-async fn who_adds_it_again_and_again_is_told_with_pauses() {
+async fn a_field_that_somebody_adds_again_and_again_is_reported_with_its_author() {
     let fixture = Fixture::new("peopleagain").await;
     let ns = "peopleagain-a";
     let mut applied = fixture.start().await;

@@ -52,7 +52,7 @@ async fn all_gone(applied: &mut Applied) {
 }
 
 #[tokio::test]
-async fn a_rename_behind_an_unfinished_job_leaves_what_runs() {
+async fn a_renamed_workload_that_waits_for_a_job_keeps_its_predecessor() {
     let mut fixture = Fixture::new("behind").await;
     patient(&mut fixture);
     let mut applied = fixture.start().await;
@@ -106,7 +106,7 @@ async fn a_rename_behind_an_unfinished_job_leaves_what_runs() {
 }
 
 #[tokio::test]
-async fn what_is_refused_or_has_no_place_or_kind_replaces_nothing() {
+async fn an_object_that_is_refused_or_lacks_its_namespace_or_kind_replaces_nothing() {
     let mut fixture = Fixture::new("refused").await;
     patient(&mut fixture);
     let mut applied = fixture.start().await;
@@ -181,7 +181,7 @@ async fn settings_that_pods_may_still_read_stay_until_the_new_ones_run() {
 }
 
 #[tokio::test]
-async fn a_workload_that_never_gets_well_keeps_its_predecessor_for_a_bounded_time() {
+async fn a_workload_that_never_becomes_healthy_keeps_its_predecessor_for_a_bounded_time() {
     let mut fixture = Fixture::new("bounded").await;
     fixture.config.replaced_within = Duration::from_secs(2);
     let mut applied = fixture.start().await;
@@ -201,7 +201,7 @@ async fn a_workload_that_never_gets_well_keeps_its_predecessor_for_a_bounded_tim
 }
 
 #[tokio::test]
-async fn what_has_to_go_first_says_so() {
+async fn an_object_annotated_with_prune_first_does_not_wait_for_its_replacement() {
     let mut fixture = Fixture::new("first").await;
     patient(&mut fixture);
     let mut applied = fixture.start().await;
@@ -288,7 +288,7 @@ async fn a_webhook_that_refuses_its_own_app_can_leave() {
 }
 
 #[tokio::test]
-async fn a_deletion_that_was_taken_back_is_asked_for_again() {
+async fn a_decision_to_delete_ends_when_its_commit_is_reverted() {
     let (proxy, fixture) = behind_a_proxy("back").await;
     let refusal = Fault::status(StatusCode::FORBIDDEN, "Forbidden", "not now");
     let refused = proxy.spoil(usize::MAX, refusal, |asked: &Asked| {
@@ -324,7 +324,7 @@ async fn a_deletion_that_was_taken_back_is_asked_for_again() {
 }
 
 #[tokio::test]
-async fn a_deletion_that_hangs_delays_no_other_app_and_is_told() {
+async fn a_deletion_that_hangs_delays_no_other_app_and_is_reported() {
     let (proxy, fixture) = behind_a_proxy("sink").await;
     let hang = proxy.spoil(1, Fault::Hang, |asked: &Asked| asked.verb == Verb::Delete);
     let mut applied = fixture.start().await;
@@ -357,7 +357,7 @@ async fn a_deletion_that_hangs_delays_no_other_app_and_is_told() {
 }
 
 #[tokio::test]
-async fn what_kubernetes_never_lets_go_is_released() {
+async fn a_namespace_that_kubernetes_never_deletes_loses_what_muster_applied() {
     let fixture = Fixture::new("system").await;
     let mut applied = fixture.start().await;
     let system = namespace("kube-public");

@@ -69,7 +69,7 @@ async fn requests_that_hang_delay_no_other_app_and_no_other_generation() {
 }
 
 #[tokio::test]
-async fn what_failed_is_tried_again_by_its_own_time_and_not_whenever_something_happens() {
+async fn a_failed_object_is_retried_after_a_commit_but_not_after_changes_of_other_objects() {
     let (proxy, mut fixture) = behind_a_proxy("own").await;
     // The back-off is so long that nothing is retried because of it.
     fixture.config.first_retry = Duration::from_secs(3_600);

@@ -88,7 +88,8 @@ async fn a_generation_survives_its_agent() {
         pieces
     );
 
-    // An older generation is refused, even by a store that has not loaded the newer one.
+    // An older generation, and other content under the same number, are refused even by a store that has loaded
+    // nothing.
     let mut blind = open();
     for older in [first, stored(6, vec![])] {
         assert!(matches!(

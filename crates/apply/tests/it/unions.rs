@@ -146,7 +146,7 @@ fn not_applied(observed: &Observed) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn another_member_of_a_union_is_chosen_and_chosen_back() {
+async fn a_change_to_another_member_of_a_union_and_back_is_applied() {
     let fixture = Fixture::new("union").await;
     let mut applied = fixture.start().await;
     let ns = "union-a";

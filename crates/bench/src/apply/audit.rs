@@ -28,7 +28,7 @@ use serde_json::json;
 /// The namespace of the service accounts. The cluster's audit policy logs the requests of their group.
 const NAMESPACE: &str = "audited";
 
-/// Creates the namespace of the clients' service accounts and grants these all permissions.
+/// Creates the namespace of the clients' service accounts, and grants all permissions to these accounts.
 pub(super) async fn prepare(client: &Client) -> anyhow::Result<()> {
     namespace(client, NAMESPACE).await?;
     let binding: ClusterRoleBinding = serde_json::from_value(json!({

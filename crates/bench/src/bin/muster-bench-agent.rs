@@ -95,6 +95,7 @@ fn read(
         incarnation: "bench".to_owned(),
         enrolment: String::new(),
         prune: PruneOrders::default(),
+        record: None,
         bundles,
     })
 }

@@ -34,7 +34,7 @@ fn level(generation: u64, holds: &[&str]) -> Level {
 }
 
 #[test]
-fn only_what_is_held_now_can_be_approved() {
+fn only_what_is_pending_approval_now_can_be_approved() {
     let request = |app: &str, name: &str| Request {
         cluster: "eu-1".parse().unwrap(),
         app: app.parse().unwrap(),
@@ -110,7 +110,7 @@ fn a_container_is_recognized_by_what_it_contains() {
 }
 
 #[test]
-fn an_approval_is_done_when_its_cluster_has_it_and_no_longer_waits() {
+fn an_approval_is_done_when_its_cluster_has_it_and_its_set_is_no_longer_pending() {
     let approved: BTreeSet<ContentHash> = [set("a"), set("b")].into();
     let before = DesiredState {
         number: number(5),

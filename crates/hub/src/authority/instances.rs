@@ -1,12 +1,13 @@
 //! The agents' instances: renewal of their certificates, admission and removal.
 
-use muster_model::ids::{ClusterName, InstanceId};
+use muster_model::ids::{AppName, ClusterName, InstanceId};
 use muster_pki::{Certified, Identity};
 use muster_store::{CommitError, Expected, Store, Txn};
 
 use super::{Authority, Granted, error::AuthorityError};
 use crate::{
     approvals,
+    fleet_record::{self, Loss},
     removals::Names,
     store_schema::{self, Grant, InstanceRecord, RecordError, audited},
 };
@@ -140,11 +141,18 @@ impl Authority {
     pub(crate) async fn remove(
         &self,
         cluster: &ClusterName,
+        loss: Option<Loss<'_>>,
         who: &str,
-    ) -> Result<u32, AuthorityError> {
+    ) -> Result<Removed, AuthorityError> {
         loop {
-            match self.try_remove(cluster, who).await {
-                // An agent enrolled just now: try again.
+            match self.try_remove(cluster, loss, who).await {
+                // Another hub leads.
+                Err(AuthorityError::Commit(CommitError::Conflict { key }))
+                    if key == store_schema::TERM =>
+                {
+                    return Err(AuthorityError::NotLeading);
+                }
+                // An agent enrolled just now, or the fleet record has changed: try again.
                 Err(AuthorityError::Commit(CommitError::Conflict { .. })) => {}
                 removed => return removed,
             }
@@ -154,9 +162,12 @@ impl Authority {
     pub(super) async fn try_remove(
         &self,
         cluster: &ClusterName,
+        loss: Option<Loss<'_>>,
         who: &str,
-    ) -> Result<u32, AuthorityError> {
-        let (mut txn, revoked) = self.revoke(Txn::new(), cluster).await?;
+    ) -> Result<Removed, AuthorityError> {
+        let (txn, revoked) = self.revoke(Txn::new(), cluster).await?;
+        let (mut txn, writers) =
+            fleet_record::without_holder(self.store(), txn, cluster, loss, who).await?;
         for (key, record) in self.join_tokens().await? {
             if record.cluster == *cluster {
                 txn = txn.delete(key);
@@ -174,8 +185,19 @@ impl Authority {
         self.store
             .commit(audited(txn, who, format!("cluster {cluster} removed")))
             .await?;
-        Ok(u32::try_from(revoked.len()).unwrap_or(u32::MAX))
+        Ok(Removed {
+            revoked: u32::try_from(revoked.len()).unwrap_or(u32::MAX),
+            writers: loss.map_or(writers, |_| Vec::new()),
+        })
     }
+}
+
+/// The result of removing a cluster.
+pub(crate) struct Removed {
+    /// The number of instances whose certificates were revoked.
+    pub(crate) revoked: u32,
+    /// The apps whose writer the cluster still holds.
+    pub(crate) writers: Vec<AppName>,
 }
 
 /// Checks that an instance still belongs to the fleet and is not suspended.

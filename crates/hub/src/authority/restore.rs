@@ -35,7 +35,7 @@ impl Authority {
         }
         txn = without_serials(self.store.as_ref(), txn).await?;
         let txn = approvals::void_in_force(self.store.as_ref(), txn).await?;
-        let why = format!("this hub's state was restored from the backup of {at}");
+        let why = format!("this hub's state was restored from a backup at {at}");
         let txn = unconfirmed::mark_unconfirmed(self.store.as_ref(), txn, None, why).await?;
         self.store.commit(txn).await?;
         Ok(())

@@ -6,15 +6,17 @@ use std::{
 };
 
 use muster_model::{
-    ids::{AppName, ContentHash},
+    fleet_record::{FleetRecord, Writer},
+    ids::{AppName, ContentHash, Epoch},
     problem::Problem,
     tree::{Recent, Snapshot},
 };
+use muster_plan::placement::FIRST_PLACEMENT;
 use muster_render::RenderedBundle;
 use muster_worker::{Facts, Outcome};
 
 use super::{
-    FleetError, FleetLoop,
+    FleetError, FleetLoop, Worked,
     numbering::{List, Orders},
 };
 use crate::{
@@ -22,11 +24,12 @@ use crate::{
     blobs::{self},
     bundle_selection::{Bundles, Selection, select_bundles},
     desired_state::FleetState,
-    store_schema::{AppRecord, InForce, RecordError, RegionRecord},
+    fleet_record::Stored,
+    store_schema::{self, AppRecord, InForce, RecordError, RegionRecord},
     unconfirmed::Unconfirmed,
 };
 
-/// The cache from one commit to the next.
+/// The results that the fleet loop caches from one commit to the next.
 #[derive(Default)]
 pub(super) struct RenderCache {
     /// The sets of bundles in which no object occurs twice, by content.
@@ -53,9 +56,15 @@ impl FleetLoop {
         &self,
         render_cache: &mut RenderCache,
         snapshot: &Snapshot,
-        outcome: &Outcome,
+        worked: &Worked,
     ) -> Result<(), FleetError> {
+        let Worked {
+            outcome,
+            stored,
+            base,
+        } = worked;
         let _numbering = self.leadership.numbering().await;
+        self.check_record(stored).await?;
         let approved = approvals::all(self.store.as_ref()).await?;
         let unconfirmed = Arc::new(Unconfirmed::load(self.store.as_ref()).await?);
         let before = self.published.borrow().clone();
@@ -73,10 +82,12 @@ impl FleetLoop {
             let commit = &before.in_force.commit;
             let none = |_: &AppName| false;
             let numbers = BTreeMap::new();
+            let record = Arc::new(stored.record.clone());
             let orders = Orders {
                 approved: &approved,
                 unconfirmed: &unconfirmed,
                 numbers: &numbers,
+                epoch: record.epoch,
             };
             let desired = if before.current {
                 self.number(lists.collect(), &orders, &before, none, commit)
@@ -91,9 +102,11 @@ impl FleetLoop {
                 unconfirmed,
                 in_force: Arc::clone(&before.in_force),
                 desired,
+                sealed: Arc::new(self.leadership.seal(&record)),
+                record,
             };
             if state.desired != before.desired {
-                self.write(&before, &state, &BTreeMap::new(), &approved)
+                self.write(&before, &state, stored, &BTreeMap::new(), &approved)
                     .await?;
             }
             let mut in_force = InForce::clone(&before.in_force);
@@ -102,6 +115,14 @@ impl FleetLoop {
             self.publish(state);
             return Ok(());
         };
+        let record = record_after(base, outcome, snapshot)?;
+        let is_placed = |(app, writer): (&AppName, &Writer)| {
+            writer.epoch > base.epoch && !base.writers.contains_key(app)
+        };
+        if record.writers.iter().any(is_placed) && self.frozen(&unconfirmed).is_some() {
+            // A cluster has left, or the state has become unconfirmed, since the commit was placed.
+            return Err(FleetError::RecordChanged);
+        }
         self.recall(render_cache, outcome, &before).await?;
         let Selection {
             chosen,
@@ -151,6 +172,7 @@ impl FleetLoop {
             approved: &approved,
             unconfirmed: &unconfirmed,
             numbers: &numbers,
+            epoch: record.epoch,
         };
         let desired = self.number(lists.collect(), &orders, &before, meant, commit);
         let state = FleetState {
@@ -160,9 +182,13 @@ impl FleetLoop {
             unconfirmed,
             in_force,
             desired,
+            sealed: Arc::new(self.leadership.seal(&record)),
+            record: Arc::new(record),
         };
-        if state.in_force != before.in_force || state.desired != before.desired {
-            self.write(&before, &state, &chosen, &approved).await?;
+        let is_stored = stored.revision.is_some() && *state.record == stored.record;
+        if state.in_force != before.in_force || state.desired != before.desired || !is_stored {
+            self.write(&before, &state, stored, &chosen, &approved)
+                .await?;
         }
         let bundles = chosen.values().flat_map(BTreeMap::values);
         render_cache.in_force = bundles
@@ -170,6 +196,17 @@ impl FleetLoop {
             .collect();
         self.publish(state);
         Ok(())
+    }
+
+    /// Checks that nobody has changed the fleet record since the commit was rendered with it.
+    async fn check_record(&self, stored: &Stored) -> Result<(), FleetError> {
+        let key = store_schema::FLEET_RECORD;
+        let now = self.store.get(key).await.map_err(RecordError::from)?;
+        if now.map(|record| record.revision) == stored.revision {
+            Ok(())
+        } else {
+            Err(FleetError::RecordChanged)
+        }
     }
 
     /// Loads into the cache every bundle in force that this commit did not render again. After a restart they come from
@@ -209,6 +246,51 @@ impl FleetLoop {
 
     pub(super) fn publish(&self, state: FleetState) {
         self.published.send_replace(Arc::new(state));
+    }
+}
+
+/// Returns the fleet record after a commit that was placed with the record `base`. Of the worker's answer only two
+/// things are believed: in which cluster an app without a writer gets its first one, which needs a good bundle, and
+/// which app is another one's successor.
+fn record_after(
+    base: &FleetRecord,
+    outcome: &Outcome,
+    snapshot: &Snapshot,
+) -> Result<FleetRecord, FleetError> {
+    let placed = &outcome.record.writers;
+    let mut record = base.clone();
+    for (app, writer) in placed {
+        let old = outcome
+            .formerly
+            .get(app)
+            .filter(|old| !placed.contains_key(*old));
+        if let Some(own) = record.writers.get_mut(app) {
+            if own.cluster == writer.cluster {
+                own.region.clone_from(&writer.region);
+            }
+        } else if let Some(own) = old.and_then(|old| record.writers.remove(old)) {
+            record.writers.insert(app.clone(), own);
+        } else if outcome.bundles.contains_key(app) {
+            let first = Writer {
+                region: writer.region.clone(),
+                cluster: writer.cluster.clone(),
+                epoch: base.epoch.next(),
+                at: store_schema::now(),
+                by: format!("commit {}", snapshot.commit.short()),
+                why: FIRST_PLACEMENT.to_owned(),
+            };
+            record.writers.insert(app.clone(), first);
+        }
+    }
+    if record.writers != base.writers || base.epoch == Epoch::default() {
+        record.epoch = base.epoch.next();
+    }
+    let rendered = outcome.roles.iter();
+    let rendered = rendered.filter(|(app, _)| outcome.bundles.contains_key(*app));
+    let roles = rendered.map(|(app, places)| (app.clone(), places.clone()));
+    match record.contradicted_by(&roles.collect()) {
+        Some(app) => Err(FleetError::MovedWriter(app.clone())),
+        None => Ok(record),
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use muster_model::{
-    ids::{AppName, ClusterName, ContentHash, Generation},
+    ids::{AppName, ClusterName, ContentHash, Epoch, Generation},
     policy::{PruneBudget, PruneOrders},
 };
 use muster_plan::delivery::Numbered;
@@ -15,7 +15,7 @@ use muster_worker::Facts;
 use super::{FleetError, FleetLoop};
 use crate::{
     approvals::{self, Approved},
-    desired_state::{DesiredState, EPOCH, FleetState, content_of},
+    desired_state::{DesiredState, FleetState, content_of},
     observed::Level,
     store_schema::{self, DesiredRecord, ListedBundle},
     unconfirmed::Unconfirmed,
@@ -28,12 +28,14 @@ pub(super) struct List {
     pub(super) bundles: Vec<ListedBundle>,
 }
 
-/// The other inputs of a generation.
+/// The inputs of generations beside their [`List`]s: approvals, unconfirmed clusters and last numbers.
 pub(super) struct Orders<'a> {
     pub(super) approved: &'a Approved,
     pub(super) unconfirmed: &'a Unconfirmed,
     /// The last numbers of clusters that come back to the fleet.
     pub(super) numbers: &'a BTreeMap<ClusterName, Generation>,
+    /// The epoch of the fleet record.
+    pub(super) epoch: Epoch,
 }
 
 /// Returns the approvals ([`PruneOrders::leaving`]) of the apps that may leave a cluster with all their objects. These
@@ -76,6 +78,7 @@ impl FleetLoop {
         meant: impl Fn(&AppName) -> bool,
         commit: &str,
     ) -> BTreeMap<ClusterName, Arc<DesiredState>> {
+        let epoch = orders.epoch;
         let mut shared: HashMap<ContentHash, Arc<[ListedBundle]>> = HashMap::new();
         let mut number = |cluster: &ClusterName, list: List| {
             let List {
@@ -99,14 +102,14 @@ impl FleetLoop {
                 approved,
                 unknown,
             };
-            let mut content = content_of(EPOCH.0, &prune, &list);
+            let mut content = content_of(epoch.0, &prune, &list);
             if let Some(now) = now.filter(|now| now.number.content == content) {
                 return Arc::clone(now);
             }
             if !prune.approved.is_empty() {
                 let now = now.map(AsRef::as_ref);
                 prune.approved = approvals::pending(&prune.approved, now, level.as_ref());
-                content = content_of(EPOCH.0, &prune, &list);
+                content = content_of(epoch.0, &prune, &list);
             }
             let known = orders.numbers.get(cluster).copied();
             let generation = now
@@ -125,7 +128,7 @@ impl FleetLoop {
                 },
                 since,
                 commit: commit.to_owned(),
-                epoch: EPOCH.0,
+                epoch: epoch.0,
                 prune,
                 bundles: Arc::clone(bundles),
             })

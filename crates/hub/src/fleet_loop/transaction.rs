@@ -6,7 +6,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use muster_model::ids::{AppName, ClusterName, ContentHash};
+use muster_model::{
+    fleet_record::Writer,
+    ids::{AppName, ClusterName, ContentHash},
+};
 use muster_render::RenderedBundle;
 use muster_store::{CommitError, Expected, Txn};
 
@@ -16,7 +19,8 @@ use crate::{
     blobs::{self},
     bundle_selection::Candidate,
     desired_state::FleetState,
-    store_schema::{self, ListedBundle, RecordError},
+    fleet_record::Stored,
+    store_schema::{self, ListedBundle, RecordError, audited},
 };
 
 impl FleetLoop {
@@ -25,6 +29,7 @@ impl FleetLoop {
         &self,
         before: &FleetState,
         after: &FleetState,
+        stored: &Stored,
         chosen: &BTreeMap<ClusterName, BTreeMap<AppName, Candidate>>,
         approved: &Approved,
     ) -> Result<(), FleetError> {
@@ -96,6 +101,28 @@ impl FleetLoop {
             }
         }
         txn = approvals::without_done(txn, approved, &after.desired);
+        if stored.revision.is_none() || *after.record != stored.record {
+            txn = stored.replace(txn, &after.record);
+            let gone = stored.record.writers.iter();
+            for (app, writer) in gone.filter(|(app, _)| !after.record.writers.contains_key(*app)) {
+                let what = format!(
+                    "app {app} has no writer any more at epoch {}: cluster {} had it, and the app was renamed, or \
+                     nothing is left of it there",
+                    after.record.epoch, writer.cluster
+                );
+                txn = audited(txn, "hub", what);
+            }
+            for (app, writer) in &after.record.writers {
+                if stored.record.writers.get(app).map(|w| w.epoch) != Some(writer.epoch) {
+                    let Writer { cluster, why, .. } = writer;
+                    let what = format!(
+                        "app {app} has its writer in cluster {cluster} from epoch {}: {why}",
+                        writer.epoch
+                    );
+                    txn = audited(txn, &writer.by, what);
+                }
+            }
+        }
         txn = txn.put(
             store_schema::IN_FORCE,
             store_schema::encode(after.in_force.as_ref()),
@@ -105,6 +132,9 @@ impl FleetLoop {
             Err(CommitError::Conflict { key }) if key == store_schema::TERM => {
                 self.leadership.lost(lead).await;
                 Err(FleetError::NotLeading)
+            }
+            Err(CommitError::Conflict { key }) if key == store_schema::FLEET_RECORD => {
+                Err(FleetError::RecordChanged)
             }
             Err(error) => Err(error.into()),
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use muster_model::ids::ClusterName;
+use muster_model::{fleet_record::Writer, ids::ClusterName};
 use muster_proto::{VERSION, v1};
 
 use crate::{
@@ -62,7 +62,11 @@ fn cluster(
         v1::ClusterState::Unjoined
     } else if !seen.connected {
         v1::ClusterState::Offline
-    } else if any(v1::ClusterState::Failing) || !seen.problems.is_empty() || seen.cut.is_some() {
+    } else if any(v1::ClusterState::Failing)
+        || !seen.problems.is_empty()
+        || seen.refusal.is_some()
+        || seen.cut.is_some()
+    {
         v1::ClusterState::Failing
     } else if !synced || any(v1::ClusterState::Progressing) {
         v1::ClusterState::Progressing
@@ -121,6 +125,17 @@ fn app(
     }
 }
 
+fn writer(writer: &Writer) -> v1::Writer {
+    v1::Writer {
+        region: writer.region.to_string(),
+        cluster: writer.cluster.to_string(),
+        epoch: writer.epoch.0,
+        at: i64::try_from(writer.at).unwrap_or_default(),
+        by: writer.by.clone(),
+        why: writer.why.clone(),
+    }
+}
+
 /// Returns the status of the requested clusters and apps. `repo` is the status of the repository.
 pub(crate) fn status(
     state: &FleetState,
@@ -162,6 +177,7 @@ pub(crate) fn status(
                 mode: app.mode.clone(),
                 owner: app.owner.clone(),
                 held: app.blocked,
+                writer: state.record.writers.get(&app.name).map(writer),
             })
             .collect(),
         regions: in_force
@@ -175,5 +191,6 @@ pub(crate) fn status(
             })
             .collect(),
         now: i64::try_from(now()).unwrap_or_default(),
+        epoch: state.record.epoch.0,
     }
 }

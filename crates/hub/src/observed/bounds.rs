@@ -7,8 +7,8 @@ use muster_model::ids::AppName;
 use muster_proto::v1;
 use prost::Message as _;
 
-/// The most apps that an agent may report although the cluster should not run them and did not report them before.
-/// Remains of such an app may exist in the cluster.
+/// The most apps that an agent may report although the cluster should not run them. Remains of such apps may exist in
+/// the cluster. An app that was reported before counts too, but is always kept.
 const UNKNOWN: usize = 64;
 /// The largest encoded observed state, in bytes.
 const LEVEL_BYTES: usize = 8 * 1024 * 1024;

@@ -1,7 +1,13 @@
 //! The service for people and scripts.
 
-use muster_model::ids::{ClusterName, InvalidId};
+use std::collections::BTreeSet;
+
+use muster_model::{
+    ids::{ClusterName, InvalidId},
+    problem::Problem,
+};
 use muster_pki::clock;
+use muster_plan::placement::lost_holder;
 use muster_proto::v1;
 use muster_runtime::log::Chain;
 use tokio::sync::mpsc;
@@ -15,8 +21,32 @@ use super::{
 use crate::{
     approvals,
     authority::{AuthorityError, admit},
+    fleet_record::Loss,
     unconfirmed,
 };
+
+impl Services {
+    /// Checks that a cluster may be removed although it holds writers: there is a reason, and its document is no longer
+    /// in the repository. Otherwise the writers would be placed in the same cluster again.
+    fn may_lose(&self, cluster: &ClusterName, reason: &str) -> Result<(), Status> {
+        if reason.trim().is_empty() {
+            return Err(Status::invalid_argument(
+                "an override needs a reason for the audit log",
+            ));
+        }
+        let state = self.0.view.published.borrow().clone();
+        let in_force = &state.in_force;
+        let mut clusters = in_force.clusters.iter();
+        let lost = |problem: &Problem| lost_holder(problem).as_ref() == Some(cluster);
+        if !clusters.any(|(name, _)| name == cluster) || in_force.problems.iter().any(lost) {
+            return Ok(());
+        }
+        Err(Status::failed_precondition(format!(
+            "{cluster} is still in the fleet repository, so the writers would be placed there again. Remove its \
+             document first; that commit is blocked until you repeat this command"
+        )))
+    }
+}
 
 #[tonic::async_trait]
 impl v1::admin_server::Admin for Services {
@@ -142,12 +172,31 @@ impl v1::admin_server::Admin for Services {
         request: Request<v1::RemoveClusterRequest>,
     ) -> Answer<v1::RemoveClusterResponse> {
         let who = self.admin(Self::peer(&request)?).await?;
-        let cluster = cluster_name(&request.into_inner().cluster)?;
-        let revoked = self.0.authority.remove(&cluster, &who).await;
-        let revoked = revoked.map_err(|error| self.denied(&who, &error))?;
+        let v1::RemoveClusterRequest {
+            cluster,
+            lose_writers,
+            reason,
+        } = request.into_inner();
+        let cluster = cluster_name(&cluster)?;
+        let reason = cut_reason(&reason);
+        let loss = match lose_writers {
+            true => {
+                self.may_lose(&cluster, &reason)?;
+                Some(Loss {
+                    lead: self.lead()?,
+                    reason: &reason,
+                })
+            }
+            false => None,
+        };
+        let removed = self.0.authority.remove(&cluster, loss, &who).await;
+        let removed = removed.map_err(|error| self.denied(&who, &error))?;
         self.0.sessions.end(&cluster);
         self.0.view.observed.forget(&cluster);
-        Ok(Response::new(v1::RemoveClusterResponse { revoked }))
+        Ok(Response::new(v1::RemoveClusterResponse {
+            revoked: removed.revoked,
+            writers: removed.writers.iter().map(ToString::to_string).collect(),
+        }))
     }
 
     async fn create_admin(
@@ -253,11 +302,17 @@ impl v1::admin_server::Admin for Services {
             Status::unavailable("the hub's store fails; see its log")
         };
         let loaded = unconfirmed::Unconfirmed::load(store).await;
-        let unconfirmed = loaded.map_err(|error| failed(error.into()))?.texts();
+        let unconfirmed = loaded.map_err(|error| failed(error.into()))?;
+        let silent = match unconfirmed.is_whole() {
+            true => parts.view.silent(),
+            false => BTreeSet::new(),
+        };
+        let unconfirmed = unconfirmed.texts_with(&silent);
         if !dry_run {
             let reason = cut_reason(&reason);
-            let confirmed = unconfirmed::confirm(store, lead, &who, &reason).await;
+            let confirmed = unconfirmed::confirm(store, lead, &who, &reason, &silent).await;
             confirmed.map_err(failed)?;
+            parts.view.observed.answered();
         }
         Ok(Response::new(v1::ConfirmStateResponse {
             suspicions: unconfirmed,

@@ -1,9 +1,11 @@
 //! One agent's stream. The agent announces what it has in force, receives its generation, requests the bundles that it
-//! lacks, and reports its observed state. The task always reads, and sends only when the agent has room, so that a slow
-//! agent delays nobody else, and hub and agent never wait for each other.
+//! lacks, and reports its observed state. The task reads even while it has something to send, and sends only when the
+//! agent has room. So a slow agent delays nobody else, and hub and agent never wait for each other. Only an agent that
+//! exceeds its rate limit is read more slowly.
 
 mod delivery;
 mod messages;
+mod record;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -12,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use muster_model::ids::ContentHash;
+use muster_model::{fleet_record::RecordId, ids::ContentHash};
 use muster_plan::delivery::{Known, Meeting, Numbered, Proof, Term, meet};
 use muster_proto::{PROTOCOL_VERSION, VERSION, v1};
 use muster_runtime::log::Chain;
@@ -30,6 +32,8 @@ use crate::{
 
 /// The shortest interval between two renumberings of a cluster's generation, since each is a write.
 const RENUMBER_EVERY: Duration = Duration::from_secs(10);
+/// The time in which an agent must show its fleet record after the hub has asked for it.
+const SHOWN_WITHIN: Duration = Duration::from_secs(10);
 /// The number of recently sent generations that a report may name.
 const TOLD: usize = 64;
 /// The most objects that an agent may list in an answer.
@@ -56,6 +60,13 @@ pub(super) struct Stream<'a> {
     needed: VecDeque<ContentHash>,
     /// The bundle whose pieces are being sent, with the offset of the next piece.
     sending: Option<(ContentHash, Bytes, usize)>,
+    /// The fleet record that the agent has, or that was sent to it.
+    record: Option<RecordId>,
+    /// True until the agent has shown its fleet record, which is newer than the hub's or has other content. Nothing is
+    /// delivered before that.
+    asks_record: bool,
+    /// True if the agent's record came in an earlier enrolment, perhaps from another fleet.
+    is_foreign: bool,
 }
 
 impl<'a> Stream<'a> {
@@ -82,6 +93,9 @@ impl<'a> Stream<'a> {
             generation: None,
             needed: VecDeque::new(),
             sending: None,
+            record: None,
+            asks_record: false,
+            is_foreign: false,
         }
     }
 }
@@ -106,9 +120,14 @@ impl Stream<'_> {
             },
             incarnation: hello.incarnation.clone(),
             in_force: self.in_force,
+            ..Known::default()
         };
         self.settle_term(&known).await?;
         self.welcome(hello, &mut lead);
+        self.meet_record(hello);
+        let shows_within = tokio::time::sleep(SHOWN_WITHIN);
+        tokio::pin!(shows_within);
+        let was_whole = published.borrow().unconfirmed.is_whole();
         let mut cas = sessions.cas.clone();
         let mut asked = self.caller.trust;
         let valid = self
@@ -121,6 +140,12 @@ impl Stream<'_> {
         loop {
             let leads = lead.borrow_and_update().is_some();
             let state = published.borrow_and_update().clone();
+            if state.unconfirmed.is_whole() && !was_whole {
+                // Any agent may now know a writer that the hub does not know.
+                return Err(Status::aborted(
+                    "the hub's state has become unconfirmed; connect again",
+                ));
+            }
             if leads {
                 self.offer(&state).await?;
             }
@@ -134,7 +159,11 @@ impl Stream<'_> {
             let wait = self.bucket.wait();
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return Err(Status::aborted("the hub ended this stream: the hub is stopping, a newer stream replaced it, or its cluster left the fleet")),
+                () = stop.cancelled() => return Err(Status::aborted("the hub ended this stream: the hub is stopping, a newer stream replaced it, or its instance was removed or suspended")),
+                () = &mut shows_within, if self.asks_record => {
+                    let why = "its agent does not show its fleet record, which the hub may lack a part of".to_owned();
+                    return Err(sessions.hold(self.caller, "no_record", why).await);
+                }
                 () = &mut expiry => return Err(Status::unauthenticated("the certificate has expired")),
                 () = tokio::time::sleep(wait), if !wait.is_zero() => {}
                 () = tokio::time::sleep(self.bucket.until_full()), if self.slowed => {
@@ -157,7 +186,14 @@ impl Stream<'_> {
                             sessions.hold(self.caller, "too_much", why).await;
                             self.slowed = true;
                         }
-                        if let Err(why) = self.hear(message) {
+                        let heard = match message.message {
+                            Some(v1::agent_message::Message::Record(shown)) if self.asks_record => {
+                                self.hear_record(shown).await?;
+                                Ok(())
+                            }
+                            message => self.hear(v1::AgentMessage { message }),
+                        };
+                        if let Err(why) = heard {
                             return Err(sessions.hold(self.caller, "nonsense", why).await);
                         }
                     }

@@ -10,6 +10,7 @@ use anyhow::ensure;
 use muster_agent::{Arrived, Cluster, Level, TakeError, dial, follow};
 use muster_model::{
     bundle::{Bundle, BundleHeader},
+    fleet_record::SealedRecord,
     ids::{ClusterName, ContentHash, Generation, Role},
     policy::PruneOrders,
 };
@@ -97,6 +98,17 @@ impl Memory {
         };
         let object: serde_json::Value = serde_json::from_str(&objects[0]).unwrap();
         object[field].to_string()
+    }
+
+    /// Forgets the hub, as an agent does that joins with a new token.
+    pub(crate) fn join_anew(&self) {
+        let mut state = self.state();
+        state.known = Known {
+            in_force: state.known.in_force,
+            record: state.known.record.clone(),
+            is_record_foreign: true,
+            ..Known::default()
+        };
     }
 
     /// Returns the generation in force; 0 if there is none.
@@ -222,6 +234,13 @@ impl Cluster for Memory {
         Ok(())
     }
 
+    async fn note_record(&self, record: SealedRecord) -> Result<(), TakeError> {
+        let mut state = self.state();
+        state.known.record = Some(record);
+        state.known.is_record_foreign = false;
+        Ok(())
+    }
+
     async fn take(&self, generation: Arrived) -> Result<(), TakeError> {
         let mut level = Level {
             in_force: Some(generation.number),
@@ -263,6 +282,8 @@ impl Cluster for Memory {
             term: generation.term,
             incarnation: generation.incarnation,
             in_force: Some(generation.number),
+            record: generation.record,
+            is_record_foreign: false,
         };
         state.orders = generation.prune.clone();
         let approved = generation.prune.approved;

@@ -197,7 +197,7 @@ async fn recreations_are_in_the_audit_log_once_each() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_what_waits_now_can_be_approved() {
+async fn only_what_is_pending_approval_now_can_be_approved() {
     let repo = repository();
     let hub = Hub::new(&repo).await;
     let [eu_1, _eu_2, us_1] = Agent::join_all(&hub).await;
@@ -361,7 +361,7 @@ async fn an_approval_from_before_a_restore_is_void() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_app_leaves_by_its_placement_or_a_commits_word_and_asks_otherwise() {
+async fn an_app_leaves_by_its_placement_or_a_commit_message_and_else_needs_approval() {
     let repo = repository();
     let app = |placement: &str| {
         let spec = format!("tier: gold, mode: active-active{placement}");

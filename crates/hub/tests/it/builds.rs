@@ -240,7 +240,9 @@ async fn replay(messages: Vec<v1::AgentMessage>) -> (Hub, String) {
                 })
                 .await;
             }
-            Message::Hello(_) => panic!("a second hello"),
+            Message::Hello(_) | Message::Record(_) => {
+                panic!("no recorded stream has this message here")
+            }
         }
         let mut missing = match &message {
             Message::Need(need) => need.hashes.len(),

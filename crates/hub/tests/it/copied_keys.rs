@@ -24,7 +24,7 @@ async fn show(hub: &Hub, badge: &Badge) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copied_key_is_held_with_the_one_that_it_was_copied_from() {
+async fn a_copied_key_is_suspended_with_the_one_that_it_was_copied_from() {
     let repo = repository();
     let hub = Hub::new(&repo).await;
     let first = Badge::new(&hub, "eu-1").await;
@@ -37,7 +37,7 @@ async fn a_copied_key_is_held_with_the_one_that_it_was_copied_from() {
     let third = renew(&hub, &second).await.unwrap();
     show(&hub, &third).await;
     assert_eq!(hub.refused("copied_key").await, 0);
-    // Somebody who copied the second certificate renews it now, but its own renewal has been presented already.
+    // Somebody who copied the second certificate renews it now, although its owner has already presented the third.
     let refused = renew(&hub, &second).await.map(drop).unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
     assert!(
@@ -290,7 +290,7 @@ async fn a_login_is_taken_back_at_once_and_for_good() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_is_older_than_the_end_of_its_ca_is_worth_nothing() {
+async fn calls_on_a_connection_from_before_its_ca_was_dropped_are_refused() {
     let repo = repository();
     let hub = Hub::new(&repo).await;
     let mut ada = person(&hub, "ada").await;
@@ -305,7 +305,7 @@ async fn a_connection_that_is_older_than_the_end_of_its_ca_is_worth_nothing() {
     ada.rotate_ca(rotate).await.unwrap();
     let look = v1::FollowCaRequest::default();
     assert!(bob.follow_ca(look.clone()).await.unwrap().get_ref().needed);
-    // A removed login can't move to the new CA, not even with a certificate that it received for that.
+    // A removed login can't move to the new CA, and a certificate that it received for that is removed with it.
     let csr = || Key::generate().unwrap().request().unwrap();
     let follow = || v1::FollowCaRequest { csr: csr() };
     let unseen = bob.follow_ca(follow()).await.unwrap().into_inner();

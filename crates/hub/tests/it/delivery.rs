@@ -151,7 +151,7 @@ async fn a_broken_app_stays_as_it_was_while_the_others_move_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_fleet_document_holds_everything() {
+async fn a_broken_region_blocks_the_whole_commit() {
     let repo = repository();
     let hub = Hub::new(&repo).await;
     let agent = Agent::join(&hub, "eu-1").await;
@@ -310,7 +310,7 @@ async fn a_cluster_that_leaves_the_fleet_and_comes_back_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fleet_that_was_never_good_is_told_and_then_begins() {
+async fn a_fleet_that_was_never_good_is_reported_and_then_begins() {
     let repo = GitRepo::new().unwrap();
     let hub = Hub::new(&repo).await;
     let empty = |status: &v1::Status| {

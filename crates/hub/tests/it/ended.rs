@@ -67,7 +67,7 @@ async fn joined(repo: &muster_testkit::gitserver::GitRepo) -> (Hub, Ca, Arc<Badg
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_gets_a_new_one_and_the_cluster_goes_on() {
+async fn an_expired_certificate_is_renewed_and_the_cluster_goes_on() {
     let repo = repository();
     let (mut hub, ca, badge, identity) = joined(&repo).await;
     for ago in [Duration::from_secs(1), RENEWAL_GRACE - HOUR] {
@@ -85,7 +85,7 @@ async fn it_gets_a_new_one_and_the_cluster_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_gets_nothing_else() {
+async fn an_expired_certificate_is_good_for_nothing_but_its_renewal() {
     let repo = repository();
     let (hub, ca, badge, identity) = joined(&repo).await;
     let badge = ended(&ca, &badge, &identity, HOUR);
@@ -109,7 +109,7 @@ async fn it_gets_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn not_from_another_authority_and_not_for_who_was_removed() {
+async fn a_certificate_of_another_ca_or_of_a_removed_cluster_is_not_renewed() {
     let repo = repository();
     let (hub, ca, badge, identity) = joined(&repo).await;
 
@@ -126,7 +126,7 @@ async fn not_from_another_authority_and_not_for_who_was_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn that_the_ca_ends_soon_is_told_until_another_takes_its_place() {
+async fn the_status_warns_of_the_end_of_the_ca_until_it_is_replaced() {
     let repo = repository();
     let hub = Hub::new(&repo).await;
     let told = |status: &muster_proto::v1::Status| {

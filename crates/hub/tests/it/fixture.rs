@@ -204,6 +204,7 @@ impl Hub {
     pub(crate) async fn remove(&self, cluster: &str) -> u32 {
         let request = v1::RemoveClusterRequest {
             cluster: cluster.to_owned(),
+            ..v1::RemoveClusterRequest::default()
         };
         let removed = self.admin().await.remove_cluster(request).await.unwrap();
         removed.into_inner().revoked

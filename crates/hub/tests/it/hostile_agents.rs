@@ -227,7 +227,7 @@ async fn a_flood_is_reported_only_while_it_lasts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_generation_that_was_never_told_is_not_believed() {
+async fn a_generation_that_was_never_sent_is_not_believed() {
     let repo = repository();
     let hub = Hub::new(&repo).await;
     let badge = Badge::new(&hub, "us-1").await;
@@ -239,7 +239,7 @@ async fn a_generation_that_was_never_told_is_not_believed() {
         content: vec![9; 32],
         ..v1::Report::default()
     };
-    // A report about an older generation may still be on its way, so it is ignored.
+    // Reports about older generations may still be on their way, so a number that is not above the newest is ignored.
     say(&raw, report(generation.number)).await;
     say(&raw, report(generation.number + 1000)).await;
     let status = end(raw).await;

@@ -85,7 +85,7 @@ async fn limited(app: Duration) -> (GitRepo, Hub, Agent) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_ends_its_reader_is_held_and_nothing_else() {
+async fn an_app_that_crashes_the_worker_is_blocked_and_nothing_else_is() {
     let (repo, hub, agent) = limited(Duration::from_secs(20)).await;
     // A short text that becomes many values.
     let many = format!("[{}]", "1,".repeat(4_000_000));
@@ -121,7 +121,7 @@ async fn what_ends_its_reader_is_held_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_app_that_takes_too_long_is_held_and_delays_no_later_commit() {
+async fn an_app_that_takes_too_long_is_blocked_and_delays_no_later_commit() {
     let (repo, hub, agent) = limited(Duration::from_millis(500)).await;
     let commit = hostile(&repo, 2, &[("slow", SLOW)]);
     hub.until_synced(&commit).await;

@@ -58,7 +58,7 @@ fn signed(ca: &Ca, badge: &Badge, identity: &Identity, now: SystemTime) -> Badge
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn certificates_that_are_not_of_this_fleet() {
+async fn certificates_that_are_not_of_this_fleet_are_refused() {
     let repo = repository();
     let hub = Hub::new(&repo).await;
     let good = Badge::new(&hub, "eu-1").await;
@@ -137,7 +137,7 @@ async fn certificates_that_are_not_of_this_fleet() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn certificates_for_something_else() {
+async fn certificates_for_something_else_are_refused() {
     let repo = repository();
     let hub = Hub::new(&repo).await;
     let badge = Badge::new(&hub, "eu-1").await;
@@ -174,7 +174,7 @@ async fn certificates_for_something_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn words_that_no_agent_says() {
+async fn messages_that_no_agent_sends_are_refused_or_ignored() {
     let repo = repository();
     let hub = Hub::new(&repo).await;
     let badge = Badge::new(&hub, "eu-1").await;
@@ -301,7 +301,7 @@ async fn a_removed_cluster_is_out_until_it_joins_again() {
     let unused = hub.token("eu-2").await;
 
     assert_eq!(hub.remove("eu-2").await, 1);
-    agent.until_ended("was removed").await;
+    agent.until_ended("it needs a new join token").await;
     assert!(hub.refused("revoked").await >= 1);
     let channel = dial(
         &hub.address(),
@@ -340,7 +340,7 @@ async fn a_removed_cluster_is_out_until_it_joins_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_agents_that_take_turns_are_both_held() {
+async fn two_agents_that_take_turns_are_both_refused() {
     let repo = repository();
     let hub = Hub::new(&repo).await;
     let first = Agent::join(&hub, "eu-1").await;

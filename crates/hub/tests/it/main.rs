@@ -25,3 +25,4 @@ mod renames;
 mod repository;
 mod slow;
 mod terms;
+mod writers;

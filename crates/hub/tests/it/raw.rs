@@ -80,7 +80,8 @@ pub(crate) async fn refusal(hub: &Hub, badge: &Badge, first: v1::agent_message::
     }
 }
 
-/// Makes every call that is for people, and returns the refusals. Calls that are served are left out.
+/// Makes the calls that are for people, except those about the CA, and returns the refusals. Calls that are served are
+/// left out.
 pub(crate) async fn refused_to_people(channel: Channel) -> Vec<Status> {
     let mut admin = AdminClient::new(channel);
     let mut refused: Vec<Status> = Vec::new();

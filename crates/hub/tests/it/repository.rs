@@ -39,7 +39,7 @@ async fn a_force_push_is_followed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repository_that_is_gone_is_told_and_comes_back() {
+async fn a_repository_that_is_gone_is_reported_and_read_again_when_it_is_back() {
     let repo = repository();
     let hub = Hub::with(&repo, |config| {
         config.interval = Some(Duration::from_millis(200))
@@ -154,7 +154,7 @@ async fn the_webhook_wakes_the_hub_for_those_who_know_its_token() {
 /// The store can't be written, as with a shell that was left open on it or a full disk. The commit waits, and the
 /// status shows why until it can be written. It is not rendered again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_that_cannot_be_written_waits_and_is_told() {
+async fn a_commit_that_cannot_be_written_is_reported_and_retried() {
     let repo = repository();
     let hub = Hub::new(&repo).await;
     let agent = Agent::join(&hub, "eu-2").await;
@@ -199,10 +199,10 @@ async fn a_commit_that_cannot_be_written_waits_and_is_told() {
     assert!(told(&hub.status().await).is_err());
 }
 
-/// Generations of agents that are ahead are renumbered while commits come in. Neither loses what the other has written,
-/// and after a restart the hub has a list for each of its generations.
+/// Streams renumber the generations of agents that are ahead, while the fleet loop numbers those of new commits.
+/// Neither loses what the other has written, and after a restart the hub has a list for each of its generations.
 #[tokio::test(flavor = "multi_thread")]
-async fn generations_are_numbered_by_one_at_a_time() {
+async fn generations_are_numbered_by_one_task_at_a_time() {
     let repo = repository();
     let clusters: Vec<String> = (0..40).map(|n| format!("many-{n}")).collect();
     let documents = clusters.iter().map(|name| {

@@ -88,7 +88,7 @@ async fn a_restored_backup_catches_up_with_its_agents() {
     };
     assert_eq!(eu_1.memory.orders().budget, nothing);
     let hub = hub.restart().await;
-    hub.until_in_force(&last).await;
+    hub.until_synced(&last).await;
     assert_eq!(suspects(&hub.status().await), 4);
     let ask = |dry_run| v1::ConfirmStateRequest {
         dry_run,

@@ -23,7 +23,7 @@ fn bundle() -> Bundle {
 }
 
 #[test]
-fn a_bundle_survives_its_bytes() {
+fn an_encoded_bundle_is_decoded_unchanged() {
     assert_eq!(Bundle::decode(&bundle().encode()).unwrap(), bundle());
     let empty = Bundle {
         objects: vec![],
@@ -33,7 +33,7 @@ fn a_bundle_survives_its_bytes() {
 }
 
 #[test]
-fn what_is_no_bundle_says_where() {
+fn the_error_for_an_invalid_bundle_names_the_line() {
     let mut bytes = bundle().encode();
     bytes.extend_from_slice(b"\nnot json");
     assert!(

@@ -28,7 +28,7 @@ fn what_is_wrong_is_told_with_its_place() {
 }
 
 #[test]
-fn what_it_can_cost_is_known_before() {
+fn the_highest_cost_is_known_before_evaluation() {
     let steps = |text: &str| compile(text).unwrap().steps(3000, 0);
     assert_eq!(steps("object.a == 1"), 1);
     assert_eq!(steps("object.a.exists(x, x == 1)"), 3000);

@@ -21,7 +21,7 @@ fn labels_follow_rfc_1123() {
 }
 
 #[test]
-fn hashes_survive_their_text() {
+fn the_text_of_a_hash_is_parsed_as_the_same_hash() {
     let hash = ContentHash::of(b"x");
     assert_eq!(hash.to_string().parse(), Ok(hash));
     assert!("zz".repeat(32).parse::<ContentHash>().is_err());

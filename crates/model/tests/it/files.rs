@@ -5,7 +5,7 @@ use muster_model::tree::Entry;
 use crate::{FLEET, Fleet, app, region};
 
 #[test]
-fn broken_yaml_in_the_fleet_holds_the_commit() {
+fn broken_yaml_in_the_fleet_blocks_the_commit() {
     let mut fleet = Fleet::new();
     fleet.file(
         "fleet.yaml",
@@ -22,7 +22,7 @@ fn broken_yaml_in_the_fleet_holds_the_commit() {
 }
 
 #[test]
-fn broken_yaml_in_an_app_holds_that_app() {
+fn broken_yaml_in_an_app_blocks_that_app() {
     let mut fleet = Fleet::new();
     fleet.file(
         "apps/wiki/app.yaml",
@@ -59,7 +59,7 @@ fn a_tab_as_indentation() {
 }
 
 #[test]
-fn a_key_that_stands_twice() {
+fn a_key_that_occurs_twice() {
     let mut fleet = Fleet::new();
     fleet.file(
         "apps/wiki/values.yaml",

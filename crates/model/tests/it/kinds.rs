@@ -236,7 +236,7 @@ fn a_cluster_with_a_regions_name() {
 }
 
 #[test]
-fn a_tier_that_stands_twice() {
+fn a_tier_that_is_defined_twice() {
     let mut fleet = Fleet::new();
     fleet.file("tiers.yaml", TIERS.replace("silver", "gold"));
     insta::assert_snapshot!(fleet.told(), @r"

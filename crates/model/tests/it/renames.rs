@@ -54,7 +54,7 @@ fn a_claim_counts_in_a_document_that_can_not_be_read() {
 }
 
 #[test]
-fn claims_that_can_not_be() {
+fn previous_names_that_an_app_can_not_claim() {
     let mut fleet = renamed("  formerly: handbook\n");
     for name in ["docs", "notes"] {
         fleet.file(

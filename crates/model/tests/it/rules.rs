@@ -158,7 +158,7 @@ fn fields_that_are_no_pointers() {
 }
 
 #[test]
-fn expressions_that_are_none() {
+fn expressions_that_are_not_valid() {
     let mut fleet = Fleet::new();
     let wrong = CERTIFICATES
         .replace("has(object.spec.paused)", "has(object)")

@@ -19,7 +19,7 @@ struct Figures {
     rows: Vec<Row>,
 }
 
-/// One figure.
+/// One figure: what was measured, and its values.
 #[derive(Debug, Deserialize)]
 struct Row {
     what: String,
@@ -100,7 +100,7 @@ fn announcement(missing: &[Program], cores: f64) -> anyhow::Result<String> {
     };
     Ok(format!(
         "building {programs} from source, once, into {}{time}. To skip this, set KUBEBUILDER_ASSETS to a folder \
-         that has them in version {}, or put them on the PATH",
+         that has them for Kubernetes {}, or put them on the PATH",
         cache_dir()?.display(),
         Program::ApiServer.version()?,
     ))

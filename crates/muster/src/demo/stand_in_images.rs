@@ -28,7 +28,8 @@ struct Needs {
     helpers: BTreeSet<String>,
 }
 
-/// Makes sure that the images of these objects' pods are available. Returns a message that says how.
+/// Makes the images of these objects' pods available. Only the first one is pulled, as a test: if that fails, stand-ins
+/// replace all of them. Returns a message that says what was done.
 pub(super) fn provide(clusters: &KindClusters, objects: &[Value]) -> anyhow::Result<String> {
     let needs = needs(objects);
     let missing = missing(&needs, |image| {
@@ -75,10 +76,10 @@ pub(super) fn provide(clusters: &KindClusters, objects: &[Value]) -> anyhow::Res
 
 /// Returns the images that can't be pulled. `is_available` is called for all at the same time, because a network that
 /// drops packets makes each call last until its timeout.
-fn missing<'a>(
-    needs: &'a BTreeMap<String, Needs>,
+fn missing(
+    needs: &BTreeMap<String, Needs>,
     is_available: impl Fn(&str) -> bool + Sync,
-) -> Vec<&'a String> {
+) -> Vec<&String> {
     let is_available = &is_available;
     std::thread::scope(|scope| {
         let tries: Vec<_> = needs

@@ -89,7 +89,7 @@ fn objects_as_json() {
 }
 
 #[test]
-fn a_name_is_nobodys_only_where_everybody_answered() {
+fn an_unknown_name_is_an_error_only_if_every_agent_answered() {
     let objects = answers();
     assert_eq!(objects.clone().narrow(Some("apo")).unwrap().objects, vec![]);
     let answered = Objects {

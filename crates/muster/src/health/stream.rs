@@ -1,5 +1,5 @@
-//! Reads a stream of objects: YAML documents, JSON lines, concatenated JSON, and lists of objects. The stream
-//! is read one document at a time, and the documents after one that can't be read are still read.
+//! Reads a stream of objects: YAML documents, JSON lines, concatenated JSON, and lists of objects. It reads one
+//! document at a time, and continues after a document that can't be read.
 
 use std::io::{self, BufRead as _, BufReader, Read};
 

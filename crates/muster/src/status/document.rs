@@ -54,10 +54,12 @@ pub(crate) struct Document {
     pub(crate) hub_version: String,
     /// The time of the hub's clock.
     pub(crate) now: Option<Timestamp>,
-    /// True if everything selected runs at the newest commit and is healthy, and nothing is blocked.
+    /// True if everything selected runs at the newest commit and is healthy, and all problems are only hints.
     pub(crate) synced: bool,
     pub(crate) repo: Repo,
-    /// The problems of the fleet repository, as in `muster validate -o json`.
+    /// The epoch of the fleet record, which says who writes.
+    pub(crate) epoch: u64,
+    /// The problems of the hub and of the fleet repository, in the form of `muster validate -o json`.
     pub(crate) problems: Vec<Problem>,
     pub(crate) regions: Vec<Region>,
     pub(crate) clusters: Vec<Cluster>,
@@ -224,8 +226,38 @@ pub(crate) struct App {
     pub(crate) owner: String,
     /// True if the app is blocked: it stays at its last good state, because of a problem in the fleet repository.
     pub(crate) held: bool,
+    /// The cluster that holds the app's writer; `null` for an app without one.
+    pub(crate) writer: Option<Writer>,
     pub(crate) clusters: usize,
     pub(crate) synced: usize,
+}
+
+/// The cluster that holds an app's writer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Writer {
+    pub(crate) region: String,
+    pub(crate) cluster: String,
+    /// The epoch at which the cluster became the holder.
+    pub(crate) epoch: u64,
+    /// When it became the holder.
+    pub(crate) since: Option<Timestamp>,
+    /// The person or commit that made it the holder.
+    pub(crate) by: String,
+    pub(crate) reason: String,
+}
+
+impl From<v1::Writer> for Writer {
+    fn from(writer: v1::Writer) -> Self {
+        Self {
+            region: writer.region,
+            cluster: writer.cluster,
+            epoch: writer.epoch,
+            since: time(writer.at),
+            by: writer.by,
+            reason: writer.why,
+        }
+    }
 }
 
 /// The selected part of the fleet; everything if nothing is named.
@@ -360,6 +392,7 @@ impl Document {
             fleet: status.fleet,
             hub_version: status.hub_version,
             now: time(status.now),
+            epoch: status.epoch,
             synced,
             repo,
             problems,
@@ -408,7 +441,8 @@ fn cluster(cluster: v1::ClusterStatus, apps_asked: &[String]) -> Cluster {
         .filter(|app| asked(apps_asked, &app.app))
         .map(|app| placed(app, state))
         .collect();
-    // The hub reports the cluster's state for its whole generation. If apps are selected, only their states count.
+    // The hub reports one state for the whole generation, and reports pending as failing. If apps are selected, only
+    // their states and the problems of the cluster itself count.
     let state = match state {
         State::Synced | State::Progressing | State::Failing
             if !apps_asked.is_empty() || state == State::Failing =>
@@ -516,5 +550,6 @@ fn app(app: v1::AppSummary, clusters: &[Cluster]) -> App {
         mode: app.mode,
         owner: app.owner,
         held: app.held,
+        writer: app.writer.map(Into::into),
     }
 }

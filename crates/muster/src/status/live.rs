@@ -47,7 +47,7 @@ pub(crate) fn passes(status: &tonic::Status) -> bool {
     )
 }
 
-/// Follows the status until the receiver is dropped.
+/// Follows the status until the hub refuses the request or the receiver is dropped.
 async fn follow(mut client: Client, request: v1::StatusRequest, news: mpsc::Sender<News>) {
     loop {
         let why = match client.watch_status(request.clone()).await {

@@ -53,6 +53,14 @@ fn summary_of(name: &str, tier: &str, mode: &str) -> v1::AppSummary {
         mode: mode.to_owned(),
         owner: "team-a".to_owned(),
         held: false,
+        writer: (mode == "active-passive").then(|| v1::Writer {
+            region: "eu-west".to_owned(),
+            cluster: "eu-west-1".to_owned(),
+            epoch: 7,
+            at: NOW - 86_400,
+            by: "commit 0a1b2c3d".to_owned(),
+            why: "first placement".to_owned(),
+        }),
     }
 }
 
@@ -75,6 +83,7 @@ fn fleet() -> v1::Status {
         ]
     };
     v1::Status {
+        epoch: 7,
         fleet: "harbour".to_owned(),
         hub_version: "0.1.0".to_owned(),
         repo: Some(v1::Repo {
@@ -280,7 +289,7 @@ fn styles_are_for_terminals() {
     assert!(render(&document, terminal(80, false)).is_ascii());
 }
 
-/// The picture in the README.
+/// The picture in the README shows the report of the current code.
 #[test]
 fn the_picture_is_what_a_terminal_shows() -> anyhow::Result<()> {
     let mut status = fleet();
@@ -309,7 +318,7 @@ fn the_repository_is_unreachable() {
 }
 
 #[test]
-fn a_commit_is_held_back() {
+fn a_commit_is_blocked() {
     let mut status = fleet();
     broken_commit(&mut status);
     let document = whole(status);
@@ -345,7 +354,7 @@ fn a_commit_after_a_blocked_one_is_in_progress() {
 }
 
 #[test]
-fn an_app_is_held_back_and_a_hint_is_no_error() {
+fn an_app_is_blocked_and_a_hint_is_no_error() {
     let mut status = fleet();
     status.apps[1].held = true;
     let at = Pos { line: 3, col: 14 };
@@ -541,7 +550,7 @@ fn only_what_is_asked_for_counts() {
 }
 
 #[test]
-fn a_name_that_is_nobodys_is_told_with_advice() {
+fn an_unknown_name_is_an_error_with_a_suggestion() {
     let status = fleet();
     let filter = |regions: &str, clusters: &str, apps: &str| {
         let some = |name: &str| {

@@ -1,5 +1,5 @@
 //! `muster status --wait`: returns when the newest commit runs everywhere and is healthy, or when only another commit
-//! can fix the remaining problems.
+//! or a person can solve the remaining problems.
 
 use std::{
     io::IsTerminal as _,
@@ -19,9 +19,9 @@ use crate::{admin::said, client::Client};
 /// The interval between requests to the hub.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// Tracks whether the hub has read the repository since the wait began. The hub reports only when a read ended, in
-/// whole seconds. The first read that ends after the start may have begun before it; only the second has certainly
-/// begun after it.
+/// Tracks whether the hub has read the repository since the wait began. The hub reports the time at which the last read
+/// ended, in whole seconds, but not when it began. The first read that ends after the start may have begun before it;
+/// only the second has certainly begun after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Freshness {
     after: i64,
@@ -97,7 +97,8 @@ fn only_a_person_can_help(document: &Document) -> Option<&'static str> {
     )
 }
 
-/// Waits until the newest commit is in sync, only another commit can help, or the time is up. Returns the last status.
+/// Waits until the newest commit is in sync, only another commit or a person can help, or the time is up. Returns the
+/// last status.
 pub(crate) async fn wait(
     mut client: Client,
     filter: &Filter,

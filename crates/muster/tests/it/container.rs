@@ -103,7 +103,7 @@ async fn a_backup_leaves_and_comes_back_through_pipes() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_state_directory_is_made_where_it_can_be_and_named_where_not() -> anyhow::Result<()> {
+async fn a_state_directory_is_created_or_the_error_names_it() -> anyhow::Result<()> {
     let fleet = Fleet::start(FleetOptions::new(env!("CARGO_BIN_EXE_muster"), &[])).await?;
     let files = repository::fleet("container", "{}", [("one", "west")]);
     fleet.repo().publish("begin", &repository::listed(&files))?;

@@ -23,7 +23,7 @@ use crate::{resting::says, rolling::Rolling};
 const NAMESPACE: &str = "muster-system";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_damaged_inventory_is_told_and_nothing_is_changed_without_it() -> anyhow::Result<()> {
+async fn a_damaged_inventory_is_reported_and_nothing_is_changed_without_it() -> anyhow::Result<()> {
     let mut rolling = Rolling::start().await?;
     rolling.fleet.stop_agent("one")?;
     let maps: Api<ConfigMap> = Api::namespaced(rolling.client.clone(), NAMESPACE);
@@ -72,8 +72,8 @@ async fn a_damaged_inventory_is_told_and_nothing_is_changed_without_it() -> anyh
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_damaged_record_of_the_generation_is_told_until_a_person_deletes_it() -> anyhow::Result<()>
-{
+async fn a_damaged_record_of_the_generation_is_reported_until_a_person_deletes_it()
+-> anyhow::Result<()> {
     let mut rolling = Rolling::start().await?;
     rolling.fleet.stop_agent("one")?;
     let secrets: Api<Secret> = Api::namespaced(rolling.client.clone(), NAMESPACE);

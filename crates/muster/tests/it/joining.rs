@@ -46,7 +46,7 @@ fn start(fleet: &mut Fleet, name: &str, token: &str) -> anyhow::Result<Process> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_or_an_old_token_costs_no_identity() -> anyhow::Result<()> {
+async fn a_used_token_costs_no_identity() -> anyhow::Result<()> {
     let options = FleetOptions::new(env!("CARGO_BIN_EXE_muster"), &CLUSTERS);
     let mut fleet = Fleet::start(options).await?;
     publish(&fleet, "first")?;
@@ -110,6 +110,33 @@ async fn a_wrong_or_an_old_token_costs_no_identity() -> anyhow::Result<()> {
     publish(&fleet, "fourth")?;
     arrives("fourth").await?;
     ensure!(certificate().await? == second);
+    ensure!(agent.stop(LONG)?.success(), "{}", agent.tail());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_joins_through_another_address_than_its_token_names() -> anyhow::Result<()> {
+    let options = FleetOptions::new(env!("CARGO_BIN_EXE_muster"), &CLUSTERS);
+    let mut fleet = Fleet::start(options).await?;
+    publish(&fleet, "first")?;
+    // Nobody listens on this port.
+    fleet.set_hub("MUSTER_ADVERTISE", "127.0.0.1:1");
+    fleet.start_hub().await?;
+    let login = std::fs::read_to_string(fleet.login())?;
+    let hub = login.lines().find_map(|line| line.strip_prefix("hub: "));
+    let hub = hub.context("the login names no hub")?.to_owned();
+    let mut command = fleet.agent_command("one")?;
+    command.env("MUSTER_HUB", hub);
+    let log = fleet.directory().join("agent.log");
+    let agent = Process::spawn("agent", command, &log)?;
+    let client = fleet.clusters()["one"].client().await?;
+    let maps: Api<ConfigMap> = Api::namespaced(client, "default");
+    eventually("the app arrives", LONG, async || {
+        agent.check()?;
+        maps.get("shop").await?;
+        Ok(())
+    })
+    .await?;
     ensure!(agent.stop(LONG)?.success(), "{}", agent.tail());
     Ok(())
 }

@@ -23,3 +23,4 @@ mod rights;
 mod rolling;
 mod strangers;
 mod upstream;
+mod writers;

@@ -56,7 +56,7 @@ async fn items(maps: &Api<ConfigMap>) -> anyhow::Result<usize> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn too_much_is_deleted_only_when_a_person_says_so_and_drift_is_put_back_without_a_hub()
+async fn too_much_is_deleted_only_when_a_person_says_so_and_drift_is_reverted_without_a_hub()
 -> anyhow::Result<()> {
     let options = FleetOptions::new(env!("CARGO_BIN_EXE_muster"), &CLUSTERS);
     let mut fleet = Fleet::start(options).await?;

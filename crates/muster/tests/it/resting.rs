@@ -69,7 +69,7 @@ pub(crate) async fn says(rolling: &Rolling, words: &[&str]) -> anyhow::Result<()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_changes_nothing_and_says_why_until_it_can() -> anyhow::Result<()> {
+async fn an_agent_that_cannot_renew_its_lease_changes_nothing_and_says_why() -> anyhow::Result<()> {
     let mut rolling = Rolling::start().await?;
     refuse(&rolling.client, "true").await?;
     says(&rolling, &["can't renew its Lease", "no space left"]).await?;
@@ -109,7 +109,7 @@ async fn it_changes_nothing_and_says_why_until_it_can() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_ends_when_another_has_taken_the_lead() -> anyhow::Result<()> {
+async fn an_agent_ends_when_another_has_taken_the_lead() -> anyhow::Result<()> {
     let mut rolling = Rolling::start().await?;
     let old = rolling.leader().await?;
     let new = rolling.beside("new", &[])?;
@@ -140,7 +140,7 @@ async fn it_ends_when_another_has_taken_the_lead() -> anyhow::Result<()> {
 
 /// A tool that writes to the Lease without becoming its holder, for example to label it, does not end the agent's lead.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_goes_on_when_others_write_its_lease() -> anyhow::Result<()> {
+async fn an_agent_keeps_the_lead_when_others_write_its_lease() -> anyhow::Result<()> {
     let rolling = Rolling::start().await?;
     let leases: Api<Lease> = Api::namespaced(rolling.client.clone(), "muster-system");
     let before = leases.get("muster-agent").await?;

@@ -25,7 +25,7 @@ fn peak(pid: u32) -> anyhow::Result<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn they_take_neither_memory_nor_room() -> anyhow::Result<()> {
+async fn strangers_exhaust_neither_memory_nor_connections() -> anyhow::Result<()> {
     let mut fleet = Fleet::start(FleetOptions::new(env!("CARGO_BIN_EXE_muster"), &[])).await?;
     let files = repository::fleet("strangers", "{}", [("one", "west")]);
     fleet.repo().publish("begin", &repository::listed(&files))?;

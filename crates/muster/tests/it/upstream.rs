@@ -216,8 +216,8 @@ impl Upstream {
             .publish(message, &repository::listed(files))
     }
 
-    /// Waits until a commit is applied completely and nothing is left over, and approves what is pending approval.
-    /// Returns the apps that still have leaving objects.
+    /// Waits until a commit is applied completely, and approves what is pending approval. Only apps that are not
+    /// healthy may still have objects that are leaving. Returns these apps.
     async fn until_applied(&self, commit: &str, what: &str) -> anyhow::Result<BTreeSet<String>> {
         let began = Instant::now();
         let applied = eventually(what, LONG, async || {
@@ -367,7 +367,7 @@ fn install(kubeconfig: &Path, folder: &Path, set: &Set, server_side: bool) -> an
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_many_projects_release_comes_is_taken_over_changes_and_goes() -> anyhow::Result<()> {
+async fn manifests_of_many_projects_are_adopted_changed_and_removed() -> anyhow::Result<()> {
     ensure!(SETS.len() >= 40, "only {} sets", SETS.len());
     let options = FleetOptions {
         nodes: 1,

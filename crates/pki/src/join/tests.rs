@@ -26,7 +26,7 @@ fn survives_a_copy_with_line_breaks() {
 }
 
 #[test]
-fn every_cut_is_told_from_something_else() {
+fn a_token_that_is_cut_short_is_distinguished_from_other_text() {
     let text = token().expose();
     for length in FAMILY.len()..text.len() {
         let error = text[..length].parse::<JoinToken>().unwrap_err();

@@ -46,7 +46,7 @@ fn offer(new: Option<&[u8]>, last: Option<&[u8]>) -> Offer<Objects> {
 }
 
 #[test]
-fn the_newcomer_waits() {
+fn the_app_that_newly_claims_an_object_is_blocked() {
     let offers = BTreeMap::from([
         (app("old"), offer(Some(&[1]), Some(&[1]))),
         (app("new"), offer(Some(&[1, 2]), Some(&[2]))),
@@ -68,7 +68,7 @@ fn a_broken_app_keeps_its_object_from_the_one_that_takes_it_over() {
 }
 
 #[test]
-fn the_owners_later_commits_are_not_held_by_anothers_claim() {
+fn the_owners_later_commits_are_not_blocked_by_anothers_claim() {
     let offers = BTreeMap::from([
         (app("owner"), offer(Some(&[1, 3]), Some(&[1]))),
         (app("rival"), offer(Some(&[1, 2]), None)),
@@ -80,7 +80,7 @@ fn the_owners_later_commits_are_not_held_by_anothers_claim() {
 }
 
 #[test]
-fn what_was_in_force_together_goes_on_and_is_told() {
+fn objects_that_two_apps_already_had_block_neither_and_are_reported() {
     let offers = BTreeMap::from([
         (app("a"), offer(Some(&[1, 2]), Some(&[1]))),
         (app("b"), offer(Some(&[1]), Some(&[1]))),
@@ -98,7 +98,7 @@ fn objects() -> impl Strategy<Value = Option<Objects>> {
 
 proptest! {
     #[test]
-    fn no_object_is_newly_had_from_two_apps(offers in proptest::collection::btree_map("[a-e]", (objects(), objects()), 0..5)) {
+    fn no_two_apps_newly_contain_the_same_object(offers in proptest::collection::btree_map("[a-e]", (objects(), objects()), 0..5)) {
         let offers: BTreeMap<AppName, Offer<Objects>> = offers
             .into_iter()
             .map(|(name, (new, last))| (app(&name), Offer { new, last }))

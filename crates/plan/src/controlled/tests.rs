@@ -18,7 +18,7 @@ fn removed(api_version: &str, kind: &str, object: Value) -> (bool, Value) {
 }
 
 #[test]
-fn the_rules_of_an_aggregated_role_are_its_controllers() {
+fn the_rules_of_an_aggregated_role_are_not_sent() {
     let rbac = "rbac.authorization.k8s.io/v1";
     let rules = json!([{"verbs": ["get"]}]);
     let aggregated = json!({"aggregationRule": {"clusterRoleSelectors": []}, "rules": rules});
@@ -38,7 +38,7 @@ fn the_rules_of_an_aggregated_role_are_its_controllers() {
 }
 
 #[test]
-fn what_controllers_count_in_annotations_is_theirs() {
+fn annotations_that_controllers_write_are_not_sent() {
     let exported = json!({"metadata": {"annotations": {
         "deployment.kubernetes.io/revision": "3", "team": "web",
     }}});
@@ -54,7 +54,7 @@ fn what_controllers_count_in_annotations_is_theirs() {
 }
 
 #[test]
-fn a_tokens_content_is_the_token_controllers() {
+fn the_content_of_a_token_secret_is_not_sent() {
     let token = json!({
         "type": TOKEN,
         "metadata": {"annotations": {

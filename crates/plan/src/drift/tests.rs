@@ -84,4 +84,33 @@ proptest! {
             prop_assert_ne!(change.live, change.desired);
         }
     }
+
+    #[test]
+    fn whatever_differs_is_found(a in tree(), b in tree()) {
+        let (live, desired) = (json!({"spec": a}), json!({"spec": b}));
+        prop_assert_eq!(Difference::between(&id("Pod"), &live, &desired).is_empty(), a == b);
+    }
+}
+
+#[test]
+fn elements_that_share_a_name_are_compared_by_index() {
+    let subject = |namespace: &str| json!({"kind": "ServiceAccount", "name": "default", "namespace": namespace});
+    let live = json!({"subjects": [subject("a"), subject("evil")]});
+    let desired = json!({"subjects": [subject("a")]});
+    assert_eq!(
+        Difference::between(&id("RoleBinding"), &live, &desired).to_string(),
+        ".subjects[1] is {\"kind\":\"ServiceAccount\",\"name\":\"default\",\"namespace\":\"evil\"}, should be (none)"
+    );
+}
+
+#[test]
+fn another_order_is_a_difference() {
+    let (live, desired) = (
+        json!({"list": [{"name": "a"}, {"name": "b"}]}),
+        json!({"list": [{"name": "b"}, {"name": "a"}]}),
+    );
+    assert_eq!(
+        Difference::between(&id("Pod"), &live, &desired).to_string(),
+        ".list is [{\"name\":\"a\"},{\"name\":\"b\"}], should be [{\"name\":\"b\"},{\"name\":\"a\"}]"
+    );
 }

@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn what_another_has_is_taken_away() {
+fn fields_of_the_other_tree_are_removed() {
     let helm = json!({
         "f:metadata": {"f:labels": {".": {}, "f:app": {}, "f:heritage": {}}},
         "f:spec": {"f:replicas": {}, "f:template": {"f:spec": {"f:containers": {

@@ -2,7 +2,8 @@
 //! fields anywhere in the status, replica counts, and fields that pause the controller.
 //!
 //! The evidence in an object is first collected (`conventions/conditions.rs`, `conventions/fields.rs`) and then
-//! weighed (`conventions/evidence.rs`): failure takes precedence over progress, and progress over success.
+//! weighed (`conventions/evidence.rs`): failure takes precedence over progress, and progress over success. Evidence
+//! about the whole object takes precedence over evidence about its parts.
 
 mod conditions;
 mod evidence;

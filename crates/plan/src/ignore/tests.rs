@@ -63,7 +63,7 @@ fn what_nobody_else_owns_keeps_its_live_value() {
 }
 
 #[test]
-fn what_is_owned_as_one_is_owned_below() {
+fn the_owner_of_a_whole_map_owns_its_fields() {
     let live = json!({
         "metadata": {"managedFields": [manager("x", "Update", json!({"f:spec": {"f:selector": {}}}))]},
         "spec": {"selector": {"a": "1"}},

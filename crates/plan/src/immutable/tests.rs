@@ -98,7 +98,7 @@ fn only_what_holds_nothing_and_was_applied_before_is_recreated_unasked() {
 }
 
 #[test]
-fn it_is_said_what_would_be_lost() {
+fn the_message_says_what_would_be_lost() {
     let live = json!({
         "metadata": {"creationTimestamp": "2026-01-02T03:04:05Z", "finalizers": ["example.org/backup"]},
         "spec": {"volumeName": "pv-7"},

@@ -41,7 +41,7 @@ fn managed(take_over: Option<TakeOver>) -> Vec<(String, Value)> {
 }
 
 #[test]
-fn what_is_adopted_is_musters_alone_and_the_rest_stays_under_a_name_of_its_own() {
+fn muster_alone_owns_adopted_fields_and_others_stay_under_a_separate_manager() {
     let mut live = map(
         json!({"a": "1", "old": "1"}),
         &[
@@ -91,7 +91,7 @@ fn what_is_adopted_is_musters_alone_and_the_rest_stays_under_a_name_of_its_own()
 }
 
 #[test]
-fn what_people_add_becomes_musters_to_be_removed() {
+fn muster_takes_over_fields_that_people_add_to_remove_them() {
     let theirs = json!({
         "f:metadata": {"f:annotations": {"f:muster.dev/prune": {}, "f:note": {}}},
         "f:data": {"f:a": {}, "f:more": {}, "f:ignored": {}, "f:gone": {}},
@@ -147,7 +147,7 @@ fn what_people_add_becomes_musters_to_be_removed() {
 }
 
 #[test]
-fn what_a_person_means_as_an_act_is_no_change() {
+fn actions_of_people_that_are_no_changes_of_the_desired_state_are_not_reverted() {
     let restarted = json!({"f:spec": {"f:template": {"f:metadata": {"f:annotations": {
         ".": {}, "f:kubectl.kubernetes.io/restartedAt": {},
     }}}}});
@@ -216,7 +216,7 @@ fn elements_of_lists_are_taken_whole() {
 }
 
 #[test]
-fn what_an_api_server_calls_the_time_before_is_not_told_apart() {
+fn fields_of_before_first_apply_stay_because_their_owners_are_unknown() {
     let all = json!({"f:data": {".": {}, "f:a": {}, "f:b": {}}});
     let live = map(
         json!({"a": "1", "b": "2"}),

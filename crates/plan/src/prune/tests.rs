@@ -159,7 +159,7 @@ fn an_app_that_the_hub_does_not_remember_is_left_alone() {
 }
 
 #[test]
-fn what_holds_something_wanted_stays() {
+fn namespaces_and_definitions_of_desired_objects_stay() {
     let crd = id(
         "apiextensions.k8s.io/v1",
         "CustomResourceDefinition",
@@ -219,7 +219,7 @@ fn many(fixture: &Fixture, count: usize, check: impl Fn(&[Owned<'_>])) {
 }
 
 #[test]
-fn a_protected_kind_waits_for_approval_of_exactly_that_set() {
+fn a_protected_kind_is_deleted_after_an_approval_of_exactly_that_set() {
     let fixture = Fixture::new();
     many(&fixture, 2, |owned| {
         let plan = prune(owned, in_all(&[]), "m", &orders(5, 0));
@@ -246,7 +246,7 @@ fn a_protected_kind_waits_for_approval_of_exactly_that_set() {
 }
 
 #[test]
-fn more_than_the_budget_is_held_as_a_whole() {
+fn more_than_the_budget_is_pending_approval_as_a_whole() {
     let fixture = Fixture::new();
     many(&fixture, 8, |owned| {
         let plan = prune(owned, in_all(&[]), "m", &orders(5, 25));
@@ -286,7 +286,7 @@ fn small_cuts_everywhere_are_a_large_one() {
 }
 
 #[test]
-fn an_app_that_renders_to_nothing_is_held() {
+fn deleting_an_app_that_renders_to_nothing_is_pending_approval() {
     let fixture = Fixture::new();
     let emptied = BTreeSet::from([&fixture.app]);
     many(&fixture, 1, |owned| {
@@ -327,7 +327,7 @@ fn a_person_may_keep_an_object() {
 }
 
 #[test]
-fn an_operator_stays_while_a_resource_of_its_kind_waits_for_an_approval() {
+fn an_operator_stays_while_a_resource_of_its_kind_is_pending_approval() {
     let fixture = Fixture::new();
     let user: AppName = "user".parse().unwrap();
     let crd = "CustomResourceDefinition";
@@ -368,7 +368,7 @@ fn an_operator_stays_while_a_resource_of_its_kind_waits_for_an_approval() {
 }
 
 #[test]
-fn what_kubernetes_makes_again_is_known() {
+fn objects_that_kubernetes_recreates_are_known() {
     let none = |_: &str| None;
     let service = |namespace| id("v1", "Service", Some(namespace), "kubernetes");
     assert!(is_permanent(&service("default"), none));
@@ -402,7 +402,7 @@ fn a_renamed_app_counts_as_one() {
 }
 
 #[test]
-fn nothing_goes_while_what_its_app_wants_is_not_there() {
+fn nothing_is_deleted_while_its_apps_desired_objects_are_not_healthy() {
     let fixture = Fixture::new();
     let why = "Deployment web/new: refused".to_owned();
     let unfinished = BTreeMap::from([(&fixture.app, why.clone())]);
@@ -442,7 +442,7 @@ fn what_kubernetes_never_lets_go_is_released() {
 }
 
 #[test]
-fn an_approved_namespace_takes_nothing_with_it_that_is_held_elsewhere() {
+fn an_approved_namespace_stays_while_it_contains_what_is_pending_approval() {
     let fixture = Fixture::new();
     let other: AppName = "other".parse().unwrap();
     let ids = [
@@ -469,7 +469,7 @@ fn an_approved_namespace_takes_nothing_with_it_that_is_held_elsewhere() {
 }
 
 #[test]
-fn an_app_that_is_gone_asks_unless_a_commit_says_so() {
+fn deleting_a_removed_app_needs_an_approval_unless_a_commit_allows_it() {
     let fixture = Fixture::new();
     many(&fixture, 2, |owned| {
         let mut orders = PruneOrders {

@@ -34,7 +34,8 @@ pub struct Wave {
 ///
 /// - Within an app, objects are deleted in the reverse of the order in which they are applied.
 /// - An app is deleted after the apps that depend on it.
-/// - An app's workloads are deleted after the custom resources of the kinds that it defines, in any app.
+/// - An app's workloads and settings are deleted after the custom resources of the kinds that it defines, in any app.
+/// - An aggregated ClusterRole is deleted before the other ClusterRoles.
 /// - The objects in a namespace or of a definition are deleted before the namespace or the definition.
 #[must_use]
 pub fn wave(leaving: &[Leaving<'_>], after: &After<'_>) -> Wave {

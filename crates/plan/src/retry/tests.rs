@@ -12,7 +12,7 @@ fn seconds(seconds: u64) -> Duration {
 }
 
 #[test]
-fn what_fails_is_tried_with_back_off_and_hastened_no_sooner_than_the_first_pause() {
+fn a_failure_is_retried_with_back_off_and_hastened_no_sooner_than_after_a_second() {
     let start = Instant::now();
     let mut failing = Failing::again(None, start, PAUSES, 1.0);
     assert_eq!(failing.due(), start + seconds(1));

@@ -15,7 +15,7 @@ fn entry(manager: &str, operation: &str, fields: Value) -> Value {
 }
 
 #[test]
-fn what_git_never_had_and_nobody_has_becomes_musters() {
+fn muster_takes_over_fields_that_are_not_in_git_and_that_nobody_owns() {
     let own = json!({"f:spec": {"f:strategy": {"f:type": {}}}});
     let live = json!({
         "metadata": {"managedFields": [entry("muster", "Apply", own)]},

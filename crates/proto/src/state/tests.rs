@@ -2,7 +2,7 @@ use super::*;
 use crate::v1::Hold;
 
 #[test]
-fn an_app_stands_as_its_worst_part() {
+fn an_app_has_the_state_of_its_worst_part() {
     let well = ClusterApp {
         synced: true,
         phase: Phase::Applied.into(),

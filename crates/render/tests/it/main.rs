@@ -12,12 +12,12 @@ mod mistakes;
 use std::collections::BTreeMap;
 
 use muster_model::{
-    ids::{ContentHash, Epoch, ObjectId},
+    ids::{ContentHash, ObjectId},
     load::{Loader, Model},
     problem::Problem,
     tree::{Entry, Tree},
 };
-use muster_plan::placement::place;
+use muster_plan::placement::place_first;
 use muster_render::{Rendered, Renderer};
 
 /// A fleet of two regions with three clusters, whose apps the test writes.
@@ -86,7 +86,8 @@ impl Fleet {
 
     fn render(&self, renderer: &mut Renderer) -> Rendered {
         let model = self.model();
-        renderer.render(&model, &place(&model), Epoch(1))
+        let placed = place_first(&model);
+        renderer.render(&model, &placed.roles, &placed.record)
     }
 
     /// Returns which apps were rendered, and every problem as it is shown to people.

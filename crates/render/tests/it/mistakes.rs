@@ -22,7 +22,7 @@ fn fleet(template: &str) -> Fleet {
 }
 
 #[test]
-fn a_template_that_is_none() {
+fn a_template_that_is_not_valid() {
     let told = fleet("apiVersion: v1\n{% if values.on %}\nkind: ConfigMap\n").told();
     insta::assert_snapshot!(told, @r"
     rendered: shop
@@ -79,7 +79,7 @@ fn a_value_that_is_not_defined() {
 }
 
 #[test]
-fn a_value_that_is_not_defined_in_one_cluster_holds_the_app_in_all() {
+fn a_value_that_is_not_defined_in_one_cluster_blocks_the_app_in_all() {
     let mut fleet = fleet(&format!(
         "{GOOD}data: {{size: \"{{{{ values.size }}}}\"}}\n"
     ));
@@ -309,7 +309,7 @@ fn a_document_that_is_no_object() {
        |   ^
        = help: `generateName` makes a new object at every commit; give it a name; line 9 of the rendered output is `generateName: run-`
 
-    apps/wiki/templates/main.yaml:14:9: `metadata.name` must be text; quote it (in the rendered output)
+    apps/wiki/templates/main.yaml:14:9: `metadata.name` must be non-empty text; quote it (in the rendered output)
         |
      14 |   name: 42
         |         ^
@@ -558,7 +558,7 @@ data:
 
 /// YAML reads a printed value as the same value.
 #[test]
-fn what_is_no_text_is_printed_as_yaml_has_it() {
+fn values_that_are_not_text_are_printed_as_yaml() {
     let template = "\
 apiVersion: a.example/v1
 kind: Own
@@ -593,7 +593,7 @@ spec:
 }
 
 #[test]
-fn the_agents_own_records_are_no_apps() {
+fn no_app_may_contain_the_agents_own_records() {
     let template = "\
 apiVersion: v1
 kind: ConfigMap

@@ -29,7 +29,7 @@ fn a_status_stays_what_it_is() {
 }
 
 #[test]
-fn values_are_shown_without_their_go() {
+fn values_are_shown_without_go_syntax() {
     for (message, desired) in [
         (
             "failed: .data.port: expected string, got &value.valueUnstructured{Value:8080}",

@@ -23,7 +23,7 @@ fn told(recreations: &mut Recreations) -> Vec<String> {
 }
 
 #[test]
-fn each_recreation_is_told_once() {
+fn each_recreation_is_recorded_once() {
     let cluster: ClusterName = "eu-1".parse().unwrap();
     let mut recreations = Recreations::default();
     let first = report("wiki", [(1, false), (2, true)]);

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
+use muster_model::{fleet_record::SealedRecord, ids::ContentHash};
 use muster_plan::delivery::number_for;
 use muster_proto::{PIECE_BYTES, v1};
 use muster_runtime::log::Chain;
@@ -24,16 +25,21 @@ impl Stream<'_> {
     /// Offers the agent its cluster's generation, unless it has that already.
     pub(super) async fn offer(&mut self, state: &FleetState) -> Result<(), Status> {
         let desired = state.desired.get(&self.caller.cluster);
-        let Some(desired) = desired.filter(|_| state.current) else {
+        let Some(desired) = desired.filter(|_| state.current && !self.asks_record) else {
             return Ok(());
         };
         let number = number_for(desired.number, self.in_force);
         if number != desired.number {
             return self.renumber(desired).await;
         }
-        if self.offered == Some(number) || self.in_force == Some(number) {
+        let sealed = &state.sealed;
+        let has_record = self.record == Some(sealed.id());
+        if self.offered == Some(number) && (has_record || self.generation.is_some())
+            || self.in_force == Some(number) && has_record
+        {
             return Ok(());
         }
+        let record = (!has_record).then(|| sealed.as_ref().into());
         let bundles = desired.bundles.iter().map(|listed| v1::BundleEntry {
             app: listed.app.to_string(),
             role: listed.role.to_string(),
@@ -46,6 +52,7 @@ impl Stream<'_> {
             epoch: desired.epoch,
             bundles: bundles.collect(),
             prune: Some((&desired.prune).into()),
+            record,
         };
         let observed = &self.sessions.observed;
         if !self.slowed
@@ -66,8 +73,9 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// Renumbers the cluster's generation, because the agent has a higher number than the store, which is therefore
-    /// older. Once the new number is written, the content is offered again under it.
+    /// Renumbers the cluster's generation, because the agent has a higher number than the store, or the same number
+    /// with other content. The store is therefore older. Once the new number is written, the content is offered again
+    /// under it.
     pub(super) async fn renumber(&self, desired: &DesiredState) -> Result<(), Status> {
         let sessions = self.sessions;
         let Some(lead) = sessions.leadership.now() else {
@@ -94,7 +102,15 @@ impl Stream<'_> {
             }
             renumbered.insert(self.caller.cluster.clone(), Instant::now());
         }
-        let renumbered = Arc::new(desired.renumbered(self.in_force));
+        // An agent whose stored bundles are damaged names the hash of nothing as the content of its generation.
+        let is_lost = self.in_force.is_some_and(|number| {
+            number.content == ContentHash::of(b"") && number.generation <= desired.number.generation
+        });
+        let renumbered = Arc::new(if is_lost {
+            desired.repeated(self.in_force)
+        } else {
+            desired.renumbered(self.in_force)
+        });
         let number = renumbered.number;
         let failed = |error: &(dyn std::error::Error + 'static)| {
             tracing::error!(error = %Chain(error), "a generation can't be renumbered");
@@ -114,20 +130,31 @@ impl Stream<'_> {
             let list = store_schema::encode(&renumbered.bundles.as_ref());
             txn = txn.put(store_schema::content_key(number.content), list);
         }
-        let cluster = Some(&self.caller.cluster);
-        let txn = approvals::void(sessions.store.as_ref(), txn, cluster)
-            .await
-            .map_err(|error| failed(&error))?;
-        let why = "its agent has a newer generation than this hub's state".to_owned();
-        let txn = unconfirmed::mark_unconfirmed(sessions.store.as_ref(), txn, cluster, why)
-            .await
-            .map_err(|error| failed(&error))?;
+        if !is_lost {
+            let cluster = Some(&self.caller.cluster);
+            txn = approvals::void(sessions.store.as_ref(), txn, cluster)
+                .await
+                .map_err(|error| failed(&error))?;
+            let why = "its agent has a newer generation than this hub's state".to_owned();
+            txn = unconfirmed::mark_unconfirmed(sessions.store.as_ref(), txn, cluster, why)
+                .await
+                .map_err(|error| failed(&error))?;
+        }
         sessions
             .store
             .commit(txn)
             .await
             .map_err(|error| failed(&error))?;
-        tracing::warn!(cluster = %self.caller.cluster, held = %desired.number.generation, now = %number.generation, "the agent has a newer generation than this hub's store: the store was restored");
+        let (cluster, held, now) = (
+            &self.caller.cluster,
+            desired.number.generation,
+            number.generation,
+        );
+        if is_lost {
+            tracing::warn!(%cluster, %held, %now, "the agent has lost bundles of its generation; they are sent again");
+        } else {
+            tracing::warn!(%cluster, %held, %now, "the agent has a newer generation than this hub's store: the store was restored");
+        }
         sessions.published.send_modify(|state| {
             let mut changed = FleetState::clone(state);
             if let Some(entry) = changed.desired.get_mut(&self.caller.cluster) {
@@ -174,6 +201,9 @@ impl Stream<'_> {
         };
         if let Some(generation) = self.generation.take() {
             count(SentKind::Generation);
+            let sent = generation.record.clone();
+            let sent = sent.and_then(|record| SealedRecord::try_from(record).ok());
+            self.record = sent.map(|record| record.id()).or(self.record);
             return Ok(Some(v1::hub_message::Message::Generation(generation)));
         }
         while let Some(hash) = self.needed.pop_front() {

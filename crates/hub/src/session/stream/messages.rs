@@ -67,6 +67,9 @@ impl Stream<'_> {
             Some(v1::agent_message::Message::Hello(_)) => {
                 Err("its agent sent a second hello".to_owned())
             }
+            Some(v1::agent_message::Message::Record(_)) => {
+                Err("its agent shows a fleet record that the hub did not ask for".to_owned())
+            }
             // A newer agent sent a message that this hub does not know. It can be ignored: a message that the hub must
             // understand comes with a higher protocol version.
             None => Ok(()),

@@ -84,8 +84,9 @@ pub(super) struct Evidence<'a> {
     pub(super) stage: Option<Condition<'a>>,
     /// The text of an error, which may be outdated.
     pub(super) error: Option<Said<'a>>,
-    /// A failure of a part. Evidence about parts counts only if there is none about the whole object.
+    /// A failure of a part. It counts only if nothing says that the whole object is healthy or progressing.
     pub(super) bad_part: Option<Said<'a>>,
+    /// A part that was stopped on purpose. It counts only if the whole object is progressing.
     pub(super) stopped_part: Option<Said<'a>>,
     pub(super) moving_part: Option<Said<'a>>,
     pub(super) good_part: bool,

@@ -237,7 +237,7 @@ fn api_services() {
 const GATEWAYS: &str = "gateway.networking.k8s.io/v1";
 
 #[test]
-fn routes_have_the_worst_opinion_of_their_parents() {
+fn a_route_is_as_healthy_as_its_worst_parent_says() {
     let parent = |name: &str, generation: i64, accepted: &str, reason: &str, resolved: &str| {
         json!({"parentRef": {"name": name}, "conditions": [
             {"type": "Accepted", "status": accepted, "reason": reason, "message": reason, "observedGeneration": generation},

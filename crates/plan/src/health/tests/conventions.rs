@@ -173,7 +173,7 @@ fn status(text: &str) -> Value {
 }
 
 #[test]
-fn statuses_of_many_makers() {
+fn statuses_of_many_controllers() {
     for case in CASES.lines().filter(|line| !line.is_empty()) {
         let [health, kind, spec, text] = case
             .splitn(4, '|')
@@ -373,7 +373,7 @@ fn any_value() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn whatever_it_is_there_is_a_verdict_with_a_message(
+    fn every_object_gets_an_assessment_with_a_message(
         kind in "Pod|Deployment|Namespace|HorizontalPodAutoscaler|HTTPRoute|Gateway|Job|PodDisruptionBudget|Foo|APIService",
         group in "|apps/|batch/|policy/|autoscaling/|gateway.networking.k8s.io/|x.example/",
         spec in any_value(),

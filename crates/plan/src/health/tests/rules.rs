@@ -25,7 +25,7 @@ fn foo(spec: Value, status: Value) -> Value {
 }
 
 #[test]
-fn the_first_true_case_says_it() {
+fn the_first_true_case_decides() {
     let rules = Rules::compile(&[rule(vec![
         case(
             "object.status.shards.exists(s, s.lag > 100)",
@@ -63,7 +63,7 @@ fn the_first_true_case_says_it() {
 }
 
 #[test]
-fn rules_of_one_kind_follow_each_other_and_reach_no_other() {
+fn rules_of_one_kind_are_evaluated_in_order_and_affect_no_other_kind() {
     let rules = Rules::compile(&[
         rule(vec![case(
             "object.spec.size == 1",
@@ -94,7 +94,7 @@ fn rules_of_one_kind_follow_each_other_and_reach_no_other() {
 }
 
 #[test]
-fn what_is_no_expression_is_named() {
+fn an_invalid_expression_is_named() {
     let error = Rules::compile(&[
         rule(vec![]),
         rule(vec![

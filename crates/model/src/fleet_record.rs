@@ -1,0 +1,170 @@
+//! The fleet record: the fleet's epoch, and the cluster that holds each app's writer. The hub stores it, and every agent
+//! stores a copy. Git only names candidates.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ids::{AppName, ClusterName, ContentHash, Epoch, RegionName, Role},
+    load::Roles,
+};
+
+/// The fleet record. Its epoch rises with every change.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FleetRecord {
+    /// The number of changes of this record; zero for a record that was never written.
+    pub epoch: Epoch,
+    /// The holder of each app's writer. Apps whose mode is active-active have none.
+    pub writers: BTreeMap<AppName, Writer>,
+}
+
+/// The cluster that holds an app's writer, and when and why it got it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Writer {
+    /// The region of the cluster.
+    pub region: RegionName,
+    /// The cluster in which the app is the primary.
+    pub cluster: ClusterName,
+    /// The epoch at which this cluster became the holder.
+    pub epoch: Epoch,
+    /// The time at which it became the holder, in seconds since 1970.
+    pub at: u64,
+    /// The person or commit that made it the holder.
+    pub by: String,
+    /// The reason.
+    pub why: String,
+}
+
+impl FleetRecord {
+    /// Returns the epoch at which an app's roles last changed; zero for an app without a writer.
+    #[must_use]
+    pub fn epoch_of(&self, app: &AppName) -> Epoch {
+        self.writers
+            .get(app)
+            .map_or(Epoch::default(), |writer| writer.epoch)
+    }
+
+    /// Returns the apps whose writer a cluster holds.
+    pub fn held_by<'a>(&'a self, cluster: &'a ClusterName) -> impl Iterator<Item = &'a AppName> {
+        let writers = self.writers.iter();
+        writers.filter_map(move |(app, writer)| (writer.cluster == *cluster).then_some(app))
+    }
+
+    /// Returns the union of this record and another record of this fleet. If both have a writer for an app, the later
+    /// one counts. A writer that only one of them has stays: a writer too many only keeps an app where it is.
+    ///
+    /// The union has a new epoch if it differs from both records.
+    ///
+    /// # Errors
+    /// Returns the app if both records have given its writer to different clusters at the same epoch.
+    pub fn union(&self, other: &Self) -> Result<Self, AppName> {
+        let mut union = self.clone();
+        for (app, theirs) in &other.writers {
+            match union.writers.get_mut(app) {
+                Some(own) if own.epoch == theirs.epoch && own.cluster != theirs.cluster => {
+                    return Err(app.clone());
+                }
+                Some(own) if own.epoch < theirs.epoch => own.clone_from(theirs),
+                Some(_) => {}
+                None => {
+                    union.writers.insert(app.clone(), theirs.clone());
+                }
+            }
+        }
+        union.epoch = self.epoch.max(other.epoch);
+        let is_of = |record: &Self| union.holds_like(record) && union.epoch == record.epoch;
+        if !is_of(self) && !is_of(other) {
+            union.epoch = union.epoch.next();
+        }
+        Ok(union)
+    }
+
+    /// Returns true if both records have the same holders since the same epochs.
+    #[must_use]
+    pub fn holds_like(&self, other: &Self) -> bool {
+        let holders = |record: &Self| -> Vec<(AppName, ClusterName, Epoch)> {
+            let writers = record.writers.iter();
+            writers
+                .map(|(app, writer)| (app.clone(), writer.cluster.clone(), writer.epoch))
+                .collect()
+        };
+        holders(self) == holders(other)
+    }
+
+    /// Returns an app whose primary is not in the cluster that holds its writer; `None` if every role agrees with this
+    /// record.
+    #[must_use]
+    pub fn contradicted_by<'a>(&self, roles: &'a Roles) -> Option<&'a AppName> {
+        let contradicts = |(app, places): &(&AppName, &BTreeMap<ClusterName, Role>)| {
+            let holder = self.writers.get(*app).map(|writer| &writer.cluster);
+            let mut primaries = places.iter().filter(|(_, role)| **role == Role::Primary);
+            primaries.any(|(cluster, _)| Some(cluster) != holder)
+        };
+        let app = roles.iter().find(contradicts);
+        app.map(|(app, _)| app)
+    }
+}
+
+/// A fleet record as hubs send it and agents store it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedRecord {
+    /// The epoch in the content.
+    pub epoch: Epoch,
+    /// The [`FleetRecord`] as JSON.
+    pub content: String,
+    /// The proof that a hub of this fleet wrote the content.
+    pub proof: [u8; 32],
+}
+
+/// The epoch of a fleet record and the hash of its content and proof.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordId {
+    /// The epoch of the record.
+    pub epoch: Epoch,
+    /// The hash of the record's content and proof.
+    pub hash: ContentHash,
+}
+
+impl SealedRecord {
+    /// Seals a record. `prove` returns the proof of a content.
+    #[must_use]
+    pub fn new(record: &FleetRecord, prove: impl FnOnce(&[u8]) -> [u8; 32]) -> Self {
+        let content = serde_json::to_string(record).unwrap_or_default();
+        Self {
+            epoch: record.epoch,
+            proof: prove(content.as_bytes()),
+            content,
+        }
+    }
+
+    /// Returns the epoch and the hash of content and proof. After a change of the fleet's key, the same content has
+    /// another proof and therefore another hash.
+    #[must_use]
+    pub fn id(&self) -> RecordId {
+        let mut hashed = self.proof.to_vec();
+        hashed.extend_from_slice(self.content.as_bytes());
+        RecordId {
+            epoch: self.epoch,
+            hash: ContentHash::of(&hashed),
+        }
+    }
+
+    /// Reads the content.
+    ///
+    /// # Errors
+    /// Returns an error if the content is no fleet record, or one of another epoch.
+    pub fn read(&self) -> Result<FleetRecord, serde_json::Error> {
+        let record: FleetRecord = serde_json::from_str(&self.content)?;
+        if record.epoch == self.epoch {
+            Ok(record)
+        } else {
+            Err(serde::de::Error::custom("its content has another epoch"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
