@@ -109,9 +109,9 @@ impl Applier {
         });
     }
 
-    /// Pauses the applier while there is a reason. Requests that are under way are awaited, nothing
-    /// new is written, and the reason is reported as the cluster's problem. `None` resumes the
-    /// work.
+    /// Pauses the applier if `why` holds a reason; `None` resumes the work. During a pause,
+    /// requests that are under way are awaited, nothing new is written, and the reason is reported
+    /// as the cluster's problem.
     pub fn pause(&self, why: Option<String>) {
         let clear_problem = why.is_none();
         let changed = self.orders.send_if_modified(|Orders { rest, .. }| {

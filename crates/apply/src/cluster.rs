@@ -201,7 +201,7 @@ pub(crate) async fn bounded<T>(
 }
 
 tokio::task_local! {
-    /// Ends a request's wait for its turn when it is cancelled.
+    /// When this token is cancelled, a request stops waiting for its turn.
     static INTERRUPT: CancellationToken;
 }
 

@@ -129,7 +129,7 @@ pub(crate) enum Outcome {
         /// True if every object was processed. Otherwise requests are still under way, and their
         /// end wakes the engine.
         settled: bool,
-        /// True if something should be tried again that no object's own back-off covers.
+        /// True if the run must be repeated for a reason that no object's own back-off covers.
         unfinished: bool,
     },
     /// The run was interrupted by a newer generation, a pause, or the end of the agent.
@@ -190,8 +190,8 @@ pub(crate) struct Engine {
 /// The first pause between two checks of whether a kind is served.
 const FIRST_LOOK: Duration = Duration::from_millis(20);
 const LONGEST_LOOK: Duration = Duration::from_millis(500);
-/// The longest time that a request that changes an object waits for the first list of its kind's
-/// watch. Only the live object shows whether a person has set `reconcile: disabled` on it.
+/// The longest time to wait, before an object is changed, until the watch of its kind has listed
+/// the live objects. Only the live object shows whether a person has set `reconcile: disabled`.
 const LISTED_WITHIN: Duration = Duration::from_secs(10);
 /// The longest time that a run waits for one request that may hang, before it continues without it.
 const PATIENCE: Duration = Duration::from_millis(500);

@@ -193,8 +193,8 @@ struct State {
     /// When the last request about an object was sent; `None` if none was sent or the API server
     /// refused it.
     begun: HashMap<Identity, Option<Instant>>,
-    /// Jobs that ended before the answer to the request that created them was recorded, with their
-    /// UID.
+    /// The UID and the end of Jobs that ended early: the answer to the request that created the Job
+    /// was not recorded yet.
     ended: HashMap<Identity, (String, End)>,
     /// When the record was read. A request of the previous process may still have been under way
     /// then.

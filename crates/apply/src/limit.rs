@@ -162,7 +162,7 @@ struct State {
     /// The number of slow requests that are under way and no longer count in `under_way`, so that
     /// others can be sent.
     aside: usize,
-    /// When a request that still counted in `under_way` was last answered.
+    /// The time of the last answer to a request that had not made room for others.
     answered: Option<Instant>,
     /// The time until which the server asked clients to send nothing.
     quiet_until: Option<Instant>,

@@ -296,8 +296,8 @@ impl GenerationStore {
         Ok(Some(pointer.with(bundles)))
     }
 
-    /// Records a newer term under which nothing else has changed. Returns false if no generation is
-    /// stored.
+    /// Records a newer term for the stored generation, which stays the same. Returns false if no
+    /// generation is stored.
     ///
     /// # Errors
     /// [`GenerationStoreError`]. It is then unknown whether the term was recorded.
@@ -308,7 +308,8 @@ impl GenerationStore {
         enrolment: &str,
     ) -> Result<bool, GenerationStoreError> {
         self.note(|stored| {
-            // A record of an earlier enrolment may be another fleet's. This one must not vouch for it.
+            // A fleet record of an earlier enrolment may be another fleet's. It is dropped,
+            // because it would otherwise count as a record of this enrolment.
             let is_own = stored.enrolment.is_empty() || stored.enrolment == enrolment;
             Pointer {
                 term,

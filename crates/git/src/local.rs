@@ -164,7 +164,7 @@ impl<'a> Local<'a> {
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            // The content may be sound, for example if this user may not read it.
+            // The object may be intact: perhaps this user just lacks the permission to read its file.
             Err(source) => return Err(Error::Unreadable { path, source }),
         };
         let mut content = ZlibDecoder::new(BufReader::new(file));

@@ -218,7 +218,7 @@ impl Mirror {
         let base = Base {
             repo,
             old,
-            // After an error, the repository may be another one than that of the last good commit.
+            // After an error, this repository may not be the one that holds the last good commit.
             have: old.filter(|old| repo.refname_to_id(TIP).is_ok_and(|tip| tip == *old)),
             known: self.last.as_deref(),
         };
@@ -413,7 +413,7 @@ impl Mirror {
         if !exists {
             self.repo = Some(self.init(&path)?);
         } else if self.last.is_some() {
-            // Without a last good commit, `load` has found the repository damaged.
+            // If there is no last good commit, `load` has found the repository damaged, so it is not opened.
             match self.open_repo(&path) {
                 Ok(repo) => self.repo = Some(repo),
                 Err(error) => tracing::warn!(

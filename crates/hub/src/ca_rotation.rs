@@ -26,7 +26,7 @@ use crate::{
 
 /// The interval at which the hub checks whether anybody still needs the old CA.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// The time before the expiry of the CA from which the status warns of it.
+/// How long before the expiry of the CA the status starts to warn of it.
 const TOLD_BEFORE: Duration = Duration::from_secs(180 * 24 * 60 * 60);
 /// The age of a rotation, in seconds, from which the status shows how many still need the old CA. By then, every
 /// connected agent has renewed a certificate of the default lifetime, even if it ignored the request to do so.

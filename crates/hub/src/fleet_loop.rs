@@ -95,7 +95,7 @@ pub(crate) struct FleetLoop {
     pub(crate) published: Arc<Published>,
     pub(crate) metrics: Metrics,
     pub(crate) worker: Worker,
-    /// When this hub has waited long enough for its clusters to place a first writer.
+    /// The time until which a hub that has just started waits for its clusters before it places a first writer.
     pub(crate) heard_by: Instant,
 }
 
@@ -103,7 +103,7 @@ pub(crate) struct FleetLoop {
 /// interrupted commit are not lost.
 const SUPERSEDE_AFTER: Duration = Duration::from_secs(5);
 
-/// How often the hub checks whether clusters have connected that it waits for before it places a first writer.
+/// The interval at which the hub checks whether it must still wait for clusters before it places a first writer.
 const FROZEN_LOOK: Duration = Duration::from_secs(5);
 
 /// The first and the longest pause before a failed commit is retried.
@@ -290,8 +290,8 @@ impl FleetLoop {
         stored.map_or(true, |stored| stored.record != *state.record)
     }
 
-    /// Returns the record without the writers of apps that have left the repository and of which their cluster has
-    /// reported that nothing is left.
+    /// Returns the record without the writers of apps that are gone: the app has left the repository, and the writer's
+    /// cluster has reported that nothing of it is left there.
     fn without_gone(&self, record: &FleetRecord) -> FleetRecord {
         let state = self.published.borrow().clone();
         let is_gone = |app: &AppName, writer: &Writer| {
@@ -313,8 +313,8 @@ impl FleetLoop {
     }
 
     /// Returns why no app may get its first writer now: this hub's state may be older than the fleet, and a cluster that
-    /// was not heard may know who writes. For a moment after its start, a hub expects that of any state: its volume may
-    /// have been rolled back without a word.
+    /// was not heard may know who writes. For a moment after its start, a hub assumes this of any state, because
+    /// its volume may have been rolled back without notice.
     fn frozen(&self, unconfirmed: &Unconfirmed) -> Option<String> {
         let left = self.heard_by.saturating_duration_since(Instant::now());
         let is_new = !left.is_zero() && !self.observed.is_answered();
@@ -357,8 +357,8 @@ impl FleetLoop {
     }
 }
 
-/// Returns the clusters that were not heard, among them those of the commit in force as which no agent has joined as
-/// far as this hub knows.
+/// Returns the clusters that were not heard. These include the clusters of the commit in force which, as far as
+/// this hub knows, no agent has ever joined.
 pub(crate) fn silent(observed: &Observed, state: &FleetState) -> BTreeSet<ClusterName> {
     let mut silent = observed.silent();
     let clusters = state.in_force.clusters.iter().map(|(name, _)| name);

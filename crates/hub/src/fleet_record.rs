@@ -149,9 +149,9 @@ pub(crate) struct Shown<'a> {
     pub(crate) is_foreign: bool,
 }
 
-/// Takes over from the record that an agent shows what the stored one lacks. Returns the record if something was taken
-/// over. From then on the whole state is unconfirmed, and nothing is delivered until a commit was processed with the
-/// new record. The caller holds the lock of [`Leadership::numbering`].
+/// Merges the record that an agent shows into the stored one. Returns the merged record if the stored one lacked a part
+/// of the agent's. From then on the whole state is unconfirmed, and nothing is delivered until a commit was processed
+/// with the new record. The caller holds the lock of [`Leadership::numbering`].
 pub(crate) async fn adopt(
     store: &dyn Store,
     leadership: &Leadership,
@@ -199,8 +199,8 @@ pub(crate) async fn adopt(
     Ok(Some(union))
 }
 
-/// A person's order to take the writers from a cluster that is removed. The person answers for it that none of them
-/// runs any more.
+/// A person's order to take the writers from a cluster that is removed. The person vouches that none of them runs any
+/// more.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Loss<'a> {
     pub(crate) lead: Lead,

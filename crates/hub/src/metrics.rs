@@ -37,15 +37,17 @@ pub(crate) enum SentKind {
 
 /// The reasons for refusals. Their series exist from the start with the value 0, since Prometheus sees no increase in a
 /// series that begins with its first event.
-const REASONS: [&str; 25] = [
+const REASONS: [&str; 27] = [
     "bad_request",
     "copied_key",
     "crowded",
     "expired",
     "expired_token",
+    "foreign_record",
     "impossible_number",
     "no_certificate",
     "no_hello",
+    "no_record",
     "nonsense",
     "not_an_admin",
     "not_an_agent",

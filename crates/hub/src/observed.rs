@@ -228,8 +228,8 @@ impl Observed {
         self.update(cluster, |level| level.heard = true);
     }
 
-    /// Returns the clusters that have joined, also those that were removed since, and whose fleet record the hub does
-    /// not know.
+    /// Returns the clusters that have joined and whose fleet record the hub does not know. These include clusters that
+    /// were removed before they were heard.
     pub(crate) fn silent(&self) -> BTreeSet<ClusterName> {
         let mut silent = lock(&self.removed_unheard).clone();
         let levels = lock(&self.levels);
@@ -241,13 +241,13 @@ impl Observed {
         silent
     }
 
-    /// Notes that a person has answered for the clusters that were not heard.
+    /// Notes that a person has vouched for the clusters that were not heard.
     pub(crate) fn answered(&self) {
         lock(&self.removed_unheard).clear();
         self.is_answered.store(true, Ordering::Relaxed);
     }
 
-    /// Returns true if a person has answered for the clusters that were not heard, in this process.
+    /// Returns true if a person has vouched for the clusters that were not heard, since this process was started.
     pub(crate) fn is_answered(&self) -> bool {
         self.is_answered.load(Ordering::Relaxed)
     }

@@ -133,8 +133,8 @@ pub(crate) const NOTHING: PruneBudget = PruneBudget {
     percent: 0,
 };
 
-/// Removes all marks, because a person has confirmed the state, and answers for the clusters in `silent`, which were not
-/// heard. Returns the number of reasons that were confirmed.
+/// Removes all marks, because a person has confirmed the state. That person also vouches for the clusters in `silent`,
+/// which were not heard. Returns the number of reasons that were confirmed.
 pub(crate) async fn confirm(
     store: &dyn Store,
     lead: Lead,

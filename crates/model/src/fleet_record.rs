@@ -54,7 +54,8 @@ impl FleetRecord {
     }
 
     /// Returns the union of this record and another record of this fleet. If both have a writer for an app, the later
-    /// one counts. A writer that only one of them has stays: a writer too many only keeps an app where it is.
+    /// one counts. If only one of them has a writer for an app, the union has it, too. An extra writer does no harm: it
+    /// only keeps the app where it is.
     ///
     /// The union has a new epoch if it differs from both records.
     ///
@@ -129,7 +130,7 @@ pub struct RecordId {
 }
 
 impl SealedRecord {
-    /// Seals a record. `prove` returns the proof of a content.
+    /// Seals a record. `prove` returns the proof for the content.
     #[must_use]
     pub fn new(record: &FleetRecord, prove: impl FnOnce(&[u8]) -> [u8; 32]) -> Self {
         let content = serde_json::to_string(record).unwrap_or_default();

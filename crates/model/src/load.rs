@@ -527,7 +527,7 @@ impl<'a> Load<'a> {
         self.problems.push(problem.help(help));
     }
 
-    /// Returns the names of the subfolders of a folder, and of links and submodules in place of one.
+    /// Returns the names of the subfolders of a folder. A link or submodule in the folder counts as a subfolder.
     fn folders(&self, base: &str) -> BTreeSet<String> {
         let below = self.tree.entries.iter().filter_map(|(path, entry)| {
             let rest = path.strip_prefix(base)?;

@@ -139,7 +139,7 @@ pub(crate) async fn confirm(
                 }
             }
             if !agreed(
-                "Is the fleet as it should be, and may clusters delete objects within their budgets and apps get their first writers again",
+                "Is the fleet as it should be? Then clusters may again delete objects within their budgets, and apps may again get their first writers. Continue",
             )? {
                 anstream::eprintln!("nothing was confirmed");
                 return Ok(false);

@@ -42,7 +42,8 @@ const SYNC_WITHIN: Duration = Duration::from_secs(300);
 /// The flags of `muster demo`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DemoArgs {
-    /// The directory of a fleet repository to use instead of the sample; not with the --dir of an earlier run.
+    /// The directory of a fleet repository to use instead of the sample; can't be combined with a --dir that an
+    /// earlier run has filled.
     #[arg(long, value_name = "DIR")]
     fleet: Option<PathBuf>,
     /// A directory to keep everything in for the next run, which continues with the repository in it; if not set,
@@ -319,8 +320,8 @@ async fn until_synced(fleet: &mut Fleet) -> anyhow::Result<()> {
     }
 }
 
-/// Returns the commands that change the fleet in this work tree. If it has the file of the sample that they edit, they
-/// can be copied as they are.
+/// Returns the commands that change the fleet in this work tree. If the work tree has the sample's file that the
+/// commands edit, people can copy the commands as they are; otherwise they must edit a file first.
 fn change(work: &Path) -> String {
     const FILE: &str = "apps/storefront/values.yaml";
     let values = std::fs::read_to_string(work.join(FILE)).unwrap_or_default();

@@ -247,8 +247,8 @@ enum ClusterCommand {
     Remove {
         /// The cluster.
         name: String,
-        /// Take the writers of apps from it. You answer for it that none of them runs there any more, and that their
-        /// data there is lost. Each app gets a new writer in the first region that the fleet repository names.
+        /// Take the writers of apps from it. With this you confirm that none of them runs there any more, and that
+        /// their data there is lost. Each app gets a new writer in the first region that the fleet repository names.
         #[arg(long = "override", value_name = "GUARDRAIL", requires = "reason")]
         overridden: Option<Guardrail>,
         /// The reason for the override, for the audit log.

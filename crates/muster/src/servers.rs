@@ -101,7 +101,7 @@ pub(crate) struct HubArgs {
     /// The address at which agents reach the hub, as HOST:PORT.
     #[arg(long, value_name = "HOST:PORT", env = "MUSTER_ADVERTISE")]
     advertise: Option<String>,
-    /// A file with the webhook's secret, which GitLab sends and GitHub, Gitea and Forgejo sign with.
+    /// A file with the webhook's secret. GitLab sends the secret itself; GitHub, Gitea and Forgejo sign with it.
     ///
     /// Without it, the webhook refuses all calls.
     #[arg(long, value_name = "FILE", env = "MUSTER_HOOK_TOKEN_FILE")]

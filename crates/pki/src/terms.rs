@@ -35,8 +35,8 @@ fn message(number: u64, nonce: u64, incarnation: &str) -> Vec<u8> {
     message
 }
 
-/// Returns what the proof of a fleet record is made of. No term has a message that begins like this: a term's number is
-/// never that high.
+/// Returns the bytes that the proof of a fleet record covers. They begin with the highest number, which no term has, so
+/// the proof of a term never proves a record.
 fn record_message(content: &[u8]) -> Vec<u8> {
     let mut message = u64::MAX.to_le_bytes().to_vec();
     message.extend_from_slice(content);

@@ -39,7 +39,7 @@ pub fn may_concern(id: &ObjectRef, json: &str) -> bool {
     }
 }
 
-/// Removes the fields that Kubernetes' controllers set from an object.
+/// Removes from an object the fields that Kubernetes' controllers set.
 pub fn remove(id: &ObjectRef, object: &mut Map<String, Value>) {
     let is = |group: &str, kind: &str| id.gvk.group == group && id.gvk.kind == kind;
     // A controller writes the rules of all matching roles into an aggregated role.

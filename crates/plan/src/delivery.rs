@@ -195,7 +195,7 @@ pub enum RecordMeeting {
 }
 
 /// Compares the hub's fleet record with the one that an agent names. `is_suspect` is true if the hub's store may be
-/// older than the fleet. Then also a record of a lower epoch may have what the hub has lost.
+/// older than the fleet. In that case, even a record of a lower epoch may contain what the hub has lost.
 #[must_use]
 pub fn meet_record(own: RecordId, agent: Option<RecordId>, is_suspect: bool) -> RecordMeeting {
     match agent {

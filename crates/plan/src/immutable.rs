@@ -73,7 +73,8 @@ fn words_of(message: &str) -> &str {
 }
 
 /// Returns true for kinds whose deletion can't be undone by recreating the object. Deleting such an object also deletes
-/// everything in the namespace, every object of the definition, or data, or it breaks objects that refer to the object.
+/// what belongs to it (the content of a namespace, the objects of a definition, data), or breaks objects that refer to
+/// it.
 #[must_use]
 pub fn is_precious(id: &ObjectRef) -> bool {
     matches!(

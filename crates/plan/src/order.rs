@@ -164,8 +164,9 @@ pub struct Order {
     /// For each item, the items that it needs to exist. All of them are in earlier stages.
     pub needs: Vec<Vec<usize>>,
     /// For each item, the items that must be complete or healthy before it is sent: the Jobs that run before
-    /// the rest of its app, or, for a Job that runs after the rest of its app, everything else of the app. An
-    /// object that needs an APIService of a later app may be in a later stage than such a Job.
+    /// the rest of its app, or, for a Job that runs after the rest of its app, everything else of the app. Such
+    /// a Job may be in an earlier stage than an object that it waits for, if that object needs an APIService
+    /// of a later app.
     pub gates: Vec<Vec<usize>>,
     /// For each stage, what its objects affect.
     pub reach: Vec<Reach>,
@@ -178,8 +179,8 @@ pub enum Reach {
     Foundation,
     /// Only the app's own objects.
     App,
-    /// Requests of every client to the API server, as webhooks and aggregated APIs do. Such objects are sent
-    /// only when no other app has an object in progress or another stage that can begin.
+    /// Requests of every client to the API server, as webhooks and aggregated APIs do. Such a stage begins only
+    /// when no app has an object in progress and no stage with a smaller reach can begin.
     Everybody,
 }
 

@@ -22,8 +22,8 @@ pub struct Placed {
     pub roles: Roles,
     /// The fleet record with the writers of apps that are new or renamed. Time and author of a new writer are not set.
     pub record: FleetRecord,
-    /// What the commit would do to a writer and what is therefore held. A problem of an app blocks the app; a problem of
-    /// the fleet blocks the commit.
+    /// The problems of this commit, such as a change that would move or lose a writer. A problem of an app blocks the
+    /// app; a problem of the fleet blocks the commit.
     pub problems: Vec<Problem>,
 }
 
@@ -94,7 +94,7 @@ pub fn place(model: &Model, known: Known<'_>) -> Placed {
             }
         }
     }
-    // Also a fleet without writers has a record.
+    // Even a fleet without writers has a record.
     if changed || placed.record.epoch == Epoch::default() {
         placed.record.epoch = known.record.epoch.next();
     }

@@ -90,7 +90,7 @@ pub(crate) struct Job {
     pub(crate) writers: Writers,
 }
 
-/// Who writes, before the commit that is processed.
+/// The writers of all apps before the commit that is being processed, and whether apps may get their first one.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Writers {
     /// The fleet record.

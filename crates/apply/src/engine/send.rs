@@ -202,7 +202,8 @@ impl Engine {
             // The object may already be Muster's, from a request whose answer was lost. Changes
             // that were made since then are drift.
             let live = retried(sending.cancel, || self.cluster.metadata(path)).await?;
-            // A request of a process that was killed may create it only now.
+            // If it does not exist yet, a request of a killed process may still create it. It is
+            // then Muster's own, not one to adopt.
             sending.absent.store(live.is_none(), Ordering::Relaxed);
             if let Some(live) = live.filter(LiveMeta::is_ours) {
                 if object.marks().if_not_present {
@@ -637,8 +638,8 @@ enum Contest {
     Left(ObjectState),
 }
 
-/// Returns the group and version in which managers own fields and that the API server no longer
-/// serves. The API server gives no machine-readable reason, so its message is searched.
+/// Returns the group and version that the API server no longer serves, although managers still own
+/// fields in it. The API server gives no machine-readable reason, so its message is searched.
 fn dead_version(error: &RequestError) -> Option<String> {
     const WORDS: &str = "request to convert CR to an invalid group/version: ";
     let text = error.to_string();

@@ -1,9 +1,10 @@
 //! Sends the objects of a run: each app's objects in their order, all apps in parallel.
 //!
-//! An object waits indefinitely for the objects that it can't exist without. For objects of its app that
-//! merely precede it in the order, it waits at most [`FIRST_PATIENCE`]. It does not wait for the objects of unrelated
-//! apps, so a request that hangs or fails delays no other app. Only webhooks and aggregated APIs wait for other
-//! apps. A request that hangs continues after the run, and its end wakes the engine.
+//! An object waits indefinitely for the objects that it can't exist without. For objects of its app
+//! that merely precede it in the order, it waits at most [`FIRST_PATIENCE`]. It does not wait for
+//! the objects of unrelated apps, so a request that hangs or fails delays no unrelated app. The
+//! exceptions are webhooks and aggregated APIs, which wait for all apps. A request that hangs
+//! continues after the run, and its end wakes the engine.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -568,9 +569,9 @@ impl Engine {
         entry.is_some_and(|entry| entry.uid.is_some())
     }
 
-    /// Returns the first object that has to be completed or healthy before this one is sent, as a
-    /// message, and all objects that this one waits for. Those are the Jobs that run before its app
-    /// and the objects of the apps that its app depends on.
+    /// Returns what this object waits for, or `None` if it can be sent: all objects that must be
+    /// completed or healthy first, and a message about the first of them that is not. The objects
+    /// are the Jobs that run before its app, or the objects of an app that its app depends on.
     fn gate(&self, index: usize, work: &Work<'_>) -> Option<(String, Gate)> {
         let object = &work.desired[index];
         // Namespaces and definitions come before every app. Drift, including a deletion by somebody

@@ -249,9 +249,10 @@ impl FleetLoop {
     }
 }
 
-/// Returns the fleet record after a commit that was placed with the record `base`. Of the worker's answer only two
-/// things are believed: in which cluster an app without a writer gets its first one, which needs a good bundle, and
-/// which app is another one's successor.
+/// Returns the fleet record after a commit that was placed with the record `base`. Only these
+/// parts of the worker's answer are used: which app succeeds another one, the region of a writer's cluster, and the
+/// cluster in which an app without a writer gets its first one. An app gets its first writer only if it has a good
+/// bundle.
 fn record_after(
     base: &FleetRecord,
     outcome: &Outcome,

@@ -303,7 +303,8 @@ impl v1::admin_server::Admin for Services {
         };
         let loaded = unconfirmed::Unconfirmed::load(store).await;
         let unconfirmed = loaded.map_err(|error| failed(error.into()))?;
-        let silent = match unconfirmed.is_whole() {
+        let is_whole = unconfirmed.is_whole();
+        let silent = match is_whole {
             true => parts.view.silent(),
             false => BTreeSet::new(),
         };
@@ -312,7 +313,9 @@ impl v1::admin_server::Admin for Services {
             let reason = cut_reason(&reason);
             let confirmed = unconfirmed::confirm(store, lead, &who, &reason, &silent).await;
             confirmed.map_err(failed)?;
-            parts.view.observed.answered();
+            if is_whole {
+                parts.view.observed.answered();
+            }
         }
         Ok(Response::new(v1::ConfirmStateResponse {
             suspicions: unconfirmed,

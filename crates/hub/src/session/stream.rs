@@ -62,8 +62,8 @@ pub(super) struct Stream<'a> {
     sending: Option<(ContentHash, Bytes, usize)>,
     /// The fleet record that the agent has, or that was sent to it.
     record: Option<RecordId>,
-    /// True until the agent has shown its fleet record, which is newer than the hub's or has other content. Nothing is
-    /// delivered before that.
+    /// True while the hub waits for the agent to show its fleet record, because that record is newer than the hub's or
+    /// has other content. Nothing is delivered meanwhile.
     asks_record: bool,
     /// True if the agent's record came in an earlier enrolment, perhaps from another fleet.
     is_foreign: bool,

@@ -395,7 +395,7 @@ async fn an_app_leaves_by_its_placement_or_a_commit_message_and_else_needs_appro
     until_generation(&eu_1, 2).await;
     assert!(eu_1.memory.approved().is_empty());
 
-    // It comes back, and then a commit's message releases it, whatever commits follow.
+    // It comes back. Then a commit message allows its deletion, also if that is not the last commit of the push.
     publish(&repo, "back again", app(""));
     until_generation(&eu_1, 3).await;
     std::fs::remove_dir_all(repo.work().join("apps/extra")).unwrap();

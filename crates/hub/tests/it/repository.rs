@@ -151,7 +151,7 @@ async fn the_webhook_wakes_the_hub_for_those_who_know_its_token() {
     hub.until_in_force(&fourth).await;
 }
 
-/// The store can't be written, as with a shell that was left open on it or a full disk. The commit waits, and the
+/// The store can't be written, because an SQLite shell has locked it or the disk is full. The commit waits, and the
 /// status shows why until it can be written. It is not rendered again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_cannot_be_written_is_reported_and_retried() {

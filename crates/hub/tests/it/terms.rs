@@ -213,7 +213,7 @@ async fn many_agents_with_a_newer_term_lead_to_one_new_term() {
         .map(|w| w.term.as_ref().unwrap().number)
         .collect();
     assert_eq!(terms, [42, 42, 42]);
-    // The hub's own term does not lead to another one.
+    // An agent that shows the hub's own term does not make the hub take a new one.
     let own = welcomes[0].term.clone();
     let again = term(&hub, &badges[0], own.clone(), &welcomes[0].incarnation).await;
     assert_eq!(again.term, own);

@@ -28,8 +28,8 @@ struct Needs {
     helpers: BTreeSet<String>,
 }
 
-/// Makes the images of these objects' pods available. Only the first one is pulled, as a test: if that fails, stand-ins
-/// replace all of them. Returns a message that says what was done.
+/// Makes the images of these objects' pods available. Asks the registries for each image's manifest, and replaces each
+/// image that can't be pulled with a stand-in. Returns a message that says what was done.
 pub(super) fn provide(clusters: &KindClusters, objects: &[Value]) -> anyhow::Result<String> {
     let needs = needs(objects);
     let missing = missing(&needs, |image| {

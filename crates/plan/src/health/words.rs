@@ -116,8 +116,8 @@ pub(super) fn tone(text: &str) -> Option<Tone> {
             negated = true;
             continue;
         }
-        // A part that ends in -ing means progress, even if its beginning is listed as good (`Succeeding`). Only a part
-        // that is listed as a whole is good (`Running`).
+        // A part that ends in -ing means progress, even if its beginning is listed as good (`Succeeding`). It is good
+        // only if the vocabulary lists the whole part as good (`Running`).
         let is_moving = part.len() > 4 && ends_with(part, "ing");
         let Some(tone) = of_pair.or_else(|| tone_of_part(part, is_moving)) else {
             moves |= is_moving && !is_one_of(part, &STANDING);

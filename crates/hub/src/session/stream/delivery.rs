@@ -102,7 +102,7 @@ impl Stream<'_> {
             }
             renumbered.insert(self.caller.cluster.clone(), Instant::now());
         }
-        // An agent whose stored bundles are damaged names the hash of nothing as the content of its generation.
+        // An agent whose stored bundles are damaged names the hash of zero bytes as the content of its generation.
         let is_lost = self.in_force.is_some_and(|number| {
             number.content == ContentHash::of(b"") && number.generation <= desired.number.generation
         });

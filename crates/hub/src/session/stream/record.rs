@@ -35,7 +35,7 @@ impl Stream<'_> {
         }
     }
 
-    /// Takes over from the fleet record that the agent shows what the hub's lacks.
+    /// Merges the fleet record that the agent shows into the hub's, if the hub's lacks a part of it.
     pub(super) async fn hear_record(&mut self, shown: v1::FleetRecord) -> Result<(), Status> {
         let sessions = self.sessions;
         let cluster = &self.caller.cluster;

@@ -235,7 +235,7 @@ fn without_a_status() {
         without_status("Backups", json!({"spec": {"schedule": "@daily"}})),
         Health::Healthy
     );
-    // A controller is expected to report on an object without any content.
+    // If an object has no content at all, a controller is expected to report on it.
     assert_eq!(without_status("Export", json!({})), Health::Progressing);
     let built_in =
         json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "spec": {"a": 1}});
