@@ -3,7 +3,7 @@
 //! Server-side apply removes a field only if no other manager owns it. A field that kubectl added to an object would
 //! therefore stay forever, and so would every field that is removed from Git while kubectl also owns it. So the
 //! fields of people's tools are taken over, and the next apply removes those that Git does not have. Controllers'
-//! fields are not taken over. [`is_persons`] and [`THEIRS`] define the difference.
+//! fields are not taken over. [`is_persons`] and `THEIRS` define the difference.
 
 use std::collections::BTreeMap;
 

@@ -2,7 +2,7 @@
 //! network and no randomness, and it limits the resources of a template.
 //!
 //! Results are cached by the values that they depend on. A template runs again only when a value that it read has
-//! changed ([`trie`]). Clusters that are the same in everything that an app reads share one bundle.
+//! changed (the module `trie`). Clusters that are the same in everything that an app reads share one bundle.
 
 mod context;
 mod literals;

@@ -185,7 +185,7 @@ pub(super) fn write(folder: &Path, name: &str, sets: &[Vec<Value>]) -> anyhow::R
     Ok(files)
 }
 
-/// The paths of the files that [`write`] creates.
+/// The paths of the files that [`write()`] creates.
 pub(super) struct Files {
     pub(super) list: PathBuf,
     pub(super) plain: PathBuf,
