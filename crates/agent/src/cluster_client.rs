@@ -214,6 +214,15 @@ impl ClusterClient {
         }
     }
 
+    /// Returns the number of the generation in force, beside which something is to be stored. Returns an error while
+    /// writing in the cluster is paused.
+    fn may_note(&self) -> Result<u64, TakeError> {
+        let in_force = self.state().known.in_force;
+        let number = in_force.map_or(0, |number| number.generation.0);
+        self.may_write(number)?;
+        Ok(number)
+    }
+
     async fn save(&self, stored: StoredGeneration) -> Result<Arc<StoredGeneration>, TakeError> {
         let number = stored.generation.0;
         self.may_write(number)?;
@@ -289,11 +298,7 @@ impl Cluster for ClusterClient {
     }
 
     async fn note_term(&self, term: Term, incarnation: &str) -> Result<(), TakeError> {
-        let number = self
-            .known()
-            .in_force
-            .map_or(0, |number| number.generation.0);
-        self.may_write(number)?;
+        let number = self.may_note()?;
         let mut store = self.store.lock().await;
         let noted = store.note_term(term, incarnation, &self.enrolment).await;
         let noted = noted.map_err(|source| TakeError {
@@ -309,11 +314,7 @@ impl Cluster for ClusterClient {
     }
 
     async fn note_record(&self, record: SealedRecord) -> Result<(), TakeError> {
-        let number = self
-            .known()
-            .in_force
-            .map_or(0, |number| number.generation.0);
-        self.may_write(number)?;
+        let number = self.may_note()?;
         let mut store = self.store.lock().await;
         let noted = store.note_record(record.clone(), &self.enrolment).await;
         noted.map_err(|source| TakeError {

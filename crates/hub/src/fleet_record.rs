@@ -32,17 +32,20 @@ impl Stored {
         in_force: &InForce,
         desired: &BTreeMap<ClusterName, Arc<DesiredState>>,
     ) -> Result<Self, RecordError> {
-        let stored = store_schema::read::<FleetRecord>(store, store_schema::FLEET_RECORD).await?;
-        Ok(match stored {
-            Some((record, revision)) => Self {
-                record,
-                revision: Some(revision),
-            },
-            None => Self {
-                record: from_roles(in_force, desired),
-                revision: None,
-            },
-        })
+        let mut stored = Self::read(store).await?;
+        if stored.revision.is_none() {
+            stored.record = from_roles(in_force, desired);
+        }
+        Ok(stored)
+    }
+
+    /// Reads the record, which is empty if it was never written.
+    async fn read(store: &dyn Store) -> Result<Self, RecordError> {
+        let found = store_schema::read(store, store_schema::FLEET_RECORD).await?;
+        Ok(found.map_or_else(Self::default, |(record, revision)| Self {
+            record,
+            revision: Some(revision),
+        }))
     }
 
     /// Writes `record` in the transaction, unless somebody has changed the stored one since it was read.
@@ -216,11 +219,7 @@ pub(crate) async fn without_holder(
     loss: Option<Loss<'_>>,
     who: &str,
 ) -> Result<(Txn, Vec<AppName>), RecordError> {
-    let found = store_schema::read::<FleetRecord>(store, store_schema::FLEET_RECORD).await?;
-    let stored = found.map_or_else(Stored::default, |(record, revision)| Stored {
-        record,
-        revision: Some(revision),
-    });
+    let stored = Stored::read(store).await?;
     let apps: Vec<AppName> = stored.record.held_by(cluster).cloned().collect();
     let Some(Loss { lead, reason }) = loss.filter(|_| !apps.is_empty()) else {
         return Ok((txn, apps));

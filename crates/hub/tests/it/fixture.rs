@@ -210,6 +210,19 @@ impl Hub {
         removed.into_inner().revoked
     }
 
+    /// Asks for a cluster's objects, and returns the task that waits for the answer.
+    pub(crate) async fn ask_for_objects(&self, cluster: &str) -> JoinHandle<v1::ClusterObjects> {
+        let mut admin = self.admin().await;
+        let request = v1::ObjectsRequest {
+            clusters: vec![cluster.to_owned()],
+            app: String::new(),
+        };
+        tokio::spawn(async move {
+            let mut answers = admin.get_objects(request).await.unwrap().into_inner();
+            answers.message().await.unwrap().unwrap()
+        })
+    }
+
     pub(crate) async fn status(&self) -> v1::Status {
         let mut admin = self.admin().await;
         let status = admin.get_status(v1::StatusRequest::default()).await;

@@ -258,17 +258,7 @@ async fn too_long_a_list_of_objects_is_not_accepted() {
     let mut raw = Raw::hello(&hub, &badge, hello(&badge)).await.unwrap();
     raw.welcome().await;
     raw.generation().await;
-    let asked = tokio::spawn({
-        let mut admin = hub.admin().await;
-        async move {
-            let request = v1::ObjectsRequest {
-                clusters: vec!["us-1".to_owned()],
-                app: String::new(),
-            };
-            let mut answers = admin.get_objects(request).await.unwrap().into_inner();
-            answers.message().await.unwrap().unwrap()
-        }
-    });
+    let asked = hub.ask_for_objects("us-1").await;
     let Ok(v1::hub_message::Message::ListObjects(question)) = raw.next().await else {
         panic!("no question");
     };

@@ -37,17 +37,7 @@ async fn an_agent_that_does_not_listen_holds_up_nobody_and_can_be_removed() {
     let mut deaf = Raw::hello(&hub, &badge, hello(&badge)).await.unwrap();
     deaf.welcome().await;
     let generation = deaf.generation().await;
-    let asked = tokio::spawn({
-        let mut admin = hub.admin().await;
-        async move {
-            let request = v1::ObjectsRequest {
-                clusters: vec!["eu-1".to_owned()],
-                app: String::new(),
-            };
-            let mut answers = admin.get_objects(request).await.unwrap().into_inner();
-            answers.message().await.unwrap().unwrap()
-        }
-    });
+    let asked = hub.ask_for_objects("eu-1").await;
     let Ok(v1::hub_message::Message::ListObjects(list)) = deaf.next().await else {
         panic!("no question");
     };

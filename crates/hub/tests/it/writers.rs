@@ -1,6 +1,6 @@
 //! The fleet record holds who writes: no commit moves a writer, and no restored hub forgets one.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::ensure;
 use muster_agent::Cluster as _;
@@ -8,6 +8,7 @@ use muster_model::fleet_record::SealedRecord;
 use muster_proto::v1;
 use muster_store::{Store as _, Txn, backup};
 use muster_testkit::gitserver::GitRepo;
+use tempfile::TempDir;
 
 use crate::{
     agents::{Agent, Badge, Memory},
@@ -50,6 +51,21 @@ async fn until_problem(hub: &Hub, text: &str) {
         Ok(())
     };
     hub.until(text, look).await;
+}
+
+/// A backup of a hub's store.
+struct Backup(TempDir);
+
+impl Backup {
+    fn of(hub: &Hub) -> Self {
+        let made = Self(tempfile::tempdir().unwrap());
+        backup(&hub.config.store_path(), &made.path()).unwrap();
+        made
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("backup.db")
+    }
 }
 
 const PRIMARY: &str = r#"{"role":"primary","size":"1"}"#;
@@ -246,9 +262,7 @@ async fn a_restored_hub_takes_over_the_newer_record_of_its_agents() {
     let hub = Hub::new(&repo).await;
     let [eu_1, eu_2, us_1] = Agent::join_all(&hub).await;
     hub.until_synced(&head(&repo)).await;
-    let scratch = tempfile::tempdir().unwrap();
-    let kept = scratch.path().join("backup.db");
-    backup(&hub.config.store_path(), &kept).unwrap();
+    let backup = Backup::of(&hub);
 
     // After the backup, the queue gets its writer in the US. Then Git prefers the EU.
     hub.until_synced(&publish(&repo, "queue", queue("regions: [us, eu]")))
@@ -259,7 +273,7 @@ async fn a_restored_hub_takes_over_the_newer_record_of_its_agents() {
     assert_eq!(us_1.memory.data("queue"), role);
     let (eu_1, eu_2, us_1) = (eu_1.stop().await, eu_2.stop().await, us_1.stop().await);
 
-    let (config, state) = restored(hub, &kept).await;
+    let (config, state) = restored(hub, &backup.path()).await;
     let hub = Hub::start(config, state).await;
     // The hub knows nothing of the queue, and places it nowhere before it has heard every cluster.
     until_problem(&hub, "this app gets no writer now").await;
@@ -287,11 +301,9 @@ async fn a_person_answers_for_clusters_that_a_restored_hub_does_not_hear() {
     let hub = Hub::new(&repo).await;
     let [eu_1, eu_2, us_1] = Agent::join_all(&hub).await;
     hub.until_synced(&head(&repo)).await;
-    let scratch = tempfile::tempdir().unwrap();
-    let kept = scratch.path().join("backup.db");
-    backup(&hub.config.store_path(), &kept).unwrap();
+    let backup = Backup::of(&hub);
     drop(us_1.stop().await);
-    let (config, state) = restored(hub, &kept).await;
+    let (config, state) = restored(hub, &backup.path()).await;
     let hub = Hub::start(config, state).await;
     publish(&repo, "queue", queue("regions: [eu, us]"));
     until_problem(&hub, "cluster us-1 may know who writes but was not heard").await;
@@ -479,9 +491,7 @@ async fn a_record_with_a_lower_number_is_not_lost_after_a_restore() {
     let hub = Hub::with(&repo, |config| config.heard_within = Duration::ZERO).await;
     let [eu_1, eu_2, us_1] = Agent::join_all(&hub).await;
     hub.until_synced(&head(&repo)).await;
-    let scratch = tempfile::tempdir().unwrap();
-    let kept = scratch.path().join("backup.db");
-    backup(&hub.config.store_path(), &kept).unwrap();
+    let backup = Backup::of(&hub);
     // The queue is placed after the backup, and only one cluster learns of it.
     let (eu_1, eu_2) = (eu_1.stop().await, eu_2.stop().await);
     let queued = publish(&repo, "queue", queue("regions: [us, eu]"));
@@ -492,7 +502,7 @@ async fn a_record_with_a_lower_number_is_not_lost_after_a_restore() {
     let us_1 = us_1.stop().await;
 
     // The restored hub renames an app twice meanwhile, so its epoch is higher than that of the record which it lacks.
-    let (config, state) = restored(hub, &kept).await;
+    let (config, state) = restored(hub, &backup.path()).await;
     let hub = Hub::start(config, state).await;
     let eu_1 = Agent::run(hub.address(), eu_1.0, eu_1.1);
     let eu_2 = Agent::run(hub.address(), eu_2.0, eu_2.1);
@@ -521,16 +531,14 @@ async fn a_cluster_that_joins_again_still_shows_what_it_knows() {
     let hub = Hub::new(&repo).await;
     let [eu_1, eu_2, us_1] = Agent::join_all(&hub).await;
     hub.until_synced(&head(&repo)).await;
-    let scratch = tempfile::tempdir().unwrap();
-    let kept = scratch.path().join("backup.db");
-    backup(&hub.config.store_path(), &kept).unwrap();
+    let backup = Backup::of(&hub);
     hub.until_synced(&publish(&repo, "queue", queue("regions: [us, eu]")))
         .await;
     let last = publish(&repo, "prefers the EU", queue("regions: [eu, us]"));
     hub.until_synced(&last).await;
     drop((eu_1.stop().await, eu_2.stop().await));
     let (_, memory) = us_1.stop().await;
-    let (config, state) = restored(hub, &kept).await;
+    let (config, state) = restored(hub, &backup.path()).await;
     let hub = Hub::start(config, state).await;
     memory.join_anew();
     let us_1 = Agent::run(hub.address(), Badge::new(&hub, "us-1").await, memory);

@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl Stream<'_> {
-    /// Asks the agent for its fleet record if it is newer than the hub's or has other content.
+    /// Asks the agent for its fleet record if it may have a writer that the hub's lacks.
     pub(super) fn meet_record(&mut self, hello: &v1::Hello) {
         let state = self.sessions.published.borrow().clone();
         let own = &state.sealed;
