@@ -97,6 +97,8 @@ pub(crate) struct FleetLoop {
     pub(crate) worker: Worker,
     /// The time until which a hub that has just started waits for its clusters before it places a first writer.
     pub(crate) heard_by: Instant,
+    /// True if the last commit was placed while no app could get its first writer.
+    pub(crate) was_frozen: bool,
 }
 
 /// The time for which a commit is in progress before a newer commit may interrupt it. Finished renderings of the
@@ -195,7 +197,6 @@ impl FleetLoop {
                     }
                 }
             }
-            let frozen = self.frozen(&self.published.borrow().unconfirmed).is_some();
             let again = self.worker.again();
             let again = async {
                 match again {
@@ -228,7 +229,7 @@ impl FleetLoop {
                     },
                     None => return,
                 },
-                () = tokio::time::sleep(FROZEN_LOOK), if frozen => if self.frozen(&self.published.borrow().unconfirmed).is_none() {
+                () = tokio::time::sleep(FROZEN_LOOK), if self.was_frozen => if self.frozen(&self.published.borrow().unconfirmed).is_none() {
                     done = None;
                     unwritten = None;
                 },
@@ -249,9 +250,11 @@ impl FleetLoop {
             Stored::load(self.store.as_ref(), &state.in_force, &state.desired).await?
         };
         let base = self.without_gone(&stored.record);
+        let frozen = self.frozen(&Unconfirmed::load(self.store.as_ref()).await?);
+        self.was_frozen = frozen.is_some();
         let writers = Writers {
             record: base.clone(),
-            frozen: self.frozen(&Unconfirmed::load(self.store.as_ref()).await?),
+            frozen,
         };
         let mut views = self.views.clone();
         let newer = async {

@@ -231,6 +231,7 @@ pub async fn run(
             Some(config.state_dir.join(WORKING_FILE)),
         ),
         heard_by: Instant::now() + config.heard_within,
+        was_frozen: false,
     };
     shutdown.spawn_vital("fleet", fleet.run(stop.clone()));
     let keeping = Arc::clone(&observed).keep(Arc::clone(&store), stop.clone());
