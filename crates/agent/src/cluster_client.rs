@@ -23,6 +23,7 @@ use crate::{
     cluster::{Arrived, Cluster, Level, TakeError},
     memory_budget::{MemoryBudget, TooLarge},
     report::summarise,
+    writer_looks::{Looks, look},
 };
 
 /// The first and the longest pause before the generation in force is read again after a failure.
@@ -39,6 +40,8 @@ pub struct ClusterClient {
     applier: Applier,
     state: Mutex<State>,
     level: watch::Receiver<Arc<Level>>,
+    /// The generation in force, once its bundles are in memory.
+    in_force: watch::Sender<Option<Arc<StoredGeneration>>>,
     rest: watch::Sender<Option<String>>,
     /// The problem with the agent's stored records, if there is one.
     trouble: watch::Sender<Option<String>>,
@@ -91,10 +94,15 @@ impl ClusterClient {
             stored: None,
             unread: pointer,
         };
-        let applier = Applier::start(client, config);
+        let applier = Applier::start(client.clone(), config);
         let trouble = watch::Sender::new(trouble);
         let (sender, level) = watch::channel(Arc::default());
-        tokio::spawn(summarise(applier.observed(), trouble.subscribe(), sender));
+        let in_force = watch::Sender::new(None);
+        let (seen, looks) = watch::channel(Arc::<Looks>::default());
+        let looking = look(client, applier.observed(), in_force.subscribe(), seen);
+        tokio::spawn(looking);
+        let summary = summarise(applier.observed(), trouble.subscribe(), looks, sender);
+        tokio::spawn(summary);
         let store = Arc::new(tokio::sync::Mutex::new(store));
         let (rest, resting) = watch::channel(None);
         tokio::spawn(tidy(applier.observed(), Arc::clone(&store), resting));
@@ -104,6 +112,7 @@ impl ClusterClient {
             state: Mutex::new(state),
             enrolment: enrolment.to_owned(),
             level,
+            in_force,
             rest,
             trouble,
             forgotten: Notify::new(),
@@ -165,6 +174,7 @@ impl ClusterClient {
             state.stored = Some(Arc::clone(&stored));
         }
         self.trouble.send_replace(None);
+        self.in_force.send_replace(Some(Arc::clone(&stored)));
         self.applier.set_desired(stored);
         Ok(())
     }
@@ -361,6 +371,7 @@ impl Cluster for ClusterClient {
         };
         let stored = self.save(stored).await?;
         tracing::info!(generation = number, "generation is in force");
+        self.in_force.send_replace(Some(Arc::clone(&stored)));
         self.applier.set_desired(stored);
         Ok(())
     }

@@ -10,6 +10,7 @@ mod memory_budget;
 mod readiness;
 mod report;
 mod stream;
+mod writer_looks;
 
 use std::{
     convert::Infallible,

@@ -12,7 +12,7 @@ use muster_plan::{delivery::Numbered, health::Health};
 use muster_proto::v1;
 use tokio::sync::watch;
 
-use crate::cluster::Level;
+use crate::{cluster::Level, writer_looks::Looks};
 
 /// The most problems of one app that are reported.
 const PROBLEMS: usize = 10;
@@ -27,12 +27,18 @@ const DRIFTS: usize = 10;
 pub(crate) async fn summarise(
     mut observed: watch::Receiver<Arc<Observed>>,
     mut trouble: watch::Receiver<Option<String>>,
+    mut looks: watch::Receiver<Arc<Looks>>,
     level: watch::Sender<Arc<Level>>,
 ) {
     let mut summary = Summary::default();
     loop {
         let now = observed.borrow_and_update().clone();
         let mut next = summary.level(&now);
+        for (app, look) in looks.borrow_and_update().iter() {
+            if let Some(report) = next.apps.get_mut(app.as_str()) {
+                Arc::make_mut(report).writer = Some(look.clone());
+            }
+        }
         if let Some(trouble) = trouble.borrow_and_update().clone() {
             next.settled = false;
             next.problems.push(trouble);
@@ -42,6 +48,8 @@ pub(crate) async fn summarise(
             () = level.closed() => return,
             changed = observed.changed() => if changed.is_err() { return },
             changed = trouble.changed() => if changed.is_err() { return },
+            // The looks end last.
+            Ok(()) = looks.changed() => {}
         }
     }
 }
@@ -189,6 +197,7 @@ fn app_report(bundle: &ObservedBundle) -> v1::AppReport {
         drifts: drifts.collect(),
         leaving: 0,
         stuck: 0,
+        writer: None,
     }
 }
 

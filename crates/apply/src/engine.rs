@@ -367,8 +367,10 @@ impl Engine {
         let desired: Vec<Arc<DesiredObject>> = desired.into_iter().map(Arc::new).collect();
         let items: Vec<Item<'_>> = desired.iter().map(|desired| desired.item()).collect();
         let headers = stored.bundles.iter().map(|bundle| &bundle.bundle().header);
+        let urgent = stored.urgent();
         let after: After<'_> = headers
             .clone()
+            .filter(|header| !urgent.contains(&header.app))
             .map(|header| (&header.app, header.after.as_slice()))
             .collect();
         let order = order(&items, &after);

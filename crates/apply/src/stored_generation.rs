@@ -112,6 +112,20 @@ pub struct StoredGeneration {
     pub bundles: Vec<StoredBundle>,
 }
 
+impl StoredGeneration {
+    /// Returns the apps that are fenced, or whose writer is being moved. Their objects wait for nothing.
+    #[must_use]
+    pub fn urgent(&self) -> BTreeSet<AppName> {
+        let record = self.record.as_ref().and_then(|record| record.read().ok());
+        let moved = record.into_iter().flat_map(|record| record.writers);
+        let moved = moved.filter(|(_, writer)| writer.handover.is_some());
+        let headers = self.bundles.iter().map(|bundle| &bundle.bundle().header);
+        let fenced = headers.filter(|header| header.role == Role::Fenced);
+        let fenced = fenced.map(|header| header.app.clone());
+        fenced.chain(moved.map(|(app, _)| app)).collect()
+    }
+}
+
 /// The pointer to a generation: everything except the bundles' content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -26,7 +26,7 @@ pub(crate) fn expressions(data: &[u8]) {
     let [when, message, object] = parts.as_slice() else {
         return;
     };
-    let _ = expression::check(when);
+    let _ = expression::check(when, expression::OBJECT);
     let Ok(mut object) = serde_json::from_str::<Value>(object) else {
         return;
     };

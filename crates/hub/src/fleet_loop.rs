@@ -6,7 +6,7 @@ mod numbering;
 mod transaction;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -38,6 +38,9 @@ use crate::{
 /// A commit that was read and rendered, with the stored fleet record at that time.
 pub(crate) struct Worked {
     outcome: Outcome,
+    /// The older commit that was rendered instead, because the commit has a problem as a whole and a writer is being
+    /// moved.
+    older: Option<Arc<Snapshot>>,
     stored: Stored,
     /// The record with which the commit was rendered: the stored one without the writers of apps that are gone.
     base: FleetRecord,
@@ -95,10 +98,11 @@ pub(crate) struct FleetLoop {
     pub(crate) published: Arc<Published>,
     pub(crate) metrics: Metrics,
     pub(crate) worker: Worker,
-    /// The time until which a hub that has just started waits for its clusters before it places a first writer.
-    pub(crate) heard_by: Instant,
+    pub(crate) heard: Heard,
     /// True if the last commit was placed while no app could get its first writer.
     pub(crate) was_frozen: bool,
+    /// For each app with a writer, the last commit in which the app was good.
+    pub(crate) good: BTreeMap<AppName, Arc<Snapshot>>,
 }
 
 /// The time for which a commit is in progress before a newer commit may interrupt it. Finished renderings of the
@@ -229,7 +233,7 @@ impl FleetLoop {
                     },
                     None => return,
                 },
-                () = tokio::time::sleep(FROZEN_LOOK), if self.was_frozen => if self.frozen(&self.published.borrow().unconfirmed).is_none() {
+                () = tokio::time::sleep(FROZEN_LOOK), if self.was_frozen => if self.heard.frozen(&self.published.borrow()).is_none() {
                     done = None;
                     unwritten = None;
                 },
@@ -250,7 +254,8 @@ impl FleetLoop {
             Stored::load(self.store.as_ref(), &state.in_force, &state.desired).await?
         };
         let base = self.without_gone(&stored.record);
-        let frozen = self.frozen(&Unconfirmed::load(self.store.as_ref()).await?);
+        let unconfirmed = Unconfirmed::load(self.store.as_ref()).await?;
+        let frozen = self.heard.frozen_by(&unconfirmed, &self.published.borrow());
         self.was_frozen = frozen.is_some();
         let writers = Writers {
             record: base.clone(),
@@ -279,11 +284,73 @@ impl FleetLoop {
         self.metrics
             .workers_ended
             .inc_by(self.worker.ended() - ended);
-        Ok(worked?.map(|outcome| Worked {
+        let Some(mut outcome) = worked? else {
+            return Ok(None);
+        };
+        self.remember(snapshot, &outcome, &base);
+        let older = self.render_moving(&mut outcome, &writers).await?;
+        Ok(Some(Worked {
             outcome,
+            older,
             stored,
             base,
         }))
+    }
+
+    /// Remembers, for each app with a writer, the last commit in which it was good.
+    fn remember(&mut self, snapshot: &Snapshot, outcome: &Outcome, record: &FleetRecord) {
+        let snapshot = Arc::new(snapshot.clone());
+        let apps = &record.writers;
+        self.good.retain(|app, _| apps.contains_key(app));
+        let good = apps.keys().filter(|app| outcome.bundles.contains_key(*app));
+        let good: Vec<AppName> = good.cloned().collect();
+        self.good
+            .extend(good.into_iter().map(|app| (app, Arc::clone(&snapshot))));
+    }
+
+    /// Renders what is being moved from the last commit in which it was good, if this commit has a problem with it. A
+    /// move that has begun must not wait until somebody has mended a commit. If this commit has a problem as a whole,
+    /// the older commit replaces it as a whole, and is returned.
+    async fn render_moving(
+        &mut self,
+        outcome: &mut Outcome,
+        writers: &Writers,
+    ) -> Result<Option<Arc<Snapshot>>, FleetError> {
+        let moving = writers.record.writers.iter();
+        let moving = moving.filter(|(_, writer)| writer.handover.is_some());
+        let blocked: Vec<AppName> = moving
+            .map(|(app, _)| app.clone())
+            .filter(|app| !outcome.bundles.contains_key(app))
+            .collect();
+        for app in blocked {
+            let Some(good) = self.good.get(&app).cloned() else {
+                continue;
+            };
+            let commit = good.commit.to_string();
+            let never = std::future::pending();
+            let worked = self
+                .worker
+                .work(&commit, &good.tree, writers, never)
+                .await?;
+            let Some(mut older) = worked.filter(|older| older.bundles.contains_key(&app)) else {
+                continue;
+            };
+            tracing::warn!(app = app.as_str(), commit = %good.commit.short(), "the app is being moved, and the newest commit has a problem with it; it is rendered from its last good commit");
+            let Some(facts) = &outcome.facts else {
+                older.problems = std::mem::take(&mut outcome.problems);
+                *outcome = older;
+                return Ok(Some(good));
+            };
+            let places = older.bundles.remove(&app).zip(older.roles.remove(&app));
+            let is_there = |name: &ClusterName| facts.clusters.contains_key(name);
+            if let Some((bundles, roles)) =
+                places.filter(|(bundles, _)| bundles.keys().all(is_there))
+            {
+                outcome.bundles.insert(app.clone(), bundles);
+                outcome.roles.insert(app, roles);
+            }
+        }
+        Ok(None)
     }
 
     /// Returns true if the store has another fleet record than the published one.
@@ -298,6 +365,9 @@ impl FleetLoop {
     fn without_gone(&self, record: &FleetRecord) -> FleetRecord {
         let state = self.published.borrow().clone();
         let is_gone = |app: &AppName, writer: &Writer| {
+            if writer.handover.is_some() {
+                return false;
+            }
             let apps = &state.in_force.apps;
             let desired = state.desired.get(&writer.cluster);
             let level = self.observed.get(&writer.cluster);
@@ -315,17 +385,45 @@ impl FleetLoop {
         without_gone(record, is_gone)
     }
 
-    /// Returns why no app may get its first writer now: this hub's state may be older than the fleet, and a cluster that
-    /// was not heard may know who writes. For a moment after its start, a hub assumes this of any state, because
-    /// its volume may have been rolled back without notice.
-    fn frozen(&self, unconfirmed: &Unconfirmed) -> Option<String> {
-        let left = self.heard_by.saturating_duration_since(Instant::now());
+    /// Seals the published record again after a change of the fleet's key.
+    fn reseal(&self) {
+        self.published.send_if_modified(|state| {
+            let sealed = self.leadership.seal(&state.record);
+            let changes = *state.sealed != sealed;
+            if changes {
+                let mut changed = FleetState::clone(state);
+                changed.sealed = Arc::new(sealed);
+                *state = Arc::new(changed);
+            }
+            changes
+        });
+    }
+}
+
+/// Whether the hub has heard every cluster that may know a writer that it does not know.
+#[derive(Debug, Clone)]
+pub(crate) struct Heard {
+    pub(crate) observed: Arc<Observed>,
+    /// The time until which a hub that has just started waits for its clusters.
+    pub(crate) by: Instant,
+}
+
+impl Heard {
+    /// Returns why no app may get its first writer now, and no writer may move: this hub's state may be older than the
+    /// fleet, and a cluster that was not heard may know who writes. For a moment after its start, a hub assumes this of
+    /// any state, because its volume may have been rolled back without notice.
+    pub(crate) fn frozen(&self, state: &FleetState) -> Option<String> {
+        self.frozen_by(&state.unconfirmed, state)
+    }
+
+    fn frozen_by(&self, unconfirmed: &Unconfirmed, state: &FleetState) -> Option<String> {
+        let left = self.by.saturating_duration_since(Instant::now());
         let is_new = !left.is_zero() && !self.observed.is_answered();
         if !unconfirmed.is_whole() && !is_new {
             return None;
         }
         let silent = match unconfirmed.is_whole() {
-            true => silent(&self.observed, &self.published.borrow()),
+            true => silent(&self.observed, state),
             false => self.observed.silent(),
         };
         let first = silent.first()?;
@@ -343,20 +441,6 @@ impl FleetLoop {
                 left.as_secs() + 1
             ),
         })
-    }
-
-    /// Seals the published record again after a change of the fleet's key.
-    fn reseal(&self) {
-        self.published.send_if_modified(|state| {
-            let sealed = self.leadership.seal(&state.record);
-            let changes = *state.sealed != sealed;
-            if changes {
-                let mut changed = FleetState::clone(state);
-                changed.sealed = Arc::new(sealed);
-                *state = Arc::new(changed);
-            }
-            changes
-        });
     }
 }
 

@@ -80,6 +80,7 @@ fn from_roles(
                 at: now(),
                 by: "hub".to_owned(),
                 why: "it was the primary before the fleet record existed".to_owned(),
+                handover: None,
             };
             record.writers.insert(listed.app.clone(), writer);
         }

@@ -17,6 +17,7 @@ mod leadership;
 mod logins;
 mod maintenance;
 mod metrics;
+mod moves;
 mod observed;
 mod rate_limit;
 mod removals;
@@ -28,6 +29,7 @@ mod unconfirmed;
 mod webhook;
 
 use std::{
+    collections::BTreeMap,
     io,
     net::SocketAddr,
     path::PathBuf,
@@ -35,10 +37,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fleet_loop::FleetLoop;
+use fleet_loop::{FleetLoop, Heard};
 use fleet_view::FleetView;
 use leadership::Leadership;
 use metrics::Metrics;
+use moves::Moves;
 use muster_git::{Mirror, WatchConfig, Watcher};
 use muster_pki::{AdminName, LoginError};
 use muster_proto::v1::{
@@ -217,6 +220,18 @@ pub async fn run(
     watching.interval = config.interval.unwrap_or(watching.interval);
     let repo = Arc::new(Watcher::spawn(mirror, watching, &stop));
 
+    let heard = Heard {
+        observed: Arc::clone(&observed),
+        by: Instant::now() + config.heard_within,
+    };
+    let moves = Arc::new(Moves {
+        store: Arc::clone(&store),
+        leadership: Arc::clone(&leadership),
+        observed: Arc::clone(&observed),
+        published: Arc::clone(&published),
+        heard: heard.clone(),
+    });
+    shutdown.spawn_vital("moves", Arc::clone(&moves).run(stop.clone()));
     let fleet = FleetLoop {
         store: Arc::clone(&store),
         blobs: Arc::clone(&blobs),
@@ -230,8 +245,9 @@ pub async fn run(
             config.limits,
             Some(config.state_dir.join(WORKING_FILE)),
         ),
-        heard_by: Instant::now() + config.heard_within,
+        heard: heard.clone(),
         was_frozen: false,
+        good: BTreeMap::new(),
     };
     shutdown.spawn_vital("fleet", fleet.run(stop.clone()));
     let keeping = Arc::clone(&observed).keep(Arc::clone(&store), stop.clone());
@@ -276,6 +292,7 @@ pub async fn run(
         leadership,
         view,
         sessions,
+        moves,
         repo,
         metrics: metrics.clone(),
     });

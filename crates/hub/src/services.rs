@@ -19,6 +19,7 @@ use crate::{
     fleet_view::FleetView,
     leadership::Leadership,
     metrics::Metrics,
+    moves::Moves,
     session::Sessions,
     store_schema::{Lead, timestamp},
 };
@@ -47,6 +48,7 @@ pub(crate) struct Parts {
     pub(crate) leadership: Arc<Leadership>,
     pub(crate) view: Arc<FleetView>,
     pub(crate) sessions: Arc<Sessions>,
+    pub(crate) moves: Arc<Moves>,
     pub(crate) repo: Arc<Watcher>,
     pub(crate) metrics: Metrics,
 }

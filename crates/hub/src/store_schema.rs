@@ -6,7 +6,7 @@ use std::{
 };
 
 use muster_model::{
-    ids::{AppName, ClusterName, ContentHash, Generation, InstanceId, Role},
+    ids::{AppName, ClusterName, ContentHash, Generation, InstanceId, RegionName, Role},
     policy::PruneOrders,
     problem::Problem,
 };
@@ -99,6 +99,9 @@ pub(crate) struct AppRecord {
     /// keeps the field's original name.
     #[serde(rename = "held")]
     pub(crate) blocked: bool,
+    /// The cluster of each region to which the app's writer can move.
+    #[serde(default)]
+    pub(crate) targets: BTreeMap<RegionName, ClusterName>,
 }
 
 /// The desired state of a cluster.

@@ -172,6 +172,16 @@ fn explain(
                 None => problem,
             }]
         }
+        ValidationErrorKind::PropertyNames { error } => {
+            let name = error.instance().as_str().unwrap_or_default();
+            let at = node.key_at(name).unwrap_or(node.at);
+            let problem = context.problem(at, format!("`{name}` is not a valid name"));
+            let help = rule.and_then(|rule| rule.get("patternErrorMessage")?.as_str());
+            vec![match help {
+                Some(help) => problem.help(help),
+                None => problem,
+            }]
+        }
         ValidationErrorKind::Enum { options } => vec![one_of(words(options))],
         ValidationErrorKind::OneOfNotValid { .. } | ValidationErrorKind::AnyOf { .. } => {
             let constants = rule

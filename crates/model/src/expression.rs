@@ -11,7 +11,7 @@ use cel::{
     common::ast::{EntryExpr, Expr, MapExpr, StructExpr},
 };
 
-/// The only variable of an expression.
+/// The only variable of an expression about one object.
 pub const OBJECT: &str = "object";
 /// The maximum length of an expression in characters, about ten times what a real one needs.
 const MAX_LENGTH: usize = 2048;
@@ -62,12 +62,12 @@ const TYPES: [&str; 10] = [
 /// The environment in which expressions are compiled and evaluated.
 pub static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 
-/// Checks that a text is a CEL expression over `object` that can be evaluated on an ordinary stack.
+/// Checks that a text is a CEL expression over this variable that can be evaluated on an ordinary stack.
 ///
 /// # Errors
 /// Returns a message for people that says what is wrong with the expression.
-pub fn check(text: &str) -> Result<(), String> {
-    compile(text).map(drop)
+pub fn check(text: &str, variable: &str) -> Result<(), String> {
+    compile(text, variable).map(drop)
 }
 
 /// A compiled expression, with limits for the cost of evaluating it.
@@ -96,11 +96,11 @@ impl Expression {
     }
 }
 
-/// Compiles an expression.
+/// Compiles an expression over this variable.
 ///
 /// # Errors
 /// Returns a message for people that says what is wrong with the expression.
-pub fn compile(text: &str) -> Result<Expression, String> {
+pub fn compile(text: &str, variable: &str) -> Result<Expression, String> {
     if text.trim().is_empty() {
         return Err("the expression is empty".to_owned());
     }
@@ -128,7 +128,8 @@ pub fn compile(text: &str) -> Result<Expression, String> {
             .spawn_scoped(scope, || {
                 let program = ENV.compile(text).map_err(|errors| explain(text, &errors))?;
                 let mut scope = Scope {
-                    names: vec![OBJECT],
+                    variable,
+                    names: vec![variable],
                     depth: 0,
                     loops: 0,
                     deepest: 0,
@@ -169,6 +170,7 @@ fn explain(text: &str, errors: &ParseErrors) -> String {
 
 /// The names that are visible at one place in an expression, and the nesting depth there.
 struct Scope<'a> {
+    variable: &'a str,
     names: Vec<&'a str>,
     depth: usize,
     loops: usize,
@@ -199,7 +201,8 @@ impl<'a> Scope<'a> {
                     self.names.contains(&name) || TYPES.contains(&name) || name.starts_with('@');
                 if !known {
                     return Err(format!(
-                        "there is no variable `{name}`; the only variable is `{OBJECT}`"
+                        "there is no variable `{name}`; the only variable is `{}`",
+                        self.variable
                     ));
                 }
             }

@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ids::{AppName, ClusterName, ContentHash, Epoch, RegionName, Role},
+    ids::{AppName, ClusterName, ContentHash, Epoch, InstanceId, RegionName, Role},
     load::Roles,
 };
 
 /// The fleet record. Its epoch rises with every change.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FleetRecord {
     /// The number of changes of this record; zero for a record that was never written.
@@ -21,14 +21,14 @@ pub struct FleetRecord {
 }
 
 /// The cluster that holds an app's writer, and when and why it got it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Writer {
     /// The region of the cluster.
     pub region: RegionName,
     /// The cluster in which the app is the primary.
     pub cluster: ClusterName,
-    /// The epoch at which this cluster became the holder.
+    /// The epoch at which this cluster became the holder, or was fenced.
     pub epoch: Epoch,
     /// The time at which it became the holder, in seconds since 1970.
     pub at: u64,
@@ -36,6 +36,76 @@ pub struct Writer {
     pub by: String,
     /// The reason.
     pub why: String,
+    /// The move of the writer that is under way, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handover: Option<Handover>,
+}
+
+/// A cluster with its region.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Place {
+    /// The region of the cluster.
+    pub region: RegionName,
+    /// The cluster.
+    pub cluster: ClusterName,
+}
+
+/// The step of a writer's move.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Handover {
+    /// The holder is fenced and must prove that it has stopped. No cluster is the primary.
+    Fencing {
+        /// The cluster that gets the writer then.
+        to: Place,
+        /// What was known of the holder before it was fenced.
+        baseline: Baseline,
+    },
+    /// The new holder is the primary and must become healthy. Until then the old one stays fenced.
+    Promoting {
+        /// The cluster that had the writer before.
+        from: Place,
+        /// The values that were carried over from there.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        carried: BTreeMap<String, String>,
+        /// True if a person has ordered the move without proof that the old holder has stopped, and there is still none.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unproven: bool,
+    },
+}
+
+/// What was known of a writer before it was fenced. A proof that it has stopped counts only if it is about the same
+/// things.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Baseline {
+    /// The enrolment of the cluster's agent.
+    pub instance: InstanceId,
+    /// The hash of the rule by which the app proves that it has stopped.
+    pub rule: ContentHash,
+    /// The UIDs of the objects that the rule names and that existed.
+    pub uids: BTreeMap<String, String>,
+}
+
+impl Writer {
+    /// Returns the cluster in which the app may be the primary now, if there is one.
+    #[must_use]
+    pub fn primary(&self) -> Option<&ClusterName> {
+        match self.handover {
+            Some(Handover::Fencing { .. }) => None,
+            Some(Handover::Promoting { .. }) | None => Some(&self.cluster),
+        }
+    }
+
+    /// Returns the holder.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        Place {
+            region: self.region.clone(),
+            cluster: self.cluster.clone(),
+        }
+    }
 }
 
 impl FleetRecord {
@@ -69,6 +139,10 @@ impl FleetRecord {
                     return Err(app.clone());
                 }
                 Some(own) if own.epoch < theirs.epoch => own.clone_from(theirs),
+                // The end of a move changes the record, but no role of the holder.
+                Some(own) if own.epoch == theirs.epoch && self.epoch < other.epoch => {
+                    own.clone_from(theirs);
+                }
                 Some(_) => {}
                 None => {
                     union.writers.insert(app.clone(), theirs.clone());
@@ -83,24 +157,32 @@ impl FleetRecord {
         Ok(union)
     }
 
-    /// Returns true if both records have the same holders since the same epochs.
+    /// Returns true if both records have the same holders since the same epochs, and the same moves.
     #[must_use]
     pub fn holds_like(&self, other: &Self) -> bool {
-        let holders = |record: &Self| -> Vec<(AppName, ClusterName, Epoch)> {
+        let holders = |record: &Self| -> Vec<(AppName, ClusterName, Epoch, Option<Handover>)> {
             let writers = record.writers.iter();
             writers
-                .map(|(app, writer)| (app.clone(), writer.cluster.clone(), writer.epoch))
+                .map(|(app, writer)| {
+                    let Writer {
+                        cluster,
+                        epoch,
+                        handover,
+                        ..
+                    } = writer.clone();
+                    (app.clone(), cluster, epoch, handover)
+                })
                 .collect()
         };
         holders(self) == holders(other)
     }
 
-    /// Returns an app whose primary is not in the cluster that holds its writer; `None` if every role agrees with this
+    /// Returns an app whose primary is not in the cluster where this record allows it; `None` if every role agrees with this
     /// record.
     #[must_use]
     pub fn contradicted_by<'a>(&self, roles: &'a Roles) -> Option<&'a AppName> {
         let contradicts = |(app, places): &(&AppName, &BTreeMap<ClusterName, Role>)| {
-            let holder = self.writers.get(*app).map(|writer| &writer.cluster);
+            let holder = self.writers.get(*app).and_then(Writer::primary);
             let mut primaries = places.iter().filter(|(_, role)| **role == Role::Primary);
             primaries.any(|(cluster, _)| Some(cluster) != holder)
         };

@@ -10,6 +10,7 @@ use serde_json::{Map, Number, Value, json};
 use crate::{
     ids::{AppName, ClusterName, FleetName, InvalidId, RegionName, RuleName, TierName},
     policy::{Conflicts, Drift, HealthRule, IgnoreRule, PruneBudget},
+    writer_rule::WriterRule,
 };
 
 /// The `apiVersion` of every document.
@@ -204,6 +205,9 @@ pub struct AppSpec {
     /// Fields of this app's objects that other field managers may set, in addition to the fleet's `ignore`.
     #[serde(default)]
     pub ignore: Vec<IgnoreRule>,
+    /// How the app's writer is handed over to another region with `muster app move`. Not for active-active apps.
+    #[serde(default)]
+    pub writer: Option<WriterRule>,
 }
 
 impl AppSpec {

@@ -16,4 +16,5 @@ pub mod problem;
 pub mod scopes;
 pub mod tree;
 pub mod values;
+pub mod writer_rule;
 pub mod yaml;

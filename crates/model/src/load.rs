@@ -129,7 +129,7 @@ pub struct Loader {
 struct Work {
     parsed: HashMap<(String, ObjectId), Parsed>,
     /// The result of checking each CEL expression, by its text.
-    judged: HashMap<String, Result<(), String>>,
+    judged: HashMap<(&'static str, String), Result<(), String>>,
 }
 
 /// The documents of a file, or the problem in its YAML.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     health::Health,
     ids::{AppName, ContentHash},
+    writer_rule::WriterRule,
 };
 
 /// What to do if another field manager owns a field that an app sets differently.
@@ -206,6 +207,9 @@ pub struct Policy {
     /// The health rules for the kinds of its objects.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub health: Vec<HealthRule>,
+    /// How the app's writer is handed over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub writer: Option<WriterRule>,
 }
 
 impl Policy {

@@ -12,7 +12,7 @@ use crate::{
     output::{Output, print},
     status::{
         ask,
-        document::{App, Cluster, Document, Filter, Region, State},
+        document::{App, Cluster, Document, Filter, Region, State, Writer},
         no_such, report,
         terminal::{Cell, Grid, Terminal, Tone, one_line},
         value,
@@ -177,12 +177,22 @@ fn app_grid(apps: &[App], terminal: Terminal) -> Grid {
             Cell::or_dash(Some(&app.tier)),
             Cell::or_dash(Some(&app.mode)),
             Cell::or_dash(Some(&one_line(&app.owner))),
-            Cell::or_dash(writer.map(|writer| writer.cluster.as_str())),
+            Cell::or_dash(writer.map(writer_text).as_deref()),
             synced(terminal, app.synced, app.clusters),
             held,
         ]);
     }
     grid
+}
+
+/// Describes where an app's writer is, or from where to where it moves.
+fn writer_text(writer: &Writer) -> String {
+    let holder = &writer.cluster;
+    match &writer.moved {
+        None => holder.clone(),
+        Some(step) if step.step == "fencing" => format!("{holder} → {} (fencing)", step.cluster),
+        Some(step) => format!("{} → {holder} ({})", step.cluster, step.step),
+    }
 }
 
 /// The objects that agents reported.

@@ -1,6 +1,7 @@
 //! `muster`: the hub, the agent and the command line, in one binary.
 
 mod admin;
+mod app_move;
 mod approve;
 mod backup;
 mod ca;
@@ -110,7 +111,7 @@ enum Command {
     ///
     /// The exit code is 1 if the name does not exist or an agent can't be asked.
     Get(get::GetArgs),
-    /// Approve deletions and recreations of an app's objects.
+    /// Move an app's writer, or approve deletions and recreations of its objects.
     #[command(subcommand)]
     App(AppCommand),
     /// Let clusters join the fleet, or remove them.
@@ -229,6 +230,13 @@ enum AppCommand {
     ///
     /// The exit code is 1 if nothing was pending, nothing was approved, or the hub refused or did not answer.
     Approve(approve::ApproveArgs),
+    /// Hand an app's writer over to another region.
+    ///
+    /// The old side is fenced and must prove that it no longer writes (`writer` in the app's document). Only then does
+    /// the new side become the primary. Until then, a move back to the old region ends it; afterwards it only goes
+    /// forward. The hub carries out the move, so it goes on if this command is interrupted. The exit code is 0 once the
+    /// writer is there and healthy, and 1 if the hub refuses.
+    Move(app_move::MoveArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -384,6 +392,9 @@ async fn run_connected(
         Command::Agent(args) => servers::agent(&args).await?,
         Command::Status(args) => return status::run(connect().await?, &args, output).await,
         Command::Get(args) => return get::run(connect().await?, &args, output).await,
+        Command::App(AppCommand::Move(args)) => {
+            return app_move::run(connect().await?, &args, output).await;
+        }
         Command::App(AppCommand::Approve(args)) => {
             return approve::run(connect().await?, &args, output).await;
         }

@@ -4,13 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use muster_model::{
-    fleet_record::{FleetRecord, Writer},
+    fleet_record::{FleetRecord, Handover, Writer},
     ids::{AppName, ClusterName, Epoch, RegionName, Role},
     kinds::Mode,
     load::{App, Cluster, Model, Roles},
     problem::{Problem, Scope},
     yaml,
 };
+
+use crate::handover::role_of;
 
 /// The reason in the record for the first holder of an app's writer.
 pub const FIRST_PLACEMENT: &str = "first placement";
@@ -64,21 +66,22 @@ pub fn place(model: &Model, known: Known<'_>) -> Placed {
         let holder = known.record.writers.get(old.unwrap_or(name));
         match place_app(model, name, app, holder, known.frozen) {
             Ok(places) => {
-                if let Some((cluster, region)) = primary(model, &places) {
-                    let writer = holder.map_or_else(
-                        || Writer {
-                            region: region.clone(),
-                            cluster: cluster.clone(),
-                            epoch: known.record.epoch.next(),
-                            at: 0,
-                            by: String::new(),
-                            why: FIRST_PLACEMENT.to_owned(),
-                        },
-                        |holder| Writer {
-                            region: region.clone(),
-                            ..holder.clone()
-                        },
-                    );
+                let writer = match holder {
+                    Some(holder) => model.clusters.get(&holder.cluster).map(|cluster| Writer {
+                        region: cluster.region.clone(),
+                        ..holder.clone()
+                    }),
+                    None => primary(model, &places).map(|(cluster, region)| Writer {
+                        region: region.clone(),
+                        cluster: cluster.clone(),
+                        epoch: known.record.epoch.next(),
+                        at: 0,
+                        by: String::new(),
+                        why: FIRST_PLACEMENT.to_owned(),
+                        handover: None,
+                    }),
+                };
+                if let Some(writer) = writer {
                     let before = placed.record.writers.insert(name.clone(), writer.clone());
                     changed |= before != Some(writer);
                 }
@@ -196,13 +199,7 @@ fn place_app(
             .map(|(name, _)| (name.clone(), Role::Active))
             .collect());
     }
-    // Only one cluster of a region runs an app that writes. Two would both be primaries.
-    let in_region = |region: &RegionName| {
-        let mut inside = model.clusters.iter().filter(fits);
-        inside
-            .find(|(_, cluster)| cluster.region == *region)
-            .map(|(name, _)| name.clone())
-    };
+    let in_region = |region: &RegionName| in_region(model, app, region);
     let candidates = candidates(model, app);
     let primary = match (holder, held) {
         // The problem of a lost holder blocks the whole commit.
@@ -235,8 +232,44 @@ fn place_app(
         return Err(problem(&["spec", "mode"], message));
     }
     let mut places = BTreeMap::from([(cluster, Role::Primary)]);
+    let mut taken = BTreeSet::from([home]);
+    if let Some(writer) = holder {
+        let role = role_of(writer, &writer.cluster);
+        places.insert(writer.cluster.clone(), role.unwrap_or(Role::Primary));
+        let other = match &writer.handover {
+            Some(Handover::Fencing { to, .. }) => Some(to),
+            // The old side stays, wherever Git now places the app.
+            Some(Handover::Promoting { from, .. }) => Some(from),
+            None => None,
+        };
+        if let Some((other, there)) =
+            other.and_then(|other| Some((&other.cluster, model.clusters.get(&other.cluster)?)))
+        {
+            taken.insert(&there.region);
+            let role = role_of(writer, other).unwrap_or(Role::Fenced);
+            // A singleton has no standby.
+            if role == Role::Fenced || app.spec.mode == Mode::ActivePassive {
+                places.insert(other.clone(), role);
+            }
+        }
+        if let Some(Handover::Fencing { to, .. }) = &writer.handover {
+            let there = model.clusters.get(&to.cluster);
+            if !there.is_some_and(|there| fits(&(&to.cluster, there))) {
+                let message = format!(
+                    "`placement` does not fit cluster `{}`, to which this app's writer is being moved",
+                    to.cluster
+                );
+                return Err(problem(&["spec", "placement"], message).help(format!(
+                    "let it fit until the move is finished, or end the move: `muster app move {name} --to {}`",
+                    writer.region
+                )));
+            }
+        }
+    }
     if app.spec.mode == Mode::ActivePassive {
-        let others = candidates.into_iter().filter(|region| *region != home);
+        let others = candidates
+            .into_iter()
+            .filter(|region| !taken.contains(region));
         places.extend(
             others
                 .filter_map(in_region)
@@ -244,6 +277,31 @@ fn place_app(
         );
     }
     Ok(places)
+}
+
+/// Returns the clusters to which the writer of an app can move: one for each region where Git lets the app run. An
+/// active-active app has none.
+#[must_use]
+pub fn targets(model: &Model, app: &App) -> BTreeMap<RegionName, ClusterName> {
+    if app.spec.mode == Mode::ActiveActive {
+        return BTreeMap::new();
+    }
+    let regions = candidates(model, app).into_iter();
+    regions
+        .filter_map(|region| Some((region.clone(), in_region(model, app, region)?)))
+        .collect()
+}
+
+/// Returns the cluster of a region in which an app that writes would run. Only one cluster of a region runs such an
+/// app: two would both be primaries.
+fn in_region(model: &Model, app: &App, region: &RegionName) -> Option<ClusterName> {
+    let mut inside = model
+        .clusters
+        .iter()
+        .filter(|(name, cluster)| app.spec.placement.allows(name, cluster));
+    inside
+        .find(|(_, cluster)| cluster.region == *region)
+        .map(|(name, _)| name.clone())
 }
 
 /// Returns an app's candidate regions, in the order in which they are considered for its first primary.

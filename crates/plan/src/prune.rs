@@ -161,6 +161,8 @@ pub struct Desired<'a> {
     /// Apps that are not fully applied and healthy yet, with what they wait for. Their old objects are not
     /// deleted yet.
     pub unfinished: &'a BTreeMap<&'a AppName, String>,
+    /// Apps whose writer is being moved, and fenced apps. Their old objects are deleted at once, without a budget.
+    pub urgent: &'a BTreeSet<AppName>,
     /// The objects that were deleted without approval within the last hour.
     pub spent: &'a Spent,
 }
@@ -319,7 +321,8 @@ pub fn prune(
             plan.not_deleted.push((index, NotDeleted::Unknown));
         } else {
             let app = desired.now(owned.item.app);
-            let goes_first = owned.mark == Mark::First || is_gate(owned.item.id);
+            let goes_first =
+                owned.mark == Mark::First || is_gate(owned.item.id) || desired.urgent.contains(app);
             match desired.unfinished.get(app).filter(|_| !goes_first) {
                 Some(why) => plan
                     .not_deleted
@@ -517,7 +520,7 @@ fn within_budget(
         let allowed = budget
             .of(of_app + spent_of_app)
             .saturating_sub(spent_of_app);
-        reasons.push(if rest.is_empty() {
+        reasons.push(if rest.is_empty() || desired.urgent.contains(*app) {
             None
         } else if !desired.apps.contains(app) && !orders.lets_go(app) {
             Some(format!(
@@ -539,6 +542,7 @@ fn within_budget(
     }
     for ((app, rest, precious), reason) in free.into_iter().zip(reasons) {
         let reason = match reason {
+            None if desired.urgent.contains(app) => None,
             None if together > allowed_in_all && !rest.is_empty() => Some(format!(
                 "{together} of the {total} objects of several apps would be deleted, and the prune budget is \
                  {allowed_in_all}{}",

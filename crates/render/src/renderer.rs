@@ -4,21 +4,23 @@ mod clashes;
 mod part;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, PoisonError, RwLock},
 };
 
 use muster_model::{
     bundle::{Bundle, BundleError, BundleHeader, Object, ObjectRef},
-    fleet_record::FleetRecord,
+    fleet_record::{FleetRecord, Handover},
     ids::{AppName, ClusterName, ContentHash, Epoch, Role},
-    kinds::AppSpec,
+    kinds::{AppSpec, Mode},
     load::{App, Cluster, Model, Roles, TextFile},
     overseer::{Overseer, Unwatched},
     policy::{HealthRule, IgnoreRule, Policy},
     problem::{Problem, Scope},
     scopes::Scopes,
     values::layer,
+    writer_rule::WriterRule,
     yaml::Pos,
 };
 use rayon::prelude::*;
@@ -166,6 +168,8 @@ struct Turn<'a> {
     since: Epoch,
     /// The values with the fleet's epoch.
     epoch: &'a Arc<Layer>,
+    /// The values that were carried over from the old side of a move.
+    carried: &'a BTreeMap<String, String>,
 }
 
 /// Renders one commit after another, and caches results between them.
@@ -197,46 +201,80 @@ impl Renderer {
             .map(|(name, c)| (name, facts(model, name, c)))
             .collect();
         let epoch = Layer::new(&map(json!({"epoch": record.epoch.0})));
-        let work: Vec<(&AppName, &ClusterName, Role)> = roles
+        let none = BTreeMap::new();
+        let work: Vec<Work<'_>> = roles
             .iter()
             .flat_map(|(app, places)| {
-                places
-                    .iter()
-                    .map(move |(cluster, role)| (app, cluster, *role))
+                let carried = carried_in(record, app).unwrap_or(&none);
+                let spec = model.apps.get(app).map(|app| &app.spec);
+                let rule = spec.and_then(|spec| Some((spec.writer.as_ref()?, spec.mode)));
+                let placed = places.iter().map(|(cluster, role)| Work {
+                    app,
+                    cluster,
+                    role: *role,
+                    carried: Cow::Borrowed(match role {
+                        Role::Primary => carried,
+                        _ => &none,
+                    }),
+                    is_rehearsal: false,
+                });
+                let rehearsed = rule
+                    .into_iter()
+                    .flat_map(|(rule, mode)| rehearsals(app, places, rule, mode));
+                placed.chain(rehearsed).collect::<Vec<_>>()
             })
             .collect();
         let done: Vec<_> = work
             .into_par_iter()
             .with_min_len(16)
-            .filter_map(|(app, cluster, role)| {
+            .filter_map(|work| {
+                let Work { app, cluster, .. } = work;
                 let (_, unit) = self.apps.get(app)?;
                 let facts = clusters.get(cluster)?;
                 let turn = Turn {
-                    role,
+                    role: work.role,
                     since: record.epoch_of(app),
                     epoch: &epoch,
+                    carried: &work.carried,
                 };
                 let bundle = unit.bundle(model, app, facts, turn, overseer);
-                Some((app, cluster, bundle))
+                Some((app, cluster, work.is_rehearsal.then_some(work.role), bundle))
             })
             .collect();
         let mut rendered = Rendered::default();
         let mut broken: BTreeMap<&AppName, BTreeMap<Problem, Vec<&ClusterName>>> = BTreeMap::new();
-        for (app, cluster, result) in done {
-            match result {
-                Ok(bundle) => {
+        let mut failed: BTreeMap<&AppName, BTreeSet<Problem>> = BTreeMap::new();
+        for (app, cluster, rehearsed, result) in done {
+            match (result, rehearsed) {
+                (Ok(_), Some(_)) => {}
+                (Ok(bundle), None) => {
                     let bundles = rendered.bundles.entry(app.clone()).or_default();
                     bundles.insert(cluster.clone(), bundle);
                 }
-                Err(Failure::Refused(problem)) => {
+                (Err(Failure::Refused(problem)), _) => {
                     refused.insert(app, *problem);
                 }
-                Err(Failure::Wrong(problems)) => {
+                (Err(Failure::Wrong(problems)), Some(role)) => {
+                    let problems = problems.iter().cloned().map(|mut problem| {
+                        let more = format!(", in role {role}, which `muster app move` gives it");
+                        problem.message.push_str(&more);
+                        problem
+                    });
+                    failed.entry(app).or_default().extend(problems);
+                }
+                (Err(Failure::Wrong(problems)), None) => {
                     let places = broken.entry(app).or_default();
                     for problem in problems.iter() {
                         places.entry(problem.clone()).or_default().push(cluster);
                     }
                 }
+            }
+        }
+        for (app, problems) in failed {
+            // A commit after which the writer could not be moved blocks the app, as if it could not run.
+            rendered.bundles.remove(app);
+            if !broken.contains_key(app) && !refused.contains_key(app) {
+                rendered.problems.extend(problems);
             }
         }
         for (app, problem) in refused {
@@ -319,6 +357,55 @@ impl Renderer {
         }
         refused
     }
+}
+
+/// One app to render for one cluster.
+struct Work<'a> {
+    app: &'a AppName,
+    cluster: &'a ClusterName,
+    role: Role,
+    carried: Cow<'a, BTreeMap<String, String>>,
+    /// True if only the problems are of interest.
+    is_rehearsal: bool,
+}
+
+/// Returns the values that an app's new primary gets from the old one during a move.
+fn carried_in<'a>(record: &'a FleetRecord, app: &AppName) -> Option<&'a BTreeMap<String, String>> {
+    match &record.writers.get(app)?.handover {
+        Some(Handover::Promoting { carried, .. }) => Some(carried),
+        Some(Handover::Fencing { .. }) | None => None,
+    }
+}
+
+/// Returns every other role that a move can give to an app in its clusters. These renderings are checked with every
+/// commit, so that a move never fails because of a template. The primary is rendered with and without carried values.
+fn rehearsals<'a>(
+    app: &'a AppName,
+    places: &'a BTreeMap<ClusterName, Role>,
+    rule: &WriterRule,
+    mode: Mode,
+) -> impl Iterator<Item = Work<'a>> + use<'a> {
+    let example = rule.carry.keys().map(|name| (name.clone(), "0".to_owned()));
+    let example: BTreeMap<String, String> = example.collect();
+    let with_values = (!example.is_empty()).then_some((Role::Primary, example));
+    let standby = (mode == Mode::ActivePassive).then_some(Role::Standby);
+    let roles = [Role::Primary, Role::Fenced].into_iter().chain(standby);
+    let roles = roles.map(|role| (role, BTreeMap::new()));
+    let cases: Vec<_> = roles.chain(with_values).collect();
+    places.iter().flat_map(move |(cluster, is)| {
+        let others: Vec<_> = cases
+            .iter()
+            .filter(|(role, carried)| role != is || !carried.is_empty())
+            .map(|(role, carried)| Work {
+                app,
+                cluster,
+                role: *role,
+                carried: Cow::Owned(carried.clone()),
+                is_rehearsal: true,
+            })
+            .collect();
+        others
+    })
 }
 
 /// Returns a hash of everything that an [`AppUnit`] is made from: the app, its tier and the library.
@@ -452,7 +539,7 @@ impl AppUnit {
     /// Drops the caches once many commits have filled them.
     fn trim(&self, clusters: usize) {
         let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
-        if kept.by_inputs.len() > 4 * clusters + 64 {
+        if kept.by_inputs.len() > 8 * clusters + 64 {
             *kept = Kept::default();
             for (_, trie) in &self.files {
                 *trie.write().unwrap_or_else(PoisonError::into_inner) = Trie::default();
@@ -471,8 +558,14 @@ impl AppUnit {
         if !self.problems.is_empty() {
             return Err(Failure::Wrong(Arc::clone(&self.problems)));
         }
-        let Turn { role, since, epoch } = turn;
-        let role_layer = Layer::new(&map(json!({"app": {"role": role, "epoch": since.0}})));
+        let Turn {
+            role,
+            since,
+            epoch,
+            carried,
+        } = turn;
+        let facts = json!({"app": {"role": role, "epoch": since.0}, "handover": carried});
+        let role_layer = Layer::new(&map(facts));
         let above = [
             self.values.get(cluster.name.as_str()),
             self.values.get(&cluster.region),
@@ -722,6 +815,7 @@ fn policy(model: &Model, spec: &AppSpec, parts: &[Arc<Part>]) -> Policy {
         drift: spec.drift,
         ignore: ignore.cloned().collect(),
         health: health.cloned().collect(),
+        writer: spec.writer.clone(),
     }
 }
 

@@ -12,6 +12,7 @@ use muster_model::{
     policy::PruneBudget,
     problem::Problem,
 };
+use muster_plan::placement::targets;
 use muster_render::RenderedBundle;
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,8 @@ pub struct AppFacts {
     pub mode: String,
     /// The app's owner, or an empty string if the repository names none.
     pub owner: String,
+    /// The cluster of each region to which the app's writer can move.
+    pub targets: BTreeMap<RegionName, ClusterName>,
 }
 
 impl Facts {
@@ -68,6 +71,7 @@ impl Facts {
                 tier: app.spec.tier.to_string(),
                 mode: app.spec.mode.to_string(),
                 owner: app.spec.owner.clone().unwrap_or_default(),
+                targets: targets(model, app),
             };
             (name.clone(), facts)
         });

@@ -58,7 +58,8 @@ enum Chore {
     },
     /// Run the end-to-end scenarios several times and show each result, or fuzz each target for an hour
     Soak {
-        /// The number of runs, or `fuzz`, which also adds the inputs that reach new code to the corpora
+        /// The number of runs; `fuzz`, which also adds the inputs that reach new code to the corpora; or `model`, which
+        /// explores the moves of writers further than the tests do
         #[arg(default_value = "10")]
         what: Soaked,
     },
@@ -73,6 +74,7 @@ enum Chore {
 enum Soaked {
     Runs(u32),
     Fuzz,
+    Model,
 }
 
 impl std::str::FromStr for Soaked {
@@ -80,10 +82,11 @@ impl std::str::FromStr for Soaked {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "fuzz" => Ok(Self::Fuzz),
+            "model" => Ok(Self::Model),
             runs => runs
                 .parse()
                 .map(Self::Runs)
-                .map_err(|_| "must be a number of runs or `fuzz`".to_owned()),
+                .map_err(|_| "must be a number of runs, `fuzz` or `model`".to_owned()),
         }
     }
 }
@@ -102,6 +105,7 @@ fn main() -> anyhow::Result<std::process::ExitCode> {
         })?,
         Chore::Soak { what } => match what {
             Soaked::Runs(runs) => soak(runs)?,
+            Soaked::Model => explore()?,
             Soaked::Fuzz => fuzz::run(&fuzz::Fuzz {
                 seconds: 3600,
                 target: None,
@@ -194,6 +198,16 @@ fn example(name: &str) -> anyhow::Result<bool> {
             "--example",
             name,
         ])
+        .status();
+    Ok(status.context("can't start cargo")?.success())
+}
+
+/// Explores the model of moves in a release build, with the bounds that take minutes. Returns true if it holds.
+fn explore() -> anyhow::Result<bool> {
+    let metadata = Metadata::read()?;
+    let status = cargo(&metadata)
+        .args(["test", "--release", "--package", "muster-plan", "--lib"])
+        .args(["handover::model", "--", "--ignored", "--nocapture"])
         .status();
     Ok(status.context("can't start cargo")?.success())
 }

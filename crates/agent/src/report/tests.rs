@@ -88,6 +88,7 @@ fn what_waits_for_a_person_is_in_the_report_of_its_app() {
         recreate: false,
     };
     let wiki = v1::AppReport {
+        writer: None,
         app: "wiki".to_owned(),
         hash: ContentHash::of(b"wiki").0.to_vec(),
         phase: v1::Phase::Applied.into(),

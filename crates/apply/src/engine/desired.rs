@@ -7,7 +7,7 @@ use std::{
 
 use muster_model::{
     bundle::{Bundle, BundleHeader, Object, ObjectRef},
-    ids::{AppName, ContentHash, Role},
+    ids::{AppName, ContentHash},
     policy::{Conflicts, Drift},
 };
 use muster_plan::{
@@ -157,6 +157,9 @@ pub(super) struct DesiredObject {
     pub(super) kind: Option<Arc<Kind>>,
     /// True if an autoscaler of the generation scales it.
     pub(super) scaled: bool,
+    /// True if its app is fenced, or its app's writer is being moved. Then it waits for no other app and no Job of phase
+    /// `before`, and nobody can stop its changes.
+    pub(super) urgent: bool,
 }
 
 impl DesiredObject {
@@ -194,11 +197,19 @@ impl DesiredObject {
         self.marks().hook.map(|_| self.prepared.hash.as_str())
     }
 
-    /// Returns true if drift is reported but not corrected. Drift of a fenced role is always
+    /// Returns true if drift is reported but not corrected. Drift of an urgent object is always
     /// corrected.
     pub(super) fn only_reports_drift(&self) -> bool {
         let header = self.header();
-        header.policy.drift == Drift::Report && header.role != Role::Fenced
+        header.policy.drift == Drift::Report && !self.urgent
+    }
+
+    /// Returns the apps that have to be applied and healthy first.
+    pub(super) fn after(&self) -> &[AppName] {
+        match self.urgent {
+            true => &[],
+            false => &self.header().after,
+        }
     }
 
     pub(super) fn item(&self) -> Item<'_> {
@@ -236,6 +247,7 @@ pub(super) fn desired(
         .flat_map(|prepared| &prepared.objects)
         .filter_map(|object| object.defines.as_ref())
         .collect();
+    let urgent = stored.urgent();
     let mut place: HashMap<Identity, usize> = HashMap::with_capacity(stored.bundles.len());
     let mut all: Vec<DesiredObject> = Vec::new();
     let mut second: Vec<DesiredObject> = Vec::new();
@@ -261,6 +273,7 @@ pub(super) fn desired(
                 key: key.clone(),
                 kind,
                 scaled: false,
+                urgent: urgent.contains(&bundle.header.app),
             };
             match place.entry(key) {
                 Entry::Vacant(vacant) => {

@@ -9,7 +9,6 @@ use std::{
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType};
-use muster_model::ids::Role;
 use muster_plan::{
     drift::Difference,
     fields::managers,
@@ -272,7 +271,7 @@ impl Engine {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         for (index, (object, turn)) in desired.iter().zip(turns).enumerate() {
-            let why = if object.header().role == Role::Fenced || *turn == Turn::UnderWay {
+            let why = if object.urgent || *turn == Turn::UnderWay {
                 continue;
             } else if object.marks().left_alone || self.tracker.is_left_alone(&object.key) {
                 LEFT_ALONE

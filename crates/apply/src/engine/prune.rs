@@ -168,6 +168,7 @@ impl Engine {
             formerly: &formerly,
             apps: &apps,
             unfinished: &replacements.waits_for(),
+            urgent: &stored.urgent(),
             spent: &spent,
         };
         let plan = prune(

@@ -149,7 +149,7 @@ impl Engine {
     async fn is_left_alone(&self, sending: &Sending<'_>) -> Result<bool, RequestError> {
         let Sending { object, cancel, .. } = sending;
         let entry = self.inventory.get(&object.key);
-        if object.header().role == Role::Fenced || entry.is_none_or(|entry| entry.uid.is_none()) {
+        if object.urgent || entry.is_none_or(|entry| entry.uid.is_none()) {
             return Ok(false);
         }
         let watched = Watched::of(&object.id, self.config.namespaces.is_limited());

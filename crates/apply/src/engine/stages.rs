@@ -15,7 +15,7 @@ use std::{
 use muster_model::{bundle::Gvk, ids::AppName};
 use muster_plan::{
     health::Health,
-    order::{Order, Reach},
+    order::{Hook, Order, Reach},
 };
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -98,9 +98,7 @@ impl<'a> Work<'a> {
             }
         }
         for (&app, members) in &self.by_app {
-            let after = members
-                .first()
-                .map(|&index| self.desired[index].header().after.as_slice());
+            let after = members.first().map(|&index| self.desired[index].after());
             let after = after.into_iter().flatten();
             let line = number[app];
             lines[line].after = after
@@ -577,7 +575,8 @@ impl Engine {
         // Namespaces and definitions come before every app. Drift, including a deletion by somebody
         // else, is corrected regardless of others.
         let namespace = object.id.gvk.group.is_empty() && object.id.gvk.kind == "Namespace";
-        if namespace || object.defines().is_some() || work.drifted.contains(&index) {
+        let waits_never = object.urgent && object.marks().hook != Some(Hook::After);
+        if namespace || object.defines().is_some() || work.drifted.contains(&index) || waits_never {
             return None;
         }
         let well = |&other: &usize| self.is_well(&work.desired[other]);
@@ -591,7 +590,7 @@ impl Engine {
         if let Some(&first) = gates.iter().find(|&other| !well(other)) {
             return Some((self.waits_for(&work.desired[first]), gate(gates)));
         }
-        for before in &object.header().after {
+        for before in object.after() {
             let members = work.by_app.get(before).map_or(&[][..], Vec::as_slice);
             if let Some(&first) = members.iter().find(|&other| !well(other)) {
                 let message = format!("app {before}: {}", self.waits_for(&work.desired[first]));

@@ -60,9 +60,12 @@ impl FleetLoop {
     ) -> Result<(), FleetError> {
         let Worked {
             outcome,
+            older,
             stored,
             base,
         } = worked;
+        let processed = snapshot.commit.to_string();
+        let snapshot = older.as_deref().unwrap_or(snapshot);
         let _numbering = self.leadership.numbering().await;
         self.check_record(stored).await?;
         let approved = approvals::all(self.store.as_ref()).await?;
@@ -98,7 +101,7 @@ impl FleetLoop {
             let mut state = FleetState {
                 current: before.current,
                 failed: None,
-                processed: snapshot.commit.to_string(),
+                processed,
                 unconfirmed,
                 in_force: Arc::clone(&before.in_force),
                 desired,
@@ -119,7 +122,9 @@ impl FleetLoop {
         let is_placed = |(app, writer): (&AppName, &Writer)| {
             writer.epoch > base.epoch && !base.writers.contains_key(app)
         };
-        if record.writers.iter().any(is_placed) && self.frozen(&unconfirmed).is_some() {
+        if record.writers.iter().any(is_placed)
+            && self.heard.frozen_by(&unconfirmed, &before).is_some()
+        {
             // A cluster has left, or the state has become unconfirmed, since the commit was placed.
             return Err(FleetError::RecordChanged);
         }
@@ -178,7 +183,7 @@ impl FleetLoop {
         let state = FleetState {
             current: true,
             failed: None,
-            processed: snapshot.commit.to_string(),
+            processed,
             unconfirmed,
             in_force,
             desired,
@@ -279,6 +284,7 @@ fn record_after(
                 at: store_schema::now(),
                 by: format!("commit {}", snapshot.commit.short()),
                 why: FIRST_PLACEMENT.to_owned(),
+                handover: None,
             };
             record.writers.insert(app.clone(), first);
         }
@@ -317,6 +323,7 @@ pub(super) fn describe(
             mode: app.mode.clone(),
             owner: app.owner.clone(),
             blocked: blocked.contains(name) || !outcome.bundles.contains_key(name),
+            targets: app.targets.clone(),
         })
         .collect();
     let unread = |name: &AppName| AppRecord {
@@ -325,6 +332,7 @@ pub(super) fn describe(
         mode: String::new(),
         owner: String::new(),
         blocked: true,
+        targets: BTreeMap::new(),
     };
     apps.extend(outcome.broken.iter().map(unread));
     apps.sort_by(|a, b| a.name.cmp(&b.name));

@@ -9,6 +9,7 @@ use crate::store_schema::ListedBundle;
 
 fn writer(cluster: &str, epoch: u64) -> Writer {
     Writer {
+        handover: None,
         region: "west".parse().unwrap(),
         cluster: cluster.parse().unwrap(),
         epoch: Epoch(epoch),

@@ -2,13 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use muster_model::{fleet_record::Writer, ids::ClusterName};
+use muster_model::{
+    fleet_record::{Handover, Place, Writer},
+    ids::ClusterName,
+};
 use muster_proto::{VERSION, v1};
 
 use crate::{
     desired_state::{DesiredState, FleetState},
+    moves::next,
     observed::Level,
-    store_schema::{InForce, ListedBundle, now},
+    store_schema::{AppRecord, InForce, ListedBundle, now},
 };
 
 /// The most objects that the status lists for each set pending approval, unless the request names apps.
@@ -125,8 +129,29 @@ fn app(
     }
 }
 
-fn writer(writer: &Writer) -> v1::Writer {
+fn writer(
+    app: &AppRecord,
+    writer: &Writer,
+    state: &FleetState,
+    levels: impl Fn(&ClusterName) -> Option<Level>,
+) -> v1::Writer {
+    let (step, other, unproven) = match &writer.handover {
+        None => ("", None, false),
+        Some(Handover::Fencing { to, .. }) => ("fencing", Some(to), false),
+        Some(Handover::Promoting { from, unproven, .. }) => ("promoting", Some(from), *unproven),
+    };
+    let to_move = |other: &Place| v1::Move {
+        step: step.to_owned(),
+        region: other.region.to_string(),
+        cluster: other.cluster.to_string(),
+        waits: next(&app.name, writer, state, levels)
+            .err()
+            .unwrap_or_default(),
+        unproven,
+    };
     v1::Writer {
+        r#move: other.map(to_move),
+        targets: app.targets.keys().map(ToString::to_string).collect(),
         region: writer.region.to_string(),
         cluster: writer.cluster.to_string(),
         epoch: writer.epoch.0,
@@ -177,7 +202,10 @@ pub(crate) fn status(
                 mode: app.mode.clone(),
                 owner: app.owner.clone(),
                 held: app.blocked,
-                writer: state.record.writers.get(&app.name).map(writer),
+                writer: {
+                    let held = state.record.writers.get(&app.name);
+                    held.map(|held| writer(app, held, state, &levels))
+                },
             })
             .collect(),
         regions: in_force

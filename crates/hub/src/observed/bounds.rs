@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use muster_model::ids::AppName;
+use muster_model::{ids::AppName, writer_rule::MAX_CARRIED};
 use muster_proto::v1;
 use prost::Message as _;
 
@@ -45,6 +45,18 @@ fn cut_app(app: &mut v1::AppReport) {
         cut(&mut hold.reason, TEXT);
         for object in &mut hold.objects {
             cut(object, TEXT);
+        }
+    }
+    if let Some(look) = &mut app.writer {
+        cut(&mut look.role, WORD);
+        look.rule.truncate(HASH);
+        cut(&mut look.why, TEXT);
+        for values in [&mut look.uids, &mut look.carried] {
+            values.truncate(FEW);
+            for v1::NamedValue { name, value } in values {
+                cut(name, WORD);
+                cut(value, MAX_CARRIED);
+            }
         }
     }
     app.drifts.truncate(FEW);

@@ -22,6 +22,7 @@ use crate::{
     approvals,
     authority::{AuthorityError, admit},
     fleet_record::Loss,
+    moves::{self, Kind, MoveError, Ordered},
     unconfirmed,
 };
 
@@ -383,6 +384,60 @@ impl v1::admin_server::Admin for Services {
                 trust: followed.trust,
             });
         Ok(Response::new(answer.unwrap_or_default()))
+    }
+
+    async fn move_app(&self, request: Request<v1::MoveAppRequest>) -> Answer<v1::MoveAppResponse> {
+        let who = self.admin(Self::peer(&request)?).await?;
+        let v1::MoveAppRequest {
+            app,
+            region,
+            dry_run,
+            reason,
+            without_proof,
+        } = request.into_inner();
+        let invalid = |error: InvalidId| Status::invalid_argument(error.to_string());
+        let request = moves::Request {
+            app: app.parse().map_err(invalid)?,
+            region: region.parse().map_err(invalid)?,
+            dry_run,
+            reason: cut_reason(reason.trim()),
+            without_proof,
+        };
+        if without_proof && request.reason.is_empty() {
+            return Err(Status::invalid_argument(
+                "a move without proof needs a reason for the audit log",
+            ));
+        }
+        let ordered = match self.0.moves.order(&request, &who).await {
+            Ok(ordered) => ordered,
+            Err(MoveError::NoWriter(why)) => return Err(Status::not_found(why)),
+            Err(error) => {
+                tracing::error!(error = %Chain(&error), who, "a move could not be ordered");
+                return Err(Status::unavailable(error.to_string()));
+            }
+        };
+        if !dry_run && !ordered.refusals.is_empty() {
+            return Err(Status::failed_precondition(ordered.refusals.join("\n")));
+        }
+        let Ordered {
+            from,
+            to,
+            refusals,
+            kind,
+            rule_says,
+            epoch,
+        } = ordered;
+        Ok(Response::new(v1::MoveAppResponse {
+            from_region: from.region.to_string(),
+            from_cluster: from.cluster.to_string(),
+            to_region: to.region.to_string(),
+            to_cluster: to.cluster.to_string(),
+            refusals,
+            nothing: kind == Kind::Nothing,
+            gives_back: kind == Kind::GiveBack,
+            rule_says,
+            epoch: epoch.0,
+        }))
     }
 
     async fn refresh(&self, request: Request<v1::RefreshRequest>) -> Answer<v1::RefreshResponse> {

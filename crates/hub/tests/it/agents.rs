@@ -15,7 +15,10 @@ use muster_model::{
     policy::PruneOrders,
 };
 use muster_pki::{Credentials, JoinToken, Key, TrustBundle};
-use muster_plan::delivery::{Known, Numbered, Term};
+use muster_plan::{
+    delivery::{Known, Numbered, Term},
+    writer_rule::hash_of,
+};
 use muster_proto::v1::{self, enrolment_client::EnrolmentClient};
 use muster_runtime::log::Chain;
 use muster_testkit::wait::eventually;
@@ -52,6 +55,21 @@ struct State {
     approved: BTreeSet<ContentHash>,
     /// The deletion rules of the generation in force.
     orders: PruneOrders,
+    /// What it says of an app whose writer stops, if it says anything else than that it writes while it is the primary.
+    writers: BTreeMap<String, WriterState>,
+}
+
+/// What a cluster says of an app's writer.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct WriterState {
+    /// True if its rule says that it has stopped.
+    pub(crate) stopped: bool,
+    /// The UID of the object `db`.
+    pub(crate) uid: String,
+    /// The value that it carries over as `at`.
+    pub(crate) carried: String,
+    /// True if the app is not healthy.
+    pub(crate) sick: bool,
 }
 
 impl Memory {
@@ -165,6 +183,14 @@ impl Memory {
         });
     }
 
+    /// Changes what it says of an app's writer.
+    pub(crate) fn writer(&self, app: &str, change: impl FnOnce(&mut WriterState)) {
+        let mut state = self.state();
+        change(state.writers.entry(app.to_owned()).or_default());
+        let level = Level::clone(&self.level.borrow());
+        self.level.send_replace(Arc::new(state.looking(level)));
+    }
+
     /// Returns the deletion rules of the generation in force.
     pub(crate) fn orders(&self) -> PruneOrders {
         self.state().orders.clone()
@@ -203,6 +229,45 @@ impl Memory {
 }
 
 impl State {
+    /// Returns the observed state with a look at every app that has a writer.
+    fn looking(&self, mut level: Level) -> Level {
+        for (app, report) in &mut level.apps {
+            let Some((role, bundle)) = self.bundles.get(app) else {
+                continue;
+            };
+            let said = self.writers.get(app).cloned().unwrap_or_default();
+            let rule = bundle.header.policy.writer.as_ref();
+            let named = |name: &str, value: String| v1::NamedValue {
+                name: name.to_owned(),
+                value,
+            };
+            let is_carried = said.stopped && !said.carried.is_empty();
+            let look = v1::WriterLook {
+                epoch: self
+                    .known
+                    .record
+                    .as_ref()
+                    .map_or(0, |record| record.epoch.0),
+                role: role.to_string(),
+                applied: true,
+                healthy: !said.sick,
+                rule: rule.map_or_else(Vec::new, |rule| hash_of(rule).0.to_vec()),
+                stopped: said.stopped,
+                uids: vec![named("db", said.uid)],
+                carried: is_carried
+                    .then(|| named("at", said.carried))
+                    .into_iter()
+                    .collect(),
+                why: "it still writes".to_owned(),
+            };
+            let health = if said.sick { "Degraded" } else { "Healthy" };
+            let report = Arc::make_mut(report);
+            report.health = health.to_owned();
+            report.writer = (*role != Role::Active).then_some(look);
+        }
+        level
+    }
+
     /// Returns the observed state with the sets that are pending approval.
     fn holding(&self, mut level: Level) -> Level {
         for report in level.apps.values_mut() {
@@ -291,7 +356,7 @@ impl Cluster for Memory {
         state.holds.retain(|(_, hold)| waits(hold));
         state.approved = approved;
         level.cluster_scoped = outside.into_iter().collect();
-        let level = state.holding(level);
+        let level = state.looking(state.holding(level));
         drop(state);
         self.level.send_replace(Arc::new(level));
         Ok(())

@@ -19,6 +19,7 @@ mod hostile_agents;
 mod hostile_commits;
 mod kept_out;
 mod lifetimes;
+mod moves;
 mod raw;
 mod relay;
 mod renames;

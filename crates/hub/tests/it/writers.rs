@@ -40,7 +40,11 @@ fn queue(placement: &str) -> Vec<(String, String)> {
 
 fn writer(status: &v1::Status, app: &str) -> anyhow::Result<v1::Writer> {
     let app = status.apps.iter().find(|found| found.name == app);
-    let writer = app.and_then(|app| app.writer.clone());
+    let mut writer = app.and_then(|app| app.writer.clone());
+    if let Some(writer) = &mut writer {
+        // Where it can move changes with every commit.
+        writer.targets.clear();
+    }
     writer.ok_or_else(|| anyhow::anyhow!("the app has no writer"))
 }
 

@@ -10,13 +10,13 @@ fn expressions_over_an_object_are_good() {
         "type(object.spec.replicas) == int",
         "{'a': [object.kind]}['a'][0] + ': ' + string(object.status.ready)",
     ] {
-        assert_eq!(check(text), Ok(()), "{text}");
+        assert_eq!(check(text, OBJECT), Ok(()), "{text}");
     }
 }
 
 #[test]
 fn what_is_wrong_is_told_with_its_place() {
-    let told = |text: &str| check(text).unwrap_err();
+    let told = |text: &str| check(text, OBJECT).unwrap_err();
     insta::assert_snapshot!(told(" "), @"the expression is empty");
     insta::assert_snapshot!(told("object.status.phase =="), @"this is not a valid CEL expression: mismatched input '<EOF>' at column 23 of the expression");
     insta::assert_snapshot!(told("object.a = 3"), @"this is not a valid CEL expression: token recognition error at: '= ' at column 10 of the expression");
@@ -29,7 +29,7 @@ fn what_is_wrong_is_told_with_its_place() {
 
 #[test]
 fn the_highest_cost_is_known_before_evaluation() {
-    let steps = |text: &str| compile(text).unwrap().steps(3000, 0);
+    let steps = |text: &str| compile(text, OBJECT).unwrap().steps(3000, 0);
     assert_eq!(steps("object.a == 1"), 1);
     assert_eq!(steps("object.a.exists(x, x == 1)"), 3000);
     assert_eq!(
@@ -40,7 +40,7 @@ fn the_highest_cost_is_known_before_evaluation() {
         steps("(object.a + object.a).all(x, object.b.exists(y, x == y))"),
         36_000_000
     );
-    let matches = compile("object.a.all(x, object.b.matches(x))").unwrap();
+    let matches = compile("object.a.all(x, object.b.matches(x))", OBJECT).unwrap();
     assert_eq!(matches.steps(10, 1 << 20), 10_250);
     assert_eq!(matches.steps(usize::MAX, usize::MAX), u64::MAX);
 }
@@ -60,7 +60,7 @@ fn neither_length_nor_depth_breaks_anything() {
         format!("object{}", "[0]".repeat(600)),
         "object ? object : ".repeat(100) + "1",
     ] {
-        let told = check(&text).unwrap_err();
+        let told = check(&text, OBJECT).unwrap_err();
         assert!(told.len() < 400, "{told}");
     }
 }

@@ -2,6 +2,7 @@ use super::*;
 
 fn record() -> FleetRecord {
     let writer = Writer {
+        handover: None,
         region: "west".parse().unwrap(),
         cluster: "west-1".parse().unwrap(),
         epoch: Epoch(3),
@@ -44,6 +45,7 @@ fn a_primary_elsewhere_contradicts_the_record() {
 fn of(epoch: u64, writers: &[(&str, &str, u64)]) -> FleetRecord {
     let writers = writers.iter().map(|(app, cluster, since)| {
         let writer = Writer {
+            handover: None,
             cluster: cluster.parse().unwrap(),
             epoch: Epoch(*since),
             ..record().writers["shop"].clone()
@@ -77,4 +79,46 @@ fn the_union_of_two_records_loses_no_writer() {
     assert_eq!(moved.union(&own), Ok(moved));
     let elsewhere = of(3, &[("shop", "west-1", 1), ("jobs", "west-1", 3)]);
     assert_eq!(own.union(&elsewhere), Err("jobs".parse().unwrap()));
+}
+
+#[test]
+fn a_move_that_has_ended_is_newer_than_one_that_has_not() {
+    let mut before = record();
+    let writer = before.writers.get_mut("shop").unwrap();
+    writer.handover = Some(Handover::Promoting {
+        from: Place {
+            region: "east".parse().unwrap(),
+            cluster: "east-1".parse().unwrap(),
+        },
+        carried: BTreeMap::from([("lsn".to_owned(), "0/1".to_owned())]),
+        unproven: false,
+    });
+    let after = FleetRecord {
+        epoch: before.epoch.next(),
+        ..record()
+    };
+    assert!(!before.holds_like(&after));
+    assert_eq!(before.union(&after), Ok(after.clone()));
+    assert_eq!(after.union(&before), Ok(after.clone()));
+    let sealed = SealedRecord::new(&before, |_| [0; 32]);
+    assert_eq!(sealed.read().unwrap(), before);
+}
+
+#[test]
+fn nobody_is_the_primary_while_the_holder_is_fenced() {
+    let mut record = record();
+    let shop: AppName = "shop".parse().unwrap();
+    let places = BTreeMap::from([("west-1".parse().unwrap(), Role::Primary)]);
+    let roles = Roles::from([(shop.clone(), places)]);
+    assert_eq!(record.contradicted_by(&roles), None);
+    let writer = record.writers.get_mut("shop").unwrap();
+    writer.handover = Some(Handover::Fencing {
+        to: writer.place(),
+        baseline: Baseline {
+            instance: "0".repeat(32).parse().unwrap(),
+            rule: ContentHash::of(b""),
+            uids: BTreeMap::new(),
+        },
+    });
+    assert_eq!(record.contradicted_by(&roles), Some(&shop));
 }

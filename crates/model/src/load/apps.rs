@@ -81,6 +81,7 @@ impl Load<'_> {
                 let found = check.found;
                 self.problems.extend(found);
                 self.check_ignored(&scope, &app.file.path, &node, &app.spec.ignore);
+                self.check_writer(&scope, &app.file.path, &node, &app.spec);
                 self.check_objects(&scope, &name, &app);
                 apps.insert(name.clone(), (app, node));
             } else {

@@ -1,14 +1,16 @@
-//! Checks the rules for fields that other field managers may set (`ignore`), and the health rules.
+//! Checks the rules for fields that other field managers may set (`ignore`), the health rules, and the rules for
+//! handing over a writer.
 
 use std::collections::BTreeMap;
 
 use super::{Load, name_at};
 use crate::{
-    expression,
+    expression::{self, OBJECT},
     ids::RuleName,
-    kinds::{Document, Kind},
+    kinds::{AppSpec, Document, Kind, Mode},
     policy::{HealthRule, IgnoreRule},
     problem::{Problem, Scope},
+    writer_rule::OBJECTS,
     yaml::{Node, Pos},
 };
 
@@ -90,7 +92,7 @@ impl Load<'_> {
                 ("message", case.message.as_ref()),
             ];
             for (field, text) in expressions {
-                if let Some(Err(why)) = text.map(|text| self.judge(text)) {
+                if let Some(Err(why)) = text.map(|text| self.judge(text, OBJECT)) {
                     let help = (field == "message")
                         .then_some("a text in CEL needs its own quotes: message: \"'text'\"");
                     self.place(&Scope::Fleet, path, at(field), why, help);
@@ -99,13 +101,42 @@ impl Load<'_> {
         }
     }
 
-    fn judge(&mut self, text: &str) -> Result<(), String> {
-        if let Some(judged) = self.after.judged.get(text) {
+    /// Checks the expressions of an app's `writer`.
+    pub(super) fn check_writer(&mut self, scope: &Scope, file: &str, node: &Node, spec: &AppSpec) {
+        let Some(rule) = &spec.writer else { return };
+        let at = |path: &[&str]| {
+            let path = ["spec", "writer"].iter().chain(path);
+            node.descend(path.copied()).at
+        };
+        if spec.mode == Mode::ActiveActive {
+            let message = "an active-active app has no `writer`: it writes in every cluster";
+            self.place(scope, file, at(&[]), message.to_owned(), None);
+        }
+        for (name, pointer) in &rule.stopped.objects {
+            if pointer.api_version == "v1" && pointer.kind == "Secret" {
+                let message = "`writer` can't name a Secret: what it carries over is stored in the fleet record";
+                let at = at(&["stopped", "objects", name]);
+                self.place(scope, file, at, message.to_owned(), None);
+            }
+        }
+        if let Err(why) = self.judge(&rule.stopped.when, OBJECTS) {
+            self.place(scope, file, at(&["stopped", "when"]), why, None);
+        }
+        for (name, text) in &rule.carry {
+            if let Err(why) = self.judge(text, OBJECTS) {
+                self.place(scope, file, at(&["carry", name]), why, None);
+            }
+        }
+    }
+
+    fn judge(&mut self, text: &str, variable: &'static str) -> Result<(), String> {
+        let key = (variable, text.to_owned());
+        if let Some(judged) = self.after.judged.get(&key) {
             return judged.clone();
         }
-        let before = self.before.judged.remove(text);
-        let judged = before.unwrap_or_else(|| expression::check(text));
-        self.after.judged.insert(text.to_owned(), judged.clone());
+        let before = self.before.judged.remove(&key);
+        let judged = before.unwrap_or_else(|| expression::check(text, variable));
+        self.after.judged.insert(key, judged.clone());
         judged
     }
 }

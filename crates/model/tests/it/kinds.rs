@@ -34,7 +34,7 @@ fn unknown_fields_come_with_the_one_that_was_meant() {
        |
      9 |   colour: blue
        |   ^
-       = help: use one of: conflicts, dependsOn, description, drift, formerly, ignore, mode, namespace, owner, placement, tier
+       = help: use one of: conflicts, dependsOn, description, drift, formerly, ignore, mode, namespace, owner, placement, tier, writer
     ");
 }
 

@@ -263,3 +263,70 @@ fn a_kind_that_is_judged_twice_and_other_slips() {
        = help: health rules belong in health/NAME.yaml
     "#);
 }
+
+#[test]
+fn a_rule_for_the_writer_is_checked_where_it_is_written() {
+    let mut fleet = Fleet::new();
+    let mut told = |more: &str| {
+        let text = app("wiki", more).replace("active-active", "active-passive");
+        fleet.file("apps/wiki/app.yaml", text);
+        fleet.told()
+    };
+    let objects = "objects: {db: {apiVersion: apps/v1, kind: StatefulSet, name: db}}";
+    let good = format!(
+        "  writer:\n    stopped: {{{objects}, when: objects.db.status.replicas == 0}}\n    carry: {{lsn: objects.db.status.lsn}}\n"
+    );
+    insta::assert_snapshot!(told(&good), @"blocked: nothing");
+    let bad = format!(
+        "  writer:\n    stopped: {{{objects}, when: object.status.replicas == 0}}\n    carry: {{lsn: objects.db.status.lsn +}}\n"
+    );
+    insta::assert_snapshot!(told(&bad), @r#"
+    blocked: app wiki
+
+    apps/wiki/app.yaml:9:88: there is no variable `object`; the only variable is `objects`
+       |
+     9 |     stopped: {objects: {db: {apiVersion: apps/v1, kind: StatefulSet, name: db}}, when: object.status.replicas == 0}
+       |                                                                                        ^
+
+    apps/wiki/app.yaml:10:18: this is not a valid CEL expression: mismatched input '<EOF>' at column 24 of the expression
+        |
+     10 |     carry: {lsn: objects.db.status.lsn +}
+        |                  ^
+    "#);
+    let secret = "  writer:\n    stopped: {objects: {Db: {apiVersion: v1, kind: Secret, name: db}}, when: 'true'}\n";
+    insta::assert_snapshot!(told(secret), @r#"
+    blocked: app wiki
+
+    apps/wiki/app.yaml:9:25: `Db` is not a valid name
+       |
+     9 |     stopped: {objects: {Db: {apiVersion: v1, kind: Secret, name: db}}, when: 'true'}
+       |                         ^
+       = help: a name here begins with a lower-case letter and has letters, digits and '_' only
+    "#);
+    let secret = secret.replace("Db", "db");
+    insta::assert_snapshot!(told(&secret), @r#"
+    blocked: app wiki
+
+    apps/wiki/app.yaml:9:29: `writer` can't name a Secret: what it carries over is stored in the fleet record
+       |
+     9 |     stopped: {objects: {db: {apiVersion: v1, kind: Secret, name: db}}, when: 'true'}
+       |                             ^
+    "#);
+    insta::assert_snapshot!(told("  writer: {carry: {}}\n"), @r#"
+    blocked: app wiki
+
+    apps/wiki/app.yaml:8:11: missing field `stopped` in `writer`
+       |
+     8 |   writer: {carry: {}}
+       |           ^
+    "#);
+    fleet.file("apps/wiki/app.yaml", app("wiki", &good));
+    insta::assert_snapshot!(fleet.told(), @r#"
+    blocked: app wiki
+
+    apps/wiki/app.yaml:9:5: an active-active app has no `writer`: it writes in every cluster
+       |
+     9 |     stopped: {objects: {db: {apiVersion: apps/v1, kind: StatefulSet, name: db}}, when: objects.db.status.replicas == 0}
+       |     ^
+    "#);
+}

@@ -245,11 +245,40 @@ pub(crate) struct Writer {
     /// The person or commit that made it the holder.
     pub(crate) by: String,
     pub(crate) reason: String,
+    /// The move that is under way; `null` if there is none.
+    #[serde(rename = "move")]
+    pub(crate) moved: Option<Move>,
+    /// The regions to which the writer can move.
+    pub(crate) targets: Vec<String>,
+}
+
+/// The move of an app's writer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Move {
+    /// `fencing` or `promoting`.
+    pub(crate) step: String,
+    /// The cluster that gets the writer while `step` is `fencing`, afterwards the cluster that had it.
+    pub(crate) region: String,
+    pub(crate) cluster: String,
+    /// What the move waits for.
+    pub(crate) waits_for: String,
+    /// True if nothing proves that the old side no longer writes.
+    pub(crate) unproven: bool,
 }
 
 impl From<v1::Writer> for Writer {
     fn from(writer: v1::Writer) -> Self {
+        let moved = writer.r#move.map(|step| Move {
+            step: step.step,
+            region: step.region,
+            cluster: step.cluster,
+            waits_for: step.waits,
+            unproven: step.unproven,
+        });
         Self {
+            moved,
+            targets: writer.targets,
             region: writer.region,
             cluster: writer.cluster,
             epoch: writer.epoch,
@@ -370,7 +399,7 @@ impl Document {
             .filter(|r| whole || regions_left.contains(r.name.as_str()))
             .map(|r| region(r, &clusters))
             .collect();
-        let apps = status
+        let apps: Vec<App> = status
             .apps
             .into_iter()
             .filter(|a| asked(&filter.apps, &a.name))
@@ -387,7 +416,9 @@ impl Document {
             })
             .collect();
         let good = problems.iter().all(|problem| problem.scope == Scope::Hint);
-        let synced = good && runs_everywhere(&repo, &clusters);
+        let moves = |app: &App| app.writer.as_ref().is_some_and(|w| w.moved.is_some());
+        let still = !apps.iter().any(moves);
+        let synced = good && still && runs_everywhere(&repo, &clusters);
         Self {
             fleet: status.fleet,
             hub_version: status.hub_version,

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use muster_model::problem::{Problem, Scope};
 
 use super::{
-    document::{Cluster, Document, Placed, State},
+    document::{App, Cluster, Document, Placed, State},
     terminal::{Terminal, Tone, count, length, names, one_line, short},
 };
 use crate::problems;
@@ -35,6 +35,7 @@ pub(crate) fn render(document: &Document, terminal: Terminal) -> String {
     let groups = [
         Report::repository,
         Report::held,
+        Report::moves,
         Report::absent,
         Report::failing,
         Report::waiting,
@@ -77,6 +78,12 @@ pub(crate) fn summary(document: &Document) -> String {
     if !waiting.is_empty() {
         let which = names(waiting, MOST_NAMES);
         parts.push(format!("objects of {which} pending approval"));
+    }
+    let moving = |app: &&App| app.writer.as_ref().is_some_and(|w| w.moved.is_some());
+    let moving = document.apps.iter().filter(moving);
+    let moving: Vec<&str> = moving.map(|app| app.name.as_str()).collect();
+    if !moving.is_empty() {
+        parts.push(format!("{} moving", names(moving, MOST_NAMES)));
     }
     let in_state = |state| all.iter().filter(move |cluster| cluster.state == state);
     parts.push(format!(
@@ -294,6 +301,36 @@ impl Report<'_> {
 
     fn failing(&mut self) {
         self.by_app(State::Failing);
+    }
+
+    /// Appends the writers that are being moved, and what each move waits for.
+    fn moves(&mut self) {
+        for app in &self.document.apps {
+            let Some((writer, step)) = app
+                .writer
+                .as_ref()
+                .and_then(|writer| Some((writer, writer.moved.as_ref()?)))
+            else {
+                continue;
+            };
+            let (from, to) = match step.step.as_str() {
+                "fencing" => (&writer.cluster, &step.cluster),
+                _ => (&step.cluster, &writer.cluster),
+            };
+            let (tone, mark) = match step.unproven {
+                true => (Tone::Bad, '✗'),
+                false => (Tone::Busy, '↻'),
+            };
+            let since = self.terminal.age(writer.since);
+            let since = since.map_or_else(String::new, |age| format!(" (for {age})"));
+            let text = format!(
+                "{} moves from {from} to {to}, {}{since}: {}",
+                self.strong(&app.name),
+                step.step,
+                one_line(&step.waits_for)
+            );
+            self.item(tone, mark, &text);
+        }
     }
 
     fn progressing(&mut self) {

@@ -60,6 +60,8 @@ fn summary_of(name: &str, tier: &str, mode: &str) -> v1::AppSummary {
             at: NOW - 86_400,
             by: "commit 0a1b2c3d".to_owned(),
             why: "first placement".to_owned(),
+            r#move: None,
+            targets: vec!["eu-west".to_owned(), "us-east".to_owned()],
         }),
     }
 }

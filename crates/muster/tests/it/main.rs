@@ -14,6 +14,7 @@ mod joining;
 mod killed;
 mod large;
 mod metrics;
+mod moves;
 mod output;
 mod people;
 mod reading;

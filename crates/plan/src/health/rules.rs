@@ -11,6 +11,7 @@ use muster_model::{
 use serde_json::Value;
 
 use super::{Assessment, Health, assess, group_and_kind};
+use crate::expression::{Longest, to_cel};
 
 /// Compiled health rules. The default has none.
 #[derive(Debug, Default)]
@@ -65,9 +66,13 @@ impl Rules {
                         reason,
                     }
                 };
-                let message = written.message.as_deref().map(compile).transpose();
+                let message = written
+                    .message
+                    .as_deref()
+                    .map(|text| compile(text, OBJECT))
+                    .transpose();
                 cases.push(Case {
-                    when: compile(&written.when).map_err(wrong("when"))?,
+                    when: compile(&written.when, OBJECT).map_err(wrong("when"))?,
                     text: written.when.clone(),
                     health: written.health,
                     message: message.map_err(wrong("message"))?,
@@ -123,54 +128,6 @@ impl Rules {
             _ => format!("the health rule matches: {}", case.text),
         };
         Assessment::new(case.health, message)
-    }
-}
-
-/// The sizes of an object's largest parts, which determine the cost of loops.
-#[derive(Debug, Default)]
-struct Longest {
-    /// The largest number of elements of a list or fields of a map.
-    list: usize,
-    /// The largest number of bytes of a string.
-    text: usize,
-}
-
-impl Longest {
-    fn look(&mut self, value: &Value) {
-        match value {
-            Value::Null | Value::Bool(_) | Value::Number(_) => {}
-            Value::String(text) => self.text = self.text.max(text.len()),
-            Value::Array(items) => {
-                self.list = self.list.max(items.len());
-                items.iter().for_each(|item| self.look(item));
-            }
-            Value::Object(fields) => {
-                self.list = self.list.max(fields.len());
-                let fields = fields.iter().filter(|(key, _)| *key != "managedFields");
-                fields.for_each(|(_, value)| self.look(value));
-            }
-        }
-    }
-}
-
-fn to_cel(value: &Value) -> cel::Value {
-    match value {
-        Value::Null => cel::Value::Null,
-        Value::Bool(value) => cel::Value::Bool(*value),
-        Value::Number(number) => match (number.as_i64(), number.as_f64()) {
-            (Some(number), _) => cel::Value::Int(number),
-            (None, Some(number)) => cel::Value::Float(number),
-            (None, None) => cel::Value::Null,
-        },
-        Value::String(text) => text.as_str().into(),
-        Value::Array(items) => items.iter().map(to_cel).collect::<Vec<_>>().into(),
-        Value::Object(fields) => {
-            let fields = fields.iter().filter(|(key, _)| *key != "managedFields");
-            fields
-                .map(|(key, value)| (key.clone(), to_cel(value)))
-                .collect::<HashMap<_, _>>()
-                .into()
-        }
     }
 }
 

@@ -1,4 +1,5 @@
 use muster_model::{
+    fleet_record::{Baseline, Place},
     ids::{ContentHash, Epoch, ObjectId},
     load::Loader,
     tree::{Entry, Tree},
@@ -368,4 +369,96 @@ proptest! {
             record = placed.record;
         }
     }
+}
+
+/// Returns the record while the writer of `shop` moves from the west to the east.
+fn moving(handover: impl FnOnce(&mut Writer)) -> FleetRecord {
+    let mut record = first();
+    record.epoch = record.epoch.next();
+    let writer = record.writers.get_mut("shop").unwrap();
+    writer.epoch = record.epoch;
+    handover(writer);
+    record
+}
+
+fn in_the(region: &str) -> Place {
+    Place {
+        region: region.parse().unwrap(),
+        cluster: format!("{region}-1").parse().unwrap(),
+    }
+}
+
+fn fencing(writer: &mut Writer) {
+    let baseline = Baseline {
+        instance: "0".repeat(32).parse().unwrap(),
+        rule: ContentHash::of(b""),
+        uids: BTreeMap::new(),
+    };
+    let to = in_the("east");
+    writer.handover = Some(Handover::Fencing { to, baseline });
+}
+
+fn promoting(writer: &mut Writer) {
+    writer.handover = Some(Handover::Promoting {
+        from: writer.place(),
+        carried: BTreeMap::new(),
+        unproven: false,
+    });
+    let Place { region, cluster } = in_the("east");
+    (writer.region, writer.cluster) = (region, cluster);
+}
+
+#[test]
+fn a_move_gives_each_cluster_the_role_of_its_step() {
+    let placed = commit(IN_BOTH).place(&moving(fencing));
+    assert_eq!(
+        places(&placed, "shop"),
+        ["east-1: standby", "west-1: fenced"]
+    );
+    let placed = commit(IN_BOTH).place(&moving(promoting));
+    assert_eq!(
+        places(&placed, "shop"),
+        ["east-1: primary", "west-1: fenced"]
+    );
+    // A singleton has no standby.
+    let singleton = || commit("mode: singleton, placement: {regions: [west, east]}");
+    let placed = singleton().place(&moving(fencing));
+    assert_eq!(places(&placed, "shop"), ["west-1: fenced"]);
+    let placed = singleton().place(&moving(promoting));
+    assert_eq!(
+        places(&placed, "shop"),
+        ["east-1: primary", "west-1: fenced"]
+    );
+}
+
+#[test]
+fn no_commit_changes_a_move() {
+    // Git no longer lets the app run where it is moved to.
+    let record = moving(fencing);
+    let placed = commit("mode: active-passive, placement: {regions: [west]}").place(&record);
+    assert_eq!((places(&placed, "shop"), &placed.record), (vec![], &record));
+    insta::assert_snapshot!(texts(&placed).join("\n"), @r"
+    apps/shop/app.yaml:4:53: `placement` does not fit cluster `east-1`, to which this app's writer is being moved
+       |
+     4 | spec: {tier: gold, mode: active-passive, placement: {regions: [west]}}
+       |                                                     ^
+       = help: let it fit until the move is finished, or end the move: `muster app move shop --to west`
+    ");
+    // The old side stays fenced, even if Git no longer lets the app run there.
+    let record = moving(promoting);
+    let placed = commit("mode: active-passive, placement: {regions: [east]}").place(&record);
+    assert_eq!(
+        places(&placed, "shop"),
+        ["east-1: primary", "west-1: fenced"]
+    );
+    assert_eq!((placed.record, placed.problems), (record.clone(), vec![]));
+    // A cluster that sorts first changes neither side.
+    let mut with = commit(IN_BOTH);
+    with.clusters.push(("east-0", "east", "public"));
+    with.clusters.push(("west-0", "west", "public"));
+    let placed = with.place(&record);
+    assert_eq!(
+        places(&placed, "shop"),
+        ["east-1: primary", "west-1: fenced"]
+    );
 }

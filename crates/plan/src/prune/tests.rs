@@ -79,6 +79,7 @@ static NONE: (
         ceiling: None,
     },
 );
+static NOT_URGENT: BTreeSet<AppName> = BTreeSet::new();
 
 fn in_all<'a>(items: &'a [Item<'a>]) -> Desired<'a> {
     Desired {
@@ -87,6 +88,7 @@ fn in_all<'a>(items: &'a [Item<'a>]) -> Desired<'a> {
         formerly: &NONE.1,
         apps: &NONE.0,
         unfinished: &NONE.2,
+        urgent: &NOT_URGENT,
         spent: &NONE.3,
     }
 }
@@ -569,4 +571,29 @@ proptest! {
         let again = fixture.prune(&after, &desired);
         prop_assert_eq!(again.delete, Vec::<usize>::new());
     }
+}
+
+#[test]
+fn the_objects_of_a_moved_app_wait_for_nothing() {
+    let fixture = Fixture::new();
+    many(&fixture, 9, |owned| {
+        let urgent = BTreeSet::from([fixture.app.clone()]);
+        let unfinished = BTreeMap::from([(&fixture.app, "a Deployment".to_owned())]);
+        let emptied = BTreeSet::from([&fixture.app]);
+        let desired = Desired {
+            unfinished: &unfinished,
+            emptied: &emptied,
+            ..in_all(&[])
+        };
+        let held = prune(owned, desired, "m", &orders(3, 25));
+        assert!(held.delete.is_empty());
+        let urgently = Desired {
+            urgent: &urgent,
+            ..desired
+        };
+        let plan = prune(owned, urgently, "m", &orders(3, 25));
+        assert_eq!(plan.delete.len(), 9);
+        // What would lose data still needs an approval: here, the namespace.
+        assert_eq!(plan.sets[0].members, [9]);
+    });
 }

@@ -409,6 +409,7 @@ fn rules_change_the_bundles_that_they_concern_and_no_others() {
         after: vec![],
         formerly: Some("uno".parse().unwrap()),
         policy: Policy {
+            writer: None,
             conflicts: Conflicts::Fail,
             drift: Drift::Report,
             ignore: vec![

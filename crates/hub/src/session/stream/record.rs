@@ -23,7 +23,8 @@ impl Stream<'_> {
         self.is_foreign = hello.foreign_record;
         match meet(own, hello.epoch, &hello.record, is_suspect) {
             RecordMeeting::Same => {
-                self.record = Some(own.id());
+                // An agent that has joined again trusts the record only if this hub sends it.
+                self.record = (!hello.foreign_record).then(|| own.id());
                 self.sessions.observed.heard(&self.caller.cluster);
             }
             RecordMeeting::Older => self.sessions.observed.heard(&self.caller.cluster),

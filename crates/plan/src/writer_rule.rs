@@ -1,0 +1,157 @@
+//! Evaluates an app's rule for handing over its writer: whether the app has stopped writing in a cluster, and what is
+//! carried over from there.
+
+use std::collections::{BTreeMap, HashMap};
+
+use cel::Context;
+use muster_model::{
+    expression::{ENV, Expression, MAX_STEPS, compile},
+    ids::ContentHash,
+    writer_rule::{MAX_CARRIED, OBJECTS, WriterRule},
+};
+use serde_json::Value;
+
+use crate::expression::{Longest, to_cel};
+
+/// A compiled rule.
+#[derive(Debug)]
+pub struct Rule {
+    when: Expression,
+    carry: BTreeMap<String, Expression>,
+    names: Vec<String>,
+    /// The hash of the rule's text.
+    pub hash: ContentHash,
+}
+
+/// The result of evaluating a rule over the objects of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Verdict {
+    /// True if the app has stopped writing.
+    pub stopped: bool,
+    /// The values to carry over; empty unless the app has stopped.
+    pub carried: BTreeMap<String, String>,
+    /// The UIDs of the objects that exist.
+    pub uids: BTreeMap<String, String>,
+    /// The reason why the app does not count as stopped; empty if it does.
+    pub why: String,
+}
+
+impl Rule {
+    /// Compiles a rule.
+    ///
+    /// # Errors
+    /// Returns a message for people if an expression is not valid.
+    pub fn compile(rule: &WriterRule) -> Result<Self, String> {
+        let carry = rule.carry.iter().map(|(name, text)| {
+            let compiled = compile(text, OBJECTS);
+            compiled.map(|expression| (name.clone(), expression))
+        });
+        Ok(Self {
+            when: compile(&rule.stopped.when, OBJECTS)?,
+            carry: carry.collect::<Result<_, _>>()?,
+            names: rule.stopped.objects.keys().cloned().collect(),
+            hash: hash_of(rule),
+        })
+    }
+
+    /// Evaluates the rule. `objects` has the objects that exist, by the names that the rule uses for them.
+    ///
+    /// The app counts as stopped only if every object exists, none of them is being deleted, the controller of each has
+    /// observed its newest generation, `when` is true, and every value to carry over is there.
+    #[must_use]
+    pub fn judge(&self, objects: &BTreeMap<String, Value>) -> Verdict {
+        let uid = |object: &Value| object["metadata"]["uid"].as_str().map(str::to_owned);
+        let uids = objects
+            .iter()
+            .filter_map(|(name, object)| Some((name.clone(), uid(object)?)));
+        let mut verdict = Verdict {
+            uids: uids.collect(),
+            ..Verdict::default()
+        };
+        match self.stopped(objects) {
+            Ok(carried) => {
+                verdict.stopped = true;
+                verdict.carried = carried;
+            }
+            Err(why) => verdict.why = why,
+        }
+        verdict
+    }
+
+    fn stopped(
+        &self,
+        objects: &BTreeMap<String, Value>,
+    ) -> Result<BTreeMap<String, String>, String> {
+        for name in &self.names {
+            let object = objects
+                .get(name)
+                .ok_or_else(|| format!("`objects.{name}` does not exist"))?;
+            if object["metadata"]["deletionTimestamp"].is_string() {
+                return Err(format!("`objects.{name}` is being deleted"));
+            }
+            let observed = object["status"]["observedGeneration"].as_i64();
+            let newest = object["metadata"]["generation"].as_i64();
+            if observed
+                .zip(newest)
+                .is_some_and(|(observed, newest)| observed < newest)
+            {
+                return Err(format!(
+                    "the controller of `objects.{name}` has not seen its newest generation yet"
+                ));
+            }
+        }
+        let mut longest = Longest::default();
+        objects.values().for_each(|object| longest.look(object));
+        let steps = |expression: &Expression| expression.steps(longest.list, longest.text);
+        let mut all = self.carry.values().chain([&self.when]);
+        if all.any(|expression| steps(expression) > MAX_STEPS) {
+            return Err("evaluating the rule would take too many steps".to_owned());
+        }
+        let map: HashMap<String, cel::Value> = objects
+            .iter()
+            .map(|(name, object)| (name.clone(), to_cel(object)))
+            .collect();
+        let mut context = Context::with_env(ENV.clone());
+        context.add_variable_from_value(OBJECTS, cel::Value::from(map));
+        match self.when.program.execute(&context) {
+            Ok(cel::Value::Bool(true)) => {}
+            Ok(cel::Value::Bool(false)) => return Err("`when` is false".to_owned()),
+            Ok(_) => return Err("the result of `when` is not true or false".to_owned()),
+            Err(error) => return Err(format!("`when` can't be evaluated: {error}")),
+        }
+        let carried = self.carry.iter().map(|(name, expression)| {
+            let value = match expression.program.execute(&context) {
+                Ok(cel::Value::String(text)) => text.to_string(),
+                Ok(cel::Value::Int(number)) => number.to_string(),
+                Ok(cel::Value::UInt(number)) => number.to_string(),
+                Ok(cel::Value::Bool(value)) => value.to_string(),
+                Ok(_) => return Err(format!("`carry.{name}` is not a text, number or boolean")),
+                Err(error) => return Err(format!("`carry.{name}` can't be evaluated: {error}")),
+            };
+            match is_carried(&value) {
+                true => Ok((name.clone(), value)),
+                false => Err(format!(
+                    "`carry.{name}` must have 1 to {MAX_CARRIED} letters, digits and `+/=_.:-`"
+                )),
+            }
+        });
+        carried.collect()
+    }
+}
+
+/// Returns the hash of a rule.
+#[must_use]
+pub fn hash_of(rule: &WriterRule) -> ContentHash {
+    ContentHash::of(&serde_json::to_vec(rule).unwrap_or_default())
+}
+
+/// Returns true if a value may be carried over. It comes from one cluster and becomes part of another cluster's
+/// objects, so it must mean nothing in YAML.
+#[must_use]
+pub fn is_carried(value: &str) -> bool {
+    let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=_.:-".contains(&byte);
+    (1..=MAX_CARRIED).contains(&value.len()) && value.bytes().all(harmless)
+}
+
+#[cfg(test)]
+mod tests;
