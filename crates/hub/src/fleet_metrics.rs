@@ -20,6 +20,12 @@ struct Stands {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Moving {
+    app: String,
+    step: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Of {
     cluster: String,
     region: String,
@@ -103,6 +109,25 @@ fn encode(status: &v1::Status, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
             let objects: u64 = cluster.apps.iter().map(count).sum();
             let objects = i64::try_from(objects).unwrap_or(i64::MAX);
             ConstGauge::new(objects).encode(family.encode_family(&Of::from(cluster))?)?;
+        }
+    }
+    let mut family = encoder.encode_descriptor(
+        "writer_move",
+        "1 while the writer of an app is being moved, by the step that it is at",
+        None,
+        MetricType::Gauge,
+    )?;
+    for app in &status.apps {
+        let moved = app
+            .writer
+            .as_ref()
+            .and_then(|writer| writer.r#move.as_ref());
+        if let Some(step) = moved {
+            let labels = Moving {
+                app: app.name.clone(),
+                step: step.step.clone(),
+            };
+            ConstGauge::new(1_i64).encode(family.encode_family(&labels)?)?;
         }
     }
     let repo = status.repo.clone().unwrap_or_default();

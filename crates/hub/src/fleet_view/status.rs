@@ -151,7 +151,11 @@ fn writer(
     };
     v1::Writer {
         r#move: other.map(to_move),
-        targets: app.targets.keys().map(ToString::to_string).collect(),
+        targets: {
+            let targets = app.targets.keys();
+            let others = targets.filter(|region| **region != writer.region);
+            others.map(ToString::to_string).collect()
+        },
         region: writer.region.to_string(),
         cluster: writer.cluster.to_string(),
         epoch: writer.epoch.0,

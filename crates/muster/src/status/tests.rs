@@ -61,7 +61,7 @@ fn summary_of(name: &str, tier: &str, mode: &str) -> v1::AppSummary {
             by: "commit 0a1b2c3d".to_owned(),
             why: "first placement".to_owned(),
             r#move: None,
-            targets: vec!["eu-west".to_owned(), "us-east".to_owned()],
+            targets: vec!["us-east".to_owned()],
         }),
     }
 }
@@ -429,6 +429,35 @@ fn what_waits_for_a_person() {
         "waiting_json",
         format!("{:#}", serde_json::Value::from(placed))
     );
+}
+
+#[test]
+fn a_writer_that_moves_is_shown_with_what_it_waits_for() {
+    let mut status = fleet();
+    let app = status.apps.iter_mut().find(|app| app.name == "payments");
+    let writer = app.unwrap().writer.as_mut().unwrap();
+    writer.at = NOW - 90;
+    writer.r#move = Some(v1::Move {
+        step: "fencing".to_owned(),
+        region: "us-east".to_owned(),
+        cluster: "us-east-1".to_owned(),
+        waits: "eu-west-1 has not proven that the writer has stopped: `when` is false".to_owned(),
+        unproven: false,
+    });
+    let document = whole(status.clone());
+    assert!(!document.synced);
+    let shown = on_terminal(&document, 100);
+    insta::assert_snapshot!(shown.split("\n\n").next().unwrap_or_default(), @r"
+    ↻ payments moves from eu-west-1 to us-east-1, fencing (for 90 s): eu-west-1 has not proven that the
+      writer has stopped: `when` is false
+    ");
+    assert!(summary(&document).contains("payments moving"));
+    // An app that was not asked for does not count.
+    let filter = Filter {
+        apps: vec!["metrics".to_owned()],
+        ..Filter::default()
+    };
+    assert!(Document::of(status, &filter).synced);
 }
 
 #[test]
