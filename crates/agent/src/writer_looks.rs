@@ -12,7 +12,7 @@ use kube::{
     api::{ApiResource, DynamicObject, GroupVersionKind},
     discovery::{self, Scope},
 };
-use muster_apply::{Observed, StoredBundle, StoredGeneration};
+use muster_apply::{Observed, ObservedBundle, StoredBundle, StoredGeneration};
 use muster_model::{
     bundle::{BundleHeader, Gvk},
     ids::{AppName, ContentHash, Epoch, Role},
@@ -29,8 +29,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// The pause between two looks at an app that is fenced and has not stopped yet.
+/// The pause between two looks at an app that was fenced within the last minute and has not stopped yet.
 const SOON: Duration = Duration::from_millis(300);
+/// The time after which such an app is looked at only as often as others that are unusual.
+const PATIENT: Duration = Duration::from_secs(60);
 /// The pause after a look that shows something unusual: a primary that counts as stopped, or an object that can't be
 /// read.
 const LATER: Duration = Duration::from_secs(3);
@@ -59,6 +61,8 @@ struct Judged {
     of: (Epoch, ContentHash),
     is_applied: bool,
     verdict: Result<Verdict, String>,
+    /// The time of the first evaluation for this epoch and bundle.
+    since: Instant,
     /// The time from which on the rule is evaluated again.
     again: Instant,
 }
@@ -82,12 +86,14 @@ pub(crate) async fn look(
         let mut seen = Looks::new();
         if let Some(stored) = &stored {
             eyes.forget_others(stored);
-            for bundle in &stored.bundles {
-                let header = &bundle.bundle().header;
-                if header.role != Role::Active {
-                    let look = eyes.look(stored, bundle, &now).await;
-                    seen.insert(header.app.clone(), look);
-                }
+            let role = |bundle: &&StoredBundle| bundle.bundle().header.role;
+            let mut bundles: Vec<&StoredBundle> = stored.bundles.iter().collect();
+            bundles.retain(|bundle| role(bundle) != Role::Active);
+            // A move waits for those that are fenced.
+            bundles.sort_by_key(|bundle| role(bundle) != Role::Fenced);
+            for bundle in bundles {
+                let look = eyes.look(stored, bundle, &now).await;
+                seen.insert(bundle.bundle().header.app.clone(), look);
             }
         }
         eyes.verdicts.retain(|app, _| seen.contains_key(app));
@@ -156,10 +162,20 @@ impl Eyes {
         let verdict = match known {
             Some(judged) => judged.verdict.clone(),
             None => {
+                let before = self
+                    .verdicts
+                    .get(&header.app)
+                    .filter(|judged| judged.of == of);
+                let since = before.map_or_else(Instant::now, |judged| judged.since);
                 let verdict = self.judge(header, rule).await;
                 let pause = match (&verdict, header.role) {
                     (Err(_), _) => LATER,
-                    (Ok(verdict), Role::Fenced) if !verdict.stopped => SOON,
+                    (Ok(verdict), Role::Fenced)
+                        if !verdict.stopped && since.elapsed() < PATIENT =>
+                    {
+                        SOON
+                    }
+                    (Ok(verdict), Role::Fenced) if !verdict.stopped => LATER,
                     (Ok(verdict), Role::Primary) if verdict.stopped => LATER,
                     _ => RARELY,
                 };
@@ -167,6 +183,7 @@ impl Eyes {
                     of,
                     is_applied,
                     verdict: verdict.clone(),
+                    since,
                     again: Instant::now() + pause,
                 };
                 self.verdicts.insert(header.app.clone(), judged);
@@ -182,6 +199,7 @@ impl Eyes {
                         .collect()
                 };
                 look.stopped = verdict.stopped;
+                look.evaluated = verdict.is_evaluated;
                 look.uids = named(verdict.uids);
                 look.carried = named(verdict.carried);
                 look.why = verdict.why;
@@ -263,10 +281,20 @@ fn progress(stored: &StoredGeneration, bundle: &StoredBundle, now: &Observed) ->
     let is_pending = now.pending_approvals.iter().any(|set| set.app == *app);
     let mut bundles = now.bundles.iter();
     let same = bundles.find(|other| other.app == *app && other.hash == bundle.hash());
-    let is_applied =
-        |counts: muster_apply::Counts| counts.failed == 0 && counts.applied == counts.total;
-    match same.filter(|other| is_applied(other.counts) && !is_leaving && !is_pending) {
-        Some(other) => (true, other.health == Health::Healthy),
+    // A fenced app's drift is always corrected. Elsewhere, drift that the app lets stand is no fault.
+    let is_applied = |other: &&Arc<ObservedBundle>| {
+        let counts = other.counts;
+        let tolerated = match other.role {
+            Role::Fenced => 0,
+            _ => counts.drifted,
+        };
+        counts.failed == 0 && counts.applied + tolerated == counts.total
+    };
+    match same.filter(|other| is_applied(other) && !is_leaving && !is_pending) {
+        Some(other) => {
+            let is_healthy = matches!(other.health, Health::Healthy | Health::Suspended);
+            (true, is_healthy)
+        }
         None => (false, false),
     }
 }

@@ -16,7 +16,7 @@ use kube::{
 };
 use muster_model::{
     bundle::{Bundle, BundleError},
-    fleet_record::SealedRecord,
+    fleet_record::{SealedRecord, Writer},
     ids::{AppName, ContentHash, Generation, Role},
     policy::PruneOrders,
 };
@@ -113,16 +113,20 @@ pub struct StoredGeneration {
 }
 
 impl StoredGeneration {
-    /// Returns the apps that are fenced, or whose writer is being moved. Their objects wait for nothing.
+    /// Returns the apps that are fenced here, and those that a move makes the primary here. Their objects wait for
+    /// nothing.
     #[must_use]
     pub fn urgent(&self) -> BTreeSet<AppName> {
         let record = self.record.as_ref().and_then(|record| record.read().ok());
-        let moved = record.into_iter().flat_map(|record| record.writers);
-        let moved = moved.filter(|(_, writer)| writer.handover.is_some());
+        let record = record.unwrap_or_default();
+        let is_urgent = |app: &AppName| record.writers.get(app).is_some_and(Writer::is_urgent);
         let headers = self.bundles.iter().map(|bundle| &bundle.bundle().header);
-        let fenced = headers.filter(|header| header.role == Role::Fenced);
-        let fenced = fenced.map(|header| header.app.clone());
-        fenced.chain(moved.map(|(app, _)| app)).collect()
+        let urgent = headers.filter(|header| match header.role {
+            Role::Fenced => true,
+            Role::Primary => is_urgent(&header.app),
+            Role::Standby | Role::Active => false,
+        });
+        urgent.map(|header| header.app.clone()).collect()
     }
 }
 

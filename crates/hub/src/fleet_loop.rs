@@ -14,9 +14,10 @@ use std::{
 use muster_git::RepoView;
 use muster_model::{
     fleet_record::{FleetRecord, Writer},
-    ids::{AppName, ClusterName, ContentHash, ObjectId},
+    ids::{AppName, ClusterName, ContentHash, ObjectId, Role},
     tree::Snapshot,
 };
+use muster_render::RenderedBundle;
 use muster_runtime::{backoff::Backoff, log::Chain};
 use muster_store::{CommitError, Store};
 use muster_worker::{Outcome, WorkError, Worker, Writers};
@@ -38,12 +39,18 @@ use crate::{
 /// A commit that was read and rendered, with the stored fleet record at that time.
 pub(crate) struct Worked {
     outcome: Outcome,
-    /// The older commit that was rendered instead, because the commit has a problem as a whole and a writer is being
-    /// moved.
-    older: Option<Arc<Snapshot>>,
+    /// The apps that are being moved, if the commit has a problem as a whole.
+    older: Vec<Older>,
     stored: Stored,
     /// The record with which the commit was rendered: the stored one without the writers of apps that are gone.
     base: FleetRecord,
+}
+
+/// An app that was rendered from an older commit.
+struct Older {
+    app: AppName,
+    bundles: BTreeMap<ClusterName, Arc<RenderedBundle>>,
+    roles: BTreeMap<ClusterName, Role>,
 }
 
 /// The channel on which the loop publishes the fleet's state.
@@ -308,20 +315,22 @@ impl FleetLoop {
             .extend(good.into_iter().map(|app| (app, Arc::clone(&snapshot))));
     }
 
-    /// Renders what is being moved from the last commit in which it was good, if this commit has a problem with it. A
-    /// move that has begun must not wait until somebody has mended a commit. If this commit has a problem as a whole,
-    /// the older commit replaces it as a whole, and is returned.
+    /// Renders each app that is being moved, and with which this commit has a problem, from the last commit in which the
+    /// app was good. A move that has begun must not wait until somebody has mended a commit. If this commit has a problem
+    /// as a whole, the result is returned; otherwise it becomes part of the outcome.
     async fn render_moving(
         &mut self,
         outcome: &mut Outcome,
         writers: &Writers,
-    ) -> Result<Option<Arc<Snapshot>>, FleetError> {
+    ) -> Result<Vec<Older>, FleetError> {
+        let is_renamed = |app: &AppName| outcome.formerly.values().any(|old| old == app);
         let moving = writers.record.writers.iter();
         let moving = moving.filter(|(_, writer)| writer.handover.is_some());
         let blocked: Vec<AppName> = moving
             .map(|(app, _)| app.clone())
-            .filter(|app| !outcome.bundles.contains_key(app))
+            .filter(|app| !outcome.bundles.contains_key(app) && !is_renamed(app))
             .collect();
+        let mut all = Vec::new();
         for app in blocked {
             let Some(good) = self.good.get(&app).cloned() else {
                 continue;
@@ -332,25 +341,26 @@ impl FleetLoop {
                 .worker
                 .work(&commit, &good.tree, writers, never)
                 .await?;
-            let Some(mut older) = worked.filter(|older| older.bundles.contains_key(&app)) else {
+            let Some(mut older) = worked else { continue };
+            let places = older.bundles.remove(&app).zip(older.roles.remove(&app));
+            let Some((bundles, roles)) = places else {
                 continue;
             };
             tracing::warn!(app = app.as_str(), commit = %good.commit.short(), "the app is being moved, and the newest commit has a problem with it; it is rendered from its last good commit");
             let Some(facts) = &outcome.facts else {
-                older.problems = std::mem::take(&mut outcome.problems);
-                *outcome = older;
-                return Ok(Some(good));
+                all.push(Older {
+                    app,
+                    bundles,
+                    roles,
+                });
+                continue;
             };
-            let places = older.bundles.remove(&app).zip(older.roles.remove(&app));
-            let is_there = |name: &ClusterName| facts.clusters.contains_key(name);
-            if let Some((bundles, roles)) =
-                places.filter(|(bundles, _)| bundles.keys().all(is_there))
-            {
+            if bundles.keys().all(|name| facts.clusters.contains_key(name)) {
                 outcome.bundles.insert(app.clone(), bundles);
                 outcome.roles.insert(app, roles);
             }
         }
-        Ok(None)
+        Ok(all)
     }
 
     /// Returns true if the store has another fleet record than the published one.

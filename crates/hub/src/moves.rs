@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use muster_model::{
     fleet_record::{FleetRecord, Handover, Place, Writer},
-    ids::{AppName, ClusterName, Epoch, RegionName, Role},
+    ids::{AppName, ClusterName, Epoch, InstanceId, RegionName, Role},
+    writer_rule::MAX_CARRIED,
 };
 use muster_plan::{
     handover::{Advance, Look, Order, Seen, advance, advanced, baseline, fence, force, give_back},
@@ -28,6 +29,12 @@ use crate::{
 
 /// The pause before a step that could not be stored is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// The shortest interval between two attempts to take the next steps.
+const GATHER: Duration = Duration::from_millis(50);
+/// The most objects, and the most values, of a look.
+const MOST_NAMED: usize = 8;
+/// The longest name or UID of a look, in bytes.
+const WORD: usize = 64;
 
 /// Orders moves and carries them out.
 pub(crate) struct Moves {
@@ -57,6 +64,8 @@ pub(crate) struct Ordered {
     pub(crate) refusals: Vec<String>,
     /// What the request comes to.
     pub(crate) kind: Kind,
+    /// True if the writer is in the region and no move is under way.
+    pub(crate) finished: bool,
     /// What the app's rule says about the holder before it is fenced.
     pub(crate) rule_says: String,
     /// The epoch of the fleet record after the order.
@@ -74,6 +83,8 @@ pub(crate) enum Kind {
     GiveBack,
     /// The writer moves without proof.
     Force,
+    /// A person vouches that the old side of a move without proof has stopped.
+    Vouch,
 }
 
 /// The reason why a move can't be ordered or carried out.
@@ -93,14 +104,30 @@ pub(crate) enum MoveError {
     NotLeading,
 }
 
-/// Returns what the agent of a cluster last saw of an app; `None` if the agent is not connected, has not shown its
-/// fleet record, or has not reported on the app. An invalid value never counts as a proof.
-pub(crate) fn look_at(level: Option<&Level>, app: &AppName) -> Option<Look> {
-    let level = level.filter(|level| level.connected && level.heard)?;
+/// Returns what is known of an app in a cluster. There is no look if the agent is not connected, has not shown its fleet
+/// record, or has not reported on the app. A look with an invalid value proves nothing.
+pub(crate) fn side_of(level: &Level, app: &AppName) -> Side {
+    let is_connected = level.connected && level.heard;
+    Side {
+        look: look_of(level, app).filter(|_| is_connected),
+        is_connected,
+        instance: level.instance.clone(),
+    }
+}
+
+/// What is known of one side of a move.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Side {
+    pub(crate) look: Option<Look>,
+    is_connected: bool,
+    instance: Option<InstanceId>,
+}
+
+fn look_of(level: &Level, app: &AppName) -> Option<Look> {
     let instance = level.instance.clone()?;
     let look = level.apps.get(app.as_str())?.writer.as_ref()?;
     let named = |values: &[v1::NamedValue]| -> BTreeMap<String, String> {
-        let values = values.iter();
+        let values = values.iter().take(MOST_NAMED);
         values
             .map(|named| (named.name.clone(), named.value.clone()))
             .collect()
@@ -112,14 +139,31 @@ pub(crate) fn look_at(level: Option<&Level>, app: &AppName) -> Option<Look> {
         is_applied: look.applied,
         is_healthy: look.healthy,
         rule: look.rule.as_slice().try_into().ok(),
+        is_evaluated: look.evaluated,
         stopped: look.stopped,
         uids: named(&look.uids),
         carried: named(&look.carried),
         why: look.why.clone(),
     };
-    if !seen.carried.values().all(|value| is_carried(value)) {
+    // All of this becomes part of the fleet record, which every agent stores.
+    let is_word = |text: &String| {
+        let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+        text.len() <= WORD && text.bytes().all(harmless)
+    };
+    let size: usize = seen.carried.values().map(String::len).sum();
+    let are_known = seen
+        .uids
+        .iter()
+        .all(|(name, uid)| is_word(name) && is_word(uid));
+    let is_small = size <= MAX_CARRIED && seen.carried.keys().all(is_word);
+    if !are_known || !is_small || !seen.carried.values().all(|value| is_carried(value)) {
         seen.stopped = false;
-        seen.why = "its agent carries over a value that is not allowed".to_owned();
+        seen.is_evaluated &= are_known;
+        seen.carried.clear();
+        seen.why = "its agent reports a value that is not allowed".to_owned();
+    }
+    if !are_known {
+        seen.uids.clear();
     }
     Some(seen)
 }
@@ -132,29 +176,39 @@ pub(crate) fn next(
     app: &AppName,
     writer: &Writer,
     state: &FleetState,
-    level: impl Fn(&ClusterName) -> Option<Level>,
+    side: impl Fn(&ClusterName) -> Side,
 ) -> Result<Advance, String> {
-    let look = |place: &Place| look_at(level(&place.cluster).as_ref(), app);
     let (old, new) = match &writer.handover {
         Some(Handover::Fencing { to, .. }) => (writer.place(), to.clone()),
+        Some(Handover::Returning { to }) => (to.clone(), writer.place()),
         Some(Handover::Promoting { from, .. }) => (from.clone(), writer.place()),
         None => return Err(String::new()),
     };
     let mut clusters = state.in_force.clusters.iter();
-    let seen = (look(&old), look(&new));
-    let is_connected = |level: Level| level.connected && level.heard;
+    let sides = (side(&old.cluster), side(&new.cluster));
+    let known = state.in_force.apps.iter().find(|known| known.name == *app);
+    // Of an app whose document can't be read, nobody knows where it may run.
+    let is_allowed = |known: &AppRecord| {
+        known.targets.is_empty() || known.targets.values().any(|name| *name == new.cluster)
+    };
+    if matches!(writer.handover, Some(Handover::Fencing { .. })) && !known.is_none_or(is_allowed) {
+        return Err(format!(
+            "Git no longer lets the app run in {}; move the writer back to {}",
+            new.cluster, old.region
+        ));
+    }
     let next = advance(
         writer,
         Seen {
-            old: seen.0.as_ref(),
-            new: seen.1.as_ref(),
-            is_new_connected: level(&new.cluster).is_some_and(is_connected),
+            old: sides.0.look.as_ref(),
+            new: sides.1.look.as_ref(),
+            is_new_connected: sides.1.is_connected,
             is_old_gone: !clusters.any(|(name, _)| *name == old.cluster),
         },
     );
-    next.map_err(|why| match state.in_force.apps.iter().find(|a| a.name == *app) {
-        Some(app) if app.blocked => {
-            format!("{why}. The newest commit has a problem with this app, see above; fix it, or move the writer back")
+    next.map_err(|why| match known {
+        Some(known) if known.blocked => {
+            format!("{why}. The newest commit has a problem with this app")
         }
         _ => why,
     })
@@ -184,6 +238,7 @@ impl Moves {
                 changed = observed.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {}
             }
+            tokio::time::sleep(GATHER).await;
         }
     }
 
@@ -201,7 +256,8 @@ impl Moves {
         let epoch = record.epoch.next();
         let mut said = Vec::new();
         for (app, writer) in &mut record.writers {
-            let Ok(change) = next(app, writer, state, |cluster| self.observed.get(cluster)) else {
+            let side = |cluster: &ClusterName| self.side(cluster, app);
+            let Ok(change) = next(app, writer, state, side) else {
                 continue;
             };
             let after = advanced(writer, change.clone(), epoch, now());
@@ -217,6 +273,11 @@ impl Moves {
         }
         let said = said.into_iter().map(|what| ("hub".to_owned(), what));
         self.write(lead, &stored, &record, said).await
+    }
+
+    fn side(&self, cluster: &ClusterName, app: &AppName) -> Side {
+        let side = self.observed.with(cluster, |level| side_of(level, app));
+        side.unwrap_or_default()
     }
 
     /// Returns why the hub moves nobody at the moment.
@@ -260,14 +321,21 @@ impl Moves {
         let stored = Stored::load(self.store.as_ref(), &state.in_force, &state.desired).await?;
         let app = &request.app;
         let known = state.in_force.apps.iter().find(|known| known.name == *app);
-        let Some(known) = known else {
-            let message = format!("there is no app `{app}`; `muster get apps` lists them");
-            return Err(MoveError::NoWriter(message));
+        let held = stored.record.writers.get(app);
+        let (known, writer) = match (known, held) {
+            (Some(known), Some(writer)) => (known.clone(), writer),
+            // An app that has left Git during its move.
+            (None, Some(writer)) if writer.handover.is_some() => (AppRecord::gone(app), writer),
+            (None, _) => {
+                let message = format!("there is no app `{app}`; `muster get apps` lists them");
+                return Err(MoveError::NoWriter(message));
+            }
+            (Some(known), None) => {
+                let message = format!("app `{app}` has no writer: its mode is {}", known.mode);
+                return Err(MoveError::NoWriter(message));
+            }
         };
-        let Some(writer) = stored.record.writers.get(app) else {
-            let message = format!("app `{app}` has no writer: its mode is {}", known.mode);
-            return Err(MoveError::NoWriter(message));
-        };
+        let known = &known;
         let (kind, to, mut refusals) = judge(request, writer, known);
         let order = Order {
             epoch: stored.record.epoch.next(),
@@ -282,18 +350,43 @@ impl Moves {
         let mut rule_says = String::new();
         match kind {
             Kind::Nothing => {}
-            Kind::GiveBack => refusals.extend(self.unfit(&state)),
+            Kind::Vouch => refusals.extend(self.unfit(&state)),
+            Kind::GiveBack => {
+                refusals.extend(self.unfit(&state));
+                // If this hub's volume was rolled back, the other cluster may know that it was promoted.
+                if let Some(Handover::Fencing { to, .. }) = &writer.handover
+                    && !self.side(&to.cluster, app).is_connected
+                    && !request.without_proof
+                {
+                    refusals.push(format!(
+                        "the agent of {}, which would have got the writer, is not connected. If you know that it never \
+                         became the primary: --override proof",
+                        to.cluster
+                    ));
+                }
+            }
+            // Without a target, there is nothing more to say.
+            Kind::Begin | Kind::Force if !refusals.is_empty() => {}
             Kind::Begin | Kind::Force => {
-                refusals.extend(self.refusals(app, known, &to, &state));
+                refusals.extend(self.refusals(app, known, &to, kind, &state));
             }
         }
         match kind {
             Kind::Nothing => {}
-            Kind::GiveBack => after = Some(give_back(writer, order)),
-            Kind::Force => after = Some(force(writer, to.clone(), order)),
+            Kind::GiveBack => {
+                if let Some(Handover::Fencing { to, .. }) = &writer.handover {
+                    after = Some(give_back(writer, to.clone(), order));
+                }
+            }
+            Kind::Vouch => {
+                after = Some(advanced(writer, Advance::Proven, order.epoch, order.at));
+            }
+            Kind::Force => {
+                let instance = self.side(&writer.cluster, app).instance;
+                after = Some(force(writer, to.clone(), instance, order));
+            }
             Kind::Begin => {
-                let level = self.observed.get(&writer.cluster);
-                let look = look_at(level.as_ref(), app);
+                let look = self.side(&writer.cluster, app).look;
                 rule_says = look
                     .as_ref()
                     .map(|look| look.why.clone())
@@ -306,6 +399,7 @@ impl Moves {
         }
         let mut ordered = Ordered {
             epoch: stored.record.epoch,
+            finished: kind == Kind::Nothing && writer.handover.is_none(),
             rule_says,
             from: writer.place(),
             to,
@@ -315,7 +409,13 @@ impl Moves {
         let Some(after) = after.filter(|_| !request.dry_run && ordered.refusals.is_empty()) else {
             return Ok(ordered);
         };
+        let epoch = stored.record.epoch.next();
         let what = match kind {
+            Kind::Vouch => format!(
+                "vouched at epoch {epoch} that the writer of app {app} has stopped where it was before its move to \
+                 cluster {}: {}",
+                ordered.from.cluster, request.reason
+            ),
             Kind::Force => format!(
                 "moved the writer of app {app} from cluster {} to {} at epoch {}, without proof that it has stopped: {}",
                 ordered.from.cluster, ordered.to.cluster, after.epoch, after.why
@@ -331,7 +431,7 @@ impl Moves {
         };
         tracing::info!(who, "{what}");
         let mut record = stored.record.clone();
-        record.epoch = after.epoch;
+        record.epoch = epoch;
         record.writers.insert(app.clone(), after);
         let said = std::iter::once((who.to_owned(), what));
         self.write(lead, &stored, &record, said).await?;
@@ -345,21 +445,25 @@ impl Moves {
         app: &AppName,
         known: &AppRecord,
         to: &Place,
+        kind: Kind,
         state: &FleetState,
     ) -> Vec<String> {
         let mut refusals: Vec<String> = self.unfit(state).into_iter().collect();
-        if known.blocked {
+        let is_forced = kind == Kind::Force;
+        if known.blocked && !is_forced {
             refusals.push(format!(
                 "the newest commit has a problem with app {app}, so its new roles can't be rendered; \
                  `muster status` shows it"
             ));
         }
         let cluster = &to.cluster;
-        let level = self.observed.get(cluster);
-        let look = look_at(level.as_ref(), app);
-        let is_standby = known.mode != "singleton";
+        let Side {
+            look, is_connected, ..
+        } = self.side(cluster, app);
+        // Whoever forces a move knows of the standby's state, which may be bad because the primary is lost.
+        let is_standby = known.mode != "singleton" && !is_forced;
         match look {
-            _ if !level.is_some_and(|level| level.connected && level.heard) => {
+            _ if !is_connected => {
                 refusals.push(format!("the agent of {cluster} is not connected"));
             }
             None if is_standby => refusals.push(format!(
@@ -394,6 +498,11 @@ fn judge(request: &Request, writer: &Writer, known: &AppRecord) -> (Kind, Place,
         Some(Handover::Fencing { .. }) if is_held(&place) => {
             return (Kind::GiveBack, place, Vec::new());
         }
+        Some(Handover::Promoting { unproven, .. })
+            if is_held(&place) && unproven.is_some() && request.without_proof =>
+        {
+            return (Kind::Vouch, place, Vec::new());
+        }
         _ if is_held(&place) => return (Kind::Nothing, place, Vec::new()),
         _ => {}
     }
@@ -403,9 +512,16 @@ fn judge(request: &Request, writer: &Writer, known: &AppRecord) -> (Kind, Place,
             "the writer is being moved to {}; wait, or move it back to {} first",
             to.region, writer.region
         )),
+        // The new side may never become healthy. Its old side has proven that it has stopped.
+        Some(Handover::Promoting { unproven: None, .. }) if request.without_proof => {}
         Some(Handover::Promoting { from, .. }) => refusals.push(format!(
             "the move from {} to {} is not finished yet; `muster status` shows what it waits for",
             from.region, writer.region
+        )),
+        Some(Handover::Returning { .. }) if request.without_proof => {}
+        Some(Handover::Returning { .. }) => refusals.push(format!(
+            "the writer has just been moved back to {}, and is not healthy there yet",
+            writer.region
         )),
         None => {}
     }
@@ -441,6 +557,10 @@ fn tell(app: &AppName, before: &Writer, after: &Writer, change: &Advance, epoch:
         Advance::Proven => format!(
             "the writer of app {app} has stopped where it was before its move to cluster {}, which had been ordered \
              without proof",
+            after.cluster
+        ),
+        Advance::Verified => format!(
+            "cluster {} is the primary of app {app} and healthy, after a move that was ordered without proof",
             after.cluster
         ),
         Advance::Finish => format!(

@@ -223,6 +223,15 @@ impl Observed {
         lock(&self.levels).get(cluster).cloned()
     }
 
+    /// Looks at a cluster's observed state, without a copy of it; `None` if there is none.
+    pub(crate) fn with<T>(
+        &self,
+        cluster: &ClusterName,
+        look: impl FnOnce(&Level) -> T,
+    ) -> Option<T> {
+        lock(&self.levels).get(cluster).map(look)
+    }
+
     /// Notes that a cluster's fleet record was compared with the hub's.
     pub(crate) fn heard(&self, cluster: &ClusterName) {
         self.update(cluster, |level| level.heard = true);

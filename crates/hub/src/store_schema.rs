@@ -104,6 +104,20 @@ pub(crate) struct AppRecord {
     pub(crate) targets: BTreeMap<RegionName, ClusterName>,
 }
 
+impl AppRecord {
+    /// Returns the record of an app that has left the repository.
+    pub(crate) fn gone(name: &AppName) -> Self {
+        Self {
+            name: name.clone(),
+            tier: String::new(),
+            mode: String::new(),
+            owner: String::new(),
+            blocked: true,
+            targets: BTreeMap::new(),
+        }
+    }
+}
+
 /// The desired state of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DesiredRecord {

@@ -69,10 +69,27 @@ pub enum Handover {
         /// The values that were carried over from there.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         carried: BTreeMap<String, String>,
-        /// True if a person has ordered the move without proof that the old holder has stopped, and there is still none.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        unproven: bool,
+        /// Set if a person has ordered the move without proof that the old holder has stopped, and there is still none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        unproven: Option<Unproven>,
     },
+    /// The move was ended before the record named the new holder. The old one becomes the primary again.
+    Returning {
+        /// The cluster that would have got the writer.
+        to: Place,
+    },
+}
+
+/// A move without proof that the old holder has stopped.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Unproven {
+    /// The enrolment of the old holder's agent. Only that one can still prove that it has stopped. `None` if no agent
+    /// had ever joined.
+    pub instance: Option<InstanceId>,
+    /// True if the new holder was healthy, so that only the late proof is awaited.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub verified: bool,
 }
 
 /// What was known of a writer before it was fenced. A proof that it has stopped counts only if it is about the same
@@ -94,7 +111,21 @@ impl Writer {
     pub fn primary(&self) -> Option<&ClusterName> {
         match self.handover {
             Some(Handover::Fencing { .. }) => None,
-            Some(Handover::Promoting { .. }) | None => Some(&self.cluster),
+            Some(Handover::Promoting { .. } | Handover::Returning { .. }) | None => {
+                Some(&self.cluster)
+            }
+        }
+    }
+
+    /// Returns true if the primary's objects must not wait for anything, because a move is at that step.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        match &self.handover {
+            Some(Handover::Promoting { unproven, .. }) => {
+                unproven.as_ref().is_none_or(|unproven| !unproven.verified)
+            }
+            Some(Handover::Returning { .. }) => true,
+            Some(Handover::Fencing { .. }) | None => false,
         }
     }
 

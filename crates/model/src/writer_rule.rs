@@ -12,7 +12,7 @@ pub const OBJECTS: &str = "objects";
 const MOST_OBJECTS: usize = 8;
 /// The maximum number of values that a rule carries over.
 const MOST_CARRIED: usize = 8;
-/// The maximum size of one carried value in bytes.
+/// The maximum size of all carried values together, in bytes.
 pub const MAX_CARRIED: usize = 4096;
 
 /// How an app's writer is handed over to another region.
@@ -46,7 +46,7 @@ pub struct StoppedRule {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ObjectPointer {
     /// The API group and version, such as `apps/v1`.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(regex(pattern = "^([a-z0-9][-a-z0-9.]{0,252}/)?v[a-z0-9]{1,62}$"), extend("patternErrorMessage" = "write GROUP/VERSION, such as apps/v1, or v1 for the core group"))]
     pub api_version: String,
     /// The kind.
     #[schemars(length(min = 1, max = 63))]

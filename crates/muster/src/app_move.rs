@@ -9,6 +9,7 @@ use crate::{
     admin::said,
     client::Client,
     output::{Output, print},
+    status::terminal::one_line,
 };
 
 /// A check that a person can override.
@@ -76,7 +77,7 @@ pub(crate) async fn run(
         let ordered = client.move_app(request).await.map_err(said)?;
         epoch = ordered.into_inner().epoch;
     }
-    let mut finished = plan.nothing;
+    let mut finished = plan.finished;
     if is_possible && !args.dry_run && !args.no_wait {
         finished = follow(&mut client, args, epoch, output).await?;
         is_good &= finished;
@@ -103,8 +104,15 @@ fn describe(args: &MoveArgs, plan: &v1::MoveAppResponse) -> String {
         ..
     } = plan;
     let app = &args.name;
-    let mut text = if plan.nothing {
-        format!("The writer of {app} is in {from}, or on its way to {to}: nothing to do.\n")
+    let mut text = if plan.finished {
+        format!("The writer of {app} is in {to}: nothing to do.\n")
+    } else if plan.nothing {
+        format!("The writer of {app} is on its way to {to}.\n")
+    } else if plan.vouches {
+        format!(
+            "{to} is the primary of {app}. You vouch that the writer has stopped where it was before, so nothing waits for \
+             its proof any more.\n"
+        )
     } else if plan.gives_back {
         format!(
             "{from} is fenced. This ends the move: {from} becomes the primary of {app} again.\n"
@@ -114,8 +122,11 @@ fn describe(args: &MoveArgs, plan: &v1::MoveAppResponse) -> String {
     } else {
         let proof = match args.overridden {
             None => format!(
-                "  1. {from} is fenced, and proves that it no longer writes (`writer.stopped` says now: {})\n",
-                plan.rule_says
+                "  1. {from} is fenced, and proves that it no longer writes{}\n",
+                match plan.rule_says.as_str() {
+                    "" => String::new(),
+                    says => format!(" (`writer.stopped` says now: {})", one_line(says)),
+                }
             ),
             Some(Overridable::Proof) => {
                 format!(
@@ -132,14 +143,15 @@ fn describe(args: &MoveArgs, plan: &v1::MoveAppResponse) -> String {
     if !refusals.is_empty() {
         text.push_str("The hub refuses this now:\n");
         for refusal in refusals {
-            text.push_str(&format!("  - {refusal}\n"));
+            text.push_str(&format!("  - {}\n", one_line(refusal)));
         }
     }
     text
 }
 
 /// Shows each step of an app's move until it is finished. `epoch` is the epoch of the fleet record after the order.
-/// Returns false if another order has ended the move.
+/// A move without proof is waited for only until the new side is healthy. Returns false if another order has ended the
+/// move.
 async fn follow(
     client: &mut Client,
     args: &MoveArgs,
@@ -175,11 +187,21 @@ async fn follow(
                 "finished: {} is the primary since epoch {}",
                 writer.cluster, writer.epoch
             ),
-            Some(step) => format!("{}: {}", step.step, step.waits),
+            Some(step) => format!("{}: {}", step.step, one_line(&step.waits)),
         };
         if text != shown && output == Output::Table {
             print(&format!("{text}\n"));
             shown = text;
+        }
+        let is_left = |step: &v1::Move| step.unproven && step.promoted;
+        if writer.r#move.as_ref().is_some_and(is_left) && writer.region == args.region {
+            if output == Output::Table {
+                print(&format!(
+                    "{} is the primary. The old side stays fenced until its agent has shown that it has stopped\n",
+                    writer.cluster
+                ));
+            }
+            return Ok(true);
         }
         if writer.r#move.is_none() {
             let is_there = writer.region == args.region;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use muster_model::{
-    fleet_record::{Baseline, Handover, Place, Writer},
+    fleet_record::{Baseline, Handover, Place, Unproven, Writer},
     ids::{ClusterName, ContentHash, Epoch, InstanceId, Role},
 };
 
@@ -23,6 +23,8 @@ pub struct Look {
     pub is_healthy: bool,
     /// The hash of the rule that the agent evaluated; `None` if the app has none.
     pub rule: Option<ContentHash>,
+    /// True if the rule could be evaluated over all of its objects.
+    pub is_evaluated: bool,
     /// True if the rule says that the app has stopped writing.
     pub stopped: bool,
     /// The UIDs of the objects that the rule names and that exist.
@@ -69,6 +71,8 @@ pub enum Advance {
     },
     /// The old side of a move without proof has stopped, too.
     Proven,
+    /// The new holder of a move without proof is healthy. Only the late proof is awaited.
+    Verified,
     /// The new holder is verified. The old side follows, and what was carried over is dropped.
     Finish,
 }
@@ -81,6 +85,10 @@ pub fn role_of(writer: &Writer, cluster: &ClusterName) -> Option<Role> {
         None => is_holder.then_some(Role::Primary),
         Some(Handover::Fencing { to, .. }) => match is_holder {
             true => Some(Role::Fenced),
+            false => (to.cluster == *cluster).then_some(Role::Standby),
+        },
+        Some(Handover::Returning { to }) => match is_holder {
+            true => Some(Role::Primary),
             false => (to.cluster == *cluster).then_some(Role::Standby),
         },
         Some(Handover::Promoting { from, .. }) => match is_holder {
@@ -113,6 +121,12 @@ pub fn baseline(writer: &Writer, look: Option<&Look>) -> Result<Baseline, String
             writer.epoch
         ));
     }
+    if !look.is_evaluated && !look.stopped {
+        return Err(format!(
+            "`writer.stopped` can't be evaluated in {holder} now, so a proof could not be told from it: {}",
+            look.why
+        ));
+    }
     if look.stopped {
         return Err(format!(
             "`writer.stopped` is true in {holder}, where the app is the primary. So it proves nothing"
@@ -134,20 +148,28 @@ pub fn fence(writer: &Writer, to: Place, baseline: Baseline, order: Order) -> Wr
     }
 }
 
-/// Ends a move before the record names the new holder: the old one is the primary again.
+/// Ends a move before the record names the new holder: the old one, which is fenced, becomes the primary again. `to` is
+/// the cluster that would have got the writer.
 #[must_use]
-pub fn give_back(writer: &Writer, order: Order) -> Writer {
-    ordered(writer, order)
+pub fn give_back(writer: &Writer, to: Place, order: Order) -> Writer {
+    Writer {
+        handover: Some(Handover::Returning { to }),
+        ..ordered(writer, order)
+    }
 }
 
-/// Moves the writer without proof that the holder has stopped, because a person vouches for it.
+/// Moves the writer without proof that the holder has stopped, because a person vouches for it. `instance` is the
+/// enrolment of the holder's agent.
 #[must_use]
-pub fn force(writer: &Writer, to: Place, order: Order) -> Writer {
+pub fn force(writer: &Writer, to: Place, instance: Option<InstanceId>, order: Order) -> Writer {
     let from = writer.place();
     let handover = Handover::Promoting {
         from,
         carried: BTreeMap::new(),
-        unproven: true,
+        unproven: Some(Unproven {
+            instance,
+            verified: false,
+        }),
     };
     Writer {
         region: to.region,
@@ -190,22 +212,37 @@ pub fn advance(writer: &Writer, seen: Seen<'_>) -> Result<Advance, String> {
                 carried: look.carried.clone(),
             })
         }
+        Some(Handover::Returning { .. }) => verified(writer, seen.new).map(|()| Advance::Finish),
         Some(Handover::Promoting { from, unproven, .. }) => {
+            let verified = verified(writer, seen.new);
+            let Some(unproven) = unproven.as_ref().filter(|_| !seen.is_old_gone) else {
+                return verified.map(|()| Advance::Finish);
+            };
             let proof = || {
                 let look = fenced(writer, &from.cluster, seen.old)?;
+                if unproven
+                    .instance
+                    .as_ref()
+                    .is_some_and(|known| *known != look.instance)
+                {
+                    return Err(format!(
+                        "{} has joined again since the move was ordered without proof, so its agent can't prove anything \
+                         about the writer that was there",
+                        from.cluster
+                    ));
+                }
                 let waits = || {
                     let why = not_stopped(&from.cluster, look);
                     format!("{why}. A person ordered this move without proof")
                 };
-                look.stopped.then_some(()).ok_or_else(waits)
+                // Without a rule, the fence is all that its agent can show.
+                let shown = look.stopped || look.rule.is_none();
+                shown.then_some(()).ok_or_else(waits)
             };
-            let verified = verified(writer, seen.new);
-            if !unproven || seen.is_old_gone {
-                verified.map(|()| Advance::Finish)
-            } else if proof().is_ok() {
-                Ok(Advance::Proven)
-            } else {
-                verified.and_then(|()| proof().map(|()| Advance::Proven))
+            match (proof(), verified) {
+                (Ok(()), _) => Ok(Advance::Proven),
+                (Err(_), Ok(())) if !unproven.verified => Ok(Advance::Verified),
+                (Err(_), Err(waits)) | (Err(waits), Ok(())) => Err(waits),
             }
         }
     }
@@ -256,14 +293,18 @@ fn proves(cluster: &ClusterName, baseline: &Baseline, look: &Look) -> Result<(),
 }
 
 fn not_stopped(cluster: &ClusterName, look: &Look) -> String {
-    format!(
-        "{cluster} has not proven that the writer has stopped: {}",
-        look.why
-    )
+    let why = match look.why.as_str() {
+        "" => "its agent does not say why",
+        why => why,
+    };
+    format!("{cluster} has not proven that the writer has stopped: {why}")
 }
 
 /// Checks that the new holder runs the app as its primary, and that it is healthy.
-fn verified(writer: &Writer, look: Option<&Look>) -> Result<(), String> {
+///
+/// # Errors
+/// Returns what is missing, for people.
+pub fn verified(writer: &Writer, look: Option<&Look>) -> Result<(), String> {
     let holder = &writer.cluster;
     let look = look.ok_or_else(|| format!("the agent of {holder} is not connected"))?;
     if look.epoch < writer.epoch || look.role != Role::Primary || !look.is_applied {
@@ -279,7 +320,7 @@ fn verified(writer: &Writer, look: Option<&Look>) -> Result<(), String> {
 #[must_use]
 pub fn advanced(writer: &Writer, change: Advance, epoch: Epoch, at: u64) -> Writer {
     let mut after = writer.clone();
-    match (change, &writer.handover) {
+    match (&change, &writer.handover) {
         (Advance::Promote { carried }, Some(Handover::Fencing { to, .. })) => {
             after.region = to.region.clone();
             after.cluster = to.cluster.clone();
@@ -287,18 +328,24 @@ pub fn advanced(writer: &Writer, change: Advance, epoch: Epoch, at: u64) -> Writ
             after.at = at;
             after.handover = Some(Handover::Promoting {
                 from: writer.place(),
-                carried,
-                unproven: false,
+                carried: carried.clone(),
+                unproven: None,
             });
         }
-        (Advance::Proven, Some(Handover::Promoting { from, carried, .. })) => {
+        (Advance::Proven | Advance::Verified, Some(Handover::Promoting { from, unproven, .. })) => {
+            let verified = Unproven {
+                instance: unproven.as_ref().and_then(|known| known.instance.clone()),
+                verified: true,
+            };
             after.handover = Some(Handover::Promoting {
                 from: from.clone(),
-                carried: carried.clone(),
-                unproven: false,
+                carried: BTreeMap::new(),
+                unproven: (change == Advance::Verified).then_some(verified),
             });
         }
-        (Advance::Finish, Some(Handover::Promoting { .. })) => after.handover = None,
+        (Advance::Finish, Some(Handover::Promoting { .. } | Handover::Returning { .. })) => {
+            after.handover = None
+        }
         _ => {}
     }
     after

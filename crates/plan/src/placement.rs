@@ -237,7 +237,7 @@ fn place_app(
         let role = role_of(writer, &writer.cluster);
         places.insert(writer.cluster.clone(), role.unwrap_or(Role::Primary));
         let other = match &writer.handover {
-            Some(Handover::Fencing { to, .. }) => Some(to),
+            Some(Handover::Fencing { to, .. } | Handover::Returning { to }) => Some(to),
             // The old side stays, wherever Git now places the app.
             Some(Handover::Promoting { from, .. }) => Some(from),
             None => None,

@@ -161,7 +161,8 @@ pub struct Desired<'a> {
     /// Apps that are not fully applied and healthy yet, with what they wait for. Their old objects are not
     /// deleted yet.
     pub unfinished: &'a BTreeMap<&'a AppName, String>,
-    /// Apps whose writer is being moved, and fenced apps. Their old objects are deleted at once, without a budget.
+    /// Apps that are fenced here, or that a move makes the primary here. Their old objects are deleted at once, without
+    /// the generation's budget. The agent's own limit holds.
     pub urgent: &'a BTreeSet<AppName>,
     /// The objects that were deleted without approval within the last hour.
     pub spent: &'a Spent,
@@ -520,7 +521,7 @@ fn within_budget(
         let allowed = budget
             .of(of_app + spent_of_app)
             .saturating_sub(spent_of_app);
-        reasons.push(if rest.is_empty() || desired.urgent.contains(*app) {
+        reasons.push(if rest.is_empty() {
             None
         } else if !desired.apps.contains(app) && !orders.lets_go(app) {
             Some(format!(
@@ -529,7 +530,7 @@ fn within_budget(
             ))
         } else if desired.emptied.contains(app) {
             Some("the app renders to nothing, which would delete all of its objects".to_owned())
-        } else if rest.len() > allowed {
+        } else if rest.len() > allowed && !desired.urgent.contains(*app) {
             let number = rest.len();
             Some(format!(
                 "{number} of its {of_app} objects would be deleted, and the prune budget is {allowed}{}",
@@ -542,12 +543,16 @@ fn within_budget(
     }
     for ((app, rest, precious), reason) in free.into_iter().zip(reasons) {
         let reason = match reason {
-            None if desired.urgent.contains(app) => None,
-            None if together > allowed_in_all && !rest.is_empty() => Some(format!(
-                "{together} of the {total} objects of several apps would be deleted, and the prune budget is \
+            None if together > allowed_in_all
+                && !rest.is_empty()
+                && !desired.urgent.contains(app) =>
+            {
+                Some(format!(
+                    "{together} of the {total} objects of several apps would be deleted, and the prune budget is \
                  {allowed_in_all}{}",
-                lately(spent)
-            )),
+                    lately(spent)
+                ))
+            }
             None if ceiling.is_some_and(|ceiling| together > ceiling) && !rest.is_empty() => {
                 Some(format!(
                     "{together} objects would be deleted, and this agent's own ceiling (--prune-ceiling) is {}{}",

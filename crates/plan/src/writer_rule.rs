@@ -1,7 +1,7 @@
 //! Evaluates an app's rule for handing over its writer: whether the app has stopped writing in a cluster, and what is
 //! carried over from there.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use cel::Context;
 use muster_model::{
@@ -19,6 +19,8 @@ pub struct Rule {
     when: Expression,
     carry: BTreeMap<String, Expression>,
     names: Vec<String>,
+    /// The names of the objects that are Jobs.
+    jobs: BTreeSet<String>,
     /// The hash of the rule's text.
     pub hash: ContentHash,
 }
@@ -32,6 +34,9 @@ pub struct Verdict {
     pub carried: BTreeMap<String, String>,
     /// The UIDs of the objects that exist.
     pub uids: BTreeMap<String, String>,
+    /// True if all objects are there, except for Jobs, which exist only while the app is fenced, and settled. Otherwise
+    /// nobody knows what the rule would say of them.
+    pub is_evaluated: bool,
     /// The reason why the app does not count as stopped; empty if it does.
     pub why: String,
 }
@@ -50,6 +55,13 @@ impl Rule {
             when: compile(&rule.stopped.when, OBJECTS)?,
             carry: carry.collect::<Result<_, _>>()?,
             names: rule.stopped.objects.keys().cloned().collect(),
+            jobs: {
+                let objects = rule.stopped.objects.iter();
+                let jobs = objects.filter(|(_, pointer)| {
+                    pointer.kind == "Job" && pointer.api_version.starts_with("batch/")
+                });
+                jobs.map(|(name, _)| name.clone()).collect()
+            },
             hash: hash_of(rule),
         })
     }
@@ -68,6 +80,12 @@ impl Rule {
             uids: uids.collect(),
             ..Verdict::default()
         };
+        let jobs = &self.jobs;
+        let absent = |name: &&String| !objects.contains_key(*name) && !jobs.contains(*name);
+        let is_settled = objects
+            .iter()
+            .all(|(name, object)| settled(name, object).is_ok());
+        verdict.is_evaluated = self.names.iter().find(absent).is_none() && is_settled;
         match self.stopped(objects) {
             Ok(carried) => {
                 verdict.stopped = true;
@@ -86,25 +104,16 @@ impl Rule {
             let object = objects
                 .get(name)
                 .ok_or_else(|| format!("`objects.{name}` does not exist"))?;
-            if object["metadata"]["deletionTimestamp"].is_string() {
-                return Err(format!("`objects.{name}` is being deleted"));
-            }
-            let observed = object["status"]["observedGeneration"].as_i64();
-            let newest = object["metadata"]["generation"].as_i64();
-            if observed
-                .zip(newest)
-                .is_some_and(|(observed, newest)| observed < newest)
-            {
-                return Err(format!(
-                    "the controller of `objects.{name}` has not seen its newest generation yet"
-                ));
-            }
+            settled(name, object)?;
         }
         let mut longest = Longest::default();
         objects.values().for_each(|object| longest.look(object));
         let steps = |expression: &Expression| expression.steps(longest.list, longest.text);
-        let mut all = self.carry.values().chain([&self.when]);
-        if all.any(|expression| steps(expression) > MAX_STEPS) {
+        let all = self.carry.values().chain([&self.when]);
+        let steps = all.fold(0, |sum: u64, expression| {
+            sum.saturating_add(steps(expression))
+        });
+        if steps > MAX_STEPS {
             return Err("evaluating the rule would take too many steps".to_owned());
         }
         let map: HashMap<String, cel::Value> = objects
@@ -135,7 +144,28 @@ impl Rule {
                 )),
             }
         });
-        carried.collect()
+        let carried: BTreeMap<String, String> = carried.collect::<Result<_, String>>()?;
+        match carried.values().map(String::len).sum::<usize>() {
+            ..=MAX_CARRIED => Ok(carried),
+            _ => Err(format!(
+                "all of `carry` together has more than {MAX_CARRIED} bytes"
+            )),
+        }
+    }
+}
+
+/// Checks that an object's status is about its newest generation.
+fn settled(name: &str, object: &Value) -> Result<(), String> {
+    if object["metadata"]["deletionTimestamp"].is_string() {
+        return Err(format!("`objects.{name}` is being deleted"));
+    }
+    let observed = object["status"]["observedGeneration"].as_i64();
+    let newest = object["metadata"]["generation"].as_i64();
+    match observed.zip(newest) {
+        Some((observed, newest)) if observed < newest => Err(format!(
+            "the controller of `objects.{name}` has not seen its newest generation yet"
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -373,7 +373,7 @@ struct Work<'a> {
 fn carried_in<'a>(record: &'a FleetRecord, app: &AppName) -> Option<&'a BTreeMap<String, String>> {
     match &record.writers.get(app)?.handover {
         Some(Handover::Promoting { carried, .. }) => Some(carried),
-        Some(Handover::Fencing { .. }) | None => None,
+        Some(Handover::Fencing { .. } | Handover::Returning { .. }) | None => None,
     }
 }
 

@@ -7,25 +7,25 @@ use std::{
 
 use muster_model::{
     fleet_record::{FleetRecord, Writer},
-    ids::{AppName, ContentHash, Epoch},
+    ids::{AppName, ClusterName, ContentHash, Epoch},
     problem::Problem,
     tree::{Recent, Snapshot},
 };
-use muster_plan::placement::FIRST_PLACEMENT;
+use muster_plan::{handover::role_of, placement::FIRST_PLACEMENT};
 use muster_render::RenderedBundle;
 use muster_worker::{Facts, Outcome};
 
 use super::{
-    FleetError, FleetLoop, Worked,
+    FleetError, FleetLoop, Older, Worked,
     numbering::{List, Orders},
 };
 use crate::{
     approvals::{self},
     blobs::{self},
-    bundle_selection::{Bundles, Selection, select_bundles},
+    bundle_selection::{Bundles, Candidate, Selection, select_bundles},
     desired_state::FleetState,
     fleet_record::Stored,
-    store_schema::{self, AppRecord, InForce, RecordError, RegionRecord},
+    store_schema::{self, AppRecord, InForce, ListedBundle, RecordError, RegionRecord},
     unconfirmed::Unconfirmed,
 };
 
@@ -65,7 +65,6 @@ impl FleetLoop {
             base,
         } = worked;
         let processed = snapshot.commit.to_string();
-        let snapshot = older.as_deref().unwrap_or(snapshot);
         let _numbering = self.leadership.numbering().await;
         self.check_record(stored).await?;
         let approved = approvals::all(self.store.as_ref()).await?;
@@ -74,11 +73,18 @@ impl FleetLoop {
         let Some(facts) = &outcome.facts else {
             // The last good commit stays in force as a whole. Only two things change: the problems that are shown, and
             // the approvals and confirmations that people have given meanwhile.
+            let moved = moved(older, &stored.record);
             let lists = before.desired.iter().map(|(cluster, desired)| {
+                let mut bundles = desired.bundles.to_vec();
+                if let Some(moved) = moved.get(cluster) {
+                    bundles.retain(|listed| !moved.contains_key(&listed.app));
+                    bundles.extend(moved.values().map(|candidate| candidate.listed.clone()));
+                    bundles.sort_by(|a, b| a.app.cmp(&b.app));
+                }
                 let list = List {
                     budget: unconfirmed.budget(cluster, desired.prune.budget),
                     unknown: desired.prune.unknown.clone(),
-                    bundles: desired.bundles.to_vec(),
+                    bundles,
                 };
                 (cluster.clone(), list)
             });
@@ -109,8 +115,11 @@ impl FleetLoop {
                 record,
             };
             if state.desired != before.desired {
-                self.write(&before, &state, stored, &BTreeMap::new(), &approved)
+                self.write(&before, &state, stored, &moved, &approved)
                     .await?;
+                let bundles = moved.values().flat_map(BTreeMap::values);
+                let bundles = bundles.map(|c| (c.listed.hash, Arc::clone(&c.rendered)));
+                render_cache.in_force.extend(bundles);
             }
             let mut in_force = InForce::clone(&before.in_force);
             in_force.problems.clone_from(&outcome.problems);
@@ -254,6 +263,40 @@ impl FleetLoop {
     }
 }
 
+/// Returns the bundles of apps that are being moved, for the clusters of the move.
+fn moved(
+    older: &[Older],
+    record: &FleetRecord,
+) -> BTreeMap<ClusterName, BTreeMap<AppName, Candidate>> {
+    let mut moved: BTreeMap<ClusterName, BTreeMap<AppName, Candidate>> = BTreeMap::new();
+    for Older {
+        app,
+        bundles,
+        roles,
+    } in older
+    {
+        let writer = record.writers.get(app);
+        for (cluster, rendered) in bundles {
+            let is_side = writer.is_some_and(|writer| role_of(writer, cluster).is_some());
+            let Some(role) = roles.get(cluster).filter(|_| is_side) else {
+                continue;
+            };
+            let listed = ListedBundle {
+                app: app.clone(),
+                role: *role,
+                hash: rendered.hash,
+            };
+            let candidate = Candidate {
+                listed,
+                rendered: Arc::clone(rendered),
+            };
+            let apps = moved.entry(cluster.clone()).or_default();
+            apps.insert(app.clone(), candidate);
+        }
+    }
+    moved
+}
+
 /// Returns the fleet record after a commit that was placed with the record `base`. Only these
 /// parts of the worker's answer are used: which app succeeds another one, the region of a writer's cluster, and the
 /// cluster in which an app without a writer gets its first one. An app gets its first writer only if it has a good
@@ -326,15 +369,7 @@ pub(super) fn describe(
             targets: app.targets.clone(),
         })
         .collect();
-    let unread = |name: &AppName| AppRecord {
-        name: name.clone(),
-        tier: String::new(),
-        mode: String::new(),
-        owner: String::new(),
-        blocked: true,
-        targets: BTreeMap::new(),
-    };
-    apps.extend(outcome.broken.iter().map(unread));
+    apps.extend(outcome.broken.iter().map(AppRecord::gone));
     apps.sort_by(|a, b| a.name.cmp(&b.name));
     apps.dedup_by(|a, b| a.name == b.name);
     InForce {

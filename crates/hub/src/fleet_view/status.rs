@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use muster_model::{
     fleet_record::{Handover, Place, Writer},
-    ids::ClusterName,
+    ids::{AppName, ClusterName},
 };
+use muster_plan::handover::verified;
 use muster_proto::{VERSION, v1};
 
 use crate::{
     desired_state::{DesiredState, FleetState},
-    moves::next,
+    moves::{next, side_of},
     observed::Level,
     store_schema::{AppRecord, InForce, ListedBundle, now},
 };
@@ -138,16 +139,28 @@ fn writer(
     let (step, other, unproven) = match &writer.handover {
         None => ("", None, false),
         Some(Handover::Fencing { to, .. }) => ("fencing", Some(to), false),
-        Some(Handover::Promoting { from, unproven, .. }) => ("promoting", Some(from), *unproven),
+        Some(Handover::Promoting { from, unproven, .. }) => {
+            ("promoting", Some(from), unproven.is_some())
+        }
+        Some(Handover::Returning { to }) => ("returning", Some(to), false),
+    };
+    let side = |cluster: &ClusterName| {
+        let level = levels(cluster);
+        level
+            .map(|level| side_of(&level, &app.name))
+            .unwrap_or_default()
     };
     let to_move = |other: &Place| v1::Move {
         step: step.to_owned(),
         region: other.region.to_string(),
         cluster: other.cluster.to_string(),
-        waits: next(&app.name, writer, state, levels)
+        waits: next(&app.name, writer, state, side)
             .err()
             .unwrap_or_default(),
         unproven,
+        promoted: step == "promoting" && {
+            verified(writer, side(&writer.cluster).look.as_ref()).is_ok()
+        },
     };
     v1::Writer {
         r#move: other.map(to_move),
@@ -190,7 +203,13 @@ pub(crate) fn status(
             &request.apps,
         )
     });
-    let apps = in_force.apps.iter().filter(|app| {
+    // An app that has left Git during its move is shown until the move is finished.
+    let is_gone = |(app, writer): &(&AppName, &Writer)| {
+        writer.handover.is_some() && !in_force.apps.iter().any(|known| known.name == **app)
+    };
+    let gone = state.record.writers.iter().filter(is_gone);
+    let gone: Vec<AppRecord> = gone.map(|(app, _)| AppRecord::gone(app)).collect();
+    let apps = in_force.apps.iter().chain(&gone).filter(|app| {
         request.apps.is_empty() || request.apps.iter().any(|asked| asked == app.name.as_str())
     });
     v1::Status {

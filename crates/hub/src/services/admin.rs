@@ -424,6 +424,7 @@ impl v1::admin_server::Admin for Services {
             to,
             refusals,
             kind,
+            finished,
             rule_says,
             epoch,
         } = ordered;
@@ -435,6 +436,8 @@ impl v1::admin_server::Admin for Services {
             refusals,
             nothing: kind == Kind::Nothing,
             gives_back: kind == Kind::GiveBack,
+            vouches: kind == Kind::Vouch,
+            finished,
             rule_says,
             epoch: epoch.0,
         }))

@@ -252,6 +252,7 @@ impl State {
                 applied: true,
                 healthy: !said.sick,
                 rule: rule.map_or_else(Vec::new, |rule| hash_of(rule).0.to_vec()),
+                evaluated: true,
                 stopped: said.stopped,
                 uids: vec![named("db", said.uid)],
                 carried: is_carried

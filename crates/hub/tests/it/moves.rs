@@ -354,6 +354,121 @@ async fn broken_commits_stop_no_move() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_broken_commit_keeps_no_role_from_being_given_back_and_takes_nothing_else_back() {
+    let fleet = Fleet::new().await;
+    fleet.fence().await;
+    let broken = "role: {{ nothing }}".to_owned();
+    publish(&fleet.repo, "broken", orders(RULE, &broken));
+    // Everything else goes on.
+    let larger = publish(
+        &fleet.repo,
+        "larger",
+        [("apps/web/values.yaml", "size: 7\n")],
+    );
+    fleet.hub.until_in_force(&larger).await;
+    let whole = [("fleet.yaml", "nonsense")];
+    publish(&fleet.repo, "broken as a whole", whole);
+    let blocked = |status: &v1::Status| {
+        let mut problems = status.problems.iter();
+        ensure!(problems.any(|problem| problem.scope == "fleet"));
+        Ok(())
+    };
+    fleet.hub.until("the commit is blocked", blocked).await;
+    assert!(fleet.order("eu").await.unwrap().gives_back);
+    fleet.until_moved("eu-1").await;
+    assert_eq!(fleet.eu.memory.data("orders"), data("primary", "-"));
+    assert_eq!(fleet.eu.memory.data("web"), r#"{"size":"7"}"#);
+    assert_eq!(fleet.hub.status().await.repo.unwrap().commit, larger);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_is_renamed_during_its_move_is_moved_under_its_new_name() {
+    let fleet = Fleet::new().await;
+    fleet.fence().await;
+    fleet
+        .repo
+        .git(&["mv", "apps/orders", "apps/sales"])
+        .unwrap();
+    let rule = format!("{RULE}, formerly: orders");
+    let mut renamed = orders(&rule, TEMPLATE);
+    for (path, text) in &mut renamed {
+        *path = path.replace("apps/orders", "apps/sales");
+        *text = text.replace("name: orders}", "name: sales}");
+    }
+    let commit = publish(&fleet.repo, "renamed", renamed);
+    fleet.hub.until_in_force(&commit).await;
+    let said = |writer: &mut WriterState| {
+        writer.stopped = true;
+        writer.carried = "7".to_owned();
+    };
+    fleet.eu.memory.writer("sales", said);
+    let promoted = |memory: &Memory| {
+        memory.runs().contains_key("sales") && memory.data("sales") == data("primary", "-")
+    };
+    fleet
+        .us
+        .memory
+        .until("the move is finished", promoted)
+        .await;
+    assert!(!fleet.us.memory.runs().contains_key("orders"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_of_an_app_that_left_git_is_seen_and_can_be_ended() {
+    let fleet = Fleet::new().await;
+    fleet.fence().await;
+    fleet
+        .repo
+        .git(&["rm", "--quiet", "-r", "apps/orders"])
+        .unwrap();
+    let commit = publish(
+        &fleet.repo,
+        "removed",
+        [("apps/web/values.yaml", "size: 2\n")],
+    );
+    fleet.hub.until_in_force(&commit).await;
+    fleet.until_waits("eu-1 has not proven").await;
+    assert_eq!(fleet.eu.memory.data("orders"), data("fenced", "-"));
+    assert!(fleet.order("eu").await.unwrap().gives_back);
+    // The app leaves once its move is over.
+    let left = |memory: &Memory| !memory.runs().contains_key("orders");
+    fleet.eu.memory.until("the app leaves", left).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_has_a_way_out_of_every_step() {
+    let fleet = Fleet::new().await;
+    let Fleet { hub, eu, us, .. } = &fleet;
+    let without_proof = |region: &str| v1::MoveAppRequest {
+        without_proof: true,
+        reason: "drill".to_owned(),
+        ..request(region)
+    };
+    fleet.fence().await;
+    sick(hub, us, true).await;
+    stop(&eu.memory);
+    fleet
+        .until_waits("the app is not healthy in us-1 yet")
+        .await;
+    // The new side never becomes healthy, so a person moves the writer back. Nothing proves that the new side has stopped.
+    assert!(fleet.order("eu").await.is_err());
+    eu.memory
+        .writer("orders", |writer| *writer = WriterState::default());
+    order(hub, without_proof("eu")).await.unwrap();
+    let back = |memory: &Memory| memory.data("orders") == data("primary", "-");
+    eu.memory.until("the role is given back", back).await;
+    fleet
+        .until_waits("us-1 has not proven that the writer has stopped")
+        .await;
+    let moved = writer(&hub.status().await).r#move.unwrap();
+    assert!(moved.unproven && moved.promoted, "{moved:?}");
+    // It never will, and a person vouches for it.
+    assert!(fleet.order("eu").await.unwrap().nothing);
+    assert!(order(hub, without_proof("eu")).await.unwrap().vouches);
+    fleet.until_moved("eu-1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_no_move_could_follow_is_refused() {
     let fleet = Fleet::new().await;
     let template = "role: {{ app.role }}, at: \"{{ '-' if app.role != 'fenced' else nothing }}\"";
@@ -409,7 +524,8 @@ async fn a_person_moves_a_writer_without_proof() {
     // The old side stays fenced until it has proven, however late, that it has stopped.
     until_waits(hub, "eu-1 has not proven that the writer has stopped").await;
     assert_eq!(eu.memory.data("orders"), data("fenced", "-"));
-    assert!(writer(&hub.status().await).r#move.unwrap().unproven);
+    let moved = writer(&hub.status().await).r#move.unwrap();
+    assert!(moved.unproven && moved.promoted, "{moved:?}");
     stop(&eu.memory);
     until_moved(hub, "us-1").await;
 }

@@ -91,7 +91,7 @@ fn a_move_that_has_ended_is_newer_than_one_that_has_not() {
             cluster: "east-1".parse().unwrap(),
         },
         carried: BTreeMap::from([("lsn".to_owned(), "0/1".to_owned())]),
-        unproven: false,
+        unproven: None,
     });
     let after = FleetRecord {
         epoch: before.epoch.next(),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{Load, name_at};
 use crate::{
+    bundle::Gvk,
     expression::{self, OBJECT},
     ids::RuleName,
     kinds::{AppSpec, Document, Kind, Mode},
@@ -113,7 +114,8 @@ impl Load<'_> {
             self.place(scope, file, at(&[]), message.to_owned(), None);
         }
         for (name, pointer) in &rule.stopped.objects {
-            if pointer.api_version == "v1" && pointer.kind == "Secret" {
+            let gvk = Gvk::from_api_version(&pointer.api_version, &pointer.kind);
+            if gvk.group.is_empty() && gvk.kind == "Secret" {
                 let message = "`writer` can't name a Secret: what it carries over is stored in the fleet record";
                 let at = at(&["stopped", "objects", name]);
                 self.place(scope, file, at, message.to_owned(), None);

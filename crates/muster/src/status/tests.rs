@@ -443,6 +443,7 @@ fn a_writer_that_moves_is_shown_with_what_it_waits_for() {
         cluster: "us-east-1".to_owned(),
         waits: "eu-west-1 has not proven that the writer has stopped: `when` is false".to_owned(),
         unproven: false,
+        promoted: false,
     });
     let document = whole(status.clone());
     assert!(!document.synced);

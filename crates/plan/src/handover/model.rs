@@ -143,6 +143,7 @@ impl Cluster {
             is_applied: self.applied == role,
             is_healthy: self.writes,
             rule: Some(ContentHash([0; 32])),
+            is_evaluated: true,
             stopped: self.says_stopped,
             uids: BTreeMap::from([("db".to_owned(), self.object.to_string())]),
             carried: BTreeMap::new(),
@@ -219,7 +220,7 @@ impl Model for Handovers {
                 Some(step) => {
                     let new = match step {
                         Handover::Fencing { .. } => 1 - holder,
-                        Handover::Promoting { .. } => holder,
+                        Handover::Promoting { .. } | Handover::Returning { .. } => holder,
                     };
                     let seen = world.clusters[new].look(new);
                     for old in of(1 - new).map(Some).chain([None]) {
@@ -260,7 +261,10 @@ impl Model for Handovers {
                 let to = place(usize::from(held.cluster == name(0)));
                 world.put(fence(&held, to, baseline, before.order()));
             }
-            Action::GiveBack => world.put(give_back(&held, before.order())),
+            Action::GiveBack => {
+                let to = place(usize::from(held.cluster == name(0)));
+                world.put(give_back(&held, to, before.order()));
+            }
             Action::Advance(mut old, new) => {
                 if let (Some(Handover::Fencing { baseline, .. }), Some(look)) =
                     (&held.handover, &mut old)

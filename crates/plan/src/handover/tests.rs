@@ -36,6 +36,7 @@ fn look(role: Role, epoch: u64) -> Look {
         is_applied: true,
         is_healthy: true,
         rule: Some(ContentHash::of(b"rule")),
+        is_evaluated: true,
         stopped: false,
         uids: BTreeMap::from([("db".to_owned(), "1".to_owned())]),
         carried: BTreeMap::new(),
@@ -112,6 +113,12 @@ fn a_move_begins_only_with_something_to_compare_a_proof_with() {
     };
     insta::assert_snapshot!(why(Some(&no_rule)), @"the app has no `writer.stopped`, so nothing can prove that the old side has stopped writing");
     insta::assert_snapshot!(why(Some(&look(Role::Primary, 0))), @"a has not become the primary of epoch 1 yet");
+    let unknown = Look {
+        is_evaluated: false,
+        why: "`objects.db` does not exist".to_owned(),
+        ..look(Role::Primary, 1)
+    };
+    insta::assert_snapshot!(why(Some(&unknown)), @"`writer.stopped` can't be evaluated in a now, so a proof could not be told from it: `objects.db` does not exist");
     let always = Look {
         stopped: true,
         ..look(Role::Primary, 1)
@@ -146,24 +153,52 @@ fn only_a_proof_of_the_fenced_side_counts() {
 
 #[test]
 fn a_move_that_is_given_back_leaves_the_holder_with_a_new_epoch() {
-    let back = give_back(&fencing(), order(3));
-    assert_eq!(roles(&back), [Some(Role::Primary), None, None]);
-    assert_eq!((back.epoch, back.handover), (Epoch(3), None));
+    let back = give_back(&fencing(), place("b"), order(3));
+    assert_eq!(
+        roles(&back),
+        [Some(Role::Primary), Some(Role::Standby), None]
+    );
+    assert_eq!((back.epoch, back.is_urgent()), (Epoch(3), true));
+    let fenced = look(Role::Fenced, 2);
+    let waits = advance(&back, seen(None, Some(&fenced))).unwrap_err();
+    assert_eq!(waits, "a has not applied the promotion yet");
+    let healthy = look(Role::Primary, 3);
+    let change = advance(&back, seen(None, Some(&healthy))).unwrap();
+    let ended = advanced(&back, change, Epoch(4), 9);
+    assert_eq!((ended.epoch, ended.handover), (Epoch(3), None));
 }
 
 #[test]
 fn a_move_without_proof_ends_with_a_late_proof_or_without_the_cluster() {
-    let forced = force(&held_by_a(), place("b"), order(2));
+    let known = Some("0".repeat(32).parse().unwrap());
+    let forced = force(&held_by_a(), place("b"), known, order(2));
     assert_eq!(
         roles(&forced),
         [Some(Role::Fenced), Some(Role::Primary), None]
     );
     let healthy = look(Role::Primary, 2);
+    assert!(forced.is_urgent());
+    let change = advance(&forced, seen(None, Some(&healthy))).unwrap();
+    assert_eq!(change, Advance::Verified);
+    let forced = advanced(&forced, change, Epoch(3), 9);
+    assert!(!forced.is_urgent());
     let waits = advance(&forced, seen(None, Some(&healthy))).unwrap_err();
     assert_eq!(waits, "the agent of a is not connected");
+    let other = Look {
+        instance: "1".repeat(32).parse().unwrap(),
+        ..stopped(2)
+    };
+    let waits = advance(&forced, seen(Some(&other), Some(&healthy))).unwrap_err();
+    assert!(waits.contains("a has joined again"), "{waits}");
     let running = look(Role::Fenced, 2);
     let waits = advance(&forced, seen(Some(&running), Some(&healthy))).unwrap_err();
     insta::assert_snapshot!(waits, @"a has not proven that the writer has stopped: `when` is false. A person ordered this move without proof");
+    let without_rule = Look {
+        rule: None,
+        ..look(Role::Fenced, 2)
+    };
+    let change = advance(&forced, seen(Some(&without_rule), None));
+    assert_eq!(change, Ok(Advance::Proven));
     let late = stopped(2);
     let change = advance(&forced, seen(Some(&late), None)).unwrap();
     assert_eq!(change, Advance::Proven);

@@ -402,7 +402,7 @@ fn promoting(writer: &mut Writer) {
     writer.handover = Some(Handover::Promoting {
         from: writer.place(),
         carried: BTreeMap::new(),
-        unproven: false,
+        unproven: None,
     });
     let Place { region, cluster } = in_the("east");
     (writer.region, writer.cluster) = (region, cluster);

@@ -579,10 +579,8 @@ fn the_objects_of_a_moved_app_wait_for_nothing() {
     many(&fixture, 9, |owned| {
         let urgent = BTreeSet::from([fixture.app.clone()]);
         let unfinished = BTreeMap::from([(&fixture.app, "a Deployment".to_owned())]);
-        let emptied = BTreeSet::from([&fixture.app]);
         let desired = Desired {
             unfinished: &unfinished,
-            emptied: &emptied,
             ..in_all(&[])
         };
         let held = prune(owned, desired, "m", &orders(3, 25));
@@ -595,5 +593,22 @@ fn the_objects_of_a_moved_app_wait_for_nothing() {
         assert_eq!(plan.delete.len(), 9);
         // What would lose data still needs an approval: here, the namespace.
         assert_eq!(plan.sets[0].members, [9]);
+        // So does an app of which nothing is left, and what is beyond the agent's own limit.
+        let emptied = BTreeSet::from([&fixture.app]);
+        let spent = Spent {
+            apps: BTreeMap::new(),
+            ceiling: Some(3),
+        };
+        let (emptied, spent) = (&emptied, &spent);
+        for held in [
+            Desired {
+                emptied,
+                ..urgently
+            },
+            Desired { spent, ..urgently },
+        ] {
+            let plan = prune(owned, held, "m", &orders(3, 25));
+            assert!(plan.delete.is_empty());
+        }
     });
 }
