@@ -278,7 +278,11 @@ async fn act(
         if let Some(hub) = &prover.hub {
             identity.hub.clone_from(hub);
         }
-        let cluster = open_cluster(&prover.client, apply, &identity.enrolment, acting).await?;
+        let apply = ApplyConfig {
+            cluster: Some(identity.cluster.clone()),
+            ..apply.clone()
+        };
+        let cluster = open_cluster(&prover.client, &apply, &identity.enrolment, acting).await?;
         Ok::<_, AgentError>(cluster.map(|cluster| (cluster, identity)))
     };
     let mut resting = leading.resting.clone();

@@ -29,12 +29,12 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// The pause between two looks at an app that was fenced within the last minute and has not stopped yet.
+/// The pause between two looks at an app that got its role within the last minute, if it is fenced and has not stopped
+/// yet, or is the primary and does not write yet.
 const SOON: Duration = Duration::from_millis(300);
-/// The time after which such an app is looked at only as often as others that are unusual.
+/// The time after which the pause between two looks at such an app is [`LATER`].
 const PATIENT: Duration = Duration::from_secs(60);
-/// The pause after a look that shows something unusual: a primary that counts as stopped, or an object that can't be
-/// read.
+/// The pause after such a look later on, and after a failed look.
 const LATER: Duration = Duration::from_secs(3);
 /// The pause between two looks at any other app.
 const RARELY: Duration = Duration::from_secs(30);
@@ -151,6 +151,7 @@ impl Eyes {
             .as_ref()
             .filter(|_| header.role != Role::Standby)
         else {
+            self.verdicts.remove(&header.app);
             return look;
         };
         look.rule = hash_of(rule).0.to_vec();
@@ -168,16 +169,15 @@ impl Eyes {
                     .filter(|judged| judged.of == of);
                 let since = before.map_or_else(Instant::now, |judged| judged.since);
                 let verdict = self.judge(header, rule).await;
-                let pause = match (&verdict, header.role) {
-                    (Err(_), _) => LATER,
-                    (Ok(verdict), Role::Fenced)
-                        if !verdict.stopped && since.elapsed() < PATIENT =>
-                    {
-                        SOON
-                    }
-                    (Ok(verdict), Role::Fenced) if !verdict.stopped => LATER,
-                    (Ok(verdict), Role::Primary) if verdict.stopped => LATER,
-                    _ => RARELY,
+                let is_usual = match (&verdict, header.role) {
+                    (Err(_), _) => false,
+                    (Ok(verdict), Role::Fenced) => verdict.stopped,
+                    (Ok(verdict), _) => !verdict.stopped,
+                };
+                let pause = match (is_usual, &verdict) {
+                    (true, _) => RARELY,
+                    (false, Ok(_)) if since.elapsed() < PATIENT => SOON,
+                    (false, _) => LATER,
                 };
                 let judged = Judged {
                     of,

@@ -27,7 +27,7 @@ use kube::runtime::events::{Recorder, Reporter};
 use muster_model::{
     agent_records,
     bundle::{Gvk, ObjectRef},
-    ids::{AppName, ContentHash},
+    ids::{AppName, ClusterName, ContentHash},
     scopes::is_namespaced,
 };
 use muster_plan::{
@@ -60,6 +60,8 @@ pub struct Config {
     /// The namespace of the agent's own records. Apps can't own these records, and prune never
     /// deletes them.
     pub namespace: String,
+    /// The name of the cluster in its fleet; `None` if it is in none.
+    pub cluster: Option<ClusterName>,
     /// The part of the cluster that the agent may touch.
     pub namespaces: NamespaceAccess,
     /// The most objects that are deleted without approval within an hour, whatever a generation
@@ -89,6 +91,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             namespace: agent_records::NAMESPACE.to_owned(),
+            cluster: None,
             namespaces: NamespaceAccess::default(),
             prune_ceiling: None,
             concurrency: 128,
@@ -363,11 +366,12 @@ impl Engine {
         let prepared = self.prepare(stored);
         self.take_up(stored);
         self.discover(stored, &prepared, cancel).await?;
-        let (desired, claims) = desired(stored, &prepared, &self.kinds(), &self.inventory);
+        let urgent = stored.urgent(self.config.cluster.as_ref());
+        let kinds = self.kinds();
+        let (desired, claims) = desired(stored, &prepared, &kinds, &self.inventory, &urgent);
         let desired: Vec<Arc<DesiredObject>> = desired.into_iter().map(Arc::new).collect();
         let items: Vec<Item<'_>> = desired.iter().map(|desired| desired.item()).collect();
         let headers = stored.bundles.iter().map(|bundle| &bundle.bundle().header);
-        let urgent = stored.urgent();
         let after: After<'_> = headers
             .clone()
             .filter(|header| !urgent.contains(&header.app))

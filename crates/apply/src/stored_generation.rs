@@ -16,8 +16,8 @@ use kube::{
 };
 use muster_model::{
     bundle::{Bundle, BundleError},
-    fleet_record::{SealedRecord, Writer},
-    ids::{AppName, ContentHash, Generation, Role},
+    fleet_record::SealedRecord,
+    ids::{AppName, ClusterName, ContentHash, Generation, Role},
     policy::PruneOrders,
 };
 use muster_plan::delivery::Term;
@@ -114,12 +114,16 @@ pub struct StoredGeneration {
 
 impl StoredGeneration {
     /// Returns the apps that are fenced here, and those that a move makes the primary here. Their objects wait for
-    /// nothing.
+    /// nothing. `own` is the name of this cluster.
     #[must_use]
-    pub fn urgent(&self) -> BTreeSet<AppName> {
+    pub fn urgent(&self, own: Option<&ClusterName>) -> BTreeSet<AppName> {
         let record = self.record.as_ref().and_then(|record| record.read().ok());
         let record = record.unwrap_or_default();
-        let is_urgent = |app: &AppName| record.writers.get(app).is_some_and(Writer::is_urgent);
+        // A bundle may be older than the record, and then its role is not what the record says.
+        let is_urgent = |app: &AppName| {
+            let writer = record.writers.get(app);
+            writer.is_some_and(|w| w.is_urgent() && own.is_some() && w.primary() == own)
+        };
         let headers = self.bundles.iter().map(|bundle| &bundle.bundle().header);
         let urgent = headers.filter(|header| match header.role {
             Role::Fenced => true,

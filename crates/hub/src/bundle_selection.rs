@@ -92,7 +92,8 @@ fn verified_as(listed: &[ListedBundle], scopes: &Scopes) -> ContentHash {
 }
 
 /// Selects the bundles of every cluster. `known` holds the bundles in force, `verified` the sets in which no object
-/// occurs twice. `seen` returns the cluster-scoped kinds that a cluster's agent has reported.
+/// occurs twice. `seen` returns the cluster-scoped kinds that a cluster's agent has reported. `moves` returns true for the
+/// apps whose writer a move takes from a cluster or to it.
 pub(crate) fn select_bundles(
     facts: &Facts,
     outcome: &Outcome,
@@ -100,6 +101,7 @@ pub(crate) fn select_bundles(
     known: &Bundles,
     verified: &mut HashSet<ContentHash>,
     seen: impl Fn(&ClusterName) -> Vec<String>,
+    moves: impl Fn(&AppName, &ClusterName) -> bool,
 ) -> Selection {
     let mut met = BTreeMap::new();
     let rendered = outcome.bundles.values().flat_map(BTreeMap::values);
@@ -143,6 +145,9 @@ pub(crate) fn select_bundles(
             let older = || last.get(renamed.get(app)?);
             let last = last.get(app).or_else(older);
             let last = last.and_then(|last| in_force(known, last, Some(&new)));
+            // No other app's claim to an object holds up a move. The agent leaves such an object to its owner.
+            let is_moved = moves(app, cluster);
+            let last = if is_moved { Some(new.clone()) } else { last };
             offers.insert(
                 app.clone(),
                 Offer {

@@ -13,7 +13,7 @@ use std::{
 
 use muster_git::RepoView;
 use muster_model::{
-    fleet_record::{FleetRecord, Writer},
+    fleet_record::{FleetRecord, Handover, Writer},
     ids::{AppName, ClusterName, ContentHash, ObjectId, Role},
     tree::Snapshot,
 };
@@ -294,7 +294,7 @@ impl FleetLoop {
         let Some(mut outcome) = worked? else {
             return Ok(None);
         };
-        self.remember(snapshot, &outcome, &base);
+        self.remember(snapshot, &outcome);
         let older = self.render_moving(&mut outcome, &writers).await?;
         Ok(Some(Worked {
             outcome,
@@ -305,9 +305,13 @@ impl FleetLoop {
     }
 
     /// Remembers, for each app with a writer, the last commit in which it was good.
-    fn remember(&mut self, snapshot: &Snapshot, outcome: &Outcome, record: &FleetRecord) {
+    fn remember(&mut self, snapshot: &Snapshot, outcome: &Outcome) {
+        if outcome.facts.is_none() {
+            return;
+        }
         let snapshot = Arc::new(snapshot.clone());
-        let apps = &record.writers;
+        // These include the apps that get their first writer, or a new name, with this commit.
+        let apps = &outcome.record.writers;
         self.good.retain(|app, _| apps.contains_key(app));
         let good = apps.keys().filter(|app| outcome.bundles.contains_key(*app));
         let good: Vec<AppName> = good.cloned().collect();
@@ -315,9 +319,9 @@ impl FleetLoop {
             .extend(good.into_iter().map(|app| (app, Arc::clone(&snapshot))));
     }
 
-    /// Renders each app that is being moved, and with which this commit has a problem, from the last commit in which the
-    /// app was good. A move that has begun must not wait until somebody has mended a commit. If this commit has a problem
-    /// as a whole, the result is returned; otherwise it becomes part of the outcome.
+    /// If this commit has a problem with an app that is being moved, renders the app from the last commit in which it
+    /// was good, so that the move does not wait until somebody has fixed the commit. The result becomes part of the
+    /// outcome, or is returned if this commit has a problem as a whole.
     async fn render_moving(
         &mut self,
         outcome: &mut Outcome,
@@ -343,7 +347,7 @@ impl FleetLoop {
                 .await?;
             let Some(mut older) = worked else { continue };
             let places = older.bundles.remove(&app).zip(older.roles.remove(&app));
-            let Some((bundles, roles)) = places else {
+            let Some((mut bundles, mut roles)) = places else {
                 continue;
             };
             tracing::warn!(app = app.as_str(), commit = %good.commit.short(), "the app is being moved, and the newest commit has a problem with it; it is rendered from its last good commit");
@@ -355,10 +359,10 @@ impl FleetLoop {
                 });
                 continue;
             };
-            if bundles.keys().all(|name| facts.clusters.contains_key(name)) {
-                outcome.bundles.insert(app.clone(), bundles);
-                outcome.roles.insert(app, roles);
-            }
+            bundles.retain(|name, _| facts.clusters.contains_key(name));
+            roles.retain(|name, _| facts.clusters.contains_key(name));
+            outcome.bundles.insert(app.clone(), bundles);
+            outcome.roles.insert(app, roles);
         }
         Ok(all)
     }
@@ -375,22 +379,30 @@ impl FleetLoop {
     fn without_gone(&self, record: &FleetRecord) -> FleetRecord {
         let state = self.published.borrow().clone();
         let is_gone = |app: &AppName, writer: &Writer| {
-            if writer.handover.is_some() {
-                return false;
-            }
             let apps = &state.in_force.apps;
-            let desired = state.desired.get(&writer.cluster);
-            let level = self.observed.get(&writer.cluster);
-            let Some((desired, level)) = desired.zip(level).filter(|_| state.current) else {
-                return false;
+            let nothing_in = |cluster: &ClusterName| {
+                let desired = state.desired.get(cluster);
+                let level = self.observed.get(cluster);
+                let Some((desired, level)) = desired.zip(level).filter(|_| state.current) else {
+                    return false;
+                };
+                let is_listed = desired.bundles.iter().any(|listed| listed.app == *app);
+                let is_reported = level.heard
+                    && level.settled
+                    && level.cut.is_none()
+                    && level.in_force == Some(desired.number);
+                !is_listed && is_reported && !level.apps.contains_key(app.as_str())
             };
-            let is_listed = apps.iter().any(|listed| listed.name == *app)
-                || desired.bundles.iter().any(|listed| listed.app == *app);
-            let is_reported = level.heard
-                && level.settled
-                && level.cut.is_none()
-                && level.in_force == Some(desired.number);
-            !is_listed && is_reported && !level.apps.contains_key(app.as_str())
+            let other = match &writer.handover {
+                Some(Handover::Fencing { to: other, .. } | Handover::Returning { to: other }) => {
+                    Some(other)
+                }
+                Some(Handover::Promoting { from, .. }) => Some(from),
+                None => None,
+            };
+            !apps.iter().any(|listed| listed.name == *app)
+                && nothing_in(&writer.cluster)
+                && other.is_none_or(|other| nothing_in(&other.cluster))
         };
         without_gone(record, is_gone)
     }

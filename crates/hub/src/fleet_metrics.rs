@@ -20,9 +20,8 @@ struct Stands {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Moving {
+struct OfApp {
     app: String,
-    step: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -113,21 +112,17 @@ fn encode(status: &v1::Status, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
     }
     let mut family = encoder.encode_descriptor(
         "writer_move",
-        "1 while the writer of an app is being moved, by the step that it is at",
+        "1 while the writer of the app is being moved, otherwise 0",
         None,
         MetricType::Gauge,
     )?;
     for app in &status.apps {
-        let moved = app
-            .writer
-            .as_ref()
-            .and_then(|writer| writer.r#move.as_ref());
-        if let Some(step) = moved {
-            let labels = Moving {
+        if let Some(writer) = &app.writer {
+            let labels = OfApp {
                 app: app.name.clone(),
-                step: step.step.clone(),
             };
-            ConstGauge::new(1_i64).encode(family.encode_family(&labels)?)?;
+            let moves = i64::from(writer.r#move.is_some());
+            ConstGauge::new(moves).encode(family.encode_family(&labels)?)?;
         }
     }
     let repo = status.repo.clone().unwrap_or_default();

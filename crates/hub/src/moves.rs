@@ -331,8 +331,13 @@ impl Moves {
                 return Err(MoveError::NoWriter(message));
             }
             (Some(known), None) => {
-                let message = format!("app `{app}` has no writer: its mode is {}", known.mode);
-                return Err(MoveError::NoWriter(message));
+                let why = match known.mode.as_str() {
+                    "active-active" => "it is active-active and writes in every cluster",
+                    _ => "it was not placed yet; `muster status` shows why",
+                };
+                return Err(MoveError::NoWriter(format!(
+                    "app `{app}` has no writer: {why}"
+                )));
             }
         };
         let known = &known;
@@ -382,7 +387,10 @@ impl Moves {
                 after = Some(advanced(writer, Advance::Proven, order.epoch, order.at));
             }
             Kind::Force => {
-                let instance = self.side(&writer.cluster, app).instance;
+                let instance = match &writer.handover {
+                    Some(Handover::Fencing { baseline, .. }) => Some(baseline.instance.clone()),
+                    _ => self.side(&writer.cluster, app).instance,
+                };
                 after = Some(force(writer, to.clone(), instance, order));
             }
             Kind::Begin => {
@@ -512,8 +520,18 @@ fn judge(request: &Request, writer: &Writer, known: &AppRecord) -> (Kind, Place,
             "the writer is being moved to {}; wait, or move it back to {} first",
             to.region, writer.region
         )),
-        // The new side may never become healthy. Its old side has proven that it has stopped.
+        // The new side may never become healthy. Its old side has proven that it has stopped, or gets the writer back.
         Some(Handover::Promoting { unproven: None, .. }) if request.without_proof => {}
+        Some(Handover::Promoting { from, .. }) if request.without_proof && is_held(from) => {}
+        Some(Handover::Promoting {
+            from,
+            unproven: Some(_),
+            ..
+        }) if request.without_proof => refusals.push(format!(
+            "the move from {} to {} has no proof yet, either; move the writer back to {}, or vouch for it first: \
+             --to {} --override proof",
+            from.region, writer.region, from.region, writer.region
+        )),
         Some(Handover::Promoting { from, .. }) => refusals.push(format!(
             "the move from {} to {} is not finished yet; `muster status` shows what it waits for",
             from.region, writer.region

@@ -105,7 +105,8 @@ pub(crate) struct AppRecord {
 }
 
 impl AppRecord {
-    /// Returns the record of an app that has left the repository.
+    /// Returns the record of an app that has left the repository, or whose document can't be read: only its
+    /// name is known.
     pub(crate) fn gone(name: &AppName) -> Self {
         Self {
             name: name.clone(),

@@ -28,9 +28,9 @@ pub struct Writer {
     pub region: RegionName,
     /// The cluster in which the app is the primary.
     pub cluster: ClusterName,
-    /// The epoch at which this cluster became the holder, or was fenced.
+    /// The epoch at which this cluster became the holder, was fenced, or became the primary again.
     pub epoch: Epoch,
-    /// The time at which it became the holder, in seconds since 1970.
+    /// The time of that change, in seconds since 1970.
     pub at: u64,
     /// The person or commit that made it the holder.
     pub by: String,
@@ -84,8 +84,8 @@ pub enum Handover {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Unproven {
-    /// The enrolment of the old holder's agent. Only that one can still prove that it has stopped. `None` if no agent
-    /// had ever joined.
+    /// The enrolment of the old holder's agent. Only that one can still prove that it has stopped. `None` if the hub
+    /// knows none; then only a person can vouch for it.
     pub instance: Option<InstanceId>,
     /// True if the new holder was healthy, so that only the late proof is awaited.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -208,8 +208,8 @@ impl FleetRecord {
         holders(self) == holders(other)
     }
 
-    /// Returns an app whose primary is not in the cluster where this record allows it; `None` if every role agrees with this
-    /// record.
+    /// Returns an app that has a primary in a cluster where this record does not allow it; `None` if every role agrees
+    /// with this record.
     #[must_use]
     pub fn contradicted_by<'a>(&self, roles: &'a Roles) -> Option<&'a AppName> {
         let contradicts = |(app, places): &(&AppName, &BTreeMap<ClusterName, Role>)| {

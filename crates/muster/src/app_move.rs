@@ -76,6 +76,11 @@ pub(crate) async fn run(
         request.dry_run = false;
         let ordered = client.move_app(request).await.map_err(said)?;
         epoch = ordered.into_inner().epoch;
+        if args.no_wait && output == Output::Table {
+            print(
+                "The hub has accepted the order. `muster status` shows what the move waits for.\n",
+            );
+        }
     }
     let mut finished = plan.finished;
     if is_possible && !args.dry_run && !args.no_wait {

@@ -1,5 +1,6 @@
-//! The handover of an app's writer from one cluster to another: fence, proof, the record names the new holder, promote,
-//! verify, the old side follows. These functions decide; the hub stores what they return in the fleet record.
+//! Decides the steps in which an app's writer is handed over to another cluster. The old holder is fenced and proves
+//! that it has stopped, the record names the new holder, the new holder becomes healthy, and the old one follows. The
+//! hub stores what these functions return in the fleet record.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +24,8 @@ pub struct Look {
     pub is_healthy: bool,
     /// The hash of the rule that the agent evaluated; `None` if the app has none.
     pub rule: Option<ContentHash>,
-    /// True if the rule could be evaluated over all of its objects.
+    /// True if every object of the rule exists, is not being deleted, and has a status of its newest generation. A Job
+    /// may be missing.
     pub is_evaluated: bool,
     /// True if the rule says that the app has stopped writing.
     pub stopped: bool,
@@ -69,7 +71,7 @@ pub enum Advance {
         /// What the new primary gets from the old side.
         carried: BTreeMap<String, String>,
     },
-    /// The old side of a move without proof has stopped, too.
+    /// The old side of a move without proof has stopped: its agent has shown it, or a person vouches for it.
     Proven,
     /// The new holder of a move without proof is healthy. Only the late proof is awaited.
     Verified,
@@ -220,11 +222,7 @@ pub fn advance(writer: &Writer, seen: Seen<'_>) -> Result<Advance, String> {
             };
             let proof = || {
                 let look = fenced(writer, &from.cluster, seen.old)?;
-                if unproven
-                    .instance
-                    .as_ref()
-                    .is_some_and(|known| *known != look.instance)
-                {
+                if unproven.instance.as_ref() != Some(&look.instance) {
                     return Err(format!(
                         "{} has joined again since the move was ordered without proof, so its agent can't prove anything \
                          about the writer that was there",
@@ -254,7 +252,7 @@ fn fenced<'a>(
     cluster: &ClusterName,
     look: Option<&'a Look>,
 ) -> Result<&'a Look, String> {
-    let look = look.ok_or_else(|| format!("the agent of {cluster} is not connected"))?;
+    let look = look.ok_or_else(|| missing(cluster))?;
     if look.epoch < writer.epoch || look.role != Role::Fenced {
         return Err(format!("the agent of {cluster} has not fenced the app yet"));
     }
@@ -264,6 +262,10 @@ fn fenced<'a>(
         ));
     }
     Ok(look)
+}
+
+fn missing(cluster: &ClusterName) -> String {
+    format!("the agent of {cluster} is not connected, or has not reported on the app")
 }
 
 /// Checks that a look proves that the app has stopped since the baseline.
@@ -306,7 +308,7 @@ fn not_stopped(cluster: &ClusterName, look: &Look) -> String {
 /// Returns what is missing, for people.
 pub fn verified(writer: &Writer, look: Option<&Look>) -> Result<(), String> {
     let holder = &writer.cluster;
-    let look = look.ok_or_else(|| format!("the agent of {holder} is not connected"))?;
+    let look = look.ok_or_else(|| missing(holder))?;
     if look.epoch < writer.epoch || look.role != Role::Primary || !look.is_applied {
         return Err(format!("{holder} has not applied the promotion yet"));
     }
@@ -316,7 +318,7 @@ pub fn verified(writer: &Writer, look: Option<&Look>) -> Result<(), String> {
     }
 }
 
-/// Carries out a change that [`advance`] returned. `epoch` is the epoch of the record after the change.
+/// Returns the writer after a change that [`advance`] returned. `epoch` is the epoch of the record after the change.
 #[must_use]
 pub fn advanced(writer: &Writer, change: Advance, epoch: Epoch, at: u64) -> Writer {
     let mut after = writer.clone();
@@ -332,15 +334,39 @@ pub fn advanced(writer: &Writer, change: Advance, epoch: Epoch, at: u64) -> Writ
                 unproven: None,
             });
         }
-        (Advance::Proven | Advance::Verified, Some(Handover::Promoting { from, unproven, .. })) => {
-            let verified = Unproven {
-                instance: unproven.as_ref().and_then(|known| known.instance.clone()),
-                verified: true,
-            };
+        (
+            Advance::Proven,
+            Some(Handover::Promoting {
+                from,
+                unproven: Some(Unproven {
+                    verified: false, ..
+                }),
+                ..
+            }),
+        ) => {
             after.handover = Some(Handover::Promoting {
                 from: from.clone(),
                 carried: BTreeMap::new(),
-                unproven: (change == Advance::Verified).then_some(verified),
+                unproven: None,
+            });
+        }
+        // The new holder was healthy before.
+        (Advance::Proven, Some(Handover::Promoting { .. })) => after.handover = None,
+        (
+            Advance::Verified,
+            Some(Handover::Promoting {
+                from,
+                unproven: Some(unproven),
+                ..
+            }),
+        ) => {
+            after.handover = Some(Handover::Promoting {
+                from: from.clone(),
+                carried: BTreeMap::new(),
+                unproven: Some(Unproven {
+                    verified: true,
+                    ..unproven.clone()
+                }),
             });
         }
         (Advance::Finish, Some(Handover::Promoting { .. } | Handover::Returning { .. })) => {

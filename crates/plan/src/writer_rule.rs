@@ -34,8 +34,8 @@ pub struct Verdict {
     pub carried: BTreeMap<String, String>,
     /// The UIDs of the objects that exist.
     pub uids: BTreeMap<String, String>,
-    /// True if all objects are there, except for Jobs, which exist only while the app is fenced, and settled. Otherwise
-    /// nobody knows what the rule would say of them.
+    /// True if every object exists, is not being deleted, and has a status of its newest generation. A Job may be
+    /// missing, because it may exist only while the app is fenced. If false, a verdict of "not stopped" may be wrong.
     pub is_evaluated: bool,
     /// The reason why the app does not count as stopped; empty if it does.
     pub why: String,
@@ -87,19 +87,25 @@ impl Rule {
             .all(|(name, object)| settled(name, object).is_ok());
         verdict.is_evaluated = self.names.iter().find(absent).is_none() && is_settled;
         match self.stopped(objects) {
-            Ok(carried) => {
+            Ok(Ok(carried)) => {
                 verdict.stopped = true;
                 verdict.carried = carried;
+            }
+            // `when` is true, so this is no look at a writer.
+            Ok(Err(why)) => {
+                verdict.is_evaluated = false;
+                verdict.why = why;
             }
             Err(why) => verdict.why = why,
         }
         verdict
     }
 
+    /// Returns what is carried over, if `when` is true.
     fn stopped(
         &self,
         objects: &BTreeMap<String, Value>,
-    ) -> Result<BTreeMap<String, String>, String> {
+    ) -> Result<Result<BTreeMap<String, String>, String>, String> {
         for name in &self.names {
             let object = objects
                 .get(name)
@@ -114,7 +120,9 @@ impl Rule {
             sum.saturating_add(steps(expression))
         });
         if steps > MAX_STEPS {
-            return Err("evaluating the rule would take too many steps".to_owned());
+            return Ok(Err(
+                "evaluating the rule would take too many steps".to_owned()
+            ));
         }
         let map: HashMap<String, cel::Value> = objects
             .iter()
@@ -128,8 +136,12 @@ impl Rule {
             Ok(_) => return Err("the result of `when` is not true or false".to_owned()),
             Err(error) => return Err(format!("`when` can't be evaluated: {error}")),
         }
+        Ok(self.carried(&context))
+    }
+
+    fn carried(&self, context: &Context<'_, '_>) -> Result<BTreeMap<String, String>, String> {
         let carried = self.carry.iter().map(|(name, expression)| {
-            let value = match expression.program.execute(&context) {
+            let value = match expression.program.execute(context) {
                 Ok(cel::Value::String(text)) => text.to_string(),
                 Ok(cel::Value::Int(number)) => number.to_string(),
                 Ok(cel::Value::UInt(number)) => number.to_string(),
@@ -140,7 +152,7 @@ impl Rule {
             match is_carried(&value) {
                 true => Ok((name.clone(), value)),
                 false => Err(format!(
-                    "`carry.{name}` must have 1 to {MAX_CARRIED} letters, digits and `+/=_.:-`"
+                    "`carry.{name}` must have 1 to {MAX_CARRIED} letters, digits and `+/=_.:-`, but none of `_.:-` at an end"
                 )),
             }
         });
@@ -176,11 +188,16 @@ pub fn hash_of(rule: &WriterRule) -> ContentHash {
 }
 
 /// Returns true if a value may be carried over. It comes from one cluster and becomes part of another cluster's
-/// objects, so it must mean nothing in YAML.
+/// objects, so it must have no character that could add a line to a YAML document or end a quoted string.
 #[must_use]
 pub fn is_carried(value: &str) -> bool {
     let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=_.:-".contains(&byte);
-    (1..=MAX_CARRIED).contains(&value.len()) && value.bytes().all(harmless)
+    let is_end = |byte: Option<u8>| byte.is_some_and(|byte| !b"_.:-".contains(&byte));
+    let mut bytes = value.bytes();
+    value.len() <= MAX_CARRIED
+        && bytes.clone().all(harmless)
+        && is_end(bytes.clone().next())
+        && is_end(bytes.next_back())
 }
 
 #[cfg(test)]

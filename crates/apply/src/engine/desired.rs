@@ -1,7 +1,7 @@
 //! The desired objects, each with its real namespace.
 
 use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
+    collections::{BTreeSet, HashMap, HashSet, hash_map::Entry},
     sync::Arc,
 };
 
@@ -241,13 +241,13 @@ pub(super) fn desired(
     prepared: &[Arc<Prepared>],
     kinds: &Kinds,
     inventory: &Inventory,
+    urgent: &BTreeSet<AppName>,
 ) -> (Vec<DesiredObject>, Vec<Claim>) {
     let definitions: Vec<&Definition> = prepared
         .iter()
         .flat_map(|prepared| &prepared.objects)
         .filter_map(|object| object.defines.as_ref())
         .collect();
-    let urgent = stored.urgent();
     let mut place: HashMap<Identity, usize> = HashMap::with_capacity(stored.bundles.len());
     let mut all: Vec<DesiredObject> = Vec::new();
     let mut second: Vec<DesiredObject> = Vec::new();

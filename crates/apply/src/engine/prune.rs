@@ -168,7 +168,7 @@ impl Engine {
             formerly: &formerly,
             apps: &apps,
             unfinished: &replacements.waits_for(),
-            urgent: &stored.urgent(),
+            urgent: &stored.urgent(self.config.cluster.as_ref()),
             spent: &spent,
         };
         let plan = prune(

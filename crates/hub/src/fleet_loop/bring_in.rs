@@ -71,8 +71,8 @@ impl FleetLoop {
         let unconfirmed = Arc::new(Unconfirmed::load(self.store.as_ref()).await?);
         let before = self.published.borrow().clone();
         let Some(facts) = &outcome.facts else {
-            // The last good commit stays in force as a whole. Only two things change: the problems that are shown, and
-            // the approvals and confirmations that people have given meanwhile.
+            // The last good commit stays in force. Only three things change: the problems that are shown, the approvals
+            // and confirmations that people have given meanwhile, and the bundles of apps that are being moved.
             let moved = moved(older, &stored.record);
             let lists = before.desired.iter().map(|(cluster, desired)| {
                 let mut bundles = desired.bundles.to_vec();
@@ -152,6 +152,11 @@ impl FleetLoop {
                 self.observed
                     .get(cluster)
                     .map_or_else(Vec::new, |level| level.cluster_scoped)
+            },
+            |app, cluster| {
+                let writer = record.writers.get(app);
+                let moved = writer.filter(|writer| writer.handover.is_some());
+                moved.is_some_and(|writer| role_of(writer, cluster).is_some())
             },
         );
         problems.extend(outcome.problems.iter().cloned());

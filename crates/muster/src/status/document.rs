@@ -256,9 +256,10 @@ pub(crate) struct Writer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Move {
-    /// `fencing` or `promoting`.
+    /// `fencing`, `promoting` or `returning`.
     pub(crate) step: String,
-    /// The cluster that gets the writer while `step` is `fencing`, afterwards the cluster that had it.
+    /// The other cluster: the one that gets the writer (`fencing`), had it (`promoting`), or would have got it
+    /// (`returning`).
     pub(crate) region: String,
     pub(crate) cluster: String,
     /// What the move waits for.

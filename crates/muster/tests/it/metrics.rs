@@ -102,6 +102,14 @@ async fn alerts_and_dashboards_have_what_they_ask_for() -> anyhow::Result<()> {
             document("App", "shop", "{tier: basic, mode: active-active}"),
         ),
         ("apps/shop/templates/map.yaml".to_owned(), map.to_owned()),
+        (
+            "apps/db/app.yaml".to_owned(),
+            document("App", "db", "{tier: basic, mode: singleton}"),
+        ),
+        (
+            "apps/db/templates/map.yaml".to_owned(),
+            map.replace("shop", "db"),
+        ),
     ]);
     fleet.repo().publish("begin", &repository::listed(&files))?;
     fleet.start_hub().await?;

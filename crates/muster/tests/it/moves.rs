@@ -122,12 +122,17 @@ async fn a_writer_moves_there_and_back_whoever_is_killed() -> anyhow::Result<()>
     until_role(&fleet, "two", "standby").await?;
     fleet.run(&["status", "--wait", "90s"])?;
 
-    let plan = fleet.run(&["app", "move", "db", "--to", "east", "--dry-run"])?;
-    ensure!(
-        plan.contains("Move the writer of db from one (west) to two (east)")
-            && plan.contains("says now: `when` is false"),
-        "{plan}"
-    );
+    // The agent looks again in a moment.
+    eventually("the plan", LONG, async || {
+        let plan = fleet.run(&["app", "move", "db", "--to", "east", "--dry-run"])?;
+        ensure!(
+            plan.contains("Move the writer of db from one (west) to two (east)")
+                && plan.contains("says now: `when` is false"),
+            "{plan}"
+        );
+        Ok(())
+    })
+    .await?;
     let refused = fleet.try_run(&["app", "move", "base", "--to", "east"])?;
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     ensure!(

@@ -59,6 +59,10 @@ fn fencing() -> Writer {
     fence(&writer, place("b"), baseline, order(2))
 }
 
+fn forced_by() -> Option<InstanceId> {
+    Some("0".repeat(32).parse().unwrap())
+}
+
 fn seen<'a>(old: Option<&'a Look>, new: Option<&'a Look>) -> Seen<'a> {
     Seen {
         old,
@@ -170,8 +174,7 @@ fn a_move_that_is_given_back_leaves_the_holder_with_a_new_epoch() {
 
 #[test]
 fn a_move_without_proof_ends_with_a_late_proof_or_without_the_cluster() {
-    let known = Some("0".repeat(32).parse().unwrap());
-    let forced = force(&held_by_a(), place("b"), known, order(2));
+    let forced = force(&held_by_a(), place("b"), forced_by(), order(2));
     assert_eq!(
         roles(&forced),
         [Some(Role::Fenced), Some(Role::Primary), None]
@@ -183,7 +186,10 @@ fn a_move_without_proof_ends_with_a_late_proof_or_without_the_cluster() {
     let forced = advanced(&forced, change, Epoch(3), 9);
     assert!(!forced.is_urgent());
     let waits = advance(&forced, seen(None, Some(&healthy))).unwrap_err();
-    assert_eq!(waits, "the agent of a is not connected");
+    assert_eq!(
+        waits,
+        "the agent of a is not connected, or has not reported on the app"
+    );
     let other = Look {
         instance: "1".repeat(32).parse().unwrap(),
         ..stopped(2)
@@ -202,7 +208,13 @@ fn a_move_without_proof_ends_with_a_late_proof_or_without_the_cluster() {
     let late = stopped(2);
     let change = advance(&forced, seen(Some(&late), None)).unwrap();
     assert_eq!(change, Advance::Proven);
-    let proven = advanced(&forced, change, Epoch(3), 9);
+    // The new side was healthy already.
+    assert_eq!(
+        advanced(&forced, change.clone(), Epoch(4), 9).handover,
+        None
+    );
+    let early = force(&held_by_a(), place("b"), forced_by(), order(2));
+    let proven = advanced(&early, change, Epoch(3), 9);
     assert_eq!(proven.epoch, Epoch(2));
     assert_eq!(
         advance(&proven, seen(None, Some(&healthy))),
