@@ -417,7 +417,7 @@ impl Engine {
             self.observe_soon(&desired, cancel).await;
             let replacements = self.replacements(stored, &desired, refused);
             unfinished |= self
-                .prune(stored, &items, &replacements, recheck, cancel)
+                .prune(stored, (&items, &urgent), &replacements, recheck, cancel)
                 .await?;
             let waits = self.tracker.waits_for_replacements();
             *self.replaced_at() = replacements.due.filter(|_| waits);

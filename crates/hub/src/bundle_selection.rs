@@ -7,7 +7,7 @@ use std::{
 
 use muster_model::{
     bundle::Conflict,
-    ids::{AppName, ClusterName, ContentHash},
+    ids::{AppName, ClusterName, ContentHash, Role},
     policy::PruneOrders,
     problem::Problem,
     scopes::Scopes,
@@ -29,6 +29,20 @@ pub(crate) type Bundles = HashMap<ContentHash, Arc<RenderedBundle>>;
 pub(crate) struct Candidate {
     pub(crate) listed: ListedBundle,
     pub(crate) rendered: Arc<RenderedBundle>,
+}
+
+impl Candidate {
+    pub(crate) fn new(app: &AppName, role: Role, rendered: &Arc<RenderedBundle>) -> Self {
+        let listed = ListedBundle {
+            app: app.clone(),
+            role,
+            hash: rendered.hash,
+        };
+        Self {
+            listed,
+            rendered: Arc::clone(rendered),
+        }
+    }
 }
 
 impl PartialEq for Candidate {
@@ -132,15 +146,7 @@ pub(crate) fn select_bundles(
             ) else {
                 continue;
             };
-            let listed = ListedBundle {
-                app: app.clone(),
-                role: *role,
-                hash: rendered.hash,
-            };
-            let new = Candidate {
-                listed,
-                rendered: Arc::clone(rendered),
-            };
+            let new = Candidate::new(app, *role, rendered);
             // The app's last bundle may have run under its older name.
             let older = || last.get(renamed.get(app)?);
             let last = last.get(app).or_else(older);

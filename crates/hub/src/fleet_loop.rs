@@ -13,7 +13,7 @@ use std::{
 
 use muster_git::RepoView;
 use muster_model::{
-    fleet_record::{FleetRecord, Handover, Writer},
+    fleet_record::{FleetRecord, Writer},
     ids::{AppName, ClusterName, ContentHash, ObjectId, Role},
     tree::Snapshot,
 };
@@ -393,16 +393,11 @@ impl FleetLoop {
                     && level.in_force == Some(desired.number);
                 !is_listed && is_reported && !level.apps.contains_key(app.as_str())
             };
-            let other = match &writer.handover {
-                Some(Handover::Fencing { to: other, .. } | Handover::Returning { to: other }) => {
-                    Some(other)
-                }
-                Some(Handover::Promoting { from, .. }) => Some(from),
-                None => None,
-            };
             !apps.iter().any(|listed| listed.name == *app)
                 && nothing_in(&writer.cluster)
-                && other.is_none_or(|other| nothing_in(&other.cluster))
+                && writer
+                    .other_side()
+                    .is_none_or(|other| nothing_in(&other.cluster))
         };
         without_gone(record, is_gone)
     }

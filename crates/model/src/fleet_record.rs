@@ -129,6 +129,15 @@ impl Writer {
         }
     }
 
+    /// Returns the other cluster of the move that is under way: the one that gets the writer, would have got it, or had it.
+    #[must_use]
+    pub fn other_side(&self) -> Option<&Place> {
+        match self.handover.as_ref()? {
+            Handover::Fencing { to, .. } | Handover::Returning { to } => Some(to),
+            Handover::Promoting { from, .. } => Some(from),
+        }
+    }
+
     /// Returns the holder.
     #[must_use]
     pub fn place(&self) -> Place {

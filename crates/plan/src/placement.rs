@@ -236,12 +236,8 @@ fn place_app(
     if let Some(writer) = holder {
         let role = role_of(writer, &writer.cluster);
         places.insert(writer.cluster.clone(), role.unwrap_or(Role::Primary));
-        let other = match &writer.handover {
-            Some(Handover::Fencing { to, .. } | Handover::Returning { to }) => Some(to),
-            // The old side stays, wherever Git now places the app.
-            Some(Handover::Promoting { from, .. }) => Some(from),
-            None => None,
-        };
+        // The old side of a promotion stays, wherever Git now places the app.
+        let other = writer.other_side();
         if let Some((other, there)) =
             other.and_then(|other| Some((&other.cluster, model.clusters.get(&other.cluster)?)))
         {

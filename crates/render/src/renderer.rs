@@ -2,6 +2,8 @@
 
 mod clashes;
 mod part;
+mod policy;
+mod rehearsal;
 
 use std::{
     borrow::Cow,
@@ -10,23 +12,25 @@ use std::{
 };
 
 use muster_model::{
-    bundle::{Bundle, BundleError, BundleHeader, Object, ObjectRef},
-    fleet_record::{FleetRecord, Handover},
+    bundle::{Bundle, BundleError, BundleHeader, Object},
+    fleet_record::FleetRecord,
     ids::{AppName, ClusterName, ContentHash, Epoch, Role},
-    kinds::{AppSpec, Mode},
     load::{App, Cluster, Model, Roles, TextFile},
     overseer::{Overseer, Unwatched},
     policy::{HealthRule, IgnoreRule, Policy},
     problem::{Problem, Scope},
     scopes::Scopes,
     values::layer,
-    writer_rule::WriterRule,
     yaml::Pos,
 };
 use rayon::prelude::*;
 use serde_json::{Value as Json, json};
 
-use self::clashes::kind_keys;
+use self::{
+    clashes::kind_keys,
+    policy::policy,
+    rehearsal::{Work, carried_in, rehearsals},
+};
 pub use self::{
     clashes::{conflicts, scopes},
     part::Part,
@@ -357,55 +361,6 @@ impl Renderer {
         }
         refused
     }
-}
-
-/// One app to render for one cluster.
-struct Work<'a> {
-    app: &'a AppName,
-    cluster: &'a ClusterName,
-    role: Role,
-    carried: Cow<'a, BTreeMap<String, String>>,
-    /// True if only the problems are of interest.
-    is_rehearsal: bool,
-}
-
-/// Returns the values that an app's new primary gets from the old one during a move.
-fn carried_in<'a>(record: &'a FleetRecord, app: &AppName) -> Option<&'a BTreeMap<String, String>> {
-    match &record.writers.get(app)?.handover {
-        Some(Handover::Promoting { carried, .. }) => Some(carried),
-        Some(Handover::Fencing { .. } | Handover::Returning { .. }) | None => None,
-    }
-}
-
-/// Returns every other role that a move can give to an app in its clusters. These renderings are checked with every
-/// commit, so that a move never fails because of a template. The primary is rendered with and without carried values.
-fn rehearsals<'a>(
-    app: &'a AppName,
-    places: &'a BTreeMap<ClusterName, Role>,
-    rule: &WriterRule,
-    mode: Mode,
-) -> impl Iterator<Item = Work<'a>> + use<'a> {
-    let example = rule.carry.keys().map(|name| (name.clone(), "0".to_owned()));
-    let example: BTreeMap<String, String> = example.collect();
-    let with_values = (!example.is_empty()).then_some((Role::Primary, example));
-    let standby = (mode == Mode::ActivePassive).then_some(Role::Standby);
-    let roles = [Role::Primary, Role::Fenced].into_iter().chain(standby);
-    let roles = roles.map(|role| (role, BTreeMap::new()));
-    let cases: Vec<_> = roles.chain(with_values).collect();
-    places.iter().flat_map(move |(cluster, is)| {
-        let others: Vec<_> = cases
-            .iter()
-            .filter(|(role, carried)| role != is || !carried.is_empty())
-            .map(|(role, carried)| Work {
-                app,
-                cluster,
-                role: *role,
-                carried: Cow::Owned(carried.clone()),
-                is_rehearsal: true,
-            })
-            .collect();
-        others
-    })
 }
 
 /// Returns a hash of everything that an [`AppUnit`] is made from: the app, its tier and the library.
@@ -794,28 +749,6 @@ impl AppUnit {
                 wrong,
             ),
         }
-    }
-}
-
-/// Returns the fleet's and the app's rules for these objects. A rule that matches none of them is left out, so that it
-/// does not change bundles that it does not affect.
-fn policy(model: &Model, spec: &AppSpec, parts: &[Arc<Part>]) -> Policy {
-    let any = |concerns: &dyn Fn(&ObjectRef) -> bool| {
-        let mut ids = parts.iter().flat_map(|part| &part.ids);
-        ids.any(concerns)
-    };
-    let ignore = model.fleet.spec.ignore.iter().chain(&spec.ignore);
-    let ignore =
-        ignore.filter(|rule| any(&|id| rule.concerns(&id.gvk.group, &id.gvk.kind, &id.name)));
-    let health = model.health.iter();
-    let health =
-        health.filter(|rule| any(&|id| id.gvk.group == rule.group && id.gvk.kind == rule.kind));
-    Policy {
-        conflicts: spec.conflicts,
-        drift: spec.drift,
-        ignore: ignore.cloned().collect(),
-        health: health.cloned().collect(),
-        writer: spec.writer.clone(),
     }
 }
 

@@ -112,7 +112,7 @@ impl Engine {
     pub(super) async fn prune(
         self: &Arc<Self>,
         stored: &StoredGeneration,
-        desired: &[Item<'_>],
+        (desired, urgent): (&[Item<'_>], &BTreeSet<AppName>),
         replacements: &Replacements,
         recheck: &Recheck,
         cancel: &CancellationToken,
@@ -168,7 +168,7 @@ impl Engine {
             formerly: &formerly,
             apps: &apps,
             unfinished: &replacements.waits_for(),
-            urgent: &stored.urgent(self.config.cluster.as_ref()),
+            urgent,
             spent: &spent,
         };
         let plan = prune(

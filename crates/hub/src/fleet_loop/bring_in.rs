@@ -25,7 +25,7 @@ use crate::{
     bundle_selection::{Bundles, Candidate, Selection, select_bundles},
     desired_state::FleetState,
     fleet_record::Stored,
-    store_schema::{self, AppRecord, InForce, ListedBundle, RecordError, RegionRecord},
+    store_schema::{self, AppRecord, InForce, RecordError, RegionRecord},
     unconfirmed::Unconfirmed,
 };
 
@@ -286,15 +286,7 @@ fn moved(
             let Some(role) = roles.get(cluster).filter(|_| is_side) else {
                 continue;
             };
-            let listed = ListedBundle {
-                app: app.clone(),
-                role: *role,
-                hash: rendered.hash,
-            };
-            let candidate = Candidate {
-                listed,
-                rendered: Arc::clone(rendered),
-            };
+            let candidate = Candidate::new(app, *role, rendered);
             let apps = moved.entry(cluster.clone()).or_default();
             apps.insert(app.clone(), candidate);
         }

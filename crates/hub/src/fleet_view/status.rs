@@ -136,13 +136,11 @@ fn writer(
     state: &FleetState,
     levels: impl Fn(&ClusterName) -> Option<Level>,
 ) -> v1::Writer {
-    let (step, other, unproven) = match &writer.handover {
-        None => ("", None, false),
-        Some(Handover::Fencing { to, .. }) => ("fencing", Some(to), false),
-        Some(Handover::Promoting { from, unproven, .. }) => {
-            ("promoting", Some(from), unproven.is_some())
-        }
-        Some(Handover::Returning { to }) => ("returning", Some(to), false),
+    let (step, unproven) = match &writer.handover {
+        None => ("", false),
+        Some(Handover::Fencing { .. }) => ("fencing", false),
+        Some(Handover::Promoting { unproven, .. }) => ("promoting", unproven.is_some()),
+        Some(Handover::Returning { .. }) => ("returning", false),
     };
     let side = |cluster: &ClusterName| {
         let level = levels(cluster);
@@ -163,7 +161,7 @@ fn writer(
         },
     };
     v1::Writer {
-        r#move: other.map(to_move),
+        r#move: writer.other_side().map(to_move),
         targets: {
             let targets = app.targets.keys();
             let others = targets.filter(|region| **region != writer.region);
